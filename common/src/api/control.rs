@@ -1,0 +1,57 @@
+//! What the control API asks of the appliance behind it.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use super::types::{
+    Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, MarkerInfo, PairStatus, PairTarget,
+    PeerAdd, PeerStatus, Status, VolumeCreate, VolumeStatus, Wait,
+};
+
+/// What a request resolves to.
+pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, ErrorBody>> + Send + 'a>>;
+
+impl ErrorBody {
+    /// An error of this kind.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { message: message.into(), kind }
+    }
+}
+
+/// An appliance as operators command it. One method per subcommand of CONTRACT.md; names are checked by the callee.
+pub trait Control: Send + Sync + 'static {
+    /// `status`: cheap, never waits.
+    fn status(&self) -> Status;
+    /// `peer add`: adding the same again is fine; another id for a known name is refused.
+    fn peer_add(&self, request: PeerAdd) -> Reply<'_, PeerStatus>;
+    /// `volume create`.
+    fn volume_create(&self, request: VolumeCreate) -> Reply<'_, VolumeStatus>;
+    /// `volume delete`: refused while it is in a group or connected; a backing given by the operator is left alone.
+    fn volume_delete(&self, name: String) -> Reply<'_, ()>;
+    /// `volume resize`.
+    fn volume_resize(&self, name: String, size: u64) -> Reply<'_, VolumeStatus>;
+    /// `group create`.
+    fn group_create(&self, request: GroupCreate) -> Reply<'_, GroupStatus>;
+    /// `group add`.
+    fn group_add(&self, group: String, volume: String) -> Reply<'_, GroupStatus>;
+    /// `group remove`.
+    fn group_remove(&self, group: String, volume: String) -> Reply<'_, GroupStatus>;
+    /// `pair create`.
+    fn pair_create(&self, group: String, request: PairTarget) -> Reply<'_, PairStatus>;
+    /// `pair suspend`.
+    fn pair_suspend(&self, group: String, request: PairTarget) -> Reply<'_, PairStatus>;
+    /// `pair resume`.
+    fn pair_resume(&self, group: String, request: PairTarget) -> Reply<'_, PairStatus>;
+    /// `pair delete`.
+    fn pair_delete(&self, group: String, request: PairTarget) -> Reply<'_, ()>;
+    /// `cut`: resolves when the marker is durable in the journal.
+    fn cut(&self, group: String, request: Cut) -> Reply<'_, MarkerInfo>;
+    /// `markers`: newest first.
+    fn markers(&self, group: String) -> Reply<'_, Vec<MarkerInfo>>;
+    /// `wait`: resolves with the marker waited for.
+    fn wait(&self, group: String, request: Wait) -> Reply<'_, MarkerInfo>;
+    /// `failover`.
+    fn failover(&self, group: String, request: Failover) -> Reply<'_, FailoverReport>;
+    /// The metrics page, Prometheus text format.
+    fn metrics(&self) -> String;
+}

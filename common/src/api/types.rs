@@ -1,0 +1,409 @@
+//! The JSON that outside scripts rely on (`status --json` and the answers of commands). Fields are added, never changed.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// `status --json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// Who this is.
+    pub appliance: ApplianceStatus,
+    /// Where it listens.
+    pub addresses: Addresses,
+    /// All volumes.
+    pub volumes: Vec<VolumeStatus>,
+    /// All groups.
+    pub groups: Vec<GroupStatus>,
+    /// Appliances this one trusts.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// Who an appliance is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ApplianceStatus {
+    /// Its name.
+    pub name: String,
+    /// Its id: the fingerprint of its certificate, hexadecimal.
+    pub id: String,
+    /// The build.
+    pub version: String,
+    /// Seconds since it started.
+    pub uptime_seconds: f64,
+}
+
+/// Where an appliance listens, with real port numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Addresses {
+    /// NBD addresses, `unix:PATH` or `HOST:PORT`.
+    pub nbd: Vec<String>,
+    /// QUIC address.
+    pub replication: String,
+    /// Prometheus address.
+    pub metrics: String,
+}
+
+/// One trusted appliance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PeerStatus {
+    /// The name given here.
+    pub name: String,
+    /// Its id, hexadecimal.
+    pub id: String,
+    /// Where to reach it, when known.
+    pub address: Option<String>,
+}
+
+/// One volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VolumeStatus {
+    /// Its name.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// The group it is in.
+    pub group: Option<String>,
+    /// The file or device behind it.
+    pub backing: String,
+    /// NBD connections open on it.
+    pub connections: u64,
+}
+
+/// What an appliance is for a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Hosts write here.
+    Primary,
+    /// The copy is here.
+    Secondary,
+    /// Was primary, met a higher generation: serves nothing until `tidemark rejoin`.
+    Fenced,
+}
+
+/// One group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct GroupStatus {
+    /// Its name.
+    pub name: String,
+    /// Its id, hexadecimal.
+    pub id: String,
+    /// What this appliance is for it.
+    pub role: Role,
+    /// Counts role changes.
+    pub generation: u64,
+    /// Names of its volumes.
+    pub volumes: Vec<String>,
+    /// The newest marker (on a secondary: the newest received).
+    pub marker: MarkerStatus,
+    /// The journal.
+    pub journal: JournalStatus,
+    /// The write buffer.
+    pub buffer: BufferStatus,
+    /// Freezes since the service started.
+    pub freeze: FreezeStatus,
+    /// Positions of the write path.
+    pub positions: Positions,
+    /// Milliseconds between cuts.
+    pub interval_ms: u64,
+    /// Set when something needs a person: what happened and what to do.
+    pub problem: Option<String>,
+    /// Its pairs; on a secondary one, which names the primary.
+    pub pairs: Vec<PairStatus>,
+}
+
+/// Positions of the write path, sequence numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct Positions {
+    /// Newest write given a number.
+    pub captured_seq: u64,
+    /// Durable in the journal here.
+    pub journaled_seq: u64,
+    /// Written back to the volumes here.
+    pub applied_seq: u64,
+}
+
+/// The newest marker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MarkerStatus {
+    /// Its number, 0 before the first.
+    pub last: u64,
+    /// When it was cut.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub time: Option<Timestamp>,
+}
+
+/// A journal's fill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct JournalStatus {
+    /// Bytes held.
+    pub bytes: u64,
+    /// Bytes it may hold.
+    pub capacity_bytes: u64,
+}
+
+/// A write buffer's fill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct BufferStatus {
+    /// Bytes held.
+    pub bytes: u64,
+    /// Bytes it may hold.
+    pub capacity_bytes: u64,
+}
+
+/// The freeze histogram in short.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+pub struct FreezeStatus {
+    /// Freezes.
+    pub count: u64,
+    /// Median, microseconds.
+    pub p50_us: f64,
+    /// 99th percentile, microseconds.
+    pub p99_us: f64,
+    /// Longest, microseconds.
+    pub max_us: f64,
+    /// Markers given up because the freeze limit was reached.
+    pub abandoned: u64,
+}
+
+/// The states of DESIGN section 6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PairState {
+    /// The first copy is under way; there is no usable copy yet.
+    InitialCopy,
+    /// The copy follows.
+    Paired,
+    /// The copy is usable and older than it should be; the journal has all that is missing.
+    CatchingUp,
+    /// The journal could not be kept: differences are in the bitmap.
+    Differential,
+    /// A differential copy is under way; the old image stays usable.
+    Resync,
+    /// By the operator.
+    Suspended,
+    /// The other side has taken over, or this side has.
+    FailedOver,
+    /// This side met a higher generation.
+    Fenced,
+    /// Needs a person; the reason says why and what to do.
+    Error,
+}
+
+/// One pair, as seen from this side.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PairStatus {
+    /// The other appliance.
+    pub peer: String,
+    /// Its state.
+    pub state: PairState,
+    /// Why it is in that state, when that is not obvious.
+    pub reason: Option<String>,
+    /// When it came into that state.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// Whether the other side answers now.
+    pub connected: bool,
+    /// Newest marker whose frames are all durable on the secondary.
+    pub received_marker: u64,
+    /// Newest marker the secondary may apply.
+    pub permitted_marker: u64,
+    /// Newest marker the secondary has applied.
+    pub applied_marker: u64,
+    /// What a disaster now would lose, seconds. `null` while there is no usable copy.
+    pub rpo_seconds: Option<f64>,
+    /// Bytes captured and not yet durable on the secondary.
+    pub lag_bytes: u64,
+    /// Bytes marked in the differential bitmap.
+    pub differential_bytes: u64,
+    /// The differential copy under way.
+    pub copy: Option<CopyProgress>,
+    /// Round trip time of the link, milliseconds.
+    pub round_trip_ms: Option<f64>,
+}
+
+/// How far a differential copy is.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+pub struct CopyProgress {
+    /// Bytes compared and sent, or skipped as holes.
+    pub done_bytes: u64,
+    /// Bytes in all.
+    pub total_bytes: u64,
+    /// Bytes of the volumes passed per second, over the last seconds.
+    pub bytes_per_second: f64,
+    /// Time left, seconds, when it can be told.
+    pub seconds_left: Option<f64>,
+}
+
+/// One marker held (`tidemark markers`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MarkerInfo {
+    /// Its number.
+    pub number: u64,
+    /// The newest sequence number inside it.
+    pub boundary_seq: u64,
+    /// When it was cut.
+    #[schema(value_type = String, format = DateTime)]
+    pub time: Timestamp,
+    /// The operator's text.
+    pub tag: Option<String>,
+}
+
+/// `volume create`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VolumeCreate {
+    /// Its name.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// An absolute path: a file (made when it is not there) or block device. Without it, a sparse file in DIR.
+    pub backing: Option<String>,
+}
+
+/// `volume resize`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VolumeResize {
+    /// Bytes; volumes only grow.
+    pub size: u64,
+}
+
+/// `on-full` of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFull {
+    /// Keep hosts at full speed: fold, then the differential bitmap.
+    #[default]
+    Fold,
+    /// Slow hosts gently.
+    Throttle,
+}
+
+/// `group create`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GroupCreate {
+    /// Its name.
+    pub name: String,
+    /// Names of its volumes.
+    pub volumes: Vec<String>,
+    /// Milliseconds between cuts.
+    pub interval_ms: u64,
+    /// What to do when the journal is full.
+    #[serde(default)]
+    pub on_full: OnFull,
+}
+
+/// `group add`, `group remove`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GroupVolume {
+    /// The volume's name.
+    pub volume: String,
+}
+
+/// `peer add`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PeerAdd {
+    /// Its name here.
+    pub name: String,
+    /// Its id, hexadecimal.
+    pub id: String,
+    /// Where to reach it.
+    pub address: Option<String>,
+}
+
+/// `pair create`, `suspend`, `resume`, `delete`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PairTarget {
+    /// The peer's name.
+    pub to: String,
+}
+
+/// `cut`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct Cut {
+    /// Text kept with the marker.
+    pub tag: Option<String>,
+}
+
+/// What `wait` waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum WaitFor {
+    /// The secondary has its frames durably.
+    Received,
+    /// The copy volumes hold it.
+    #[default]
+    Applied,
+}
+
+/// `wait`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Wait {
+    /// The peer's name; without it, all pairs (on a secondary: this side itself).
+    pub to: Option<String>,
+    /// The marker; without it, the newest now.
+    pub marker: Option<u64>,
+    /// What for.
+    #[serde(default, rename = "for")]
+    pub wait_for: WaitFor,
+    /// Milliseconds to wait at most.
+    pub timeout_ms: u64,
+}
+
+/// `failover`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct Failover {
+    /// Also when the primary was heard within the last second.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// What `failover` did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct FailoverReport {
+    /// The group.
+    pub group: String,
+    /// The new generation.
+    pub generation: u64,
+    /// The marker whose image is served.
+    pub marker: MarkerInfo,
+    /// The copy is good as of then.
+    #[schema(value_type = String, format = DateTime)]
+    pub good_as_of: Timestamp,
+    /// Seconds between `good_as_of` and now.
+    pub age_seconds: f64,
+    /// Sequence numbers received beyond the marker and left out, because their marker never came.
+    pub dropped_writes: u64,
+    /// Bytes of those.
+    pub dropped_bytes: u64,
+    /// The newest sequence number the primary was heard to have given out, when it said more than arrived.
+    pub missing_writes_known: u64,
+    /// Milliseconds from the request until the volumes were served.
+    pub took_ms: f64,
+    /// NBD export names now served.
+    pub exports: Vec<String>,
+}
+
+/// The body of an error answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ErrorBody {
+    /// What happened, where, and what to do.
+    pub message: String,
+    /// `refused`, `not-found`, `timeout`, `failed`.
+    pub kind: ErrorKind,
+}
+
+/// Kinds of error answers; each has an HTTP status and an exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorKind {
+    /// The request makes no sense (400, exit 1).
+    Invalid,
+    /// No such thing (404, exit 1).
+    NotFound,
+    /// Not in this state (409, exit 1).
+    Refused,
+    /// Time ran out (408, exit 4).
+    Timeout,
+    /// It was tried and failed (500, exit 1).
+    Failed,
+}

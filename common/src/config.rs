@@ -1,0 +1,1 @@
+//! `config.toml` of an appliance.

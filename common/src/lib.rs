@@ -1,0 +1,16 @@
+//! What both sides of Tidemark stand on.
+//!
+//! Reading order: [`ids`] and [`extent`] (the words), [`record`] (a frame), [`journal`] (where frames lie),
+//! [`overlay`] (what is not yet written back), [`updater`] (journal to volume), [`catalog`] (what the journal does not
+//! hold), [`wire`] and [`link`] (what crosses the line), [`nbd`] (how hosts come in), [`api`] (how operators come in).
+
+pub mod api;
+pub mod clock;
+pub mod config;
+pub mod extent;
+pub mod ids;
+pub mod limits;
+pub mod link;
+pub mod metrics;
+pub mod nbd;
+pub mod wire;

@@ -1,0 +1,38 @@
+//! Every limit in one place, and how they relate.
+
+/// Largest single NBD request payload, bytes: what Linux, QEMU and libnbd use.
+pub const NBD_REQUEST_BYTES_MAX: u32 = 32 << 20;
+/// Block size preferred by exports, bytes.
+pub const NBD_BLOCK_BYTES_PREFERRED: u32 = 4096;
+/// Requests of one NBD connection under way at once.
+pub const NBD_REQUESTS_IN_FLIGHT_MAX: usize = 128;
+/// Bytes of one NBD connection's requests under way at once.
+pub const NBD_BYTES_IN_FLIGHT_MAX: usize = 64 << 20;
+/// Sizes of volumes are multiples of this, bytes.
+pub const SECTOR_BYTES: u64 = 512;
+/// Largest volume, bytes (64 TiB).
+pub const VOLUME_BYTES_MAX: u64 = 64 << 40;
+/// Volumes of one appliance.
+pub const VOLUMES_MAX: usize = 4096;
+/// Raw bytes in one frame at most.
+pub const FRAME_RAW_BYTES_MAX: usize = 4 << 20;
+/// Extents in one frame at most.
+pub const FRAME_EXTENTS_MAX: usize = 4096;
+/// Stored bytes of one frame, header included, at most: raw data that did not compress, and its tables.
+pub const FRAME_STORED_BYTES_MAX: usize = FRAME_RAW_BYTES_MAX + (1 << 20);
+/// Raw bytes compressed as one piece.
+pub const CHUNK_BYTES: usize = 64 << 10;
+/// Granularity of differential bitmaps, bytes.
+pub const REGION_BYTES: u64 = 64 << 10;
+/// Largest message on a control stream, bytes.
+pub const CONTROL_MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// Data streams of a pair.
+pub const DATA_STREAMS: usize = 4;
+/// Bytes a receiver holds while it puts streams back in order.
+pub const REORDER_BYTES_MAX: usize = 64 << 20;
+
+const _: () = {
+    assert!(REORDER_BYTES_MAX > DATA_STREAMS * FRAME_STORED_BYTES_MAX, "every stream can hold one frame");
+    assert!(FRAME_RAW_BYTES_MAX % CHUNK_BYTES == 0, "a frame is whole chunks");
+    assert!(NBD_REQUEST_BYTES_MAX as usize <= NBD_BYTES_IN_FLIGHT_MAX, "the largest request fits");
+};

@@ -1,0 +1,168 @@
+//! The messages of a pair's control stream. Data streams carry frames as they lie in the journal.
+//!
+//! A message is never changed once released: a new field is a new version (`PROTOCOL_VERSION`), with its reason in
+//! `docs/PROTOCOL.md`.
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+/// Spoken by this build. 1: first version.
+pub const PROTOCOL_VERSION: u32 = 1;
+/// Oldest version this build still speaks.
+pub const PROTOCOL_VERSION_MIN: u32 = 1;
+
+/// A volume as the primary knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct VolumeSpec {
+    /// Its index in the group's journal.
+    pub index: u32,
+    /// Its name, the same on both sides.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// The primary's first message: which pair this connection is for.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Hello {
+    /// Oldest protocol version the sender speaks.
+    pub version_min: u32,
+    /// Newest protocol version the sender speaks.
+    pub version_max: u32,
+    /// The sender's name, for people.
+    pub appliance: String,
+    /// The group.
+    pub group: [u8; 16],
+    /// The group's name.
+    pub group_name: String,
+    /// Which member of a group across appliances the sender is; 0 and 1 for a group on one appliance.
+    pub member: u32,
+    /// Members of the group.
+    pub members: u32,
+    /// The sender's generation.
+    pub generation: u64,
+    /// `true`: the operator asked for this pair just now; the group and its copy volumes are made when they are not there.
+    pub create: bool,
+    /// The group's volumes.
+    pub volumes: Vec<VolumeSpec>,
+    /// The interval between cuts, milliseconds.
+    pub interval_ms: u64,
+    /// The first sequence number of the sender's generation: where its history leaves the one before.
+    pub generation_start_seq: u64,
+}
+
+/// How far a secondary is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Archive, Serialize, Deserialize)]
+pub struct Position {
+    /// All frames up to this sequence number are durable here.
+    pub durable_seq: u64,
+    /// Newest marker whose frames are all durable here.
+    pub received_marker: u64,
+    /// Newest marker that may be applied.
+    pub permitted_marker: u64,
+    /// Boundary sequence of `permitted_marker`.
+    pub permitted_seq: u64,
+    /// Newest marker that is applied.
+    pub applied_marker: u64,
+    /// The differential copy under way, 0 for none.
+    pub copy: u64,
+    /// Regions of that copy durable here: those before (volume index, offset).
+    pub copy_volume: u32,
+    /// See `copy_volume`.
+    pub copy_offset: u64,
+}
+
+/// The secondary's answer to [`Hello`]: come in.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The version both speak from here on.
+    pub version: u32,
+    /// The secondary's name, for people.
+    pub appliance: String,
+    /// `false`: it knows nothing of the group yet and needs an initial copy.
+    pub has_history: bool,
+    /// The generation of what it holds.
+    pub generation: u64,
+    /// From where to go on.
+    pub position: Position,
+    /// Identity of the last frame it holds (the checksum in its header), 0 for none: a primary that has a different
+    /// frame there has another history.
+    pub last_frame_check: u32,
+    /// Bytes its journal can still take.
+    pub journal_free_bytes: u64,
+}
+
+/// Why a secondary does not come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum Refusal {
+    /// No common protocol version.
+    Version,
+    /// The sender's generation is lower: it is fenced.
+    Fenced,
+    /// The group, or one of its volume names, is used for something else there.
+    Conflict,
+    /// It does not know the group and the operator did not ask for a pair.
+    UnknownGroup,
+    /// It cannot hold the copies: sizes, space, limits.
+    Resources,
+    /// The pair was suspended or deleted there.
+    Suspended,
+    /// Something in the message makes no sense.
+    Malformed,
+    /// It is stopping or not ready: try again.
+    Unready,
+}
+
+/// The secondary's other answer to [`Hello`].
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Refused {
+    /// What kind of refusal.
+    pub refusal: Refusal,
+    /// What happened and what to do, for people.
+    pub message: String,
+    /// The secondary's generation for the group, 0 when it has none.
+    pub generation: u64,
+}
+
+/// Everything that crosses a control stream. After [`Hello`] and its answer, the primary sends `Heartbeat`s and
+/// `Volumes`, the secondary `Ack`s; either may say `Goodbye`.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum Message {
+    /// Primary: opens the conversation.
+    Hello(Hello),
+    /// Secondary: come in.
+    Welcome(Welcome),
+    /// Secondary: not like this.
+    Refused(Refused),
+    /// Primary, at least once a second: "all writes answered before `as_of` are at or below `captured_seq`".
+    Heartbeat {
+        /// Counts heartbeats of this connection.
+        number: u64,
+        /// Wall clock, milliseconds since 1970.
+        as_of_ms: i64,
+        /// Newest sequence number given out at `as_of_ms`.
+        captured_seq: u64,
+        /// Newest marker.
+        marker: u64,
+    },
+    /// Secondary, cumulative, after every sync and as an echo to each heartbeat.
+    Ack {
+        /// How far it is.
+        position: Position,
+        /// Newest heartbeat seen.
+        heartbeat: u64,
+        /// The copy is good as of this wall clock, milliseconds since 1970; 0 when there is no usable copy.
+        good_as_of_ms: i64,
+        /// Bytes its journal can still take.
+        journal_free_bytes: u64,
+    },
+    /// Primary: the group's volumes have changed (added, grown); answered by an `Ack`.
+    Volumes {
+        /// All volumes now.
+        volumes: Vec<VolumeSpec>,
+    },
+    /// Either: the reason for closing, for people.
+    Goodbye {
+        /// What happened and what to do.
+        message: String,
+    },
+}

@@ -1,0 +1,3 @@
+//! What two appliances say to each other. `docs/PROTOCOL.md` has the conversation.
+
+pub mod message;

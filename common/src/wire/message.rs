@@ -84,9 +84,9 @@ pub struct Welcome {
     pub generation: u64,
     /// From where to go on.
     pub position: Position,
-    /// Identity of the last frame it holds (the checksum in its header), 0 for none: a primary that has a different
-    /// frame there has another history.
-    pub last_frame_check: u32,
+    /// The chain (see `record::header`) after the last frame it holds: a primary with another chain there has another
+    /// history.
+    pub chain: [u8; 16],
     /// Bytes its journal can still take.
     pub journal_free_bytes: u64,
 }

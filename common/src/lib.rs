@@ -13,4 +13,5 @@ pub mod limits;
 pub mod link;
 pub mod metrics;
 pub mod nbd;
+pub mod storage;
 pub mod wire;

@@ -13,5 +13,6 @@ pub mod limits;
 pub mod link;
 pub mod metrics;
 pub mod nbd;
+pub mod record;
 pub mod storage;
 pub mod wire;

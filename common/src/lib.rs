@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod extent;
 pub mod ids;
+pub mod journal;
 pub mod limits;
 pub mod link;
 pub mod metrics;

@@ -20,7 +20,7 @@ pub struct Place {
     pub first_seq: Seq,
     /// The last.
     pub last_seq: Seq,
-    /// Newest marker before it.
+    /// Newest marker before its end.
     pub marker: MarkerNumber,
     /// The chain before it.
     pub chain: Chain,
@@ -114,6 +114,7 @@ impl FrameBuilder {
         let header = FrameHeader {
             kind,
             history: kind == FrameKind::Writes,
+            rebase: false,
             group: place.group,
             member: place.member,
             generation: place.generation,

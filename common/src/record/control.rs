@@ -1,9 +1,12 @@
 //! Records that are not data: markers, role changes, the volumes of a group, begin and end of a differential copy.
+#![allow(missing_docs, reason = "rkyv's derive makes undocumented mirrors of enum fields")]
 
 use rkyv::{Archive, Deserialize, Serialize};
 
+use super::build::Place;
 use super::header::{Chain, FrameHeader, FrameKind};
 use super::{FrameError, FrameView, crc32c};
+use crate::ids::{MarkerNumber, Seq};
 use crate::wire::message::VolumeSpec;
 
 /// The numbered record of a cut.
@@ -82,26 +85,44 @@ impl ControlRecord {
         matches!(self, Self::Marker(_) | Self::Role { .. } | Self::Volumes { .. })
     }
 
-    /// The frame that holds this record, placed as `at` says (kind, tables and lengths are filled in here).
+    /// The frame that holds this record, at this place. A marker counts itself; the begin of a copy sets sequence number,
+    /// marker and chain to where the copy starts.
     ///
     /// # Errors
     /// [`FrameError::Malformed`] when the record is larger than a frame may be.
-    pub fn frame(&self, at: &FrameHeader) -> Result<Vec<u8>, FrameError> {
+    pub fn frame(&self, place: &Place) -> Result<Vec<u8>, FrameError> {
         let large = FrameError::Malformed { what: "the record is too large" };
         let Ok(body) = rkyv::to_bytes::<rkyv::rancor::Error>(self) else { return Err(large) };
-        let length = u32::try_from(body.len()).map_err(|_| FrameError::Malformed { what: "the record is too large" })?;
-        let header = FrameHeader {
+        let Ok(length) = u32::try_from(body.len()) else { return Err(large) };
+        let mut header = FrameHeader {
             kind: FrameKind::Control,
             history: self.is_history(),
+            rebase: false,
+            group: place.group,
+            member: place.member,
+            generation: place.generation,
+            first_seq: place.last_seq,
+            last_seq: place.last_seq,
+            marker: place.marker,
             extents: 0,
             chunks: 0,
             raw_bytes: 0,
             table_bytes: length,
             body_bytes: length,
             table_check: crc32c(&body),
-            first_seq: at.last_seq,
-            ..*at
+            chain: place.chain,
         };
+        match self {
+            Self::Marker(marker) => header.marker = MarkerNumber(marker.number),
+            Self::CopyBegin { start_seq, start_marker, chain, .. } => {
+                header.rebase = true;
+                header.first_seq = Seq(*start_seq);
+                header.last_seq = Seq(*start_seq);
+                header.marker = MarkerNumber(*start_marker);
+                header.chain = Chain(*chain);
+            }
+            _ => {}
+        }
         if header.frame_bytes() > crate::limits::FRAME_STORED_BYTES_MAX {
             return Err(large);
         }
@@ -119,10 +140,4 @@ impl ControlRecord {
         rkyv::from_bytes::<Self, rkyv::rancor::Error>(view.tables())
             .map_err(|_| FrameError::Malformed { what: "its record cannot be read" })
     }
-}
-
-/// A header to place a control record after the given position.
-#[must_use]
-pub fn header_at(previous: &FrameHeader, chain: Chain) -> FrameHeader {
-    FrameHeader { first_seq: previous.last_seq, chain, ..*previous }
 }

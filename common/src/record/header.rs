@@ -69,6 +69,8 @@ pub struct FrameHeader {
     pub kind: FrameKind,
     /// The frame belongs to the history and moves the [`Chain`].
     pub history: bool,
+    /// The history goes on from this frame's sequence number and chain, whatever was before (begin of a copy).
+    pub rebase: bool,
     /// The group.
     pub group: GroupId,
     /// The member of a group across appliances.
@@ -79,7 +81,7 @@ pub struct FrameHeader {
     pub first_seq: Seq,
     /// The last sequence number in it.
     pub last_seq: Seq,
-    /// Newest marker before this frame.
+    /// Newest marker at the end of this frame.
     pub marker: MarkerNumber,
     /// Extents in the tables.
     pub extents: u32,
@@ -123,6 +125,7 @@ struct Stored {
 }
 
 const HISTORY: u32 = 1;
+const REBASE: u32 = 2;
 const CHECKED_BYTES: usize = HEADER_BYTES - 4;
 const _: () = assert!(size_of::<StoredHeader>() == HEADER_BYTES);
 
@@ -155,7 +158,7 @@ impl FrameHeader {
             last_seq: self.last_seq.0,
             marker: self.marker.0,
             member: self.member,
-            flags: if self.history { HISTORY } else { 0 },
+            flags: if self.history { HISTORY } else { 0 } | if self.rebase { REBASE } else { 0 },
             extents: self.extents,
             chunks: self.chunks,
             raw_bytes: self.raw_bytes,
@@ -198,6 +201,7 @@ impl FrameHeader {
         let header = Self {
             kind: FrameKind::of(stored.kind.to_native()).ok_or(FrameError::Malformed { what: "unknown kind" })?,
             history: stored.flags.to_native() & HISTORY != 0,
+            rebase: stored.flags.to_native() & REBASE != 0,
             group: GroupId(stored.group),
             member: stored.member.to_native(),
             generation: Generation(stored.generation.to_native()),
@@ -242,6 +246,7 @@ mod tests {
         FrameHeader {
             kind: FrameKind::Writes,
             history: true,
+            rebase: false,
             group: GroupId([3; 16]),
             member: 0,
             generation: Generation(2),

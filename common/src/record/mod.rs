@@ -11,11 +11,13 @@
 pub mod build;
 pub mod control;
 pub mod header;
+pub mod tip;
 pub mod view;
 
-pub use build::FrameBuilder;
+pub use build::{FrameBuilder, Place};
 pub use control::{ControlRecord, MarkerRecord};
 pub use header::{Chain, FrameHeader, FrameKind, HEADER_BYTES};
+pub use tip::Tip;
 pub use view::FrameView;
 
 /// Why bytes are not a frame.

@@ -193,14 +193,16 @@ impl<'a> FrameView<'a> {
     /// The extents, in the order they were captured.
     pub fn extents(&self) -> impl Iterator<Item = FrameExtent> + use<'a> {
         let mut raw_offset = 0;
-        self.extent_table().as_chunks::<EXTENT_ENTRY_BYTES>().0.iter().filter_map(extent_of).map(move |(extent, kind)| {
-            let at = raw_offset;
-            if kind == ExtentKind::Data {
-                // The tables are checked: data adds up to raw_bytes, which has 32 bits.
-                raw_offset += u32::try_from(extent.length).unwrap_or(u32::MAX);
-            }
-            FrameExtent { extent, kind, raw_offset: at }
-        })
+        self.extent_table().as_chunks::<EXTENT_ENTRY_BYTES>().0.iter().filter_map(extent_of).map(
+            move |(extent, kind)| {
+                let at = raw_offset;
+                if kind == ExtentKind::Data {
+                    // The tables are checked: data adds up to raw_bytes, which has 32 bits.
+                    raw_offset += u32::try_from(extent.length).unwrap_or(u32::MAX);
+                }
+                FrameExtent { extent, kind, raw_offset: at }
+            },
+        )
     }
 
     /// The chunks, in order; each but the last has [`CHUNK_BYTES`] raw bytes.
@@ -322,7 +324,7 @@ mod tests {
         ) {
             let tables = tables.min(body.len());
             let header = FrameHeader {
-                kind: FrameKind::Writes, history: true, group: GroupId([1; 16]), member: 0, generation: Generation(1),
+                kind: FrameKind::Writes, history: true, rebase: false, group: GroupId([1; 16]), member: 0, generation: Generation(1),
                 first_seq: Seq(1), last_seq: Seq(2), marker: MarkerNumber(0), extents, chunks, raw_bytes: raw,
                 table_bytes: tables as u32, body_bytes: body.len() as u32, table_check: crc32c(&body[..tables]), chain: Chain::default(),
             };

@@ -112,7 +112,8 @@ impl DiskFile for SystemFile {
     }
 
     fn zero(&self, offset: u64, length: u64, hole: bool) -> io::Result<()> {
-        let flags = if hole { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE } | FallocateFlags::KEEP_SIZE;
+        let flags =
+            if hole { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE } | FallocateFlags::KEEP_SIZE;
         match fallocate(&self.file, flags, offset, length) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV | Errno::INVAL) => self.write_zeroes(offset, length),
             result => Ok(result?),

@@ -14,6 +14,7 @@ pub mod limits;
 pub mod link;
 pub mod metrics;
 pub mod nbd;
+pub mod overlay;
 pub mod record;
 pub mod storage;
 pub mod wire;

@@ -234,6 +234,12 @@ impl Journal {
         state.segments.range(number.saturating_add(1)..).next().map(|(_, segment)| Arc::clone(segment))
     }
 
+    /// The error for bytes at a place that are not what was written.
+    #[must_use]
+    pub fn damaged(&self, at: Position, source: crate::record::FrameError) -> JournalError {
+        JournalError::Damaged { path: self.folder.join(segment::file_name(at.segment)), offset: at.offset, source }
+    }
+
     /// Reads stored bytes of a frame, for whoever keeps an index of chunks.
     ///
     /// # Errors

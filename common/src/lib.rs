@@ -17,4 +17,6 @@ pub mod nbd;
 pub mod overlay;
 pub mod record;
 pub mod storage;
+pub mod updater;
+pub mod volumes;
 pub mod wire;

@@ -12,6 +12,7 @@ pub mod ids;
 pub mod journal;
 pub mod limits;
 pub mod link;
+pub mod markers;
 pub mod metrics;
 pub mod nbd;
 pub mod overlay;

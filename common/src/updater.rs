@@ -140,14 +140,10 @@ impl Updater {
         let frames = self.read_window(limit)?;
         let Some(last) = frames.last() else { return Ok(None) };
         let (fold, data) = fold(&frames)?;
-        let mut applied =
-            Applied { frames: frames.len(), last_frame: last.position, ..Applied::default() };
+        let mut applied = Applied { frames: frames.len(), last_frame: last.position, ..Applied::default() };
         self.write(&fold, &data, &mut applied)?;
-        self.applied = AppliedPosition {
-            position: self.reader.position(),
-            seq: last.header.last_seq,
-            marker: last.header.marker,
-        };
+        self.applied =
+            AppliedPosition { position: self.reader.position(), seq: last.header.last_seq, marker: last.header.marker };
         Ok(Some(applied))
     }
 

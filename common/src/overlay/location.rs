@@ -151,4 +151,3 @@ pub fn read_journal(journal: &Journal, place: &JournalPlace, buffer: &mut [u8]) 
     buffer.copy_from_slice(bytes);
     Ok(true)
 }
-

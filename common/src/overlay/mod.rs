@@ -114,7 +114,8 @@ impl<L: Locate> Overlay<L> {
     /// The range as runs in order, without gaps: located ones and those in the base.
     pub fn pieces(&self, extent: Extent) -> impl Iterator<Item = Piece<L>> + '_ {
         let map = self.volumes.get(&extent.volume);
-        let first = map.and_then(|map| map.range(..=extent.offset).next_back()).map_or(extent.offset, |(begin, _)| *begin);
+        let first =
+            map.and_then(|map| map.range(..=extent.offset).next_back()).map_or(extent.offset, |(begin, _)| *begin);
         let mut entries = map.map(|map| map.range(first..extent.end())).into_iter().flatten().peekable();
         let mut at = extent.offset;
         std::iter::from_fn(move || {

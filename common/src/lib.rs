@@ -8,6 +8,7 @@ pub mod api;
 pub mod clock;
 pub mod config;
 pub mod extent;
+pub mod identity;
 pub mod ids;
 pub mod journal;
 pub mod limits;

@@ -30,9 +30,16 @@ pub const CONTROL_MESSAGE_BYTES_MAX: usize = 1 << 20;
 pub const DATA_STREAMS: usize = 4;
 /// Bytes a receiver holds while it puts streams back in order.
 pub const REORDER_BYTES_MAX: usize = 64 << 20;
+/// Bytes of frames a data sender holds before QUIC takes them.
+pub const SEND_QUEUE_BYTES_MAX: usize = 16 << 20;
+/// Handshakes of strangers under way at once.
+pub const LINK_HANDSHAKES_MAX: usize = 64;
+/// Accepted connections of one appliance at once.
+pub const LINK_CONNECTIONS_MAX: usize = 1024;
 
 const _: () = {
     assert!(REORDER_BYTES_MAX > DATA_STREAMS * FRAME_STORED_BYTES_MAX, "every stream can hold one frame");
+    assert!(SEND_QUEUE_BYTES_MAX >= FRAME_STORED_BYTES_MAX, "the largest frame can be sent");
     assert!(FRAME_RAW_BYTES_MAX % CHUNK_BYTES == 0, "a frame is whole chunks");
     assert!(NBD_REQUEST_BYTES_MAX as usize <= NBD_BYTES_IN_FLIGHT_MAX, "the largest request fits");
 };

@@ -233,7 +233,7 @@ enum Behind {
 }
 
 /// Whether a place without a record looks as if no write of this segment ever came there.
-const fn never_begun(source: &FrameError) -> bool {
+fn never_begun(source: &FrameError) -> bool {
     // Old bytes of a recycled file fail on the checksum, which knows the segment's number; a record that was begun
     // fails behind its envelope.
     matches!(source, FrameError::Magic | FrameError::Short { .. } | FrameError::Checksum { part: "envelope" })

@@ -5,6 +5,7 @@
 //! hold), [`wire`] and [`link`] (what crosses the line), [`nbd`] (how hosts come in), [`api`] (how operators come in).
 
 pub mod api;
+pub mod catalog;
 pub mod clock;
 pub mod config;
 pub mod extent;

@@ -33,6 +33,6 @@ pub const REORDER_BYTES_MAX: usize = 64 << 20;
 
 const _: () = {
     assert!(REORDER_BYTES_MAX > DATA_STREAMS * FRAME_STORED_BYTES_MAX, "every stream can hold one frame");
-    assert!(FRAME_RAW_BYTES_MAX % CHUNK_BYTES == 0, "a frame is whole chunks");
+    assert!(FRAME_RAW_BYTES_MAX.is_multiple_of(CHUNK_BYTES), "a frame is whole chunks");
     assert!(NBD_REQUEST_BYTES_MAX as usize <= NBD_BYTES_IN_FLIGHT_MAX, "the largest request fits");
 };

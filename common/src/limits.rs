@@ -58,7 +58,7 @@ pub const LINK_CONNECTIONS_MAX: usize = 1024;
 const _: () = {
     assert!(REORDER_BYTES_MAX > DATA_STREAMS * FRAME_STORED_BYTES_MAX, "every stream can hold one frame");
     assert!(SEND_QUEUE_BYTES_MAX >= FRAME_STORED_BYTES_MAX, "the largest frame can be sent");
-    assert!(FRAME_RAW_BYTES_MAX % CHUNK_BYTES == 0, "a frame is whole chunks");
+    assert!(FRAME_RAW_BYTES_MAX.is_multiple_of(CHUNK_BYTES), "a frame is whole chunks");
     assert!(NBD_REQUEST_BYTES_MAX as usize <= NBD_BYTES_IN_FLIGHT_MAX, "the largest request fits");
     assert!(NBD_OPTION_BYTES_MAX > 2 * NBD_STRING_BYTES_MAX, "an export name and a query fit");
     assert!(NBD_INPUT_BYTES > 2 * NBD_DIRECT_PAYLOAD_BYTES, "a request that is not direct fits, wherever it begins");

@@ -20,7 +20,7 @@ pub struct Status {
 }
 
 /// Who an appliance is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ApplianceStatus {
     /// Its name.
     pub name: String,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde::de::DeserializeOwned;
+use tempfile::TempDir;
 use tidemark_common::api::types::{GroupStatus, PairStatus, Status};
 
 use crate::cluster::{free_tcp, free_udp};
@@ -37,6 +38,8 @@ pub struct Appliance {
     id: String,
     replication: String,
     process: Option<Child>,
+    /// Where its rings lie, so that none outlives the test.
+    rings: TempDir,
 }
 
 /// The binary under test: `TIDEMARK_BIN`, or the one built beside this test.
@@ -75,7 +78,30 @@ impl Appliance {
         let _ = tidemark(&args).done();
         let id = tidemark(&["id", &dir]).done().trim().to_owned();
         assert_eq!(id.len(), 64, "`tidemark id` prints the fingerprint: {id}");
-        Self { name: name.into(), directory: directory.into(), id, replication, process: None }
+        let rings = tempfile::Builder::new().prefix("tm").tempdir_in("/dev/shm").expect("a directory on tmpfs");
+        let ring_path = rings.path().display().to_string();
+        let appliance = Self { name: name.into(), directory: directory.into(), id, replication, process: None, rings };
+        appliance.configure("groups", "ring_directory", &ring_path);
+        appliance
+    }
+
+    /// Sets a text setting that `init` left at its default; takes effect at the next start.
+    ///
+    /// # Panics
+    /// When the configuration has no such table.
+    pub fn configure(&self, table: &str, key: &str, value: &str) {
+        let path = self.directory.join("config.toml");
+        let text = std::fs::read_to_string(&path).expect("read config.toml");
+        let head = format!("[{table}]\n");
+        assert!(text.contains(&head), "config.toml has no [{table}]");
+        let line = format!("{head}{key} = \"{value}\"\n");
+        std::fs::write(&path, text.replacen(&head, &line, 1)).expect("write config.toml");
+    }
+
+    /// Where its rings lie.
+    #[must_use]
+    pub fn rings(&self) -> &Path {
+        self.rings.path()
     }
 
     /// Its name.

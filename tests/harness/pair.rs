@@ -11,12 +11,16 @@ use crate::history::History;
 use crate::host::Connection;
 use crate::image::{self, Image};
 use crate::impairment::Relay;
+use crate::wait::wait_until;
 use crate::workload::{Load, Profile, Target, prefill};
 
 /// The one group's name.
 pub const GROUP: &str = "g";
 /// Until two small volumes are copied, or a side has caught up.
 pub const COPY_LIMIT: Duration = Duration::from_secs(30);
+
+/// A failover is refused while the primary was heard within the last second.
+const SILENCE_LIMIT: Duration = Duration::from_secs(10);
 
 /// How a pair is set up.
 #[derive(Debug, Clone)]
@@ -142,10 +146,33 @@ impl Pair {
         self.east.ok(&["wait", GROUP, "--to", "west", "--marker", &marker, "--for", what, "--timeout", "30s"]);
     }
 
-    /// `failover` on west.
+    /// `failover` on west, as soon as it has not heard the primary for long enough.
+    ///
+    /// # Panics
+    /// When it is refused for another reason, or for too long.
     #[must_use]
     pub fn failover(&self) -> FailoverReport {
-        self.west.json(&["failover", GROUP])
+        let answer = wait_until("the failover", SILENCE_LIMIT, || {
+            let outcome = self.west.cli(&["failover", GROUP, "--json"]);
+            assert!(matches!(outcome.code, 0 | 1), "failover ended with {}: {}", outcome.code, outcome.stderr);
+            if outcome.code == 0 { Ok(outcome.stdout) } else { Err(outcome.stderr) }
+        });
+        serde_json::from_str(&answer).unwrap_or_else(|error| panic!("the failover's report: {error}: {answer}"))
+    }
+
+    /// With the hosts at rest: west's copy volumes hold, byte for byte, what east serves.
+    ///
+    /// # Panics
+    /// When they do not.
+    pub fn assert_copy_equals(&self) {
+        let marker = self.settle();
+        let copies = self.backing(&self.west);
+        for ((name, mut export), copy) in self.volumes().iter().zip(self.open(&self.east)).zip(copies) {
+            let original = export.read_all().expect("read the original");
+            if let Err(difference) = image::compare(&original, &copy) {
+                panic!("volume {name} and its copy at marker {marker}: {difference}");
+            }
+        }
     }
 
     /// The load's profile for the n-th load over this pair.

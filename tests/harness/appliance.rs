@@ -38,8 +38,8 @@ pub struct Appliance {
     id: String,
     replication: String,
     process: Option<Child>,
-    /// Where its rings lie, so that none outlives the test.
-    rings: TempDir,
+    /// Its rings and its log, in memory: not on the disk that a test may fill, and gone with the test.
+    memory: TempDir,
 }
 
 /// The binary under test: `TIDEMARK_BIN`, or the one built beside this test.
@@ -75,12 +75,14 @@ impl Appliance {
         for address in std::iter::once(&socket).chain(&options.nbd) {
             args.extend(["--nbd", address]);
         }
-        let _ = tidemark(&args).done();
+        tidemark(&args).done();
         let id = tidemark(&["id", &dir]).done().trim().to_owned();
         assert_eq!(id.len(), 64, "`tidemark id` prints the fingerprint: {id}");
-        let rings = tempfile::Builder::new().prefix("tm").tempdir_in("/dev/shm").expect("a directory on tmpfs");
-        let ring_path = rings.path().display().to_string();
-        let appliance = Self { name: name.into(), directory: directory.into(), id, replication, process: None, rings };
+        let memory = tempfile::Builder::new().prefix("tm").tempdir_in("/dev/shm").expect("a directory on tmpfs");
+        let appliance = Self { name: name.into(), directory: directory.into(), id, replication, process: None, memory };
+        let rings = appliance.rings();
+        std::fs::create_dir(&rings).expect("a directory for rings");
+        let ring_path = rings.display().to_string();
         appliance.configure("groups", "ring_directory", &ring_path);
         appliance
     }
@@ -100,8 +102,8 @@ impl Appliance {
 
     /// Where its rings lie.
     #[must_use]
-    pub fn rings(&self) -> &Path {
-        self.rings.path()
+    pub fn rings(&self) -> PathBuf {
+        self.memory.path().join("rings")
     }
 
     /// Its name.
@@ -162,6 +164,46 @@ impl Appliance {
         outcome
     }
 
+    /// Starts a service that may not come up whole: what it says about that, when it ends or in a group's `problem`.
+    pub fn start_damaged(&mut self) -> String {
+        self.spawn();
+        let name = self.name.clone();
+        wait_until(&format!("{name} to say what is wrong"), START_LIMIT, || {
+            if let Some(code) = self.exited() {
+                assert_eq!(code, 1, "{name} ends with 1 when it cannot start");
+                return Ok(self.log_text());
+            }
+            let outcome = self.cli(&["status", "--json"]);
+            let status: Status =
+                serde_json::from_str(&outcome.stdout).map_err(|error| format!("{error}: {outcome:?}"))?;
+            let problems: Vec<_> = status.groups.into_iter().filter_map(|group| group.problem).collect();
+            if problems.is_empty() { Err("it runs and reports no problem".into()) } else { Ok(problems.join("\n")) }
+        })
+    }
+
+    /// Files under its data directory whose names fit, in order.
+    ///
+    /// # Panics
+    /// When the directory cannot be read.
+    #[must_use]
+    pub fn files(&self, fits: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.directory.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder).expect("read the data directory") {
+                let path = entry.expect("an entry").path();
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if fits(&name) {
+                    found.push(path);
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
     fn spawn(&mut self) {
         assert!(self.process.is_none(), "{} runs already", self.name);
         let log = self.log();
@@ -182,7 +224,7 @@ impl Appliance {
     }
 
     fn log_path(&self) -> PathBuf {
-        self.directory.with_extension("log")
+        self.memory.path().join("log")
     }
 
     /// Everything the service has written so far.

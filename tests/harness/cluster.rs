@@ -1,6 +1,7 @@
 //! Where a test's appliances live: a short temporary directory and addresses nobody else uses.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -56,6 +57,17 @@ impl Default for Cluster {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Changes one byte of a file, and changes it back when this is called again.
+///
+/// # Panics
+/// When the file cannot be changed.
+pub fn flip_byte(path: &Path, offset: u64) {
+    let file = std::fs::File::options().read(true).write(true).open(path).expect("open the file");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).expect("read the byte");
+    file.write_all_at(&[byte[0] ^ 0xff], offset).expect("write the byte");
 }
 
 /// This process's own loopback address, so that tests running at the same time never race for a port.

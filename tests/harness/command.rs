@@ -22,17 +22,23 @@ impl Outcome {
     ///
     /// # Panics
     /// When it did not.
-    #[must_use]
     pub fn done(self) -> String {
         assert_eq!(self.code, 0, "{} failed:\n{}{}", self.line, self.stdout, self.stderr);
         self.stdout
+    }
+
+    /// A program whose exit code is its answer.
+    ///
+    /// # Panics
+    /// When it is another.
+    pub fn code_is(&self, code: i32, what: &str) {
+        assert_eq!(self.code, code, "{what}: {} answered otherwise:\n{}{}", self.line, self.stdout, self.stderr);
     }
 
     /// Standard error of a program that must have failed with this exit code.
     ///
     /// # Panics
     /// When it ended otherwise, or said nothing about it.
-    #[must_use]
     pub fn failed_with(self, code: i32) -> String {
         assert_eq!(self.code, code, "{} ended with another code:\n{}{}", self.line, self.stdout, self.stderr);
         assert!(!self.stderr.trim().is_empty(), "{} failed without a word", self.line);

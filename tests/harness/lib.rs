@@ -10,12 +10,17 @@
 pub mod appliance;
 pub mod cluster;
 pub mod command;
+pub mod disk;
+pub mod figures;
 pub mod history;
 pub mod host;
 pub mod image;
 pub mod impairment;
 pub mod oracle;
 pub mod pair;
+pub mod postgres;
+pub mod prometheus;
+pub mod small_disk;
 pub mod stamp;
 pub mod wait;
 pub mod workload;

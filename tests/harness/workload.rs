@@ -105,13 +105,24 @@ impl Load {
         self.acked.load(Ordering::Relaxed)
     }
 
+    /// Whether a host has ended although nobody stopped it.
+    #[must_use]
+    pub fn ended_early(&self) -> bool {
+        self.writers.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Ends the load: how the hosts that met an error ended.
+    #[must_use]
+    pub fn end(self) -> Vec<HostError> {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.join_broken()
+    }
+
     /// Waits until this many more writes were answered.
     pub fn wait_acked(&self, more: usize) {
         let wanted = self.acked() + more;
         wait_until(&format!("{more} more answered writes"), Duration::from_secs(30), || {
-            check(self.acked() >= wanted || self.writers.iter().any(JoinHandle::is_finished), || {
-                format!("{} of {wanted}", self.acked())
-            })
+            check(self.acked() >= wanted || self.ended_early(), || format!("{} of {wanted}", self.acked()))
         });
         assert!(self.acked() >= wanted, "a host ended early; {} of {wanted} answered", self.acked());
     }

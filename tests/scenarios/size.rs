@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tidemark_tests::cluster::Cluster;
+use tidemark_tests::figures::{processor_time, resident_kib};
 use tidemark_tests::wait::measure_for;
 
 const GROUPS: usize = 50;
@@ -10,22 +11,6 @@ const VOLUMES_PER_GROUP: usize = 10;
 const START_LIMIT: Duration = Duration::from_secs(5);
 const RESIDENT_KIB_MAX: u64 = 400 << 10;
 const IDLE_SHARE_MAX: f64 = 0.05;
-
-/// A figure of `/proc/PID/status`, KiB.
-fn resident_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process's status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
-}
-
-/// Processor time used so far, user and system.
-fn processor_time(pid: u32) -> Duration {
-    const TICKS_PER_SECOND: u64 = 100;
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process's stat");
-    let (_, fields) = stat.rsplit_once(") ").expect("fields after the name");
-    let ticks = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().expect("ticks")).sum::<u64>();
-    Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
-}
 
 #[test]
 fn five_hundred_volumes_of_a_tebibyte_start_fast_and_idle_cheaply() {

@@ -10,15 +10,11 @@ use tidemark_tests::cluster::Cluster;
 use tidemark_tests::history::History;
 use tidemark_tests::host::{ENOSPC, HostError};
 use tidemark_tests::image;
-use tidemark_tests::image;
 use tidemark_tests::oracle::{Bounds, assert_legal};
 use tidemark_tests::pair::GROUP;
 use tidemark_tests::small_disk::SmallDisk;
 use tidemark_tests::wait::wait_until;
 use tidemark_tests::workload::{Load, Profile, Target, prefill};
-
-use std::path::Path;
-use std::sync::Arc;
 
 const LIMIT: Duration = Duration::from_secs(30);
 const VOLUMES: [&str; 2] = ["a", "b"];

@@ -152,9 +152,23 @@ pub fn judge(writes: &[Write], image: &Image, bounds: Bounds) -> Result<Verdict,
 /// When it is not, with the first violations.
 pub fn assert_legal(what: &str, writes: &[Write], image: &Image, bounds: Bounds) -> Verdict {
     judge(writes, image, bounds).unwrap_or_else(|violations| {
-        let lines: Vec<_> = violations.iter().take(12).map(ToString::to_string).collect();
+        let lines: Vec<_> = violations.iter().take(12).map(|violation| explained(writes, violation)).collect();
         panic!("{what}: {} violations:\n  {}", violations.len(), lines.join("\n  "));
     })
+}
+
+/// A violation with the writes it is about.
+fn explained(writes: &[Write], violation: &Violation) -> String {
+    let ids = match violation {
+        Violation::Foreign { .. } => vec![],
+        Violation::Reordered { missing, held, .. } => vec![*missing, *held],
+        Violation::Resurrected { write, .. }
+        | Violation::Torn { write, .. }
+        | Violation::Dropped { write, .. }
+        | Violation::TooNew { write, .. } => vec![*write],
+    };
+    let about = ids.iter().filter_map(|id| writes.get(*id as usize - 1)).map(|write| format!("\n      {write:?}"));
+    about.fold(violation.to_string(), |text, line| text + &line)
 }
 
 /// The writes of each block that were not lost, oldest first.

@@ -262,3 +262,6 @@ pub fn prefill(history: &History, target: &Target, blocks: u64) -> Result<(), Ho
     history.prefilled(blocks);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::appliance::Appliance;
 use crate::command::{run, run_within};
 use crate::wait::{check, wait_until};
 
@@ -21,18 +20,18 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Attaches an export; `directory` is for the file in between.
+    /// Attaches the export of this URI; `directory` is for the file in between.
     ///
     /// # Panics
     /// When it cannot be attached.
     #[must_use]
-    pub fn attach(appliance: &Appliance, export: &str, directory: &Path) -> Self {
+    pub fn attach(uri: &str, directory: &Path) -> Self {
         std::fs::create_dir_all(directory).expect("make the directory");
         let file = directory.join("disk");
         let fuse = Command::new("setpriv")
             .args(["--pdeathsig", "TERM", "nbdfuse"])
             .arg(&file)
-            .arg(appliance.uri(export))
+            .arg(uri)
             .stdin(Stdio::null())
             .spawn()
             .expect("start nbdfuse");

@@ -35,7 +35,7 @@ pub fn init(data: &Path, wal: &Path) {
         run("chown", &[USER, &directory.display().to_string()]).done();
     }
     let (data, wal) = (data.display().to_string(), wal.display().to_string());
-    as_user(START_LIMIT, "initdb", &["-D", &data, "-X", &wal, "--auth=trust", "--data-checksums", "--no-sync"]).done();
+    as_user(START_LIMIT, "initdb", &["-D", &data, "-X", &wal, "--auth=trust", "--data-checksums"]).done();
 }
 
 impl Postgres {

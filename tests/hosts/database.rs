@@ -22,7 +22,7 @@ impl Volumes {
     fn mount(pair: &Pair, side: &Appliance, fresh: bool) -> Self {
         let mount = |volume: &str| {
             let place = |kind: &str| pair.cluster.join(&format!("{}-{volume}-{kind}", side.name()));
-            let disk = Disk::attach(side, volume, &place("f"));
+            let disk = Disk::attach(&side.uri(volume), &place("f"));
             if fresh {
                 disk.make_ext4();
             }

@@ -17,7 +17,7 @@ fn same_tree(left: &str, right: &Path) {
 fn ext4_survives_the_death_of_the_primary() {
     let setup = Setup { volumes: vec![("fs", "192MiB".into())], interval: "250ms", seed: 121 };
     let mut pair = Pair::paired(&setup);
-    let disk = Disk::attach(&pair.east, "fs", &pair.cluster.join("ef"));
+    let disk = Disk::attach(&pair.east.uri("fs"), &pair.cluster.join("ef"));
     disk.make_ext4();
     let mounted = disk.mount(&pair.cluster.join("em"));
     run("cp", &["-a", TREE, &mounted.join("synced").display().to_string()]).done();
@@ -28,7 +28,7 @@ fn ext4_survives_the_death_of_the_primary() {
     pair.east.kill9();
     drop(mounted);
     let _ = pair.failover();
-    let disk = Disk::attach(&pair.west, "fs", &pair.cluster.join("wf"));
+    let disk = Disk::attach(&pair.west.uri("fs"), &pair.cluster.join("wf"));
     disk.check_ext4();
     let mounted = disk.mount(&pair.cluster.join("wm"));
     same_tree(TREE, &mounted.join("synced"));

@@ -20,6 +20,7 @@ pub mod markers;
 pub mod metrics;
 pub mod nbd;
 pub mod overlay;
+pub mod pair;
 pub mod record;
 pub mod storage;
 pub mod updater;

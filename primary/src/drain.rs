@@ -178,12 +178,6 @@ enum DrainError {
     Payload { seq: Seq },
 }
 
-impl AsRef<Markers> for DrainDesk {
-    fn as_ref(&self) -> &Markers {
-        &self.markers
-    }
-}
-
 /// The drain of one group.
 pub struct Drain {
     buffer: Arc<Buffer>,

@@ -160,8 +160,7 @@ impl Feeder {
 
     fn send(&mut self, bytes: Bytes, header: &FrameHeader) -> Result<(), FeedError> {
         self.tip = self.tip.follow(header).map_err(|what| FeedError::Order { what })?;
-        let shipment =
-            Shipment { bytes, seq: self.tip.seq, marker: self.tip.marker, next: self.reader.position() };
+        let shipment = Shipment { bytes, seq: self.tip.seq, marker: self.tip.marker, next: self.reader.position() };
         self.out.blocking_send(shipment).map_err(|_| FeedError::Stopped)
     }
 
@@ -220,12 +219,8 @@ impl Feeder {
             extents += 1;
         }
         let done_bytes = copy.bitmap.bytes_before(cursor.0, cursor.1);
-        let progress = ControlRecord::CopyProgress {
-            copy: copy.number,
-            volume: cursor.0.0,
-            offset: cursor.1,
-            done_bytes,
-        };
+        let progress =
+            ControlRecord::CopyProgress { copy: copy.number, volume: cursor.0.0, offset: cursor.1, done_bytes };
         self.wait_until_durable()?;
         if !builder.is_empty() {
             let frame = builder.finish(FrameKind::Regions, &self.place());

@@ -9,9 +9,9 @@ use parking_lot::Mutex;
 use tidemark_common::catalog::AppliedRecord;
 use tidemark_common::journal::Position;
 use tidemark_common::keeper::GroupKeeper;
-use tidemark_common::markers::Markers;
 use tidemark_common::updater::{AppliedPosition, Updater, UpdaterError};
 
+use crate::drain::DrainDesk;
 use crate::image::Image;
 
 /// How long a failing volume is left alone before the next try.
@@ -23,7 +23,7 @@ const IDLE: Duration = Duration::from_secs(1);
 pub trait Readers: Send + Sync {
     /// The oldest place any of them needs; `None` when none needs anything.
     fn oldest_needed(&self) -> Option<Position>;
-    /// The journal is full: let readers that are behind fall back to their bitmaps.
+    /// The journal is nearly full: let readers that are behind fall back to their bitmaps.
     fn make_room(&self);
 }
 
@@ -41,19 +41,12 @@ pub struct WritebackDesk {
     pub data_bytes: AtomicU64,
     /// Windows applied.
     pub windows: AtomicU64,
-    /// Asks for a look at what can be trimmed.
-    full: AtomicBool,
 }
 
 impl WritebackDesk {
     /// Everything durable is applied, then the thread ends.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
-    }
-
-    /// The journal is at its capacity.
-    pub fn journal_is_full(&self, full: bool) {
-        self.full.store(full, Ordering::Release);
     }
 
     fn show(&self, applied: &AppliedPosition) {
@@ -69,7 +62,7 @@ pub struct Writeback {
     keeper: Arc<GroupKeeper>,
     readers: Arc<dyn Readers>,
     desk: Arc<WritebackDesk>,
-    markers: Arc<dyn AsRef<Markers> + Send + Sync>,
+    drain: Arc<DrainDesk>,
     recorded: Position,
 }
 
@@ -88,11 +81,11 @@ impl Writeback {
         keeper: Arc<GroupKeeper>,
         readers: Arc<dyn Readers>,
         desk: Arc<WritebackDesk>,
-        markers: Arc<dyn AsRef<Markers> + Send + Sync>,
+        drain: Arc<DrainDesk>,
     ) -> Self {
         desk.show(&updater.applied());
         let recorded = updater.applied().position;
-        Self { updater, image, keeper, readers, desk, markers, recorded }
+        Self { updater, image, keeper, readers, desk, drain, recorded }
     }
 
     /// Runs until the desk says stop and everything durable is applied.
@@ -113,10 +106,6 @@ impl Writeback {
                         break;
                     }
                     self.trim();
-                    if self.desk.full.load(Ordering::Acquire) {
-                        self.readers.make_room();
-                        self.trim();
-                    }
                     self.image.journal.wait_durable(limit, IDLE);
                 }
                 Err(error) => {
@@ -140,6 +129,10 @@ impl Writeback {
     /// Takes away the segments that nobody needs. First the volumes are synced, then the position is recorded, then the
     /// segments go: after a crash between any two of them, applying again from the recorded position repairs all.
     fn trim(&mut self) {
+        let journal = &self.image.journal;
+        if self.drain.is_journal_full() || journal.free_bytes() < journal.capacity_bytes() / 4 {
+            self.readers.make_room();
+        }
         let applied = self.updater.applied().position;
         let needed = self.readers.oldest_needed().map_or(applied, |needed| needed.min(applied));
         if needed.segment <= self.image.journal.oldest().segment {
@@ -151,7 +144,7 @@ impl Writeback {
         if let Err(error) = self.image.journal.trim(needed) {
             tracing::warn!(group = %self.keeper.name(), %error, "the journal could not be trimmed");
         }
-        self.markers.as_ref().as_ref().trim(self.image.journal.oldest());
+        self.drain.markers.trim(self.image.journal.oldest());
     }
 
     /// Syncs the volumes and records how far they are.

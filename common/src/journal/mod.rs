@@ -169,6 +169,14 @@ impl Journal {
         Position { segment, offset: segment::FIRST_RECORD }
     }
 
+    /// Where the middle of what is held begins, for giving up the older half.
+    #[must_use]
+    pub fn middle(&self) -> Position {
+        let state = self.state.lock();
+        let segment = state.segments.keys().nth(state.segments.len() / 2).copied().unwrap_or_default();
+        Position { segment, offset: segment::FIRST_RECORD }
+    }
+
     /// A reader that begins at a position.
     #[must_use]
     pub fn reader(self: &Arc<Self>, from: Position) -> Reader {

@@ -74,6 +74,25 @@ impl Reader {
         Ok(Some((position, header)))
     }
 
+    /// The next durable frame without its data: header and tables, verified, for an index.
+    ///
+    /// # Errors
+    /// [`JournalError`]; the reader stays where it was.
+    pub fn next_tables(&mut self) -> Result<Option<ReadFrame>, JournalError> {
+        let Some((segment, envelope)) = self.next_record()? else { return Ok(None) };
+        let begin = self.at.offset + ENVELOPE_BYTES as u64;
+        let mut bytes = vec![0; HEADER_BYTES];
+        segment.read(&mut bytes, begin)?;
+        check_binding(&envelope, &bytes).map_err(|source| segment.damaged(begin, source))?;
+        let header = FrameHeader::decode(&bytes).map_err(|source| segment.damaged(begin, source))?;
+        bytes.resize(HEADER_BYTES + header.table_bytes as usize, 0);
+        segment.read(bytes.get_mut(HEADER_BYTES..).unwrap_or_default(), begin + HEADER_BYTES as u64)?;
+        FrameView::new(&bytes).map_err(|source| segment.damaged(begin, source))?;
+        let position = Position { offset: begin, ..self.at };
+        self.at.offset += record_bytes(envelope.frame_bytes as usize);
+        Ok(Some(ReadFrame { position, next: self.at, header, bytes: Bytes::from(bytes) }))
+    }
+
     fn next_record(&mut self) -> Result<Option<(Arc<Segment>, Envelope)>, JournalError> {
         loop {
             let durable = self.journal.durable_end().position;

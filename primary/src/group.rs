@@ -1,0 +1,454 @@
+//! A consistency group on its primary: wires the stages, owns their threads and the set of pairs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use tidemark_common::api::types::{
+    BufferStatus, GroupStatus, JournalStatus, MarkerInfo, MarkerStatus, OnFull, Positions, Role,
+};
+use tidemark_common::catalog::{CatalogError, OnFullRecord, PairRecord};
+use tidemark_common::clock::Clock;
+use tidemark_common::extent::Extent;
+use tidemark_common::ids::Seq;
+use tidemark_common::journal::{self, JournalOptions, Position};
+use tidemark_common::keeper::GroupKeeper;
+use tidemark_common::markers::info;
+use tidemark_common::nbd::Export;
+use tidemark_common::record::{ControlRecord, FrameHeader, Place};
+use tidemark_common::storage::Disk;
+use tidemark_common::updater::Updater;
+use tidemark_common::volumes::{VolumeFile, Volumes};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use crate::buffer::Buffer;
+use crate::cut::{CutDone, CutError, CutRequest};
+use crate::drain::{Drain, DrainDesk, DrainSettings, RecordRequest};
+use crate::image::Image;
+use crate::recovery::{StartError, applied_position, index_unapplied, recover_ring};
+use crate::ship::{Links, Pair};
+use crate::volume::CapturedVolume;
+use crate::writeback::{Readers, Writeback, WritebackDesk};
+
+/// Where a group keeps what, and how it behaves.
+#[derive(Debug, Clone)]
+pub struct PrimaryOptions {
+    /// Folder of the journal's segments.
+    pub journal_folder: PathBuf,
+    /// Size of the journal.
+    pub journal: JournalOptions,
+    /// File of the ring.
+    pub ring_path: PathBuf,
+    /// Bytes of the ring.
+    pub ring_bytes: u64,
+    /// The drain.
+    pub drain: DrainSettings,
+    /// Between two heartbeats.
+    pub heartbeat: Duration,
+}
+
+/// Everything a group is started with.
+pub struct PrimaryParts {
+    /// The disk seam.
+    pub disk: Arc<dyn Disk>,
+    /// The clock seam.
+    pub clock: Arc<dyn Clock>,
+    /// The way to peers.
+    pub links: Arc<dyn Links>,
+    /// The group's record.
+    pub keeper: Arc<GroupKeeper>,
+    /// Its volumes' files.
+    pub volumes: Arc<Volumes>,
+    /// Where pairs run.
+    pub runtime: Handle,
+    /// This appliance, for the role record.
+    pub appliance: [u8; 32],
+}
+
+/// A running group.
+pub struct Primary {
+    keeper: Arc<GroupKeeper>,
+    image: Image,
+    desk: Arc<DrainDesk>,
+    writeback: Arc<WritebackDesk>,
+    pairs: Arc<PairSet>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    parts: PrimaryParts,
+    options: PrimaryOptions,
+}
+
+impl std::fmt::Debug for Primary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Primary").field("group", &self.keeper.name()).finish_non_exhaustive()
+    }
+}
+
+/// The pairs, as readers of the journal.
+#[derive(Debug, Default)]
+struct PairSet {
+    pairs: RwLock<Vec<Arc<Pair>>>,
+    keeps_hosts_fast: bool,
+    journal: RwLock<Option<Arc<journal::Journal>>>,
+}
+
+impl Readers for PairSet {
+    fn oldest_needed(&self) -> Option<Position> {
+        self.pairs.read().iter().filter_map(|pair| pair.holds()).min()
+    }
+
+    fn make_room(&self) {
+        if !self.keeps_hosts_fast {
+            return;
+        }
+        let Some(up_to) = self.journal.read().as_ref().map(|journal| journal.middle()) else { return };
+        let pairs = self.pairs.read().clone();
+        for pair in pairs {
+            if let Err(error) = pair.fall_back(up_to) {
+                tracing::error!(peer = %pair.peer(), %error, "the pair could not fall back to its bitmap");
+            }
+        }
+    }
+}
+
+impl Primary {
+    /// Recovers the group and starts its threads and pairs. With `cut_at`, what the journal has from there on is left out for
+    /// good: the failover of a secondary.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs then.
+    pub fn start(
+        parts: PrimaryParts,
+        options: PrimaryOptions,
+        cut_at: Option<Position>,
+    ) -> Result<Arc<Self>, StartError> {
+        let record = parts.keeper.get();
+        let (group, generation) = (parts.keeper.id(), parts.keeper.generation());
+        let desk = Arc::new(DrainDesk::new(Duration::from_millis(record.interval_ms)));
+        let mut visit = |at: Position, _: &FrameHeader, control: Option<&ControlRecord>| {
+            if let Some(ControlRecord::Marker(marker)) = control {
+                desk.markers.add(at, marker.clone());
+            }
+        };
+        let opened = journal::open(
+            Arc::clone(&parts.disk),
+            &options.journal_folder,
+            group,
+            options.journal,
+            cut_at,
+            &mut visit,
+        )?;
+        let mut writer = opened.writer;
+        if let Some(torn) = opened.torn {
+            tracing::warn!(group = %record.name, at = ?torn.position, "a torn end of the journal was cut: it was never acknowledged as durable");
+        }
+        if writer.tip().generation < generation {
+            let frame = role_record(&parts, &writer, generation.0)?;
+            writer.append(&frame)?;
+            writer.sync()?;
+        }
+        let journal = Arc::clone(writer.journal());
+        let applied = applied_position(parts.keeper.catalog().applied(group)?);
+        let mut index = index_unapplied(&journal, &applied)?;
+        let tip = writer.tip().seq;
+        let ring = recover_ring(&options.ring_path, options.ring_bytes, group, generation, tip, &mut index)?;
+        if ring.kept + ring.void > 0 {
+            tracing::info!(group = %record.name, kept = ring.kept, unanswered = ring.void, "writes recovered from the write buffer");
+        }
+        let buffer = Arc::new(Buffer::new(ring.ring, Arc::clone(&parts.clock), ring.next_seq, index));
+        let image =
+            Image { buffer: Arc::clone(&buffer), journal: Arc::clone(&journal), volumes: Arc::clone(&parts.volumes) };
+        let pairs = Arc::new(PairSet {
+            keeps_hosts_fast: record.on_full == OnFullRecord::Fold,
+            journal: RwLock::new(Some(Arc::clone(&journal))),
+            ..PairSet::default()
+        });
+        let primary = Arc::new(Self {
+            keeper: Arc::clone(&parts.keeper),
+            image: image.clone(),
+            desk: Arc::clone(&desk),
+            writeback: Arc::default(),
+            pairs,
+            threads: Mutex::default(),
+            parts,
+            options,
+        });
+        // Pairs hold what they need of the journal before anything can be trimmed.
+        for pair in &record.pairs {
+            primary.add_pair(pair);
+        }
+        primary.start_threads(writer, Updater::new(journal, Arc::clone(&image.volumes), applied))?;
+        Ok(primary)
+    }
+
+    fn start_threads(&self, writer: journal::Writer, updater: Updater) -> Result<(), StartError> {
+        let name = self.keeper.name();
+        let drain = Drain::new(
+            self.keeper.id(),
+            Arc::clone(&self.image.buffer),
+            writer,
+            Arc::clone(&self.desk),
+            Arc::clone(&self.parts.clock),
+            self.options.drain,
+        );
+        let writeback = Writeback::new(
+            updater,
+            self.image.clone(),
+            Arc::clone(&self.keeper),
+            Arc::clone(&self.pairs) as Arc<dyn Readers>,
+            Arc::clone(&self.writeback),
+            Arc::clone(&self.desk),
+        );
+        let drain = std::thread::Builder::new().name(format!("drain {name}")).spawn(move || drain.run())?;
+        self.threads.lock().push(drain);
+        let writeback = std::thread::Builder::new().name(format!("updater {name}")).spawn(move || writeback.run())?;
+        self.threads.lock().push(writeback);
+        Ok(())
+    }
+
+    /// The group's record keeper.
+    #[must_use]
+    pub const fn keeper(&self) -> &Arc<GroupKeeper> {
+        &self.keeper
+    }
+
+    /// One of its volumes as hosts see it.
+    #[must_use]
+    pub fn export(&self, name: &str) -> Option<Arc<dyn Export>> {
+        let volume = self.image.volumes.by_name(name)?;
+        Some(Arc::new(CapturedVolume::new(volume, self.image.clone(), Arc::clone(&self.desk))))
+    }
+
+    /// Makes a marker now; resolves when it is durable.
+    ///
+    /// # Errors
+    /// [`CutError`].
+    pub async fn cut(&self, tag: Option<String>) -> Result<MarkerInfo, CutError> {
+        let (reply, done) = oneshot::channel();
+        self.desk.ask_cut(CutRequest { tag, reply }, &self.image.buffer);
+        let failed = |_| CutError::Failed { reason: self.problem().unwrap_or_else(|| "the group is stopping".into()) };
+        let CutDone { marker, .. } = done.await.map_err(failed)??;
+        Ok(info(&marker))
+    }
+
+    /// The markers held, newest first.
+    #[must_use]
+    pub fn markers(&self) -> Vec<MarkerInfo> {
+        self.desk.markers.all()
+    }
+
+    /// A marker by number, or the newest.
+    #[must_use]
+    pub fn marker(&self, number: Option<u64>) -> Option<MarkerInfo> {
+        let markers = &self.desk.markers;
+        number.map_or_else(|| markers.newest(), |number| markers.get(number)).as_ref().map(info)
+    }
+
+    /// Puts a record of the group's volumes into the journal; resolves when it is durable.
+    ///
+    /// # Errors
+    /// What happened.
+    pub async fn record_volumes(&self) -> Result<(), String> {
+        let (reply, done) = oneshot::channel();
+        let record = ControlRecord::Volumes { volumes: self.image.volumes.specs() };
+        self.desk.ask_record(RecordRequest { record, reply }, &self.image.buffer);
+        done.await.map_err(|_| "the group is stopping".to_owned())?
+    }
+
+    /// Takes a volume into the running group: pairs copy it.
+    ///
+    /// # Errors
+    /// What happened.
+    pub async fn add_volume(&self, volume: VolumeFile) -> Result<(), String> {
+        let extent = Extent { volume: volume.index, offset: 0, length: volume.size() };
+        self.image.volumes.insert(volume);
+        self.record_volumes().await?;
+        let pairs = self.pairs.pairs.read().clone();
+        pairs.iter().try_for_each(|pair| pair.differs(extent)).map_err(|error| error.to_string())
+    }
+
+    /// A volume has grown: pairs learn of it before any write behind its old end.
+    ///
+    /// # Errors
+    /// What happened.
+    pub async fn grow_volume(&self, name: &str, size: u64) -> Result<(), String> {
+        let volume = self.image.volumes.by_name(name).ok_or_else(|| format!("the group has no volume '{name}'"))?;
+        let old = volume.size();
+        volume.file.grow(size).map_err(|error| format!("grow volume '{name}': {error}"))?;
+        // The record first: no host can write there before the volume itself has grown.
+        let specs = self.image.volumes.specs().into_iter().map(|mut spec| {
+            if spec.name == name {
+                spec.size = size.max(old);
+            }
+            spec
+        });
+        let (reply, done) = oneshot::channel();
+        let record = ControlRecord::Volumes { volumes: specs.collect() };
+        self.desk.ask_record(RecordRequest { record, reply }, &self.image.buffer);
+        done.await.map_err(|_| "the group is stopping".to_owned())??;
+        volume.grow(size).map_err(|error| format!("grow volume '{name}': {error}"))
+    }
+
+    /// Takes a volume out of the running group, once all that was written to it is in its file. No host may be writing it.
+    ///
+    /// # Errors
+    /// What happened.
+    pub async fn remove_volume(&self, name: &str) -> Result<(), String> {
+        let volume = self.image.volumes.by_name(name).ok_or_else(|| format!("the group has no volume '{name}'"))?;
+        self.applied_up_to(self.image.buffer.captured()).await?;
+        self.image.volumes.remove(volume.index);
+        self.record_volumes().await?;
+        volume.sync().map_err(|error| format!("sync volume '{name}': {error}"))
+    }
+
+    /// Resolves when the volumes have everything up to a number.
+    async fn applied_up_to(&self, seq: Seq) -> Result<(), String> {
+        self.desk.want(seq, &self.image.buffer);
+        while self.writeback.applied_seq.load(Ordering::Acquire) < seq.0 {
+            if let Some(problem) = self.problem() {
+                return Err(problem);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
+    /// Starts a pair whose record is in the catalogue.
+    pub fn add_pair(&self, record: &PairRecord) -> Arc<Pair> {
+        let pair = Arc::new(Pair::new(
+            record,
+            self.image.clone(),
+            Arc::clone(&self.desk),
+            Arc::clone(&self.keeper),
+            Arc::clone(&self.parts.links),
+            Arc::clone(&self.parts.clock),
+            self.options.heartbeat,
+        ));
+        self.pairs.pairs.write().push(Arc::clone(&pair));
+        self.parts.runtime.spawn(Arc::clone(&pair).run());
+        pair
+    }
+
+    /// Ends a pair and forgets what it needs.
+    ///
+    /// # Errors
+    /// When that could not be recorded.
+    pub fn delete_pair(&self, peer: &str) -> Result<bool, CatalogError> {
+        let Some(pair) = self.pair(peer) else { return Ok(false) };
+        pair.stop();
+        self.keeper.update(|record| record.pairs.retain(|pair| pair.peer != peer))?;
+        self.keeper.catalog().delete_bitmap(self.keeper.id(), peer)?;
+        self.pairs.pairs.write().retain(|pair| pair.peer() != peer);
+        Ok(true)
+    }
+
+    /// One pair.
+    #[must_use]
+    pub fn pair(&self, peer: &str) -> Option<Arc<Pair>> {
+        self.pairs.pairs.read().iter().find(|pair| pair.peer() == peer).cloned()
+    }
+
+    /// All pairs.
+    #[must_use]
+    pub fn pairs(&self) -> Vec<Arc<Pair>> {
+        self.pairs.pairs.read().clone()
+    }
+
+    /// What a person must look at, if anything.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.desk.problem().or_else(|| self.writeback.problem.lock().clone())
+    }
+
+    /// The drain's desk, for the metrics.
+    #[must_use]
+    pub fn drain_desk(&self) -> &DrainDesk {
+        &self.desk
+    }
+
+    /// The updater's desk, for the metrics.
+    #[must_use]
+    pub fn writeback_desk(&self) -> &WritebackDesk {
+        &self.writeback
+    }
+
+    /// The write buffer, for the metrics.
+    #[must_use]
+    pub fn buffer(&self) -> &Buffer {
+        &self.image.buffer
+    }
+
+    /// For status.
+    #[must_use]
+    pub fn status(&self) -> GroupStatus {
+        let record = self.keeper.get();
+        let marker = self.marker(None);
+        let journal = &self.image.journal;
+        GroupStatus {
+            name: record.name,
+            id: self.keeper.id().to_string(),
+            role: Role::Primary,
+            generation: record.generation,
+            volumes: record.volumes.into_iter().map(|volume| volume.name).collect(),
+            marker: MarkerStatus {
+                last: marker.as_ref().map_or(0, |marker| marker.number),
+                time: marker.map(|marker| marker.time),
+            },
+            journal: JournalStatus { bytes: journal.bytes(), capacity_bytes: journal.capacity_bytes() },
+            buffer: BufferStatus { bytes: self.image.buffer.bytes(), capacity_bytes: self.image.buffer.capacity() },
+            freeze: self.desk.freezes.status(),
+            positions: Positions {
+                captured_seq: self.image.buffer.captured().0,
+                journaled_seq: journal.durable_end().seq.0,
+                applied_seq: self.writeback.applied_seq.load(Ordering::Acquire),
+            },
+            interval_ms: record.interval_ms,
+            problem: self.problem(),
+            pairs: self.pairs().iter().map(|pair| pair.status()).collect(),
+        }
+    }
+
+    /// Stops pairs, drains the buffer, applies the journal, and waits for all of it. Blocks.
+    pub fn stop(&self) {
+        for pair in self.pairs() {
+            pair.stop();
+        }
+        self.desk.stop(&self.image.buffer);
+        let mut threads = std::mem::take(&mut *self.threads.lock()).into_iter();
+        if let Some(drain) = threads.next() {
+            let _ = drain.join();
+        }
+        self.writeback.stop();
+        self.image.journal.wake();
+        threads.for_each(|thread| drop(thread.join()));
+        // The pairs' tasks may hold on to the set for a moment more; the journal is free for another owner now.
+        self.pairs.journal.write().take();
+    }
+}
+
+fn role_record(parts: &PrimaryParts, writer: &journal::Writer, generation: u64) -> Result<Vec<u8>, StartError> {
+    let tip = writer.tip();
+    let place = Place {
+        group: parts.keeper.id(),
+        member: 0,
+        generation: tidemark_common::ids::Generation(generation),
+        first_seq: tip.seq,
+        last_seq: tip.seq,
+        marker: tip.marker,
+        chain: tip.chain,
+    };
+    let time_ns = i64::try_from(parts.clock.wall().as_nanosecond()).unwrap_or(i64::MAX);
+    Ok(ControlRecord::Role { generation, appliance: parts.appliance, time_ns }.frame(&place)?)
+}
+
+/// The operator's choice as it is recorded.
+#[must_use]
+pub const fn on_full_record(on_full: OnFull) -> OnFullRecord {
+    match on_full {
+        OnFull::Fold => OnFullRecord::Fold,
+        OnFull::Throttle => OnFullRecord::Throttle,
+    }
+}

@@ -1,0 +1,169 @@
+//! Starting a primary from what a clean stop, a kill, a loss of power or a failover left: journal, index, ring.
+//!
+//! | ring | meaning | what happens |
+//! |---|---|---|
+//! | none | first start, or memory was lost | a new one; what was not flushed is gone, as after any loss of power |
+//! | of this generation | the process died | entries beyond the journal's tip are drained again |
+//! | of an older generation | a role change came in between | set aside under another name: it is the lost tail |
+//! | does not follow the journal | one of the two is not this group's | an error; nothing is touched |
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tidemark_common::catalog::CatalogError;
+use tidemark_common::extent::Extent;
+use tidemark_common::ids::{Generation, GroupId, MarkerNumber, Seq};
+use tidemark_common::journal::{JournalError, Position};
+use tidemark_common::overlay::Overlay;
+use tidemark_common::overlay::location::{Location, index_frame};
+use tidemark_common::record::FrameError;
+use tidemark_common::updater::AppliedPosition;
+
+use crate::ring::{ENTRY_BYTES, Entry, EntryKind, Ring, RingError};
+
+/// Why a primary does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The write buffer.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// The catalogue.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// A frame.
+    #[error("a frame of the journal is not sound: {0}")]
+    Frame(#[from] FrameError),
+    /// Ring and journal do not fit together.
+    #[error(
+        "the write buffer {} begins at write {found}, and the journal ends at write {tip}: one of them is not this \
+         group's newest. Nothing was changed",
+        path.display()
+    )]
+    RingGap {
+        /// The ring's file.
+        path: PathBuf,
+        /// The first write in it.
+        found: Seq,
+        /// The last write in the journal.
+        tip: Seq,
+    },
+    /// The journal no longer has what the volumes miss.
+    #[error("the journal begins at segment {oldest} and the volumes are at segment {applied}: what is between is lost")]
+    JournalGap {
+        /// The oldest segment held.
+        oldest: u64,
+        /// Where the volumes are.
+        applied: u64,
+    },
+    /// A thread could not be started.
+    #[error("a thread could not be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Indexes what the journal has and the volumes do not.
+///
+/// # Errors
+/// [`StartError`].
+pub fn index_unapplied(
+    journal: &Arc<tidemark_common::journal::Journal>,
+    applied: &AppliedPosition,
+) -> Result<Overlay<Location>, StartError> {
+    let oldest = journal.oldest();
+    if applied.position.segment != 0 && applied.position.segment < oldest.segment {
+        return Err(StartError::JournalGap { oldest: oldest.segment, applied: applied.position.segment });
+    }
+    let mut index = Overlay::default();
+    let mut reader = journal.reader(applied.position);
+    while let Some(frame) = reader.next_tables()? {
+        if frame.header.kind != tidemark_common::record::FrameKind::Control {
+            index_frame(&mut index, &frame)?;
+        }
+    }
+    Ok(index)
+}
+
+/// A ring ready for use, the next number to give out, and the index with what the ring holds.
+pub struct RecoveredRing {
+    /// The ring; its tail is the first entry still to be drained.
+    pub ring: Ring,
+    /// The next sequence number.
+    pub next_seq: Seq,
+    /// Entries found that were never answered.
+    pub void: u64,
+    /// Entries that will be drained again.
+    pub kept: u64,
+}
+
+/// Opens or makes the ring of a group.
+///
+/// # Errors
+/// [`StartError`]: a ring that cannot be understood is never thrown away.
+pub fn recover_ring(
+    path: &Path,
+    capacity: u64,
+    group: GroupId,
+    generation: Generation,
+    tip: Seq,
+    index: &mut Overlay<Location>,
+) -> Result<RecoveredRing, StartError> {
+    let fresh = || -> Result<RecoveredRing, StartError> {
+        let ring = Ring::create(path, capacity, group, generation)?;
+        Ok(RecoveredRing { ring, next_seq: tip.next(), void: 0, kept: 0 })
+    };
+    let Some((ring, written_by)) = Ring::open(path, group)? else { return fresh() };
+    if written_by != generation {
+        let aside = path.with_extension(format!("generation-{written_by}"));
+        std::fs::rename(path, &aside).map_err(|source| RingError::Io { action: "set aside", path: aside, source })?;
+        return fresh();
+    }
+    let (head, tail) = ring.ends();
+    let mut recovered = RecoveredRing { ring, next_seq: tip.next(), void: 0, kept: 0 };
+    let mut at = tail;
+    let mut begin = None;
+    while at < head {
+        let entry = recovered.ring.entry(at)?;
+        if entry.kind != EntryKind::Pad && entry.seq > tip {
+            if entry.seq != recovered.next_seq {
+                return Err(StartError::RingGap { path: path.to_owned(), found: entry.seq, tip });
+            }
+            begin.get_or_insert(at);
+            keep(&mut recovered, at, &entry, index);
+        }
+        at += entry.ring_bytes();
+    }
+    recovered.ring.set_tail(begin.unwrap_or(head));
+    Ok(recovered)
+}
+
+fn keep(recovered: &mut RecoveredRing, at: u64, entry: &Entry, index: &mut Overlay<Location>) {
+    recovered.next_seq = entry.seq.next();
+    if !recovered.ring.is_committed(at) {
+        // Never answered: it keeps its number and does nothing.
+        let void = Entry { extent: Extent { length: 0, ..entry.extent }, ..*entry };
+        recovered.ring.write_entry(at, &void);
+        let payload = recovered.ring.payload(at, entry).to_vec();
+        recovered.ring.write_payload(at, &payload);
+        recovered.ring.commit(at);
+        recovered.void += 1;
+        return;
+    }
+    let location = match entry.kind {
+        EntryKind::Data => Location::Buffer { seq: entry.seq, position: at + ENTRY_BYTES },
+        EntryKind::Zero { .. } | EntryKind::Pad => Location::BufferZero { seq: entry.seq },
+    };
+    index.insert(entry.extent, location);
+    recovered.kept += 1;
+}
+
+/// An applied position from its record; the begin of the journal without one.
+#[must_use]
+pub fn applied_position(record: Option<tidemark_common::catalog::AppliedRecord>) -> AppliedPosition {
+    record.map_or_else(AppliedPosition::default, |record| AppliedPosition {
+        position: Position { segment: record.segment, offset: record.offset },
+        seq: Seq(record.seq),
+        marker: MarkerNumber(record.marker),
+    })
+}

@@ -178,7 +178,8 @@ impl Pair {
         let state = PairState::from(record.state);
         // What the record knows is a lower bound; the other side says more when it is reached.
         let holds = image.journal.oldest();
-        let wanted = if state == PairState::Suspended { Wanted::Suspended } else { Wanted::Run };
+        let stands = matches!(state, PairState::Suspended | PairState::FailedOver | PairState::Fenced);
+        let wanted = if stands { Wanted::Suspended } else { Wanted::Run };
         let view = View {
             state,
             reason: record.reason.clone(),
@@ -477,6 +478,10 @@ impl Pair {
             start_offset: done.next.offset,
             direct,
             end_marker: None,
+            cursor_volume: 0,
+            cursor_offset: 0,
+            done_bytes: 0,
+            total_bytes: bitmap.bytes(),
         };
         self.keeper.update_pair(&self.peer, |pair| {
             pair.copies += 1;

@@ -1,1 +1,11 @@
-//! placeholder
+//! The secondary's side: following a write on its way into the copy.
+//!
+//! [`receive`] (the link) → [`intake`] (verify, journal) → [`permission`] (up to which marker) → [`apply`] (the
+//! updater). [`state`] is what they share, [`group`] wires them.
+
+pub mod apply;
+pub mod group;
+pub mod intake;
+pub mod permission;
+pub mod receive;
+pub mod state;

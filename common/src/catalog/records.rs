@@ -168,6 +168,14 @@ pub struct CopyRecord {
     pub direct: bool,
     /// The end marker, once it is cut.
     pub end_marker: Option<u64>,
+    /// On the receiving side: regions before this volume index and offset are durable there.
+    pub cursor_volume: u32,
+    /// See `cursor_volume`.
+    pub cursor_offset: u64,
+    /// Bytes of regions before the cursor.
+    pub done_bytes: u64,
+    /// Bytes of regions in all.
+    pub total_bytes: u64,
 }
 
 /// How far a group's updater is: all before this place is in the volumes, durably.

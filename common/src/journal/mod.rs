@@ -26,7 +26,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
 use crate::ids::{GroupId, Seq};
-use crate::record::Chain;
+use crate::record::{Chain, FrameHeader};
 use crate::storage::Disk;
 
 /// A place in the journal: ordered, and valid until trimmed.
@@ -56,6 +56,12 @@ pub struct DurableEnd {
     pub seq: Seq,
     /// The chain there.
     pub chain: Chain,
+}
+
+/// Where the journal goes on behind a frame whose record begins at a place, as recovery shows it.
+#[must_use]
+pub fn end_of(record: Position, header: &FrameHeader) -> Position {
+    Position { offset: record.offset + segment::record_bytes(header.frame_bytes()), ..record }
 }
 
 /// A group's journal, shared by its writer and readers.

@@ -1,0 +1,102 @@
+//! The secondary's updater thread: applies what is permitted, records how far, trims (invariants 4, 5, 6).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemark_common::catalog::{AppliedRecord, Batch, KeptMarkerRecord};
+use tidemark_common::journal::{Journal, Position};
+use tidemark_common::keeper::GroupKeeper;
+use tidemark_common::updater::Updater;
+use tidemark_common::volumes::Volumes;
+
+use crate::state::CopyState;
+
+/// How long a failing volume is left alone before the next try, and how long an idle thread sleeps.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The updater thread of a copy.
+pub struct Apply {
+    /// The updater.
+    pub updater: Updater,
+    /// What it writes.
+    pub volumes: Arc<Volumes>,
+    /// What it reads.
+    pub journal: Arc<Journal>,
+    /// What it may apply, and where it says how far it is.
+    pub state: Arc<CopyState>,
+    /// Where it records that.
+    pub keeper: Arc<GroupKeeper>,
+    /// The position recorded last.
+    pub recorded: Position,
+}
+
+impl Apply {
+    /// Applies until told to stop; what is permitted then is applied first.
+    pub fn run(mut self) {
+        loop {
+            let at = self.updater.applied().position;
+            let limit = self.state.wait_for_limit(at, RETRY);
+            match self.updater.apply_window(limit) {
+                Ok(Some(_)) => {
+                    self.state.applied(self.updater.applied());
+                    self.trim();
+                }
+                Ok(None) if self.state.is_stopping() => break,
+                Ok(None) => {}
+                Err(error) => {
+                    self.state.set_problem(Some(error.to_string()));
+                    if self.state.is_stopping() {
+                        return;
+                    }
+                    self.state.wait_for_room(RETRY);
+                }
+            }
+        }
+        if let Err(problem) = self.record() {
+            self.state.set_problem(Some(problem));
+        }
+    }
+
+    fn trim(&mut self) {
+        let applied = self.updater.applied().position;
+        if applied.segment <= self.journal.oldest().segment {
+            return;
+        }
+        // In this order: what is taken away is in the volumes, and the catalogue knows.
+        let result = self.record().and_then(|()| self.journal.trim(applied).map_err(|error| error.to_string()));
+        if let Err(problem) = result {
+            self.state.set_problem(Some(problem));
+        }
+        self.state.markers.trim(self.journal.oldest());
+    }
+
+    /// Syncs the volumes and records how far they are, with what the journal will no longer tell.
+    fn record(&mut self) -> Result<(), String> {
+        self.volumes.sync().map_err(|(volume, error)| format!("sync volume '{volume}': {error}"))?;
+        let applied = self.updater.applied();
+        let permission = self.state.permission();
+        let id = self.keeper.id();
+        let mut batch = Batch::new();
+        let record = AppliedRecord {
+            segment: applied.position.segment,
+            offset: applied.position.offset,
+            seq: applied.seq.0,
+            marker: applied.marker.0,
+        };
+        let kept: Vec<KeptMarkerRecord> = permission
+            .permitted()
+            .map(|permitted| KeptMarkerRecord {
+                number: permitted.marker.number,
+                boundary_seq: permitted.marker.boundary_seq,
+                time_ns: permitted.marker.time_ns,
+                tag: permitted.marker.tag.clone(),
+            })
+            .into_iter()
+            .collect();
+        let prepared = batch.put_applied(id, &record).and_then(|()| batch.put_markers(id, &kept));
+        prepared.and_then(|()| self.keeper.catalog().commit(batch)).map_err(|error| error.to_string())?;
+        crate::group::record_copy(&self.keeper, permission.copy()).map_err(|error| error.to_string())?;
+        self.recorded = applied.position;
+        Ok(())
+    }
+}

@@ -1,0 +1,464 @@
+//! A consistency group on its secondary: recovery, the connection in use, status, and what a failover needs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use tidemark_common::api::types::{
+    BufferStatus, CopyProgress, FreezeStatus, GroupStatus, JournalStatus, MarkerInfo, MarkerStatus, PairState,
+    PairStatus, Positions, Role,
+};
+use tidemark_common::catalog::{CatalogError, CopyRecord, KeptMarkerRecord};
+use tidemark_common::clock::Clock;
+use tidemark_common::ids::{Generation, MarkerNumber, Seq};
+use tidemark_common::journal::{self, Journal, JournalError, JournalOptions, Position, Writer};
+use tidemark_common::keeper::GroupKeeper;
+use tidemark_common::link::{Connection, ControlReceiver, ControlSender};
+use tidemark_common::markers::info;
+use tidemark_common::pair::paired_or_behind;
+use tidemark_common::record::{ControlRecord, FrameHeader, MarkerRecord};
+use tidemark_common::storage::Disk;
+use tidemark_common::updater::{AppliedPosition, Updater};
+use tidemark_common::volumes::Volumes;
+use tidemark_common::wire::message::{Hello, Message, Welcome};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::apply::Apply;
+use crate::intake::{CopyVolumes, Intake};
+use crate::permission::{OpenCopy, Permission, Permitted};
+use crate::receive::{self, ReceiveError};
+use crate::state::CopyState;
+
+/// Everything a copy is started with.
+pub struct SecondaryParts {
+    /// The disk seam.
+    pub disk: Arc<dyn Disk>,
+    /// The clock seam.
+    pub clock: Arc<dyn Clock>,
+    /// The group's record.
+    pub keeper: Arc<GroupKeeper>,
+    /// Its copy volumes.
+    pub volumes: Arc<Volumes>,
+    /// Who makes copy volumes.
+    pub provider: Arc<dyn CopyVolumes>,
+    /// Folder of the journal's segments.
+    pub journal_folder: PathBuf,
+    /// Size of the journal.
+    pub journal: JournalOptions,
+    /// This appliance's name.
+    pub appliance: String,
+}
+
+/// Why a copy does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The catalogue.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The journal no longer has what the volumes miss.
+    #[error("the journal begins at segment {oldest} and the copy is at segment {applied}: what is between is lost")]
+    JournalGap {
+        /// The oldest segment held.
+        oldest: u64,
+        /// Where the volumes are.
+        applied: u64,
+    },
+    /// A thread could not be started.
+    #[error("a thread could not be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// What the newest connection is.
+#[derive(Debug, Default)]
+struct Current {
+    connection: Option<Connection>,
+    stop: CancellationToken,
+    error: Option<String>,
+}
+
+/// A running copy.
+pub struct Secondary {
+    parts: SecondaryParts,
+    journal: Arc<Journal>,
+    state: Arc<CopyState>,
+    /// Held by the connection in use.
+    writer: tokio::sync::Mutex<Option<Writer>>,
+    current: Mutex<Current>,
+    updater: Mutex<Option<JoinHandle<()>>>,
+    since: Mutex<(PairState, jiff::Timestamp)>,
+}
+
+impl std::fmt::Debug for Secondary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Secondary").field("group", &self.parts.keeper.name()).finish_non_exhaustive()
+    }
+}
+
+impl Secondary {
+    /// Recovers the copy and starts its updater.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs then.
+    pub fn start(parts: SecondaryParts) -> Result<Arc<Self>, StartError> {
+        let id = parts.keeper.id();
+        let record = parts.keeper.catalog().applied(id)?.unwrap_or(tidemark_common::catalog::AppliedRecord {
+            segment: 0,
+            offset: 0,
+            seq: 0,
+            marker: 0,
+        });
+        let applied = AppliedPosition {
+            position: Position { segment: record.segment, offset: record.offset },
+            seq: Seq(record.seq),
+            marker: MarkerNumber(record.marker),
+        };
+        let kept = parts.keeper.catalog().markers(id, 1)?.pop();
+        let mut permission = Permission::recovered(
+            kept.as_ref().map(|kept| Permitted { marker: marker_of(kept), end: applied.position }),
+            open_copy(&parts.keeper),
+            applied.position,
+        );
+        let (writer, records) = Self::recover(&parts, applied.position)?;
+        for (_, record, end) in &records {
+            permission.durable(record, *end);
+        }
+        let journal = Arc::clone(writer.journal());
+        let oldest = journal.oldest().segment;
+        if applied.position.segment != 0 && applied.position.segment < oldest {
+            return Err(StartError::JournalGap { oldest, applied: applied.position.segment });
+        }
+        let state = Arc::new(CopyState::new(permission, journal.durable_end(), applied));
+        if let Some(kept) = &kept {
+            state.markers.add(Position::default(), marker_of(kept));
+        }
+        for (at, record, _) in &records {
+            if let ControlRecord::Marker(marker) = record {
+                state.markers.add(*at, marker.clone());
+            }
+        }
+        let apply = Apply {
+            updater: Updater::new(Arc::clone(&journal), Arc::clone(&parts.volumes), applied),
+            volumes: Arc::clone(&parts.volumes),
+            journal: Arc::clone(&journal),
+            state: Arc::clone(&state),
+            keeper: Arc::clone(&parts.keeper),
+            recorded: applied.position,
+        };
+        let name = format!("updater {}", parts.keeper.name());
+        let updater = std::thread::Builder::new().name(name).spawn(move || apply.run())?;
+        let now = parts.clock.wall();
+        Ok(Arc::new(Self {
+            parts,
+            journal,
+            state,
+            writer: tokio::sync::Mutex::new(Some(writer)),
+            current: Mutex::default(),
+            updater: Mutex::new(Some(updater)),
+            since: Mutex::new((PairState::CatchingUp, now)),
+        }))
+    }
+
+    /// Opens the journal: the writer, and the control records that are not yet applied, with their places and ends.
+    #[expect(clippy::type_complexity, reason = "one caller")]
+    fn recover(
+        parts: &SecondaryParts,
+        applied: Position,
+    ) -> Result<(Writer, Vec<(Position, ControlRecord, Position)>), StartError> {
+        let mut places: Vec<(Position, Option<ControlRecord>)> = Vec::new();
+        let mut visit = |at: Position, header: &FrameHeader, record: Option<&ControlRecord>| {
+            if at >= applied {
+                // The end of the last segment's last record is where a writer would go on: the record's own length.
+                let end = journal::end_of(at, header);
+                places.push((at, record.cloned()));
+                places.push((end, None));
+            }
+        };
+        let id = parts.keeper.id();
+        let disk = Arc::clone(&parts.disk);
+        let opened = journal::open(disk, &parts.journal_folder, id, parts.journal, None, &mut visit)?;
+        if let Some(torn) = opened.torn {
+            tracing::warn!(group = %parts.keeper.name(), at = ?torn.position, "a torn end of the journal was cut: the primary sends it again");
+        }
+        let mut records = Vec::new();
+        for pair in places.chunks_exact(2) {
+            if let [(at, Some(record)), (end, _)] = pair {
+                records.push((*at, record.clone(), *end));
+            }
+        }
+        Ok((opened.writer, records))
+    }
+
+    /// The group's record keeper.
+    #[must_use]
+    pub const fn keeper(&self) -> &Arc<GroupKeeper> {
+        &self.parts.keeper
+    }
+
+    /// What is known of the copy.
+    #[must_use]
+    pub const fn state(&self) -> &Arc<CopyState> {
+        &self.state
+    }
+
+    /// Talks with the primary over a connection whose `Hello` was read and found right, until it ends. An older
+    /// connection is ended first.
+    ///
+    /// # Errors
+    /// [`ReceiveError`]: why it ended.
+    pub async fn serve(
+        &self,
+        connection: Connection,
+        control: ControlSender,
+        incoming: ControlReceiver,
+        hello: &Hello,
+        version: u32,
+    ) -> Result<(), ReceiveError> {
+        let stop = CancellationToken::new();
+        {
+            let mut current = self.current.lock();
+            current.stop.cancel();
+            current.stop = stop.clone();
+            if let Some(old) = current.connection.replace(connection.clone()) {
+                old.close("a newer connection took over");
+            }
+        }
+        let mut slot = self.writer.lock().await;
+        let Some(writer) = slot.take() else { return Err(ReceiveError::Stopped) };
+        if stop.is_cancelled() || self.state.is_stopping() {
+            *slot = Some(writer);
+            return Err(ReceiveError::Stopped);
+        }
+        control.send(&Message::Welcome(self.welcome(&writer, version))).await.inspect_err(|_| stop.cancel()).ok();
+        let (queue, frames) = mpsc::channel(receive::QUEUE);
+        let intake = Intake {
+            group: self.parts.keeper.id(),
+            name: self.parts.keeper.name(),
+            generation: Generation(hello.generation),
+            writer,
+            volumes: Arc::clone(&self.parts.volumes),
+            provider: Arc::clone(&self.parts.provider),
+            state: Arc::clone(&self.state),
+        };
+        let taking = tokio::task::spawn_blocking(move || intake.run(frames));
+        self.state.heard(self.parts.clock.monotonic());
+        let result = tokio::select! {
+            result = receive::frames(&connection, queue, stop.clone()) => result,
+            result = receive::listen(incoming, &self.state, &*self.parts.clock) => result,
+            result = receive::acknowledge(&control, &self.state, || self.journal.free_bytes()) => result,
+            () = stop.cancelled() => Err(ReceiveError::Stopped),
+        };
+        // The queue is gone with the select: the intake makes durable what it has and gives the writer back.
+        let result = match taking.await {
+            Ok((writer, taken)) => {
+                *slot = Some(writer);
+                taken.map_err(ReceiveError::from).and(result)
+            }
+            Err(_) => Err(ReceiveError::Stopped),
+        };
+        self.ended(&connection, &control, &result).await;
+        result
+    }
+
+    fn welcome(&self, writer: &Writer, version: u32) -> Welcome {
+        let position = self.state.position();
+        Welcome {
+            version,
+            appliance: self.parts.appliance.clone(),
+            has_history: position.durable_seq > 0 || position.received_marker > 0 || position.copy > 0,
+            generation: self.parts.keeper.generation().0,
+            position,
+            chain: writer.tip().chain.0,
+            journal_free_bytes: self.journal.free_bytes(),
+        }
+    }
+
+    async fn ended(&self, connection: &Connection, control: &ControlSender, result: &Result<(), ReceiveError>) {
+        if let Err(error) = result {
+            tracing::info!(group = %self.parts.keeper.name(), %error, "the connection of the primary ended");
+            if let ReceiveError::Intake(error) = error {
+                let _ = control.send(&Message::Goodbye { message: error.to_string() }).await;
+                self.current.lock().error = Some(error.to_string());
+            }
+        }
+        connection.close("the conversation is over");
+        let mut current = self.current.lock();
+        if current.connection.as_ref().is_some_and(|now| now.remote() == connection.remote()) {
+            current.connection = None;
+        }
+    }
+
+    /// Stops the connection, the intake and the updater, and waits for them; what is permitted is applied first unless
+    /// `at_once`.
+    pub async fn stop(&self) {
+        self.state.stop();
+        {
+            let mut current = self.current.lock();
+            current.stop.cancel();
+            if let Some(connection) = current.connection.take() {
+                connection.close("stopping");
+            }
+        }
+        drop(self.writer.lock().await.take());
+        let updater = self.updater.lock().take();
+        if let Some(updater) = updater {
+            let _ = tokio::task::spawn_blocking(move || updater.join()).await;
+        }
+    }
+
+    /// The newest permitted marker, and where the journal is to be cut to serve it.
+    #[must_use]
+    pub fn permitted(&self) -> Option<Permitted> {
+        self.state.permission().permitted().cloned()
+    }
+
+    /// Bytes of the journal beyond a place.
+    #[must_use]
+    pub fn bytes_beyond(&self, place: Position) -> u64 {
+        self.journal.bytes_between(place, self.journal.durable_end().position)
+    }
+
+    /// The markers held, newest first; only those that may be applied.
+    #[must_use]
+    pub fn markers(&self) -> Vec<MarkerInfo> {
+        let permitted = self.state.permission().permitted().map_or(0, |permitted| permitted.marker.number);
+        self.state.markers.all().into_iter().filter(|marker| marker.number <= permitted).collect()
+    }
+
+    /// Whether the primary's connection is there.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.current.lock().connection.is_some()
+    }
+
+    /// For status; `peer` is the primary's name here.
+    #[must_use]
+    pub fn status(&self, peer: &str) -> GroupStatus {
+        let record = self.parts.keeper.get();
+        let position = self.state.position();
+        let durable = self.state.durable_end();
+        let permission = self.state.permission();
+        let newest = permission.permitted().map(|permitted| info(&permitted.marker));
+        GroupStatus {
+            name: record.name,
+            id: self.parts.keeper.id().to_string(),
+            role: Role::Secondary,
+            generation: record.generation,
+            volumes: record.volumes.into_iter().map(|volume| volume.name).collect(),
+            marker: MarkerStatus { last: position.received_marker, time: newest.map(|marker| marker.time) },
+            journal: JournalStatus { bytes: self.journal.bytes(), capacity_bytes: self.journal.capacity_bytes() },
+            buffer: BufferStatus::default(),
+            freeze: FreezeStatus::default(),
+            positions: Positions {
+                captured_seq: self.state.last_heard().captured_seq.max(durable.seq.0),
+                journaled_seq: durable.seq.0,
+                applied_seq: self.state.applied_position().seq.0,
+            },
+            interval_ms: record.interval_ms,
+            problem: self.state.problem(),
+            pairs: vec![self.pair_status(peer, &permission)],
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+    fn pair_status(&self, peer: &str, permission: &Permission) -> PairStatus {
+        let position = self.state.position();
+        let heard = self.state.last_heard();
+        let now = self.parts.clock.wall();
+        let age = permission
+            .permitted()
+            .map(|_| (now.as_millisecond() - heard.good_as_of_ms).max(0) as f64 / 1000.0);
+        let connected = self.is_connected();
+        let interval = self.parts.keeper.get().interval_ms as f64 / 1000.0;
+        let state = match (permission.copy(), age) {
+            (Some(copy), _) if copy.direct => PairState::InitialCopy,
+            (Some(_), _) => PairState::Resync,
+            (None, None) => PairState::InitialCopy,
+            (None, Some(age)) => paired_or_behind(connected, age, interval),
+        };
+        let (copy_error, round_trip) = {
+            let current = self.current.lock();
+            (current.error.clone(), current.connection.as_ref().map(|connection| connection.stats().round_trip))
+        };
+        let silent = (!connected).then(|| "the primary is not connected".to_owned());
+        PairStatus {
+            peer: peer.into(),
+            state,
+            reason: self.state.problem().or(if connected { None } else { copy_error }).or(silent),
+            since: self.in_state_since(state, now),
+            connected,
+            received_marker: position.received_marker,
+            permitted_marker: position.permitted_marker,
+            applied_marker: position.applied_marker,
+            rpo_seconds: age,
+            lag_bytes: self.journal.bytes_between(
+                self.state.applied_position().position,
+                self.journal.durable_end().position,
+            ),
+            differential_bytes: permission.copy().map_or(0, |copy| copy.total_bytes.saturating_sub(copy.done_bytes)),
+            copy: permission.copy().map(|copy| CopyProgress {
+                done_bytes: copy.done_bytes,
+                total_bytes: copy.total_bytes,
+                ..CopyProgress::default()
+            }),
+            round_trip_ms: round_trip.map(|time| time.as_secs_f64() * 1000.0),
+        }
+    }
+
+    fn in_state_since(&self, state: PairState, now: jiff::Timestamp) -> jiff::Timestamp {
+        let mut since = self.since.lock();
+        if since.0 != state {
+            tracing::info!(group = %self.parts.keeper.name(), from = ?since.0, to = ?state, "pair state");
+            *since = (state, now);
+        }
+        since.1
+    }
+}
+
+fn marker_of(kept: &KeptMarkerRecord) -> MarkerRecord {
+    MarkerRecord {
+        number: kept.number,
+        boundary_seq: kept.boundary_seq,
+        time_ns: kept.time_ns,
+        freeze_ns: 0,
+        tag: kept.tag.clone(),
+    }
+}
+
+fn open_copy(keeper: &GroupKeeper) -> Option<OpenCopy> {
+    let copy = keeper.get().pairs.into_iter().next()?.copy?;
+    Some(OpenCopy {
+        number: copy.number,
+        direct: copy.direct,
+        cursor: (copy.cursor_volume, copy.cursor_offset),
+        done_bytes: copy.done_bytes,
+        total_bytes: copy.total_bytes,
+    })
+}
+
+/// Keeps a copy under way in the catalogue, for when the journal no longer has its begin.
+pub(crate) fn record_copy(keeper: &GroupKeeper, copy: Option<&OpenCopy>) -> Result<(), CatalogError> {
+    let record = copy.map(|copy| CopyRecord {
+        number: copy.number,
+        start_seq: 0,
+        start_marker: 0,
+        start_chain: [0; 16],
+        start_segment: 0,
+        start_offset: 0,
+        direct: copy.direct,
+        end_marker: None,
+        cursor_volume: copy.cursor.0,
+        cursor_offset: copy.cursor.1,
+        done_bytes: copy.done_bytes,
+        total_bytes: copy.total_bytes,
+    });
+    keeper.update(|group| {
+        if let Some(pair) = group.pairs.first_mut() {
+            pair.copy = record;
+        }
+    })
+}

@@ -1,0 +1,170 @@
+//! Frames from the link into the journal: verified, in order, synced together, then told to permission. Owns
+//! `received_seq`. A thread, because it waits for disks; the queue between it and the network is bounded.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tidemark_common::ids::{Generation, GroupId};
+use tidemark_common::journal::{JournalError, Position, Writer};
+use tidemark_common::record::{ControlRecord, FrameError, FrameKind, FrameView};
+use tidemark_common::volumes::Volumes;
+use tokio::sync::mpsc;
+
+use crate::state::CopyState;
+
+/// Bytes appended before a sync at most.
+const UNSYNCED_BYTES_MAX: usize = 16 << 20;
+/// How long a full journal or disk is waited for before the next try.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Why a connection's frames are not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum IntakeError {
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The frame is not sound.
+    #[error("a frame that came over the link is not sound: {0}")]
+    Frame(#[from] FrameError),
+    /// The frame is somebody else's.
+    #[error("a frame of group {found} came over the connection of group {group}")]
+    Group {
+        /// The connection's.
+        group: GroupId,
+        /// The frame's.
+        found: GroupId,
+    },
+    /// The frame is of a newer generation than the connection.
+    #[error("a frame of generation {found} came over a connection of generation {generation}")]
+    Generation {
+        /// The connection's.
+        generation: Generation,
+        /// The frame's.
+        found: Generation,
+    },
+    /// A write beyond the end of a volume, or to a volume that is not there.
+    #[error("a write to volume {volume} at {offset} lies outside the group's volumes")]
+    OutOfRange {
+        /// The volume's index.
+        volume: u32,
+        /// Where.
+        offset: u64,
+    },
+    /// The copy volumes could not be made.
+    #[error("{0}")]
+    Volumes(String),
+    /// The group stops, or a newer connection took over.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// What the intake asks of the appliance.
+pub trait CopyVolumes: Send + Sync + 'static {
+    /// Makes or grows the copy volumes so that they are as the primary's.
+    ///
+    /// # Errors
+    /// What happened and what to do.
+    fn provide(
+        &self,
+        group: &str,
+        volumes: &[tidemark_common::wire::message::VolumeSpec],
+        into: &Volumes,
+    ) -> Result<(), String>;
+}
+
+/// One connection's intake.
+pub struct Intake {
+    /// The group.
+    pub group: GroupId,
+    /// Its name.
+    pub name: String,
+    /// The generation the connection was welcomed with.
+    pub generation: Generation,
+    /// The journal's writer, for as long as the connection lasts.
+    pub writer: Writer,
+    /// The copy volumes.
+    pub volumes: Arc<Volumes>,
+    /// Who makes them.
+    pub provider: Arc<dyn CopyVolumes>,
+    /// What is durable goes there.
+    pub state: Arc<CopyState>,
+}
+
+impl Intake {
+    /// Takes frames until the queue ends. Gives the writer back.
+    pub fn run(mut self, mut frames: mpsc::Receiver<Bytes>) -> (Writer, Result<(), IntakeError>) {
+        let result = self.take(&mut frames);
+        (self.writer, result)
+    }
+
+    fn take(&mut self, frames: &mut mpsc::Receiver<Bytes>) -> Result<(), IntakeError> {
+        while let Some(first) = frames.blocking_recv() {
+            let mut records = Vec::new();
+            let mut bytes = 0;
+            let mut next = Some(first);
+            while let Some(frame) = next {
+                bytes += frame.len();
+                self.accept(&frame, &mut records)?;
+                next = if bytes < UNSYNCED_BYTES_MAX { frames.try_recv().ok() } else { None };
+            }
+            let end = self.writer.sync()?;
+            self.state.durable(&records, &end, bytes);
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, frame: &Bytes, records: &mut Vec<(ControlRecord, Position)>) -> Result<(), IntakeError> {
+        let view = FrameView::verified(frame)?;
+        if view.header.group != self.group {
+            return Err(IntakeError::Group { group: self.group, found: view.header.group });
+        }
+        if view.header.generation > self.generation {
+            return Err(IntakeError::Generation { generation: self.generation, found: view.header.generation });
+        }
+        let record = match view.header.kind {
+            FrameKind::Control => Some(ControlRecord::of(&view)?),
+            FrameKind::Writes | FrameKind::Regions => {
+                self.check_ranges(&view)?;
+                None
+            }
+        };
+        match &record {
+            Some(ControlRecord::Volumes { volumes } | ControlRecord::CopyBegin { volumes, .. }) => {
+                self.provider.provide(&self.name, volumes, &self.volumes).map_err(IntakeError::Volumes)?;
+            }
+            _ => {}
+        }
+        self.append(frame)?;
+        records.extend(record.map(|record| (record, self.writer.end())));
+        Ok(())
+    }
+
+    fn check_ranges(&self, view: &FrameView<'_>) -> Result<(), IntakeError> {
+        for entry in view.extents() {
+            let size = self.volumes.get(entry.extent.volume).map_or(0, |volume| volume.size());
+            if entry.extent.end() > size {
+                return Err(IntakeError::OutOfRange { volume: entry.extent.volume.0, offset: entry.extent.offset });
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends; a journal or disk that is full is waited for, which slows the sender and nothing else.
+    fn append(&mut self, frame: &[u8]) -> Result<(), IntakeError> {
+        loop {
+            match self.writer.append(frame) {
+                Ok(_) => {
+                    self.state.set_problem(None);
+                    return Ok(());
+                }
+                Err(error) if error.is_no_space() && !self.state.is_stopping() => {
+                    self.state.set_problem(Some(error.to_string()));
+                    self.writer.sync()?;
+                    self.state.wait_for_room(RETRY);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Update permission: which marker may be applied, and how far into the journal that reaches. Pure: it is told what is
+//! durable here, in order, and does no I/O (invariants 4, 5, 9).
+//!
+//! ```text
+//!                 copy begin                       copy end
+//!  permitting ───────────────▶ copying ─────────────────────▶ permitting, at the newest marker
+//!  each marker                 markers are received, none is permitted;
+//!  permits itself              a first copy is applied up to its last whole step all the same
+//! ```
+//!
+//! A group of one member permits itself: the chain has verified every frame up to the marker. With more members
+//! permission will come as a message.
+
+use tidemark_common::ids::{MarkerNumber, Seq};
+use tidemark_common::journal::Position;
+use tidemark_common::record::{ControlRecord, MarkerRecord};
+
+/// A marker and where the journal goes on behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permitted {
+    /// Its record.
+    pub marker: MarkerRecord,
+    /// The limit of what may be applied.
+    pub end: Position,
+}
+
+/// A differential copy that has begun and not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenCopy {
+    /// Its number.
+    pub number: u64,
+    /// There was no image to keep: what comes is applied.
+    pub direct: bool,
+    /// Regions before this volume index and offset are durable here.
+    pub cursor: (u32, u64),
+    /// Bytes of regions before the cursor.
+    pub done_bytes: u64,
+    /// Bytes of regions in all.
+    pub total_bytes: u64,
+}
+
+/// The permission of one group.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Permission {
+    received: Option<Permitted>,
+    permitted: Option<Permitted>,
+    copy: Option<OpenCopy>,
+    /// How far a first copy may be applied.
+    direct_limit: Position,
+}
+
+impl Permission {
+    /// What the catalogue remembers of frames that the journal no longer holds.
+    #[must_use]
+    pub const fn recovered(permitted: Option<Permitted>, copy: Option<OpenCopy>, applied: Position) -> Self {
+        Self { received: None, permitted, copy, direct_limit: applied }
+    }
+
+    /// A control frame is durable; `end` is where the journal goes on behind it.
+    pub fn durable(&mut self, record: &ControlRecord, end: Position) {
+        match record {
+            ControlRecord::Marker(marker) => {
+                self.received = Some(Permitted { marker: marker.clone(), end });
+                if self.copy.is_none() {
+                    self.permitted.clone_from(&self.received);
+                } else {
+                    self.direct_limit = end;
+                }
+            }
+            ControlRecord::CopyBegin { copy, direct, total_bytes, .. } => {
+                // An image that exists is kept, whatever the sender thinks.
+                let direct = *direct && self.permitted.is_none();
+                self.copy = Some(OpenCopy {
+                    number: *copy,
+                    direct,
+                    cursor: (0, 0),
+                    done_bytes: 0,
+                    total_bytes: *total_bytes,
+                });
+                self.received = None;
+            }
+            ControlRecord::CopyProgress { copy, volume, offset, done_bytes } => {
+                if let Some(open) = self.copy.as_mut().filter(|open| open.number == *copy) {
+                    open.cursor = (*volume, *offset);
+                    open.done_bytes = *done_bytes;
+                    self.direct_limit = end;
+                }
+            }
+            ControlRecord::CopyEnd { copy, marker } => {
+                let reached = self.received.as_ref().is_some_and(|received| received.marker.number >= *marker);
+                if self.copy.is_some_and(|open| open.number == *copy) && reached {
+                    self.copy = None;
+                    self.permitted.clone_from(&self.received);
+                }
+            }
+            ControlRecord::Role { .. } | ControlRecord::Volumes { .. } => {}
+        }
+    }
+
+    /// The newest marker that may be applied; `None` while there is no usable copy.
+    #[must_use]
+    pub const fn permitted(&self) -> Option<&Permitted> {
+        self.permitted.as_ref()
+    }
+
+    /// Newest marker whose frames are all here, permitted or not.
+    #[must_use]
+    pub fn received(&self) -> MarkerNumber {
+        let received = self.received.as_ref().or(self.permitted.as_ref());
+        MarkerNumber(received.map_or(0, |received| received.marker.number))
+    }
+
+    /// The boundary of the newest permitted marker.
+    #[must_use]
+    pub fn permitted_seq(&self) -> Seq {
+        Seq(self.permitted.as_ref().map_or(0, |permitted| permitted.marker.boundary_seq))
+    }
+
+    /// The copy under way.
+    #[must_use]
+    pub const fn copy(&self) -> Option<&OpenCopy> {
+        self.copy.as_ref()
+    }
+
+    /// Everything before this place may be applied.
+    #[must_use]
+    pub fn limit(&self) -> Position {
+        match (&self.copy, &self.permitted) {
+            (Some(copy), _) if copy.direct => self.direct_limit,
+            (_, Some(permitted)) => permitted.end,
+            (_, None) => Position::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn at(offset: u64) -> Position {
+        Position { segment: 1, offset }
+    }
+
+    fn marker(number: u64) -> ControlRecord {
+        ControlRecord::Marker(MarkerRecord { number, boundary_seq: number * 10, time_ns: 0, freeze_ns: 0, tag: None })
+    }
+
+    fn begin(direct: bool) -> ControlRecord {
+        ControlRecord::CopyBegin {
+            copy: 1,
+            start_seq: 0,
+            start_marker: 0,
+            chain: [0; 16],
+            direct,
+            total_bytes: 100,
+            volumes: Vec::new(),
+        }
+    }
+
+    fn progress() -> ControlRecord {
+        ControlRecord::CopyProgress { copy: 1, volume: 0, offset: 50, done_bytes: 50 }
+    }
+
+    fn end(marker: u64) -> ControlRecord {
+        ControlRecord::CopyEnd { copy: 1, marker }
+    }
+
+    #[test]
+    fn a_marker_permits_up_to_itself_and_no_further() {
+        let mut permission = Permission::default();
+        assert_eq!(permission.limit(), Position::default());
+        permission.durable(&marker(1), at(100));
+        assert_eq!((permission.limit(), permission.permitted_seq()), (at(100), Seq(10)));
+    }
+
+    #[test]
+    fn during_a_resync_the_old_image_stays() {
+        let mut permission = Permission::default();
+        permission.durable(&marker(1), at(100));
+        permission.durable(&begin(false), at(200));
+        permission.durable(&progress(), at(250));
+        permission.durable(&marker(2), at(300));
+        assert_eq!((permission.limit(), permission.received()), (at(100), MarkerNumber(2)));
+        permission.durable(&end(3), at(350));
+        assert_eq!(permission.limit(), at(100), "the end marker is not here");
+        permission.durable(&marker(3), at(400));
+        permission.durable(&end(3), at(450));
+        assert_eq!(permission.limit(), at(400));
+    }
+
+    #[test]
+    fn a_first_copy_is_applied_but_not_permitted_before_its_end() {
+        let mut permission = Permission::default();
+        permission.durable(&begin(true), at(100));
+        permission.durable(&progress(), at(200));
+        assert_eq!(permission.limit(), at(200));
+        assert!(permission.permitted().is_none());
+        permission.durable(&marker(4), at(300));
+        permission.durable(&end(4), at(400));
+        assert_eq!(permission.limit(), at(300));
+        assert_eq!(permission.permitted().unwrap().marker.number, 4);
+    }
+
+    #[test]
+    fn a_copy_called_direct_does_not_cost_an_image_that_exists() {
+        let mut permission = Permission::default();
+        permission.durable(&marker(1), at(100));
+        permission.durable(&begin(true), at(200));
+        permission.durable(&progress(), at(300));
+        assert_eq!(permission.limit(), at(100));
+    }
+}

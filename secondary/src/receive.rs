@@ -1,0 +1,101 @@
+//! One connection of the primary: frames to the intake, heartbeats to the state, acknowledgements back.
+
+use std::sync::Arc;
+
+use tidemark_common::clock::Clock;
+use tidemark_common::limits::DATA_STREAMS;
+use tidemark_common::link::{Connection, ControlReceiver, ControlSender, LinkError};
+use tidemark_common::wire::message::Message;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::intake::IntakeError;
+use crate::state::CopyState;
+
+/// Frames between the network and the intake.
+pub const QUEUE: usize = 8;
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// The link.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// What came over it.
+    #[error(transparent)]
+    Intake(#[from] IntakeError),
+    /// The primary ended it.
+    #[error("the primary ended the conversation")]
+    Ended,
+    /// The primary sent what does not belong here.
+    #[error("the primary sent a message that does not belong here")]
+    Unexpected,
+    /// A newer connection, or the group stops.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// Moves frames from the link to the intake until either ends.
+///
+/// # Errors
+/// [`ReceiveError`].
+pub async fn frames(
+    connection: &Connection,
+    queue: mpsc::Sender<bytes::Bytes>,
+    stop: CancellationToken,
+) -> Result<(), ReceiveError> {
+    let mut data = connection.accept_data(DATA_STREAMS).await?;
+    loop {
+        let frame = tokio::select! {
+            frame = data.recv() => frame?.ok_or(ReceiveError::Ended)?,
+            () = stop.cancelled() => return Err(ReceiveError::Stopped),
+        };
+        if queue.send(frame).await.is_err() {
+            // The intake ended: it says why.
+            return Ok(());
+        }
+    }
+}
+
+/// Listens to heartbeats.
+///
+/// # Errors
+/// [`ReceiveError`].
+pub async fn listen(mut control: ControlReceiver, state: &CopyState, clock: &dyn Clock) -> Result<(), ReceiveError> {
+    loop {
+        match control.recv().await?.ok_or(ReceiveError::Ended)? {
+            Message::Heartbeat { number, as_of_ms, captured_seq, .. } => {
+                state.heartbeat(number, as_of_ms, captured_seq, clock.monotonic());
+            }
+            Message::Goodbye { message } => {
+                tracing::info!(%message, "the primary says goodbye");
+                return Err(ReceiveError::Ended);
+            }
+            _ => return Err(ReceiveError::Unexpected),
+        }
+    }
+}
+
+/// Acknowledges whatever changes, cumulatively.
+///
+/// # Errors
+/// [`ReceiveError`].
+pub async fn acknowledge(
+    control: &ControlSender,
+    state: &Arc<CopyState>,
+    journal_free_bytes: impl Fn() -> u64,
+) -> Result<(), ReceiveError> {
+    let mut changes = state.watch();
+    loop {
+        changes.borrow_and_update();
+        let heard = state.last_heard();
+        let ack = Message::Ack {
+            position: state.position(),
+            heartbeat: heard.heartbeat,
+            good_as_of_ms: heard.good_as_of_ms,
+            journal_free_bytes: journal_free_bytes(),
+        };
+        control.send(&ack).await?;
+        changes.changed().await.map_err(|_| ReceiveError::Stopped)?;
+    }
+}

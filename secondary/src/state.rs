@@ -1,0 +1,221 @@
+//! What a secondary knows of its copy, shared by the intake, the updater, the acknowledgements and status.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use tidemark_common::ids::Seq;
+use tidemark_common::journal::{DurableEnd, Position};
+use tidemark_common::markers::Markers;
+use tidemark_common::record::ControlRecord;
+use tidemark_common::updater::AppliedPosition;
+use tidemark_common::wire::message::Position as Remote;
+use tokio::sync::watch;
+
+use crate::permission::Permission;
+
+/// What the primary said of the time.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Heard {
+    /// Newest heartbeat of this connection.
+    pub heartbeat: u64,
+    /// When it was heard, monotonic.
+    pub at: Option<Duration>,
+    /// Newest number the primary gave out as of then.
+    pub captured_seq: u64,
+    /// The newest time, milliseconds since 1970, as of which all writes are in a permitted marker.
+    pub good_as_of_ms: i64,
+    /// Heartbeats not yet reached by a permitted marker: (as of, captured).
+    waiting: Option<(i64, u64)>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    permission: Permission,
+    durable: DurableEnd,
+    applied: AppliedPosition,
+    heard: Heard,
+    problem: Option<String>,
+}
+
+/// The state of one copy.
+#[derive(Debug, Default)]
+pub struct CopyState {
+    inner: Mutex<Inner>,
+    /// Permission or applied position moved, or it is time to stop.
+    moved: Condvar,
+    version: watch::Sender<u64>,
+    stop: AtomicBool,
+    /// The markers held.
+    pub markers: Markers,
+    /// Bytes of frames made durable since the service started.
+    pub received_bytes: AtomicU64,
+}
+
+impl CopyState {
+    /// The state after recovery.
+    #[must_use]
+    pub fn new(permission: Permission, durable: DurableEnd, applied: AppliedPosition) -> Self {
+        let time_ns = permission.permitted().map_or(0, |permitted| permitted.marker.time_ns);
+        let heard = Heard { good_as_of_ms: time_ns / 1_000_000, ..Heard::default() };
+        Self { inner: Mutex::new(Inner { permission, durable, applied, heard, problem: None }), ..Self::default() }
+    }
+
+    /// Changes that concern whoever acknowledges.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    fn changed(&self) {
+        self.moved.notify_all();
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    /// Frames are durable here: their control records, in order, and the journal's end.
+    pub fn durable(&self, records: &[(ControlRecord, Position)], end: &DurableEnd, bytes: usize) {
+        let mut inner = self.inner.lock();
+        for (record, position) in records {
+            inner.permission.durable(record, *position);
+            if let ControlRecord::Marker(marker) = record {
+                self.markers.add(*position, marker.clone());
+            }
+        }
+        inner.durable = *end;
+        self.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        inner.improve();
+        drop(inner);
+        self.changed();
+    }
+
+    /// A heartbeat came.
+    pub fn heartbeat(&self, number: u64, as_of_ms: i64, captured_seq: u64, now: Duration) {
+        let mut inner = self.inner.lock();
+        inner.heard.heartbeat = number;
+        inner.heard.at = Some(now);
+        inner.heard.captured_seq = captured_seq;
+        // Older ones say less: the newest that is reached counts, and one that waits is enough to get there.
+        if inner.heard.waiting.is_none() || captured_seq <= inner.permission.permitted_seq().0 {
+            inner.heard.waiting = Some((as_of_ms, captured_seq));
+        }
+        inner.improve();
+        drop(inner);
+        self.changed();
+    }
+
+    /// Something came from the primary.
+    pub fn heard(&self, now: Duration) {
+        self.inner.lock().heard.at = Some(now);
+    }
+
+    /// What was heard.
+    #[must_use]
+    pub fn last_heard(&self) -> Heard {
+        self.inner.lock().heard
+    }
+
+    /// The volumes are this far.
+    pub fn applied(&self, applied: AppliedPosition) {
+        self.inner.lock().applied = applied;
+        self.changed();
+    }
+
+    /// How far the volumes are.
+    #[must_use]
+    pub fn applied_position(&self) -> AppliedPosition {
+        self.inner.lock().applied
+    }
+
+    /// Permission as it is now.
+    #[must_use]
+    pub fn permission(&self) -> Permission {
+        self.inner.lock().permission.clone()
+    }
+
+    /// The journal's durable end.
+    #[must_use]
+    pub fn durable_end(&self) -> DurableEnd {
+        self.inner.lock().durable
+    }
+
+    /// How far this side is, for the primary.
+    #[must_use]
+    pub fn position(&self) -> Remote {
+        let inner = self.inner.lock();
+        let permission = &inner.permission;
+        let copy = permission.copy();
+        let permitted_marker = permission.permitted().map_or(0, |permitted| permitted.marker.number);
+        let (copy_volume, copy_offset) = copy.map_or((0, 0), |copy| copy.cursor);
+        Remote {
+            durable_seq: inner.durable.seq.0,
+            received_marker: permission.received().0,
+            permitted_marker,
+            permitted_seq: permission.permitted_seq().0,
+            // While a first copy runs, what is applied is no marker's image yet.
+            applied_marker: inner.applied.marker.0.min(permitted_marker),
+            copy: copy.map_or(0, |copy| copy.number),
+            copy_volume,
+            copy_offset,
+        }
+    }
+
+    /// Waits until more than `applied` may be applied, or it is time to stop. The limit then.
+    pub fn wait_for_limit(&self, applied: Position, at_most: Duration) -> Position {
+        let mut inner = self.inner.lock();
+        if inner.permission.limit() <= applied && !self.is_stopping() {
+            self.moved.wait_for(&mut inner, at_most);
+        }
+        inner.permission.limit()
+    }
+
+    /// Waits for the updater to give space back.
+    pub fn wait_for_room(&self, at_most: Duration) {
+        let mut inner = self.inner.lock();
+        self.moved.wait_for(&mut inner, at_most);
+    }
+
+    /// Ends the updater and the intake.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        let _inner = self.inner.lock();
+        self.moved.notify_all();
+    }
+
+    /// Whether it is time to stop.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// What a person must look at; `None` when it is over.
+    pub fn set_problem(&self, problem: Option<String>) {
+        let mut inner = self.inner.lock();
+        if inner.problem != problem {
+            if let Some(problem) = &problem {
+                tracing::error!(%problem, "the copy stands");
+            }
+            inner.problem = problem;
+        }
+    }
+
+    /// What a person must look at.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.inner.lock().problem.clone()
+    }
+}
+
+impl Inner {
+    /// Moves the time as of which the copy is good, by markers and by heartbeats that a permitted marker has reached.
+    fn improve(&mut self) {
+        let permitted_seq = self.permission.permitted_seq();
+        if let Some(permitted) = self.permission.permitted() {
+            self.heard.good_as_of_ms = self.heard.good_as_of_ms.max(permitted.marker.time_ns / 1_000_000);
+            if let Some((as_of_ms, captured)) = self.heard.waiting.filter(|(_, captured)| Seq(*captured) <= permitted_seq) {
+                self.heard.good_as_of_ms = self.heard.good_as_of_ms.max(as_of_ms);
+                self.heard.waiting = None;
+                debug_assert!(captured <= permitted_seq.0);
+            }
+        }
+    }
+}

@@ -156,8 +156,8 @@ impl Batch {
         }
     }
 
-    pub(super) fn into_changes(self) -> WriteBatch {
-        self.changes
+    pub(super) const fn changes(&self) -> &WriteBatch {
+        &self.changes
     }
 }
 

@@ -21,8 +21,8 @@ pub enum CatalogError {
     },
     /// The disk is full.
     #[error(
-        "{action}: no space is left for the catalogue {}. Nothing acknowledged is lost; free space there and restart \
-         the service ({reason})",
+        "{action}: no space is left for the catalogue {}. Nothing acknowledged is lost; free space there, and it \
+         goes on by itself within some seconds, or when the service is restarted ({reason})",
         path.display()
     )]
     NoSpace {

@@ -84,7 +84,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::NoSpace`], [`CatalogError::Failed`].
     pub fn commit(&self, batch: Batch) -> Result<(), CatalogError> {
-        if batch.is_empty() { Ok(()) } else { self.store.write(batch.into_changes()) }
+        if batch.is_empty() { Ok(()) } else { self.store.write(batch.changes()) }
     }
 
     /// What this catalogue is and when it was made.

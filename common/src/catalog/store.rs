@@ -6,11 +6,14 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DBRecoveryMode, Direction, IteratorMode, LogLevel, Options,
     ReadOptions, WriteBatch, WriteOptions,
 };
+use rustix::fs::statvfs;
 
 use super::error::printable;
 use super::schema::{Key, KeyRange, Table};
@@ -20,6 +23,11 @@ const WRITE_BUFFER_BYTES: usize = 1 << 20;
 const BLOCK_CACHE_BYTES: usize = 512 << 10;
 const WAL_BYTES_MAX: u64 = 8 << 20;
 const OPEN_FILES_MAX: i32 = 32;
+/// A flush and a small compaction need about this much.
+const FREE_BYTES_MIN: u64 = 8 * WRITE_BUFFER_BYTES as u64;
+/// A stall may take ten seconds: a bitmap of tens of MiB on a busy disk.
+const STALL_CHECKS: usize = 1000;
+const STALL_CHECK_EVERY: Duration = Duration::from_millis(10);
 const INFO_LOG_BYTES: usize = 256 << 10;
 
 /// An open database.
@@ -74,10 +82,33 @@ impl Store {
 
     /// Applies all changes or none; they are durable when this returns without an error. After an error they may be
     /// found, all or none, when the catalogue is opened again.
-    pub(super) fn write(&self, changes: WriteBatch) -> Result<(), CatalogError> {
+    ///
+    /// RocksDB would let a writer wait without end for tables it cannot write, for instance on a full disk; so it is told
+    /// not to wait, and the waiting is done here, with an end.
+    pub(super) fn write(&self, changes: &WriteBatch) -> Result<(), CatalogError> {
         let mut durably = WriteOptions::default();
         durably.set_sync(true);
-        self.database.write_opt(changes, &durably).map_err(|error| CatalogError::rocksdb("write", &self.path, &error))
+        durably.set_no_slowdown(true);
+        for _ in 0..STALL_CHECKS {
+            match self.database.write_opt(WriteBatch::from_data(changes.data()), &durably) {
+                Err(error) if is_stall(&error) => self.refuse_without_space()?,
+                done => return done.map_err(|error| CatalogError::rocksdb("write", &self.path, &error)),
+            }
+            thread::sleep(STALL_CHECK_EVERY);
+        }
+        let reason = "RocksDB is too slow in writing its tables, or cannot; its file LOG there says why".into();
+        Err(CatalogError::Failed { action: "write", path: self.path.clone(), reason })
+    }
+
+    /// Says whether a stall comes from a full disk.
+    fn refuse_without_space(&self) -> Result<(), CatalogError> {
+        let space = statvfs(&self.path).map_err(|error| io_error("write", &self.path, &error.into()))?;
+        let free = space.f_bavail.saturating_mul(space.f_frsize);
+        if free >= FREE_BYTES_MIN {
+            return Ok(());
+        }
+        let reason = format!("{free} bytes are free, RocksDB needs {FREE_BYTES_MIN} to write its tables");
+        Err(CatalogError::NoSpace { action: "write", path: self.path.clone(), reason })
     }
 
     /// The verified payload under a key, given to `read`, which says nothing when it makes no sense.
@@ -168,10 +199,18 @@ impl Store {
     }
 }
 
+/// Whether RocksDB did nothing and asks to be asked again.
+fn is_stall(error: &rocksdb::Error) -> bool {
+    error.kind() == rocksdb::ErrorKind::Incomplete && error.as_ref().contains("Write stall")
+}
+
 /// Makes the directory, so that it is there after power loss: RocksDB syncs what is in it, not its name.
 fn make_directory(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
-        Ok(()) => path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all()),
+        Ok(()) => match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            Some(parent) => File::open(parent)?.sync_all(),
+            None => File::open(".")?.sync_all(),
+        },
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }

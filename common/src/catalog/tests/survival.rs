@@ -1,0 +1,138 @@
+//! What is there after a kill, after a torn log, and under another process.
+
+use std::fs;
+use std::path::PathBuf;
+
+use rocksdb::statistics::Ticker;
+
+use super::*;
+
+/// A copy of the directory as a kill at this moment would leave it: the files, and no farewell.
+fn killed_now(directory: &Path) -> TempDir {
+    let image = tempfile::tempdir().unwrap();
+    fs::create_dir(image.path().join("catalog")).unwrap();
+    for entry in fs::read_dir(directory.join("catalog")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), image.path().join("catalog").join(entry.file_name())).unwrap();
+    }
+    image
+}
+
+/// The log with records in it.
+fn log_of(directory: &Path) -> PathBuf {
+    let logs = fs::read_dir(directory.join("catalog")).unwrap().map(|entry| entry.unwrap().path());
+    let logs = logs.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
+    logs.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap()
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> usize {
+    haystack.windows(needle.len()).position(|window| window == needle).unwrap()
+}
+
+#[test]
+fn a_kill_loses_nothing_that_was_answered() {
+    let (directory, catalog) = fresh();
+    for number in 0..50 {
+        catalog.put_volume(&volume(&format!("v{number:02}"))).unwrap();
+        catalog.put_applied(GROUP, &applied(number)).unwrap();
+    }
+    let image = killed_now(directory.path());
+    let after = open(image.path()).unwrap();
+    assert_eq!(after.volumes().unwrap().len(), 50);
+    assert_eq!(after.applied(GROUP).unwrap(), Some(applied(49)));
+    after.verify().unwrap();
+}
+
+#[test]
+fn every_change_is_synced_before_it_is_answered() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut options = store::options();
+    options.enable_statistics();
+    let catalog = Catalog::open_with(directory.path(), &SystemClock::new(), &options).unwrap();
+    let syncs = || options.get_ticker_count(Ticker::WalFileSynced);
+    let mut before = syncs();
+    let mut synced = |what| {
+        let now = syncs();
+        assert!(now > before, "{what} was answered and not synced");
+        before = now;
+    };
+    catalog.put_volume(&volume("data")).unwrap();
+    synced("a put");
+    catalog.delete_volume("data").unwrap();
+    synced("a delete");
+    catalog.put_bitmap(GROUP, "far", &[1; 1000]).unwrap();
+    synced("a bitmap");
+    catalog.delete_group("pg", GROUP).unwrap();
+    synced("a delete of ranges");
+}
+
+#[test]
+fn a_batch_is_found_whole_or_not_at_all_wherever_the_log_was_torn() {
+    let (directory, catalog) = fresh();
+    catalog.put_peer(&peer("first")).unwrap();
+    let mut batch = Batch::new();
+    batch.put_volume(&volume("data")).unwrap();
+    batch.put_group(&group("pg")).unwrap();
+    batch.put_applied(GROUP, &applied(1)).unwrap();
+    batch.delete_peer("first").unwrap();
+    let before = fs::metadata(log_of(directory.path())).unwrap().len();
+    catalog.commit(batch).unwrap();
+    let image = killed_now(directory.path());
+    let whole = fs::read(log_of(image.path())).unwrap();
+    let before = usize::try_from(before).unwrap();
+    assert!(before < whole.len());
+
+    for length in (before..=whole.len()).step_by(37).chain([whole.len() - 1, whole.len()]) {
+        let image = killed_now(directory.path());
+        fs::write(log_of(image.path()), &whole[..length]).unwrap();
+        let after = open(image.path()).unwrap();
+        let all = length == whole.len();
+        assert_eq!(after.volume("data").unwrap().is_some(), all, "{length}");
+        assert_eq!(after.group("pg").unwrap().is_some(), all, "{length}");
+        assert_eq!(after.applied(GROUP).unwrap().is_some(), all, "{length}");
+        assert_eq!(after.peer("first").unwrap().is_none(), all, "{length}");
+    }
+}
+
+#[test]
+fn a_batch_that_is_not_committed_changes_nothing() {
+    let (_directory, catalog) = fresh();
+    let mut batch = Batch::new();
+    batch.put_volume(&volume("data")).unwrap();
+    assert!(!batch.is_empty());
+    drop(batch);
+    assert_eq!(catalog.volumes().unwrap(), []);
+    catalog.commit(Batch::new()).unwrap();
+}
+
+#[test]
+fn damage_inside_the_log_is_an_error_and_drops_nothing_silently() {
+    let (directory, catalog) = fresh();
+    for name in ["first", "second", "third"] {
+        catalog.put_peer(&peer(name)).unwrap();
+    }
+    let image = killed_now(directory.path());
+    let log = log_of(image.path());
+    let mut bytes = fs::read(&log).unwrap();
+    let second = find(&bytes, b"peer/second");
+    bytes[second] ^= 1;
+    fs::write(&log, bytes).unwrap();
+    let error = open(image.path()).unwrap_err();
+    assert!(matches!(error, CatalogError::FilesDamaged { .. }), "{error}");
+}
+
+#[test]
+fn a_second_opener_is_told_that_it_is_in_use() {
+    let (directory, catalog) = fresh();
+    let error = open(directory.path()).unwrap_err();
+    assert!(matches!(error, CatalogError::Locked { .. }), "{error}");
+    drop(catalog);
+    open(directory.path()).unwrap();
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_named() {
+    let error = open(Path::new("/proc/self/no-such-place")).unwrap_err();
+    assert!(matches!(error, CatalogError::Failed { .. }), "{error}");
+    assert!(error.to_string().contains("/proc/self/no-such-place/catalog"), "{error}");
+}

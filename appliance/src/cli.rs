@@ -23,14 +23,17 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+/// Heading of what every command understands.
+const COMMON: &str = "Common options";
+
 /// What every command understands.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Common {
     /// Directory of the appliance
-    #[arg(long, global = true, env = "TIDEMARK_DIR", value_name = "DIR")]
+    #[arg(long, global = true, env = "TIDEMARK_DIR", value_name = "DIR", help_heading = COMMON)]
     pub(crate) dir: Option<PathBuf>,
     /// Print the answer as JSON on stdout
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = COMMON)]
     pub(crate) json: bool,
 }
 

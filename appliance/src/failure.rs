@@ -97,7 +97,7 @@ mod tests {
             (answered(ErrorKind::Refused), 1),
             (answered(ErrorKind::Failed), 1),
             (answered(ErrorKind::Timeout), 4),
-            (ClientError::Unreachable { socket: "s".into(), source: gone() }.into(), 3),
+            (ClientError::Unreachable { socket: "s".into(), remedy: "r".into(), source: gone() }.into(), 3),
             (ClientError::Silent { socket: "s".into(), after: Duration::from_secs(1) }.into(), 3),
             (ClientError::Garbled { socket: "s".into(), why: "x".into() }.into(), 1),
             (Failure::Usage("u".into()), 2),

@@ -22,7 +22,7 @@ pub(crate) enum Command {
         /// Time between two cuts
         #[arg(long, value_name = "DURATION", value_parser = cli::interval, default_value = "1s")]
         interval: u64,
-        /// When the journal is full: `fold` keeps hosts at full speed, `throttle` slows them gently
+        /// When the journal is full: fold keeps hosts at full speed, throttle slows them gently
         #[arg(long, value_enum, default_value_t = Full::Fold)]
         on_full: Full,
     },
@@ -46,9 +46,7 @@ pub(crate) struct Member {
 /// `--on-full`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Full {
-    /// Keep hosts at full speed
     Fold,
-    /// Slow hosts gently
     Throttle,
 }
 

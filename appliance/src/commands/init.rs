@@ -40,12 +40,10 @@ pub(crate) struct Args {
     /// Where peers come in: HOST:PORT (UDP) [default: 127.0.0.1:7411]
     #[arg(long, value_name = "ADDR")]
     pub(crate) replication: Option<HostPort>,
-    /// Where Prometheus comes in: HOST:PORT [default: 127.0.0.1:9411]
+    /// Where Prometheus comes in: HOST:PORT; an address that others can reach lets them read the metrics
+    /// [default: 127.0.0.1:9411]
     #[arg(long, value_name = "ADDR")]
     pub(crate) metrics: Option<HostPort>,
-    /// Let other machines read the metrics
-    #[arg(long)]
-    pub(crate) allow_remote_metrics: bool,
 }
 
 #[derive(Serialize)]
@@ -82,9 +80,10 @@ fn settings(args: Args, directory: &Path) -> Result<Config, Failure> {
         config.replication.address = address;
     }
     if let Some(address) = args.metrics {
+        // Naming such an address here is asking for it; in the file it takes a second word.
+        config.metrics.allow_remote_metrics = !address.is_loopback();
         config.metrics.address = address;
     }
-    config.metrics.allow_remote_metrics = args.allow_remote_metrics;
     config.check().map_err(Failure::Usage)?;
     check_socket_paths(&config, directory)?;
     Ok(config)

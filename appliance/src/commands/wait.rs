@@ -27,7 +27,7 @@ pub(crate) struct Args {
     /// The marker [default: the newest now]
     #[arg(long, value_name = "N")]
     marker: Option<u64>,
-    /// What it must have done with the marker
+    /// received: the secondary has its frames durably; applied: the copy volumes hold it
     #[arg(long = "for", value_enum, default_value_t = What::Applied)]
     what: What,
     /// How long to wait at most; then the exit code is 4
@@ -38,9 +38,7 @@ pub(crate) struct Args {
 /// `--for`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum What {
-    /// The secondary has its frames durably
     Received,
-    /// The copy volumes hold it
     Applied,
 }
 

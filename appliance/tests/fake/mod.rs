@@ -8,19 +8,26 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use tidemark_common::api::client::Client;
 use tidemark_common::api::control::{Control, Reply};
+use tidemark_common::api::server::{ControlListener, serve_control};
 use tidemark_common::api::types::{
     Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, MarkerInfo, PairStatus, PairTarget,
     PeerAdd, PeerStatus, Status, VolumeCreate, VolumeStatus, Wait,
 };
+use tidemark_common::config::ControlAccess;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 /// The appliance.
 #[derive(Default)]
 pub(crate) struct Fake {
     state: Mutex<State>,
-    /// Wakes what waits, and tells a test that something was asked.
+    /// Something was asked.
     pub(crate) asked: Notify,
+    /// An operation went to its end.
+    pub(crate) ended: Notify,
 }
 
 #[derive(Default)]
@@ -29,7 +36,6 @@ struct State {
     refusal: Option<ErrorBody>,
     calls: Vec<String>,
     held: Option<Arc<Notify>>,
-    finished: u32,
 }
 
 impl Fake {
@@ -62,11 +68,6 @@ impl Fake {
         std::mem::take(&mut self.state.lock().calls)
     }
 
-    /// Operations that went to their end.
-    pub(crate) fn finished(&self) -> u32 {
-        self.state.lock().finished
-    }
-
     fn reply<'a, T: Send + 'a>(
         &'a self,
         call: String,
@@ -85,8 +86,8 @@ impl Fake {
         if let Some(held) = held {
             held.notified().await;
         }
-        let mut state = self.state.lock();
-        state.finished += 1;
+        let state = self.state.lock();
+        self.ended.notify_one();
         match (&state.refusal, &state.status) {
             (Some(refusal), _) => Err(refusal.clone()),
             (None, Some(status)) => answer(status).ok_or_else(nothing),
@@ -217,9 +218,13 @@ impl Control for Fake {
         let call = format!("wait {name:?} {request:?}");
         let limit = std::time::Duration::from_millis(request.timeout_ms);
         Box::pin(async move {
-            let answer = self.answered(call, |status| {
-                group(status, &name).map(|group| marker(request.marker.unwrap_or(group.marker.last), None))
-            });
+            let answer = async {
+                let last = self.answered(call, |status| group(status, &name).map(|group| group.marker.last)).await?;
+                match request.marker {
+                    Some(number) if number > last => std::future::pending().await,
+                    number => Ok(marker(number.unwrap_or(last), None)),
+                }
+            };
             tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| {
                 let message = format!("no marker of '{name}' was applied within {limit:?}: look at `tidemark status`");
                 Err(ErrorBody::new(ErrorKind::Timeout, message))
@@ -233,6 +238,35 @@ impl Control for Fake {
 
     fn metrics(&self) -> String {
         "# HELP tidemark_up Whether the appliance is up.\n# TYPE tidemark_up gauge\ntidemark_up 1\n".into()
+    }
+}
+
+/// The fake, served over a real socket until this is dropped.
+pub(crate) struct Served {
+    pub(crate) fake: Arc<Fake>,
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) stop: CancellationToken,
+    pub(crate) serving: JoinHandle<()>,
+}
+
+impl Served {
+    /// Serves a fake that shows this status.
+    pub(crate) fn showing(status: Status) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = ControlListener::bind(directory.path(), ControlAccess::Owner).unwrap();
+        let (fake, stop) = (Fake::showing(status), CancellationToken::new());
+        let serving = tokio::spawn(serve_control(listener, fake.clone(), stop.clone()));
+        Self { fake, directory, stop, serving }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::new(self.directory.path())
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }
 

@@ -29,8 +29,8 @@ const COMMON: &str = "Common options";
 /// What every command understands.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Common {
-    /// Directory of the appliance
-    #[arg(long, global = true, env = "TIDEMARK_DIR", value_name = "DIR", help_heading = COMMON)]
+    /// Directory of the appliance; the variable TIDEMARK_DIR names one as well
+    #[arg(long, global = true, env = "TIDEMARK_DIR", hide_env = true, value_name = "DIR", help_heading = COMMON)]
     pub(crate) dir: Option<PathBuf>,
     /// Print the answer as JSON on stdout
     #[arg(long, global = true, help_heading = COMMON)]

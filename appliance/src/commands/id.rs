@@ -1,8 +1,9 @@
 //! `tidemark id`: who an appliance is.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
+use tidemark_common::identity::Identity;
 use tidemark_common::ids::ApplianceId;
 
 use super::directory;
@@ -25,35 +26,7 @@ struct Answer {
 
 /// Prints the id. Needs no running service.
 pub(crate) fn run(args: Args, common: &Common) -> Result<(), Failure> {
-    let id = load(&directory(args.directory, common)?)?;
+    let directory = directory(args.directory, common)?;
+    let id = Identity::load(&directory).map_err(anyhow::Error::from)?.id();
     output::answer(common.json, &Answer { id }, |answer| Ok(answer.id.to_string()))
-}
-
-/// Makes key and certificate.
-pub(super) fn create(directory: &Path) -> anyhow::Result<ApplianceId> {
-    Ok(standin::create(directory)?)
-}
-
-fn load(directory: &Path) -> anyhow::Result<ApplianceId> {
-    Ok(standin::load(directory)?)
-}
-
-/// Stand-in for `tidemark_common::identity`.
-mod standin {
-    use std::io::{self, Read};
-    use std::path::Path;
-
-    use tidemark_common::ids::ApplianceId;
-
-    pub(super) fn create(directory: &Path) -> io::Result<ApplianceId> {
-        let mut bytes = [0; 32];
-        std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-        let id = ApplianceId(bytes);
-        std::fs::write(directory.join("cert.pem"), id.to_string())?;
-        Ok(id)
-    }
-
-    pub(super) fn load(directory: &Path) -> io::Result<ApplianceId> {
-        std::fs::read_to_string(directory.join("cert.pem"))?.parse().map_err(io::Error::other)
-    }
 }

@@ -13,9 +13,10 @@ use anyhow::{Context, bail, ensure};
 use serde::Serialize;
 use tempfile::NamedTempFile;
 use tidemark_common::config::{Address, CONFIG_FILE, Config, HostPort};
+use tidemark_common::identity::Identity;
 use tidemark_common::ids::ApplianceId;
 
-use super::{directory, id};
+use super::directory;
 use crate::cli::{Common, name};
 use crate::failure::Failure;
 use crate::output;
@@ -156,7 +157,7 @@ fn refuse_occupied(directory: &Path, entries: fs::ReadDir) -> anyhow::Result<()>
 
 /// Key, certificate, and last of all `config.toml`, each durable before the next.
 fn fill(directory: &Path, config: &Config) -> anyhow::Result<ApplianceId> {
-    let id = id::create(directory)?;
+    let id = Identity::create(directory)?.id();
     let file = directory.join(CONFIG_FILE);
     let writing = || format!("write {}", file.display());
     let mut draft = NamedTempFile::new_in(directory).with_context(writing)?;

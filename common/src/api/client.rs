@@ -22,7 +22,7 @@ use super::types::{
     Cut, ErrorBody, Failover, FailoverReport, GroupCreate, GroupStatus, GroupVolume, MarkerInfo, PairStatus,
     PairTarget, PeerAdd, PeerStatus, Status, VolumeCreate, VolumeResize, VolumeStatus, Wait,
 };
-use crate::config::CONTROL_SOCKET;
+use crate::config::{CONFIG_FILE, CONTROL_SOCKET};
 
 /// Largest answer taken, bytes: the status of ten thousand volumes.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
@@ -40,10 +40,12 @@ pub enum ClientError {
     #[error("{}", .0.message)]
     Answered(ErrorBody),
     /// Nobody listens.
-    #[error("no service answers at {socket} ({source}): {}", remedy(.source, .socket), socket = .socket.display())]
+    #[error("no service answers at {socket}: {remedy}", socket = .socket.display())]
     Unreachable {
         /// The socket.
         socket: PathBuf,
+        /// What to do.
+        remedy: String,
         /// What the system says.
         source: io::Error,
     },
@@ -73,11 +75,21 @@ pub enum ClientError {
     },
 }
 
-fn remedy(source: &io::Error, socket: &Path) -> String {
-    let directory = socket.parent().unwrap_or(socket).display();
-    match source.kind() {
-        io::ErrorKind::PermissionDenied => "run this as the user the service runs as".into(),
-        _ => format!("start it with `tidemark serve {directory}`, or name the right directory with --dir"),
+impl ClientError {
+    fn unreachable(socket: &Path, source: io::Error) -> Self {
+        let directory = socket.parent().unwrap_or(socket);
+        let shown = directory.display();
+        let remedy = match source.kind() {
+            io::ErrorKind::PermissionDenied => "permission denied; run this as the user the service runs as".into(),
+            io::ErrorKind::NotFound if !directory.join(CONFIG_FILE).exists() => {
+                format!("{shown} holds no appliance; name the right directory with --dir or TIDEMARK_DIR")
+            }
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                format!("it is not running; start it with `tidemark serve {shown}`")
+            }
+            _ => format!("{source}; is `tidemark serve {shown}` running?"),
+        };
+        Self::Unreachable { socket: socket.into(), remedy, source }
     }
 }
 
@@ -253,9 +265,8 @@ impl Client {
 
     async fn exchange_unbounded(&self, ask: Ask) -> Answer<Bytes> {
         let broken_off = |source| ClientError::BrokenOff { socket: self.socket.clone(), source };
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|source| ClientError::Unreachable { socket: self.socket.clone(), source })?;
+        let stream =
+            UnixStream::connect(&self.socket).await.map_err(|source| ClientError::unreachable(&self.socket, source))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken_off)?;
         let request = ask.into_request().map_err(|error| self.garbled(&error))?;
         let converse = async {

@@ -1,0 +1,113 @@
+//! What can be said on the command line. Arguments of each command stand in its own file.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use tidemark_common::config::{parse_duration, parse_size};
+use tidemark_common::ids::{ApplianceId, check_name};
+
+use crate::commands::{
+    completions, cut, failover, group, id, init, man, markers, pair, peer, serve, status, volume, wait,
+};
+
+/// Journal-based asynchronous remote copy of block volumes.
+#[derive(Debug, Parser)]
+#[command(name = "tidemark", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 service not reachable, 4 time ran out."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Heading of what every command understands.
+const COMMON: &str = "Common options";
+
+/// What every command understands.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Common {
+    /// Directory of the appliance; the variable TIDEMARK_DIR names one as well
+    #[arg(long, global = true, env = "TIDEMARK_DIR", hide_env = true, value_name = "DIR", help_heading = COMMON)]
+    pub(crate) dir: Option<PathBuf>,
+    /// Print the answer as JSON on stdout
+    #[arg(long, global = true, help_heading = COMMON)]
+    pub(crate) json: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make the directory of a new appliance; prints its id
+    Init(init::Args),
+    /// Print an appliance's id
+    Id(id::Args),
+    /// Run the service in the foreground
+    Serve(serve::Args),
+    /// Appliances this one trusts
+    #[command(subcommand)]
+    Peer(peer::Command),
+    /// Volumes
+    #[command(subcommand)]
+    Volume(volume::Command),
+    /// Consistency groups
+    #[command(subcommand)]
+    Group(group::Command),
+    /// Pairs: copies of a group on other appliances
+    #[command(subcommand)]
+    Pair(pair::Command),
+    /// Make a marker now; prints its number
+    Cut(cut::Args),
+    /// List the markers held, newest first
+    Markers(markers::Args),
+    /// Wait until a secondary has a marker
+    Wait(wait::Args),
+    /// Show the appliance, its groups and their pairs
+    Status(status::Args),
+    /// Take over a group on the secondary
+    Failover(failover::Args),
+    /// Print shell completions
+    Completions(completions::Args),
+    /// Write the man pages
+    Man(man::Args),
+    /// Print the OpenAPI document of the control API
+    Openapi,
+}
+
+/// A name of a volume, group or peer.
+pub(crate) fn name(text: &str) -> Result<String, String> {
+    check_name(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
+}
+
+/// A size in bytes.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    parse_size(text).map_err(|error| error.to_string())
+}
+
+/// An appliance's id.
+pub(crate) fn appliance_id(text: &str) -> Result<ApplianceId, String> {
+    text.parse().map_err(|error: tidemark_common::ids::IdError| error.to_string())
+}
+
+/// A duration in whole milliseconds.
+pub(crate) fn milliseconds(text: &str) -> Result<u64, String> {
+    let duration = parse_duration(text).map_err(|error| error.to_string())?;
+    let whole = duration.subsec_nanos().is_multiple_of(1_000_000);
+    u64::try_from(duration.as_millis())
+        .ok()
+        .filter(|_| whole)
+        .ok_or_else(|| format!("'{text}' is not whole milliseconds: use ms or a larger unit"))
+}
+
+/// A time between two cuts.
+pub(crate) fn interval(text: &str) -> Result<u64, String> {
+    match milliseconds(text)? {
+        0 => Err("cuts cannot follow each other without any time between them: use 1ms or more".into()),
+        interval => Ok(interval),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,25 @@
+//! `tidemark cut`: a marker now.
+
+use tidemark_common::api::types::Cut;
+
+use super::Service;
+use crate::cli::name;
+use crate::failure::Failure;
+use crate::output;
+
+/// `tidemark cut GROUP`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The group
+    #[arg(value_parser = name)]
+    group: String,
+    /// Text kept with the marker
+    #[arg(long, value_name = "TEXT")]
+    tag: Option<String>,
+}
+
+/// Prints the marker's number alone on a line.
+pub(crate) async fn run(args: Args, service: &Service) -> Result<(), Failure> {
+    let marker = service.client.cut(&args.group, &Cut { tag: args.tag }).await?;
+    output::answer(service.json, &marker, |marker| Ok(marker.number.to_string()))
+}

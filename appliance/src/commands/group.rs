@@ -1,0 +1,75 @@
+//! `tidemark group`: volumes that are cut together.
+
+use clap::{Subcommand, ValueEnum};
+use tidemark_common::api::types::{GroupCreate, GroupStatus, GroupVolume, OnFull};
+
+use super::Service;
+use crate::cli::{self, name};
+use crate::failure::Failure;
+use crate::output;
+
+/// `tidemark group ...`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a consistency group of volumes
+    Create {
+        /// Its name
+        #[arg(value_parser = name)]
+        name: String,
+        /// A volume of it; may be given several times
+        #[arg(long = "volume", value_name = "VOLUME", value_parser = name, required = true)]
+        volumes: Vec<String>,
+        /// Time between two cuts
+        #[arg(long, value_name = "DURATION", value_parser = cli::interval, default_value = "1s")]
+        interval: u64,
+        /// When the journal is full: fold keeps hosts at full speed, throttle slows them gently
+        #[arg(long, value_enum, default_value_t = Full::Fold)]
+        on_full: Full,
+    },
+    /// Add a volume, also to a running and paired group
+    Add(Member),
+    /// Take a volume out of a group
+    Remove(Member),
+}
+
+/// A group and one volume.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Member {
+    /// The group
+    #[arg(value_parser = name)]
+    group: String,
+    /// The volume
+    #[arg(long, value_parser = name)]
+    volume: String,
+}
+
+/// `--on-full`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Full {
+    Fold,
+    Throttle,
+}
+
+impl From<Full> for OnFull {
+    fn from(full: Full) -> Self {
+        match full {
+            Full::Fold => Self::Fold,
+            Full::Throttle => Self::Throttle,
+        }
+    }
+}
+
+/// Carries it out.
+pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failure> {
+    let client = &service.client;
+    let group = match command {
+        Command::Create { name, volumes, interval, on_full } => {
+            client.group_create(&GroupCreate { name, volumes, interval_ms: interval, on_full: on_full.into() }).await?
+        }
+        Command::Add(Member { group, volume }) => client.group_add(&group, &GroupVolume { volume }).await?,
+        Command::Remove(Member { group, volume }) => client.group_remove(&group, &volume).await?,
+    };
+    output::done(service.json, &group, |group: &GroupStatus| {
+        format!("group '{}' has the volumes {}", group.name, group.volumes.join(", "))
+    })
+}

@@ -1,0 +1,32 @@
+//! `tidemark id`: who an appliance is.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use tidemark_common::identity::Identity;
+use tidemark_common::ids::ApplianceId;
+
+use super::directory;
+use crate::cli::Common;
+use crate::failure::Failure;
+use crate::output;
+
+/// `tidemark id DIR`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Directory of the appliance
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    id: ApplianceId,
+}
+
+/// Prints the id. Needs no running service.
+pub(crate) fn run(args: Args, common: &Common) -> Result<(), Failure> {
+    let directory = directory(args.directory, common)?;
+    let id = Identity::load(&directory).map_err(anyhow::Error::from)?.id();
+    output::answer(common.json, &Answer { id }, |answer| Ok(answer.id.to_string()))
+}

@@ -1,0 +1,173 @@
+//! `tidemark init`: the directory of a new appliance, complete or not at all.
+//!
+//! A directory that is not there yet is put together beside its place and renamed into it. One that is there (a mount
+//! point, or made by an administrator with its permissions) is filled in place; `config.toml` comes last, because a
+//! directory is an appliance exactly when it has one. Nothing that is there already is ever overwritten.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf, absolute};
+
+use anyhow::{Context, bail, ensure};
+use serde::Serialize;
+use tempfile::NamedTempFile;
+use tidemark_common::config::{Address, CONFIG_FILE, Config, HostPort};
+use tidemark_common::identity::Identity;
+use tidemark_common::ids::ApplianceId;
+
+use super::directory;
+use crate::cli::{Common, name};
+use crate::failure::Failure;
+use crate::output;
+
+/// What a fresh file system has at its top.
+const LOST_AND_FOUND: &str = "lost+found";
+/// Longest path of a Unix socket, bytes.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// `tidemark init DIR`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Directory to make
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
+    /// What people and peers call the appliance [default: the directory's name]
+    #[arg(long, value_parser = name)]
+    pub(crate) name: Option<String>,
+    /// Where hosts come in: unix:PATH or HOST:PORT; may be given several times [default: unix:DIR/nbd.sock]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) nbd: Vec<Address>,
+    /// Where peers come in: HOST:PORT (UDP) [default: 127.0.0.1:7411]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) replication: Option<HostPort>,
+    /// Where Prometheus comes in: HOST:PORT; an address that others can reach lets them read the metrics
+    /// [default: 127.0.0.1:9411]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) metrics: Option<HostPort>,
+}
+
+#[derive(Serialize)]
+struct Made {
+    id: ApplianceId,
+    name: String,
+    directory: PathBuf,
+}
+
+/// Makes the appliance and prints its id.
+pub(crate) fn run(args: Args, common: &Common) -> Result<(), Failure> {
+    let directory = directory(args.directory.clone(), common)?;
+    let directory = absolute(&directory).with_context(|| format!("find {}", directory.display()))?;
+    let config = settings(args, &directory)?;
+    let id = make(&directory, &config)?;
+    let made = Made { id, name: config.name, directory };
+    output::answer(common.json, &made, |made| Ok(made.id.to_string()))?;
+    output::say(&format!(
+        "appliance '{}' is in {dir}; start it with `tidemark serve {dir}`",
+        made.name,
+        dir = made.directory.display()
+    ));
+    Ok(())
+}
+
+fn settings(args: Args, directory: &Path) -> Result<Config, Failure> {
+    let name = args.name.map_or_else(|| name_of(directory), Ok)?;
+    let mut config = Config::new(name);
+    if !args.nbd.is_empty() {
+        let here = absolute(".").context("find the working directory")?;
+        config.nbd.addresses = args.nbd.iter().map(|address| address.resolved(&here)).collect();
+    }
+    if let Some(address) = args.replication {
+        config.replication.address = address;
+    }
+    if let Some(address) = args.metrics {
+        // Naming such an address here is asking for it; in the file it takes a second word.
+        config.metrics.allow_remote_metrics = !address.is_loopback();
+        config.metrics.address = address;
+    }
+    config.check().map_err(Failure::Usage)?;
+    check_socket_paths(&config, directory)?;
+    Ok(config)
+}
+
+/// The appliance's name when none is given: its directory's, when that can be one.
+fn name_of(directory: &Path) -> Result<String, Failure> {
+    let last = directory.file_name().and_then(|last| last.to_str()).unwrap_or_default();
+    name(last).map_err(|_| Failure::Usage(format!("'{last}' cannot be the appliance's name, so give one with --name")))
+}
+
+fn check_socket_paths(config: &Config, directory: &Path) -> Result<(), Failure> {
+    for address in &config.nbd.addresses {
+        if let Address::Unix(path) = address.resolved(directory)
+            && path.as_os_str().len() > SOCKET_PATH_BYTES_MAX
+        {
+            return Err(Failure::Usage(format!(
+                "{} is too long for a socket: at most {SOCKET_PATH_BYTES_MAX} bytes; use a shorter directory, or --nbd",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn make(directory: &Path, config: &Config) -> anyhow::Result<ApplianceId> {
+    match fs::read_dir(directory) {
+        Ok(entries) => {
+            refuse_occupied(directory, entries)?;
+            fill(directory, config)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make_beside(directory, config),
+        Err(error) => Err(error).with_context(|| format!("look into {}", directory.display())),
+    }
+}
+
+/// Puts the directory together under another name and gives it its own when it is complete.
+fn make_beside(directory: &Path, config: &Config) -> anyhow::Result<ApplianceId> {
+    let parent = directory.parent().context("the root directory cannot be an appliance")?;
+    fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
+    let draft = tempfile::Builder::new()
+        .prefix(".tidemark-init-")
+        .tempdir_in(parent)
+        .with_context(|| format!("make a directory in {}", parent.display()))?;
+    let whole = draft.path().join("appliance");
+    DirBuilder::new().mode(0o700).create(&whole).with_context(|| format!("make {}", whole.display()))?;
+    let id = fill(&whole, config)?;
+    fs::rename(&whole, directory)
+        .with_context(|| format!("make {}: did somebody else make it just now?", directory.display()))?;
+    sync_directory(parent)?;
+    Ok(id)
+}
+
+fn refuse_occupied(directory: &Path, entries: fs::ReadDir) -> anyhow::Result<()> {
+    let shown = directory.display();
+    if directory.join(CONFIG_FILE).exists() {
+        let who = Config::load(directory).map_or_else(|_| String::new(), |config| format!(" '{}'", config.name));
+        bail!("{shown} already holds an appliance{who}: nothing was changed; `tidemark id {shown}` prints its id");
+    }
+    for entry in entries {
+        let found = entry.with_context(|| format!("look into {shown}"))?.file_name();
+        ensure!(
+            found == LOST_AND_FOUND,
+            "{shown} is not empty (it holds '{}'): nothing was changed; name a new or an empty directory",
+            found.display()
+        );
+    }
+    Ok(())
+}
+
+/// Key, certificate, and last of all `config.toml`, each durable before the next.
+fn fill(directory: &Path, config: &Config) -> anyhow::Result<ApplianceId> {
+    let id = Identity::create(directory)?.id();
+    let file = directory.join(CONFIG_FILE);
+    let writing = || format!("write {}", file.display());
+    let mut draft = NamedTempFile::new_in(directory).with_context(writing)?;
+    draft.write_all(config.to_toml().as_bytes()).with_context(writing)?;
+    draft.as_file().sync_all().with_context(writing)?;
+    draft.persist_noclobber(&file).with_context(writing)?;
+    sync_directory(directory)?;
+    Ok(id)
+}
+
+fn sync_directory(directory: &Path) -> anyhow::Result<()> {
+    File::open(directory).and_then(|opened| opened.sync_all()).with_context(|| format!("sync {}", directory.display()))
+}

@@ -1,0 +1,78 @@
+//! One file per command: its arguments and what it does with them.
+
+pub(crate) mod completions;
+pub(crate) mod cut;
+pub(crate) mod failover;
+pub(crate) mod group;
+pub(crate) mod id;
+pub(crate) mod init;
+pub(crate) mod man;
+pub(crate) mod markers;
+mod openapi;
+pub(crate) mod pair;
+pub(crate) mod peer;
+pub(crate) mod serve;
+pub(crate) mod status;
+pub(crate) mod volume;
+pub(crate) mod wait;
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use tidemark_common::api::client::Client;
+use tokio::runtime;
+
+use crate::cli::{Cli, Command, Common};
+use crate::failure::Failure;
+
+/// Does what the command line says.
+pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
+    let common = cli.common;
+    match cli.command {
+        Command::Init(args) => init::run(args, &common),
+        Command::Id(args) => id::run(args, &common),
+        Command::Serve(args) => serve::run(args, &common),
+        Command::Peer(command) => ask(&common, async |service| peer::run(command, &service).await),
+        Command::Volume(command) => ask(&common, async |service| volume::run(command, &service).await),
+        Command::Group(command) => ask(&common, async |service| group::run(command, &service).await),
+        Command::Pair(command) => ask(&common, async |service| pair::run(command, &service).await),
+        Command::Cut(args) => ask(&common, async |service| cut::run(args, &service).await),
+        Command::Markers(args) => ask(&common, async |service| markers::run(args, &service).await),
+        Command::Wait(args) => ask(&common, async |service| wait::run(args, &service).await),
+        Command::Status(args) => ask(&common, async |service| status::run(args, &service).await),
+        Command::Failover(args) => ask(&common, async |service| failover::run(args, &service).await),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
+        Command::Openapi => openapi::run(),
+    }
+}
+
+/// A running service, as an administration command sees it.
+pub(crate) struct Service {
+    /// Its API.
+    pub(crate) client: Client,
+    /// Whether the answer goes to a machine.
+    pub(crate) json: bool,
+}
+
+fn ask<F>(common: &Common, command: impl FnOnce(Service) -> F) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    let directory = directory(None, common)?;
+    let service = Service { client: Client::new(&directory), json: common.json };
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().context("start")?;
+    let outcome = runtime.block_on(command(service));
+    // A terminal being read in the background must not keep the command from ending.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// The appliance's directory: the one given in its place, or `--dir`, or `TIDEMARK_DIR`.
+fn directory(given: Option<PathBuf>, common: &Common) -> Result<PathBuf, Failure> {
+    let found = given.as_deref().or(common.dir.as_deref()).filter(|dir| *dir != Path::new(""));
+    found
+        .map(Path::to_path_buf)
+        .ok_or_else(|| Failure::Usage("which appliance? Name its directory with --dir DIR, or set TIDEMARK_DIR".into()))
+}

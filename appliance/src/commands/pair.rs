@@ -1,0 +1,66 @@
+//! `tidemark pair`: copies of a group on other appliances.
+
+use clap::Subcommand;
+use serde_json::json;
+use tidemark_common::api::types::{PairStatus, PairTarget};
+
+use super::Service;
+use crate::cli::name;
+use crate::failure::Failure;
+use crate::output::{self, figures};
+
+/// `tidemark pair ...`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Pair a group with a peer: makes group and copy volumes over there and starts the initial copy
+    Create(Pair),
+    /// Stop sending to a peer until resumed; the copy over there stays usable
+    Suspend(Pair),
+    /// Go on with a suspended pair
+    Resume(Pair),
+    /// End a pair; the copy over there stays as it is
+    Delete(Pair),
+}
+
+/// A group and a peer.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Pair {
+    /// The group
+    #[arg(value_parser = name)]
+    group: String,
+    /// The peer
+    #[arg(long, value_name = "PEER", value_parser = name)]
+    to: String,
+}
+
+/// Carries it out.
+pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failure> {
+    let client = &service.client;
+    let (group, pair) = match command {
+        Command::Create(Pair { group, to }) => {
+            let pair = client.pair_create(&group, &PairTarget { to }).await?;
+            (group, pair)
+        }
+        Command::Suspend(Pair { group, to }) => {
+            let pair = client.pair_suspend(&group, &to).await?;
+            (group, pair)
+        }
+        Command::Resume(Pair { group, to }) => {
+            let pair = client.pair_resume(&group, &to).await?;
+            (group, pair)
+        }
+        Command::Delete(Pair { group, to }) => return delete(service, &group, &to).await,
+    };
+    output::done(service.json, &pair, |pair: &PairStatus| {
+        let state = figures::state(pair.state);
+        let reason = pair.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+        format!("pair of '{group}' with '{}' is {state}{reason}; `tidemark status --watch` shows it", pair.peer)
+    })
+}
+
+async fn delete(service: &Service, group: &str, peer: &str) -> Result<(), Failure> {
+    service.client.pair_delete(group, peer).await?;
+    output::done(service.json, &json!({ "group": group, "peer": peer }), |_| {
+        format!("pair of '{group}' with '{peer}' is deleted; the copy over there stays as it is")
+    })
+}

@@ -1,0 +1,39 @@
+//! `tidemark peer`: whom this appliance trusts.
+
+use clap::Subcommand;
+use tidemark_common::api::types::{PeerAdd, PeerStatus};
+use tidemark_common::config::HostPort;
+use tidemark_common::ids::ApplianceId;
+
+use super::Service;
+use crate::cli::{appliance_id, name};
+use crate::failure::Failure;
+use crate::output;
+
+/// `tidemark peer ...`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Trust an appliance; each side adds the other
+    Add {
+        /// What it is called here
+        #[arg(value_parser = name)]
+        name: String,
+        /// Its id, as `tidemark id` prints it over there
+        #[arg(long, value_parser = appliance_id)]
+        id: ApplianceId,
+        /// Where to reach it: HOST:PORT; a side that only answers needs none
+        #[arg(long, value_name = "HOST:PORT")]
+        addr: Option<HostPort>,
+    },
+}
+
+/// Carries it out.
+pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failure> {
+    let Command::Add { name, id, addr } = command;
+    let request = PeerAdd { name, id: id.to_string(), address: addr.map(|address| address.to_string()) };
+    let peer = service.client.peer_add(&request).await?;
+    output::done(service.json, &peer, |peer: &PeerStatus| match &peer.address {
+        Some(address) => format!("peer '{}' at {address} is trusted", peer.name),
+        None => format!("peer '{}' is trusted; it has to come here, because it has no address", peer.name),
+    })
+}

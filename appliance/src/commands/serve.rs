@@ -1,0 +1,78 @@
+//! `tidemark serve`: the service, in the foreground.
+//!
+//! Owns the lock on the directory for as long as the process lives: of two services on one directory the second is refused.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use tidemark_common::config::Config;
+use tokio::runtime;
+
+use super::directory;
+use crate::cli::Common;
+use crate::failure::Failure;
+use crate::{service, telemetry};
+
+/// Name of the lock file in an appliance's directory.
+const LOCK_FILE: &str = "lock";
+/// Threads that still sit in a disk call when the service has ended are left behind after this time.
+const THREADS_GRACE: Duration = Duration::from_secs(5);
+
+/// `tidemark serve DIR`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Directory of the appliance
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub(crate) fn run(args: Args, common: &Common) -> Result<(), Failure> {
+    let directory = directory(args.directory, common)?;
+    let config = Config::load(&directory).map_err(anyhow::Error::from)?;
+    let _lock = lock(&directory)?;
+    telemetry::start(config.log.format)?;
+    let runtime = runtime::Builder::new_multi_thread().enable_all().build().context("start threads")?;
+    let outcome = runtime.block_on(service::run(&directory));
+    runtime.shutdown_timeout(THREADS_GRACE);
+    outcome.map_err(|error| {
+        tracing::error!(error = format!("{error:#}"), "the service ended");
+        Failure::Logged
+    })
+}
+
+/// Takes the lock of a directory; it is let go with the process, however that ends.
+fn lock(directory: &Path) -> anyhow::Result<File> {
+    let path = directory.join(LOCK_FILE);
+    let opening = || format!("open {}", path.display());
+    let mut file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).with_context(opening)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => bail!("{}", taken(directory, &mut file)),
+        Err(error) => return Err(error).with_context(|| format!("lock {}", path.display())),
+    }
+    write_process(&mut file).with_context(|| format!("write {}", path.display()))?;
+    Ok(file)
+}
+
+fn write_process(file: &mut File) -> std::io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())
+}
+
+fn taken(directory: &Path, file: &mut File) -> String {
+    let mut text = String::new();
+    let read = file.take(32).read_to_string(&mut text);
+    let process = match (read, text.trim().parse::<u32>()) {
+        (Ok(_), Ok(process)) => format!("process {process}"),
+        _ => "another process".into(),
+    };
+    format!("{} is served already, by {process}: stop that one first, or name another directory", directory.display())
+}

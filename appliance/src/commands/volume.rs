@@ -1,0 +1,97 @@
+//! `tidemark volume`: block address spaces served over NBD.
+
+use std::path::{PathBuf, absolute};
+
+use anyhow::Context;
+use clap::Subcommand;
+use tidemark_common::api::types::{VolumeCreate, VolumeResize, VolumeStatus};
+
+use super::Service;
+use crate::cli::{name, size};
+use crate::failure::Failure;
+use crate::output::{self, figures, table::Table};
+
+/// `tidemark volume ...`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a volume: new, or around an existing file or block device
+    Create {
+        /// Its name, which is also its NBD export name
+        #[arg(value_parser = name)]
+        name: String,
+        /// Its size, as in 512MiB or 1GiB; a multiple of 512 bytes
+        #[arg(long, value_parser = size)]
+        size: u64,
+        /// A file or block device to use [default: a sparse file in the appliance's directory]
+        #[arg(long, value_name = "PATH")]
+        backing: Option<PathBuf>,
+    },
+    /// List the volumes
+    List,
+    /// Delete a volume that is in no group and not connected; a backing of your own stays
+    Delete {
+        /// Its name
+        #[arg(value_parser = name)]
+        name: String,
+    },
+    /// Grow a volume
+    Resize {
+        /// Its name
+        #[arg(value_parser = name)]
+        name: String,
+        /// Its new size
+        #[arg(long, value_parser = size)]
+        size: u64,
+    },
+}
+
+/// Carries it out.
+pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failure> {
+    match command {
+        Command::Create { name, size, backing } => create(service, name, size, backing).await,
+        Command::List => list(service).await,
+        Command::Delete { name } => delete(service, &name).await,
+        Command::Resize { name, size } => resize(service, &name, size).await,
+    }
+}
+
+async fn create(service: &Service, name: String, size: u64, backing: Option<PathBuf>) -> Result<(), Failure> {
+    let request = VolumeCreate { name, size, backing: backing.map(backing_text).transpose()? };
+    let volume = service.client.volume_create(&request).await?;
+    output::done(service.json, &volume, |volume: &VolumeStatus| {
+        format!("volume '{}' is made: {}, {}", volume.name, figures::bytes(volume.size), volume.backing)
+    })
+}
+
+/// The service has another working directory, so it is told the whole path.
+fn backing_text(path: PathBuf) -> Result<String, Failure> {
+    let whole = absolute(&path).with_context(|| format!("find {}", path.display()))?;
+    whole.into_os_string().into_string().map_err(|path| {
+        Failure::Usage(format!("{} is not a path in UTF-8: give it another name, or a symbolic link", path.display()))
+    })
+}
+
+async fn list(service: &Service) -> Result<(), Failure> {
+    let volumes = service.client.status().await?.volumes;
+    output::answer(service.json, &volumes, |volumes| {
+        let mut table = Table::new(&["NAME", ">SIZE", "GROUP", ">CONNECTIONS", "BACKING"]);
+        for volume in volumes {
+            let group = volume.group.as_deref().unwrap_or("-");
+            let connections = volume.connections.to_string();
+            table.row(&[&volume.name, &figures::bytes(volume.size), group, &connections, &volume.backing]);
+        }
+        Ok(table.to_string())
+    })
+}
+
+async fn delete(service: &Service, name: &str) -> Result<(), Failure> {
+    service.client.volume_delete(name).await?;
+    output::done(service.json, &serde_json::json!({ "name": name }), |_| format!("volume '{name}' is deleted"))
+}
+
+async fn resize(service: &Service, name: &str, size: u64) -> Result<(), Failure> {
+    let volume = service.client.volume_resize(name, &VolumeResize { size }).await?;
+    output::done(service.json, &volume, |volume: &VolumeStatus| {
+        format!("volume '{}' has {} now", volume.name, figures::bytes(volume.size))
+    })
+}

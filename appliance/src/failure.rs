@@ -1,0 +1,112 @@
+//! How a command fails: one message for people, one exit code for scripts.
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | refused or failed |
+//! | 2 | wrong usage |
+//! | 3 | service not reachable |
+//! | 4 | time ran out |
+
+use std::io;
+use std::process::ExitCode;
+
+use tidemark_common::api::client::ClientError;
+use tidemark_common::api::types::ErrorKind;
+
+/// Why a command did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The words make no sense together.
+    #[error("{0}")]
+    Usage(String),
+    /// The service refused, failed, or is not there.
+    #[error(transparent)]
+    Service(#[from] ClientError),
+    /// This process failed.
+    #[error("{0:#}")]
+    Here(anyhow::Error),
+    /// This process failed and its log says why.
+    #[error("see the log")]
+    Logged,
+    /// Whoever reads the output has heard enough, as in `tidemark markers g | head`.
+    #[error("the output was closed")]
+    OutputClosed,
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Here(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::OutputClosed,
+            _ => Self::Here(error.into()),
+        }
+    }
+}
+
+impl Failure {
+    /// Says why on stderr; the exit code.
+    pub(crate) fn report(&self) -> ExitCode {
+        if !matches!(self, Self::Logged | Self::OutputClosed) {
+            crate::output::say(&format!("tidemark: {self}"));
+        }
+        ExitCode::from(self.code())
+    }
+
+    const fn code(&self) -> u8 {
+        match self {
+            Self::OutputClosed => 0,
+            Self::Usage(_) => 2,
+            Self::Here(_) | Self::Logged => 1,
+            Self::Service(error) => service_code(error),
+        }
+    }
+}
+
+const fn service_code(error: &ClientError) -> u8 {
+    match error {
+        ClientError::Answered(body) => match body.kind {
+            ErrorKind::Timeout => 4,
+            ErrorKind::Invalid | ErrorKind::NotFound | ErrorKind::Refused | ErrorKind::Failed => 1,
+        },
+        ClientError::Garbled { .. } => 1,
+        ClientError::Unreachable { .. } | ClientError::BrokenOff { .. } | ClientError::Silent { .. } => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tidemark_common::api::types::ErrorBody;
+
+    use super::*;
+
+    #[test]
+    fn every_failure_has_the_code_of_the_contract() {
+        let answered = |kind| ClientError::Answered(ErrorBody::new(kind, "why")).into();
+        let gone = || io::Error::from(io::ErrorKind::ConnectionRefused);
+        for (failure, code) in [
+            (answered(ErrorKind::Invalid), 1),
+            (answered(ErrorKind::NotFound), 1),
+            (answered(ErrorKind::Refused), 1),
+            (answered(ErrorKind::Failed), 1),
+            (answered(ErrorKind::Timeout), 4),
+            (ClientError::Unreachable { socket: "s".into(), remedy: "r".into(), source: gone() }.into(), 3),
+            (ClientError::Silent { socket: "s".into(), after: Duration::from_secs(1) }.into(), 3),
+            (ClientError::Garbled { socket: "s".into(), why: "x".into() }.into(), 1),
+            (Failure::Usage("u".into()), 2),
+            (Failure::Here(anyhow::anyhow!("h")), 1),
+            (Failure::Logged, 1),
+            (io::Error::from(io::ErrorKind::BrokenPipe).into(), 0),
+            (gone().into(), 1),
+        ] {
+            assert_eq!(failure.code(), code, "{failure:?}");
+        }
+    }
+}

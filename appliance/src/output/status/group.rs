@@ -1,0 +1,163 @@
+//! One group's block: what it is, how full it is, how long its hosts were held, and its pairs.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tidemark_common::api::types::{FreezeStatus, GroupStatus, Positions, Role, Status};
+
+use tidemark_common::config::format_duration;
+
+use super::{VALUE_COLUMN, labelled, pair};
+use crate::output::figures;
+use crate::output::text::{Line, Style, bar, wrapped};
+
+/// Columns of a bar.
+pub(super) const BAR_COLUMNS: u32 = 20;
+/// Lines that a list of volumes may take.
+const LIST_LINES_MAX: usize = 3;
+/// A store this full is worth a look, and this full needs one now.
+const FILL_WARNING: f64 = 0.70;
+const FILL_BAD: f64 = 0.90;
+
+/// The block, without an empty line around it.
+pub(super) fn block(group: &GroupStatus, status: &Status, now: Timestamp, columns: usize) -> Vec<Line> {
+    let mut lines = vec![title(group)];
+    lines.extend(group.problem.iter().flat_map(|problem| labelled("problem", Style::Bad, &wrapped(problem, columns))));
+    lines.extend(labelled("volumes", Style::Plain, &listed(&sizes(group, status), columns)));
+    lines.push(value("marker").plain(marker(group, now)));
+    // A copy that was never primary has neither a write buffer nor freezes.
+    if group.buffer.capacity_bytes > 0 {
+        lines.push(fill("buffer", group.buffer.bytes, group.buffer.capacity_bytes));
+    }
+    lines.push(fill("journal", group.journal.bytes, group.journal.capacity_bytes));
+    if group.role == Role::Primary || group.freeze.count > 0 {
+        lines.push(freeze(&group.freeze));
+    }
+    lines.push(positions(&group.positions));
+    if group.pairs.is_empty() {
+        lines.push(unpaired(group));
+    }
+    lines.extend(group.pairs.iter().flat_map(|pair| pair::block(pair, group.role, now, columns)));
+    lines
+}
+
+fn title(group: &GroupStatus) -> Line {
+    let style = match group.role {
+        Role::Primary => Style::Good,
+        Role::Secondary => Style::Busy,
+        Role::Fenced => Style::Bad,
+    };
+    let interval = format_duration(Duration::from_millis(group.interval_ms));
+    let about = format!("generation {}, a cut every {interval}", group.generation);
+    let title = Line::default().with(Style::Strong, &group.name).plain("   ").with(style, figures::role(group.role));
+    title.plain("   ").with(Style::Faint, about)
+}
+
+fn value(label: &str) -> Line {
+    Line::indented(2).with(Style::Faint, label).to(VALUE_COLUMN)
+}
+
+fn sizes(group: &GroupStatus, status: &Status) -> Vec<String> {
+    let size = |name: &str| status.volumes.iter().find(|volume| volume.name == name).map(|volume| volume.size);
+    let shown =
+        |name: &String| size(name).map_or_else(|| name.clone(), |size| format!("{name} {}", figures::bytes(size)));
+    group.volumes.iter().map(shown).collect()
+}
+
+/// Items beside each other in a few lines; those that find no room are counted.
+pub(super) fn listed(items: &[String], columns: usize) -> Vec<String> {
+    if items.is_empty() {
+        return vec!["none".into()];
+    }
+    let mut lines = vec![String::new()];
+    for (index, item) in items.iter().enumerate() {
+        let more = format!("and {} more", items.len() - index);
+        let last = lines.len() == LIST_LINES_MAX;
+        let Some(line) = lines.last_mut() else { break };
+        let gap = if line.is_empty() { "" } else { ", " };
+        let taken = line.chars().count() + gap.len() + item.chars().count();
+        // In the last line, what is left over must still find room to be counted.
+        let reserved = if last && index + 1 < items.len() { more.len() + 2 } else { 0 };
+        if line.is_empty() || taken + reserved <= columns {
+            line.push_str(gap);
+            line.push_str(item);
+        } else if last {
+            line.push_str(gap);
+            line.push_str(&more);
+            break;
+        } else {
+            line.push(',');
+            lines.push(item.clone());
+        }
+    }
+    lines
+}
+
+fn marker(group: &GroupStatus, now: Timestamp) -> String {
+    match group.marker.time {
+        Some(time) => format!("{}, {} old", group.marker.last, figures::age(time, now)),
+        None => "none yet".into(),
+    }
+}
+
+fn fill(label: &str, bytes: u64, capacity: u64) -> Line {
+    let share = figures::share(bytes, capacity);
+    let style = match share {
+        full if full >= FILL_BAD => Style::Bad,
+        high if high >= FILL_WARNING => Style::Warning,
+        _ => Style::Good,
+    };
+    let amount = format!("   {} of {}", figures::bytes(bytes), figures::bytes(capacity));
+    with_bar(value(label), share, style).with(Style::Faint, amount)
+}
+
+/// Adds a bar and its percentage.
+pub(super) fn with_bar(line: Line, share: f64, style: Style) -> Line {
+    let bar = line.with(Style::Faint, "▕").with(style, bar(share, BAR_COLUMNS)).with(Style::Faint, "▏");
+    bar.plain(format!("{:>5}", figures::percent(share)))
+}
+
+fn freeze(freeze: &FreezeStatus) -> Line {
+    if freeze.count == 0 && freeze.abandoned == 0 {
+        return value("freeze").with(Style::Faint, "none yet");
+    }
+    let held = |label: &str, us: f64| format!("{label} {}   ", figures::microseconds(us));
+    let quantiles = held("p50", freeze.p50_us) + &held("p99", freeze.p99_us) + &held("max", freeze.max_us);
+    let line = value("freeze").plain(quantiles).with(Style::Faint, format!("in {} cuts", freeze.count));
+    match freeze.abandoned {
+        0 => line,
+        abandoned => line.with(Style::Warning, format!("   {abandoned} abandoned")),
+    }
+}
+
+fn positions(positions: &Positions) -> Line {
+    let Positions { captured_seq, journaled_seq, applied_seq } = positions;
+    let arrow = |line: Line| line.with(Style::Faint, " → ");
+    let line = arrow(value("writes").plain(format!("captured {captured_seq}")));
+    arrow(line.plain(format!("journaled {journaled_seq}"))).plain(format!("applied {applied_seq}"))
+}
+
+fn unpaired(group: &GroupStatus) -> Line {
+    let hint = match group.role {
+        Role::Primary => format!("no pair: `tidemark pair create {} --to PEER` starts a copy", group.name),
+        Role::Secondary => "no pair".into(),
+        Role::Fenced => format!("no pair: `tidemark rejoin {}` makes this side the copy", group.name),
+    };
+    value("").with(Style::Faint, hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_list_is_counted_at_its_end() {
+        let items: Vec<String> = (1..=40).map(|number| format!("vol{number:02}")).collect();
+        let lines = listed(&items, 24);
+        assert_eq!(lines, ["vol01, vol02, vol03,", "vol04, vol05, vol06,", "vol07, and 33 more"]);
+        assert_eq!(listed(&items[..9], 24).last().unwrap(), "vol07, vol08, vol09");
+        assert_eq!(listed(&items[..2], 24), ["vol01, vol02"]);
+        assert_eq!(listed(&["a-name-that-is-too-long".into()], 4), ["a-name-that-is-too-long"]);
+        assert_eq!(listed(&[], 24), ["none"]);
+    }
+}

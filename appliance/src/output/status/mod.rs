@@ -1,0 +1,101 @@
+//! The picture of an appliance: who it is, then a block for each group with its pairs.
+//!
+//! A [`Status`], the time and a [`View`] come in, text goes out. Pure: the same goes in, the same comes out, so that every
+//! picture is a file under `golden/`.
+
+mod group;
+mod pair;
+
+use jiff::Timestamp;
+use tidemark_common::api::types::{GroupStatus, PairState, Role, Status};
+
+use super::figures;
+use super::text::{Line, Style, View};
+
+/// Where values begin: labels stand to the left of it.
+const VALUE_COLUMN: usize = 13;
+/// Widest a list or a message gets before it is broken into lines.
+const WRAP_COLUMNS_MAX: usize = 120;
+
+/// The whole picture, each line ended.
+pub(crate) fn render(status: &Status, now: Timestamp, view: View) -> String {
+    let mut lines = header(status, now);
+    for group in &status.groups {
+        lines.push(Line::default());
+        lines.extend(group::block(group, status, now, wrap_columns(view)));
+    }
+    let loose = ungrouped(status, wrap_columns(view));
+    if !loose.is_empty() {
+        lines.push(Line::default());
+        lines.extend(loose);
+    }
+    lines.iter().map(|line| line.shown(view) + "\n").collect()
+}
+
+fn wrap_columns(view: View) -> usize {
+    view.width.min(WRAP_COLUMNS_MAX).saturating_sub(VALUE_COLUMN)
+}
+
+fn header(status: &Status, now: Timestamp) -> Vec<Line> {
+    let appliance = &status.appliance;
+    let up = figures::seconds(appliance.uptime_seconds);
+    let first = Line::default().with(Style::Strong, &appliance.name).plain("   ").with(health(status), summary(status));
+    let about = format!("   tidemark {}, up {up}, {}", appliance.version, figures::time(now));
+    let addresses = &status.addresses;
+    let mut lines = vec![first.with(Style::Faint, about)];
+    let mut add = |label: &str, value: &str| {
+        lines.push(Line::indented(2).with(Style::Faint, label).to(VALUE_COLUMN).with(Style::Faint, value));
+    };
+    add("id", &appliance.id);
+    add("nbd", &addresses.nbd.join("  "));
+    add("listens", &format!("replication {}   metrics {}", addresses.replication, addresses.metrics));
+    lines
+}
+
+/// How many groups there are, and how many of them need somebody.
+fn summary(status: &Status) -> String {
+    let needy = status.groups.iter().filter(|group| needs_a_person(group)).count();
+    let counted = match status.groups.len() {
+        0 => return "no groups yet".into(),
+        1 => "1 group".into(),
+        several => format!("{several} groups"),
+    };
+    match needy {
+        0 => counted,
+        1 => format!("{counted}, 1 needs attention"),
+        several => format!("{counted}, {several} need attention"),
+    }
+}
+
+fn health(status: &Status) -> Style {
+    match status.groups.iter().any(needs_a_person) {
+        true => Style::Bad,
+        false => Style::Good,
+    }
+}
+
+fn needs_a_person(group: &GroupStatus) -> bool {
+    let stuck = |state| matches!(state, PairState::Error | PairState::Fenced);
+    group.problem.is_some() || group.role == Role::Fenced || group.pairs.iter().any(|pair| stuck(pair.state))
+}
+
+fn ungrouped(status: &Status, columns: usize) -> Vec<Line> {
+    let loose = status.volumes.iter().filter(|volume| volume.group.is_none());
+    let items: Vec<String> = loose.map(|volume| format!("{} {}", volume.name, figures::bytes(volume.size))).collect();
+    if items.is_empty() {
+        return Vec::new();
+    }
+    labelled("no group", Style::Plain, &group::listed(&items, columns))
+}
+
+/// A label, and values below each other.
+fn labelled(label: &str, style: Style, values: &[String]) -> Vec<Line> {
+    let labels = std::iter::once(label).chain(std::iter::repeat(""));
+    let line = |(label, value): (&str, &String)| {
+        Line::indented(2).with(Style::Faint, label).to(VALUE_COLUMN).with(style, value)
+    };
+    labels.zip(values).map(line).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+//! One pair's lines: the direction and the state, what a disaster now would lose, how far the copy is, and why.
+
+use jiff::Timestamp;
+use tidemark_common::api::types::{CopyProgress, PairState, PairStatus, Role};
+
+use super::group::with_bar;
+use super::{VALUE_COLUMN, labelled};
+use crate::output::figures;
+use crate::output::text::{Line, Style, wrapped};
+
+/// Columns of a state and the gap after it.
+const STATE_COLUMNS: usize = 14;
+
+/// The lines.
+pub(super) fn block(pair: &PairStatus, role: Role, now: Timestamp, columns: usize) -> Vec<Line> {
+    let mut lines = vec![headline(pair, role, now), markers(pair)];
+    lines.extend(pair.copy.iter().map(copy));
+    let style = if is_bad(pair.state) { Style::Bad } else { Style::Plain };
+    lines.extend(pair.reason.iter().flat_map(|reason| labelled("", style, &wrapped(reason, columns))));
+    lines
+}
+
+fn headline(pair: &PairStatus, role: Role, now: Timestamp) -> Line {
+    let (arrow, arrow_style) = arrow(pair, role);
+    let peer = Line::indented(2).with(arrow_style, arrow).plain(" ").with(Style::Strong, &pair.peer);
+    let line = peer.plain("  ").to(VALUE_COLUMN);
+    let state_ends = line.width() + STATE_COLUMNS;
+    let line = line.with(state_style(pair.state), figures::state(pair.state)).to(state_ends);
+    let line = if pair.connected { line } else { line.with(Style::Bad, "link down   ") };
+    let since = format!("   for {}", figures::age(pair.since, now));
+    round_trip(loss(line, pair).with(Style::Faint, since), pair)
+}
+
+/// Points the way data flows; broken when it cannot.
+fn arrow(pair: &PairStatus, role: Role) -> (&'static str, Style) {
+    match (pair.connected, role) {
+        (false, _) => ("╌╳╌", Style::Bad),
+        (true, Role::Primary) => ("──▶", state_style(pair.state)),
+        (true, Role::Secondary) => ("◀──", state_style(pair.state)),
+        (true, Role::Fenced) => ("───", Style::Bad),
+    }
+}
+
+/// What a disaster now would lose.
+fn loss(line: Line, pair: &PairStatus) -> Line {
+    let line = match pair.rpo_seconds {
+        Some(seconds) => line.with(Style::Faint, "RPO ").plain(figures::seconds(seconds)),
+        None => line.with(Style::Faint, "RPO ").with(Style::Warning, "no usable copy"),
+    };
+    let line = line.with(Style::Faint, "   lag ").plain(figures::bytes(pair.lag_bytes));
+    match pair.differential_bytes {
+        0 => line,
+        bytes => line.with(Style::Faint, "   to compare ").with(Style::Warning, figures::bytes(bytes)),
+    }
+}
+
+fn round_trip(line: Line, pair: &PairStatus) -> Line {
+    match pair.round_trip_ms {
+        Some(ms) => line.with(Style::Faint, format!("   rtt {}", figures::microseconds(ms * 1000.0))),
+        None => line,
+    }
+}
+
+fn markers(pair: &PairStatus) -> Line {
+    let number = |line: Line, label: &str, marker: u64| line.with(Style::Faint, label).plain(marker.to_string());
+    let line = number(Line::indented(VALUE_COLUMN), "marker received ", pair.received_marker);
+    let line = number(line, "   permitted ", pair.permitted_marker);
+    number(line, "   applied ", pair.applied_marker)
+}
+
+fn copy(copy: &CopyProgress) -> Line {
+    let line = Line::indented(2).with(Style::Faint, "copy").to(VALUE_COLUMN);
+    let line = with_bar(line, figures::share(copy.done_bytes, copy.total_bytes), Style::Busy);
+    let amount = format!("   {} of {}", figures::bytes(copy.done_bytes), figures::bytes(copy.total_bytes));
+    let left = copy.seconds_left.map_or_else(|| "time left unknown".into(), |left| figures::seconds(left) + " left");
+    line.with(Style::Faint, format!("{amount}   {}   {left}", figures::rate(copy.bytes_per_second)))
+}
+
+const fn is_bad(state: PairState) -> bool {
+    matches!(state, PairState::Error | PairState::Fenced)
+}
+
+const fn state_style(state: PairState) -> Style {
+    match state {
+        PairState::Paired => Style::Good,
+        PairState::InitialCopy | PairState::Resync => Style::Busy,
+        PairState::CatchingUp | PairState::Differential | PairState::Suspended | PairState::FailedOver => {
+            Style::Warning
+        }
+        PairState::Fenced | PairState::Error => Style::Bad,
+    }
+}

@@ -1,0 +1,46 @@
+//! Each picture is a file under `golden/`. `UPDATE_GOLDEN=1 cargo test` writes them anew; read the difference.
+
+use std::path::Path;
+
+use super::*;
+
+#[path = "../../../tests/fake/samples.rs"]
+mod samples;
+
+const PAGE: View = View { width: 100, colour: false };
+
+fn assert_golden(name: &str, shown: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/output/status/golden").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, shown).unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(golden == shown, "{} differs from what is shown now:\n{shown}", path.display());
+}
+
+#[test]
+fn every_state_looks_as_it_did() {
+    for (name, status) in samples::all() {
+        assert_golden(&format!("{name}.txt"), &render(&status, samples::now(), PAGE));
+    }
+}
+
+#[test]
+fn states_have_their_colours() {
+    for (name, status) in [("paired", samples::paired()), ("error", samples::error())] {
+        assert_golden(&format!("{name}.ansi"), &render(&status, samples::now(), View { colour: true, ..PAGE }));
+    }
+}
+
+#[test]
+fn a_narrow_screen_cuts_lines_and_breaks_messages() {
+    let view = View { width: 60, ..PAGE };
+    assert_golden("error-narrow.txt", &render(&samples::error(), samples::now(), view));
+    for (name, status) in samples::all() {
+        for width in [1, 20, 60, 100] {
+            let shown = render(&status, samples::now(), View { width, colour: false });
+            let widest = shown.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+            assert!(widest <= width, "{name} takes {widest} of {width} columns:\n{shown}");
+        }
+    }
+}

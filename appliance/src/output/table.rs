@@ -1,0 +1,57 @@
+//! Columns under headings.
+
+use std::fmt;
+
+/// A table; every row has as many cells as there are headings.
+#[derive(Debug)]
+pub(crate) struct Table {
+    right: Vec<bool>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with these headings; one that begins with `>` has its column aligned to the right.
+    pub(crate) fn new(headings: &[&str]) -> Self {
+        let right = headings.iter().map(|heading| heading.starts_with('>')).collect();
+        let headings = headings.iter().map(|heading| heading.trim_start_matches('>').to_owned()).collect();
+        Self { right, rows: vec![headings] }
+    }
+
+    /// Adds a row.
+    pub(crate) fn row(&mut self, cells: &[&str]) {
+        self.rows.push(cells.iter().map(|cell| (*cell).to_owned()).collect());
+    }
+
+    fn widths(&self) -> Vec<usize> {
+        let column =
+            |index: usize| self.rows.iter().filter_map(move |row| row.get(index)).map(|cell| cell.chars().count());
+        (0..self.right.len()).map(|index| column(index).max().unwrap_or(0)).collect()
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let widths = self.widths();
+        for row in &self.rows {
+            let cells = row.iter().zip(&widths).zip(&self.right).map(|((cell, width), right)| match right {
+                true => format!("{cell:>width$}"),
+                false => format!("{cell:<width$}"),
+            });
+            writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let mut table = Table::new(&["NAME", ">SIZE", "GROUP"]);
+        table.row(&["a", "1 GiB", "g"]);
+        table.row(&["pg-data", "512 MiB", "-"]);
+        assert_eq!(table.to_string(), "NAME        SIZE  GROUP\na          1 GiB  g\npg-data  512 MiB  -\n");
+    }
+}

@@ -1,0 +1,197 @@
+//! `status --watch`: the picture of an appliance, drawn again each second.
+//!
+//! On a terminal it has the screen to itself until `q`, Escape or Ctrl-C; a service that goes away and comes back is shown
+//! as that. Elsewhere it prints one block, or one JSON object in one line, each second, until the service goes away.
+//! Owns the terminal's state: whatever happens, the terminal is given back as it was.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use anyhow::Context;
+use crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use crossterm::terminal::{self, Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen};
+use crossterm::{cursor, execute, queue};
+use jiff::Timestamp;
+use tidemark_common::api::client::ClientError;
+use tidemark_common::api::types::Status;
+use tidemark_common::clock::{Clock, SystemClock};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::status::render;
+use super::text::{Line, Style, View};
+use super::{bytes, colour_on, figures};
+use crate::commands::Service;
+use crate::failure::Failure;
+
+/// Between two pictures.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Between two looks at whether the terminal is still wanted, while no key is pressed.
+const KEY_WAIT: Duration = Duration::from_millis(250);
+/// Width used where there is no terminal.
+const UNKNOWN_WIDTH: usize = usize::MAX;
+
+/// One picture, as `tidemark status` prints it.
+pub(crate) fn once(status: &Status) -> Result<(), Failure> {
+    bytes(render(status, SystemClock::new().wall(), stdout_view()).as_bytes())
+}
+
+/// Pictures until the user has seen enough.
+pub(crate) async fn watch(service: &Service) -> Result<(), Failure> {
+    if io::stdout().is_terminal() && io::stdin().is_terminal() && !service.json {
+        on_terminal(service).await
+    } else {
+        as_blocks(service).await
+    }
+}
+
+fn stdout_view() -> View {
+    let is_terminal = io::stdout().is_terminal();
+    let columns = if is_terminal { terminal::size().ok() } else { None };
+    View { width: columns.map_or(UNKNOWN_WIDTH, |(columns, _)| columns.into()), colour: colour_on(is_terminal) }
+}
+
+async fn as_blocks(service: &Service) -> Result<(), Failure> {
+    let mut ticks = interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        ticks.tick().await;
+        let status = service.client.status().await?;
+        if service.json {
+            let line = serde_json::to_string(&status).context("write JSON")?;
+            bytes(format!("{line}\n").as_bytes())?;
+        } else {
+            once(&status)?;
+            bytes(b"\n")?;
+        }
+    }
+}
+
+async fn on_terminal(service: &Service) -> Result<(), Failure> {
+    let mut shown = Shown { status: service.client.status().await?, gone: None, scrolled: 0 };
+    let mut screen = Screen::open()?;
+    let mut ticks = interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    ticks.tick().await;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut key = tokio::task::spawn_blocking(next_key);
+    loop {
+        screen.draw(&mut shown)?;
+        tokio::select! {
+            _ = ticks.tick() => shown.look(service).await,
+            _ = terminate.recv() => return Ok(()),
+            _ = hang_up.recv() => return Ok(()),
+            pressed = &mut key => {
+                match pressed.context("read the keyboard")?? {
+                    Some(Key::Quit) => return Ok(()),
+                    Some(Key::Scroll(lines)) => shown.scrolled = shown.scrolled.saturating_add_signed(lines),
+                    None => {}
+                }
+                key = tokio::task::spawn_blocking(next_key);
+            }
+        }
+    }
+}
+
+/// What is on the screen.
+struct Shown {
+    status: Status,
+    /// Why the service does not answer, and since when.
+    gone: Option<(ClientError, Timestamp)>,
+    /// Lines above the first one shown.
+    scrolled: usize,
+}
+
+impl Shown {
+    async fn look(&mut self, service: &Service) {
+        match service.client.status().await {
+            Ok(status) => (self.status, self.gone) = (status, None),
+            Err(error) => {
+                let since = self.gone.take().map_or_else(|| SystemClock::new().wall(), |(_, since)| since);
+                self.gone = Some((error, since));
+            }
+        }
+    }
+
+    /// The last line: what is wrong, or how to get out.
+    fn footer(&self, now: Timestamp, hidden: usize) -> Line {
+        match &self.gone {
+            Some((error, since)) => {
+                let age = figures::age(*since, now);
+                Line::default().with(Style::Bad, format!("stale for {age}: {error}"))
+            }
+            None if hidden > 0 => {
+                Line::default().with(Style::Faint, format!("q: quit   ↑ ↓: scroll, {hidden} lines below"))
+            }
+            None => Line::default().with(Style::Faint, "q: quit"),
+        }
+    }
+}
+
+enum Key {
+    Quit,
+    Scroll(isize),
+}
+
+/// Waits a moment for a key that means something; anything else, a resize above all, asks for a new picture.
+fn next_key() -> io::Result<Option<Key>> {
+    if !event::poll(KEY_WAIT)? {
+        return Ok(None);
+    }
+    let Event::Key(KeyEvent { code, modifiers, kind: KeyEventKind::Press, .. }) = event::read()? else {
+        return Ok(None);
+    };
+    Ok(match code {
+        KeyCode::Char('q') | KeyCode::Esc => Some(Key::Quit),
+        KeyCode::Char('c' | 'd') if modifiers.contains(KeyModifiers::CONTROL) => Some(Key::Quit),
+        KeyCode::Down | KeyCode::Char('j') => Some(Key::Scroll(1)),
+        KeyCode::Up | KeyCode::Char('k') => Some(Key::Scroll(-1)),
+        KeyCode::PageDown | KeyCode::Char(' ') => Some(Key::Scroll(20)),
+        KeyCode::PageUp => Some(Key::Scroll(-20)),
+        KeyCode::Home => Some(Key::Scroll(isize::MIN)),
+        _ => None,
+    })
+}
+
+/// The terminal, taken over until this is dropped.
+struct Screen(io::Stdout);
+
+impl Screen {
+    fn open() -> Result<Self, Failure> {
+        terminal::enable_raw_mode().context("take over the terminal")?;
+        let mut screen = Self(io::stdout());
+        execute!(screen.0, EnterAlternateScreen, cursor::Hide)?;
+        Ok(screen)
+    }
+
+    /// Draws over what is there, so that nothing flickers.
+    fn draw(&mut self, shown: &mut Shown) -> Result<(), Failure> {
+        let (columns, rows) = terminal::size()?;
+        let view = View { width: columns.into(), colour: colour_on(true) };
+        let now = SystemClock::new().wall();
+        let picture = render(&shown.status, now, view);
+        let room = usize::from(rows).saturating_sub(1);
+        shown.scrolled = shown.scrolled.min(picture.lines().count().saturating_sub(room));
+        let visible = picture.lines().skip(shown.scrolled).take(room);
+        queue!(self.0, terminal::BeginSynchronizedUpdate, cursor::MoveTo(0, 0))?;
+        for line in visible {
+            queue!(self.0, crossterm::style::Print(line), Clear(ClearType::UntilNewLine), cursor::MoveToNextLine(1))?;
+        }
+        let hidden = picture.lines().count().saturating_sub(shown.scrolled + room);
+        let footer = shown.footer(now, hidden).shown(view);
+        queue!(self.0, Clear(ClearType::FromCursorDown), cursor::MoveTo(0, rows.saturating_sub(1)))?;
+        queue!(self.0, crossterm::style::Print(footer), Clear(ClearType::UntilNewLine))?;
+        queue!(self.0, terminal::EndSynchronizedUpdate)?;
+        self.0.flush()?;
+        Ok(())
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // There is nothing better to do when even this fails.
+        let _ = execute!(self.0, LeaveAlternateScreen, cursor::Show);
+        let _ = terminal::disable_raw_mode();
+    }
+}

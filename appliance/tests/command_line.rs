@@ -1,0 +1,300 @@
+//! The binary as scripts use it: exit codes, standard output for machines, standard error for people.
+
+mod fake;
+
+use std::fs;
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use fake::{Served, samples};
+use serde_json::Value;
+use tidemark_common::api::types::{ErrorBody, ErrorKind, Status};
+use tidemark_common::config::Config;
+use tokio::io::AsyncReadExt;
+use tokio::process::Command;
+
+/// What a command did.
+#[derive(Debug)]
+struct Outcome {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl From<Output> for Outcome {
+    fn from(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+}
+
+fn command(words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidemark"));
+    command.args(words).env_remove("TIDEMARK_DIR").env_remove("RUST_LOG").stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+async fn run(words: &[&str]) -> Outcome {
+    command(words).output().await.unwrap().into()
+}
+
+async fn run_in(served: &Served, line: &str) -> Outcome {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    command(&words).env("TIDEMARK_DIR", served.directory.path()).output().await.unwrap().into()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[tokio::test]
+async fn what_is_done_is_told_to_people_on_stderr_and_to_machines_on_stdout() {
+    let served = Served::showing(samples::paired());
+    let peer = format!("peer add west --id {} --addr west:7411", "00".repeat(32));
+    for (line, told, field) in [
+        (peer.as_str(), "peer 'west' at west:7411 is trusted", "address"),
+        ("volume create c --size 1GiB", "volume 'c' is made: 1 GiB", "backing"),
+        ("volume delete a", "volume 'a' is deleted", "name"),
+        ("volume resize a --size 2GiB", "volume 'a' has 2 GiB now", "size"),
+        ("group create h --volume a --volume b", "group 'h' has the volumes a, b", "volumes"),
+        ("group add g --volume c", "group 'g' has the volumes a, b, c", "volumes"),
+        ("group remove g --volume b", "group 'g' has the volumes a", "volumes"),
+        ("pair create g --to west", "pair of 'g' with 'west' is paired", "state"),
+        ("pair suspend g --to west", "is paired", "state"),
+        ("pair resume g --to west", "is paired", "state"),
+        ("pair delete g --to west", "is deleted", "peer"),
+        ("wait g", "marker 42 of 'g' is applied", "number"),
+        ("wait g --marker 7 --for received", "marker 7 of 'g' is received", "number"),
+        ("failover g", "serves     marker 41", "dropped_writes"),
+    ] {
+        let people = run_in(&served, line).await;
+        assert_eq!((people.code, people.stdout.as_str()), (Some(0), ""), "{line}: {people:?}");
+        assert!(people.stderr.contains(told), "{line}: {people:?}");
+        let machine = run_in(&served, &format!("{line} --json")).await;
+        assert_eq!((machine.code, machine.stderr.as_str()), (Some(0), ""), "{line}: {machine:?}");
+        let answer: Value = serde_json::from_str(&machine.stdout).unwrap();
+        assert!(answer.get(field).is_some(), "{line}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn questions_are_answered_on_stdout() {
+    let served = Served::showing(samples::paired());
+    let cut = run_in(&served, "cut g --tag x").await;
+    assert_eq!((cut.code, cut.stdout.as_str(), cut.stderr.as_str()), (Some(0), "43\n", ""));
+    let markers = run_in(&served, "markers g").await;
+    assert_eq!(markers.code, Some(0));
+    let numbers: Vec<&str> = markers.stdout.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(numbers, ["42", "41", "40", "39", "38"]);
+    let volumes = run_in(&served, "volume list").await;
+    assert!(volumes.stdout.contains("scratch  512 MiB  -"), "{volumes:?}");
+    let status = run_in(&served, "status").await;
+    assert!(status.stdout.contains("──▶ west   paired"), "{status:?}");
+    assert!(!status.stdout.contains('\x1b'), "no colour where there is no terminal");
+    let json = run_in(&served, "status --json").await;
+    assert_eq!(serde_json::from_str::<Status>(&json.stdout).unwrap(), samples::paired());
+}
+
+#[tokio::test]
+async fn watching_without_a_terminal_prints_blocks_until_the_service_goes() {
+    let served = Served::showing(samples::paired());
+    let mut child = command(&["status", "--watch", "--json", "--dir", text(served.directory.path())])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut seen = Vec::new();
+    while seen.iter().filter(|byte| **byte == b'\n').count() < 2 {
+        assert_ne!(stdout.read_buf(&mut seen).await.unwrap(), 0, "it ended early");
+    }
+    served.stop.cancel();
+    let seen = String::from_utf8(seen).unwrap();
+    for line in seen.lines().take(2) {
+        assert_eq!(serde_json::from_str::<Status>(line).unwrap(), samples::paired());
+    }
+    assert_eq!(child.wait().await.unwrap().code(), Some(3));
+}
+
+#[tokio::test]
+async fn exit_codes_are_those_of_the_contract() {
+    let served = Served::showing(samples::paired());
+    for (line, code, says) in [
+        ("cut nothing", 1, "nothing of that name"),
+        ("volume create a --size 1GB", 2, "as in 1GiB"),
+        ("frobnicate", 2, "frobnicate"),
+        ("wait g --marker 99 --timeout 1ms", 4, "no marker of 'g' was applied within 1ms"),
+    ] {
+        let outcome = run_in(&served, line).await;
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(code), ""), "{line}: {outcome:?}");
+        assert!(outcome.stderr.contains(says), "{line}: {outcome:?}");
+    }
+    for (kind, code) in
+        [(ErrorKind::Invalid, 1), (ErrorKind::Refused, 1), (ErrorKind::Failed, 1), (ErrorKind::Timeout, 4)]
+    {
+        served.fake.refuse(ErrorBody::new(kind, "why, and what to do"));
+        let outcome = run_in(&served, "failover g --json").await;
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(code), ""), "{kind:?}");
+        assert_eq!(outcome.stderr, "tidemark: why, and what to do\n");
+    }
+    let nowhere = tempfile::tempdir().unwrap();
+    for line in ["status", "status --watch", "cut g", "wait g", "volume list"] {
+        let mut words: Vec<&str> = line.split(' ').collect();
+        assert_eq!(run(&words).await.code, Some(2), "{line} without a directory");
+        words.extend(["--dir", text(nowhere.path())]);
+        let outcome = run(&words).await;
+        assert_eq!(outcome.code, Some(3), "{line}: {outcome:?}");
+        assert!(outcome.stderr.contains("holds no appliance"), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_has_heard_enough_is_no_failure() {
+    let served = Served::showing(samples::large());
+    let mut child = command(&["status", "--json", "--dir", text(served.directory.path())])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output: Outcome = child.wait_with_output().await.unwrap().into();
+    assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""));
+}
+
+#[tokio::test]
+async fn init_makes_an_appliance_once() {
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path().join("deep/east");
+    let made = run(&["init", text(&directory)]).await;
+    assert_eq!(made.code, Some(0), "{made:?}");
+    assert_eq!(made.stdout.trim().len(), 64, "{made:?}");
+    assert_eq!(run(&["id", text(&directory)]).await.stdout, made.stdout);
+    assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(fs::read_dir(directory.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
+    let config = Config::load(&directory).unwrap();
+    assert_eq!(config.name, "east");
+    assert_eq!(config.nbd.addresses[0].to_string(), format!("unix:{}", text(&directory.join("nbd.sock"))));
+    let before = fs::read(directory.join("config.toml")).unwrap();
+    let again = run(&["init", text(&directory), "--name", "other"]).await;
+    assert_eq!((again.code, again.stdout.as_str()), (Some(1), ""));
+    assert!(again.stderr.contains("already holds an appliance 'east'"), "{again:?}");
+    assert_eq!(fs::read(directory.join("config.toml")).unwrap(), before);
+    assert_eq!(run(&["id", text(&directory)]).await.stdout, made.stdout);
+}
+
+#[tokio::test]
+async fn init_takes_what_it_is_told() {
+    let place = tempfile::tempdir().unwrap();
+    let words = ["init", "d", "--name", "we.st", "--nbd", "unix:n.sock", "--nbd", "[::1]:0"];
+    let ports = ["--replication", "east.example:1", "--metrics", "0.0.0.0:2", "--json"];
+    let made: Outcome = command(&[&words[..], &ports].concat()).current_dir(&place).output().await.unwrap().into();
+    assert_eq!(made.code, Some(0), "{made:?}");
+    let answer: Value = serde_json::from_str(&made.stdout).unwrap();
+    assert_eq!(answer["name"], "we.st");
+    let config = Config::load(&place.path().join("d")).unwrap();
+    let addresses: Vec<String> = config.nbd.addresses.iter().map(ToString::to_string).collect();
+    let beside = fs::canonicalize(&place).unwrap().join("n.sock");
+    assert_eq!(addresses, [format!("unix:{}", beside.display()), "[::1]:0".into()]);
+    assert_eq!(config.replication.address.to_string(), "east.example:1");
+    assert_eq!(config.metrics.address.to_string(), "0.0.0.0:2");
+    assert!(config.metrics.allow_remote_metrics, "naming such an address is asking for it");
+}
+
+#[tokio::test]
+async fn init_touches_nothing_that_is_there() {
+    let place = tempfile::tempdir().unwrap();
+    let fresh = place.path().join("fresh-file-system");
+    fs::create_dir_all(fresh.join("lost+found")).unwrap();
+    assert_eq!(run(&["init", text(&fresh)]).await.code, Some(0));
+    let used = place.path().join("used");
+    fs::create_dir(&used).unwrap();
+    fs::write(used.join("precious"), "data").unwrap();
+    let refused = run(&["init", text(&used)]).await;
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("is not empty (it holds 'precious')"), "{refused:?}");
+    assert_eq!(fs::read_dir(&used).unwrap().count(), 1);
+    let file = used.join("precious");
+    assert_eq!(run(&["init", text(&file)]).await.code, Some(1));
+    let long = place.path().join("x".repeat(64)).join("y".repeat(64));
+    for words in [vec!["init", text(&long)], vec!["init", "/tmp/a b"], vec!["init", "/"]] {
+        let refused = run(&words).await;
+        assert_eq!((refused.code, refused.stdout.as_str()), (Some(2), ""), "{words:?}: {refused:?}");
+    }
+    assert!(!long.parent().unwrap().exists());
+}
+
+#[tokio::test]
+async fn of_two_inits_at_the_same_time_one_wins() {
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path().join("east");
+    let words = ["init", text(&directory)];
+    let (one, two) = tokio::join!(run(&words), run(&words));
+    let (winner, loser) = if one.code == Some(0) { (one, two) } else { (two, one) };
+    assert_eq!((winner.code, loser.code), (Some(0), Some(1)), "{winner:?} {loser:?}");
+    assert_eq!(run(&["id", text(&directory)]).await.stdout, winner.stdout);
+    assert_eq!(fs::read_dir(&place).unwrap().count(), 1, "nothing is left beside it");
+}
+
+#[tokio::test]
+async fn a_second_service_is_refused_by_name() {
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path().join("east");
+    assert_eq!(run(&["init", text(&directory)]).await.code, Some(0));
+    let mut lock = fs::File::create_new(directory.join("lock")).unwrap();
+    writeln!(lock, "4711").unwrap();
+    lock.lock().unwrap();
+    let refused = run(&["serve", text(&directory)]).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("is served already, by process 4711"), "{refused:?}");
+    let mut kept = String::new();
+    lock.rewind().unwrap();
+    lock.read_to_string(&mut kept).unwrap();
+    assert_eq!(kept, "4711\n", "the holder's number stays");
+}
+
+#[tokio::test]
+async fn a_service_without_good_settings_does_not_start() {
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path().join("east");
+    let nowhere = run(&["serve", text(&directory)]).await;
+    assert_eq!(nowhere.code, Some(1));
+    assert!(nowhere.stderr.contains("config.toml is not there"), "{nowhere:?}");
+    assert_eq!(run(&["init", text(&directory)]).await.code, Some(0));
+    let file = directory.join("config.toml");
+    let good = fs::read_to_string(&file).unwrap();
+    for (bad, says) in [
+        (good.replace("[groups]", "[group]"), "unknown field `group`"),
+        (good[..good.len() / 2].to_owned(), "may have been cut short"),
+    ] {
+        fs::write(&file, bad).unwrap();
+        let refused = run(&["serve", text(&directory)]).await;
+        assert_eq!(refused.code, Some(1));
+        assert!(refused.stderr.contains(&format!("{}:", text(&file))), "{refused:?}");
+        assert!(refused.stderr.contains(says), "{refused:?}");
+    }
+    fs::write(&file, good).unwrap();
+    let refused: Outcome =
+        command(&["serve", text(&directory)]).env("RUST_LOG", "=loud=").output().await.unwrap().into();
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("RUST_LOG is '=loud='"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn manual_completions_and_document_come_from_the_definitions() {
+    let place = tempfile::tempdir().unwrap();
+    let pages = place.path().join("man1");
+    assert_eq!(run(&["man", text(&pages)]).await.code, Some(0));
+    for page in ["tidemark.1", "tidemark-volume-create.1", "tidemark-status.1", "tidemark-pair-suspend.1"] {
+        let page = fs::read_to_string(pages.join(page)).unwrap();
+        assert!(page.contains(".SH SYNOPSIS") && page.contains("TIDEMARK_DIR"), "{page}");
+    }
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = run(&["completions", shell]).await;
+        assert_eq!(script.code, Some(0));
+        assert!(script.stdout.contains("failover"), "{shell}");
+    }
+    let document: Value = serde_json::from_str(&run(&["openapi"]).await.stdout).unwrap();
+    assert!(document["paths"]["/v1/status"].is_object());
+}

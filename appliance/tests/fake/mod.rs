@@ -1,0 +1,283 @@
+//! An appliance that exists only behind its control API: it remembers what it was asked and answers as it was told.
+
+#![allow(dead_code, reason = "each test uses its part")]
+
+pub(crate) mod samples;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tidemark_common::api::client::Client;
+use tidemark_common::api::control::{Control, Reply};
+use tidemark_common::api::server::{ControlListener, serve_control};
+use tidemark_common::api::types::{
+    Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, MarkerInfo, PairStatus, PairTarget,
+    PeerAdd, PeerStatus, Status, VolumeCreate, VolumeStatus, Wait,
+};
+use tidemark_common::config::ControlAccess;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// The appliance.
+#[derive(Default)]
+pub(crate) struct Fake {
+    state: Mutex<State>,
+    /// Something was asked.
+    pub(crate) asked: Notify,
+    /// An operation went to its end.
+    pub(crate) ended: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    status: Option<Status>,
+    refusal: Option<ErrorBody>,
+    calls: Vec<String>,
+    held: Option<Arc<Notify>>,
+}
+
+impl Fake {
+    /// One that shows this status.
+    pub(crate) fn showing(status: Status) -> Arc<Self> {
+        let fake = Self::default();
+        fake.show(status);
+        Arc::new(fake)
+    }
+
+    /// Shows this status from now on.
+    pub(crate) fn show(&self, status: Status) {
+        self.state.lock().status = Some(status);
+    }
+
+    /// Answers every operation with this from now on.
+    pub(crate) fn refuse(&self, refusal: ErrorBody) {
+        self.state.lock().refusal = Some(refusal);
+    }
+
+    /// Answers no operation until the returned handle is notified.
+    pub(crate) fn hold(&self) -> Arc<Notify> {
+        let held = Arc::new(Notify::new());
+        self.state.lock().held = Some(Arc::clone(&held));
+        held
+    }
+
+    /// What was asked since the last look.
+    pub(crate) fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.lock().calls)
+    }
+
+    fn reply<'a, T: Send + 'a>(
+        &'a self,
+        call: String,
+        answer: impl FnOnce(&Status) -> Option<T> + Send + 'a,
+    ) -> Reply<'a, T> {
+        Box::pin(self.answered(call, answer))
+    }
+
+    async fn answered<T>(&self, call: String, answer: impl FnOnce(&Status) -> Option<T>) -> Result<T, ErrorBody> {
+        let held = {
+            let mut state = self.state.lock();
+            state.calls.push(call);
+            state.held.clone()
+        };
+        self.asked.notify_one();
+        if let Some(held) = held {
+            held.notified().await;
+        }
+        let state = self.state.lock();
+        self.ended.notify_one();
+        match (&state.refusal, &state.status) {
+            (Some(refusal), _) => Err(refusal.clone()),
+            (None, Some(status)) => answer(status).ok_or_else(nothing),
+            (None, None) => Err(nothing()),
+        }
+    }
+}
+
+fn nothing() -> ErrorBody {
+    ErrorBody::new(ErrorKind::NotFound, "the sample has nothing of that name; `tidemark status` shows what it has")
+}
+
+fn marker(number: u64, tag: Option<String>) -> MarkerInfo {
+    MarkerInfo { number, boundary_seq: number * 25, time: samples::now(), tag }
+}
+
+fn volume(status: &Status, name: &str) -> Option<VolumeStatus> {
+    status.volumes.iter().find(|volume| volume.name == name).cloned()
+}
+
+fn group(status: &Status, name: &str) -> Option<GroupStatus> {
+    status.groups.iter().find(|group| group.name == name).cloned()
+}
+
+fn pair(status: &Status, name: &str, peer: &str) -> Option<PairStatus> {
+    group(status, name)?.pairs.into_iter().find(|pair| pair.peer == peer)
+}
+
+fn report(group: GroupStatus) -> FailoverReport {
+    FailoverReport {
+        group: group.name,
+        generation: group.generation + 1,
+        marker: marker(41, None),
+        good_as_of: samples::now(),
+        age_seconds: 1.2,
+        dropped_writes: 12,
+        dropped_bytes: 48 << 10,
+        missing_writes_known: 1054,
+        took_ms: 12.3,
+        exports: group.volumes,
+    }
+}
+
+impl Control for Fake {
+    fn status(&self) -> Status {
+        self.state.lock().status.clone().unwrap_or_else(samples::empty)
+    }
+
+    fn peer_add(&self, request: PeerAdd) -> Reply<'_, PeerStatus> {
+        self.reply(format!("{request:?}"), move |_| {
+            Some(PeerStatus { name: request.name, id: request.id, address: request.address })
+        })
+    }
+
+    fn volume_create(&self, request: VolumeCreate) -> Reply<'_, VolumeStatus> {
+        self.reply(format!("{request:?}"), move |_| {
+            let backing = request.backing.unwrap_or_else(|| "/srv/east/volumes/new".into());
+            Some(VolumeStatus { name: request.name, size: request.size, group: None, backing, connections: 0 })
+        })
+    }
+
+    fn volume_delete(&self, name: String) -> Reply<'_, ()> {
+        self.reply(format!("volume_delete {name:?}"), move |status| volume(status, &name).map(drop))
+    }
+
+    fn volume_resize(&self, name: String, size: u64) -> Reply<'_, VolumeStatus> {
+        self.reply(format!("volume_resize {name:?} {size}"), move |status| {
+            Some(VolumeStatus { size, ..volume(status, &name)? })
+        })
+    }
+
+    fn group_create(&self, request: GroupCreate) -> Reply<'_, GroupStatus> {
+        self.reply(format!("{request:?}"), move |status| {
+            let sample = status.groups.first()?.clone();
+            Some(GroupStatus { name: request.name, volumes: request.volumes, pairs: Vec::new(), ..sample })
+        })
+    }
+
+    fn group_add(&self, name: String, volume: String) -> Reply<'_, GroupStatus> {
+        self.reply(format!("group_add {name:?} {volume:?}"), move |status| {
+            let mut group = group(status, &name)?;
+            group.volumes.push(volume);
+            Some(group)
+        })
+    }
+
+    fn group_remove(&self, name: String, volume: String) -> Reply<'_, GroupStatus> {
+        self.reply(format!("group_remove {name:?} {volume:?}"), move |status| {
+            let mut group = group(status, &name)?;
+            group.volumes.retain(|member| *member != volume);
+            Some(group)
+        })
+    }
+
+    fn pair_create(&self, group: String, request: PairTarget) -> Reply<'_, PairStatus> {
+        self.reply(format!("pair_create {group:?} {:?}", request.to), move |status| pair(status, &group, &request.to))
+    }
+
+    fn pair_suspend(&self, group: String, request: PairTarget) -> Reply<'_, PairStatus> {
+        self.reply(format!("pair_suspend {group:?} {:?}", request.to), move |status| pair(status, &group, &request.to))
+    }
+
+    fn pair_resume(&self, group: String, request: PairTarget) -> Reply<'_, PairStatus> {
+        self.reply(format!("pair_resume {group:?} {:?}", request.to), move |status| pair(status, &group, &request.to))
+    }
+
+    fn pair_delete(&self, group: String, request: PairTarget) -> Reply<'_, ()> {
+        self.reply(format!("pair_delete {group:?} {:?}", request.to), move |status| {
+            pair(status, &group, &request.to).map(drop)
+        })
+    }
+
+    fn cut(&self, name: String, request: Cut) -> Reply<'_, MarkerInfo> {
+        self.reply(format!("cut {name:?} {request:?}"), move |status| {
+            group(status, &name).map(|group| marker(group.marker.last + 1, request.tag))
+        })
+    }
+
+    fn markers(&self, name: String) -> Reply<'_, Vec<MarkerInfo>> {
+        self.reply(format!("markers {name:?}"), move |status| {
+            let last = group(status, &name)?.marker.last;
+            let tagged = |number| (number == 40).then(|| "before the upgrade".to_owned());
+            Some((last.saturating_sub(4)..=last).rev().map(|number| marker(number, tagged(number))).collect())
+        })
+    }
+
+    fn wait(&self, name: String, request: Wait) -> Reply<'_, MarkerInfo> {
+        let call = format!("wait {name:?} {request:?}");
+        let limit = std::time::Duration::from_millis(request.timeout_ms);
+        Box::pin(async move {
+            let answer = async {
+                let last = self.answered(call, |status| group(status, &name).map(|group| group.marker.last)).await?;
+                match request.marker {
+                    Some(number) if number > last => std::future::pending().await,
+                    number => Ok(marker(number.unwrap_or(last), None)),
+                }
+            };
+            tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| {
+                let message = format!("no marker of '{name}' was applied within {limit:?}: look at `tidemark status`");
+                Err(ErrorBody::new(ErrorKind::Timeout, message))
+            })
+        })
+    }
+
+    fn failover(&self, name: String, request: Failover) -> Reply<'_, FailoverReport> {
+        self.reply(format!("failover {name:?} {request:?}"), move |status| group(status, &name).map(report))
+    }
+
+    fn metrics(&self) -> String {
+        "# HELP tidemark_up Whether the appliance is up.\n# TYPE tidemark_up gauge\ntidemark_up 1\n".into()
+    }
+}
+
+/// The fake, served over a real socket until this is dropped.
+pub(crate) struct Served {
+    pub(crate) fake: Arc<Fake>,
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) stop: CancellationToken,
+    pub(crate) serving: JoinHandle<()>,
+}
+
+impl Served {
+    /// Serves a fake that shows this status.
+    pub(crate) fn showing(status: Status) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = ControlListener::bind(directory.path(), ControlAccess::Owner).unwrap();
+        let (fake, stop) = (Fake::showing(status), CancellationToken::new());
+        let serving = tokio::spawn(serve_control(listener, fake.clone(), stop.clone()));
+        Self { fake, directory, stop, serving }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::new(self.directory.path())
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// The same appliance as of now instead of the samples' moment.
+pub(crate) fn shifted(mut status: Status, now: Timestamp) -> Status {
+    let by = now.duration_since(samples::now());
+    for group in &mut status.groups {
+        group.marker.time = group.marker.time.map(|time| time + by);
+        for pair in &mut group.pairs {
+            pair.since += by;
+        }
+    }
+    status
+}

@@ -1,0 +1,252 @@
+//! Appliances in several states, all at the same moment, [`now`].
+
+#![allow(dead_code, reason = "each test uses its part")]
+
+use jiff::{SignedDuration, Timestamp};
+use tidemark_common::api::types::{
+    Addresses, ApplianceStatus, BufferStatus, CopyProgress, FreezeStatus, GroupStatus, JournalStatus, MarkerStatus,
+    PairState, PairStatus, PeerStatus, Positions, Role, Status, VolumeStatus,
+};
+
+/// The moment all samples are of.
+pub(crate) fn now() -> Timestamp {
+    Timestamp::from_second(1_767_225_600).unwrap()
+}
+
+fn ago(milliseconds: i64) -> Timestamp {
+    now() - SignedDuration::from_millis(milliseconds)
+}
+
+fn appliance(name: &str, groups: Vec<GroupStatus>) -> Status {
+    Status {
+        appliance: ApplianceStatus {
+            name: name.into(),
+            id: "3f2a91c0".repeat(8),
+            version: "0.1.0".into(),
+            uptime_seconds: 8040.0,
+        },
+        addresses: Addresses {
+            nbd: vec![format!("unix:/srv/{name}/nbd.sock"), "10.0.0.1:10809".into()],
+            replication: "10.0.0.1:7411".into(),
+            metrics: "127.0.0.1:9411".into(),
+        },
+        volumes: vec![volume("a", 1 << 30, Some("g")), volume("b", 4 << 30, Some("g"))],
+        groups,
+        peers: vec![PeerStatus {
+            name: "west".into(),
+            id: "91c03f2a".repeat(8),
+            address: Some("west.example:7411".into()),
+        }],
+    }
+}
+
+fn volume(name: &str, size: u64, group: Option<&str>) -> VolumeStatus {
+    VolumeStatus {
+        name: name.into(),
+        size,
+        group: group.map(Into::into),
+        backing: format!("/srv/east/volumes/{name}"),
+        connections: 1,
+    }
+}
+
+fn group(role: Role, pairs: Vec<PairStatus>) -> GroupStatus {
+    GroupStatus {
+        name: "g".into(),
+        id: "0123456789abcdef".repeat(2),
+        role,
+        generation: 1,
+        volumes: vec!["a".into(), "b".into()],
+        marker: MarkerStatus { last: 42, time: Some(ago(400)) },
+        journal: JournalStatus { bytes: 1 << 20, capacity_bytes: 10 << 30 },
+        buffer: BufferStatus { bytes: 8 << 20, capacity_bytes: 64 << 20 },
+        freeze: FreezeStatus { count: 42, p50_us: 12.0, p99_us: 30.0, max_us: 45.0, abandoned: 0 },
+        positions: Positions { captured_seq: 1042, journaled_seq: 1042, applied_seq: 1000 },
+        interval_ms: 1000,
+        problem: None,
+        pairs,
+    }
+}
+
+fn pair(peer: &str, state: PairState) -> PairStatus {
+    PairStatus {
+        peer: peer.into(),
+        state,
+        reason: None,
+        since: ago(185_000),
+        connected: true,
+        received_marker: 42,
+        permitted_marker: 42,
+        applied_marker: 41,
+        rpo_seconds: Some(0.4),
+        lag_bytes: 4096,
+        differential_bytes: 0,
+        copy: None,
+        round_trip_ms: Some(12.4),
+    }
+}
+
+/// Everything as it should be.
+pub(crate) fn paired() -> Status {
+    let mut status = appliance("east", vec![group(Role::Primary, vec![pair("west", PairState::Paired)])]);
+    status.volumes.push(volume("scratch", 512 << 20, None));
+    status
+}
+
+/// The copy side of [`paired`].
+pub(crate) fn secondary() -> Status {
+    let mut group = group(Role::Secondary, vec![pair("east", PairState::Paired)]);
+    group.freeze = FreezeStatus::default();
+    group.buffer = BufferStatus::default();
+    appliance("west", vec![group])
+}
+
+/// The first copy under way.
+pub(crate) fn initial_copy() -> Status {
+    let copying = PairStatus {
+        since: ago(7_000),
+        received_marker: 40,
+        permitted_marker: 0,
+        applied_marker: 0,
+        rpo_seconds: None,
+        lag_bytes: 3 << 30,
+        copy: Some(CopyProgress {
+            done_bytes: 2_700 << 20,
+            total_bytes: 5 << 30,
+            bytes_per_second: 98.4 * 1_048_576.0,
+            seconds_left: Some(24.6),
+        }),
+        ..pair("west", PairState::InitialCopy)
+    };
+    appliance("east", vec![group(Role::Primary, vec![copying])])
+}
+
+/// Behind after an interruption, with a journal that fills and a marker given up.
+pub(crate) fn catching_up() -> Status {
+    let behind = PairStatus {
+        reason: Some("the link was down for 2 min; 312 MiB are left to send".into()),
+        since: ago(3_200),
+        received_marker: 31,
+        permitted_marker: 31,
+        applied_marker: 31,
+        rpo_seconds: Some(11.3),
+        lag_bytes: 312 << 20,
+        ..pair("west", PairState::CatchingUp)
+    };
+    let mut group = group(Role::Primary, vec![behind]);
+    group.journal.bytes = 7_700 << 20;
+    group.buffer.bytes = 61 << 20;
+    group.freeze = FreezeStatus { count: 420, p50_us: 14.0, p99_us: 1_850.0, max_us: 50_000.0, abandoned: 2 };
+    appliance("east", vec![group])
+}
+
+/// Something that needs a person, on the pair and on the group.
+pub(crate) fn error() -> Status {
+    let broken = PairStatus {
+        reason: Some(
+            "west refused frame 1017 at segment 12 offset 4096: its checksum does not match, so nothing was applied. Check \
+             the disk of west's journal, then run `tidemark pair resume g --to west`"
+                .into(),
+        ),
+        received_marker: 39,
+        permitted_marker: 39,
+        applied_marker: 39,
+        rpo_seconds: Some(3725.0),
+        ..pair("west", PairState::Error)
+    };
+    let mut group = group(Role::Primary, vec![broken]);
+    group.problem =
+        Some("write /srv/east/volumes/b at 1048576: no space left on device. Make room; writes are retried".into());
+    group.journal.bytes = 10 << 30;
+    appliance("east", vec![group])
+}
+
+/// The former secondary, primary since a failover.
+pub(crate) fn failed_over() -> Status {
+    let old = PairStatus {
+        reason: Some("this side took over at marker 41".into()),
+        connected: false,
+        round_trip_ms: None,
+        received_marker: 41,
+        permitted_marker: 41,
+        applied_marker: 41,
+        rpo_seconds: None,
+        differential_bytes: 96 << 20,
+        ..pair("east", PairState::FailedOver)
+    };
+    let mut group = group(Role::Primary, vec![old]);
+    group.generation = 2;
+    appliance("west", vec![group])
+}
+
+/// The former primary, fenced.
+pub(crate) fn fenced() -> Status {
+    let mut group = group(Role::Fenced, vec![pair("west", PairState::Fenced)]);
+    group.problem = Some("west has generation 2: nothing is served here until `tidemark rejoin g`".into());
+    appliance("east", vec![group])
+}
+
+/// A group without a pair that has not been cut yet.
+pub(crate) fn no_pair() -> Status {
+    let mut group = group(Role::Primary, Vec::new());
+    group.marker = MarkerStatus { last: 0, time: None };
+    group.freeze = FreezeStatus::default();
+    group.positions = Positions::default();
+    group.buffer.bytes = 0;
+    appliance("east", vec![group])
+}
+
+/// The other side does not answer.
+pub(crate) fn link_down() -> Status {
+    let silent = PairStatus {
+        connected: false,
+        round_trip_ms: None,
+        rpo_seconds: Some(65.0),
+        lag_bytes: 800 << 20,
+        received_marker: 12,
+        permitted_marker: 12,
+        applied_marker: 12,
+        reason: Some("west.example:7411 does not answer; tried again every 2 s".into()),
+        ..pair("west", PairState::CatchingUp)
+    };
+    appliance("east", vec![group(Role::Primary, vec![silent])])
+}
+
+/// Many volumes, several groups and pairs, long names.
+pub(crate) fn large() -> Status {
+    let mut status = paired();
+    let names: Vec<String> = (1..=500).map(|number| format!("vm-{number:03}-disk")).collect();
+    status.volumes.extend(names.iter().map(|name| volume(name, 1 << 40, Some("virtual-machines"))));
+    let mut machines =
+        group(Role::Primary, vec![pair("west", PairState::Paired), pair("far-away-datacentre", PairState::Suspended)]);
+    machines.name = "virtual-machines".into();
+    machines.volumes = names;
+    machines.interval_ms = 250;
+    status.groups.push(machines);
+    status
+}
+
+/// Nothing made yet.
+pub(crate) fn empty() -> Status {
+    let mut status = appliance("east", Vec::new());
+    status.volumes.clear();
+    status.peers.clear();
+    status
+}
+
+/// Every sample with its name.
+pub(crate) fn all() -> Vec<(&'static str, Status)> {
+    vec![
+        ("paired", paired()),
+        ("secondary", secondary()),
+        ("initial-copy", initial_copy()),
+        ("catching-up", catching_up()),
+        ("error", error()),
+        ("failed-over", failed_over()),
+        ("fenced", fenced()),
+        ("no-pair", no_pair()),
+        ("link-down", link_down()),
+        ("large", large()),
+        ("empty", empty()),
+    ]
+}

@@ -162,3 +162,6 @@ pub trait Exports: Send + Sync + 'static {
     /// [`OpenError`] says which reply to give.
     fn open(&self, name: &str) -> Result<Arc<dyn Export>, OpenError>;
 }
+
+#[cfg(test)]
+mod tests;

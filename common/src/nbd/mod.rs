@@ -21,6 +21,7 @@ pub mod reply;
 pub mod request;
 pub mod server;
 mod session;
+mod socket;
 pub mod tls;
 
 pub use address::Address;

@@ -62,6 +62,27 @@ async fn a_unix_socket_is_private_and_goes_with_the_server() {
 }
 
 #[tokio::test]
+async fn more_than_a_socket_holds_goes_both_ways() {
+    let dir = TempDir::new().unwrap();
+    let (address, path) = socket_in(&dir);
+    let Running { stop, task, .. } = run(&address, ServerOptions::default()).await;
+    let mut client = Client::new(UnixStream::connect(&path).await.unwrap());
+    client.enter(Style::Simple, "v").await;
+    let data: Vec<u8> = (0..SIZE).map(|at| u8::try_from(at % 241).unwrap()).collect();
+    assert_eq!(client.write(0, 0, &data).await, Reply::Done);
+    for _ in 0..3 {
+        let large = client.send(command::READ, 0, 0, SIZE, &[]).await;
+        assert_eq!(client.reply(SIZE).await, (large, Reply::Data(data.clone())));
+        // Enough small replies for it to forget that the socket was ever full.
+        for _ in 0..100 {
+            assert_eq!(client.read(7, 3).await, Reply::Data(data[7..10].to_vec()));
+        }
+    }
+    stop.cancel();
+    soon(task).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_unix_socket_gets_the_mode_asked_for() {
     let dir = TempDir::new().unwrap();
     let (address, path) = socket_in(&dir);

@@ -21,6 +21,7 @@ pub mod reply;
 pub mod request;
 pub mod server;
 mod session;
+mod socket;
 pub mod tls;
 
 pub use address::Address;
@@ -162,3 +163,6 @@ pub trait Exports: Send + Sync + 'static {
     /// [`OpenError`] says which reply to give.
     fn open(&self, name: &str) -> Result<Arc<dyn Export>, OpenError>;
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,11 +3,11 @@
 //! Owns the listening sockets and the count of connections. A connection that fails is logged and forgotten; the others do
 //! not notice. A stop ends listening first, then every connection when its requests under way are answered.
 
-use std::fmt::Display;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,6 +19,7 @@ use super::connection::{ConnectionError, ConnectionOptions, serve};
 use super::handshake::HandshakeError;
 use super::listen::{BindError, Listener, tune};
 use super::session::SessionError;
+use super::socket::Socket;
 use crate::limits::NBD_CONNECTIONS_MAX;
 
 /// How long listening rests when the system cannot give it a socket (out of file descriptors).
@@ -114,53 +115,47 @@ impl Connections {
         }
     }
 
-    async fn accept(&self, listener: &Listener, stop: &CancellationToken) -> std::io::Result<()> {
-        match listener {
+    async fn accept(&self, listener: &Listener, stop: &CancellationToken) -> io::Result<()> {
+        let (socket, peer) = match listener {
             Listener::Unix { listener, .. } => {
                 let (stream, _) = listener.accept().await?;
                 let process = stream.peer_cred().ok().and_then(|peer| peer.pid());
                 let peer = process.map_or_else(|| "a local process".into(), |pid| format!("process {pid}"));
-                self.start(stream, peer, stop);
+                (OwnedFd::from(stream.into_std()?), peer)
             }
             Listener::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 if let Err(error) = tune(&stream) {
                     debug!(%peer, %error, "an NBD connection's socket cannot be tuned");
                 }
-                self.start(stream, peer, stop);
+                (OwnedFd::from(stream.into_std()?), peer.to_string())
             }
-        }
+        };
+        self.start(Socket::new(socket)?, peer, stop);
         Ok(())
     }
 
-    fn start<S, P>(&self, stream: S, peer: P, stop: &CancellationToken)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        P: Display + Send + 'static,
-    {
+    fn start(&self, socket: Socket, peer: String, stop: &CancellationToken) {
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             warn!(%peer, "an NBD connection is turned away: there are as many as are allowed at once");
             self.options.observer.on_turned_away();
             return;
         };
         let (exports, options) = (Arc::clone(&self.exports), Arc::clone(&self.options));
-        self.tasks.spawn(connection(stream, peer, exports, options, stop.child_token(), permit));
+        self.tasks.spawn(connection(socket, peer, exports, options, stop.child_token(), permit));
     }
 }
 
-async fn connection<S, P>(
-    stream: S,
-    peer: P,
+async fn connection(
+    socket: Socket,
+    peer: String,
     exports: Arc<dyn Exports>,
     options: Arc<ConnectionOptions>,
     stop: CancellationToken,
     _permit: OwnedSemaphorePermit,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
-    P: Display,
-{
+) {
     debug!(%peer, "NBD connection");
-    match serve(stream, &*exports, &options, &stop).await {
+    match serve(socket, &*exports, &options, &stop).await {
         Ok(()) => debug!(%peer, "NBD connection ended"),
         Err(error) if is_usual(&error) => info!(%peer, %error, "NBD connection broken off"),
         Err(error) => warn!(%peer, %error, "NBD connection cut off"),

@@ -1,0 +1,141 @@
+//! What one client may have under way, and what becomes of one that breaks off, stalls or sends garbage.
+
+use tokio::io::AsyncWriteExt;
+
+use super::client::{Reply, request};
+use super::*;
+use crate::limits::{NBD_BYTES_IN_FLIGHT_MAX, NBD_REQUEST_BYTES_MAX, NBD_REQUESTS_IN_FLIGHT_MAX};
+use crate::nbd::protocol::{command, command_flag};
+use crate::nbd::{Patience, SessionError};
+
+fn session_error(ended: Result<(), ConnectionError>) -> SessionError {
+    match ended {
+        Err(ConnectionError::Session { source, .. }) => source,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn requests_under_way_are_limited() {
+    let Served { mut client, probe, .. } = transmit(Style::Simple).await;
+    *probe.slow_from.lock() = 0;
+    let sent = NBD_REQUESTS_IN_FLIGHT_MAX + 50;
+    for _ in 0..sent {
+        client.send(command::READ, 0, 0, 1, &[]).await;
+    }
+    probe.begun(NBD_REQUESTS_IN_FLIGHT_MAX).await;
+    // What has come is looked at in one go: were more begun, they would be by the time one is answered.
+    probe.permits.add_permits(1);
+    client.reply(1).await;
+    assert!(probe.begun_now() <= NBD_REQUESTS_IN_FLIGHT_MAX + 1, "{}", probe.begun_now());
+    probe.permits.add_permits(sent);
+    for _ in 1..sent {
+        client.reply(1).await;
+    }
+}
+
+#[tokio::test]
+async fn bytes_under_way_are_limited() {
+    let Served { mut client, probe, .. } = transmit(Style::Structured).await;
+    let largest = u64::from(NBD_REQUEST_BYTES_MAX);
+    probe.memory.resize(usize::try_from(largest).unwrap());
+    *probe.slow_from.lock() = 0;
+    let fit = NBD_BYTES_IN_FLIGHT_MAX / usize::try_from(largest).unwrap();
+    for _ in 0..fit + 3 {
+        client.send(command::READ, 0, 0, largest, &[]).await;
+    }
+    probe.begun(fit).await;
+    for answered in 1..=fit + 3 {
+        assert!(probe.begun_now() < fit + answered, "{} begun, {answered} answered", probe.begun_now());
+        probe.permits.add_permits(1);
+        assert_eq!(client.reply(largest).await.1, Reply::Zeroes(NBD_REQUEST_BYTES_MAX));
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_replies_is_not_read_from_for_ever() {
+    let Served { mut client, probe, .. } = transmit(Style::Simple).await;
+    let mut taken = 0;
+    let header = request(Style::Simple, command::READ, 0, 7, 0, 64 << 10);
+    while tokio::time::timeout(Duration::from_millis(200), client.stream.write_all(&header)).await.is_ok() {
+        taken += 1;
+        assert!(taken < 100_000, "the server reads requests whose replies nobody takes");
+    }
+    assert!(probe.begun_now() < NBD_REQUESTS_IN_FLIGHT_MAX);
+}
+
+#[tokio::test]
+async fn garbage_ends_the_connection() {
+    for style in [Style::Simple, Style::Extended] {
+        let Served { mut client, ended, .. } = transmit(style).await;
+        client.stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        client.closed().await;
+        let error = session_error(soon(ended).await.unwrap());
+        assert!(error.to_string().contains("0x47455420"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_payload_beyond_reason_ends_the_connection() {
+    let Served { mut client, ended, .. } = transmit(Style::Extended).await;
+    client.send(command::WRITE, command_flag::PAYLOAD_LEN, 0, 1 << 40, &[]).await;
+    client.closed().await;
+    let error = session_error(soon(ended).await.unwrap());
+    assert!(error.to_string().contains("1099511627776"), "{error}");
+}
+
+#[tokio::test]
+async fn breaking_off_in_a_request_is_noticed_and_between_requests_is_a_goodbye() {
+    let half = request(Style::Simple, command::WRITE, 0, 7, 0, 100_000);
+    for cut in [0, 1, 27, 28] {
+        let Served { mut client, ended, probe, .. } = transmit(Style::Simple).await;
+        client.write(0, 0, b"x").await;
+        client.stream.write_all(&half[..cut]).await.unwrap();
+        drop(client);
+        let ended = soon(ended).await.unwrap();
+        if cut == 0 {
+            ended.unwrap();
+        } else {
+            assert!(matches!(session_error(ended), SessionError::BrokenOff), "cut at {cut}");
+        }
+        assert_eq!(probe.take_calls().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn what_was_begun_ends_also_when_the_client_has_gone() {
+    let Served { mut client, probe, ended, .. } = transmit(Style::Simple).await;
+    *probe.slow_from.lock() = 0;
+    client.send(command::WRITE, 0, 0, 1, b"x").await;
+    probe.begun(1).await;
+    drop(client);
+    probe.permits.add_permits(1);
+    let _ = soon(ended).await.unwrap();
+    assert_eq!(probe.permits.available_permits(), 0, "the write was run to its end");
+}
+
+#[tokio::test]
+async fn a_client_that_stalls_in_the_middle_is_cut_off_and_one_that_is_quiet_is_not() {
+    let patience = Patience { stall: Duration::from_millis(100), stop: Duration::from_secs(1) };
+    let options = || ConnectionOptions { patience, ..ConnectionOptions::default() };
+    let mut quiet = serve_with(options());
+    quiet.client.enter(Style::Simple, "v").await;
+    *quiet.probe.slow_from.lock() = 0;
+    let waiting = quiet.client.send(command::READ, 0, 0, 1, &[]).await;
+
+    let mut sender = serve_with(options());
+    sender.client.enter(Style::Simple, "v").await;
+    sender.client.send(command::WRITE, 0, 0, 100, b"only this").await;
+    soon(sender.client.closed()).await;
+    assert!(matches!(session_error(sender.ended.await.unwrap()), SessionError::Stalled { .. }));
+
+    let mut taker = serve_with(options());
+    taker.client.enter(Style::Simple, "v").await;
+    taker.client.write(0, 0, &[1; 300 << 10]).await;
+    taker.client.send(command::READ, 0, 0, 300 << 10, &[]).await;
+    assert!(matches!(session_error(soon(taker.ended).await.unwrap()), SessionError::Stalled { .. }));
+
+    quiet.probe.permits.add_permits(2);
+    assert_eq!(quiet.client.reply(1).await, (waiting, Reply::Data(vec![0])));
+    assert_eq!(quiet.client.read(0, 1).await, Reply::Data(vec![0]));
+}

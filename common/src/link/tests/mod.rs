@@ -1,5 +1,7 @@
 //! Two endpoints on loopback.
 
+mod hostile;
+mod network;
 mod trusted;
 
 use std::collections::BTreeMap;

@@ -113,7 +113,9 @@ pub enum IdError {
         digits: usize,
     },
     /// A name with characters or a length that are not allowed.
-    #[error("'{text}' cannot be a name: use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit")]
+    #[error(
+        "'{text}' cannot be a name: use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+    )]
     BadName {
         /// What was given.
         text: String,

@@ -1,0 +1,87 @@
+# Two commands do everything on a Debian machine with Rust and git: `make demo` and `make test`.
+#
+# Everything is built in one profile (release), so that RocksDB, most of a cold build, is compiled once for all of
+# check, clippy, doc, build and test.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+WORKSPACE := --release --workspace --locked
+
+.PHONY: help
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: build ## Install what is missing, build, and show the whole story in under a minute
+	$(TARGET)/release/tidemark demo
+
+.PHONY: test
+test: test-packages fmt clippy doc scripts-check rules deny-if-there doc-tests tests ## All checks and tests: what CI runs
+
+.PHONY: build
+build: build-packages ## The binary, target/release/tidemark
+	$(CARGO) build $(WORKSPACE) --bins
+
+.PHONY: fmt
+fmt: ## Formatting, checked
+	$(CARGO) fmt --all --check
+
+.PHONY: clippy
+clippy: build-packages ## Lints, warnings are errors
+	$(CARGO) clippy $(WORKSPACE) --all-targets -- -D warnings
+
+.PHONY: doc
+doc: build-packages ## The API's documentation, warnings are errors
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(WORKSPACE) --no-deps
+
+.PHONY: doc-tests
+doc-tests: build-packages ## The examples in the documentation
+	$(CARGO) test $(WORKSPACE) --doc --quiet
+
+# The binary first: scenarios run it as a process.
+.PHONY: tests
+tests: test-packages build ## All tests, with nextest where it is installed
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	    set -x; TIDEMARK_BIN="$(abspath $(TARGET))/release/tidemark" $(CARGO) nextest run $(WORKSPACE) --no-fail-fast; \
+	else \
+	    echo "cargo-nextest is not installed (cargo install --locked cargo-nextest): cargo test instead" >&2; \
+	    set -x; TIDEMARK_BIN="$(abspath $(TARGET))/release/tidemark" $(CARGO) test $(WORKSPACE) --all-targets --no-fail-fast; \
+	fi
+
+.PHONY: rules
+rules: test-packages ## Prometheus configuration and alerts, by promtool
+	promtool check config grafana/prometheus.yml
+	promtool test rules grafana/alerts_test.yml
+
+.PHONY: scripts-check
+scripts-check:
+	@for script in .ci/run scripts/install-debian-packages; do bash -n $$script; done
+	@if command -v shellcheck >/dev/null; then shellcheck .ci/run scripts/*; fi
+
+.PHONY: deny
+deny: ## Licences, bans and sources of dependencies, offline, by cargo-deny
+	$(CARGO) deny --offline --locked --all-features check licenses bans sources
+
+# Advisories need a copy of the advisory database, so they are not part of any other target.
+.PHONY: advisories
+advisories: ## Known vulnerabilities of dependencies, by cargo-deny, from the network
+	$(CARGO) deny --locked check advisories
+
+.PHONY: deny-if-there
+deny-if-there:
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(MAKE) deny; fi
+
+.PHONY: build-packages test-packages
+build-packages:
+	@scripts/install-debian-packages build
+test-packages:
+	@scripts/install-debian-packages test
+
+.PHONY: clean
+clean: ## Remove what was built; the compiler cache in ~/.cache/tidemark stays
+	$(CARGO) clean

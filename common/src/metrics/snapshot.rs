@@ -1,0 +1,174 @@
+//! Gauges out of a [`Status`]: made anew for each page, so that nothing outlives what it describes.
+
+use prometheus::proto::MetricFamily;
+
+use super::UNGROUPED;
+use super::define::Set;
+use crate::api::types::{GroupStatus, PairState, PairStatus, Role, Status};
+
+/// Every state and its name, as in the JSON.
+pub(super) const STATES: &[(PairState, &str)] = &[
+    (PairState::InitialCopy, "initial-copy"),
+    (PairState::Paired, "paired"),
+    (PairState::CatchingUp, "catching-up"),
+    (PairState::Differential, "differential"),
+    (PairState::Resync, "resync"),
+    (PairState::Suspended, "suspended"),
+    (PairState::FailedOver, "failed-over"),
+    (PairState::Fenced, "fenced"),
+    (PairState::Error, "error"),
+];
+
+const ROLES: &[(Role, &str)] = &[(Role::Primary, "primary"), (Role::Secondary, "secondary"), (Role::Fenced, "fenced")];
+
+/// All families the status gives.
+pub(super) fn families(status: &Status) -> Vec<MetricFamily> {
+    let page = Set::new(&[]);
+    connections(&page, status);
+    for group in &status.groups {
+        let labelled = page.with(&[("group", &group.name)]);
+        of_group(&labelled, group);
+        for pair in &group.pairs {
+            let side = side(group.role);
+            let labelled = labelled.with(&[("peer", &pair.peer), ("side", side)]);
+            of_pair(&labelled, pair);
+            copy_age(&page, group, pair);
+        }
+    }
+    page.gather()
+}
+
+/// The side of a pair this appliance is. A fenced one was the primary and still holds the primary's end.
+fn side(role: Role) -> &'static str {
+    match role {
+        Role::Primary | Role::Fenced => "primary",
+        Role::Secondary => "secondary",
+    }
+}
+
+fn set(labelled: &Set, name: &str, help: &str, value: f64) {
+    labelled.gauge(name, help).set(value);
+}
+
+fn one_hot(held: bool) -> f64 {
+    if held { 1.0 } else { 0.0 }
+}
+
+fn connections(page: &Set, status: &Status) {
+    let of = |group: Option<&str>| -> u64 {
+        status.volumes.iter().filter(|volume| volume.group.as_deref() == group).map(|volume| volume.connections).sum()
+    };
+    let groups = status.groups.iter().map(|group| Some(group.name.as_str()));
+    for group in groups.chain([None]) {
+        let labelled = page.with(&[("group", group.unwrap_or(UNGROUPED))]);
+        set(&labelled, "tidemark_nbd_connections", "NBD connections open on the group's volumes.", of(group) as f64);
+    }
+}
+
+fn of_group(labelled: &Set, group: &GroupStatus) {
+    for (role, text) in ROLES {
+        let labelled = labelled.with(&[("role", text)]);
+        let held = one_hot(group.role == *role);
+        set(&labelled, "tidemark_group_role", "1 for what this appliance is for the group.", held);
+    }
+    set(labelled, "tidemark_group_generation", "Counts role changes of the group.", group.generation as f64);
+    set(
+        labelled,
+        "tidemark_group_problem",
+        "1 when something about the group needs a person; `tidemark status` says what.",
+        one_hot(group.problem.is_some()),
+    );
+    set(labelled, "tidemark_marker_number", "Newest marker of the group.", group.marker.last as f64);
+    set(labelled, "tidemark_buffer_bytes", "Bytes in the write buffer.", group.buffer.bytes as f64);
+    set(
+        labelled,
+        "tidemark_buffer_capacity_bytes",
+        "Bytes the write buffer can hold.",
+        group.buffer.capacity_bytes as f64,
+    );
+    set(labelled, "tidemark_journal_bytes", "Bytes in the journal.", group.journal.bytes as f64);
+    set(
+        labelled,
+        "tidemark_journal_capacity_bytes",
+        "Bytes the journal may hold.",
+        group.journal.capacity_bytes as f64,
+    );
+    positions(labelled, group);
+}
+
+fn positions(labelled: &Set, group: &GroupStatus) {
+    let stages = [
+        ("captured", group.positions.captured_seq),
+        ("journaled", group.positions.journaled_seq),
+        ("applied", group.positions.applied_seq),
+    ];
+    for (stage, seq) in stages {
+        let labelled = labelled.with(&[("stage", stage)]);
+        set(&labelled, "tidemark_position_seq", "Newest sequence number past this stage here.", seq as f64);
+    }
+}
+
+fn of_pair(labelled: &Set, pair: &PairStatus) {
+    for (state, text) in STATES {
+        let labelled = labelled.with(&[("state", text)]);
+        let held = one_hot(pair.state == *state);
+        set(&labelled, "tidemark_pair_state", "1 for the state the pair is in, 0 for the others.", held);
+    }
+    set(
+        labelled,
+        "tidemark_pair_state_since_timestamp_seconds",
+        "When the pair came into its state, seconds since 1970.",
+        pair.since.as_duration().as_secs_f64(),
+    );
+    set(labelled, "tidemark_pair_connected", "1 when the other side answers.", one_hot(pair.connected));
+    if let Some(seconds) = pair.rpo_seconds {
+        let help =
+            "What a disaster of the primary now would lose, as seen from this side; absent without a usable copy.";
+        set(labelled, "tidemark_pair_rpo_seconds", help, seconds);
+    }
+    set(
+        labelled,
+        "tidemark_pair_lag_bytes",
+        "Bytes captured and not yet durable on the secondary.",
+        pair.lag_bytes as f64,
+    );
+    set(
+        labelled,
+        "tidemark_pair_differential_bytes",
+        "Bytes marked in the differential bitmap.",
+        pair.differential_bytes as f64,
+    );
+    if let Some(milliseconds) = pair.round_trip_ms {
+        set(labelled, "tidemark_link_round_trip_seconds", "Round trip time of the link.", milliseconds / 1e3);
+    }
+    markers(labelled, pair);
+    copy_progress(labelled, pair);
+}
+
+fn markers(labelled: &Set, pair: &PairStatus) {
+    let stages =
+        [("received", pair.received_marker), ("permitted", pair.permitted_marker), ("applied", pair.applied_marker)];
+    for (stage, number) in stages {
+        let labelled = labelled.with(&[("stage", stage)]);
+        set(&labelled, "tidemark_pair_marker_number", "Newest marker past this stage of the secondary.", number as f64);
+    }
+}
+
+fn copy_progress(labelled: &Set, pair: &PairStatus) {
+    if let Some(copy) = pair.copy {
+        let done = "Bytes the differential copy under way has dealt with.";
+        set(labelled, "tidemark_pair_copy_done_bytes", done, copy.done_bytes as f64);
+        let total = "Bytes the differential copy under way has to deal with.";
+        set(labelled, "tidemark_pair_copy_size_bytes", total, copy.total_bytes as f64);
+    }
+}
+
+/// Only the side that holds the copy says how old it is: the one figure that is still there, and still true, when the
+/// primary is not.
+fn copy_age(page: &Set, group: &GroupStatus, pair: &PairStatus) {
+    if let (Role::Secondary, Some(seconds)) = (group.role, pair.rpo_seconds) {
+        let labelled = page.with(&[("group", &group.name), ("peer", &pair.peer)]);
+        let help = "Age of the newest moment this appliance could take over at; absent without a usable copy.";
+        set(&labelled, "tidemark_copy_age_seconds", help, seconds);
+    }
+}

@@ -1,0 +1,223 @@
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::*;
+use crate::api::types::{
+    Addresses, ApplianceStatus, BufferStatus, CopyProgress, FreezeStatus, GroupStatus, JournalStatus, MarkerStatus,
+    PairState, PairStatus, Positions, Role, VolumeStatus,
+};
+use crate::ids::Seq;
+
+fn metrics() -> Metrics {
+    Metrics::new("east", "0.1.0", Timestamp::UNIX_EPOCH)
+}
+
+fn status(groups: Vec<GroupStatus>) -> Status {
+    let volumes = groups
+        .iter()
+        .flat_map(|group| group.volumes.iter().map(|name| volume(name, Some(&group.name))))
+        .chain([volume("loose", None)])
+        .collect();
+    Status {
+        appliance: ApplianceStatus {
+            name: "east".into(),
+            id: "00".into(),
+            version: "0.1.0".into(),
+            uptime_seconds: 1.0,
+        },
+        addresses: Addresses { nbd: vec![], replication: String::new(), metrics: String::new() },
+        volumes,
+        groups,
+        peers: vec![],
+    }
+}
+
+fn volume(name: &str, group: Option<&str>) -> VolumeStatus {
+    VolumeStatus {
+        name: name.into(),
+        size: 1 << 30,
+        group: group.map(Into::into),
+        backing: "/dev/null".into(),
+        connections: 2,
+    }
+}
+
+fn group(name: &str, role: Role, peers: &[&str]) -> GroupStatus {
+    GroupStatus {
+        name: name.into(),
+        id: "00".into(),
+        role,
+        generation: 1,
+        volumes: vec![format!("{name}-data")],
+        marker: MarkerStatus { last: 42, time: None },
+        journal: JournalStatus { bytes: 1, capacity_bytes: 2 },
+        buffer: BufferStatus { bytes: 3, capacity_bytes: 4 },
+        freeze: FreezeStatus::default(),
+        positions: Positions { captured_seq: 30, journaled_seq: 20, applied_seq: 10 },
+        interval_ms: 1000,
+        problem: None,
+        pairs: peers.iter().map(|peer| pair(peer)).collect(),
+    }
+}
+
+fn pair(peer: &str) -> PairStatus {
+    PairStatus {
+        peer: peer.into(),
+        state: PairState::CatchingUp,
+        reason: None,
+        since: Timestamp::UNIX_EPOCH,
+        connected: true,
+        received_marker: 41,
+        permitted_marker: 40,
+        applied_marker: 39,
+        rpo_seconds: Some(1.5),
+        lag_bytes: 4096,
+        differential_bytes: 0,
+        copy: Some(CopyProgress { done_bytes: 1, total_bytes: 2, ..CopyProgress::default() }),
+        round_trip_ms: Some(20.0),
+    }
+}
+
+/// A page on which every family of the registry appears.
+fn full_page() -> String {
+    let metrics = metrics();
+    let handle = metrics.group("g");
+    let _pair = handle.pair("west");
+    metrics.render(&status(vec![group("g", Role::Secondary, &["west"])]))
+}
+
+fn families(page: &str) -> BTreeSet<String> {
+    page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned)).collect()
+}
+
+fn value(page: &str, series: &str) -> Option<f64> {
+    page.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+}
+
+#[test]
+fn every_family_says_what_it_is_once() {
+    let page = full_page();
+    let helps: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("# HELP ")).collect();
+    assert_eq!(helps.len(), families(&page).len());
+    assert!(helps.len() > 50, "{page}");
+    for help in helps {
+        assert!(help.ends_with('.') && help.contains(' '), "{help}");
+    }
+}
+
+#[test]
+fn promtool_finds_nothing_to_say() {
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool is in Debian's package prometheus; `scripts/install-debian-packages` installs it");
+    promtool.stdin.take().unwrap().write_all(full_page().as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
+}
+
+#[test]
+fn what_is_counted_is_on_the_page() {
+    let metrics = metrics();
+    let group = metrics.group("g");
+    group.host().answered(RequestKind::Write, true, 4096, Duration::from_micros(20));
+    group.host().answered(RequestKind::Write, false, 4096, Duration::from_micros(20));
+    group.marker_cut(Duration::from_micros(3));
+    group.marker_abandoned(Duration::from_millis(50));
+    group.pair("west").state_changed(PairState::Paired); // handle gone, series gone
+    let pair = group.pair("west");
+    pair.shipped(1000, Seq(7));
+    pair.state_changed(PairState::Error);
+    metrics.error(Part::Journal);
+    metrics.peer_refused(PeerRefusal::UnknownPeer);
+
+    let page = metrics.render(&status(vec![]));
+    for (series, expected) in [
+        (r#"tidemark_host_requests_total{group="g",kind="write",result="ok"}"#, 1.0),
+        (r#"tidemark_host_requests_total{group="g",kind="write",result="error"}"#, 1.0),
+        (r#"tidemark_host_bytes_total{direction="write",group="g"}"#, 4096.0),
+        (r#"tidemark_host_request_duration_seconds_count{group="g",kind="write"}"#, 2.0),
+        (r#"tidemark_freeze_duration_seconds_count{group="g"}"#, 2.0),
+        (r#"tidemark_freeze_duration_seconds_bucket{group="g",le="0.000005"}"#, 1.0),
+        (r#"tidemark_markers_total{group="g"}"#, 1.0),
+        (r#"tidemark_markers_abandoned_total{group="g"}"#, 1.0),
+        (r#"tidemark_ship_bytes_total{group="g",peer="west"}"#, 1000.0),
+        (r#"tidemark_pair_position_seq{group="g",peer="west",stage="shipped"}"#, 7.0),
+        (r#"tidemark_pair_state_changes_total{group="g",peer="west",state="error"}"#, 1.0),
+        (r#"tidemark_pair_state_changes_total{group="g",peer="west",state="paired"}"#, 0.0),
+        (r#"tidemark_errors_total{part="journal"}"#, 1.0),
+        (r#"tidemark_errors_total{part="nbd"}"#, 0.0),
+        (r#"tidemark_peers_refused_total{reason="unknown_peer"}"#, 1.0),
+    ] {
+        assert_eq!(value(&page, series), Some(expected), "{series}\n{page}");
+    }
+}
+
+#[test]
+fn all_handles_of_a_group_count_together() {
+    let metrics = metrics();
+    let (one, other) = (metrics.group("g"), metrics.group("g"));
+    one.journal_damaged();
+    other.journal_damaged();
+    drop(one);
+    let page = metrics.render(&status(vec![]));
+    assert_eq!(value(&page, r#"tidemark_journal_damaged_records_total{group="g"}"#), Some(2.0), "{page}");
+}
+
+#[test]
+fn the_status_gives_the_gauges() {
+    let groups = vec![group("g", Role::Primary, &["west"]), group("h", Role::Secondary, &["north"])];
+    let page = metrics().render(&status(groups));
+    for (series, expected) in [
+        (r#"tidemark_pair_rpo_seconds{group="g",peer="west",side="primary"}"#, Some(1.5)),
+        (r#"tidemark_pair_rpo_seconds{group="h",peer="north",side="secondary"}"#, Some(1.5)),
+        (r#"tidemark_copy_age_seconds{group="h",peer="north"}"#, Some(1.5)),
+        (r#"tidemark_copy_age_seconds{group="g",peer="west"}"#, None),
+        (r#"tidemark_pair_state{group="g",peer="west",side="primary",state="catching-up"}"#, Some(1.0)),
+        (r#"tidemark_pair_state{group="g",peer="west",side="primary",state="paired"}"#, Some(0.0)),
+        (r#"tidemark_group_role{group="h",role="secondary"}"#, Some(1.0)),
+        (r#"tidemark_position_seq{group="g",stage="journaled"}"#, Some(20.0)),
+        (r#"tidemark_pair_marker_number{group="g",peer="west",side="primary",stage="applied"}"#, Some(39.0)),
+        (r#"tidemark_link_round_trip_seconds{group="g",peer="west",side="primary"}"#, Some(0.02)),
+        (r#"tidemark_nbd_connections{group="g"}"#, Some(2.0)),
+        (r#"tidemark_nbd_connections{group="-"}"#, Some(2.0)),
+    ] {
+        assert_eq!(value(&page, series), expected, "{series}\n{page}");
+    }
+}
+
+#[test]
+fn without_a_usable_copy_there_is_no_age() {
+    let mut secondary = group("g", Role::Secondary, &["west"]);
+    secondary.pairs[0].rpo_seconds = None;
+    let page = metrics().render(&status(vec![secondary]));
+    assert!(!page.contains("tidemark_copy_age_seconds") && !page.contains("tidemark_pair_rpo_seconds"), "{page}");
+}
+
+#[test]
+fn what_went_away_leaves_the_page() {
+    let metrics = metrics();
+    let (kept, gone) = (metrics.group("kept"), metrics.group("gone"));
+    let (kept_pair, gone_pair) = (kept.pair("near"), kept.pair("far"));
+    let before = status(vec![group("kept", Role::Primary, &["near", "far"]), group("gone", Role::Primary, &["near"])]);
+    let page = metrics.render(&before);
+    assert!(page.contains(r#"group="gone""#) && page.contains(r#"peer="far""#), "{page}");
+
+    drop((gone, gone_pair));
+    let page = metrics.render(&status(vec![group("kept", Role::Primary, &["near"])]));
+    assert!(!page.contains(r#"group="gone""#) && !page.contains(r#"peer="far""#), "{page}");
+    assert!(page.contains(r#"tidemark_ship_bytes_total{group="kept",peer="near"}"#), "{page}");
+    drop(kept_pair);
+}
+
+#[test]
+fn a_status_that_names_a_pair_twice_is_no_panic() {
+    let page = metrics().render(&status(vec![group("g", Role::Primary, &["west", "west"])]));
+    assert_eq!(page.matches("\ntidemark_pair_lag_bytes{").count(), 1, "{page}");
+}

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig};
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
-use serde::{Deserialize, Serialize};
 
+use crate::config::{Congestion, ReplicationConfig};
 use crate::limits::{DATA_STREAMS, LINK_CONNECTIONS_MAX, LINK_HANDSHAKES_MAX};
 
 /// Data streams, and the greeting.
+#[expect(clippy::cast_possible_truncation, reason = "a constant, a handful")]
 const UNI_STREAMS: u32 = DATA_STREAMS as u32 + 1;
 /// The control stream.
 const BIDI_STREAMS: u32 = 1;
@@ -20,17 +21,6 @@ const UDP_PAYLOAD_BYTES_MAX: usize = 65_507;
 const MTU_MIN: u16 = 1200;
 /// Control messages overtake data that waits to be sent.
 pub(super) const CONTROL_PRIORITY: i32 = 1;
-
-/// What decides how fast to send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Congestion {
-    /// Models the path; keeps its rate when packets are lost at random.
-    #[default]
-    Bbr,
-    /// Backs off at every loss: friendlier on a clean shared link, slow on a lossy one.
-    Cubic,
-}
 
 /// Figures of the link. The defaults fit a link of 1 Gbit/s at 100 ms.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +61,17 @@ impl Default for LinkConfig {
             socket_buffer_bytes: 4 << 20,
             handshakes_max: LINK_HANDSHAKES_MAX,
             connections_max: LINK_CONNECTIONS_MAX,
+        }
+    }
+}
+
+impl From<&ReplicationConfig> for LinkConfig {
+    fn from(config: &ReplicationConfig) -> Self {
+        Self {
+            idle_timeout: config.idle_timeout,
+            congestion: config.congestion,
+            rate_limit: config.rate_limit_bytes_per_second.and_then(NonZeroU64::new),
+            ..Self::default()
         }
     }
 }

@@ -178,7 +178,8 @@ async fn garbage_and_stalled_handshakes_keep_nobody_out() {
     let target = west.endpoint.local_addr().unwrap();
     let stranger = UdpSocket::bind(any_port()).unwrap();
     for random in numbers(3).take(500) {
-        let bytes: Vec<u8> = numbers(random).map(|n| n.to_le_bytes()[0]).take(random as usize % 1400).collect();
+        let bytes: Vec<u8> =
+            numbers(random).map(|n| n.to_le_bytes()[0]).take(usize::try_from(random % 1400).unwrap()).collect();
         stranger.send_to(&bytes, target).unwrap();
     }
     // First flights through a relay that lets nothing back: no retry is answered, no handshake goes on.

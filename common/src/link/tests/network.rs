@@ -43,7 +43,7 @@ impl AsyncUdpSocket for SwitchedSocket {
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let number = self.wire.sends.fetch_add(1, Ordering::Relaxed);
-        let lost = self.wire.loss > 0 && numbers(number).next().unwrap() % self.wire.loss == 0;
+        let lost = self.wire.loss > 0 && numbers(number).next().unwrap().is_multiple_of(self.wire.loss);
         if lost || self.wire.cut.load(Ordering::Relaxed) { Ok(()) } else { self.socket.try_send(transmit) }
     }
 

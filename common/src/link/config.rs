@@ -15,7 +15,7 @@ use crate::limits::{DATA_STREAMS, LINK_CONNECTIONS_MAX, LINK_HANDSHAKES_MAX};
 const UNI_STREAMS: u32 = DATA_STREAMS as u32 + 1;
 /// The control stream.
 const BIDI_STREAMS: u32 = 1;
-/// Largest UDP payload over IPv4.
+/// Largest UDP payload over IPv4, bytes.
 const UDP_PAYLOAD_BYTES_MAX: usize = 65_507;
 /// Smallest MTU QUIC works with.
 const MTU_MIN: u16 = 1200;
@@ -80,7 +80,7 @@ impl LinkConfig {
     /// Datagrams that one send may hold. quinn puts ten into one buffer for the kernel to cut up; above an MTU of 6,550
     /// that is more than UDP carries at once, the send fails, and MTU discovery falls back to its minimum.
     pub(super) fn segments_max(&self) -> usize {
-        UDP_PAYLOAD_BYTES_MAX / usize::from(self.mtu_max.max(MTU_MIN))
+        (UDP_PAYLOAD_BYTES_MAX / usize::from(self.mtu_max.max(MTU_MIN))).max(1)
     }
 
     pub(super) fn endpoint(&self) -> EndpointConfig {
@@ -128,5 +128,32 @@ impl LinkConfig {
             Congestion::Bbr => Arc::new(BbrConfig::default()),
             Congestion::Cubic => Arc::new(CubicConfig::default()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One send never exceeds what UDP carries, whatever MTU is set.
+    #[test]
+    fn a_send_fits_into_udp() {
+        for mtu_max in 0..=u16::MAX {
+            let config = LinkConfig { mtu_max, ..LinkConfig::default() };
+            let segments = config.segments_max();
+            assert!(segments >= 1 && segments * usize::from(mtu_max) <= UDP_PAYLOAD_BYTES_MAX.max(mtu_max.into()));
+        }
+        assert_eq!(LinkConfig::default().segments_max(), 10, "the default costs no batching");
+    }
+
+    #[test]
+    fn settings_of_the_operator_count() {
+        let mut settings = crate::config::Config::new("east").replication;
+        settings.idle_timeout = Duration::from_secs(9);
+        settings.congestion = Congestion::Cubic;
+        settings.rate_limit_bytes_per_second = Some(1000);
+        let config = LinkConfig::from(&settings);
+        assert_eq!(config.idle_timeout, settings.idle_timeout);
+        assert_eq!((config.congestion, config.rate_limit), (Congestion::Cubic, NonZeroU64::new(1000)));
     }
 }

@@ -123,5 +123,5 @@ fn numbers(seed: u64) -> impl Iterator<Item = u64> {
 
 /// Nothing here takes anything like this long: a hang is a failure and not a hung test run.
 async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), future).await.expect("it should not take so long")
+    tokio::time::timeout(Duration::from_secs(30), future).await.expect("it should not take so long")
 }

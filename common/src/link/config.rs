@@ -6,31 +6,21 @@ use std::time::Duration;
 
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig};
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
-use serde::{Deserialize, Serialize};
 
+use crate::config::{Congestion, ReplicationConfig};
 use crate::limits::{DATA_STREAMS, LINK_CONNECTIONS_MAX, LINK_HANDSHAKES_MAX};
 
 /// Data streams, and the greeting.
+#[expect(clippy::cast_possible_truncation, reason = "a constant, a handful")]
 const UNI_STREAMS: u32 = DATA_STREAMS as u32 + 1;
 /// The control stream.
 const BIDI_STREAMS: u32 = 1;
-/// Largest UDP payload over IPv4.
+/// Largest UDP payload over IPv4, bytes.
 const UDP_PAYLOAD_BYTES_MAX: usize = 65_507;
 /// Smallest MTU QUIC works with.
 const MTU_MIN: u16 = 1200;
 /// Control messages overtake data that waits to be sent.
 pub(super) const CONTROL_PRIORITY: i32 = 1;
-
-/// What decides how fast to send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Congestion {
-    /// Models the path; keeps its rate when packets are lost at random.
-    #[default]
-    Bbr,
-    /// Backs off at every loss: friendlier on a clean shared link, slow on a lossy one.
-    Cubic,
-}
 
 /// Figures of the link. The defaults fit a link of 1 Gbit/s at 100 ms.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,11 +65,22 @@ impl Default for LinkConfig {
     }
 }
 
+impl From<&ReplicationConfig> for LinkConfig {
+    fn from(config: &ReplicationConfig) -> Self {
+        Self {
+            idle_timeout: config.idle_timeout,
+            congestion: config.congestion,
+            rate_limit: config.rate_limit_bytes_per_second.and_then(NonZeroU64::new),
+            ..Self::default()
+        }
+    }
+}
+
 impl LinkConfig {
     /// Datagrams that one send may hold. quinn puts ten into one buffer for the kernel to cut up; above an MTU of 6,550
     /// that is more than UDP carries at once, the send fails, and MTU discovery falls back to its minimum.
     pub(super) fn segments_max(&self) -> usize {
-        UDP_PAYLOAD_BYTES_MAX / usize::from(self.mtu_max.max(MTU_MIN))
+        (UDP_PAYLOAD_BYTES_MAX / usize::from(self.mtu_max.max(MTU_MIN))).max(1)
     }
 
     pub(super) fn endpoint(&self) -> EndpointConfig {
@@ -127,5 +128,32 @@ impl LinkConfig {
             Congestion::Bbr => Arc::new(BbrConfig::default()),
             Congestion::Cubic => Arc::new(CubicConfig::default()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One send never exceeds what UDP carries, whatever MTU is set.
+    #[test]
+    fn a_send_fits_into_udp() {
+        for mtu_max in 0..=u16::MAX {
+            let config = LinkConfig { mtu_max, ..LinkConfig::default() };
+            let segments = config.segments_max();
+            assert!(segments >= 1 && segments * usize::from(mtu_max) <= UDP_PAYLOAD_BYTES_MAX.max(mtu_max.into()));
+        }
+        assert_eq!(LinkConfig::default().segments_max(), 10, "the default costs no batching");
+    }
+
+    #[test]
+    fn settings_of_the_operator_count() {
+        let mut settings = crate::config::Config::new("east").replication;
+        settings.idle_timeout = Duration::from_secs(9);
+        settings.congestion = Congestion::Cubic;
+        settings.rate_limit_bytes_per_second = Some(1000);
+        let config = LinkConfig::from(&settings);
+        assert_eq!(config.idle_timeout, settings.idle_timeout);
+        assert_eq!((config.congestion, config.rate_limit), (Congestion::Cubic, NonZeroU64::new(1000)));
     }
 }

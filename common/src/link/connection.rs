@@ -138,6 +138,12 @@ impl Connection {
         }
     }
 
+    /// For tests that speak what no sender speaks.
+    #[cfg(test)]
+    pub(super) fn raw(&self) -> &quinn::Connection {
+        &self.quinn
+    }
+
     /// Closes the connection because the peer broke the protocol.
     pub(super) fn accuse(&self, violation: Violation) -> LinkError {
         tracing::warn!(peer = %self.peer, remote = %self.remote(), %violation, "closing a connection");

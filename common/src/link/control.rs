@@ -4,11 +4,10 @@ use bytes::{Bytes, BytesMut};
 use quinn::{RecvStream, SendStream};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use super::connection::Connection;
 use super::error::{LinkError, Violation};
-use super::lane::{self, Parcel};
+use super::lane::{self, LaneTask, Parcel};
 use crate::limits::CONTROL_MESSAGE_BYTES_MAX;
 use crate::wire::codec;
 use crate::wire::message::Message;
@@ -16,11 +15,12 @@ use crate::wire::message::Message;
 /// Messages handed over and not yet taken by QUIC.
 const QUEUE_MESSAGES: usize = 8;
 
-/// Sends messages. Dropping it in the middle tells the peer that the stream was abandoned.
+/// Sends messages. Dropped before [`finish`](Self::finish) has resolved, it gives up what the peer has not acknowledged
+/// and tells it that the stream was abandoned.
 #[derive(Debug)]
 pub struct ControlSender {
     queue: mpsc::Sender<Parcel>,
-    task: JoinHandle<Result<(), LinkError>>,
+    task: LaneTask,
     connection: Connection,
 }
 
@@ -33,7 +33,8 @@ impl ControlSender {
     /// Hands a message over; waits while the peer does not take earlier ones.
     ///
     /// # Cancel safety
-    /// Dropped before it resolves, the message is not sent. Resolved, it is sent without further help.
+    /// Dropped before it resolves, the message is not sent. Resolved, it is sent without further help, as long as the
+    /// sender lives.
     ///
     /// # Errors
     /// When the connection is over, or the message is longer than a peer accepts.

@@ -121,7 +121,10 @@ impl From<ConnectionError> for LinkError {
     fn from(error: ConnectionError) -> Self {
         match error {
             ConnectionError::ApplicationClosed(close) => {
-                let reason = String::from_utf8_lossy(&close.reason).into_owned();
+                let reason = match close.reason.is_empty() {
+                    true => "it gave no reason".into(),
+                    false => String::from_utf8_lossy(&close.reason).into_owned(),
+                };
                 if close.error_code == code::VIOLATION {
                     Self::PeerAccuses { reason }
                 } else {

@@ -2,8 +2,8 @@
 //!
 //! In: parcels through a bounded queue. Out: bytes in QUIC, in the order of the queue. Callers hand a parcel over in full or not
 //! at all, so that their futures can be dropped at any time; a parcel handed over is written without further help.
-//! A lane whose owner goes away without [`Parcel::End`] resets its stream, so that the receiver never takes an
-//! interrupted sender for a finished one.
+//! A lane whose owner goes away before [`Parcel::End`] is acknowledged stops at once and resets its stream, so that the
+//! receiver never takes an interrupted sender for a finished one, and a peer that does not read keeps nothing alive here.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quinn::{SendStream, WriteError};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::error::{LinkError, code};
 use super::pace::{PIECE_BYTES, TokenBucket};
@@ -40,19 +40,32 @@ impl Pace {
     }
 }
 
+/// A lane's task: stops when dropped.
+pub(super) type LaneTask = AbortOnDropHandle<Result<(), LinkError>>;
+
+/// Resets its stream when dropped before the peer has acknowledged its end.
+struct Resetting(SendStream);
+
+impl Drop for Resetting {
+    fn drop(&mut self) {
+        // A stream that is complete or lost needs no reset.
+        let _ = self.0.reset(code::ABANDONED);
+    }
+}
+
 /// Starts a lane. The task ends when the stream does: `Ok` when the peer has acknowledged everything up to
 /// [`Parcel::End`].
 pub(super) fn start(
     stream: SendStream,
     queue_parcels: usize,
     pace: Option<Arc<Pace>>,
-) -> (mpsc::Sender<Parcel>, JoinHandle<Result<(), LinkError>>) {
+) -> (mpsc::Sender<Parcel>, LaneTask) {
     let (queue, parcels) = mpsc::channel(queue_parcels);
-    (queue, tokio::spawn(run(stream, parcels, pace)))
+    (queue, AbortOnDropHandle::new(tokio::spawn(run(Resetting(stream), parcels, pace))))
 }
 
 async fn run(
-    mut stream: SendStream,
+    mut stream: Resetting,
     mut parcels: mpsc::Receiver<Parcel>,
     pace: Option<Arc<Pace>>,
 ) -> Result<(), LinkError> {
@@ -60,16 +73,14 @@ async fn run(
         match parcel {
             Parcel::Write { mut pieces, permit } => {
                 match &pace {
-                    Some(pace) => write_paced(&mut stream, pieces, pace).await?,
-                    None => stream.write_all_chunks(&mut pieces).await.map_err(write_error)?,
+                    Some(pace) => write_paced(&mut stream.0, pieces, pace).await?,
+                    None => stream.0.write_all_chunks(&mut pieces).await.map_err(write_error)?,
                 }
                 drop(permit);
             }
-            Parcel::End => return end(stream).await,
+            Parcel::End => return end(&mut stream.0).await,
         }
     }
-    // A stream that is gone already needs no reset.
-    let _ = stream.reset(code::ABANDONED);
     Err(LinkError::LocallyClosed)
 }
 
@@ -86,7 +97,7 @@ async fn write_paced(stream: &mut SendStream, pieces: [Bytes; 2], pace: &Pace) -
     Ok(())
 }
 
-async fn end(mut stream: SendStream) -> Result<(), LinkError> {
+async fn end(stream: &mut SendStream) -> Result<(), LinkError> {
     stream.finish().map_err(|_| LinkError::LocallyClosed)?;
     match stream.stopped().await {
         Ok(None) => Ok(()),
@@ -105,7 +116,7 @@ fn write_error(error: WriteError) -> LinkError {
 }
 
 /// The outcome of a lane's task.
-pub(super) async fn outcome(task: JoinHandle<Result<(), LinkError>>) -> Result<(), LinkError> {
+pub(super) async fn outcome(task: LaneTask) -> Result<(), LinkError> {
     // A task that was cancelled with its runtime, or panicked.
     task.await.unwrap_or_else(|error| Err(LinkError::Transport { reason: error.to_string() }))
 }

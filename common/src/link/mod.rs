@@ -31,7 +31,7 @@ mod send;
 mod tls;
 mod trust;
 
-pub use config::{Congestion, LinkConfig};
+pub use config::LinkConfig;
 pub use connection::{Connection, Stats};
 pub use control::{ControlReceiver, ControlSender};
 pub use endpoint::{BindError, Endpoint};
@@ -41,6 +41,8 @@ pub use receive::DataReceiver;
 pub use reorder::OrderError;
 pub use send::DataSender;
 pub use trust::Trust;
+
+pub use crate::config::Congestion;
 
 #[cfg(test)]
 mod tests;

@@ -12,13 +12,12 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use quinn::SendStream;
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
 use tokio_util::sync::PollSender;
 
 use super::chunk::{self, ChunkHeader};
 use super::connection::Connection;
 use super::error::LinkError;
-use super::lane::{self, Pace, Parcel};
+use super::lane::{self, LaneTask, Pace, Parcel};
 use crate::limits::{FRAME_STORED_BYTES_MAX, SEND_QUEUE_BYTES_MAX};
 
 /// Frames waiting in a lane, beside the one it writes.
@@ -26,10 +25,11 @@ const QUEUE_FRAMES: usize = 1;
 
 struct Lane {
     queue: PollSender<Parcel>,
-    task: JoinHandle<Result<(), LinkError>>,
+    task: LaneTask,
 }
 
-/// Sends frames. Dropping it in the middle tells the peer that the streams were abandoned.
+/// Sends frames. Dropped before [`finish`](Self::finish) has resolved, it gives up what the peer has not acknowledged
+/// and tells it that the streams were abandoned.
 pub struct DataSender {
     lanes: Vec<Lane>,
     /// The lane to try first.
@@ -62,7 +62,7 @@ impl DataSender {
     ///
     /// # Cancel safety
     /// Dropped before it resolves, the frame is not sent and takes no place in the order. Resolved, it is sent without
-    /// further help.
+    /// further help, as long as the sender lives.
     ///
     /// # Errors
     /// When the connection is over, or the frame is empty or longer than [`FRAME_STORED_BYTES_MAX`].

@@ -28,6 +28,8 @@ use crate::limits::CONTROL_MESSAGE_BYTES_MAX;
 pub const MAGIC: [u8; 4] = *b"TMKC";
 /// Bytes of an envelope before its body.
 pub const ENVELOPE_BYTES: usize = 20;
+/// Version of the bodies with which versions are negotiated, and of the farewell: in every build, for ever.
+const HANDSHAKE_VERSION: u32 = 1;
 /// Bytes of the envelope covered by the checksum.
 const CHECKED_BYTES: usize = 16;
 
@@ -133,6 +135,14 @@ impl Kind {
         self as u16
     }
 
+    /// The version in which this build writes its body.
+    const fn version(self) -> u32 {
+        match self {
+            Self::Hello | Self::Welcome | Self::Refused | Self::Goodbye => HANDSHAKE_VERSION,
+            Self::Heartbeat | Self::Ack | Self::Volumes => PROTOCOL_VERSION,
+        }
+    }
+
     fn of(number: u16) -> Result<Self, DecodeError> {
         Self::ALL.into_iter().find(|kind| kind.number() == number).ok_or(DecodeError::Kind { kind: number })
     }
@@ -182,7 +192,7 @@ fn seal(kind: Kind, body: Result<rkyv::util::AlignedVec, rancor::Error>) -> Resu
     let mut sealed = BytesMut::with_capacity(bytes);
     sealed.put_slice(&MAGIC);
     sealed.put_u32_le(length);
-    sealed.put_u32_le(PROTOCOL_VERSION);
+    sealed.put_u32_le(kind.version());
     sealed.put_u16_le(kind.number());
     sealed.put_u16_le(0);
     let check = checksum(&sealed, &body);
@@ -211,7 +221,8 @@ pub fn decode(buffer: &mut BytesMut) -> Result<Option<Message>, DecodeError> {
     if computed != envelope.check {
         return Err(DecodeError::Checksum { kind: envelope.kind, found: envelope.check, computed });
     }
-    if !(PROTOCOL_VERSION_MIN..=PROTOCOL_VERSION).contains(&envelope.version) {
+    let spoken = (PROTOCOL_VERSION_MIN..=PROTOCOL_VERSION).contains(&envelope.version);
+    if !spoken && envelope.version != HANDSHAKE_VERSION {
         return Err(DecodeError::Version { found: envelope.version });
     }
     open(Kind::of(envelope.kind)?, body).map(Some)

@@ -147,6 +147,24 @@ async fn a_dropped_sender_is_not_taken_for_a_finished_one() {
     assert_eq!(receiver.recv().await, Err(LinkError::Abandoned), "the same again");
 }
 
+/// Everything is dropped on one side while its peer does not read: nothing stays behind to keep the connection alive.
+#[tokio::test]
+async fn dropping_all_of_a_blocked_connection_closes_it() {
+    let config = LinkConfig { stream_window_bytes: 1 << 20, ..LinkConfig::default() };
+    let (east, west) = pair_with(&config);
+    let (primary, secondary) = connect(&east, &west).await;
+    let (mut sender, _receiver) = data(&primary, &secondary, DATA_STREAMS).await;
+    let control = primary.open_control().await.unwrap();
+    let blocking = async {
+        for number in 0.. {
+            sender.send(frame(number, FRAME_STORED_BYTES_MAX)).await.unwrap();
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_millis(500), blocking).await.is_err(), "the sender is blocked");
+    drop((sender, control, primary));
+    assert!(matches!(soon(secondary.closed()).await, LinkError::PeerClosed { .. }));
+}
+
 #[tokio::test]
 async fn frames_and_streams_out_of_bounds_are_not_sent() {
     let (east, west) = pair();

@@ -1,0 +1,161 @@
+//! A link that breaks, and one that loses and shuffles datagrams.
+
+use std::io::{self, IoSliceMut};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use quinn::udp::{RecvMeta, Transmit};
+use quinn::{AsyncUdpSocket, UdpPoller};
+
+use super::*;
+use crate::limits::DATA_STREAMS;
+use crate::wire::message::Message;
+
+/// Loopback with a switch: while it is cut, whatever is sent vanishes. One in `loss` sends vanishes always.
+#[derive(Debug, Default)]
+struct Wire {
+    cut: AtomicBool,
+    loss: u64,
+    sends: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Switched(Arc<Wire>);
+
+impl Network for Switched {
+    fn bind(&self, address: SocketAddr, buffer_bytes: usize) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        let socket = UdpNetwork.bind(address, buffer_bytes)?;
+        Ok(Arc::new(SwitchedSocket { socket, wire: self.0.clone() }))
+    }
+}
+
+#[derive(Debug)]
+struct SwitchedSocket {
+    socket: Arc<dyn AsyncUdpSocket>,
+    wire: Arc<Wire>,
+}
+
+impl AsyncUdpSocket for SwitchedSocket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        self.socket.clone().create_io_poller()
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let number = self.wire.sends.fetch_add(1, Ordering::Relaxed);
+        let lost = self.wire.loss > 0 && numbers(number).next().unwrap().is_multiple_of(self.wire.loss);
+        if lost || self.wire.cut.load(Ordering::Relaxed) { Ok(()) } else { self.socket.try_send(transmit) }
+    }
+
+    fn poll_recv(
+        &self,
+        context: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        self.socket.poll_recv(context, buffers, meta)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+}
+
+fn pair_on(wire: &Arc<Wire>, config: &LinkConfig) -> (Appliance, Appliance) {
+    let [east, west] = [(); 2].map(|()| Appliance::with(config.clone(), Arc::new(Switched(wire.clone()))));
+    east.trust(&west);
+    west.trust(&east);
+    (east, west)
+}
+
+/// Cut in the middle of a transfer: both sides see it within the idle time-out, on every stream, and when the link is
+/// back they connect again and start afresh.
+#[tokio::test]
+async fn a_cut_link_is_seen_by_both_sides_and_can_be_dialed_again() {
+    let wire = Arc::new(Wire::default());
+    let config = LinkConfig {
+        idle_timeout: Duration::from_millis(400),
+        setup_timeout: Duration::from_millis(400),
+        ..LinkConfig::default()
+    };
+    let (east, west) = pair_on(&wire, &config);
+    let (primary, secondary) = connect(&east, &west).await;
+    let (mut sender, mut receiver) = data(&primary, &secondary, DATA_STREAMS).await;
+    let (to_west, mut from_west) = primary.open_control().await.unwrap();
+    to_west.send(&Message::Goodbye { message: "hello".into() }).await.unwrap();
+    let (_to_east, mut from_east) = secondary.accept_control().await.unwrap();
+    from_east.recv().await.unwrap();
+
+    let sending = async {
+        let mut number = 0;
+        loop {
+            if let Err(error) = sender.send(frame(number, 100_000)).await {
+                break error;
+            }
+            number += 1;
+        }
+    };
+    let receiving = async {
+        let mut number = 0;
+        loop {
+            match receiver.recv().await {
+                Ok(got) => assert!(got.unwrap() == frame(number, 100_000), "frame {number}"),
+                Err(error) => break error,
+            }
+            number += 1;
+            if number == 50 {
+                wire.cut.store(true, Ordering::Relaxed);
+            }
+        }
+    };
+    let (sent, received) = soon(async { tokio::join!(sending, receiving) }).await;
+    assert_eq!((sent, received), (LinkError::TimedOut, LinkError::TimedOut));
+    assert_eq!((primary.closed().await, secondary.closed().await), (LinkError::TimedOut, LinkError::TimedOut));
+    assert_eq!(from_west.recv().await, Err(LinkError::TimedOut));
+    assert_eq!(from_east.recv().await, Err(LinkError::TimedOut));
+    assert_eq!(sender.finish().await, Err(LinkError::TimedOut));
+    assert!(matches!(east.dial(&west).await, Err(DialError::Silent { .. })), "still cut");
+
+    wire.cut.store(false, Ordering::Relaxed);
+    let (primary, secondary) = connect(&east, &west).await;
+    let (mut sender, mut receiver) = data(&primary, &secondary, DATA_STREAMS).await;
+    sender.send(frame(7, 10)).await.unwrap();
+    assert_eq!(receiver.recv().await, Ok(Some(frame(7, 10))));
+}
+
+/// Nothing is sent for longer than the idle time-out: keep-alives hold the connection.
+#[tokio::test]
+async fn an_idle_connection_stays() {
+    let wire = Arc::new(Wire::default());
+    let config = LinkConfig { idle_timeout: Duration::from_millis(300), ..LinkConfig::default() };
+    let (east, west) = pair_on(&wire, &config);
+    let (primary, secondary) = connect(&east, &west).await;
+    let patience = Duration::from_millis(900);
+    assert!(tokio::time::timeout(patience, primary.closed()).await.is_err(), "it is still open");
+    assert!(tokio::time::timeout(Duration::ZERO, secondary.closed()).await.is_err(), "on both sides");
+}
+
+/// Losses delay some streams against others; the order stays.
+#[tokio::test]
+async fn lost_datagrams_change_nothing() {
+    for congestion in [Congestion::Bbr, Congestion::Cubic] {
+        let wire = Arc::new(Wire { loss: 20, ..Wire::default() });
+        let (east, west) = pair_on(&wire, &LinkConfig { congestion, ..LinkConfig::default() });
+        let (primary, secondary) = connect(&east, &west).await;
+        let (mut sender, mut receiver) = data(&primary, &secondary, DATA_STREAMS).await;
+        let sending = async {
+            for number in 0..40 {
+                sender.send(frame(number, 50_000)).await.unwrap();
+            }
+            sender.finish().await.unwrap();
+        };
+        let receiving = async {
+            for number in 0..40 {
+                assert!(receiver.recv().await.unwrap().unwrap() == frame(number, 50_000), "frame {number}");
+            }
+            assert_eq!(receiver.recv().await, Ok(None));
+        };
+        soon(async { tokio::join!(sending, receiving) }).await;
+        assert!(primary.stats().lost_packets > 0);
+    }
+}

@@ -5,12 +5,21 @@
 //! hold), [`wire`] and [`link`] (what crosses the line), [`nbd`] (how hosts come in), [`api`] (how operators come in).
 
 pub mod api;
+pub mod catalog;
 pub mod clock;
 pub mod config;
 pub mod extent;
+pub mod identity;
 pub mod ids;
+pub mod journal;
 pub mod limits;
 pub mod link;
+pub mod markers;
 pub mod metrics;
 pub mod nbd;
+pub mod overlay;
+pub mod record;
+pub mod storage;
+pub mod updater;
+pub mod volumes;
 pub mod wire;

@@ -8,6 +8,24 @@ pub const NBD_BLOCK_BYTES_PREFERRED: u32 = 4096;
 pub const NBD_REQUESTS_IN_FLIGHT_MAX: usize = 128;
 /// Bytes of one NBD connection's requests under way at once.
 pub const NBD_BYTES_IN_FLIGHT_MAX: usize = 64 << 20;
+/// Bytes of finished replies waiting for the socket beyond which no further request of that NBD connection is begun.
+pub const NBD_REPLY_BACKLOG_BYTES: usize = 512 << 10;
+/// Longest string of the NBD protocol (names, queries, messages), bytes: the protocol's own limit.
+pub const NBD_STRING_BYTES_MAX: usize = 4096;
+/// Longest data of one NBD option that is looked at, bytes; longer ones are skipped and answered "too big".
+pub const NBD_OPTION_BYTES_MAX: usize = 64 << 10;
+/// Longest data of one NBD option that is skipped, bytes; a client that sends more is cut off.
+pub const NBD_OPTION_SKIP_BYTES_MAX: usize = 4 << 20;
+/// Runs in one BLOCK_STATUS reply at most; clients ask again from where it ends.
+pub const NBD_STATUS_RUNS_MAX: usize = 4096;
+/// NBD connections of one appliance at once.
+pub const NBD_CONNECTIONS_MAX: usize = 4096;
+/// Bytes of socket data taken from one NBD connection with one read.
+pub const NBD_INPUT_BYTES: usize = 256 << 10;
+/// Write payloads of at least this many bytes are read from the socket straight into their own buffer.
+pub const NBD_DIRECT_PAYLOAD_BYTES: usize = 32 << 10;
+/// Spare request buffers a busy NBD connection keeps, bytes; an idle one keeps none.
+pub const NBD_SPARE_BYTES_MAX: usize = 16 << 20;
 /// Sizes of volumes are multiples of this, bytes.
 pub const SECTOR_BYTES: u64 = 512;
 /// Largest volume, bytes (64 TiB).
@@ -30,9 +48,18 @@ pub const CONTROL_MESSAGE_BYTES_MAX: usize = 1 << 20;
 pub const DATA_STREAMS: usize = 4;
 /// Bytes a receiver holds while it puts streams back in order.
 pub const REORDER_BYTES_MAX: usize = 64 << 20;
+/// Bytes of frames a data sender holds before QUIC takes them.
+pub const SEND_QUEUE_BYTES_MAX: usize = 16 << 20;
+/// Handshakes of strangers under way at once.
+pub const LINK_HANDSHAKES_MAX: usize = 64;
+/// Accepted connections of one appliance at once.
+pub const LINK_CONNECTIONS_MAX: usize = 1024;
 
 const _: () = {
     assert!(REORDER_BYTES_MAX > DATA_STREAMS * FRAME_STORED_BYTES_MAX, "every stream can hold one frame");
-    assert!(FRAME_RAW_BYTES_MAX % CHUNK_BYTES == 0, "a frame is whole chunks");
+    assert!(SEND_QUEUE_BYTES_MAX >= FRAME_STORED_BYTES_MAX, "the largest frame can be sent");
+    assert!(FRAME_RAW_BYTES_MAX.is_multiple_of(CHUNK_BYTES), "a frame is whole chunks");
     assert!(NBD_REQUEST_BYTES_MAX as usize <= NBD_BYTES_IN_FLIGHT_MAX, "the largest request fits");
+    assert!(NBD_OPTION_BYTES_MAX > 2 * NBD_STRING_BYTES_MAX, "an export name and a query fit");
+    assert!(NBD_INPUT_BYTES > 2 * NBD_DIRECT_PAYLOAD_BYTES, "a request that is not direct fits, wherever it begins");
 };

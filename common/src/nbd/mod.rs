@@ -3,6 +3,35 @@
 //! It knows the two traits below and nothing of the engine behind them; another front end (vhost-user-blk) would stand
 //! on the same traits. Bytes come in from hosts that may be broken or hostile: invariant 10 holds for all of them.
 
+pub mod address;
+mod buffers;
+pub mod connection;
+mod execute;
+pub mod haggle;
+pub mod handshake;
+mod input;
+mod listen;
+pub mod memory;
+pub mod observe;
+pub mod options;
+mod output;
+pub mod protocol;
+mod quiet;
+pub mod reply;
+pub mod request;
+pub mod server;
+mod session;
+pub mod tls;
+
+pub use address::Address;
+pub use connection::{ConnectionError, ConnectionOptions, serve};
+pub use input::InputError;
+pub use listen::BindError;
+pub use observe::{Observer, SessionObserver};
+pub use server::{Server, ServerOptions};
+pub use session::{Patience, SessionError};
+pub use tls::Tls;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -44,6 +73,15 @@ pub struct ExportInfo {
     pub description: String,
 }
 
+/// What every request is checked against; asked for each of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Bytes.
+    pub size: u64,
+    /// Writes are refused with NBD_EPERM.
+    pub read_only: bool,
+}
+
 /// One run of BLOCK_STATUS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allocation {
@@ -73,6 +111,11 @@ pub struct ZeroMode {
 pub trait Export: Send + Sync + 'static {
     /// What it is now.
     fn info(&self) -> ExportInfo;
+    /// The part of [`Export::info`] that each request needs, without making the texts.
+    fn bounds(&self) -> Bounds {
+        let ExportInfo { size, read_only, .. } = self.info();
+        Bounds { size, read_only }
+    }
     /// Fills the buffer from the offset on.
     fn read<'a>(&'a self, offset: u64, buffer: &'a mut [u8]) -> IoFuture<'a, ()>;
     /// Writes the data at the offset; with `fua` it is durable when this resolves.

@@ -2,6 +2,7 @@
 //!
 //! A message is never changed once released: a new field is a new version (`PROTOCOL_VERSION`), with its reason in
 //! `docs/PROTOCOL.md`.
+#![allow(missing_docs, reason = "rkyv's derive makes undocumented mirrors of enum fields")]
 
 use rkyv::{Archive, Deserialize, Serialize};
 

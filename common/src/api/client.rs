@@ -1,0 +1,318 @@
+//! The asking end of the control API: one method per command, over `DIR/api.sock`.
+//!
+//! Owns nothing but the socket's path: each request has a connection of its own, because commands are one request each.
+//! Every request ends: with an answer, or with an error when the service is silent for longer than it may take.
+
+use std::convert::Infallible;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::types::{
+    Cut, ErrorBody, Failover, FailoverReport, GroupCreate, GroupStatus, GroupVolume, MarkerInfo, PairStatus,
+    PairTarget, PeerAdd, PeerStatus, Status, VolumeCreate, VolumeResize, VolumeStatus, Wait,
+};
+use crate::config::CONTROL_SOCKET;
+
+/// Largest answer taken, bytes: the status of ten thousand volumes.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// How long questions may take that the service answers from memory.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long operations may take that touch disks and peers.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(300);
+/// How much later than its own timeout a `wait` may be answered.
+const WAIT_GRACE: Duration = Duration::from_secs(10);
+
+/// Why a request has no good answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The service says no.
+    #[error("{}", .0.message)]
+    Answered(ErrorBody),
+    /// Nobody listens.
+    #[error("no service answers at {socket} ({source}): {}", remedy(.source, .socket), socket = .socket.display())]
+    Unreachable {
+        /// The socket.
+        socket: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The service went away in the middle.
+    #[error("the service at {socket} went away before it answered ({source}): whether the request was carried out is not known; look at `tidemark status` when it is back", socket = .socket.display())]
+    BrokenOff {
+        /// The socket.
+        socket: PathBuf,
+        /// What the connection says.
+        source: hyper::Error,
+    },
+    /// The service does not answer.
+    #[error("the service at {socket} has not answered for {} s: whether the request is carried out is not known; is it stopped, or its disk stuck?", .after.as_secs(), socket = .socket.display())]
+    Silent {
+        /// The socket.
+        socket: PathBuf,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// The answer is not one of this API.
+    #[error("{socket} answers with something that is not this API ({why}): is another version of tidemark running?", socket = .socket.display())]
+    Garbled {
+        /// The socket.
+        socket: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+fn remedy(source: &io::Error, socket: &Path) -> String {
+    let directory = socket.parent().unwrap_or(socket).display();
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => "run this as the user the service runs as".into(),
+        _ => format!("start it with `tidemark serve {directory}`, or name the right directory with --dir"),
+    }
+}
+
+/// An appliance's control API.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+type Answer<T> = Result<T, ClientError>;
+
+/// A request before it is sent.
+struct Ask {
+    method: Method,
+    path: String,
+    body: Option<Vec<u8>>,
+    timeout: Duration,
+}
+
+impl Client {
+    /// The API of the appliance in this directory. Connects only when something is asked.
+    #[must_use]
+    pub fn new(directory: &Path) -> Self {
+        Self { socket: directory.join(CONTROL_SOCKET) }
+    }
+
+    /// `status`.
+    ///
+    /// # Errors
+    /// [`ClientError`], as for all methods here.
+    pub async fn status(&self) -> Answer<Status> {
+        self.ask(Ask { timeout: QUESTION_TIMEOUT, ..Ask::new(Method::GET, &["status"]) }).await
+    }
+
+    /// `peer add`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn peer_add(&self, request: &PeerAdd) -> Answer<PeerStatus> {
+        self.ask(Ask::new(Method::POST, &["peers"]).with(request)).await
+    }
+
+    /// `volume create`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn volume_create(&self, request: &VolumeCreate) -> Answer<VolumeStatus> {
+        self.ask(Ask::new(Method::POST, &["volumes"]).with(request)).await
+    }
+
+    /// `volume delete`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn volume_delete(&self, name: &str) -> Answer<()> {
+        self.tell(Ask::new(Method::DELETE, &["volumes", name])).await
+    }
+
+    /// `volume resize`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn volume_resize(&self, name: &str, request: &VolumeResize) -> Answer<VolumeStatus> {
+        self.ask(Ask::new(Method::PATCH, &["volumes", name]).with(request)).await
+    }
+
+    /// `group create`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn group_create(&self, request: &GroupCreate) -> Answer<GroupStatus> {
+        self.ask(Ask::new(Method::POST, &["groups"]).with(request)).await
+    }
+
+    /// `group add`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn group_add(&self, group: &str, request: &GroupVolume) -> Answer<GroupStatus> {
+        self.ask(Ask::new(Method::POST, &["groups", group, "volumes"]).with(request)).await
+    }
+
+    /// `group remove`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn group_remove(&self, group: &str, volume: &str) -> Answer<GroupStatus> {
+        self.ask(Ask::new(Method::DELETE, &["groups", group, "volumes", volume])).await
+    }
+
+    /// `pair create`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn pair_create(&self, group: &str, request: &PairTarget) -> Answer<PairStatus> {
+        self.ask(Ask::new(Method::POST, &["groups", group, "pairs"]).with(request)).await
+    }
+
+    /// `pair suspend`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn pair_suspend(&self, group: &str, peer: &str) -> Answer<PairStatus> {
+        self.ask(Ask::new(Method::POST, &["groups", group, "pairs", peer, "suspend"])).await
+    }
+
+    /// `pair resume`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn pair_resume(&self, group: &str, peer: &str) -> Answer<PairStatus> {
+        self.ask(Ask::new(Method::POST, &["groups", group, "pairs", peer, "resume"])).await
+    }
+
+    /// `pair delete`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn pair_delete(&self, group: &str, peer: &str) -> Answer<()> {
+        self.tell(Ask::new(Method::DELETE, &["groups", group, "pairs", peer])).await
+    }
+
+    /// `cut`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn cut(&self, group: &str, request: &Cut) -> Answer<MarkerInfo> {
+        self.ask(Ask::new(Method::POST, &["groups", group, "markers"]).with(request)).await
+    }
+
+    /// `markers`, newest first.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn markers(&self, group: &str) -> Answer<Vec<MarkerInfo>> {
+        self.ask(Ask { timeout: QUESTION_TIMEOUT, ..Ask::new(Method::GET, &["groups", group, "markers"]) }).await
+    }
+
+    /// `wait`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn wait(&self, group: &str, request: &Wait) -> Answer<MarkerInfo> {
+        let timeout = Duration::from_millis(request.timeout_ms).saturating_add(WAIT_GRACE);
+        self.ask(Ask { timeout, ..Ask::new(Method::POST, &["groups", group, "wait"]).with(request) }).await
+    }
+
+    /// `failover`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn failover(&self, group: &str, request: &Failover) -> Answer<FailoverReport> {
+        self.ask(Ask::new(Method::POST, &["groups", group, "failover"]).with(request)).await
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, ask: Ask) -> Answer<T> {
+        let bytes = self.exchange(ask).await?;
+        serde_json::from_slice(&bytes).map_err(|error| self.garbled(&error))
+    }
+
+    async fn tell(&self, ask: Ask) -> Answer<()> {
+        self.exchange(ask).await.map(drop)
+    }
+
+    /// One request on one connection, and its answer's body when that is a good one.
+    async fn exchange(&self, ask: Ask) -> Answer<Bytes> {
+        let after = ask.timeout;
+        match tokio::time::timeout(after, self.exchange_unbounded(ask)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(ClientError::Silent { socket: self.socket.clone(), after }),
+        }
+    }
+
+    async fn exchange_unbounded(&self, ask: Ask) -> Answer<Bytes> {
+        let broken_off = |source| ClientError::BrokenOff { socket: self.socket.clone(), source };
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|source| ClientError::Unreachable { socket: self.socket.clone(), source })?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken_off)?;
+        let request = ask.into_request().map_err(|error| self.garbled(&error))?;
+        let converse = async {
+            let response = sender.send_request(request).await.map_err(broken_off)?;
+            self.read(response).await
+        };
+        // The connection only moves while it is polled; its own end is told through the request as well.
+        let connection = async {
+            let _ = connection.await;
+            std::future::pending::<Infallible>().await
+        };
+        tokio::select! {
+            answer = converse => answer,
+            never = connection => match never {},
+        }
+    }
+
+    async fn read(&self, response: Response<Incoming>) -> Answer<Bytes> {
+        let good = response.status().is_success();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let bytes = body.map_err(|error| self.garbled(&error))?.to_bytes();
+        if good {
+            return Ok(bytes);
+        }
+        let error = serde_json::from_slice(&bytes).map_err(|error| self.garbled(&error))?;
+        Err(ClientError::Answered(error))
+    }
+
+    fn garbled(&self, why: &dyn std::fmt::Display) -> ClientError {
+        ClientError::Garbled { socket: self.socket.clone(), why: why.to_string() }
+    }
+}
+
+impl Ask {
+    fn new(method: Method, segments: &[&str]) -> Self {
+        let path = segments.iter().fold(String::from("/v1"), |path, segment| path + "/" + &encoded(segment));
+        Self { method, path, body: None, timeout: OPERATION_TIMEOUT }
+    }
+
+    fn with(mut self, body: &impl Serialize) -> Self {
+        // The API's types are plain structs of text and numbers: writing them to memory cannot fail.
+        self.body = serde_json::to_vec(body).ok();
+        self
+    }
+
+    fn into_request(self) -> Result<Request<Full<Bytes>>, hyper::http::Error> {
+        let body = Full::new(Bytes::from(self.body.unwrap_or_default()));
+        let head = Request::builder().method(self.method).uri(self.path).header(HOST, "tidemark");
+        head.header(CONTENT_TYPE, "application/json").body(body)
+    }
+}
+
+/// A name as one segment of a path.
+fn encoded(segment: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
+    segment
+        .bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}

@@ -1,0 +1,236 @@
+//! Which path leads to which method of [`Control`], and the OpenAPI document of all of them.
+//!
+//! Requests come in, answers go out; nothing is kept. An operation once begun goes to its end, also when who asked for it
+//! hangs up in between; only `wait`, which changes nothing, ends with its connection or with the service.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::answer::{BODY_BYTES_MAX, Body, ErrorAnswer, Names, method_not_allowed, not_found};
+use super::control::Control;
+use super::types::{
+    Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, GroupVolume, MarkerInfo, PairStatus,
+    PairTarget, PeerAdd, PeerStatus, Status, VolumeCreate, VolumeResize, VolumeStatus, Wait,
+};
+
+/// What handlers share.
+#[derive(Clone)]
+pub(super) struct Api {
+    pub(super) control: Arc<dyn Control>,
+    pub(super) stop: CancellationToken,
+}
+
+type Answer<T> = Result<Json<T>, ErrorAnswer>;
+
+/// All paths, with 404 and 405 answered like every other error.
+pub(super) fn router(api: Api) -> Router {
+    let (router, document) = documented().split_for_parts();
+    router
+        .route("/v1/openapi.json", get(move || std::future::ready(Json(document))))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(api)
+}
+
+/// The OpenAPI document of the control API.
+#[must_use]
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    documented().into_openapi()
+}
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Tidemark control API",
+    description = "Spoken over the Unix socket `api.sock` in an appliance's directory. Every error has an `ErrorBody`."
+))]
+struct Document;
+
+fn documented() -> OpenApiRouter<Api> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(status))
+        .routes(routes!(peer_add))
+        .routes(routes!(volume_create))
+        .routes(routes!(volume_delete, volume_resize))
+        .routes(routes!(group_create))
+        .routes(routes!(group_add))
+        .routes(routes!(group_remove))
+        .routes(routes!(pair_create))
+        .routes(routes!(pair_delete))
+        .routes(routes!(pair_suspend))
+        .routes(routes!(pair_resume))
+        .routes(routes!(markers, cut))
+        .routes(routes!(wait))
+        .routes(routes!(failover))
+}
+
+impl Api {
+    /// Runs an operation to its end in a task of its own.
+    ///
+    /// # Cancel safety
+    /// Dropping the returned future leaves the operation running.
+    async fn carry_out<T, F>(self, operation: impl FnOnce(Arc<dyn Control>) -> F) -> Result<T, ErrorAnswer>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, ErrorBody>> + Send + 'static,
+    {
+        match tokio::spawn(operation(self.control)).await {
+            Ok(outcome) => outcome.map_err(ErrorAnswer::from),
+            Err(error) => {
+                tracing::error!(%error, "an operation ended without an answer");
+                let message = "the operation ended without an answer, which is a defect: the service's log says where; \
+                               look at `tidemark status` before asking again";
+                Err(ErrorBody::new(ErrorKind::Failed, message).into())
+            }
+        }
+    }
+}
+
+/// State of the appliance, its volumes, groups and pairs.
+#[utoipa::path(get, path = "/v1/status", responses((status = 200, body = Status)))]
+async fn status(State(api): State<Api>) -> Json<Status> {
+    Json(api.control.status())
+}
+
+/// Trusts an appliance.
+#[utoipa::path(post, path = "/v1/peers", request_body = PeerAdd,
+    responses((status = 200, body = PeerStatus), (status = "default", body = ErrorBody)))]
+async fn peer_add(State(api): State<Api>, Body(request): Body<PeerAdd>) -> Answer<PeerStatus> {
+    api.carry_out(async move |control| control.peer_add(request).await).await.map(Json)
+}
+
+/// Makes a volume, new or around a file or device.
+#[utoipa::path(post, path = "/v1/volumes", request_body = VolumeCreate,
+    responses((status = 200, body = VolumeStatus), (status = "default", body = ErrorBody)))]
+async fn volume_create(State(api): State<Api>, Body(request): Body<VolumeCreate>) -> Answer<VolumeStatus> {
+    api.carry_out(async move |control| control.volume_create(request).await).await.map(Json)
+}
+
+/// Deletes a volume that is in no group and not connected.
+#[utoipa::path(delete, path = "/v1/volumes/{volume}", params(("volume" = String, Path,)),
+    responses((status = 204), (status = "default", body = ErrorBody)))]
+async fn volume_delete(State(api): State<Api>, Names(volume): Names<String>) -> Result<StatusCode, ErrorAnswer> {
+    api.carry_out(async move |control| control.volume_delete(volume).await).await.map(|()| StatusCode::NO_CONTENT)
+}
+
+/// Grows a volume.
+#[utoipa::path(patch, path = "/v1/volumes/{volume}", params(("volume" = String, Path,)), request_body = VolumeResize,
+    responses((status = 200, body = VolumeStatus), (status = "default", body = ErrorBody)))]
+async fn volume_resize(
+    State(api): State<Api>,
+    Names(volume): Names<String>,
+    Body(request): Body<VolumeResize>,
+) -> Answer<VolumeStatus> {
+    api.carry_out(async move |control| control.volume_resize(volume, request.size).await).await.map(Json)
+}
+
+/// Makes a consistency group of volumes.
+#[utoipa::path(post, path = "/v1/groups", request_body = GroupCreate,
+    responses((status = 200, body = GroupStatus), (status = "default", body = ErrorBody)))]
+async fn group_create(State(api): State<Api>, Body(request): Body<GroupCreate>) -> Answer<GroupStatus> {
+    api.carry_out(async move |control| control.group_create(request).await).await.map(Json)
+}
+
+/// Adds a volume to a group, which may be running and paired.
+#[utoipa::path(post, path = "/v1/groups/{group}/volumes", params(("group" = String, Path,)), request_body = GroupVolume,
+    responses((status = 200, body = GroupStatus), (status = "default", body = ErrorBody)))]
+async fn group_add(
+    State(api): State<Api>,
+    Names(group): Names<String>,
+    Body(request): Body<GroupVolume>,
+) -> Answer<GroupStatus> {
+    api.carry_out(async move |control| control.group_add(group, request.volume).await).await.map(Json)
+}
+
+/// Takes a volume out of a group.
+#[utoipa::path(delete, path = "/v1/groups/{group}/volumes/{volume}",
+    params(("group" = String, Path,), ("volume" = String, Path,)),
+    responses((status = 200, body = GroupStatus), (status = "default", body = ErrorBody)))]
+async fn group_remove(State(api): State<Api>, Names((group, volume)): Names<(String, String)>) -> Answer<GroupStatus> {
+    api.carry_out(async move |control| control.group_remove(group, volume).await).await.map(Json)
+}
+
+/// Pairs a group with a peer: starts the initial copy.
+#[utoipa::path(post, path = "/v1/groups/{group}/pairs", params(("group" = String, Path,)), request_body = PairTarget,
+    responses((status = 200, body = PairStatus), (status = "default", body = ErrorBody)))]
+async fn pair_create(
+    State(api): State<Api>,
+    Names(group): Names<String>,
+    Body(request): Body<PairTarget>,
+) -> Answer<PairStatus> {
+    api.carry_out(async move |control| control.pair_create(group, request).await).await.map(Json)
+}
+
+/// Ends a pair; the copy stays as it is.
+#[utoipa::path(delete, path = "/v1/groups/{group}/pairs/{peer}",
+    params(("group" = String, Path,), ("peer" = String, Path,)),
+    responses((status = 204), (status = "default", body = ErrorBody)))]
+async fn pair_delete(
+    State(api): State<Api>,
+    Names((group, to)): Names<(String, String)>,
+) -> Result<StatusCode, ErrorAnswer> {
+    api.carry_out(async move |control| control.pair_delete(group, PairTarget { to }).await)
+        .await
+        .map(|()| StatusCode::NO_CONTENT)
+}
+
+/// Stops sending to a peer until resumed.
+#[utoipa::path(post, path = "/v1/groups/{group}/pairs/{peer}/suspend",
+    params(("group" = String, Path,), ("peer" = String, Path,)),
+    responses((status = 200, body = PairStatus), (status = "default", body = ErrorBody)))]
+async fn pair_suspend(State(api): State<Api>, Names((group, to)): Names<(String, String)>) -> Answer<PairStatus> {
+    api.carry_out(async move |control| control.pair_suspend(group, PairTarget { to }).await).await.map(Json)
+}
+
+/// Goes on with a suspended pair.
+#[utoipa::path(post, path = "/v1/groups/{group}/pairs/{peer}/resume",
+    params(("group" = String, Path,), ("peer" = String, Path,)),
+    responses((status = 200, body = PairStatus), (status = "default", body = ErrorBody)))]
+async fn pair_resume(State(api): State<Api>, Names((group, to)): Names<(String, String)>) -> Answer<PairStatus> {
+    api.carry_out(async move |control| control.pair_resume(group, PairTarget { to }).await).await.map(Json)
+}
+
+/// The markers held, newest first.
+#[utoipa::path(get, path = "/v1/groups/{group}/markers", params(("group" = String, Path,)),
+    responses((status = 200, body = Vec<MarkerInfo>), (status = "default", body = ErrorBody)))]
+async fn markers(State(api): State<Api>, Names(group): Names<String>) -> Answer<Vec<MarkerInfo>> {
+    Ok(Json(api.control.markers(group).await?))
+}
+
+/// Makes a marker now; answers when it is durable.
+#[utoipa::path(post, path = "/v1/groups/{group}/markers", params(("group" = String, Path,)), request_body = Cut,
+    responses((status = 200, body = MarkerInfo), (status = "default", body = ErrorBody)))]
+async fn cut(State(api): State<Api>, Names(group): Names<String>, Body(request): Body<Cut>) -> Answer<MarkerInfo> {
+    api.carry_out(async move |control| control.cut(group, request).await).await.map(Json)
+}
+
+/// Answers when a secondary has a marker, or with a timeout.
+#[utoipa::path(post, path = "/v1/groups/{group}/wait", params(("group" = String, Path,)), request_body = Wait,
+    responses((status = 200, body = MarkerInfo), (status = "default", body = ErrorBody)))]
+async fn wait(State(api): State<Api>, Names(group): Names<String>, Body(request): Body<Wait>) -> Answer<MarkerInfo> {
+    let stopping = || ErrorBody::new(ErrorKind::Failed, "the service is stopping: wait again when it is back");
+    tokio::select! {
+        outcome = api.control.wait(group, request) => Ok(Json(outcome?)),
+        () = api.stop.cancelled() => Err(stopping().into()),
+    }
+}
+
+/// Takes over on the secondary.
+#[utoipa::path(post, path = "/v1/groups/{group}/failover", params(("group" = String, Path,)), request_body = Failover,
+    responses((status = 200, body = FailoverReport), (status = "default", body = ErrorBody)))]
+async fn failover(
+    State(api): State<Api>,
+    Names(group): Names<String>,
+    Body(request): Body<Failover>,
+) -> Answer<FailoverReport> {
+    api.carry_out(async move |control| control.failover(group, request).await).await.map(Json)
+}

@@ -1,0 +1,166 @@
+//! Several changes that become durable together or not at all.
+
+use rocksdb::WriteBatch;
+
+use super::records::{AppliedRecord, GroupRecord, KeptMarkerRecord, PeerRecord, Record, VolumeRecord};
+use super::schema::{Key, KeyRange, MARKERS_KEPT, MARKERS_PRUNE_STEP, RECORD_BYTES_MAX};
+use super::{CatalogError, envelope};
+use crate::ids::{GroupId, MarkerNumber};
+
+/// Changes collected for [`Catalog::commit`](super::Catalog::commit), which applies them in their order, all or none.
+#[derive(Default)]
+pub struct Batch {
+    changes: WriteBatch,
+}
+
+impl std::fmt::Debug for Batch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batch").field("changes", &self.changes.len()).finish()
+    }
+}
+
+impl Batch {
+    /// No changes yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether there is nothing to commit.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// Adds or replaces a peer.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`], [`CatalogError::TooLarge`].
+    pub fn put_peer(&mut self, peer: &PeerRecord) -> Result<(), CatalogError> {
+        self.put(&Key::peer(&peer.name)?, peer)
+    }
+
+    /// Removes a peer, if it is there.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`].
+    pub fn delete_peer(&mut self, name: &str) -> Result<(), CatalogError> {
+        self.changes.delete(Key::peer(name)?.bytes());
+        Ok(())
+    }
+
+    /// Adds or replaces a volume.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`], [`CatalogError::TooLarge`].
+    pub fn put_volume(&mut self, volume: &VolumeRecord) -> Result<(), CatalogError> {
+        self.put(&Key::volume(&volume.name)?, volume)
+    }
+
+    /// Removes a volume, if it is there.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`].
+    pub fn delete_volume(&mut self, name: &str) -> Result<(), CatalogError> {
+        self.changes.delete(Key::volume(name)?.bytes());
+        Ok(())
+    }
+
+    /// Adds or replaces a group.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`], [`CatalogError::TooLarge`].
+    pub fn put_group(&mut self, group: &GroupRecord) -> Result<(), CatalogError> {
+        self.put(&Key::group(&group.name)?, group)
+    }
+
+    /// Removes a group with its applied position, markers and bitmaps.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`].
+    pub fn delete_group(&mut self, name: &str, id: GroupId) -> Result<(), CatalogError> {
+        self.changes.delete(Key::group(name)?.bytes());
+        self.changes.delete(Key::applied(id).bytes());
+        self.delete_range(KeyRange::markers(id));
+        self.delete_range(KeyRange::bitmaps(id));
+        Ok(())
+    }
+
+    /// Sets how far a group's updater is.
+    ///
+    /// # Errors
+    /// [`CatalogError::TooLarge`].
+    pub fn put_applied(&mut self, group: GroupId, applied: &AppliedRecord) -> Result<(), CatalogError> {
+        self.put(&Key::applied(group), applied)
+    }
+
+    /// Removes a group's applied position, if it is there.
+    pub fn delete_applied(&mut self, group: GroupId) {
+        self.changes.delete(Key::applied(group).bytes());
+    }
+
+    /// Adds markers. The newest [`MARKERS_KEPT`] of a group stay; older ones go, a thousand at a time.
+    ///
+    /// # Errors
+    /// [`CatalogError::TooLarge`].
+    pub fn put_markers(&mut self, group: GroupId, markers: &[KeptMarkerRecord]) -> Result<(), CatalogError> {
+        for marker in markers {
+            self.put(&Key::marker(group, MarkerNumber(marker.number)), marker)?;
+        }
+        let newest_step = markers.iter().map(|m| m.number).filter(|n| n.is_multiple_of(MARKERS_PRUNE_STEP)).max();
+        if let Some(oldest_kept) = newest_step.and_then(|number| number.checked_sub(MARKERS_KEPT)) {
+            self.delete_range(KeyRange::markers_before(group, MarkerNumber(oldest_kept)));
+        }
+        Ok(())
+    }
+
+    /// Removes the markers newer than `number`: they are no longer part of the group's history.
+    pub fn delete_markers_after(&mut self, group: GroupId, number: MarkerNumber) {
+        self.delete_range(KeyRange::markers_after(group, number));
+    }
+
+    /// Adds or replaces the differential bitmap of a pair: bytes that only their owner reads.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`], [`CatalogError::TooLarge`].
+    pub fn put_bitmap(&mut self, group: GroupId, peer: &str, bytes: &[u8]) -> Result<(), CatalogError> {
+        self.put_payload(&Key::bitmap(group, peer)?, bytes)
+    }
+
+    /// Removes the differential bitmap of a pair, if it is there.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`].
+    pub fn delete_bitmap(&mut self, group: GroupId, peer: &str) -> Result<(), CatalogError> {
+        self.changes.delete(Key::bitmap(group, peer)?.bytes());
+        Ok(())
+    }
+
+    pub(super) fn put<R: Record>(&mut self, key: &Key, record: &R) -> Result<(), CatalogError> {
+        debug_assert_eq!(key.table(), R::TABLE, "a record lies in its own table");
+        let payload = record.encode().ok_or_else(|| too_large(key, usize::MAX))?;
+        self.put_payload(key, &payload)
+    }
+
+    pub(super) fn put_payload(&mut self, key: &Key, payload: &[u8]) -> Result<(), CatalogError> {
+        let sealed = envelope::seal(key, payload)
+            .filter(|sealed| sealed.len() <= RECORD_BYTES_MAX)
+            .ok_or_else(|| too_large(key, payload.len()))?;
+        self.changes.put(key.bytes(), sealed);
+        Ok(())
+    }
+
+    fn delete_range(&mut self, range: KeyRange) {
+        if range.start < range.end {
+            self.changes.delete_range(range.start, range.end);
+        }
+    }
+
+    pub(super) fn into_changes(self) -> WriteBatch {
+        self.changes
+    }
+}
+
+fn too_large(key: &Key, bytes: usize) -> CatalogError {
+    CatalogError::TooLarge { key: key.to_string(), bytes }
+}

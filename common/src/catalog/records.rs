@@ -1,0 +1,274 @@
+//! The records, as they are archived. A field added or changed raises `CATALOG_FORMAT`; `ApplianceRecord` never changes,
+//! so that every build can tell a newer catalogue.
+#![allow(missing_docs, reason = "rkyv's derive makes undocumented mirrors of enum fields")]
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use super::schema::Table;
+use crate::api::types::{OnFull, PairState, Role};
+
+/// What the catalogue is.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ApplianceRecord {
+    /// Layout of all other records.
+    pub format: u32,
+    /// When it was made, nanoseconds since 1970.
+    pub created_ns: i64,
+}
+
+/// A trusted appliance.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct PeerRecord {
+    /// The name given here.
+    pub name: String,
+    /// Fingerprint of its certificate.
+    pub id: [u8; 32],
+    /// `HOST:PORT`, when known.
+    pub address: Option<String>,
+}
+
+/// A volume.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct VolumeRecord {
+    /// Its name.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// Absolute path of the file or device.
+    pub backing: String,
+    /// The file was made here, in DIR, and is deleted with the volume.
+    pub owned: bool,
+    /// Name of the group it is in.
+    pub group: Option<String>,
+}
+
+/// What this appliance is for a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum RoleRecord {
+    /// Hosts write here.
+    Primary,
+    /// The copy is here.
+    Secondary,
+    /// Was primary and met a higher generation.
+    Fenced {
+        /// That generation.
+        by_generation: u64,
+    },
+}
+
+/// What a group does when its journal is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum OnFullRecord {
+    /// Fold, then the differential bitmap.
+    Fold,
+    /// Slow hosts gently.
+    Throttle,
+}
+
+/// One volume of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct GroupVolume {
+    /// Its index in the group's journal, given out once.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+}
+
+/// A consistency group.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct GroupRecord {
+    /// Its name.
+    pub name: String,
+    /// Its identity, the same on both sides.
+    pub id: [u8; 16],
+    /// What this appliance is for it.
+    pub role: RoleRecord,
+    /// Counts role changes.
+    pub generation: u64,
+    /// The sequence number after which this generation began.
+    pub generation_start_seq: u64,
+    /// Milliseconds between cuts.
+    pub interval_ms: u64,
+    /// What to do when the journal is full.
+    pub on_full: OnFullRecord,
+    /// The index the next volume gets.
+    pub next_volume_index: u32,
+    /// Its volumes.
+    pub volumes: Vec<GroupVolume>,
+    /// Its pairs.
+    pub pairs: Vec<PairRecord>,
+    /// On a secondary: the primary appliance.
+    pub primary: Option<[u8; 32]>,
+}
+
+/// The states of a pair, as in [`PairState`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum PairStateRecord {
+    /// The first copy is under way.
+    InitialCopy,
+    /// The copy follows.
+    Paired,
+    /// The copy is behind; the journal has what is missing.
+    CatchingUp,
+    /// Differences are in the bitmap.
+    Differential,
+    /// A differential copy is under way.
+    Resync,
+    /// By the operator.
+    Suspended,
+    /// The other side has taken over, or this one.
+    FailedOver,
+    /// This side met a higher generation.
+    Fenced,
+    /// Needs a person.
+    Error,
+}
+
+/// A group's relation to one secondary.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct PairRecord {
+    /// Name of the peer.
+    pub peer: String,
+    /// Its state.
+    pub state: PairStateRecord,
+    /// Why it is in that state.
+    pub reason: Option<String>,
+    /// Since when, nanoseconds since 1970.
+    pub since_ns: i64,
+    /// Newest sequence number the peer has durably.
+    pub acked_seq: u64,
+    /// The chain there.
+    pub acked_chain: [u8; 16],
+    /// Segment of the frame after it.
+    pub acked_segment: u64,
+    /// Offset of the frame after it.
+    pub acked_offset: u64,
+    /// Copy numbers given out.
+    pub copies: u64,
+    /// The differential copy under way.
+    pub copy: Option<CopyRecord>,
+}
+
+/// A differential copy under way.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct CopyRecord {
+    /// Its number, counted per pair.
+    pub number: u64,
+    /// The sequence number its frames go on from.
+    pub start_seq: u64,
+    /// The newest marker at the start.
+    pub start_marker: u64,
+    /// The chain at the start.
+    pub start_chain: [u8; 16],
+    /// Segment of the first frame after the start.
+    pub start_segment: u64,
+    /// Offset of the first frame after the start.
+    pub start_offset: u64,
+    /// There is no image to keep over there.
+    pub direct: bool,
+    /// The end marker, once it is cut.
+    pub end_marker: Option<u64>,
+}
+
+/// How far a group's updater is: all before this place is in the volumes, durably.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct AppliedRecord {
+    /// Segment of the next frame.
+    pub segment: u64,
+    /// Offset of the next frame.
+    pub offset: u64,
+    /// Newest sequence number applied.
+    pub seq: u64,
+    /// Newest marker applied.
+    pub marker: u64,
+}
+
+/// A marker as the catalogue keeps it, for listing after its frames are trimmed.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct KeptMarkerRecord {
+    /// Its number.
+    pub number: u64,
+    /// The newest sequence number inside it.
+    pub boundary_seq: u64,
+    /// Wall clock at the cut, nanoseconds since 1970.
+    pub time_ns: i64,
+    /// The operator's text.
+    pub tag: Option<String>,
+}
+
+/// A record that has its own table.
+pub(super) trait Record: Sized {
+    const TABLE: Table;
+
+    /// The archived bytes; nothing when it is larger than an archive can be.
+    fn encode(&self) -> Option<Vec<u8>>;
+
+    /// The record of archived bytes; nothing when they make no sense.
+    fn decode(payload: &[u8]) -> Option<Self>;
+}
+
+macro_rules! records {
+    ($($record:ty => $table:ident),* $(,)?) => {
+        $(impl Record for $record {
+            const TABLE: Table = Table::$table;
+
+            fn encode(&self) -> Option<Vec<u8>> {
+                rkyv::to_bytes::<rkyv::rancor::Failure>(self).ok().map(|bytes| bytes.into_vec())
+            }
+
+            fn decode(payload: &[u8]) -> Option<Self> {
+                rkyv::from_bytes::<Self, rkyv::rancor::Failure>(payload).ok()
+            }
+        })*
+
+        /// Whether the payload of a record of this table makes sense.
+        pub(super) fn is_readable(table: Table, payload: &[u8]) -> bool {
+            match table {
+                $(Table::$table => <$record>::decode(payload).is_some(),)*
+                // The bytes of a bitmap are not ours to read.
+                Table::Bitmap => true,
+            }
+        }
+    };
+}
+records! {
+    ApplianceRecord => Appliance,
+    AppliedRecord => Applied,
+    GroupRecord => Group,
+    KeptMarkerRecord => Marker,
+    PeerRecord => Peer,
+    VolumeRecord => Volume,
+}
+
+macro_rules! same_states {
+    ($record:ident, $api:ident: $($state:ident),*) => {
+        impl From<$api> for $record {
+            fn from(state: $api) -> Self {
+                match state {
+                    $($api::$state => Self::$state),*
+                }
+            }
+        }
+
+        impl From<$record> for $api {
+            fn from(state: $record) -> Self {
+                match state {
+                    $($record::$state => Self::$state),*
+                }
+            }
+        }
+    };
+}
+same_states!(PairStateRecord, PairState:
+    InitialCopy, Paired, CatchingUp, Differential, Resync, Suspended, FailedOver, Fenced, Error);
+same_states!(OnFullRecord, OnFull: Fold, Throttle);
+
+impl From<RoleRecord> for Role {
+    fn from(role: RoleRecord) -> Self {
+        match role {
+            RoleRecord::Primary => Self::Primary,
+            RoleRecord::Secondary => Self::Secondary,
+            RoleRecord::Fenced { .. } => Self::Fenced,
+        }
+    }
+}

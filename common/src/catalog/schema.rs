@@ -1,0 +1,224 @@
+//! Where each record lies: tables and keys.
+//!
+//! A key is printable text, `TABLE/NAME…`, so that an error, or a listing by RocksDB's own tools, can be read by people.
+//!
+//! ```text
+//! appliance/self                    format of this catalogue, when it was made
+//! applied/GROUP                     how far the updater is
+//! bitmap/GROUP/PEER                 differential bitmap of a pair
+//! group/NAME                        a group with its volumes and pairs
+//! marker/GROUP/NUMBER               one kept marker
+//! peer/NAME                         a trusted appliance
+//! volume/NAME                       a volume
+//! ```
+//!
+//! GROUP is the group's id, 32 hexadecimal digits: a group made again under an old name finds nothing of its predecessor.
+//! NUMBER is 16 hexadecimal digits, so that markers lie in their order. Names hold no `/` ([`check_name`]), so no two
+//! keys can be taken for each other, and a table is the range `TABLE/` to `TABLE0` (`0` follows `/`).
+
+use std::fmt;
+
+use super::CatalogError;
+use crate::ids::{GroupId, MarkerNumber, check_name};
+
+/// The layout of tables and records that this build writes. Raised by any change an older build would misread.
+pub const CATALOG_FORMAT: u32 = 1;
+/// Stored bytes of one record at most: a roaring bitmap of 64 TiB in regions needs no more.
+pub const RECORD_BYTES_MAX: usize = 256 << 20;
+/// Markers kept per group, at least; pruning is by blocks of [`MARKERS_PRUNE_STEP`].
+pub const MARKERS_KEPT: u64 = 10_000;
+/// Markers with such a number prune the older ones, so that a cut does not cost a deletion each time.
+pub(super) const MARKERS_PRUNE_STEP: u64 = 1_000;
+
+/// What kind of record; the number is in its envelope and never changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub(super) enum Table {
+    Appliance = 1,
+    Applied = 2,
+    Bitmap = 3,
+    Group = 4,
+    Marker = 5,
+    Peer = 6,
+    Volume = 7,
+}
+
+impl Table {
+    /// All of them, in the order of their keys.
+    pub(super) const ALL: [Self; 7] =
+        [Self::Appliance, Self::Applied, Self::Bitmap, Self::Group, Self::Marker, Self::Peer, Self::Volume];
+
+    pub(super) const fn kind(self) -> u16 {
+        self as u16
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Appliance => "appliance",
+            Self::Applied => "applied",
+            Self::Bitmap => "bitmap",
+            Self::Group => "group",
+            Self::Marker => "marker",
+            Self::Peer => "peer",
+            Self::Volume => "volume",
+        }
+    }
+
+    /// The keys of this table.
+    pub(super) fn range(self) -> KeyRange {
+        KeyRange::below(self.name())
+    }
+
+    /// What an operator can do when a record of this table is lost.
+    pub(super) const fn remedy(self) -> &'static str {
+        match self {
+            Self::Appliance | Self::Group => {
+                "restore the catalogue from a backup; without one, set up a new directory and take over the volumes' \
+                 backing files with `tidemark volume create --backing`"
+            }
+            Self::Applied => "restore the catalogue from a backup, or repair this copy by a new pair",
+            Self::Bitmap => "delete the pair and create it again, so that everything is compared",
+            Self::Marker => "restore the catalogue from a backup; the markers in the journal are not touched",
+            Self::Peer => {
+                "restore the catalogue from a backup; without one, set up a new directory and its peers again"
+            }
+            Self::Volume => {
+                "restore the catalogue from a backup; the volume's data is in its backing file and is not touched"
+            }
+        }
+    }
+}
+
+/// The key of one record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Key {
+    table: Table,
+    text: String,
+}
+
+impl Key {
+    pub(super) fn appliance() -> Self {
+        Self { table: Table::Appliance, text: "appliance/self".into() }
+    }
+
+    pub(super) fn volume(name: &str) -> Result<Self, CatalogError> {
+        Self::named(Table::Volume, name)
+    }
+
+    pub(super) fn peer(name: &str) -> Result<Self, CatalogError> {
+        Self::named(Table::Peer, name)
+    }
+
+    pub(super) fn group(name: &str) -> Result<Self, CatalogError> {
+        Self::named(Table::Group, name)
+    }
+
+    pub(super) fn applied(group: GroupId) -> Self {
+        Self { table: Table::Applied, text: format!("applied/{group}") }
+    }
+
+    pub(super) fn marker(group: GroupId, number: MarkerNumber) -> Self {
+        Self { table: Table::Marker, text: format!("marker/{group}/{:016x}", number.0) }
+    }
+
+    pub(super) fn bitmap(group: GroupId, peer: &str) -> Result<Self, CatalogError> {
+        check_name(peer)?;
+        Ok(Self { table: Table::Bitmap, text: format!("bitmap/{group}/{peer}") })
+    }
+
+    fn named(table: Table, name: &str) -> Result<Self, CatalogError> {
+        check_name(name)?;
+        Ok(Self { table, text: format!("{}/{name}", table.name()) })
+    }
+
+    pub(super) const fn table(&self) -> Table {
+        self.table
+    }
+
+    pub(super) const fn bytes(&self) -> &[u8] {
+        self.text.as_bytes()
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Keys from `start` up to and without `end`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct KeyRange {
+    pub(super) start: Vec<u8>,
+    pub(super) end: Vec<u8>,
+}
+
+impl KeyRange {
+    /// All keys that begin with `path/`.
+    fn below(path: &str) -> Self {
+        Self { start: format!("{path}/").into_bytes(), end: format!("{path}0").into_bytes() }
+    }
+
+    /// The markers of a group.
+    pub(super) fn markers(group: GroupId) -> Self {
+        Self::below(&format!("marker/{group}"))
+    }
+
+    /// The markers of a group older than `number`.
+    pub(super) fn markers_before(group: GroupId, number: MarkerNumber) -> Self {
+        Self { end: Key::marker(group, number).text.into_bytes(), ..Self::markers(group) }
+    }
+
+    /// The markers of a group newer than `number`.
+    pub(super) fn markers_after(group: GroupId, number: MarkerNumber) -> Self {
+        match number.0.checked_add(1) {
+            Some(next) => {
+                Self { start: Key::marker(group, MarkerNumber(next)).text.into_bytes(), ..Self::markers(group) }
+            }
+            None => Self { start: Self::markers(group).end, ..Self::markers(group) },
+        }
+    }
+
+    /// The bitmaps of a group.
+    pub(super) fn bitmaps(group: GroupId) -> Self {
+        Self::below(&format!("bitmap/{group}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_listed_in_the_order_of_their_keys_and_do_not_overlap() {
+        for pair in Table::ALL.windows(2) {
+            assert!(pair[0].range().end <= pair[1].range().start, "{pair:?}");
+        }
+    }
+
+    #[test]
+    fn keys_lie_in_their_ranges() {
+        let group = GroupId([0xff; 16]);
+        let keys = [
+            Key::appliance(),
+            Key::applied(group),
+            Key::bitmap(group, "z").unwrap(),
+            Key::group("z").unwrap(),
+            Key::marker(group, MarkerNumber(u64::MAX)),
+            Key::peer("z").unwrap(),
+            Key::volume("0").unwrap(),
+        ];
+        for (key, table) in keys.iter().zip(Table::ALL) {
+            let range = table.range();
+            assert_eq!(key.table(), table);
+            assert!(range.start.as_slice() < key.bytes() && key.bytes() < range.end.as_slice(), "{key}");
+        }
+        assert!(Key::marker(group, MarkerNumber(9)).bytes() < Key::marker(group, MarkerNumber(16)).bytes());
+    }
+
+    #[test]
+    fn a_name_cannot_reach_into_another_key() {
+        assert!(matches!(Key::volume("a/b"), Err(CatalogError::Name(_))));
+        assert!(matches!(Key::bitmap(GroupId([1; 16]), "../x"), Err(CatalogError::Name(_))));
+    }
+}

@@ -1,0 +1,92 @@
+//! What can go wrong with a journal, and where.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::Position;
+use crate::record::FrameError;
+
+/// Why the journal did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The disk failed.
+    #[error("{action} {} at {offset}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// At which byte.
+        offset: u64,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Bytes that were durable are no longer what they were.
+    #[error(
+        "{} is damaged at {offset}: {source}. Nothing behind this place was read. Restore the file, or copy from the other side",
+        path.display()
+    )]
+    Damaged {
+        /// The segment's file.
+        path: PathBuf,
+        /// The byte where the bad record begins.
+        offset: u64,
+        /// What is wrong with it.
+        source: FrameError,
+    },
+    /// The history is not continuous here.
+    #[error(
+        "{} at {offset}: the frame there does not follow the one before ({what}). Restore the file, or copy from the other side",
+        path.display()
+    )]
+    Gap {
+        /// The segment's file.
+        path: PathBuf,
+        /// The byte where the frame begins.
+        offset: u64,
+        /// What does not follow.
+        what: &'static str,
+    },
+    /// No more segments fit.
+    #[error("the journal is full: {capacity_bytes} bytes are held by readers that are behind")]
+    Full {
+        /// Bytes it may hold.
+        capacity_bytes: u64,
+    },
+    /// An earlier failure left it in a state nobody can know; only a restart reads it again.
+    #[error("the journal failed and takes nothing more until the service is restarted: {reason}")]
+    Poisoned {
+        /// The failure.
+        reason: String,
+    },
+    /// The frame does not fit into a segment.
+    #[error("a frame of {bytes} bytes does not fit into a segment: raise segment_bytes")]
+    TooLarge {
+        /// Its bytes.
+        bytes: usize,
+    },
+    /// A reader asked for what is gone.
+    #[error("segment {} has been trimmed", .position.segment)]
+    Trimmed {
+        /// Where it wanted to read.
+        position: Position,
+    },
+}
+
+impl JournalError {
+    pub(super) fn io(action: &'static str, path: &Path, offset: u64, source: io::Error) -> Self {
+        Self::Io { action, path: path.to_owned(), offset, source }
+    }
+
+    /// Whether space is all that is missing: trying again later may work.
+    #[must_use]
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            Self::Full { .. } => true,
+            Self::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! The journal: an append-only, checked sequence of frames in segment files; the truth (DESIGN 3).
+//!
+//! One [`Writer`] appends and syncs, any number of [`Reader`]s follow up to the durable end, [`Journal::trim`] takes
+//! away whole segments that every reader has passed. `docs/JOURNAL_FORMAT.md` has the bytes.
+//!
+//! Keeps: 1 (what is durable comes back), 6 (only [`Journal::trim`] removes), 9 (every record is checked), 10.
+
+mod error;
+mod reader;
+mod recovery;
+mod segment;
+mod writer;
+
+pub use error::JournalError;
+pub use reader::{ReadFrame, Reader};
+pub use recovery::{Recovered, TornTail, Visit, open};
+pub use segment::Segment;
+pub use writer::Writer;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::watch;
+
+use crate::ids::{GroupId, Seq};
+use crate::record::Chain;
+use crate::storage::Disk;
+
+/// A place in the journal: ordered, and valid until trimmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Position {
+    /// Segment number.
+    pub segment: u64,
+    /// Offset in its file.
+    pub offset: u64,
+}
+
+/// How a journal is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct JournalOptions {
+    /// Bytes of one segment file.
+    pub segment_bytes: u64,
+    /// Bytes of all segments together.
+    pub capacity_bytes: u64,
+}
+
+/// The durable end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DurableEnd {
+    /// Everything before this position is durable.
+    pub position: Position,
+    /// The last sequence number before it.
+    pub seq: Seq,
+    /// The chain there.
+    pub chain: Chain,
+}
+
+/// A group's journal, shared by its writer and readers.
+pub struct Journal {
+    disk: Arc<dyn Disk>,
+    folder: PathBuf,
+    group: GroupId,
+    options: JournalOptions,
+    state: Mutex<State>,
+    advanced: Condvar,
+    durable: watch::Sender<DurableEnd>,
+}
+
+struct State {
+    segments: BTreeMap<u64, Arc<Segment>>,
+    spares: Vec<PathBuf>,
+    durable: DurableEnd,
+    poisoned: Option<String>,
+}
+
+impl std::fmt::Debug for Journal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Journal")
+            .field("folder", &self.folder)
+            .field("durable", &self.durable_end())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Journal {
+    fn new(disk: Arc<dyn Disk>, folder: &Path, group: GroupId, options: JournalOptions) -> Self {
+        let state =
+            State { segments: BTreeMap::new(), spares: Vec::new(), durable: DurableEnd::default(), poisoned: None };
+        Self {
+            disk,
+            folder: folder.to_owned(),
+            group,
+            options,
+            state: Mutex::new(state),
+            advanced: Condvar::new(),
+            durable: watch::Sender::new(DurableEnd::default()),
+        }
+    }
+
+    /// The durable end now.
+    #[must_use]
+    pub fn durable_end(&self) -> DurableEnd {
+        self.state.lock().durable
+    }
+
+    /// Follows the durable end, for tasks.
+    #[must_use]
+    pub fn watch_durable(&self) -> watch::Receiver<DurableEnd> {
+        self.durable.subscribe()
+    }
+
+    /// Waits until the durable end is past the position, the time is over, or [`Self::wake`]; for threads.
+    pub fn wait_durable(&self, past: Position, timeout: Duration) {
+        let mut state = self.state.lock();
+        if state.durable.position <= past && state.poisoned.is_none() {
+            self.advanced.wait_for(&mut state, timeout);
+        }
+    }
+
+    /// Wakes all who wait, so that they look whether they should stop.
+    pub fn wake(&self) {
+        let _state = self.state.lock();
+        self.advanced.notify_all();
+    }
+
+    /// Bytes of its segment files, spares left out.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.state.lock().segments.values().map(|segment| segment.used_bytes()).sum()
+    }
+
+    /// Bytes it may hold.
+    #[must_use]
+    pub const fn capacity_bytes(&self) -> u64 {
+        self.options.capacity_bytes
+    }
+
+    /// Bytes it can take before it is full; segments are counted whole.
+    #[must_use]
+    pub fn free_bytes(&self) -> u64 {
+        let state = self.state.lock();
+        let whole: u64 = state.segments.values().map(|segment| segment.capacity()).sum();
+        let active = state.segments.values().last().map_or(0, |last| last.capacity().saturating_sub(last.used_bytes()));
+        self.options.capacity_bytes.saturating_sub(whole) + active
+    }
+
+    /// The oldest place still held.
+    #[must_use]
+    pub fn oldest(&self) -> Position {
+        let state = self.state.lock();
+        let segment = state.segments.keys().next().copied().unwrap_or_default();
+        Position { segment, offset: segment::FIRST_RECORD }
+    }
+
+    /// A reader that begins at a position.
+    #[must_use]
+    pub fn reader(self: &Arc<Self>, from: Position) -> Reader {
+        Reader::new(Arc::clone(self), from.max(self.oldest()))
+    }
+
+    /// A reader that begins at the frame whose predecessors have this chain; `None` when no frame held does. `seq` is
+    /// the sequence number that belongs to the chain.
+    ///
+    /// # Errors
+    /// [`JournalError`] when the journal cannot be read.
+    pub fn reader_at_chain(self: &Arc<Self>, seq: Seq, chain: Chain) -> Result<Option<Reader>, JournalError> {
+        let end = self.durable_end();
+        if end.chain == chain && end.seq == seq {
+            return Ok(Some(self.reader(end.position)));
+        }
+        let start = {
+            let state = self.state.lock();
+            let before = state.segments.values().rev().find(|segment| segment.start_seq < seq);
+            before.or_else(|| state.segments.values().next()).map(|segment| segment.number)
+        };
+        let Some(segment) = start else { return Ok(None) };
+        let mut reader = self.reader(Position { segment, offset: segment::FIRST_RECORD });
+        while let Some((position, header)) = reader.next_header()? {
+            if header.history && header.chain == chain && header.first_seq.0 <= seq.0.saturating_add(1) {
+                return Ok(Some(self.reader(position)));
+            }
+            if header.first_seq.0 > seq.0.saturating_add(1) {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes away all segments that lie wholly before the position. The newest segment always stays.
+    ///
+    /// # Errors
+    /// [`JournalError`] when a file cannot be renamed or removed.
+    pub fn trim(&self, before: Position) -> Result<u64, JournalError> {
+        let mut freed = 0;
+        loop {
+            let Some(segment) = self.pop_before(before) else { return Ok(freed) };
+            freed += segment.capacity();
+            self.retire(&segment)?;
+        }
+    }
+
+    fn pop_before(&self, before: Position) -> Option<Arc<Segment>> {
+        let mut state = self.state.lock();
+        let (number, _) = state.segments.first_key_value()?;
+        if *number >= before.segment || state.segments.len() < 2 {
+            return None;
+        }
+        state.segments.pop_first().map(|(_, segment)| segment)
+    }
+
+    /// Keeps a trimmed segment's file as a spare, or removes it.
+    fn retire(&self, segment: &Segment) -> Result<(), JournalError> {
+        let path = self.folder.join(segment::file_name(segment.number));
+        let keep = segment.capacity() == self.options.segment_bytes && self.state.lock().spares.len() < SPARES;
+        if !keep {
+            return self.disk.remove(&path).map_err(|source| JournalError::io("remove", &path, 0, source));
+        }
+        let spare = self.folder.join(segment::spare_name(segment.number));
+        self.disk.rename(&path, &spare).map_err(|source| JournalError::io("rename", &path, 0, source))?;
+        self.state.lock().spares.push(spare);
+        Ok(())
+    }
+
+    fn segment(&self, number: u64) -> Option<Arc<Segment>> {
+        self.state.lock().segments.get(&number).cloned()
+    }
+
+    /// The first segment with a number above this one.
+    fn segment_after(&self, number: u64) -> Option<Arc<Segment>> {
+        let state = self.state.lock();
+        state.segments.range(number.saturating_add(1)..).next().map(|(_, segment)| Arc::clone(segment))
+    }
+
+    /// The error for bytes at a place that are not what was written.
+    #[must_use]
+    pub fn damaged(&self, at: Position, source: crate::record::FrameError) -> JournalError {
+        JournalError::Damaged { path: self.folder.join(segment::file_name(at.segment)), offset: at.offset, source }
+    }
+
+    /// Reads stored bytes of a frame, for whoever keeps an index of chunks.
+    ///
+    /// # Errors
+    /// `Ok(false)` when the segment is trimmed; [`JournalError::Io`] when the disk fails.
+    pub fn read_stored(&self, at: Position, buffer: &mut [u8]) -> Result<bool, JournalError> {
+        let Some(segment) = self.segment(at.segment) else { return Ok(false) };
+        segment.read(buffer, at.offset)?;
+        Ok(true)
+    }
+}
+
+/// Trimmed segments kept for reuse: a segment that has been written before syncs twice as fast as a new one.
+const SPARES: usize = 2;
+
+#[cfg(test)]
+mod tests;

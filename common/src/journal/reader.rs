@@ -1,0 +1,126 @@
+//! Following a journal: verified frames out, in order, up to the durable end (invariants 7, 9).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::segment::{ENVELOPE_BYTES, Envelope, FIRST_RECORD, Segment, record_bytes};
+use super::{Journal, JournalError, Position};
+use crate::limits::FRAME_STORED_BYTES_MAX;
+use crate::record::{FrameError, FrameHeader, FrameView, HEADER_BYTES};
+
+/// A frame read from the journal, fully verified.
+#[derive(Debug, Clone)]
+pub struct ReadFrame {
+    /// Where its first byte lies.
+    pub position: Position,
+    /// Where the next record begins.
+    pub next: Position,
+    /// Its header.
+    pub header: FrameHeader,
+    /// All its bytes.
+    pub bytes: Bytes,
+}
+
+/// One reader of a journal.
+#[derive(Debug)]
+pub struct Reader {
+    journal: Arc<Journal>,
+    at: Position,
+    segment: Option<Arc<Segment>>,
+}
+
+impl Reader {
+    pub(super) const fn new(journal: Arc<Journal>, at: Position) -> Self {
+        Self { journal, at, segment: None }
+    }
+
+    /// Where the next record begins.
+    #[must_use]
+    pub const fn position(&self) -> Position {
+        self.at
+    }
+
+    /// The next durable frame; `None` at the durable end.
+    ///
+    /// # Errors
+    /// [`JournalError`]; the reader stays where it was.
+    pub fn next_frame(&mut self) -> Result<Option<ReadFrame>, JournalError> {
+        let Some((segment, envelope)) = self.next_record()? else { return Ok(None) };
+        let begin = self.at.offset + ENVELOPE_BYTES as u64;
+        let mut bytes = vec![0; envelope.frame_bytes as usize];
+        segment.read(&mut bytes, begin)?;
+        let view = FrameView::verified(&bytes).map_err(|source| segment.damaged(begin, source))?;
+        check_binding(&envelope, &bytes).map_err(|source| segment.damaged(begin, source))?;
+        let header = view.header;
+        let position = Position { offset: begin, ..self.at };
+        self.at.offset += record_bytes(bytes.len());
+        Ok(Some(ReadFrame { position, next: self.at, header, bytes: Bytes::from(bytes) }))
+    }
+
+    /// The next durable frame's header, the frame itself skipped: (where its record begins, header).
+    ///
+    /// # Errors
+    /// [`JournalError`]; the reader stays where it was.
+    pub fn next_header(&mut self) -> Result<Option<(Position, FrameHeader)>, JournalError> {
+        let Some((segment, envelope)) = self.next_record()? else { return Ok(None) };
+        let begin = self.at.offset + ENVELOPE_BYTES as u64;
+        let mut bytes = [0; HEADER_BYTES];
+        segment.read(&mut bytes, begin)?;
+        let header = FrameHeader::decode(&bytes).map_err(|source| segment.damaged(begin, source))?;
+        check_binding(&envelope, &bytes).map_err(|source| segment.damaged(begin, source))?;
+        let position = self.at;
+        self.at.offset += record_bytes(envelope.frame_bytes as usize);
+        Ok(Some((position, header)))
+    }
+
+    fn next_record(&mut self) -> Result<Option<(Arc<Segment>, Envelope)>, JournalError> {
+        loop {
+            let durable = self.journal.durable_end().position;
+            if self.at >= durable {
+                return Ok(None);
+            }
+            let segment = self.current()?;
+            if segment.ends_before(self.at.offset) {
+                let Some(next) = self.journal.segment_after(segment.number) else { return Ok(None) };
+                self.at = Position { segment: next.number, offset: FIRST_RECORD };
+                self.segment = Some(next);
+                continue;
+            }
+            let mut bytes = [0; ENVELOPE_BYTES];
+            segment.read(&mut bytes, self.at.offset)?;
+            let envelope = read_envelope(&bytes, self.at).map_err(|source| segment.damaged(self.at.offset, source))?;
+            return Ok(Some((segment, envelope)));
+        }
+    }
+
+    fn current(&mut self) -> Result<Arc<Segment>, JournalError> {
+        if let Some(segment) = self.segment.as_ref().filter(|segment| segment.number == self.at.segment) {
+            return Ok(Arc::clone(segment));
+        }
+        let segment = self.journal.segment(self.at.segment);
+        let segment = segment.ok_or(JournalError::Trimmed { position: self.at })?;
+        self.segment = Some(Arc::clone(&segment));
+        Ok(segment)
+    }
+}
+
+/// Reads an envelope and holds it to the limits.
+pub(super) fn read_envelope(bytes: &[u8], at: Position) -> Result<Envelope, FrameError> {
+    let envelope = Envelope::decode(bytes, at)?;
+    let length = envelope.frame_bytes as usize;
+    if !(HEADER_BYTES..=FRAME_STORED_BYTES_MAX).contains(&length) {
+        return Err(FrameError::Malformed { what: "its envelope's length is out of range" });
+    }
+    Ok(envelope)
+}
+
+/// The envelope must have been written for this very frame.
+pub(super) fn check_binding(envelope: &Envelope, frame: &[u8]) -> Result<(), FrameError> {
+    let check = frame.get(..HEADER_BYTES).and_then(|header| header.last_chunk::<4>());
+    if check == Some(&envelope.frame_check) {
+        Ok(())
+    } else {
+        Err(FrameError::Malformed { what: "its envelope belongs to another frame" })
+    }
+}

@@ -1,0 +1,347 @@
+//! One segment file: its header, its records' envelopes, and how a new one comes to be.
+//!
+//! ```text
+//! 0      segment header (checked), zeroes up to 4096
+//! 4096   envelope (32) | frame | padding to 32 | envelope | frame | ...
+//! ```
+//!
+//! The segment's number and the record's offset are mixed into the envelope's checksum, so that what a recycled file
+//! held before never looks valid. Each envelope says up to where the journal was durable when it was written: that tells
+//! a torn tail from damage.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use super::{Journal, JournalError, Position};
+use crate::ids::{GroupId, Seq};
+use crate::record::{Chain, FrameError, HEADER_BYTES, crc32c};
+use crate::storage::{DiskFile, Open};
+
+/// Where records begin.
+pub(super) const FIRST_RECORD: u64 = 4096;
+/// Bytes of an envelope, and the alignment of records.
+pub(super) const ENVELOPE_BYTES: usize = 32;
+const HEADER_MAGIC: u32 = 0x534d_4454;
+const ENVELOPE_MAGIC: u32 = 0x524d_4454;
+const FORMAT_VERSION: u32 = 1;
+/// Zeroes are written in steps of this size.
+const ZERO_STEP: usize = 1 << 20;
+
+/// What a segment's header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub(super) struct SegmentHeader {
+    pub magic: u32,
+    pub version: u32,
+    pub number: u64,
+    pub group: [u8; 16],
+    /// The segment before this one, 0 for none, and where its records end.
+    pub previous: u64,
+    pub previous_end: u64,
+    /// Last sequence number, marker, generation and chain before this segment.
+    pub start_seq: u64,
+    pub start_marker: u64,
+    pub start_generation: u64,
+    pub start_chain: [u8; 16],
+}
+
+const STORED_HEADER_BYTES: usize = 96;
+const _: () = assert!(size_of::<ArchivedSegmentHeader>() == STORED_HEADER_BYTES - 8);
+
+impl SegmentHeader {
+    pub(super) fn new(number: u64, group: GroupId, previous: Position, start: &Start) -> Self {
+        Self {
+            magic: HEADER_MAGIC,
+            version: FORMAT_VERSION,
+            number,
+            group: group.0,
+            previous: previous.segment,
+            previous_end: previous.offset,
+            start_seq: start.seq.0,
+            start_marker: start.marker,
+            start_generation: start.generation,
+            start_chain: start.chain.0,
+        }
+    }
+
+    fn encode(&self) -> [u8; STORED_HEADER_BYTES] {
+        let mut bytes = [0; STORED_HEADER_BYTES];
+        if let Ok(archived) = rkyv::to_bytes::<rkyv::rancor::Error>(self) {
+            bytes.iter_mut().zip(archived.iter()).for_each(|(to, from)| *to = *from);
+        }
+        let (checked, check) = bytes.split_at_mut(STORED_HEADER_BYTES - 8);
+        check.iter_mut().zip(crc32c(checked).to_le_bytes()).for_each(|(to, from)| *to = from);
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+        let need = STORED_HEADER_BYTES;
+        let bytes = bytes.get(..need).ok_or(FrameError::Short { have: bytes.len(), need })?;
+        let (checked, check) = bytes.split_at(STORED_HEADER_BYTES - 8);
+        if check.get(..4) != Some(crc32c(checked).to_le_bytes().as_slice()) {
+            return Err(FrameError::Checksum { part: "segment header" });
+        }
+        let header = rkyv::from_bytes::<Self, rkyv::rancor::Error>(checked)
+            .map_err(|_| FrameError::Malformed { what: "the segment header cannot be read" })?;
+        if header.magic != HEADER_MAGIC {
+            return Err(FrameError::Magic);
+        }
+        if header.version != FORMAT_VERSION {
+            return Err(FrameError::Version { version: u16::try_from(header.version).unwrap_or(u16::MAX) });
+        }
+        Ok(header)
+    }
+}
+
+/// Where the history stands at the begin of a segment.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Start {
+    /// Last sequence number before.
+    pub seq: Seq,
+    /// Newest marker before.
+    pub marker: u64,
+    /// Generation.
+    pub generation: u64,
+    /// The chain.
+    pub chain: Chain,
+}
+
+/// The 32 bytes before each frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Envelope {
+    pub frame_bytes: u32,
+    pub durable: Position,
+    /// The last four bytes of the frame's header: its checksum.
+    pub frame_check: [u8; 4],
+}
+
+impl Envelope {
+    pub(super) fn of(frame: &[u8], durable: Position) -> Self {
+        let frame_check = frame.get(..HEADER_BYTES).and_then(|header| header.last_chunk::<4>()).copied();
+        Self {
+            frame_bytes: u32::try_from(frame.len()).unwrap_or(u32::MAX),
+            durable,
+            frame_check: frame_check.unwrap_or_default(),
+        }
+    }
+
+    pub(super) fn encode(&self, at: Position) -> [u8; ENVELOPE_BYTES] {
+        let mut bytes = [0; ENVELOPE_BYTES];
+        let mut put = |from: usize, field: &[u8]| {
+            bytes.iter_mut().skip(from).zip(field).for_each(|(to, from)| *to = *from);
+        };
+        put(0, &ENVELOPE_MAGIC.to_le_bytes());
+        put(4, &self.frame_bytes.to_le_bytes());
+        put(8, &self.durable.segment.to_le_bytes());
+        put(16, &self.durable.offset.to_le_bytes()[..4]);
+        put(20, &self.frame_check);
+        let check = envelope_check(&bytes, at);
+        bytes.iter_mut().skip(28).zip(check.to_le_bytes()).for_each(|(to, from)| *to = from);
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8], at: Position) -> Result<Self, FrameError> {
+        let Some(bytes) = bytes.first_chunk::<ENVELOPE_BYTES>() else {
+            return Err(FrameError::Short { have: bytes.len(), need: ENVELOPE_BYTES });
+        };
+        let mut words = [0; ENVELOPE_BYTES / 4];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *word = u32::from_le_bytes(*bytes);
+        }
+        let [magic, frame_bytes, low, high, durable_offset, frame_check, _, check] = words;
+        if magic != ENVELOPE_MAGIC {
+            return Err(FrameError::Magic);
+        }
+        if envelope_check(bytes, at) != check {
+            return Err(FrameError::Checksum { part: "envelope" });
+        }
+        let segment = u64::from(low) | u64::from(high) << 32;
+        let durable = Position { segment, offset: u64::from(durable_offset) };
+        Ok(Self { frame_bytes, durable, frame_check: frame_check.to_le_bytes() })
+    }
+}
+
+fn envelope_check(bytes: &[u8; ENVELOPE_BYTES], at: Position) -> u32 {
+    let mut checked = [0; 44];
+    let place = at.segment.to_le_bytes().into_iter().chain(at.offset.to_le_bytes());
+    let fields = bytes.iter().take(28).copied().chain(place);
+    checked.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
+    crc32c(&checked)
+}
+
+/// Bytes a frame takes in a segment.
+pub(super) const fn record_bytes(frame_bytes: usize) -> u64 {
+    (ENVELOPE_BYTES + frame_bytes).next_multiple_of(ENVELOPE_BYTES) as u64
+}
+
+pub(super) fn file_name(number: u64) -> String {
+    format!("{number:016x}.segment")
+}
+
+pub(super) fn spare_name(number: u64) -> String {
+    format!("{number:016x}.spare")
+}
+
+pub(super) fn number_of(name: &str, ending: &str) -> Option<u64> {
+    let digits = name.strip_suffix(ending)?;
+    u64::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 16)
+}
+
+/// A segment in use.
+pub struct Segment {
+    /// Its number.
+    pub number: u64,
+    /// Last sequence number before it.
+    pub start_seq: Seq,
+    pub(super) previous: Position,
+    pub(super) start: Start,
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    capacity: u64,
+    end: AtomicU64,
+    sealed: std::sync::atomic::AtomicBool,
+}
+
+impl std::fmt::Debug for Segment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Segment").field("path", &self.path).field("end", &self.used_bytes()).finish_non_exhaustive()
+    }
+}
+
+impl Segment {
+    /// Opens an existing file and reads its header.
+    pub(super) fn open(journal: &Journal, number: u64) -> Result<Self, JournalError> {
+        let path = journal.folder.join(file_name(number));
+        let io = |action, source| JournalError::io(action, &path, 0, source);
+        let file = journal.disk.open(&path, Open::Existing).map_err(|source| io("open", source))?;
+        let capacity = file.size().map_err(|source| io("measure", source))?;
+        let mut bytes = [0; STORED_HEADER_BYTES];
+        let damaged = |source| JournalError::Damaged { path: path.clone(), offset: 0, source };
+        if capacity < FIRST_RECORD {
+            let have = usize::try_from(capacity).unwrap_or_default();
+            return Err(damaged(FrameError::Short { have, need: STORED_HEADER_BYTES }));
+        }
+        file.read_exact_at(&mut bytes, 0).map_err(|source| io("read", source))?;
+        let header = SegmentHeader::decode(&bytes).map_err(damaged)?;
+        if header.number != number || header.group != journal.group.0 {
+            let what = "the segment header belongs to another segment or group";
+            return Err(damaged(FrameError::Malformed { what }));
+        }
+        Ok(Self::with(header, path, file, capacity))
+    }
+
+    /// Makes a new segment: a file whose blocks have been written before, then its header, then its name.
+    pub(super) fn create(journal: &Journal, header: SegmentHeader) -> Result<Self, JournalError> {
+        let path = journal.folder.join(file_name(header.number));
+        let spare = journal.state.lock().spares.pop();
+        let (from, file) = match spare {
+            Some(spare) => {
+                let file = journal.disk.open(&spare, Open::Existing);
+                (spare.clone(), file.map_err(|source| JournalError::io("open", &spare, 0, source))?)
+            }
+            None => Self::prepare(journal, header.number)?,
+        };
+        let io = |action, source| JournalError::io(action, &from, 0, source);
+        file.write_all_at(&header.encode(), 0).map_err(|source| io("write", source))?;
+        file.sync().map_err(|source| io("sync", source))?;
+        journal.disk.rename(&from, &path).map_err(|source| io("rename", source))?;
+        let capacity = file.size().map_err(|source| io("measure", source))?;
+        Ok(Self::with(header, path, file, capacity))
+    }
+
+    /// A file full of zeroes, so that later syncs have no metadata to write.
+    pub(super) fn prepare(journal: &Journal, number: u64) -> Result<(PathBuf, Arc<dyn DiskFile>), JournalError> {
+        let path = journal.folder.join(spare_name(number));
+        let result = Self::write_zeroes(journal, &path);
+        if result.is_err() {
+            // Half a spare would hold the space that is missing.
+            let _ = journal.disk.remove(&path);
+        }
+        result.map(|file| (path, file))
+    }
+
+    fn write_zeroes(journal: &Journal, path: &Path) -> Result<Arc<dyn DiskFile>, JournalError> {
+        let io = |action, offset, source| JournalError::io(action, path, offset, source);
+        let file = journal.disk.open(path, Open::ExistingOrNew).map_err(|source| io("create", 0, source))?;
+        let zeroes = vec![0; ZERO_STEP];
+        let mut at = 0;
+        while at < journal.options.segment_bytes {
+            let step = usize::try_from(journal.options.segment_bytes - at).unwrap_or(ZERO_STEP).min(ZERO_STEP);
+            let data = zeroes.get(..step).unwrap_or(&zeroes);
+            file.write_all_at(data, at).map_err(|source| io("preallocate", at, source))?;
+            at += step as u64;
+        }
+        file.sync().map_err(|source| io("sync", 0, source))?;
+        Ok(file)
+    }
+
+    fn with(header: SegmentHeader, path: PathBuf, file: Arc<dyn DiskFile>, capacity: u64) -> Self {
+        Self {
+            number: header.number,
+            start_seq: Seq(header.start_seq),
+            previous: Position { segment: header.previous, offset: header.previous_end },
+            start: Start {
+                seq: Seq(header.start_seq),
+                marker: header.start_marker,
+                generation: header.start_generation,
+                chain: Chain(header.start_chain),
+            },
+            path,
+            file,
+            capacity,
+            end: AtomicU64::new(FIRST_RECORD),
+            sealed: false.into(),
+        }
+    }
+
+    /// Bytes of the file.
+    #[must_use]
+    pub const fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// Where its records end.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.end.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_end(&self, end: u64) {
+        self.end.store(end, Ordering::Release);
+    }
+
+    /// No record will be added.
+    pub(super) fn seal(&self, end: u64) {
+        self.set_end(end);
+        self.sealed.store(true, Ordering::Release);
+    }
+
+    /// Whether a reader at this offset should go on in the next segment.
+    pub(super) fn ends_before(&self, offset: u64) -> bool {
+        self.sealed.load(Ordering::Acquire) && offset >= self.used_bytes()
+    }
+
+    pub(super) fn read(&self, buffer: &mut [u8], offset: u64) -> Result<(), JournalError> {
+        let result = self.file.read_exact_at(buffer, offset);
+        result.map_err(|source| JournalError::io("read", &self.path, offset, source))
+    }
+
+    pub(super) fn write(&self, data: &[u8], offset: u64) -> Result<(), JournalError> {
+        let result = self.file.write_all_at(data, offset);
+        result.map_err(|source| JournalError::io("write", &self.path, offset, source))
+    }
+
+    pub(super) fn sync(&self) -> Result<(), JournalError> {
+        self.file.sync().map_err(|source| JournalError::io("sync", &self.path, 0, source))
+    }
+
+    pub(super) fn damaged(&self, offset: u64, source: FrameError) -> JournalError {
+        JournalError::Damaged { path: self.path.clone(), offset, source }
+    }
+
+    pub(super) fn gap(&self, offset: u64, what: &'static str) -> JournalError {
+        JournalError::Gap { path: self.path.clone(), offset, what }
+    }
+}

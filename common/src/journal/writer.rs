@@ -1,0 +1,167 @@
+//! Appending: frames in, durable positions out. Owns the end of the journal and the [`Tip`] of its history.
+//!
+//! Frames are written one behind the other and become durable together at [`Writer::sync`] (group commit). What failed to
+//! sync is in an unknown state, so a failure poisons the journal for good: only a restart reads it again.
+
+use std::sync::Arc;
+
+use super::segment::{Envelope, FIRST_RECORD, Segment, SegmentHeader, Start, record_bytes};
+use super::{DurableEnd, Journal, JournalError, Position};
+use crate::record::{FrameHeader, Tip};
+
+/// Frames up to this size are copied behind their envelope and written with it at once.
+const COPIED_BYTES_MAX: usize = 128 << 10;
+
+/// The one writer of a journal.
+#[derive(Debug)]
+pub struct Writer {
+    journal: Arc<Journal>,
+    active: Arc<Segment>,
+    at: u64,
+    tip: Tip,
+    buffer: Vec<u8>,
+    /// Segments written since the last sync, the active one left out.
+    unsynced: Vec<Arc<Segment>>,
+    dirty: bool,
+    poisoned: bool,
+}
+
+impl Writer {
+    pub(super) fn new(journal: Arc<Journal>, active: Arc<Segment>, at: u64, tip: Tip) -> Self {
+        Self { journal, active, at, tip, buffer: Vec::new(), unsynced: Vec::new(), dirty: false, poisoned: false }
+    }
+
+    /// Where the history stands, synced or not.
+    #[must_use]
+    pub const fn tip(&self) -> &Tip {
+        &self.tip
+    }
+
+    /// The journal it writes.
+    #[must_use]
+    pub const fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
+    /// Where the next record goes, synced or not.
+    #[must_use]
+    pub fn end(&self) -> Position {
+        Position { segment: self.active.number, offset: self.at }
+    }
+
+    /// Appends one frame; durable only after [`Self::sync`]. Returns where its first byte lies.
+    ///
+    /// # Errors
+    /// [`JournalError`]; one that [`JournalError::is_no_space`] left everything as it was.
+    pub fn append(&mut self, frame: &[u8]) -> Result<Position, JournalError> {
+        self.check_poison()?;
+        let header = FrameHeader::decode(frame).map_err(|source| self.active.damaged(self.at, source))?;
+        let tip = self.tip.follow(&header).map_err(|what| self.active.gap(self.at, what))?;
+        let need = record_bytes(frame.len());
+        if need > self.journal.options.segment_bytes.saturating_sub(FIRST_RECORD) {
+            return Err(JournalError::TooLarge { bytes: frame.len() });
+        }
+        if self.at + need > self.active.capacity() {
+            self.next_segment()?;
+        }
+        let at = Position { segment: self.active.number, offset: self.at };
+        let result = self.write(frame, at);
+        self.poison_on_error(result)?;
+        self.at += need;
+        self.active.set_end(self.at);
+        self.tip = tip;
+        self.dirty = true;
+        Ok(Position { offset: at.offset + super::segment::ENVELOPE_BYTES as u64, ..at })
+    }
+
+    fn write(&mut self, frame: &[u8], at: Position) -> Result<(), JournalError> {
+        let envelope = Envelope::of(frame, self.journal.durable_end().position).encode(at);
+        if frame.len() > COPIED_BYTES_MAX {
+            self.active.write(&envelope, at.offset)?;
+            return self.active.write(frame, at.offset + envelope.len() as u64);
+        }
+        self.buffer.clear();
+        self.buffer.extend_from_slice(&envelope);
+        self.buffer.extend_from_slice(frame);
+        self.active.write(&self.buffer, at.offset)
+    }
+
+    /// Makes everything appended durable and tells all who wait. Does nothing when nothing was appended.
+    ///
+    /// # Errors
+    /// [`JournalError`], after which the journal takes nothing more.
+    pub fn sync(&mut self) -> Result<DurableEnd, JournalError> {
+        self.check_poison()?;
+        if self.dirty {
+            let result = self.unsynced.iter().chain([&self.active]).try_for_each(|segment| segment.sync());
+            self.poison_on_error(result)?;
+            self.unsynced.clear();
+            self.dirty = false;
+        }
+        let end = DurableEnd { position: self.end(), seq: self.tip.seq, chain: self.tip.chain };
+        self.journal.set_durable(end);
+        Ok(end)
+    }
+
+    /// Seals the active segment and goes on in a new one.
+    fn next_segment(&mut self) -> Result<(), JournalError> {
+        let capacity_bytes = self.journal.options.capacity_bytes;
+        if self.journal.free_bytes() < self.journal.options.segment_bytes {
+            return Err(JournalError::Full { capacity_bytes });
+        }
+        let start = Start {
+            seq: self.tip.seq,
+            marker: self.tip.marker.0,
+            generation: self.tip.generation.0,
+            chain: self.tip.chain,
+        };
+        let next = self.journal.add_segment(self.end(), &start)?;
+        self.active.seal(self.at);
+        self.unsynced.push(std::mem::replace(&mut self.active, next));
+        self.at = FIRST_RECORD;
+        Ok(())
+    }
+
+    fn check_poison(&self) -> Result<(), JournalError> {
+        if !self.poisoned {
+            return Ok(());
+        }
+        let reason = self.journal.state.lock().poisoned.clone();
+        Err(JournalError::Poisoned { reason: reason.unwrap_or_default() })
+    }
+
+    fn poison_on_error<T>(&mut self, result: Result<T, JournalError>) -> Result<T, JournalError> {
+        if let Err(error) = &result {
+            self.poisoned = true;
+            self.journal.poison(error.to_string());
+        }
+        result
+    }
+}
+
+impl Journal {
+    pub(super) fn add_segment(&self, previous: Position, start: &Start) -> Result<Arc<Segment>, JournalError> {
+        let number = self.state.lock().segments.keys().next_back().map_or(1, |last| last + 1);
+        let header = SegmentHeader::new(number, self.group, previous, start);
+        let segment = Arc::new(Segment::create(self, header)?);
+        self.state.lock().segments.insert(number, Arc::clone(&segment));
+        Ok(segment)
+    }
+
+    pub(super) fn set_durable(&self, end: DurableEnd) {
+        self.state.lock().durable = end;
+        self.durable.send_replace(end);
+        self.advanced.notify_all();
+    }
+
+    fn poison(&self, reason: String) {
+        self.state.lock().poisoned = Some(reason);
+        self.advanced.notify_all();
+    }
+
+    /// Why it takes nothing more, if so.
+    #[must_use]
+    pub fn poisoned(&self) -> Option<String> {
+        self.state.lock().poisoned.clone()
+    }
+}

@@ -1,0 +1,15 @@
+//! Whom this appliance talks to.
+
+use std::net::SocketAddr;
+
+use crate::ids::ApplianceId;
+
+/// The appliances this one trusts, and who wants to know when another one tries. Asked during each handshake, so a
+/// peer added or removed counts from the next connection on.
+pub trait Trust: Send + Sync + 'static {
+    /// The name of a trusted appliance; `None` refuses it.
+    fn peer_name(&self, id: &ApplianceId) -> Option<String>;
+    /// A connection from there was refused. `id` is what it presented, if it came so far; nothing proves that it holds
+    /// the key of an id that is not trusted. Called from a handshake: must not block.
+    fn refused(&self, remote: SocketAddr, id: Option<ApplianceId>, why: &str);
+}

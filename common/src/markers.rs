@@ -1,0 +1,55 @@
+//! The markers a journal holds, on either side.
+
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
+
+use crate::api::types::MarkerInfo;
+use crate::journal::Position;
+use crate::record::MarkerRecord;
+
+/// The markers whose records the journal holds, oldest first.
+#[derive(Debug, Default)]
+pub struct Markers {
+    held: Mutex<VecDeque<(Position, MarkerRecord)>>,
+}
+
+impl Markers {
+    /// The newest one's place and record.
+    pub fn add(&self, at: Position, marker: MarkerRecord) {
+        self.held.lock().push_back((at, marker));
+    }
+
+    /// Forgets those before the oldest place the journal holds; the newest marker is always known.
+    pub fn trim(&self, oldest: Position) {
+        let mut held = self.held.lock();
+        while held.len() > 1 && held.front().is_some_and(|(at, _)| *at < oldest) {
+            held.pop_front();
+        }
+    }
+
+    /// The newest one.
+    #[must_use]
+    pub fn newest(&self) -> Option<MarkerRecord> {
+        self.held.lock().back().map(|(_, marker)| marker.clone())
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn get(&self, number: u64) -> Option<MarkerRecord> {
+        self.held.lock().iter().rev().find(|(_, marker)| marker.number == number).map(|(_, marker)| marker.clone())
+    }
+
+    /// All, newest first.
+    #[must_use]
+    pub fn all(&self) -> Vec<MarkerInfo> {
+        self.held.lock().iter().rev().map(|(_, marker)| info(marker)).collect()
+    }
+}
+
+/// A marker for people.
+#[must_use]
+pub fn info(marker: &MarkerRecord) -> MarkerInfo {
+    let time = jiff::Timestamp::from_nanosecond(i128::from(marker.time_ns)).unwrap_or_default();
+    MarkerInfo { number: marker.number, boundary_seq: marker.boundary_seq, time, tag: marker.tag.clone() }
+}

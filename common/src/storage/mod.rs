@@ -1,0 +1,97 @@
+//! The disk seam: every file the product reads or writes goes through these two traits, so that simulation can put a
+//! faulty disk under the engines. Volumes, journal segments and the ring's file are [`DiskFile`]s; RocksDB is not.
+
+pub mod disk;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Open {
+    /// It must be there.
+    Existing,
+    /// It must not be there.
+    New,
+    /// Either.
+    ExistingOrNew,
+}
+
+/// A file system.
+pub trait Disk: Send + Sync + 'static {
+    /// Opens for reading and writing.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>>;
+    /// Names in a folder, sorted.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn list(&self, folder: &Path) -> io::Result<Vec<String>>;
+    /// Renames and makes the new name durable.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes a folder and those above it.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn create_folder(&self, folder: &Path) -> io::Result<()>;
+    /// Makes the names in a folder durable.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn sync_folder(&self, folder: &Path) -> io::Result<()>;
+}
+
+/// A file or block device.
+pub trait DiskFile: Send + Sync + 'static {
+    /// Fills the buffer; the file ending early is an error.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Fills the buffer only if that needs no waiting for the disk; `false` when it would.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn read_cached_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool>;
+    /// Writes all of it.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
+    /// Makes what was written durable.
+    ///
+    /// # Errors
+    /// As the system says. After an error nothing can be said of what was written since the last success.
+    fn sync(&self) -> io::Result<()>;
+    /// Bytes.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn size(&self) -> io::Result<u64>;
+    /// Grows a file; a device must be as large already.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn grow(&self, size: u64) -> io::Result<()>;
+    /// Makes a range read as zeroes; with `hole` its space is given back where that can be done.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn zero(&self, offset: u64, length: u64, hole: bool) -> io::Result<()>;
+    /// The first run of data at or after the offset, as (begin, end); `None` when only a hole follows.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>>;
+}

@@ -1,0 +1,265 @@
+//! Journal to volume, on both sides: frames in, written volumes out. Owns the applied position.
+//!
+//! Frames are taken a window at a time, folded to the last writer of each byte, and written by volume and address. A
+//! crash in between is repaired by doing it again, so the position is moved only when a whole window is written
+//! (invariants 4, 9). On a primary everything durable is applied, on a secondary what is before the permitted limit.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::extent::Extent;
+use crate::ids::{MarkerNumber, Seq};
+use crate::journal::{Journal, JournalError, Position, ReadFrame, Reader};
+use crate::overlay::{Locate, Overlay};
+use crate::record::view::ExtentKind;
+use crate::record::{FrameError, FrameKind, FrameView};
+use crate::volumes::{VolumeFile, Volumes};
+
+/// Raw bytes of one window.
+const WINDOW_BYTES: usize = 16 << 20;
+/// Frames of one window: small ones are many.
+const WINDOW_FRAMES: usize = 1024;
+/// Neighbouring ranges are joined up to this many bytes for one write.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// Why a window was not applied. Nothing is lost: it is tried again from the same position.
+#[derive(Debug, thiserror::Error)]
+pub enum UpdaterError {
+    /// The journal cannot be read.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A frame's content is not sound.
+    #[error("the frame at {position:?} of the journal cannot be applied: {source}")]
+    Frame {
+        /// Where it lies.
+        position: Position,
+        /// What is wrong.
+        source: FrameError,
+    },
+    /// A volume cannot be written.
+    #[error("{action} volume '{volume}' at {offset}: {source}")]
+    Volume {
+        /// What was tried.
+        action: &'static str,
+        /// The volume.
+        volume: String,
+        /// Where in it.
+        offset: u64,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl UpdaterError {
+    /// Whether space on a volume's file system is all that is missing.
+    #[must_use]
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, Self::Volume { source, .. }
+            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+}
+
+/// What one window did.
+#[derive(Debug, Clone, Default)]
+pub struct Applied {
+    /// Frames in it.
+    pub frames: usize,
+    /// Bytes of data written.
+    pub data_bytes: u64,
+    /// Bytes zeroed.
+    pub zero_bytes: u64,
+    /// The place of the last frame.
+    pub last_frame: Position,
+    /// What was written.
+    pub extents: Vec<Extent>,
+}
+
+/// How far the volumes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AppliedPosition {
+    /// Where the next frame to apply begins.
+    pub position: Position,
+    /// The last sequence number applied.
+    pub seq: Seq,
+    /// The newest marker reached.
+    pub marker: MarkerNumber,
+}
+
+/// The updater of one group.
+#[derive(Debug)]
+pub struct Updater {
+    journal: Arc<Journal>,
+    volumes: Arc<Volumes>,
+    reader: Reader,
+    applied: AppliedPosition,
+}
+
+/// Where in a window a byte comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Data { frame: usize, raw: usize },
+    Zero { hole: bool },
+}
+
+impl Locate for Source {
+    fn advance(self, bytes: u64) -> Self {
+        match self {
+            Self::Data { frame, raw } => Self::Data { frame, raw: raw + usize::try_from(bytes).unwrap_or(usize::MAX) },
+            Self::Zero { .. } => self,
+        }
+    }
+}
+
+impl Updater {
+    /// Goes on from a position.
+    #[must_use]
+    pub fn new(journal: Arc<Journal>, volumes: Arc<Volumes>, applied: AppliedPosition) -> Self {
+        let reader = journal.reader(applied.position);
+        Self { journal, volumes, reader, applied }
+    }
+
+    /// How far the volumes are.
+    #[must_use]
+    pub const fn applied(&self) -> AppliedPosition {
+        self.applied
+    }
+
+    /// Applies the next window of what lies before the limit; `None` when there is nothing.
+    ///
+    /// # Errors
+    /// [`UpdaterError`]; the position stays and the window can be tried again.
+    pub fn apply_window(&mut self, limit: Position) -> Result<Option<Applied>, UpdaterError> {
+        let result = self.try_window(limit);
+        if result.is_err() {
+            self.reader = self.journal.reader(self.applied.position);
+        }
+        result
+    }
+
+    fn try_window(&mut self, limit: Position) -> Result<Option<Applied>, UpdaterError> {
+        let frames = self.read_window(limit)?;
+        let Some(last) = frames.last() else { return Ok(None) };
+        let (fold, data) = fold(&frames)?;
+        let mut applied = Applied { frames: frames.len(), last_frame: last.position, ..Applied::default() };
+        self.write(&fold, &data, &mut applied)?;
+        self.applied =
+            AppliedPosition { position: self.reader.position(), seq: last.header.last_seq, marker: last.header.marker };
+        Ok(Some(applied))
+    }
+
+    fn read_window(&mut self, limit: Position) -> Result<Vec<ReadFrame>, UpdaterError> {
+        let mut frames = Vec::new();
+        let mut raw = 0;
+        while self.reader.position() < limit && raw < WINDOW_BYTES && frames.len() < WINDOW_FRAMES {
+            let Some(frame) = self.reader.next_frame()? else { break };
+            // At the end of a segment the reader moves on by itself: what it then finds may lie beyond the limit.
+            if frame.position >= limit {
+                self.reader = self.journal.reader(limit);
+                break;
+            }
+            raw += frame.header.raw_bytes as usize;
+            frames.push(frame);
+        }
+        Ok(frames)
+    }
+
+    fn write(&self, fold: &Overlay<Source>, data: &[Vec<u8>], applied: &mut Applied) -> Result<(), UpdaterError> {
+        let mut run = Run::default();
+        for (extent, source) in fold.all() {
+            // A volume taken out of the group may still have frames in the journal.
+            let Some(volume) = self.volumes.get(extent.volume) else { continue };
+            applied.extents.push(extent);
+            check_range(&volume, extent, applied.last_frame)?;
+            match source {
+                Source::Data { frame, raw } => {
+                    let length = usize::try_from(extent.length).unwrap_or(usize::MAX);
+                    let bytes = data.get(frame).and_then(|data| data.get(raw..raw.saturating_add(length)));
+                    run.push(&volume, extent.offset, bytes.unwrap_or_default())?;
+                    applied.data_bytes += extent.length;
+                }
+                Source::Zero { hole } => {
+                    run.flush()?;
+                    zero(&volume, extent, hole)?;
+                    applied.zero_bytes += extent.length;
+                }
+            }
+        }
+        run.flush()
+    }
+}
+
+/// The last writer of each byte of a window, and the frames' data.
+fn fold(frames: &[ReadFrame]) -> Result<(Overlay<Source>, Vec<Vec<u8>>), UpdaterError> {
+    let mut fold = Overlay::default();
+    let mut data = Vec::with_capacity(frames.len());
+    for (index, frame) in frames.iter().enumerate() {
+        let broken = |source| UpdaterError::Frame { position: frame.position, source };
+        let mut raw = Vec::new();
+        if frame.header.kind != FrameKind::Control {
+            let view = FrameView::new(&frame.bytes).map_err(broken)?;
+            view.unpack(&mut raw).map_err(broken)?;
+            for entry in view.extents() {
+                let source = match entry.kind {
+                    ExtentKind::Data => Source::Data { frame: index, raw: entry.raw_offset as usize },
+                    ExtentKind::Zero { hole } => Source::Zero { hole },
+                };
+                fold.insert(entry.extent, source);
+            }
+        }
+        data.push(raw);
+    }
+    Ok((fold, data))
+}
+
+fn check_range(volume: &VolumeFile, extent: Extent, position: Position) -> Result<(), UpdaterError> {
+    if extent.end() <= volume.size() {
+        return Ok(());
+    }
+    let source = FrameError::Malformed { what: "an extent lies beyond the end of its volume" };
+    Err(UpdaterError::Frame { position, source })
+}
+
+fn zero(volume: &VolumeFile, extent: Extent, hole: bool) -> Result<(), UpdaterError> {
+    volume.touch();
+    volume.file.zero(extent.offset, extent.length, hole).map_err(|source| UpdaterError::Volume {
+        action: "zero",
+        volume: volume.name.clone(),
+        offset: extent.offset,
+        source,
+    })
+}
+
+/// Neighbouring ranges on their way to one write.
+#[derive(Default)]
+struct Run {
+    volume: Option<Arc<VolumeFile>>,
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
+impl Run {
+    fn push(&mut self, volume: &Arc<VolumeFile>, offset: u64, bytes: &[u8]) -> Result<(), UpdaterError> {
+        let same = self.volume.as_ref().is_some_and(|before| before.index == volume.index);
+        let adjacent = same && self.offset + self.bytes.len() as u64 == offset;
+        if !adjacent || self.bytes.len() + bytes.len() > WRITE_BYTES {
+            self.flush()?;
+            self.volume = Some(Arc::clone(volume));
+            self.offset = offset;
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), UpdaterError> {
+        let Some(volume) = self.volume.take() else { return Ok(()) };
+        volume.touch();
+        let written = volume.file.write_all_at(&self.bytes, self.offset);
+        self.bytes.clear();
+        written.map_err(|source| UpdaterError::Volume {
+            action: "write",
+            volume: volume.name.clone(),
+            offset: self.offset,
+            source,
+        })
+    }
+}

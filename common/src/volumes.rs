@@ -1,0 +1,133 @@
+//! The volumes of one group as files: what the updater writes and what reads fall through to.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+
+use crate::ids::VolumeIndex;
+use crate::storage::DiskFile;
+use crate::wire::message::VolumeSpec;
+
+/// One volume's file.
+pub struct VolumeFile {
+    /// Its index in the group's journal.
+    pub index: VolumeIndex,
+    /// Its name.
+    pub name: String,
+    /// The file or device.
+    pub file: Arc<dyn DiskFile>,
+    size: AtomicU64,
+    dirty: AtomicBool,
+}
+
+impl std::fmt::Debug for VolumeFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VolumeFile").field("name", &self.name).field("size", &self.size()).finish_non_exhaustive()
+    }
+}
+
+impl VolumeFile {
+    /// A volume over an open file of at least this size.
+    #[must_use]
+    pub fn new(index: VolumeIndex, name: String, file: Arc<dyn DiskFile>, size: u64) -> Self {
+        Self { index, name, file, size: size.into(), dirty: false.into() }
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    /// Grows the file, then the volume.
+    ///
+    /// # Errors
+    /// As the system says; the volume keeps its size.
+    pub fn grow(&self, size: u64) -> io::Result<()> {
+        if size > self.size() {
+            self.file.grow(size)?;
+            self.size.store(size, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Remembers that it must be synced.
+    pub fn touch(&self) {
+        self.dirty.store(true, Ordering::Release);
+    }
+
+    /// Syncs what was written since the last time.
+    ///
+    /// # Errors
+    /// As the system says; it stays to be synced.
+    pub fn sync(&self) -> io::Result<()> {
+        if self.dirty.swap(false, Ordering::AcqRel) {
+            let result = self.file.sync();
+            if result.is_err() {
+                self.touch();
+            }
+            return result;
+        }
+        Ok(())
+    }
+}
+
+/// The volumes of a group; the set changes while it runs.
+#[derive(Debug, Default)]
+pub struct Volumes {
+    files: RwLock<BTreeMap<VolumeIndex, Arc<VolumeFile>>>,
+}
+
+impl Volumes {
+    /// Adds one, in place of one with the same index.
+    pub fn insert(&self, volume: VolumeFile) -> Arc<VolumeFile> {
+        let volume = Arc::new(volume);
+        self.files.write().insert(volume.index, Arc::clone(&volume));
+        volume
+    }
+
+    /// Takes one away.
+    pub fn remove(&self, index: VolumeIndex) -> Option<Arc<VolumeFile>> {
+        self.files.write().remove(&index)
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn get(&self, index: VolumeIndex) -> Option<Arc<VolumeFile>> {
+        self.files.read().get(&index).cloned()
+    }
+
+    /// One of them, by name.
+    #[must_use]
+    pub fn by_name(&self, name: &str) -> Option<Arc<VolumeFile>> {
+        self.files.read().values().find(|volume| volume.name == name).cloned()
+    }
+
+    /// All of them, by index.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<VolumeFile>> {
+        self.files.read().values().cloned().collect()
+    }
+
+    /// What a peer is told of them.
+    #[must_use]
+    pub fn specs(&self) -> Vec<VolumeSpec> {
+        let spec = |volume: &Arc<VolumeFile>| VolumeSpec {
+            index: volume.index.0,
+            name: volume.name.clone(),
+            size: volume.size(),
+        };
+        self.files.read().values().map(spec).collect()
+    }
+
+    /// Syncs all that were written.
+    ///
+    /// # Errors
+    /// The first failure, with the volume's name.
+    pub fn sync(&self) -> Result<(), (String, io::Error)> {
+        self.all().iter().try_for_each(|volume| volume.sync().map_err(|error| (volume.name.clone(), error)))
+    }
+}

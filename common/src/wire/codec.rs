@@ -1,0 +1,286 @@
+//! Messages to bytes and back.
+//!
+//! In: a [`Message`], or bytes from a peer that may be broken or hostile. Out: one envelope, or a message that was
+//! whole. The envelope is the same in every version, so that two builds that share no version can still tell each
+//! other so. All numbers are little-endian:
+//!
+//! ```text
+//!  0       4        8         12     14     16      20
+//!  ┌───────┬────────┬─────────┬──────┬──────┬───────┬──────────────┐
+//!  │ TMKC  │ length │ version │ kind │ zero │ crc32c│ body (rkyv)  │
+//!  └───────┴────────┴─────────┴──────┴──────┴───────┴──────────────┘
+//!            of body                            of bytes 0..16 and the body
+//! ```
+//!
+//! Each kind has its own body, so adding a kind never changes the bytes of another. The checksum is verified before
+//! rkyv looks at a body, and rkyv validates before it gives access. Nothing is allocated for a length before the bytes
+//! are there, and no more than [`CONTROL_MESSAGE_BYTES_MAX`] ever.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use crc_fast::{CrcAlgorithm, Digest};
+use rkyv::rancor;
+use rkyv::{Archive, Deserialize, Serialize};
+
+use super::message::{Hello, Message, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Position, Refused, VolumeSpec, Welcome};
+use crate::limits::CONTROL_MESSAGE_BYTES_MAX;
+
+/// First bytes of every message.
+pub const MAGIC: [u8; 4] = *b"TMKC";
+/// Bytes of an envelope before its body.
+pub const ENVELOPE_BYTES: usize = 20;
+/// Bytes of the envelope covered by the checksum.
+const CHECKED_BYTES: usize = 16;
+
+/// Why a message cannot be sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    /// It would not be accepted at the other end.
+    #[error("a {kind:?} message of {bytes} bytes exceeds the {CONTROL_MESSAGE_BYTES_MAX} a peer accepts")]
+    TooLong {
+        /// Its kind.
+        kind: Kind,
+        /// Its length, envelope included.
+        bytes: usize,
+    },
+    /// rkyv could not lay it out.
+    #[error("cannot lay out a {kind:?} message: {reason}")]
+    Layout {
+        /// Its kind.
+        kind: Kind,
+        /// What rkyv says.
+        reason: String,
+    },
+}
+
+/// Why bytes are not a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Something else, or a stream out of step.
+    #[error("{found:02x?} where a message should begin")]
+    Magic {
+        /// The first bytes.
+        found: [u8; 4],
+    },
+    /// Longer than any message.
+    #[error("a message of {bytes} bytes, more than the {CONTROL_MESSAGE_BYTES_MAX} allowed")]
+    TooLong {
+        /// Its length, envelope included.
+        bytes: u64,
+    },
+    /// Damaged.
+    #[error("a message of kind {kind} with checksum {found:08x} where its content has {computed:08x}")]
+    Checksum {
+        /// Its kind, if that is not what is damaged.
+        kind: u16,
+        /// What it says.
+        found: u32,
+        /// What its bytes have.
+        computed: u32,
+    },
+    /// Whole, of a version this build does not speak.
+    #[error(
+        "a message of protocol version {found}, and this build speaks {PROTOCOL_VERSION_MIN} to {PROTOCOL_VERSION}: \
+         upgrade the older appliance"
+    )]
+    Version {
+        /// The version of its body.
+        found: u32,
+    },
+    /// Whole, of a kind this version does not have.
+    #[error("a message of unknown kind {kind}")]
+    Kind {
+        /// The kind.
+        kind: u16,
+    },
+    /// Whole, and its body is not one of its kind.
+    #[error("a {kind:?} message that makes no sense: {reason}")]
+    Body {
+        /// The kind.
+        kind: Kind,
+        /// What rkyv says.
+        reason: String,
+    },
+}
+
+/// Kinds of messages, as numbered on the wire. A number is never used for another kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Kind {
+    /// [`Message::Hello`].
+    Hello = 1,
+    /// [`Message::Welcome`].
+    Welcome = 2,
+    /// [`Message::Refused`].
+    Refused = 3,
+    /// [`Message::Heartbeat`].
+    Heartbeat = 4,
+    /// [`Message::Ack`].
+    Ack = 5,
+    /// [`Message::Volumes`].
+    Volumes = 6,
+    /// [`Message::Goodbye`].
+    Goodbye = 7,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Hello, Self::Welcome, Self::Refused, Self::Heartbeat, Self::Ack, Self::Volumes, Self::Goodbye];
+
+    /// The number on the wire.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        self as u16
+    }
+
+    fn of(number: u16) -> Result<Self, DecodeError> {
+        Self::ALL.into_iter().find(|kind| kind.number() == number).ok_or(DecodeError::Kind { kind: number })
+    }
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct HeartbeatBody {
+    number: u64,
+    as_of_ms: i64,
+    captured_seq: u64,
+    marker: u64,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct AckBody {
+    position: Position,
+    heartbeat: u64,
+    good_as_of_ms: i64,
+    journal_free_bytes: u64,
+}
+
+/// One message as it goes on the wire.
+///
+/// # Errors
+/// [`EncodeError`] when it is longer than a peer accepts.
+pub fn encode(message: &Message) -> Result<Bytes, EncodeError> {
+    match message {
+        Message::Hello(body) => seal(Kind::Hello, rkyv::to_bytes(body)),
+        Message::Welcome(body) => seal(Kind::Welcome, rkyv::to_bytes(body)),
+        Message::Refused(body) => seal(Kind::Refused, rkyv::to_bytes(body)),
+        &Message::Heartbeat { number, as_of_ms, captured_seq, marker } => {
+            seal(Kind::Heartbeat, rkyv::to_bytes(&HeartbeatBody { number, as_of_ms, captured_seq, marker }))
+        }
+        &Message::Ack { position, heartbeat, good_as_of_ms, journal_free_bytes } => {
+            seal(Kind::Ack, rkyv::to_bytes(&AckBody { position, heartbeat, good_as_of_ms, journal_free_bytes }))
+        }
+        Message::Volumes { volumes } => seal(Kind::Volumes, rkyv::to_bytes(volumes)),
+        Message::Goodbye { message } => seal(Kind::Goodbye, rkyv::to_bytes(message)),
+    }
+}
+
+fn seal(kind: Kind, body: Result<rkyv::util::AlignedVec, rancor::Error>) -> Result<Bytes, EncodeError> {
+    let body = body.map_err(|error| EncodeError::Layout { kind, reason: error.to_string() })?;
+    let bytes = ENVELOPE_BYTES.saturating_add(body.len());
+    let length = u32::try_from(body.len()).ok().filter(|_| bytes <= CONTROL_MESSAGE_BYTES_MAX);
+    let length = length.ok_or(EncodeError::TooLong { kind, bytes })?;
+    let mut sealed = BytesMut::with_capacity(bytes);
+    sealed.put_slice(&MAGIC);
+    sealed.put_u32_le(length);
+    sealed.put_u32_le(PROTOCOL_VERSION);
+    sealed.put_u16_le(kind.number());
+    sealed.put_u16_le(0);
+    let check = checksum(&sealed, &body);
+    sealed.put_u32_le(check);
+    sealed.put_slice(&body);
+    Ok(sealed.freeze())
+}
+
+/// Takes the first message off the buffer when all of it is there; `None` when it is not yet. The buffer never needs
+/// to hold more than [`CONTROL_MESSAGE_BYTES_MAX`].
+///
+/// # Errors
+/// [`DecodeError`]; nothing that follows in the stream can be trusted then.
+pub fn decode(buffer: &mut BytesMut) -> Result<Option<Message>, DecodeError> {
+    let Some(&envelope) = buffer.first_chunk::<ENVELOPE_BYTES>() else {
+        return Ok(None);
+    };
+    let envelope = Envelope::read(&envelope)?;
+    let bytes = ENVELOPE_BYTES + envelope.body_bytes;
+    if buffer.len() < bytes {
+        return Ok(None);
+    }
+    let whole = buffer.split_to(bytes);
+    let (head, body) = whole.split_at(ENVELOPE_BYTES);
+    let computed = checksum(head.get(..CHECKED_BYTES).unwrap_or_default(), body);
+    if computed != envelope.check {
+        return Err(DecodeError::Checksum { kind: envelope.kind, found: envelope.check, computed });
+    }
+    if !(PROTOCOL_VERSION_MIN..=PROTOCOL_VERSION).contains(&envelope.version) {
+        return Err(DecodeError::Version { found: envelope.version });
+    }
+    open(Kind::of(envelope.kind)?, body).map(Some)
+}
+
+/// An envelope whose magic and length are good.
+struct Envelope {
+    body_bytes: usize,
+    version: u32,
+    kind: u16,
+    check: u32,
+}
+
+impl Envelope {
+    fn read(bytes: &[u8; ENVELOPE_BYTES]) -> Result<Self, DecodeError> {
+        let [m0, m1, m2, m3, l0, l1, l2, l3, v0, v1, v2, v3, k0, k1, _, _, c0, c1, c2, c3] = *bytes;
+        let found = [m0, m1, m2, m3];
+        if found != MAGIC {
+            return Err(DecodeError::Magic { found });
+        }
+        let length = u32::from_le_bytes([l0, l1, l2, l3]);
+        let fits = usize::try_from(length).ok().filter(|length| *length <= CONTROL_MESSAGE_BYTES_MAX - ENVELOPE_BYTES);
+        let body_bytes = fits.ok_or(DecodeError::TooLong { bytes: u64::from(length) + ENVELOPE_BYTES as u64 })?;
+        Ok(Self {
+            body_bytes,
+            version: u32::from_le_bytes([v0, v1, v2, v3]),
+            kind: u16::from_le_bytes([k0, k1]),
+            check: u32::from_le_bytes([c0, c1, c2, c3]),
+        })
+    }
+}
+
+fn open(kind: Kind, body: &[u8]) -> Result<Message, DecodeError> {
+    let opened = match kind {
+        Kind::Hello => rkyv::from_bytes::<Hello, rancor::Error>(body).map(Message::Hello),
+        Kind::Welcome => rkyv::from_bytes::<Welcome, rancor::Error>(body).map(Message::Welcome),
+        Kind::Refused => rkyv::from_bytes::<Refused, rancor::Error>(body).map(Message::Refused),
+        Kind::Heartbeat => rkyv::from_bytes::<HeartbeatBody, rancor::Error>(body).map(
+            |HeartbeatBody { number, as_of_ms, captured_seq, marker }| Message::Heartbeat {
+                number,
+                as_of_ms,
+                captured_seq,
+                marker,
+            },
+        ),
+        Kind::Ack => rkyv::from_bytes::<AckBody, rancor::Error>(body).map(
+            |AckBody { position, heartbeat, good_as_of_ms, journal_free_bytes }| Message::Ack {
+                position,
+                heartbeat,
+                good_as_of_ms,
+                journal_free_bytes,
+            },
+        ),
+        Kind::Volumes => {
+            rkyv::from_bytes::<Vec<VolumeSpec>, rancor::Error>(body).map(|volumes| Message::Volumes { volumes })
+        }
+        Kind::Goodbye => rkyv::from_bytes::<String, rancor::Error>(body).map(|message| Message::Goodbye { message }),
+    };
+    opened.map_err(|error| DecodeError::Body { kind, reason: error.to_string() })
+}
+
+fn checksum(head: &[u8], body: &[u8]) -> u32 {
+    let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+    digest.update(head);
+    digest.update(body);
+    // A 32-bit checksum, widened by the crate for its 64-bit ones.
+    u32::try_from(digest.finalize()).unwrap_or_default()
+}
+
+#[cfg(test)]
+#[path = "codec_tests.rs"]
+mod tests;

@@ -1,0 +1,378 @@
+//! The gate and the write buffer: host writes in, acknowledged entries out. Owns `captured_seq`.
+//!
+//! Order within one capture, and why:
+//! 1. number and place are given out under the gate's lock, the header is written and the head published (invariant 2);
+//! 2. the payload is copied, without any lock;
+//! 3. the index learns of it, unless it knows a newer write there: before the commit, so that the drain, which waits for the
+//!    commit, always finds it in the index;
+//! 4. the entry is committed; only then is the host answered (invariant 1).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use tidemark_common::clock::Clock;
+use tidemark_common::extent::Extent;
+use tidemark_common::ids::Seq;
+use tidemark_common::journal::Position;
+use tidemark_common::nbd::IoError;
+use tidemark_common::overlay::location::{Location, forget_applied};
+use tidemark_common::overlay::{Overlay, Piece};
+use tokio::sync::Notify;
+
+use crate::ring::{ENTRY_BYTES, Entry, EntryKind, Ring};
+
+/// Payload of one entry at most: larger host writes become several.
+const PIECE_BYTES_MAX: u64 = 1 << 20;
+
+/// What a cut found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Boundary {
+    /// The last sequence number given out.
+    pub seq: Seq,
+    /// Wall clock while the gate was closed.
+    pub time: jiff::Timestamp,
+    /// How long it was closed.
+    pub frozen: Duration,
+}
+
+/// The write buffer of one group.
+pub struct Buffer {
+    ring: Ring,
+    clock: Arc<dyn Clock>,
+    gate: Mutex<Gate>,
+    index: Mutex<Overlay<Location>>,
+    /// Held shared while bytes are copied out of the ring, exclusively while the tail moves.
+    pins: RwLock<()>,
+    captured: AtomicU64,
+    space: Notify,
+    drain: Bell,
+    stalls: AtomicU64,
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Buffer").field("captured", &self.captured()).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Gate {
+    head: u64,
+    tail: u64,
+    next_seq: Seq,
+    reserved: u64,
+    refusing: Option<IoError>,
+}
+
+enum Try {
+    Done(Seq),
+    Full,
+    Refused(IoError),
+}
+
+impl Buffer {
+    /// A buffer over a ring whose entries from `tail` to `head` are still to be drained.
+    #[must_use]
+    pub fn new(ring: Ring, clock: Arc<dyn Clock>, next_seq: Seq, index: Overlay<Location>) -> Self {
+        let (head, tail) = ring.ends();
+        let reserved = if head >= ring.capacity() { ring.capacity() } else { 0 };
+        Self {
+            gate: Mutex::new(Gate { head, tail, next_seq, reserved, refusing: None }),
+            captured: AtomicU64::new(next_seq.0.saturating_sub(1)),
+            ring,
+            clock,
+            index: Mutex::new(index),
+            pins: RwLock::new(()),
+            space: Notify::new(),
+            drain: Bell::default(),
+            stalls: AtomicU64::new(0),
+        }
+    }
+
+    /// The last sequence number given out.
+    #[must_use]
+    pub fn captured(&self) -> Seq {
+        Seq(self.captured.load(Ordering::Acquire))
+    }
+
+    /// Bytes held.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let gate = self.gate.lock();
+        gate.head - gate.tail
+    }
+
+    /// Bytes it may hold.
+    #[must_use]
+    pub const fn capacity(&self) -> u64 {
+        self.ring.capacity()
+    }
+
+    /// How often a host had to wait because the buffer was full.
+    #[must_use]
+    pub fn stalls(&self) -> u64 {
+        self.stalls.load(Ordering::Relaxed)
+    }
+
+    /// Rings when there is something to drain.
+    #[must_use]
+    pub const fn bell(&self) -> &Bell {
+        &self.drain
+    }
+
+    /// Captures a write. When this resolves the data survives a kill of the process.
+    ///
+    /// # Errors
+    /// [`IoError`] when the group takes no writes now.
+    pub async fn write(&self, extent: Extent, data: &[u8]) -> Result<Seq, IoError> {
+        let step = PIECE_BYTES_MAX.min(self.ring.capacity() / 8);
+        let mut seq = Seq::default();
+        let mut at = extent.offset;
+        for piece in data.chunks(usize::try_from(step).unwrap_or(usize::MAX)) {
+            let part = Extent { offset: at, length: piece.len() as u64, ..extent };
+            seq = self.capture(EntryKind::Data, part, piece).await?;
+            at = part.end();
+        }
+        Ok(seq)
+    }
+
+    /// Captures zeroes.
+    ///
+    /// # Errors
+    /// [`IoError`] when the group takes no writes now.
+    pub async fn zero(&self, extent: Extent, hole: bool) -> Result<Seq, IoError> {
+        self.capture(EntryKind::Zero { hole }, extent, &[]).await
+    }
+
+    async fn capture(&self, kind: EntryKind, extent: Extent, payload: &[u8]) -> Result<Seq, IoError> {
+        let mut waited = false;
+        loop {
+            match self.try_capture(kind, extent, payload) {
+                Try::Done(seq) => return Ok(seq),
+                Try::Refused(error) => return Err(error),
+                Try::Full => {}
+            }
+            if !waited {
+                waited = true;
+                self.stalls.fetch_add(1, Ordering::Relaxed);
+            }
+            let space = self.space.notified();
+            tokio::pin!(space);
+            space.as_mut().enable();
+            self.drain.ring();
+            // Space may have come between the try and the registration.
+            match self.try_capture(kind, extent, payload) {
+                Try::Done(seq) => return Ok(seq),
+                Try::Refused(error) => return Err(error),
+                Try::Full => space.await,
+            }
+        }
+    }
+
+    fn try_capture(&self, kind: EntryKind, extent: Extent, payload: &[u8]) -> Try {
+        let payload_bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        let mut entry = Entry { kind, seq: Seq::default(), extent, payload_bytes, payload_check: 0 };
+        let (position, was_empty, held) = {
+            let mut gate = self.gate.lock();
+            let position = match self.reserve(&mut gate, &mut entry) {
+                Ok(Some(position)) => position,
+                Ok(None) => return Try::Full,
+                Err(error) => return Try::Refused(error),
+            };
+            (position, position == gate.tail, gate.head - gate.tail)
+        };
+        self.ring.write_payload(position, payload);
+        let location = match kind {
+            EntryKind::Data => Location::Buffer { seq: entry.seq, position: position + ENTRY_BYTES },
+            EntryKind::Zero { .. } | EntryKind::Pad => Location::BufferZero { seq: entry.seq },
+        };
+        let newer = |there: &Location| there.buffered_seq() > Some(entry.seq);
+        self.index.lock().insert_unless(extent, location, newer);
+        self.ring.commit(position);
+        if was_empty || held > self.ring.capacity() / 4 {
+            self.drain.ring_if_asleep();
+        }
+        Try::Done(entry.seq)
+    }
+
+    /// Gives out number and place. Nothing but memory is touched, except while the ring's first lap reserves its blocks.
+    fn reserve(&self, gate: &mut Gate, entry: &mut Entry) -> Result<Option<u64>, IoError> {
+        if let Some(error) = gate.refusing {
+            return Err(error);
+        }
+        let Some((position, pad)) = self.ring.place(gate.head, gate.tail, entry.ring_bytes()) else { return Ok(None) };
+        let end = position + entry.ring_bytes();
+        if gate.reserved < self.ring.capacity() {
+            let need = if end > self.ring.capacity() { self.ring.capacity() } else { end };
+            match self.ring.reserve_blocks(gate.reserved, need) {
+                Ok(reserved) => gate.reserved = reserved,
+                // What is held will be drained; with nothing held there is no space to be had.
+                Err(_) if gate.head > gate.tail => return Ok(None),
+                Err(_) => return Err(IoError::NoSpace),
+            }
+        }
+        if let Some(pad) = pad {
+            let payload_bytes = u32::try_from(pad - ENTRY_BYTES).unwrap_or(u32::MAX);
+            let filler = Entry { kind: EntryKind::Pad, seq: Seq::default(), payload_bytes, ..*entry };
+            self.ring.write_entry(gate.head, &filler);
+            self.ring.commit(gate.head);
+        }
+        entry.seq = gate.next_seq;
+        gate.next_seq = gate.next_seq.next();
+        self.ring.write_entry(position, entry);
+        gate.head = end;
+        self.ring.set_head(end);
+        self.captured.store(entry.seq.0, Ordering::Release);
+        Ok(Some(position))
+    }
+
+    /// The freeze: no number is given out while the boundary is noted. Its cost depends on nothing but the lock.
+    #[must_use]
+    pub fn freeze(&self) -> Boundary {
+        let begin = self.clock.monotonic();
+        let gate = self.gate.lock();
+        let seq = Seq(gate.next_seq.0 - 1);
+        let time = self.clock.wall();
+        drop(gate);
+        Boundary { seq, time, frozen: self.clock.monotonic().saturating_sub(begin) }
+    }
+
+    /// From here on writes are answered with this error, or taken again with `None`.
+    pub fn refuse(&self, error: Option<IoError>) {
+        self.gate.lock().refusing = error;
+        self.space.notify_waiters();
+    }
+
+    /// Fills the buffer from what is newer than the volumes here and in memory. Returns the runs it could not fill: they lie
+    /// in the journal or in the volume.
+    pub fn read(&self, extent: Extent, buffer: &mut [u8]) -> Vec<Piece<Location>> {
+        let _pin = self.pins.read();
+        let pieces: Vec<Piece<Location>> = self.index.lock().pieces(extent).collect();
+        let mut elsewhere = Vec::new();
+        for piece in pieces {
+            let target = slice_of(buffer, extent, piece.extent);
+            match piece.location {
+                Some(Location::Buffer { position, .. }) => self.ring.copy_out(position, target),
+                Some(location) if location.is_zero() => target.fill(0),
+                _ => elsewhere.push(piece),
+            }
+        }
+        elsewhere
+    }
+
+    /// What is newer than the volume in a range, without its bytes.
+    pub fn pieces(&self, extent: Extent) -> Vec<Piece<Location>> {
+        self.index.lock().pieces(extent).collect()
+    }
+
+    /// Ranges in the index.
+    #[must_use]
+    pub fn index_ranges(&self) -> usize {
+        self.index.lock().ranges()
+    }
+
+    /// The updater has written these ranges as of a frame.
+    pub fn forget_applied(&self, extents: &[Extent], up_to: Position) {
+        for some in extents.chunks(64) {
+            let mut index = self.index.lock();
+            some.iter().for_each(|extent| forget_applied(&mut index, *extent, up_to));
+        }
+    }
+
+    /// The drain has made writes durable in the journal up to this number: these ranges are found there from now on.
+    pub fn moved_to_journal(&self, placed: &[(Extent, Location)], up_to: Seq) {
+        use tidemark_common::overlay::Locate;
+        for some in placed.chunks(64) {
+            let mut index = self.index.lock();
+            for (extent, location) in some {
+                let buffered = |there: &Location| there.buffered_seq().is_some_and(|seq| seq <= up_to);
+                index.replace_if(*extent, buffered, |begin| Some(location.advance(begin - extent.offset)));
+            }
+        }
+    }
+
+    /// The next entry to drain at a position, if it is committed; pads are passed.
+    ///
+    /// # Errors
+    /// [`crate::ring::RingError`] when the ring's memory is not what was written.
+    pub fn entry_at(&self, position: u64) -> Result<Option<(u64, Entry)>, crate::ring::RingError> {
+        let mut at = position;
+        loop {
+            if at >= self.gate.lock().head || !self.ring.is_committed(at) {
+                return Ok(None);
+            }
+            let entry = self.ring.entry(at)?;
+            if entry.kind != EntryKind::Pad {
+                return Ok(Some((at, entry)));
+            }
+            at += entry.ring_bytes();
+        }
+    }
+
+    /// The payload of an entry not yet released.
+    #[must_use]
+    pub fn payload(&self, position: u64, entry: &Entry) -> &[u8] {
+        self.ring.payload(position, entry)
+    }
+
+    /// Where draining begins.
+    #[must_use]
+    pub fn tail(&self) -> u64 {
+        self.gate.lock().tail
+    }
+
+    /// Gives back everything before a position: it is durable in the journal and the index says so.
+    pub fn release(&self, tail: u64) {
+        drop(self.pins.write());
+        let mut gate = self.gate.lock();
+        gate.tail = tail;
+        self.ring.set_tail(tail);
+        drop(gate);
+        self.space.notify_waiters();
+    }
+}
+
+/// The part of a buffer for `whole` that belongs to `part`.
+pub fn slice_of(buffer: &mut [u8], whole: Extent, part: Extent) -> &mut [u8] {
+    let begin = usize::try_from(part.offset.saturating_sub(whole.offset)).unwrap_or(usize::MAX);
+    let length = usize::try_from(part.length).unwrap_or(usize::MAX);
+    buffer.get_mut(begin..begin.saturating_add(length)).unwrap_or_default()
+}
+
+/// Wakes one sleeping thread, cheaply when it is awake.
+#[derive(Debug, Default)]
+pub struct Bell {
+    rung: Mutex<bool>,
+    changed: Condvar,
+    asleep: AtomicBool,
+}
+
+impl Bell {
+    /// Wakes the sleeper, now or at its next sleep.
+    pub fn ring(&self) {
+        *self.rung.lock() = true;
+        self.changed.notify_one();
+    }
+
+    /// Wakes the sleeper if there is one.
+    pub fn ring_if_asleep(&self) {
+        if self.asleep.load(Ordering::SeqCst) {
+            self.ring();
+        }
+    }
+
+    /// Sleeps until it rings, or so long; not at all when `still` no longer holds once the sleep is announced.
+    pub fn sleep(&self, at_most: Duration, still: impl FnOnce() -> bool) {
+        self.asleep.store(true, Ordering::SeqCst);
+        if still() {
+            let mut rung = self.rung.lock();
+            if !*rung {
+                self.changed.wait_for(&mut rung, at_most);
+            }
+            *rung = false;
+        }
+        self.asleep.store(false, Ordering::SeqCst);
+    }
+}

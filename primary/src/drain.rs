@@ -1,0 +1,534 @@
+//! The drain: acknowledged writes out of the buffer in order, frames into the journal. Owns `journaled_seq` and makes the
+//! cuts.
+//!
+//! One batch: gather committed entries up to the next cut's boundary, fold them to the last writer of each byte, compress,
+//! append; tell the index; append the marker if its boundary is reached; sync once for everybody who waits (group
+//! commit); only then give the ring's space back. The index learns of the journal before the durable end moves, so that the
+//! updater, which follows the durable end, finds there what it has to take out.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tidemark_common::clock::Clock;
+use tidemark_common::extent::Extent;
+use tidemark_common::ids::{GroupId, Seq};
+use tidemark_common::journal::{JournalError, Position, Writer};
+use tidemark_common::markers::Markers;
+use tidemark_common::nbd::IoError;
+use tidemark_common::overlay::location::{Location, locations};
+use tidemark_common::overlay::{Locate, Overlay};
+use tidemark_common::record::{
+    ControlRecord, FrameBuilder, FrameError, FrameKind, FrameView, MarkerRecord, Place, crc32c,
+};
+use tokio::sync::oneshot;
+
+use crate::buffer::Buffer;
+use crate::cut::{CutError, CutRequest, Freezes, PendingCut};
+use crate::ring::{Entry, EntryKind, RingError};
+
+/// Raw bytes of a batch at most; one frame.
+const BATCH_BYTES: usize = tidemark_common::limits::FRAME_RAW_BYTES_MAX;
+/// Entries of a batch at most: folding can split each into two ranges more.
+const BATCH_ENTRIES: usize = 1300;
+/// Bytes appended before a sync at most.
+const UNSYNCED_BYTES_MAX: usize = 16 << 20;
+/// A sleeping drain looks again after this long at the latest.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+/// How long a full journal or disk is waited for before the next try.
+const RETRY: Duration = Duration::from_millis(100);
+
+const _: () = assert!(BATCH_ENTRIES * 3 < tidemark_common::limits::FRAME_EXTENTS_MAX, "a folded batch fits a frame");
+
+/// How the drain behaves.
+#[derive(Debug, Clone, Copy)]
+pub struct DrainSettings {
+    /// A write waits in the buffer this long at most, for company.
+    pub delay: Duration,
+    /// Hosts are held this long at most.
+    pub freeze_limit: Duration,
+}
+
+/// A control record somebody wants in the journal.
+#[derive(Debug)]
+pub struct RecordRequest {
+    /// The record.
+    pub record: ControlRecord,
+    /// Told when it is durable.
+    pub reply: oneshot::Sender<Result<(), String>>,
+}
+
+/// What others ask of the drain, and what it shows them.
+#[derive(Debug, Default)]
+pub struct DrainDesk {
+    flush_wanted: AtomicU64,
+    cuts: Mutex<Vec<CutRequest>>,
+    records: Mutex<Vec<RecordRequest>>,
+    interval_ms: AtomicU64,
+    stop: AtomicBool,
+    stopped: AtomicBool,
+    /// Set while the drain cannot go on: what happened and what to do.
+    problem: Mutex<Option<String>>,
+    /// The journal is at its capacity: somebody has to make room.
+    journal_full: AtomicBool,
+    /// Freezes.
+    pub freezes: Freezes,
+    /// Markers in the journal.
+    pub markers: Markers,
+    /// Figures for the metrics.
+    pub figures: DrainFigures,
+}
+
+/// Counts since the service started.
+#[derive(Debug, Default)]
+pub struct DrainFigures {
+    /// Payload bytes taken out of the buffer.
+    pub captured_bytes: AtomicU64,
+    /// Raw bytes left after folding.
+    pub raw_bytes: AtomicU64,
+    /// Bytes appended to the journal.
+    pub stored_bytes: AtomicU64,
+    /// Frames appended.
+    pub frames: AtomicU64,
+    /// Syncs of the journal.
+    pub syncs: AtomicU64,
+    /// Nanoseconds spent in them.
+    pub sync_ns: AtomicU64,
+}
+
+impl DrainDesk {
+    /// A desk for a group that cuts at this interval.
+    #[must_use]
+    pub fn new(interval: Duration) -> Self {
+        let desk = Self::default();
+        desk.set_interval(interval);
+        desk
+    }
+
+    /// Changes the interval between cuts.
+    pub fn set_interval(&self, interval: Duration) {
+        self.interval_ms.store(u64::try_from(interval.as_millis()).unwrap_or(u64::MAX), Ordering::Release);
+    }
+
+    /// The interval between cuts.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        Duration::from_millis(self.interval_ms.load(Ordering::Acquire))
+    }
+
+    /// Somebody waits until this is durable.
+    pub fn want(&self, seq: Seq, buffer: &Buffer) {
+        self.flush_wanted.fetch_max(seq.0, Ordering::AcqRel);
+        buffer.bell().ring_if_asleep();
+    }
+
+    /// Somebody wants a marker.
+    pub fn ask_cut(&self, request: CutRequest, buffer: &Buffer) {
+        self.cuts.lock().push(request);
+        buffer.bell().ring();
+    }
+
+    /// Somebody wants a record in the journal.
+    pub fn ask_record(&self, request: RecordRequest, buffer: &Buffer) {
+        self.records.lock().push(request);
+        buffer.bell().ring();
+    }
+
+    /// Everything in the buffer is drained, then the thread ends.
+    pub fn stop(&self, buffer: &Buffer) {
+        self.stop.store(true, Ordering::Release);
+        buffer.bell().ring();
+    }
+
+    /// Why the drain stands, if it does.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.problem.lock().clone()
+    }
+
+    /// Whether the journal is at its capacity.
+    #[must_use]
+    pub fn is_journal_full(&self) -> bool {
+        self.journal_full.load(Ordering::Acquire)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+}
+
+/// Why a batch was not drained.
+#[derive(Debug, thiserror::Error)]
+enum DrainError {
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    #[error("a frame could not be made: {0}")]
+    Frame(#[from] FrameError),
+    #[error("the write buffer's memory changed: the checksum of write {seq} does not match")]
+    Payload { seq: Seq },
+}
+
+/// The drain of one group.
+pub struct Drain {
+    buffer: Arc<Buffer>,
+    writer: Writer,
+    desk: Arc<DrainDesk>,
+    clock: Arc<dyn Clock>,
+    settings: DrainSettings,
+    group: GroupId,
+    builder: FrameBuilder,
+    /// The next entry to gather.
+    position: u64,
+    pending: VecDeque<PendingCut>,
+    /// Markers appended and not yet synced.
+    unsynced_markers: Vec<(Position, MarkerRecord, Option<CutRequest>)>,
+    unsynced_records: Vec<RecordRequest>,
+    unsynced_bytes: usize,
+    last_boundary: Seq,
+    next_cut: Duration,
+    waiting_since: Option<Duration>,
+}
+
+impl std::fmt::Debug for Drain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Drain").field("tip", self.writer.tip()).finish_non_exhaustive()
+    }
+}
+
+/// Where in a batch a byte comes from.
+#[derive(Debug, Clone, Copy)]
+struct FromEntry {
+    index: usize,
+    offset: u64,
+}
+
+impl Locate for FromEntry {
+    fn advance(self, bytes: u64) -> Self {
+        Self { offset: self.offset + bytes, ..self }
+    }
+}
+
+impl Drain {
+    /// A drain that goes on behind the journal's tip.
+    #[must_use]
+    pub fn new(
+        group: GroupId,
+        buffer: Arc<Buffer>,
+        writer: Writer,
+        desk: Arc<DrainDesk>,
+        clock: Arc<dyn Clock>,
+        settings: DrainSettings,
+    ) -> Self {
+        let next_cut = clock.monotonic() + desk.interval();
+        let last_boundary = Seq(desk.markers.newest().map_or(0, |marker| marker.boundary_seq));
+        Self {
+            position: buffer.tail(),
+            buffer,
+            writer,
+            desk,
+            clock,
+            settings,
+            group,
+            builder: FrameBuilder::new(),
+            pending: VecDeque::new(),
+            unsynced_markers: Vec::new(),
+            unsynced_records: Vec::new(),
+            unsynced_bytes: 0,
+            last_boundary,
+            next_cut,
+            waiting_since: None,
+        }
+    }
+
+    /// Runs until the desk says stop and the buffer is empty, or the journal fails for good.
+    pub fn run(mut self) {
+        loop {
+            match self.step() {
+                Ok(true) => self.recovered(),
+                Ok(false) if self.desk.is_stopping() && self.is_drained() => break,
+                Ok(false) => self.sleep(),
+                Err(error) => {
+                    if !self.wait_out(&error) {
+                        break;
+                    }
+                }
+            }
+        }
+        self.desk.stopped.store(true, Ordering::Release);
+        self.writer.journal().wake();
+    }
+
+    /// One round: cuts, one or more batches, one sync. `false`: there was nothing to do.
+    fn step(&mut self) -> Result<bool, DrainError> {
+        self.take_cuts();
+        self.append_records()?;
+        if self.is_due() {
+            while self.unsynced_bytes < UNSYNCED_BYTES_MAX && (self.append_batch()? || self.append_marker()?) {}
+        }
+        let did = self.unsynced_bytes > 0;
+        if did {
+            self.sync()?;
+        }
+        Ok(did)
+    }
+
+    fn is_drained(&self) -> bool {
+        self.pending.is_empty() && self.writer.tip().seq >= self.buffer.captured()
+    }
+
+    /// Whether the buffer should be drained now rather than wait for company.
+    fn is_due(&mut self) -> bool {
+        let captured = self.buffer.captured();
+        if !self.pending.is_empty() || self.desk.is_stopping() {
+            return true;
+        }
+        if captured <= self.writer.tip().seq {
+            self.waiting_since = None;
+            return false;
+        }
+        if self.desk.flush_wanted.load(Ordering::Acquire) > self.writer.tip().seq.0 {
+            return true;
+        }
+        if self.buffer.bytes() > self.buffer.capacity() / 4 {
+            return true;
+        }
+        let now = self.clock.monotonic();
+        now >= *self.waiting_since.get_or_insert(now) + self.settings.delay
+    }
+
+    fn sleep(&self) {
+        let now = self.clock.monotonic();
+        let idle = self.writer.tip().seq >= self.buffer.captured();
+        let until = match self.waiting_since {
+            _ if idle && self.last_boundary >= self.buffer.captured() => now + SLEEP_MAX,
+            Some(since) => (since + self.settings.delay).min(self.next_cut),
+            None => self.next_cut,
+        };
+        let desk = Arc::clone(&self.desk);
+        let (tip, captured, buffer) = (self.writer.tip().seq.0, self.buffer.captured(), Arc::clone(&self.buffer));
+        // A moment at least: an entry that is being copied holds everything up, but not for long.
+        let time = until.saturating_sub(now).clamp(Duration::from_micros(50), SLEEP_MAX);
+        self.buffer.bell().sleep(time, move || {
+            let wanted = desk.flush_wanted.load(Ordering::SeqCst) > tip;
+            !wanted && (!idle || buffer.captured() == captured)
+        });
+    }
+
+    /// Performs the cuts asked for and the one that is due.
+    fn take_cuts(&mut self) {
+        let asked = std::mem::take(&mut *self.desk.cuts.lock());
+        for request in asked {
+            self.cut(Some(request));
+        }
+        let now = self.clock.monotonic();
+        if now >= self.next_cut {
+            self.next_cut = now + self.desk.interval();
+            let cut_up_to = self.pending.back().map_or(self.last_boundary, |cut| cut.boundary.seq);
+            // An idle group needs no new marker: the newest one still says it all.
+            if self.buffer.captured() > cut_up_to {
+                self.cut(None);
+            }
+        }
+    }
+
+    fn cut(&mut self, request: Option<CutRequest>) {
+        let boundary = self.buffer.freeze();
+        self.desk.freezes.add(boundary.frozen);
+        if boundary.frozen > self.settings.freeze_limit {
+            self.desk.freezes.abandon();
+            tracing::warn!(group = %self.group, took = ?boundary.frozen, "marker abandoned: the freeze limit was reached");
+            let (took, limit) = (boundary.frozen, self.settings.freeze_limit);
+            if let Some(request) = request {
+                let _ = request.reply.send(Err(CutError::Abandoned { took, limit }));
+            }
+            return;
+        }
+        self.pending.push_back(PendingCut { boundary, request });
+    }
+
+    fn append_records(&mut self) -> Result<(), DrainError> {
+        let asked = std::mem::take(&mut *self.desk.records.lock());
+        for request in asked {
+            let frame = request.record.frame(&self.place(self.writer.tip().seq));
+            match frame.map_err(DrainError::from).and_then(|frame| Ok((self.writer.append(&frame)?, frame.len()))) {
+                Ok((_, bytes)) => {
+                    self.unsynced_bytes += bytes;
+                    self.unsynced_records.push(request);
+                }
+                Err(error) => {
+                    let _ = request.reply.send(Err(error.to_string()));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn place(&self, last_seq: Seq) -> Place {
+        let tip = self.writer.tip();
+        Place {
+            group: self.group,
+            member: 0,
+            generation: tip.generation,
+            first_seq: tip.seq.next(),
+            last_seq,
+            marker: tip.marker,
+            chain: tip.chain,
+        }
+    }
+
+    /// Gathers, folds and appends one frame; `false` when nothing is there to gather before the next cut.
+    fn append_batch(&mut self) -> Result<bool, DrainError> {
+        let (entries, next) = self.gather()?;
+        let Some((_, last)) = entries.last() else { return Ok(false) };
+        let last_seq = last.seq;
+        self.build(&entries)?;
+        let raw_bytes = self.builder.raw_bytes();
+        let frame = self.builder.finish(FrameKind::Writes, &self.place(last_seq));
+        let at = self.writer.append(&frame)?;
+        let placed: Vec<(Extent, Location)> = locations(&FrameView::new(&frame)?, at).collect();
+        self.buffer.moved_to_journal(&placed, last_seq);
+        self.position = next;
+        self.unsynced_bytes += frame.len();
+        self.count(&entries, raw_bytes, frame.len());
+        Ok(true)
+    }
+
+    fn count(&self, entries: &[(u64, Entry)], raw_bytes: usize, stored_bytes: usize) {
+        let figures = &self.desk.figures;
+        let captured: u64 = entries.iter().map(|(_, entry)| u64::from(entry.payload_bytes)).sum();
+        figures.captured_bytes.fetch_add(captured, Ordering::Relaxed);
+        figures.raw_bytes.fetch_add(raw_bytes as u64, Ordering::Relaxed);
+        figures.stored_bytes.fetch_add(stored_bytes as u64, Ordering::Relaxed);
+        figures.frames.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Committed entries from the drain's position on, not beyond the next cut, and where the one after them begins.
+    fn gather(&self) -> Result<(Vec<(u64, Entry)>, u64), DrainError> {
+        let limit = self.pending.front().map_or(Seq(u64::MAX), |cut| cut.boundary.seq);
+        let mut entries: Vec<(u64, Entry)> = Vec::new();
+        let (mut next, mut raw) = (self.position, 0);
+        while let Some((position, entry)) = self.buffer.entry_at(next)? {
+            raw += entry.payload_bytes as usize;
+            if entry.seq > limit || entries.len() == BATCH_ENTRIES || raw > BATCH_BYTES {
+                break;
+            }
+            next = position + entry.ring_bytes();
+            entries.push((position, entry));
+        }
+        Ok((entries, next))
+    }
+
+    fn build(&mut self, entries: &[(u64, Entry)]) -> Result<(), DrainError> {
+        let mut fold = Overlay::default();
+        for (index, (position, entry)) in entries.iter().enumerate() {
+            if entry.kind == EntryKind::Data && crc32c(self.buffer.payload(*position, entry)) != entry.payload_check {
+                return Err(DrainError::Payload { seq: entry.seq });
+            }
+            fold.insert(entry.extent, FromEntry { index, offset: 0 });
+        }
+        for (extent, from) in fold.all() {
+            let Some((position, entry)) = entries.get(from.index) else { continue };
+            match entry.kind {
+                EntryKind::Data => {
+                    let begin = usize::try_from(from.offset).unwrap_or(usize::MAX);
+                    let end = begin.saturating_add(usize::try_from(extent.length).unwrap_or(usize::MAX));
+                    let payload = self.buffer.payload(*position, entry);
+                    self.builder.push_data(extent, payload.get(begin..end).unwrap_or_default());
+                }
+                EntryKind::Zero { hole } => self.builder.push_zero(extent, hole),
+                EntryKind::Pad => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends the next cut's marker when everything before it is in the journal.
+    fn append_marker(&mut self) -> Result<bool, DrainError> {
+        let tip = *self.writer.tip();
+        let Some(cut) = self.pending.front().filter(|cut| cut.boundary.seq == tip.seq) else { return Ok(false) };
+        let marker = MarkerRecord {
+            number: tip.marker.0 + 1,
+            boundary_seq: tip.seq.0,
+            time_ns: i64::try_from(cut.boundary.time.as_nanosecond()).unwrap_or(i64::MAX),
+            freeze_ns: u64::try_from(cut.boundary.frozen.as_nanos()).unwrap_or(u64::MAX),
+            tag: cut.request.as_ref().and_then(|request| request.tag.clone()),
+        };
+        let frame = ControlRecord::Marker(marker.clone()).frame(&self.place(tip.seq))?;
+        let at = self.writer.append(&frame)?;
+        self.unsynced_bytes += frame.len();
+        self.last_boundary = tip.seq;
+        let request = self.pending.pop_front().and_then(|cut| cut.request);
+        self.unsynced_markers.push((at, marker, request));
+        Ok(true)
+    }
+
+    /// Makes everything appended durable, tells those who wait, and gives the ring's space back.
+    fn sync(&mut self) -> Result<(), DrainError> {
+        let begin = self.clock.monotonic();
+        // The markers are known before anybody can see the durable end behind them.
+        for (at, marker, _) in &self.unsynced_markers {
+            self.desk.markers.add(*at, marker.clone());
+        }
+        self.writer.sync()?;
+        let took = self.clock.monotonic().saturating_sub(begin);
+        self.desk.figures.syncs.fetch_add(1, Ordering::Relaxed);
+        self.desk.figures.sync_ns.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.unsynced_bytes = 0;
+        self.waiting_since = None;
+        self.buffer.release(self.position);
+        for (_, marker, request) in self.unsynced_markers.drain(..) {
+            if let Some(request) = request {
+                let _ = request.reply.send(Ok(marker));
+            }
+        }
+        for request in self.unsynced_records.drain(..) {
+            let _ = request.reply.send(Ok(()));
+        }
+        Ok(())
+    }
+
+    fn recovered(&self) {
+        if self.desk.problem.lock().take().is_some() {
+            self.desk.journal_full.store(false, Ordering::Release);
+            self.buffer.refuse(None);
+            tracing::info!(group = %self.group, "the journal takes writes again");
+        }
+    }
+
+    /// What an error means: space may come back, anything else ends the drain. `false`: ends.
+    fn wait_out(&mut self, error: &DrainError) -> bool {
+        let (full, no_space) = match error {
+            DrainError::Journal(error) => (matches!(error, JournalError::Full { .. }), error.is_no_space()),
+            _ => (false, false),
+        };
+        let fresh = self.desk.problem.lock().replace(error.to_string()).is_none();
+        self.desk.journal_full.store(full, Ordering::Release);
+        if fresh {
+            tracing::error!(group = %self.group, %error, "the drain cannot go on");
+        }
+        if no_space && !self.desk.is_stopping() {
+            // A full disk is the host's to know; a full journal is ours to solve, hosts only wait.
+            if !full {
+                self.buffer.refuse(Some(IoError::NoSpace));
+            }
+            // What was appended before the error can be made durable.
+            if self.unsynced_bytes > 0 && self.sync().is_err() {
+                return false;
+            }
+            self.buffer.bell().sleep(RETRY, || true);
+            return true;
+        }
+        self.buffer.refuse(Some(IoError::Io));
+        for (_, _, request) in self.unsynced_markers.drain(..) {
+            if let Some(request) = request {
+                let _ = request.reply.send(Err(CutError::Failed { reason: error.to_string() }));
+            }
+        }
+        false
+    }
+}

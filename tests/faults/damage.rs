@@ -1,0 +1,167 @@
+//! Disks that lie: what was altered is named with its place, nothing is guessed, and nothing is lost once it is restored.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use tidemark_tests::cluster::flip_byte;
+use tidemark_tests::oracle::{Bounds, assert_legal};
+use tidemark_tests::pair::{Pair, Setup};
+
+/// An appliance with a group, killed under load.
+fn killed(seed: u64) -> Pair {
+    let mut pair = Pair::unpaired(&Setup::seeded(seed));
+    pair.prefill();
+    let load = pair.load(0);
+    load.wait_acked(800);
+    pair.east.kill9();
+    drop(load.join_broken());
+    pair
+}
+
+fn assert_everything_is_there(pair: &mut Pair) {
+    pair.east.start();
+    let image = pair.image(&pair.east);
+    assert_legal("once restored", &pair.history.writes(), &image, Bounds::EVERYTHING_ACKED);
+}
+
+fn assert_names(reason: &str, path: &Path) {
+    let name = path.file_name().expect("a name").to_string_lossy();
+    assert!(reason.contains(&*name), "names {name}: {reason}");
+    assert!(!reason.contains("panicked"), "{reason}");
+}
+
+/// Cuts a file in half while something is tried, and puts it back.
+fn without_its_half<T>(path: &Path, attempt: impl FnOnce() -> T) -> T {
+    let whole = std::fs::read(path).expect("read the file");
+    File::options().write(true).open(path).and_then(|file| file.set_len(whole.len() as u64 / 2)).expect("truncate");
+    let result = attempt();
+    std::fs::write(path, whole).expect("restore the file");
+    result
+}
+
+#[test]
+fn a_flipped_byte_in_the_journal_is_named_with_its_position() {
+    const FIRST_RECORD: u64 = 4096;
+    let mut pair = killed(201);
+    let segments = pair.east.files(|name| name.ends_with(".segment"));
+    let segment = segments.first().expect("a journal segment");
+    // Inside the first record's frame, behind its envelope.
+    let place = FIRST_RECORD + 32 + 64;
+    flip_byte(segment, place);
+    let reason = pair.east.start_damaged();
+    assert_names(&reason, segment);
+    assert!(reason.contains("4096"), "names the position: {reason}");
+    if pair.east.exited().is_none() {
+        assert!(pair.east.try_open("a").is_err(), "nothing is served from a damaged journal");
+        pair.east.stop();
+    }
+    flip_byte(segment, place);
+    assert_everything_is_there(&mut pair);
+}
+
+#[test]
+fn a_truncated_journal_segment_is_named() {
+    let mut pair = killed(202);
+    let segment = pair.east.files(|name| name.ends_with(".segment")).remove(0);
+    let whole = std::fs::read(&segment).expect("read the segment");
+    File::options().write(true).open(&segment).and_then(|file| file.set_len(100)).expect("truncate");
+    let reason = pair.east.start_damaged();
+    assert_names(&reason, &segment);
+    if pair.east.exited().is_none() {
+        pair.east.stop();
+    }
+    std::fs::write(&segment, whole).expect("restore the segment");
+    assert_everything_is_there(&mut pair);
+}
+
+#[test]
+fn a_truncated_catalogue_is_refused_and_whole_again_when_restored() {
+    let mut pair = killed(203);
+    let manifest = pair.east.files(|name| name.starts_with("MANIFEST-")).remove(0);
+    let reason = without_its_half(&manifest, || pair.east.start_refused().failed_with(1));
+    assert!(reason.contains(&pair.east.directory().display().to_string()), "names the catalogue: {reason}");
+    assert!(!reason.contains("panicked"), "{reason}");
+    assert_everything_is_there(&mut pair);
+}
+
+fn rings(pair: &Pair) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(pair.east.rings()).expect("the rings");
+    let rings: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    assert!(!rings.is_empty(), "a killed service leaves its ring");
+    rings
+}
+
+#[test]
+fn a_truncated_ring_is_named_and_its_writes_come_back_when_it_is_restored() {
+    let mut pair = killed(204);
+    let ring = rings(&pair).remove(0);
+    let whole = std::fs::read(&ring).expect("read the ring");
+    File::options().write(true).open(&ring).and_then(|file| file.set_len(whole.len() as u64 / 2)).expect("truncate");
+    let reason = pair.east.start_damaged();
+    assert_names(&reason, &ring);
+    if pair.east.exited().is_none() {
+        pair.east.stop();
+    }
+    std::fs::write(&ring, whole).expect("restore the ring");
+    assert_everything_is_there(&mut pair);
+}
+
+#[test]
+fn a_lost_ring_is_a_power_loss_and_costs_nothing_that_was_flushed() {
+    let mut pair = Pair::unpaired(&Setup::seeded(205));
+    pair.prefill();
+    let load = pair.load(0);
+    load.wait_acked(600);
+    load.stop();
+    let before_flush = pair.history.tick();
+    // Of any one volume: a flush covers the group.
+    pair.east.open("a").flush().expect("flush");
+    let load = pair.load(1);
+    load.wait_acked(300);
+    pair.east.kill9();
+    drop(load.join_broken());
+    for ring in rings(&pair) {
+        std::fs::remove_file(ring).expect("remove the ring");
+    }
+    pair.east.start();
+    let bounds = Bounds { holds_acked_before: Some(before_flush), nothing_sent_after: None };
+    let image = pair.image(&pair.east);
+    let verdict = assert_legal("after the power loss", &pair.history.writes(), &image, bounds);
+    pair.history.settle(&verdict);
+    let load = pair.load(2);
+    load.wait_acked(300);
+    load.stop();
+    let image = pair.image(&pair.east);
+    assert_legal("it goes on", &pair.history.writes(), &image, Bounds::EVERYTHING_ACKED);
+}
+
+#[test]
+fn a_backing_file_that_vanished_or_shrank_is_named() {
+    let mut pair = killed(206);
+    let backing = {
+        pair.east.start();
+        let volumes = pair.east.status().volumes;
+        pair.east.stop();
+        PathBuf::from(volumes.into_iter().find(|volume| volume.name == "b").expect("b").backing)
+    };
+    let aside = backing.with_extension("aside");
+    std::fs::rename(&backing, &aside).expect("take it away");
+    let reason = pair.east.start_damaged();
+    assert_names(&reason, &backing);
+    if pair.east.exited().is_none() {
+        assert!(pair.east.try_open("b").is_err(), "a volume without its backing is not served");
+        pair.east.stop();
+    }
+    assert!(!backing.exists(), "an empty file in its place would hide the loss");
+    std::fs::rename(&aside, &backing).expect("put it back");
+
+    let reason = without_its_half(&backing, || {
+        let reason = pair.east.start_damaged();
+        if pair.east.exited().is_none() {
+            pair.east.stop();
+        }
+        reason
+    });
+    assert_names(&reason, &backing);
+    assert_everything_is_there(&mut pair);
+}

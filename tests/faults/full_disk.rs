@@ -1,0 +1,139 @@
+//! Disks that fill up: reported, survived, and nothing acknowledged is lost.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemark_common::api::types::PairState;
+use tidemark_tests::appliance::{Appliance, Options};
+use tidemark_tests::cluster::Cluster;
+use tidemark_tests::history::History;
+use tidemark_tests::host::{ENOSPC, HostError};
+use tidemark_tests::image;
+use tidemark_tests::oracle::{Bounds, assert_legal};
+use tidemark_tests::pair::GROUP;
+use tidemark_tests::small_disk::SmallDisk;
+use tidemark_tests::wait::wait_until;
+use tidemark_tests::workload::{Load, Profile, Target, prefill};
+
+const LIMIT: Duration = Duration::from_secs(30);
+const VOLUMES: [&str; 2] = ["a", "b"];
+
+/// An appliance whose directory and volumes may lie on different disks, with a prefilled group on it.
+struct Site {
+    appliance: Appliance,
+    history: Arc<History>,
+    profile: Profile,
+}
+
+impl Site {
+    fn new(directory: &Path, backings: &Path, seed: u64) -> Self {
+        let mut appliance = Appliance::init(directory, "east", &Options::default());
+        appliance.configure("groups", "segment_bytes", "4MiB");
+        appliance.configure("groups", "journal_bytes", "256MiB");
+        appliance.configure("groups", "write_buffer_bytes", "16MiB");
+        appliance.start();
+        let profile = Profile { stripe_blocks: 320, ..Profile::seeded(seed) };
+        let size = profile.volume_bytes().to_string();
+        let mut words = vec!["group", "create", GROUP, "--interval", "250ms"];
+        for name in VOLUMES {
+            let backing = backings.join(name).display().to_string();
+            appliance.ok(&["volume", "create", name, "--size", &size, "--backing", &backing]);
+            words.extend(["--volume", name]);
+        }
+        appliance.ok(&words);
+        Self { appliance, history: Arc::new(History::new()), profile }
+    }
+
+    fn target(&self) -> Target {
+        Target { address: self.appliance.nbd(), exports: VOLUMES.map(ToOwned::to_owned).to_vec() }
+    }
+
+    fn prefill(&self) {
+        let blocks = self.profile.writers * self.profile.stripe_blocks;
+        prefill(&self.history, &self.target(), blocks).expect("prefill");
+        self.target().open().expect("open")[0].flush().expect("flush");
+    }
+
+    fn load(&self, number: u64) -> Load {
+        Load::start(
+            &self.history,
+            &self.target(),
+            &Profile { seed: self.profile.seed * 101 + number, ..self.profile.clone() },
+        )
+    }
+
+    /// Runs a load until the full disk is reported, or hosts are told that there is no space.
+    fn run_until_full(&self) {
+        let load = self.load(0);
+        wait_until("the full disk to be reported", LIMIT, || {
+            let problem = self.appliance.group(GROUP).problem.unwrap_or_default();
+            if problem.contains("space") || load.ended_early() { Ok(()) } else { Err(format!("problem: {problem:?}")) }
+        });
+        for end in load.end() {
+            assert!(matches!(end, HostError::Errno(ENOSPC)), "a host is told that there is no space, not: {end}");
+        }
+    }
+
+    fn assert_recovers(&self) {
+        wait_until("the problem to be over", LIMIT, || match self.appliance.group(GROUP).problem {
+            None => Ok(()),
+            Some(problem) => Err(problem),
+        });
+        // Whatever was answered with an error may be there or not; from here on everything must be.
+        let verdict =
+            assert_legal("after the full disk", &self.history.writes(), &self.image(), Bounds::EVERYTHING_ACKED);
+        self.history.settle(&verdict);
+        let load = self.load(1);
+        load.wait_acked(300);
+        load.stop();
+        assert_legal("going on", &self.history.writes(), &self.image(), Bounds::EVERYTHING_ACKED);
+    }
+
+    fn image(&self) -> image::Image {
+        image::read(&mut self.target().open().expect("open")).expect("read the image")
+    }
+}
+
+#[test]
+fn a_full_disk_behind_the_volumes_holds_up_the_write_back_and_loses_nothing() {
+    let cluster = Cluster::new();
+    // Room for both volumes, until the ballast takes it.
+    let small = SmallDisk::mount(&cluster.join("small"), 12 << 20);
+    let site = Site::new(&cluster.join("east"), small.path(), 221);
+    let ballast = small.fill();
+    let filled = std::thread::scope(|scope| {
+        let prefilling = scope.spawn(|| site.prefill());
+        wait_until("the full disk to be reported", LIMIT, || {
+            let problem = site.appliance.group(GROUP).problem.unwrap_or_default();
+            if problem.contains("space") { Ok(()) } else { Err(format!("problem: {problem:?}")) }
+        });
+        std::fs::remove_file(&ballast).expect("make space");
+        prefilling.join()
+    });
+    assert!(filled.is_ok(), "the volumes were filled in the end");
+    site.assert_recovers();
+}
+
+#[test]
+fn a_full_disk_under_the_journal_is_reported_and_loses_nothing() {
+    let cluster = Cluster::new();
+    let small = SmallDisk::mount(&cluster.join("small"), 256 << 20);
+    let mut site = Site::new(&small.path().join("east"), &cluster.join(""), 222);
+    site.prefill();
+    let mut west = cluster.running("west");
+    site.appliance.trust(&west, Some(west.replication()));
+    west.trust(&site.appliance, None);
+    site.appliance.ok(&["pair", "create", GROUP, "--to", "west"]);
+    site.appliance.wait_pair(GROUP, "the pair to be paired", LIMIT, |pair| pair.state == PairState::Paired);
+    // From here on the journal has to be kept.
+    west.kill9();
+    let ballast = small.fill();
+    site.run_until_full();
+    site.appliance.kill9();
+    site.appliance.start();
+    std::fs::remove_file(&ballast).expect("make space");
+    site.assert_recovers();
+    west.start();
+    site.appliance.wait_pair(GROUP, "the pair to be paired again", LIMIT, |pair| pair.state == PairState::Paired);
+}

@@ -1,0 +1,7 @@
+//! Bad input, answered clearly and without loss: from operators, disks, hosts and peers.
+
+mod damage;
+mod full_disk;
+mod input;
+mod startup;
+mod strangers;

@@ -1,0 +1,7 @@
+//! Real hosts: other people's NBD clients, a file system, a database, and the Prometheus that watches.
+
+mod clients;
+mod database;
+mod file_system;
+mod monitoring;
+mod volumes;

@@ -1,0 +1,116 @@
+//! Prometheus against two live appliances: clean metrics, and data for every panel of the dashboards and every alert.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+use tidemark_tests::command::run;
+use tidemark_tests::pair::{Pair, Setup};
+use tidemark_tests::prometheus::{Prometheus, get};
+use tidemark_tests::wait::wait_until;
+
+const DATA_LIMIT: Duration = Duration::from_secs(30);
+
+fn grafana() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../grafana")
+}
+
+/// All panel queries of all dashboards: "dashboard: panel" and expression.
+fn panel_queries() -> Vec<(String, String)> {
+    let folder = grafana().join("dashboards");
+    let files = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let files =
+        files.map(|entry| entry.expect("an entry").path()).filter(|path| path.extension().is_some_and(|e| e == "json"));
+    let mut queries = Vec::new();
+    for path in files {
+        let text = std::fs::read_to_string(&path).expect("read the dashboard");
+        let dashboard: Value =
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        collect(&dashboard["panels"], &mut queries);
+    }
+    queries
+}
+
+/// Panels may hold panels (rows).
+fn collect(panels: &Value, queries: &mut Vec<(String, String)>) {
+    for panel in panels.as_array().into_iter().flatten() {
+        let title = panel["title"].as_str().unwrap_or("untitled");
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            if let Some(expression) = target["expr"].as_str() {
+                queries.push((title.to_owned(), without_variables(expression)));
+            }
+        }
+        collect(&panel["panels"], queries);
+    }
+}
+
+/// What Grafana does with its variables, with everything chosen and a window that two scrapes fill.
+fn without_variables(expression: &str) -> String {
+    let mut text = expression.to_owned();
+    for window in ["$__rate_interval", "$__interval", "$__range", "${__rate_interval}", "${__range}"] {
+        text = text.replace(window, "10s");
+    }
+    let mut plain = String::new();
+    let mut rest = text.as_str();
+    while let Some(at) = rest.find('$') {
+        plain.push_str(&rest[..at]);
+        plain.push_str(".*");
+        rest = rest[at + 1..].trim_start_matches(|c: char| c.is_alphanumeric() || "_{:}".contains(c));
+    }
+    plain + rest
+}
+
+/// The metrics an expression reads.
+fn metric_names(expression: &str) -> BTreeSet<String> {
+    let words = expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words.filter(|word| word.starts_with("tidemark_")).map(ToOwned::to_owned).collect()
+}
+
+#[test]
+fn every_panel_and_every_alert_has_data_from_two_live_appliances() {
+    let pair = Pair::prefilled(&Setup::seeded(141));
+    let load = pair.load(0);
+    let addresses = [&pair.east, &pair.west].map(|side| side.status().addresses.metrics);
+    let targets: Vec<_> = addresses.iter().map(String::as_str).collect();
+    let rules = grafana().join("alerts.yml").canonicalize().expect("grafana/alerts.yml");
+    let prometheus = Prometheus::start(&pair.cluster.join("prometheus"), "tidemark", &targets, &rules);
+
+    let panels = panel_queries();
+    assert!(panels.len() >= 5, "a dashboard has panels: {panels:?}");
+    for (panel, expression) in &panels {
+        wait_until(&format!("data for the panel '{panel}': {expression}"), DATA_LIMIT, || {
+            match prometheus.series(expression)? {
+                0 => Err("no series".into()),
+                _ => Ok(()),
+            }
+        });
+    }
+    let alerts = prometheus.rules();
+    assert!(alerts.len() >= 3, "alerts are loaded: {alerts:?}");
+    for (alert, expression) in &alerts {
+        prometheus.series(expression).unwrap_or_else(|error| panic!("the alert {alert}: {error}"));
+        for metric in metric_names(expression) {
+            wait_until(&format!("{metric}, which the alert {alert} reads"), DATA_LIMIT, || {
+                match prometheus.series(&metric)? {
+                    0 => Err("no series".into()),
+                    _ => Ok(()),
+                }
+            });
+        }
+    }
+    load.stop();
+}
+
+#[test]
+fn promtool_finds_nothing_wrong_with_the_metrics_of_either_side() {
+    let pair = Pair::prefilled(&Setup::seeded(142));
+    for side in [&pair.east, &pair.west] {
+        let page = get(&side.status().addresses.metrics, "/metrics");
+        let file = pair.cluster.join("page");
+        std::fs::write(&file, page).expect("write the page");
+        let command = format!("promtool check metrics < {}", file.display());
+        let outcome = run("sh", &["-c", &command]);
+        assert_eq!((outcome.code, outcome.stdout.trim(), outcome.stderr.trim()), (0, "", ""), "{}", side.name());
+    }
+}

@@ -1,0 +1,160 @@
+//! Taking over: the image is legal and not older than reported, the generation fences the old primary.
+
+use std::time::Duration;
+
+use tidemark_common::api::types::{FailoverReport, Role};
+use tidemark_tests::appliance::Appliance;
+use tidemark_tests::history::Tick;
+use tidemark_tests::host::{EPERM, ESHUTDOWN, HostError};
+use tidemark_tests::oracle::{Bounds, assert_legal};
+use tidemark_tests::pair::{GROUP, Pair, Setup};
+use tidemark_tests::wait::wait_until;
+
+/// Loads the pair until a marker is applied on west, and a little on: that marker's bounds begin at the tick returned.
+fn loaded(pair: &mut Pair) -> Tick {
+    let load = pair.load(0);
+    load.wait_acked(400);
+    let began = pair.history.tick();
+    let marker = pair.cut();
+    pair.wait_for(marker, "applied");
+    load.wait_acked(400);
+    let applied = pair.west.pair(GROUP).applied_marker;
+    assert!(applied >= marker);
+    pair.east.kill9();
+    drop(load.join_broken());
+    began
+}
+
+fn takes_over(pair: &Pair, began: Tick) -> FailoverReport {
+    let before = pair.west.group(GROUP);
+    let report = pair.failover();
+    assert_eq!(report.group, GROUP);
+    assert_eq!(report.generation, before.generation + 1);
+    assert!(report.marker.number >= before.pairs[0].applied_marker, "older than the last one applied: {report:?}");
+    assert_eq!(report.exports, pair.volumes());
+    assert!(report.took_ms < 5_000.0, "{report:?}");
+    assert!(report.age_seconds >= 0.0 && report.age_seconds < 60.0, "{report:?}");
+    let after = pair.west.group(GROUP);
+    assert_eq!((after.role, after.generation), (Role::Primary, report.generation));
+    let bounds = Bounds { holds_acked_before: Some(began), nothing_sent_after: None };
+    let verdict = assert_legal("the image taken over", &pair.history.writes(), &pair.image(&pair.west), bounds);
+    pair.history.settle(&verdict);
+    report
+}
+
+/// Waits until an old primary knows that it is none any more, and serves nothing.
+fn assert_fenced(old: &Appliance, volume: &str) {
+    wait_until("the old primary to be fenced", Duration::from_secs(20), || {
+        let role = old.group(GROUP).role;
+        if role == Role::Fenced { Ok(()) } else { Err(format!("{role:?}")) }
+    });
+    match old.try_open(volume) {
+        Err(HostError::Refused { message, .. }) => assert!(!message.is_empty(), "a refusal says why"),
+        Err(other) => panic!("a fenced volume is refused with a reason, not: {other}"),
+        Ok(mut export) => {
+            let answer = export.write(0, &[1; 4096]);
+            assert!(
+                matches!(answer, Err(HostError::Errno(EPERM | ESHUTDOWN))),
+                "a write to a fenced volume: {answer:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_dead_primary_is_replaced_and_fenced_when_it_comes_back() {
+    let mut pair = Pair::prefilled(&Setup::seeded(51));
+    let began = loaded(&mut pair);
+    let report = takes_over(&pair, began);
+
+    let load = pair.load_on(&pair.west, 1);
+    load.wait_acked(300);
+    pair.east.start();
+    assert_fenced(&pair.east, "a");
+    load.wait_acked(100);
+    load.stop();
+
+    let after = pair.west.group(GROUP);
+    assert_eq!((after.role, after.generation), (Role::Primary, report.generation));
+    let image = pair.image(&pair.west);
+    assert_legal("the new primary", &pair.history.writes(), &image, Bounds::EVERYTHING_ACKED);
+}
+
+#[test]
+fn a_new_primary_killed_after_the_failover_loses_nothing() {
+    let mut pair = Pair::prefilled(&Setup::seeded(52));
+    let began = loaded(&mut pair);
+    let report = takes_over(&pair, began);
+    for round in 1..3 {
+        let load = pair.load_on(&pair.west, round);
+        load.wait_acked(300);
+        pair.west.kill9();
+        drop(load.join_broken());
+        pair.west.start();
+        assert_eq!(pair.west.group(GROUP).generation, report.generation);
+        let image = pair.image(&pair.west);
+        let verdict = assert_legal("after the kill", &pair.history.writes(), &image, Bounds::EVERYTHING_ACKED);
+        pair.history.settle(&verdict);
+    }
+}
+
+#[test]
+fn failover_is_refused_while_the_primary_is_heard_and_forced_it_fences_the_living() {
+    let pair = Pair::prefilled(&Setup::seeded(53));
+    let load = pair.load(0);
+    load.wait_acked(200);
+    let reason = pair.west.refuses(&["failover", GROUP]);
+    assert!(reason.contains("--force"), "it says what to do: {reason}");
+    assert_eq!(pair.west.group(GROUP).role, Role::Secondary);
+    load.wait_acked(100);
+
+    let report: FailoverReport = pair.west.json(&["failover", GROUP, "--force"]);
+    assert_eq!(report.generation, 2);
+    let ends = load.join_broken();
+    assert_eq!(ends.len(), 3, "every host of the old primary meets an error: {ends:?}");
+    assert_fenced(&pair.east, "a");
+    assert_legal("the image taken over", &pair.history.writes(), &pair.image(&pair.west), Bounds::ANY);
+}
+
+#[test]
+fn a_primary_cut_off_is_fenced_when_the_link_heals() {
+    let pair = Pair::prefilled(&Setup::seeded(54));
+    let load = pair.load(0);
+    load.wait_acked(200);
+    pair.relay.cut();
+    let report = pair.failover();
+    assert_eq!(report.generation, 2);
+    let verdict = assert_legal("the image taken over", &pair.history.writes(), &pair.image(&pair.west), Bounds::ANY);
+    load.wait_acked(100);
+    pair.relay.heal();
+    let ends = load.join_broken();
+    assert_eq!(ends.len(), 3, "every host of the old primary meets an error: {ends:?}");
+    assert_fenced(&pair.east, "b");
+    pair.history.settle(&verdict);
+    assert_legal("nothing of the old primary came after", &pair.history.writes(), &pair.image(&pair.west), Bounds::ANY);
+}
+
+#[test]
+fn failover_needs_a_group_that_is_secondary_here() {
+    let pair = Pair::paired(&Setup::seeded(55));
+    let on_primary = pair.east.refuses(&["failover", GROUP]);
+    assert!(on_primary.contains("primary"), "{on_primary}");
+    let unknown = pair.west.refuses(&["failover", "nosuch"]);
+    assert!(unknown.contains("nosuch"), "{unknown}");
+}
+
+#[test]
+fn a_copy_that_was_never_complete_is_not_taken_over() {
+    let pair = Pair::unpaired(&Setup::seeded(56));
+    pair.prefill();
+    pair.relay.set(tidemark_tests::impairment::Weather { bytes_per_second: Some(500_000), ..Default::default() });
+    pair.create();
+    pair.west.wait_pair(GROUP, "the copy to have begun", Duration::from_secs(20), |pair| {
+        pair.copy.is_some_and(|copy| copy.done_bytes > 0)
+    });
+    pair.relay.cut();
+    wait_until("the refusal to be about the copy", Duration::from_secs(10), || {
+        let reason = pair.west.refuses(&["failover", GROUP]);
+        if reason.contains("copy") { Ok(()) } else { Err(reason) }
+    });
+}

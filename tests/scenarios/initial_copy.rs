@@ -1,0 +1,109 @@
+//! The first copy of volumes that already hold data: while hosts write, through interruptions, and cheap where nothing is.
+
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::time::{Duration, Instant};
+
+use tidemark_common::api::types::{CopyProgress, PairState};
+use tidemark_tests::appliance::Appliance;
+use tidemark_tests::impairment::Weather;
+use tidemark_tests::pair::{GROUP, Pair, Setup};
+
+const LIMIT: Duration = Duration::from_secs(40);
+
+#[test]
+fn volumes_with_data_are_copied_while_hosts_write() {
+    let pair = Pair::unpaired(&Setup::seeded(61));
+    pair.prefill();
+    let load = pair.load(0);
+    load.wait_acked(200);
+    pair.create();
+    pair.wait_paired();
+    load.wait_acked(200);
+    load.stop();
+    pair.assert_copy_equals();
+}
+
+/// Waits until the copy under way has come so far on that side's word.
+fn wait_copied(side: &Appliance, bytes: u64) -> CopyProgress {
+    let what = format!("{bytes} bytes copied");
+    let wanted = |copy: CopyProgress| copy.done_bytes >= bytes;
+    let pair = side.wait_pair(GROUP, &what, LIMIT, |pair| pair.copy.is_some_and(wanted));
+    assert_eq!(pair.state, PairState::InitialCopy, "{pair:?}");
+    pair.copy.expect("a copy under way")
+}
+
+/// The first progress told after an interruption is not far behind what was told before.
+fn assert_goes_on(side: &Appliance, before: CopyProgress) {
+    let pair = side.wait_pair(GROUP, "the copy to go on", LIMIT, |pair| {
+        pair.state == PairState::Paired || (pair.connected && pair.copy.is_some())
+    });
+    if let Some(after) = pair.copy {
+        assert!(after.done_bytes * 2 >= before.done_bytes, "it began again: {before:?}, then {after:?}");
+    }
+}
+
+#[test]
+fn an_initial_copy_interrupted_by_kills_and_a_cut_link_goes_on_where_it_was() {
+    let mut pair = Pair::unpaired(&Setup::seeded(62));
+    pair.prefill();
+    let total: u64 = pair.east.status().volumes.iter().map(|volume| volume.size).sum();
+    let slow = Weather { bytes_per_second: Some(3_000_000), ..Weather::default() };
+    pair.relay.set(slow);
+    pair.create();
+
+    let before = wait_copied(&pair.east, total / 5);
+    assert_eq!(before.total_bytes, total);
+    pair.east.kill9();
+    pair.east.start();
+    assert_goes_on(&pair.east, before);
+
+    let before = wait_copied(&pair.east, total * 2 / 5);
+    pair.west.kill9();
+    pair.west.start();
+    assert_goes_on(&pair.east, before);
+
+    let before = wait_copied(&pair.east, total * 3 / 5);
+    pair.relay.cut();
+    pair.east.wait_pair(GROUP, "the loss of the link to be noticed", LIMIT, |pair| !pair.connected);
+    pair.relay.heal();
+    assert_goes_on(&pair.east, before);
+
+    let sent = pair.relay.forward().bytes();
+    pair.relay.set(Weather::default());
+    pair.wait_paired();
+    pair.assert_copy_equals();
+    let rest = pair.relay.forward().bytes() - sent;
+    assert!(rest < total / 2, "at most the rest is sent in the end: {rest} of {total}");
+}
+
+#[test]
+fn a_huge_sparse_volume_with_little_data_copies_in_seconds() {
+    const SIZE: u64 = 100 << 30;
+    let setup = Setup { volumes: vec![("huge", SIZE.to_string())], interval: "250ms", seed: 63 };
+    let pair = Pair::unpaired(&setup);
+    let places = [0, SIZE / 2 + 12_288, SIZE - 4096];
+    let mut export = pair.east.open("huge");
+    for (place, byte) in places.into_iter().zip(1..) {
+        export.write(place, &[byte; 4096]).expect("write");
+    }
+    export.flush().expect("flush");
+
+    let start = Instant::now();
+    pair.create();
+    pair.wait_paired();
+    pair.settle();
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(10), "took {took:?}");
+    assert!(pair.relay.forward().bytes() < 4 << 20, "{} bytes sent", pair.relay.forward().bytes());
+
+    let backing =
+        pair.west.status().volumes.into_iter().find(|volume| volume.name == "huge").expect("the copy").backing;
+    let copy = std::fs::File::open(backing).expect("open the copy");
+    assert_eq!(copy.metadata().expect("metadata").len(), SIZE);
+    assert!(copy.metadata().expect("metadata").blocks() * 512 < 16 << 20, "the copy is sparse too");
+    for (place, byte) in places.into_iter().zip(1..) {
+        let mut block = [0; 4096];
+        copy.read_exact_at(&mut block, place).expect("read the copy");
+        assert_eq!(block, [byte; 4096], "at {place}");
+    }
+}

@@ -1,0 +1,113 @@
+//! The link between the sides: cut, lossy, idle.
+
+use std::time::Duration;
+
+use tidemark_common::api::types::PairState;
+use tidemark_tests::impairment::Weather;
+use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
+use tidemark_tests::stamp::BLOCK_BYTES;
+use tidemark_tests::wait::measure_for;
+
+const LIMIT: Duration = Duration::from_secs(20);
+/// More than an RPO may be with cuts every 250 ms and a link that works.
+const RPO_SMALL_SECONDS: f64 = 3.0;
+
+/// Bytes of all writes sent so far.
+fn written(pair: &Pair) -> u64 {
+    pair.history.writes().iter().map(|write| write.blocks * BLOCK_BYTES as u64).sum()
+}
+
+#[test]
+fn a_link_cut_for_seconds_resumes_without_sending_everything_again() {
+    let pair = Pair::prefilled(&Setup::seeded(71));
+    pair.settle();
+    let (sent, captured) = (pair.relay.forward().bytes(), written(&pair));
+    let load = pair.load(0);
+    load.wait_acked(100);
+    pair.relay.cut();
+    for side in [&pair.east, &pair.west] {
+        side.wait_pair(GROUP, "the RPO to grow", LIMIT, |pair| {
+            pair.rpo_seconds.is_some_and(|rpo| rpo > RPO_SMALL_SECONDS)
+        });
+    }
+    pair.east.wait_pair(GROUP, "catching up", LIMIT, |pair| pair.state == PairState::CatchingUp);
+    load.wait_acked(100);
+    let behind = pair.east.pair(GROUP);
+    assert!(behind.lag_bytes > 0 && !behind.connected, "{behind:?}");
+
+    pair.relay.heal();
+    pair.wait_paired();
+    for side in [&pair.east, &pair.west] {
+        side.wait_pair(GROUP, "the RPO to shrink", LIMIT, |pair| {
+            pair.rpo_seconds.is_some_and(|rpo| rpo < RPO_SMALL_SECONDS)
+        });
+    }
+    load.stop();
+    pair.assert_copy_equals();
+    let (sent, captured) = (pair.relay.forward().bytes() - sent, written(&pair) - captured);
+    assert!(sent < captured + captured / 4 + (1 << 20), "{sent} bytes sent for {captured} bytes written");
+}
+
+#[test]
+fn a_long_lossy_reordering_link_delivers_the_exact_image() {
+    let pair = Pair::prefilled(&Setup::seeded(72));
+    let delay = Duration::from_millis(20);
+    pair.relay.set(Weather { delay, loss: 0.01, reorder: 0.03, ..Weather::default() });
+    let load = pair.load(0);
+    load.wait_acked(2_000);
+    load.stop();
+    pair.east.wait_pair(GROUP, "the lossy link to deliver", COPY_LIMIT, |pair| pair.lag_bytes == 0);
+    pair.assert_copy_equals();
+    assert!(pair.relay.forward().lost() > 0, "the link was lossy");
+    let round_trip = pair.east.pair(GROUP).round_trip_ms;
+    assert!(round_trip.is_some_and(|ms| ms >= 40.0), "the delay is seen: {round_trip:?}");
+}
+
+#[test]
+fn an_idle_group_costs_a_heartbeat_and_reports_its_rpo_truthfully() {
+    const WINDOW: Duration = Duration::from_secs(4);
+    let pair = Pair::paired(&Setup::seeded(73).interval("1s"));
+    pair.settle();
+    let traffic = || pair.relay.forward().bytes() + pair.relay.backward().bytes();
+    let before = traffic();
+    measure_for(WINDOW);
+    let per_second = (traffic() - before) / WINDOW.as_secs();
+    assert!(per_second < 4_096, "{per_second} bytes per second on an idle link");
+    for side in [&pair.east, &pair.west] {
+        let status = side.pair(GROUP);
+        assert!(status.rpo_seconds.is_some_and(|rpo| rpo < RPO_SMALL_SECONDS), "{}: {status:?}", side.name());
+        assert_eq!(status.state, PairState::Paired);
+    }
+}
+
+#[test]
+fn a_secondary_that_hangs_is_noticed_and_caught_up() {
+    let pair = Pair::prefilled(&Setup::seeded(74));
+    let load = pair.load(0);
+    load.wait_acked(100);
+    pair.west.freeze();
+    pair.east.wait_pair(GROUP, "the silence to be noticed", LIMIT, |pair| pair.state == PairState::CatchingUp);
+    load.wait_acked(200);
+    pair.west.thaw();
+    pair.wait_paired();
+    load.stop();
+    pair.assert_copy_equals();
+}
+
+#[test]
+fn a_suspended_pair_sends_nothing_until_it_is_resumed() {
+    let pair = Pair::prefilled(&Setup::seeded(75));
+    pair.east.ok(&["pair", "suspend", GROUP, "--to", "west"]);
+    pair.east.wait_pair(GROUP, "the suspension", LIMIT, |pair| pair.state == PairState::Suspended);
+    let before = pair.backing(&pair.west);
+    let load = pair.load(0);
+    load.wait_acked(300);
+    load.stop();
+    let marker = pair.cut();
+    let late = pair.east.cli(&["wait", GROUP, "--to", "west", "--marker", &marker.to_string(), "--timeout", "500ms"]);
+    assert!(matches!(late.code, 1 | 4), "a suspended pair never gets there: {late:?}");
+    assert!(pair.backing(&pair.west) == before, "nothing was applied");
+    pair.east.ok(&["pair", "resume", GROUP, "--to", "west"]);
+    pair.wait_paired();
+    pair.assert_copy_equals();
+}

@@ -1,0 +1,10 @@
+//! Two appliances and what happens to them: kills, cuts, takeovers, bad links. Judged by the oracle.
+
+mod cut;
+mod failover;
+mod initial_copy;
+mod kill_primary;
+mod kill_secondary;
+mod link;
+mod permission;
+mod size;

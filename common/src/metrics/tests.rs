@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -220,4 +221,29 @@ fn what_went_away_leaves_the_page() {
 fn a_status_that_names_a_pair_twice_is_no_panic() {
     let page = metrics().render(&status(vec![group("g", Role::Primary, &["west", "west"])]));
     assert_eq!(page.matches("\ntidemark_pair_lag_bytes{").count(), 1, "{page}");
+}
+
+fn grafana(file: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../grafana").join(file);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Metric names in a text, histograms by their family.
+fn names(text: &str) -> BTreeSet<String> {
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+        .filter(|word| word.starts_with("tidemark_"))
+        .map(|word| {
+            ["_bucket", "_sum", "_count"].iter().find_map(|end| word.strip_suffix(end)).unwrap_or(word).to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn every_metric_is_used_and_every_name_used_is_a_metric() {
+    let made = families(&full_page());
+    let used = names(&(grafana("dashboards/tidemark.json") + &grafana("alerts.yml")));
+    let unused: Vec<_> = made.difference(&used).collect();
+    assert!(unused.is_empty(), "in no panel and no alert: {unused:?}");
+    let unknown: Vec<_> = used.difference(&made).collect();
+    assert!(unknown.is_empty(), "no such metrics: {unknown:?}");
 }

@@ -65,8 +65,8 @@ scripts-check:
 	@if command -v shellcheck >/dev/null; then shellcheck .ci/run scripts/*; fi
 
 .PHONY: deny
-deny: ## Licences, bans and sources of dependencies, offline, by cargo-deny
-	$(CARGO) deny --offline --locked --all-features check licenses bans sources
+deny: ## Licences, bans and sources of dependencies, by cargo-deny
+	$(CARGO) deny --locked --all-features check licenses bans sources
 
 # Advisories need a copy of the advisory database, so they are not part of any other target.
 .PHONY: advisories

@@ -5,7 +5,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use tidemark_common::api::types::FreezeStatus;
-use tidemark_common::record::MarkerRecord;
+use tidemark_common::journal::Position;
+use tidemark_common::record::{Chain, MarkerRecord};
 use tokio::sync::oneshot;
 
 /// Why there is no marker.
@@ -35,7 +36,18 @@ pub struct CutRequest {
     /// Text kept with the marker.
     pub tag: Option<String>,
     /// Told when the marker is durable.
-    pub reply: oneshot::Sender<Result<MarkerRecord, CutError>>,
+    pub reply: oneshot::Sender<Result<CutDone, CutError>>,
+}
+
+/// A marker that is durable in the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CutDone {
+    /// Its record.
+    pub marker: MarkerRecord,
+    /// Where the journal goes on behind it.
+    pub next: Position,
+    /// The chain there.
+    pub chain: Chain,
 }
 
 /// A cut whose marker is not yet in the journal, because the writes before it are not.

@@ -26,7 +26,7 @@ use tidemark_common::record::{
 use tokio::sync::oneshot;
 
 use crate::buffer::Buffer;
-use crate::cut::{CutError, CutRequest, Freezes, PendingCut};
+use crate::cut::{CutDone, CutError, CutRequest, Freezes, PendingCut};
 use crate::ring::{Entry, EntryKind, RingError};
 
 /// Raw bytes of a batch at most; one frame.
@@ -154,6 +154,12 @@ impl DrainDesk {
         self.journal_full.load(Ordering::Acquire)
     }
 
+    /// Whether the thread has ended.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
     fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
@@ -172,6 +178,12 @@ enum DrainError {
     Payload { seq: Seq },
 }
 
+impl AsRef<Markers> for DrainDesk {
+    fn as_ref(&self) -> &Markers {
+        &self.markers
+    }
+}
+
 /// The drain of one group.
 pub struct Drain {
     buffer: Arc<Buffer>,
@@ -185,7 +197,7 @@ pub struct Drain {
     position: u64,
     pending: VecDeque<PendingCut>,
     /// Markers appended and not yet synced.
-    unsynced_markers: Vec<(Position, MarkerRecord, Option<CutRequest>)>,
+    unsynced_markers: Vec<(Position, CutDone, Option<CutRequest>)>,
     unsynced_records: Vec<RecordRequest>,
     unsynced_bytes: usize,
     last_boundary: Seq,
@@ -259,7 +271,7 @@ impl Drain {
             }
         }
         self.desk.stopped.store(true, Ordering::Release);
-        self.writer.journal().wake();
+        self.writer.journal().nudge();
     }
 
     /// One round: cuts, one or more batches, one sync. `false`: there was nothing to do.
@@ -463,7 +475,8 @@ impl Drain {
         self.unsynced_bytes += frame.len();
         self.last_boundary = tip.seq;
         let request = self.pending.pop_front().and_then(|cut| cut.request);
-        self.unsynced_markers.push((at, marker, request));
+        let done = CutDone { marker, next: self.writer.end(), chain: self.writer.tip().chain };
+        self.unsynced_markers.push((at, done, request));
         Ok(true)
     }
 
@@ -471,8 +484,8 @@ impl Drain {
     fn sync(&mut self) -> Result<(), DrainError> {
         let begin = self.clock.monotonic();
         // The markers are known before anybody can see the durable end behind them.
-        for (at, marker, _) in &self.unsynced_markers {
-            self.desk.markers.add(*at, marker.clone());
+        for (at, done, _) in &self.unsynced_markers {
+            self.desk.markers.add(*at, done.marker.clone());
         }
         self.writer.sync()?;
         let took = self.clock.monotonic().saturating_sub(begin);
@@ -481,9 +494,9 @@ impl Drain {
         self.unsynced_bytes = 0;
         self.waiting_since = None;
         self.buffer.release(self.position);
-        for (_, marker, request) in self.unsynced_markers.drain(..) {
+        for (_, done, request) in self.unsynced_markers.drain(..) {
             if let Some(request) = request {
-                let _ = request.reply.send(Ok(marker));
+                let _ = request.reply.send(Ok(done));
             }
         }
         for request in self.unsynced_records.drain(..) {
@@ -516,6 +529,7 @@ impl Drain {
             if !full {
                 self.buffer.refuse(Some(IoError::NoSpace));
             }
+            self.writer.journal().nudge();
             // What was appended before the error can be made durable.
             if self.unsynced_bytes > 0 && self.sync().is_err() {
                 return false;
@@ -524,6 +538,7 @@ impl Drain {
             return true;
         }
         self.buffer.refuse(Some(IoError::Io));
+        self.writer.journal().nudge();
         for (_, _, request) in self.unsynced_markers.drain(..) {
             if let Some(request) = request {
                 let _ = request.reply.send(Err(CutError::Failed { reason: error.to_string() }));

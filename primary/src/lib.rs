@@ -5,5 +5,10 @@
 
 pub mod buffer;
 pub mod cut;
+pub mod direct;
 pub mod drain;
+pub mod feeder;
+pub mod image;
 pub mod ring;
+pub mod volume;
+pub mod writeback;

@@ -126,6 +126,20 @@ impl Journal {
         self.advanced.notify_all();
     }
 
+    /// Wakes all who wait, tasks too, so that they look what became of the journal.
+    pub fn nudge(&self) {
+        self.wake();
+        self.durable.send_modify(|_| {});
+    }
+
+    /// Bytes between two places, those not used at the ends of segments included.
+    #[must_use]
+    pub fn bytes_between(&self, from: Position, to: Position) -> u64 {
+        let state = self.state.lock();
+        let whole: u64 = state.segments.range(from.segment..to.segment).map(|(_, segment)| segment.used_bytes()).sum();
+        (whole + to.offset).saturating_sub(from.offset)
+    }
+
     /// Bytes of its segment files, spares left out.
     #[must_use]
     pub fn bytes(&self) -> u64 {

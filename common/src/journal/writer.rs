@@ -156,7 +156,7 @@ impl Journal {
 
     fn poison(&self, reason: String) {
         self.state.lock().poisoned = Some(reason);
-        self.advanced.notify_all();
+        self.nudge();
     }
 
     /// Why it takes nothing more, if so.

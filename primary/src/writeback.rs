@@ -1,0 +1,189 @@
+//! The primary's updater thread: what is durable in the journal goes to the volumes, and what every reader has passed
+//! leaves the journal (invariant 6).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tidemark_common::catalog::AppliedRecord;
+use tidemark_common::journal::Position;
+use tidemark_common::keeper::GroupKeeper;
+use tidemark_common::markers::Markers;
+use tidemark_common::updater::{AppliedPosition, Updater, UpdaterError};
+
+use crate::image::Image;
+
+/// How long a failing volume is left alone before the next try.
+const RETRY: Duration = Duration::from_secs(1);
+/// A thread with nothing to do looks again after this long.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// Readers of a journal other than the updater: what they still need of it.
+pub trait Readers: Send + Sync {
+    /// The oldest place any of them needs; `None` when none needs anything.
+    fn oldest_needed(&self) -> Option<Position>;
+    /// The journal is full: let readers that are behind fall back to their bitmaps.
+    fn make_room(&self);
+}
+
+/// What the updater shows.
+#[derive(Debug, Default)]
+pub struct WritebackDesk {
+    stop: AtomicBool,
+    /// Set while volumes cannot be written: what happened and what to do.
+    pub problem: Mutex<Option<String>>,
+    /// The last sequence number applied.
+    pub applied_seq: AtomicU64,
+    /// The newest marker applied.
+    pub applied_marker: AtomicU64,
+    /// Bytes written to volumes.
+    pub data_bytes: AtomicU64,
+    /// Windows applied.
+    pub windows: AtomicU64,
+    /// Asks for a look at what can be trimmed.
+    full: AtomicBool,
+}
+
+impl WritebackDesk {
+    /// Everything durable is applied, then the thread ends.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+
+    /// The journal is at its capacity.
+    pub fn journal_is_full(&self, full: bool) {
+        self.full.store(full, Ordering::Release);
+    }
+
+    fn show(&self, applied: &AppliedPosition) {
+        self.applied_seq.store(applied.seq.0, Ordering::Release);
+        self.applied_marker.store(applied.marker.0, Ordering::Release);
+    }
+}
+
+/// The updater thread of a primary.
+pub struct Writeback {
+    updater: Updater,
+    image: Image,
+    keeper: Arc<GroupKeeper>,
+    readers: Arc<dyn Readers>,
+    desk: Arc<WritebackDesk>,
+    markers: Arc<dyn AsRef<Markers> + Send + Sync>,
+    recorded: Position,
+}
+
+impl std::fmt::Debug for Writeback {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writeback").field("updater", &self.updater).finish_non_exhaustive()
+    }
+}
+
+impl Writeback {
+    /// Goes on from where the updater is.
+    #[must_use]
+    pub fn new(
+        updater: Updater,
+        image: Image,
+        keeper: Arc<GroupKeeper>,
+        readers: Arc<dyn Readers>,
+        desk: Arc<WritebackDesk>,
+        markers: Arc<dyn AsRef<Markers> + Send + Sync>,
+    ) -> Self {
+        desk.show(&updater.applied());
+        let recorded = updater.applied().position;
+        Self { updater, image, keeper, readers, desk, markers, recorded }
+    }
+
+    /// Runs until the desk says stop and everything durable is applied.
+    pub fn run(mut self) {
+        loop {
+            let limit = self.image.journal.durable_end().position;
+            match self.updater.apply_window(limit) {
+                Ok(Some(applied)) => {
+                    self.image.buffer.forget_applied(&applied.extents, applied.last_frame);
+                    self.desk.show(&self.updater.applied());
+                    self.desk.data_bytes.fetch_add(applied.data_bytes, Ordering::Relaxed);
+                    self.desk.windows.fetch_add(1, Ordering::Relaxed);
+                    self.desk.problem.lock().take();
+                    self.trim();
+                }
+                Ok(None) => {
+                    if self.desk.stop.load(Ordering::Acquire) {
+                        break;
+                    }
+                    self.trim();
+                    if self.desk.full.load(Ordering::Acquire) {
+                        self.readers.make_room();
+                        self.trim();
+                    }
+                    self.image.journal.wait_durable(limit, IDLE);
+                }
+                Err(error) => {
+                    self.report(&error);
+                    if self.desk.stop.load(Ordering::Acquire) {
+                        return;
+                    }
+                    self.image.journal.wait_durable(limit, RETRY);
+                }
+            }
+        }
+        self.record();
+    }
+
+    fn report(&self, error: &UpdaterError) {
+        if self.desk.problem.lock().replace(error.to_string()).is_none() {
+            tracing::error!(group = %self.keeper.name(), %error, "volumes cannot be written; it is tried again");
+        }
+    }
+
+    /// Takes away the segments that nobody needs. First the volumes are synced, then the position is recorded, then the
+    /// segments go: after a crash between any two of them, applying again from the recorded position repairs all.
+    fn trim(&mut self) {
+        let applied = self.updater.applied().position;
+        let needed = self.readers.oldest_needed().map_or(applied, |needed| needed.min(applied));
+        if needed.segment <= self.image.journal.oldest().segment {
+            return;
+        }
+        if self.recorded.segment < needed.segment && !self.record() {
+            return;
+        }
+        if let Err(error) = self.image.journal.trim(needed) {
+            tracing::warn!(group = %self.keeper.name(), %error, "the journal could not be trimmed");
+        }
+        self.markers.as_ref().as_ref().trim(self.image.journal.oldest());
+    }
+
+    /// Syncs the volumes and records how far they are.
+    fn record(&mut self) -> bool {
+        let applied = self.updater.applied();
+        if let Err((volume, error)) = self.image.volumes.sync() {
+            let problem = format!("sync volume '{volume}': {error}");
+            tracing::error!(group = %self.keeper.name(), %problem, "volumes cannot be synced; it is tried again");
+            self.desk.problem.lock().replace(problem);
+            return false;
+        }
+        let record = applied_record(&applied);
+        match self.keeper.catalog().put_applied(self.keeper.id(), &record) {
+            Ok(()) => {
+                self.recorded = applied.position;
+                true
+            }
+            Err(error) => {
+                self.desk.problem.lock().replace(error.to_string());
+                false
+            }
+        }
+    }
+}
+
+/// An applied position as it is recorded.
+#[must_use]
+pub const fn applied_record(applied: &AppliedPosition) -> AppliedRecord {
+    AppliedRecord {
+        segment: applied.position.segment,
+        offset: applied.position.offset,
+        seq: applied.seq.0,
+        marker: applied.marker.0,
+    }
+}

@@ -10,6 +10,9 @@ use crate::api::types::{
     PairState, PairStatus, Positions, Role, VolumeStatus,
 };
 use crate::ids::Seq;
+use crate::nbd::SessionObserver;
+use crate::nbd::observe::{Answered, RequestKind};
+use crate::nbd::protocol::Errno;
 
 fn metrics() -> Metrics {
     Metrics::new("east", "0.1.0", Timestamp::UNIX_EPOCH)
@@ -127,8 +130,12 @@ fn promtool_finds_nothing_to_say() {
 fn what_is_counted_is_on_the_page() {
     let metrics = metrics();
     let group = metrics.group("g");
-    group.host().answered(RequestKind::Write, true, 4096, Duration::from_micros(20));
-    group.host().answered(RequestKind::Write, false, 4096, Duration::from_micros(20));
+    for result in [Ok(()), Err(Errno::Io)] {
+        let duration = Duration::from_micros(20);
+        group.host().on_request(&Answered { kind: RequestKind::Write, bytes: 4096, duration, result });
+    }
+    group.host().on_close(false);
+    metrics.host_turned_away();
     group.marker_cut(Duration::from_micros(3));
     group.marker_abandoned(Duration::from_millis(50));
     group.pair("west").state_changed(PairState::Paired); // handle gone, series gone
@@ -144,6 +151,8 @@ fn what_is_counted_is_on_the_page() {
         (r#"tidemark_host_requests_total{group="g",kind="write",result="error"}"#, 1.0),
         (r#"tidemark_host_bytes_total{direction="write",group="g"}"#, 4096.0),
         (r#"tidemark_host_request_duration_seconds_count{group="g",kind="write"}"#, 2.0),
+        (r#"tidemark_nbd_disconnects_total{group="g",how="broken"}"#, 1.0),
+        (r#"tidemark_nbd_turned_away_total"#, 1.0),
         (r#"tidemark_freeze_duration_seconds_count{group="g"}"#, 2.0),
         (r#"tidemark_freeze_duration_seconds_bucket{group="g",le="0.000005"}"#, 1.0),
         (r#"tidemark_markers_total{group="g"}"#, 1.0),

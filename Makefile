@@ -9,7 +9,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 CARGO ?= cargo
-TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Wherever cargo is configured to build.
+TARGET = $(shell $(CARGO) metadata --format-version 1 --no-deps | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 WORKSPACE := --release --workspace --locked
 
 .PHONY: help
@@ -47,10 +48,10 @@ doc-tests: build-packages ## The examples in the documentation
 .PHONY: tests
 tests: test-packages build ## All tests, with nextest where it is installed
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-	    set -x; TIDEMARK_BIN="$(abspath $(TARGET))/release/tidemark" $(CARGO) nextest run $(WORKSPACE) --no-fail-fast; \
+	    set -x; TIDEMARK_BIN="$(TARGET)/release/tidemark" $(CARGO) nextest run $(WORKSPACE) --no-fail-fast; \
 	else \
 	    echo "cargo-nextest is not installed (cargo install --locked cargo-nextest): cargo test instead" >&2; \
-	    set -x; TIDEMARK_BIN="$(abspath $(TARGET))/release/tidemark" $(CARGO) test $(WORKSPACE) --all-targets --no-fail-fast; \
+	    set -x; TIDEMARK_BIN="$(TARGET)/release/tidemark" $(CARGO) test $(WORKSPACE) --all-targets --no-fail-fast; \
 	fi
 
 .PHONY: rules
@@ -64,8 +65,8 @@ scripts-check:
 	@if command -v shellcheck >/dev/null; then shellcheck .ci/run scripts/*; fi
 
 .PHONY: deny
-deny: ## Licences, bans and sources of dependencies, offline, by cargo-deny
-	$(CARGO) deny --offline --locked --all-features check licenses bans sources
+deny: ## Licences, bans and sources of dependencies, by cargo-deny
+	$(CARGO) deny --locked --all-features check licenses bans sources
 
 # Advisories need a copy of the advisory database, so they are not part of any other target.
 .PHONY: advisories

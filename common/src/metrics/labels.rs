@@ -50,26 +50,6 @@ macro_rules! label {
 }
 
 label! {
-    /// What a host asked for.
-    RequestKind {
-        /// NBD_CMD_READ.
-        Read = "read",
-        /// NBD_CMD_WRITE.
-        Write = "write",
-        /// NBD_CMD_FLUSH.
-        Flush = "flush",
-        /// NBD_CMD_TRIM.
-        Trim = "trim",
-        /// NBD_CMD_WRITE_ZEROES.
-        WriteZeroes = "write_zeroes",
-        /// NBD_CMD_CACHE.
-        Cache = "cache",
-        /// NBD_CMD_BLOCK_STATUS.
-        BlockStatus = "block_status",
-    }
-}
-
-label! {
     /// The part of an appliance that met an error.
     Part {
         /// The NBD front end.

@@ -31,7 +31,7 @@ use define::Set;
 pub use group::{Applied, Drained, GroupMetrics};
 pub use host::HostMetrics;
 use labels::ByLabel;
-pub use labels::{FrameRejection, Part, PeerRefusal, RequestKind};
+pub use labels::{FrameRejection, Part, PeerRefusal};
 pub use pair::PairMetrics;
 
 /// The content type of [`Metrics::render`]'s page.
@@ -46,6 +46,7 @@ pub struct Metrics {
     set: Set,
     errors: ByLabel<Part, IntCounter>,
     refused: ByLabel<PeerRefusal, IntCounter>,
+    turned_away: IntCounter,
     ungrouped: HostMetrics,
     groups: Mutex<BTreeMap<String, Weak<group::Inner>>>,
 }
@@ -68,8 +69,12 @@ impl Metrics {
             set.with(&[("reason", reason.as_str())])
                 .counter("tidemark_peers_refused_total", "Connections of other appliances that were refused.")
         });
+        let turned_away = set.counter(
+            "tidemark_nbd_turned_away_total",
+            "Connections of hosts that did not get to an export: too many, or a failed handshake.",
+        );
         let ungrouped = HostMetrics::new(UNGROUPED);
-        Self { set, errors, refused, ungrouped, groups: Mutex::default() }
+        Self { set, errors, refused, turned_away, ungrouped, groups: Mutex::default() }
     }
 
     /// The handle of a group: the same series for everybody who asks while one of the handles lives.
@@ -99,6 +104,11 @@ impl Metrics {
     /// Another appliance was refused.
     pub fn peer_refused(&self, reason: PeerRefusal) {
         self.refused.at(reason, IntCounter::inc);
+    }
+
+    /// A host did not get to an export.
+    pub fn host_turned_away(&self) {
+        self.turned_away.inc();
     }
 
     /// The page for Prometheus ([`CONTENT_TYPE`]), with the status as it is now.

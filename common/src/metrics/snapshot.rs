@@ -155,12 +155,19 @@ fn markers(labelled: &Set, pair: &PairStatus) {
 }
 
 fn copy_progress(labelled: &Set, pair: &PairStatus) {
-    if let Some(copy) = pair.copy {
-        let done = "Bytes the differential copy under way has dealt with.";
-        set(labelled, "tidemark_pair_copy_done_bytes", done, copy.done_bytes as f64);
-        let total = "Bytes the differential copy under way has to deal with.";
-        set(labelled, "tidemark_pair_copy_size_bytes", total, copy.total_bytes as f64);
-    }
+    let copy = pair.copy.unwrap_or_default();
+    set(
+        labelled,
+        "tidemark_pair_copy_done_bytes",
+        "Bytes the differential copy under way has dealt with, 0 when there is none.",
+        copy.done_bytes as f64,
+    );
+    set(
+        labelled,
+        "tidemark_pair_copy_size_bytes",
+        "Bytes the differential copy under way has to deal with, 0 when there is none.",
+        copy.total_bytes as f64,
+    );
 }
 
 /// Only the side that holds the copy says how old it is: the one figure that is still there, and still true, when the

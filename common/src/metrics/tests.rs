@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -9,6 +10,9 @@ use crate::api::types::{
     PairState, PairStatus, Positions, Role, VolumeStatus,
 };
 use crate::ids::Seq;
+use crate::nbd::SessionObserver;
+use crate::nbd::observe::{Answered, RequestKind};
+use crate::nbd::protocol::Errno;
 
 fn metrics() -> Metrics {
     Metrics::new("east", "0.1.0", Timestamp::UNIX_EPOCH)
@@ -126,8 +130,12 @@ fn promtool_finds_nothing_to_say() {
 fn what_is_counted_is_on_the_page() {
     let metrics = metrics();
     let group = metrics.group("g");
-    group.host().answered(RequestKind::Write, true, 4096, Duration::from_micros(20));
-    group.host().answered(RequestKind::Write, false, 4096, Duration::from_micros(20));
+    for result in [Ok(()), Err(Errno::Io)] {
+        let duration = Duration::from_micros(20);
+        group.host().on_request(&Answered { kind: RequestKind::Write, bytes: 4096, duration, result });
+    }
+    group.host().on_close(false);
+    metrics.host_turned_away();
     group.marker_cut(Duration::from_micros(3));
     group.marker_abandoned(Duration::from_millis(50));
     group.pair("west").state_changed(PairState::Paired); // handle gone, series gone
@@ -143,6 +151,8 @@ fn what_is_counted_is_on_the_page() {
         (r#"tidemark_host_requests_total{group="g",kind="write",result="error"}"#, 1.0),
         (r#"tidemark_host_bytes_total{direction="write",group="g"}"#, 4096.0),
         (r#"tidemark_host_request_duration_seconds_count{group="g",kind="write"}"#, 2.0),
+        (r#"tidemark_nbd_disconnects_total{group="g",how="broken"}"#, 1.0),
+        (r#"tidemark_nbd_turned_away_total"#, 1.0),
         (r#"tidemark_freeze_duration_seconds_count{group="g"}"#, 2.0),
         (r#"tidemark_freeze_duration_seconds_bucket{group="g",le="0.000005"}"#, 1.0),
         (r#"tidemark_markers_total{group="g"}"#, 1.0),
@@ -220,4 +230,29 @@ fn what_went_away_leaves_the_page() {
 fn a_status_that_names_a_pair_twice_is_no_panic() {
     let page = metrics().render(&status(vec![group("g", Role::Primary, &["west", "west"])]));
     assert_eq!(page.matches("\ntidemark_pair_lag_bytes{").count(), 1, "{page}");
+}
+
+fn grafana(file: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../grafana").join(file);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Metric names in a text, histograms by their family.
+fn names(text: &str) -> BTreeSet<String> {
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+        .filter(|word| word.starts_with("tidemark_"))
+        .map(|word| {
+            ["_bucket", "_sum", "_count"].iter().find_map(|end| word.strip_suffix(end)).unwrap_or(word).to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn every_metric_is_used_and_every_name_used_is_a_metric() {
+    let made = families(&full_page());
+    let used = names(&(grafana("dashboards/tidemark.json") + &grafana("alerts.yml")));
+    let unused: Vec<_> = made.difference(&used).collect();
+    assert!(unused.is_empty(), "in no panel and no alert: {unused:?}");
+    let unknown: Vec<_> = used.difference(&made).collect();
+    assert!(unknown.is_empty(), "no such metrics: {unknown:?}");
 }

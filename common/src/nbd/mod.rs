@@ -5,6 +5,7 @@
 
 pub mod address;
 mod buffers;
+pub mod check;
 pub mod connection;
 mod execute;
 pub mod haggle;

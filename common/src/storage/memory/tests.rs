@@ -1,3 +1,5 @@
+#![allow(clippy::cast_possible_truncation, reason = "places of a few kilobytes")]
+
 use proptest::prelude::*;
 
 use super::*;

@@ -149,8 +149,11 @@ impl<'a> FrameView<'a> {
         self.tables().get(..self.header.extents as usize * EXTENT_ENTRY_BYTES).unwrap_or_default()
     }
 
+    /// Empty for a control frame, whose tables are its record.
     fn chunk_table(&self) -> &'a [u8] {
-        self.tables().get(self.header.extents as usize * EXTENT_ENTRY_BYTES..).unwrap_or_default()
+        let begin = self.header.extents as usize * EXTENT_ENTRY_BYTES;
+        let length = self.header.chunks as usize * CHUNK_ENTRY_BYTES;
+        self.tables().get(begin..begin + length).unwrap_or_default()
     }
 
     fn check_tables(&self) -> Result<(), FrameError> {

@@ -314,6 +314,22 @@ mod tests {
         }
     }
 
+    /// Fourteen bytes with one match of four are fourteen bytes compressed: as long as stored raw.
+    #[test]
+    fn short_data_comes_back_whatever_its_length_compressed() {
+        for length in 1..40 {
+            for run in 0..length {
+                let data: Vec<u8> = (0..length).map(|at| if at < run { 200 } else { at + 1 }).collect();
+                let mut builder = FrameBuilder::new();
+                builder.push_data(extent(0, 0, data.len() as u64), &data);
+                let bytes = builder.finish(FrameKind::Writes, &place());
+                let mut raw = Vec::new();
+                FrameView::verified(&bytes).unwrap().unpack(&mut raw).unwrap();
+                assert_eq!(raw, data);
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {

@@ -10,15 +10,16 @@ use parking_lot::{Mutex, RwLock};
 use tidemark_common::api::types::{
     BufferStatus, GroupStatus, JournalStatus, MarkerInfo, MarkerStatus, OnFull, Positions, Role,
 };
-use tidemark_common::catalog::{CatalogError, OnFullRecord, PairRecord};
+use tidemark_common::catalog::{CatalogError, KeptMarkerRecord, OnFullRecord, PairRecord};
 use tidemark_common::clock::Clock;
 use tidemark_common::extent::Extent;
-use tidemark_common::ids::Seq;
+use tidemark_common::ids::{Seq, VolumeIndex};
 use tidemark_common::journal::{self, JournalOptions, Position};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::markers::info;
+use tidemark_common::metrics::GroupMetrics;
 use tidemark_common::nbd::Export;
-use tidemark_common::record::{ControlRecord, FrameHeader, Place};
+use tidemark_common::record::{ControlRecord, FrameHeader, MarkerRecord, Place};
 use tidemark_common::storage::Disk;
 use tidemark_common::updater::Updater;
 use tidemark_common::volumes::{VolumeFile, Volumes};
@@ -67,6 +68,8 @@ pub struct PrimaryParts {
     pub runtime: Handle,
     /// This appliance, for the role record.
     pub appliance: [u8; 32],
+    /// Where figures go.
+    pub metrics: GroupMetrics,
 }
 
 /// A running group.
@@ -115,16 +118,11 @@ impl Readers for PairSet {
 }
 
 impl Primary {
-    /// Recovers the group and starts its threads and pairs. With `cut_at`, what the journal has from there on is left out for
-    /// good: the failover of a secondary.
+    /// Recovers the group and starts its threads and pairs.
     ///
     /// # Errors
     /// [`StartError`]; nothing runs then.
-    pub fn start(
-        parts: PrimaryParts,
-        options: PrimaryOptions,
-        cut_at: Option<Position>,
-    ) -> Result<Arc<Self>, StartError> {
+    pub fn start(parts: PrimaryParts, options: PrimaryOptions) -> Result<Arc<Self>, StartError> {
         let record = parts.keeper.get();
         let (group, generation) = (parts.keeper.id(), parts.keeper.generation());
         let desk = Arc::new(DrainDesk::new(Duration::from_millis(record.interval_ms)));
@@ -133,14 +131,14 @@ impl Primary {
                 desk.markers.add(at, marker.clone());
             }
         };
-        let opened = journal::open(
-            Arc::clone(&parts.disk),
-            &options.journal_folder,
-            group,
-            options.journal,
-            cut_at,
-            &mut visit,
-        )?;
+        let opened =
+            journal::open(Arc::clone(&parts.disk), &options.journal_folder, group, options.journal, None, &mut visit)?;
+        if desk.markers.newest().is_none()
+            && let Some(kept) = parts.keeper.catalog().markers(group, 1)?.pop()
+        {
+            // The journal no longer holds it; its number and time still count.
+            desk.markers.add(Position::default(), kept_marker(&kept));
+        }
         let mut writer = opened.writer;
         if let Some(torn) = opened.torn {
             tracing::warn!(group = %record.name, at = ?torn.position, "a torn end of the journal was cut: it was never acknowledged as durable");
@@ -213,6 +211,12 @@ impl Primary {
     #[must_use]
     pub const fn keeper(&self) -> &Arc<GroupKeeper> {
         &self.keeper
+    }
+
+    /// Index and bytes of each volume.
+    #[must_use]
+    pub fn volume_sizes(&self) -> Vec<(VolumeIndex, u64)> {
+        self.image.volumes.all().iter().map(|volume| (volume.index, volume.size())).collect()
     }
 
     /// One of its volumes as hosts see it.
@@ -424,6 +428,10 @@ impl Primary {
         self.writeback.stop();
         self.image.journal.wake();
         threads.for_each(|thread| drop(thread.join()));
+        if self.image.buffer.bytes() == 0 && self.image.journal.poisoned().is_none() {
+            // Drained: its memory is given back. A kill leaves it, and the next start reads it.
+            let _ = std::fs::remove_file(&self.options.ring_path);
+        }
         // The pairs' tasks may hold on to the set for a moment more; the journal is free for another owner now.
         self.pairs.journal.write().take();
     }
@@ -442,6 +450,16 @@ fn role_record(parts: &PrimaryParts, writer: &journal::Writer, generation: u64) 
     };
     let time_ns = i64::try_from(parts.clock.wall().as_nanosecond()).unwrap_or(i64::MAX);
     Ok(ControlRecord::Role { generation, appliance: parts.appliance, time_ns }.frame(&place)?)
+}
+
+fn kept_marker(kept: &KeptMarkerRecord) -> MarkerRecord {
+    MarkerRecord {
+        number: kept.number,
+        boundary_seq: kept.boundary_seq,
+        time_ns: kept.time_ns,
+        freeze_ns: 0,
+        tag: kept.tag.clone(),
+    }
 }
 
 /// The operator's choice as it is recorded.

@@ -229,6 +229,12 @@ impl Segment {
             let what = "the segment header belongs to another segment or group";
             return Err(damaged(FrameError::Malformed { what }));
         }
+        // Recovery walks this line backwards: it must end.
+        if header.previous >= number {
+            return Err(damaged(FrameError::Malformed {
+                what: "the segment header names a later segment as the one before",
+            }));
+        }
         Ok(Self::with(header, path, file, capacity))
     }
 

@@ -1,6 +1,6 @@
 //! Reading frames: bytes in, checked extents and data out. Nothing here trusts a byte (invariant 10).
 
-use super::header::FrameHeader;
+use super::header::{FrameHeader, FrameKind};
 use super::{FrameError, HEADER_BYTES, crc32c};
 use crate::extent::Extent;
 use crate::ids::VolumeIndex;
@@ -115,8 +115,9 @@ impl<'a> FrameView<'a> {
         if crc32c(view.tables()) != header.table_check {
             return Err(FrameError::Checksum { part: "tables" });
         }
-        if header.kind != super::FrameKind::Control {
-            view.check_tables()?;
+        match header.kind {
+            FrameKind::Control => view.check_control()?,
+            FrameKind::Writes | FrameKind::Regions => view.check_tables()?,
         }
         Ok(view)
     }
@@ -154,6 +155,15 @@ impl<'a> FrameView<'a> {
         let begin = self.header.extents as usize * EXTENT_ENTRY_BYTES;
         let length = self.header.chunks as usize * CHUNK_ENTRY_BYTES;
         self.tables().get(begin..begin + length).unwrap_or_default()
+    }
+
+    /// A control frame is its record, all of it under the checksum of the tables.
+    fn check_control(&self) -> Result<(), FrameError> {
+        let header = &self.header;
+        if header.extents != 0 || header.chunks != 0 || header.raw_bytes != 0 || header.table_bytes != header.body_bytes {
+            return Err(FrameError::Malformed { what: "a control frame with data" });
+        }
+        Ok(())
     }
 
     fn check_tables(&self) -> Result<(), FrameError> {
@@ -211,7 +221,8 @@ impl<'a> FrameView<'a> {
     /// The chunks, in order; each but the last has [`CHUNK_BYTES`] raw bytes.
     pub fn chunks(&self) -> impl Iterator<Item = Chunk> + use<'a> {
         let base = u32::try_from(HEADER_BYTES).unwrap_or(u32::MAX).saturating_add(self.header.table_bytes);
-        self.chunk_table().as_chunks::<CHUNK_ENTRY_BYTES>().0.iter().map(move |entry| {
+        let entries = self.chunk_table().as_chunks::<CHUNK_ENTRY_BYTES>().0.iter();
+        entries.take(self.header.chunks as usize).map(move |entry| {
             let [offset, stored_bytes, raw_bytes, check] = words(entry);
             Chunk { frame_offset: base.saturating_add(offset), stored_bytes, raw_bytes, check }
         })
@@ -302,6 +313,19 @@ mod tests {
         view.unpack(&mut raw).unwrap();
         assert_eq!(raw.len(), 104_096);
         assert!(raw.starts_with(b"tide mark tide"));
+    }
+
+    #[test]
+    fn a_control_frame_is_its_record() {
+        let record = super::super::ControlRecord::CopyEnd { copy: 7, marker: 9 };
+        let bytes = record.frame(&place()).unwrap();
+        let view = FrameView::verified(&bytes).unwrap();
+        assert_eq!((view.extents().count(), view.chunks().count()), (0, 0));
+        assert_eq!(super::super::ControlRecord::of(&view), Ok(record));
+
+        let header = FrameHeader { body_bytes: view.header.body_bytes + 4, ..view.header };
+        let unchecked = [&header.encode()[..], view.tables(), b"more"].concat();
+        assert!(FrameView::verified(&unchecked).is_err(), "bytes under no checksum");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tidemark_common::journal::{self, JournalOptions, Position};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::markers::info;
 use tidemark_common::metrics::GroupMetrics;
-use tidemark_common::nbd::Export;
+use tidemark_common::nbd::{Export, IoError};
 use tidemark_common::record::{ControlRecord, FrameHeader, MarkerRecord, Place};
 use tidemark_common::storage::Disk;
 use tidemark_common::updater::Updater;
@@ -420,6 +420,8 @@ impl Primary {
         for pair in self.pairs() {
             pair.stop();
         }
+        // Who waits for room is told, and nothing new is answered; what was answered is drained.
+        self.image.buffer.refuse(Some(IoError::ShuttingDown));
         self.desk.stop(&self.image.buffer);
         let mut threads = std::mem::take(&mut *self.threads.lock()).into_iter();
         if let Some(drain) = threads.next() {

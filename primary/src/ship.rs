@@ -349,7 +349,7 @@ impl Pair {
         if let ShipError::Handshake(HandshakeError::Refused(refused)) = &error
             && refused.refusal == Refusal::Fenced
         {
-            let reason = format!("{}; run `tidemark rejoin {group}` to follow it", refused.message);
+            let reason = format!("{}: hosts belong over there", refused.message);
             let _ = self.enter(PairState::Fenced, Some(reason));
             self.links.fenced(&group, &self.peer, Generation(refused.generation));
             return;

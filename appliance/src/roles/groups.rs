@@ -256,10 +256,6 @@ impl Appliance {
             state: PairStateRecord::InitialCopy,
             reason: None,
             since_ns: i64::try_from(now.as_nanosecond()).unwrap_or(i64::MAX),
-            acked_seq: 0,
-            acked_chain: [0; 16],
-            acked_segment: 0,
-            acked_offset: 0,
             copies: 0,
             copy: Some(first_copy(bitmap.bytes())),
         };

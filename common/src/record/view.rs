@@ -160,7 +160,8 @@ impl<'a> FrameView<'a> {
     /// A control frame is its record, all of it under the checksum of the tables.
     fn check_control(&self) -> Result<(), FrameError> {
         let header = &self.header;
-        if header.extents != 0 || header.chunks != 0 || header.raw_bytes != 0 || header.table_bytes != header.body_bytes {
+        if header.extents != 0 || header.chunks != 0 || header.raw_bytes != 0 || header.table_bytes != header.body_bytes
+        {
             return Err(FrameError::Malformed { what: "a control frame with data" });
         }
         Ok(())
@@ -266,6 +267,7 @@ fn words(entry: &[u8; CHUNK_ENTRY_BYTES]) -> [u32; 4] {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers of a test")]
 mod tests {
     use proptest::prelude::*;
 

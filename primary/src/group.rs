@@ -268,10 +268,17 @@ impl Primary {
     /// What happened.
     pub async fn add_volume(&self, volume: VolumeFile) -> Result<(), String> {
         let extent = Extent { volume: volume.index, offset: 0, length: volume.size() };
-        self.image.volumes.insert(volume);
-        self.record_volumes().await?;
         let pairs = self.pairs.pairs.read().clone();
-        pairs.iter().try_for_each(|pair| pair.differs(extent)).map_err(|error| error.to_string())
+        let mut result = Ok(());
+        for pair in &pairs {
+            result = result.and(pair.hold_for(extent).await.map_err(|error| error.to_string()));
+        }
+        if result.is_ok() {
+            self.image.volumes.insert(volume);
+            result = self.record_volumes().await;
+        }
+        pairs.iter().for_each(|pair| pair.release());
+        result
     }
 
     /// A volume has grown: pairs learn of it before any write behind its old end.

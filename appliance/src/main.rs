@@ -7,6 +7,7 @@ mod cli;
 mod commands;
 mod failure;
 mod output;
+mod roles;
 mod service;
 mod telemetry;
 

@@ -1,14 +1,144 @@
-//! PLACEHOLDER, replaced by the integrator with the service itself: `serve` calls [`run`] with the lock held and tracing
-//! set up.
+//! The service: opens what the directory holds, lets peers, hosts and operators in, and closes in the opposite order.
 
+use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
-/// PLACEHOLDER: runs the appliance in `directory` until SIGTERM or SIGINT.
+use anyhow::{Context, anyhow};
+use tidemark_common::api::control::Control;
+use tidemark_common::api::server::{ControlListener, serve_control, serve_metrics};
+use tidemark_common::api::types::Addresses;
+use tidemark_common::catalog::Catalog;
+use tidemark_common::clock::{Clock, SystemClock};
+use tidemark_common::config::Config;
+use tidemark_common::identity::Identity;
+use tidemark_common::link::{Endpoint, LinkConfig};
+use tidemark_common::metrics::Metrics;
+use tidemark_common::nbd::connection::ConnectionOptions;
+use tidemark_common::nbd::server::{Server, ServerOptions};
+use tidemark_common::storage::disk::SystemDisk;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::roles::appliance::{Appliance, KnownPeers};
+use crate::roles::exports::{Served, Watched};
+
+/// Runs the appliance in `directory` until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// Why it could not start, or had to stop.
 pub(crate) async fn run(directory: &Path) -> anyhow::Result<()> {
-    tracing::info!(directory = %directory.display(), "placeholder: waiting for SIGINT");
-    tokio::signal::ctrl_c().await?;
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let appliance = open(directory)?;
+    let stop = CancellationToken::new();
+    let doors = start(&appliance, &stop).await?;
+    tracing::info!(name = %appliance.config.name, id = %appliance.identity.id(), "serving");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping: hosts first, then the buffers are drained");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    stop.cancel();
+    for door in doors {
+        let _ = door.await;
+    }
+    appliance.stop_groups().await;
+    if let Some(endpoint) = appliance.endpoint.get() {
+        endpoint.close("the appliance is stopping");
+        endpoint.wait_idle().await;
+    }
+    tracing::info!("stopped");
     Ok(())
+}
+
+fn open(directory: &Path) -> anyhow::Result<Arc<Appliance>> {
+    let config = Config::load(directory)?;
+    let identity = Identity::load(directory)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let catalog = Catalog::open(directory, &*clock)?;
+    let peers = catalog.peers()?.into_iter().map(|peer| (peer.name.clone(), peer)).collect();
+    let metrics = Arc::new(Metrics::new(&config.name, env!("CARGO_PKG_VERSION"), clock.wall()));
+    Ok(Arc::new_cyclic(|this| Appliance {
+        directory: directory.to_owned(),
+        config,
+        identity,
+        catalog,
+        clock,
+        disk: Arc::new(SystemDisk),
+        metrics,
+        runtime: Handle::current(),
+        endpoint: OnceLock::new(),
+        addresses: OnceLock::new(),
+        peers: parking_lot::RwLock::new(peers),
+        volumes: parking_lot::RwLock::default(),
+        groups: parking_lot::RwLock::default(),
+        changing: tokio::sync::Mutex::default(),
+        this: this.clone(),
+    }))
+}
+
+type Doors = Vec<tokio::task::JoinHandle<()>>;
+
+/// Listens everywhere first, so that a busy port is said before anything runs; the control socket comes last: when it
+/// answers, everything is ready.
+async fn start(appliance: &Arc<Appliance>, stop: &CancellationToken) -> anyhow::Result<Doors> {
+    let config = &appliance.config;
+    let endpoint = bind_endpoint(appliance).await?;
+    let server = bind_nbd(appliance).await?;
+    let metrics = config.metrics.address.to_string();
+    let listener = TcpListener::bind(&metrics).await;
+    let listener = listener.with_context(|| {
+        format!("listen for Prometheus on {metrics}: choose another address under [metrics] in config.toml, or stop what uses it")
+    })?;
+    let addresses = Addresses {
+        nbd: server.addresses().iter().map(ToString::to_string).collect(),
+        replication: endpoint.local_addr().context("ask for the replication address")?.to_string(),
+        metrics: listener.local_addr().context("ask for the metrics address")?.to_string(),
+    };
+    let _ = appliance.addresses.set(addresses);
+    let _ = appliance.endpoint.set(Arc::new(endpoint));
+    appliance.open_volumes()?;
+    appliance.start_groups().await?;
+    let control = Arc::clone(appliance) as Arc<dyn Control>;
+    let socket = ControlListener::bind(&appliance.directory, config.control.access)?;
+    tokio::spawn(Arc::clone(appliance).accept_peers());
+    Ok(vec![
+        tokio::spawn(server.run(stop.clone())),
+        tokio::spawn(serve_metrics(listener, Arc::clone(&control), stop.clone())),
+        tokio::spawn(serve_control(socket, control, stop.clone())),
+    ])
+}
+
+async fn bind_endpoint(appliance: &Arc<Appliance>) -> anyhow::Result<Endpoint> {
+    let config = &appliance.config.replication;
+    let text = config.address.to_string();
+    let mut found =
+        tokio::net::lookup_host(&text).await.with_context(|| format!("find the replication address {text}"))?;
+    let address: SocketAddr = found.next().ok_or_else(|| anyhow!("the replication address {text} leads nowhere"))?;
+    let trust = Arc::new(KnownPeers(Arc::downgrade(appliance), Arc::clone(&appliance.metrics)));
+    let endpoint = Endpoint::bind(address, &appliance.identity, trust, LinkConfig::from(config));
+    endpoint.with_context(|| {
+        format!("listen for peers on {text}: choose another address under [replication] in config.toml, or stop what uses it")
+    })
+}
+
+async fn bind_nbd(appliance: &Arc<Appliance>) -> anyhow::Result<Server> {
+    let config = &appliance.config.nbd;
+    let exports = Arc::new(Served(Arc::clone(appliance)));
+    let watched = Watched { appliance: Arc::clone(appliance), metrics: Arc::clone(&appliance.metrics) };
+    let connection = ConnectionOptions {
+        tls: crate::roles::exports::tls(config)?,
+        observer: Arc::new(watched),
+        clock: Arc::clone(&appliance.clock),
+        ..ConnectionOptions::default()
+    };
+    let options = ServerOptions { connection, ..ServerOptions::default() };
+    let addresses: Vec<_> =
+        config.addresses.iter().map(|address| address.to_string().parse()).collect::<Result<_, _>>()?;
+    Ok(Server::bind(&addresses, exports, options).await?)
 }

@@ -10,15 +10,16 @@ use parking_lot::{Mutex, RwLock};
 use tidemark_common::api::types::{
     BufferStatus, GroupStatus, JournalStatus, MarkerInfo, MarkerStatus, OnFull, Positions, Role,
 };
-use tidemark_common::catalog::{CatalogError, OnFullRecord, PairRecord};
+use tidemark_common::catalog::{CatalogError, KeptMarkerRecord, OnFullRecord, PairRecord};
 use tidemark_common::clock::Clock;
 use tidemark_common::extent::Extent;
-use tidemark_common::ids::Seq;
+use tidemark_common::ids::{Seq, VolumeIndex};
 use tidemark_common::journal::{self, JournalOptions, Position};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::markers::info;
-use tidemark_common::nbd::Export;
-use tidemark_common::record::{ControlRecord, FrameHeader, Place};
+use tidemark_common::metrics::GroupMetrics;
+use tidemark_common::nbd::{Export, IoError};
+use tidemark_common::record::{ControlRecord, FrameHeader, MarkerRecord, Place};
 use tidemark_common::storage::Disk;
 use tidemark_common::updater::Updater;
 use tidemark_common::volumes::{VolumeFile, Volumes};
@@ -67,6 +68,8 @@ pub struct PrimaryParts {
     pub runtime: Handle,
     /// This appliance, for the role record.
     pub appliance: [u8; 32],
+    /// Where figures go.
+    pub metrics: GroupMetrics,
 }
 
 /// A running group.
@@ -115,16 +118,11 @@ impl Readers for PairSet {
 }
 
 impl Primary {
-    /// Recovers the group and starts its threads and pairs. With `cut_at`, what the journal has from there on is left out for
-    /// good: the failover of a secondary.
+    /// Recovers the group and starts its threads and pairs.
     ///
     /// # Errors
     /// [`StartError`]; nothing runs then.
-    pub fn start(
-        parts: PrimaryParts,
-        options: PrimaryOptions,
-        cut_at: Option<Position>,
-    ) -> Result<Arc<Self>, StartError> {
+    pub fn start(parts: PrimaryParts, options: PrimaryOptions) -> Result<Arc<Self>, StartError> {
         let record = parts.keeper.get();
         let (group, generation) = (parts.keeper.id(), parts.keeper.generation());
         let desk = Arc::new(DrainDesk::new(Duration::from_millis(record.interval_ms)));
@@ -133,14 +131,14 @@ impl Primary {
                 desk.markers.add(at, marker.clone());
             }
         };
-        let opened = journal::open(
-            Arc::clone(&parts.disk),
-            &options.journal_folder,
-            group,
-            options.journal,
-            cut_at,
-            &mut visit,
-        )?;
+        let opened =
+            journal::open(Arc::clone(&parts.disk), &options.journal_folder, group, options.journal, None, &mut visit)?;
+        if desk.markers.newest().is_none()
+            && let Some(kept) = parts.keeper.catalog().markers(group, 1)?.pop()
+        {
+            // The journal no longer holds it; its number and time still count.
+            desk.markers.add(Position::default(), kept_marker(&kept));
+        }
         let mut writer = opened.writer;
         if let Some(torn) = opened.torn {
             tracing::warn!(group = %record.name, at = ?torn.position, "a torn end of the journal was cut: it was never acknowledged as durable");
@@ -215,6 +213,12 @@ impl Primary {
         &self.keeper
     }
 
+    /// Index and bytes of each volume.
+    #[must_use]
+    pub fn volume_sizes(&self) -> Vec<(VolumeIndex, u64)> {
+        self.image.volumes.all().iter().map(|volume| (volume.index, volume.size())).collect()
+    }
+
     /// One of its volumes as hosts see it.
     #[must_use]
     pub fn export(&self, name: &str) -> Option<Arc<dyn Export>> {
@@ -264,10 +268,17 @@ impl Primary {
     /// What happened.
     pub async fn add_volume(&self, volume: VolumeFile) -> Result<(), String> {
         let extent = Extent { volume: volume.index, offset: 0, length: volume.size() };
-        self.image.volumes.insert(volume);
-        self.record_volumes().await?;
         let pairs = self.pairs.pairs.read().clone();
-        pairs.iter().try_for_each(|pair| pair.differs(extent)).map_err(|error| error.to_string())
+        let mut result = Ok(());
+        for pair in &pairs {
+            result = result.and(pair.hold_for(extent).await.map_err(|error| error.to_string()));
+        }
+        if result.is_ok() {
+            self.image.volumes.insert(volume);
+            result = self.record_volumes().await;
+        }
+        pairs.iter().for_each(|pair| pair.release());
+        result
     }
 
     /// A volume has grown: pairs learn of it before any write behind its old end.
@@ -416,6 +427,8 @@ impl Primary {
         for pair in self.pairs() {
             pair.stop();
         }
+        // Who waits for room is told, and nothing new is answered; what was answered is drained.
+        self.image.buffer.refuse(Some(IoError::ShuttingDown));
         self.desk.stop(&self.image.buffer);
         let mut threads = std::mem::take(&mut *self.threads.lock()).into_iter();
         if let Some(drain) = threads.next() {
@@ -424,6 +437,10 @@ impl Primary {
         self.writeback.stop();
         self.image.journal.wake();
         threads.for_each(|thread| drop(thread.join()));
+        if self.image.buffer.bytes() == 0 && self.image.journal.poisoned().is_none() {
+            // Drained: its memory is given back. A kill leaves it, and the next start reads it.
+            let _ = std::fs::remove_file(&self.options.ring_path);
+        }
         // The pairs' tasks may hold on to the set for a moment more; the journal is free for another owner now.
         self.pairs.journal.write().take();
     }
@@ -442,6 +459,16 @@ fn role_record(parts: &PrimaryParts, writer: &journal::Writer, generation: u64) 
     };
     let time_ns = i64::try_from(parts.clock.wall().as_nanosecond()).unwrap_or(i64::MAX);
     Ok(ControlRecord::Role { generation, appliance: parts.appliance, time_ns }.frame(&place)?)
+}
+
+fn kept_marker(kept: &KeptMarkerRecord) -> MarkerRecord {
+    MarkerRecord {
+        number: kept.number,
+        boundary_seq: kept.boundary_seq,
+        time_ns: kept.time_ns,
+        freeze_ns: 0,
+        tag: kept.tag.clone(),
+    }
 }
 
 /// The operator's choice as it is recorded.

@@ -57,6 +57,8 @@ pub trait Links: Send + Sync + 'static {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
     Run,
+    /// For a moment, by this side itself.
+    Held,
     Suspended,
     Stop,
 }
@@ -71,6 +73,7 @@ pub struct Pair {
     clock: Arc<dyn Clock>,
     heartbeat: Duration,
     wanted: watch::Sender<(Wanted, u64)>,
+    conversing: watch::Sender<bool>,
     view: Mutex<View>,
     copy: Arc<CopyFigures>,
 }
@@ -205,6 +208,7 @@ impl Pair {
             clock,
             heartbeat,
             wanted: watch::Sender::new((wanted, 0)),
+            conversing: watch::Sender::new(false),
             view: Mutex::new(view),
             copy: Arc::default(),
         };
@@ -307,7 +311,7 @@ impl Pair {
             let now = *wanted.borrow_and_update();
             match now.0 {
                 Wanted::Stop => return,
-                Wanted::Suspended => {
+                Wanted::Held | Wanted::Suspended => {
                     if wanted.changed().await.is_err() {
                         return;
                     }
@@ -316,10 +320,12 @@ impl Pair {
                 Wanted::Run => {}
             }
             let begin = self.clock.monotonic();
+            self.conversing.send_replace(true);
             let result = tokio::select! {
                 result = self.converse() => result,
                 _ = wanted.changed() => Err(ShipError::Stopped),
             };
+            self.conversing.send_replace(false);
             self.disconnected(result.err());
             if self.view.lock().state == PairState::Fenced {
                 return;
@@ -349,7 +355,7 @@ impl Pair {
         if let ShipError::Handshake(HandshakeError::Refused(refused)) = &error
             && refused.refusal == Refusal::Fenced
         {
-            let reason = format!("{}; run `tidemark rejoin {group}` to follow it", refused.message);
+            let reason = format!("{}: hosts belong over there", refused.message);
             let _ = self.enter(PairState::Fenced, Some(reason));
             self.links.fenced(&group, &self.peer, Generation(refused.generation));
             return;
@@ -413,14 +419,14 @@ impl Pair {
             }
             return self.start_copy(false).await;
         };
-        let ended = copy.end_marker.is_some_and(|end| welcome.position.permitted_marker >= end);
+        let ended = copy.number != 0 && copy.end_marker.is_some_and(|end| welcome.position.permitted_marker >= end);
         if welcome.position.copy == 0 && ended {
             self.finish_copy()?;
             let reader = self.image.journal.reader_at_chain(seq, chain)?;
             return Ok((reader.ok_or_else(|| ShipError::Stands(self.other_history(welcome)))?, None));
         }
         let bitmap = self.bitmap().unwrap_or_default();
-        if welcome.position.copy == copy.number {
+        if copy.number != 0 && welcome.position.copy == copy.number {
             if let Some(reader) = self.image.journal.reader_at_chain(seq, chain)? {
                 let cursor = (VolumeIndex(welcome.position.copy_volume), welcome.position.copy_offset);
                 let end = copy.end_marker.map(MarkerNumber);
@@ -429,7 +435,7 @@ impl Pair {
             return self.start_copy(copy.direct).await;
         }
         let start = Position { segment: copy.start_segment, offset: copy.start_offset };
-        if copy.end_marker.is_some() || self.image.journal.oldest() > start {
+        if copy.number == 0 || copy.end_marker.is_some() || self.image.journal.oldest() > start {
             return self.start_copy(copy.direct).await;
         }
         Ok((self.image.journal.reader(start), Some(self.copy_feed(&copy, bitmap))))
@@ -744,23 +750,36 @@ impl Pair {
 }
 
 impl Pair {
-    /// A range may differ for a reason the journal does not know (a volume that came to the group with data on it).
+    /// A volume comes to the group with data on it: nothing more is shipped until [`Self::release`], and what is shipped then
+    /// begins with a copy of it. So no marker that counts the volume reaches the other side before its content does.
     ///
     /// # Errors
     /// When that could not be recorded.
-    pub fn differs(&self, extent: Extent) -> Result<(), CatalogError> {
+    pub async fn hold_for(&self, volume: Extent) -> Result<(), CatalogError> {
+        if self.wanted.borrow().0 == Wanted::Run {
+            self.want(Wanted::Held);
+        }
+        let mut conversing = self.conversing.subscribe();
+        // The sender is part of this pair: it cannot be gone.
+        let _ = conversing.wait_for(|conversing| !conversing).await;
         let mut bitmap = self.bitmap().unwrap_or_default();
-        bitmap.mark(extent);
+        bitmap.mark(volume);
         self.keeper.catalog().put_bitmap(self.keeper.id(), &self.peer, &bitmap.encode())?;
         self.keeper.update_pair(&self.peer, |pair| {
-            if pair.copy.as_ref().is_none_or(|copy| !copy.direct) {
-                pair.copy = None;
+            if let Some(copy) = &mut pair.copy {
+                // Begun without the volume: it begins again, as what it was.
+                copy.number = 0;
             }
         })?;
         self.view.lock().differential_bytes = bitmap.bytes();
-        let wanted = self.wanted.borrow().0;
-        self.want(wanted);
         Ok(())
+    }
+
+    /// Goes on after [`Self::hold_for`].
+    pub fn release(&self) {
+        if self.wanted.borrow().0 == Wanted::Held {
+            self.want(Wanted::Run);
+        }
     }
 }
 

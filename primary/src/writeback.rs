@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tidemark_common::catalog::AppliedRecord;
+use tidemark_common::catalog::{AppliedRecord, Batch, KeptMarkerRecord};
 use tidemark_common::journal::Position;
 use tidemark_common::keeper::GroupKeeper;
+use tidemark_common::record::MarkerRecord;
 use tidemark_common::updater::{AppliedPosition, Updater, UpdaterError};
 
 use crate::drain::DrainDesk;
@@ -156,8 +157,11 @@ impl Writeback {
             self.desk.problem.lock().replace(problem);
             return false;
         }
-        let record = applied_record(&applied);
-        match self.keeper.catalog().put_applied(self.keeper.id(), &record) {
+        let mut batch = Batch::new();
+        let id = self.keeper.id();
+        let kept: Vec<KeptMarkerRecord> = self.drain.markers.newest().iter().map(kept_marker).collect();
+        let prepared = batch.put_applied(id, &applied_record(&applied)).and_then(|()| batch.put_markers(id, &kept));
+        match prepared.and_then(|()| self.keeper.catalog().commit(batch)) {
             Ok(()) => {
                 self.recorded = applied.position;
                 true
@@ -167,6 +171,15 @@ impl Writeback {
                 false
             }
         }
+    }
+}
+
+fn kept_marker(marker: &MarkerRecord) -> KeptMarkerRecord {
+    KeptMarkerRecord {
+        number: marker.number,
+        boundary_seq: marker.boundary_seq,
+        time_ns: marker.time_ns,
+        tag: marker.tag.clone(),
     }
 }
 

@@ -16,6 +16,7 @@ use tidemark_common::journal::{self, Journal, JournalError, JournalOptions, Posi
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender};
 use tidemark_common::markers::info;
+use tidemark_common::metrics::{GroupMetrics, PairMetrics};
 use tidemark_common::pair::paired_or_behind;
 use tidemark_common::record::{ControlRecord, FrameHeader, MarkerRecord};
 use tidemark_common::storage::Disk;
@@ -49,6 +50,10 @@ pub struct SecondaryParts {
     pub journal: JournalOptions,
     /// This appliance's name.
     pub appliance: String,
+    /// Where the group's figures go.
+    pub metrics: GroupMetrics,
+    /// Where the pair's figures go.
+    pub pair_metrics: PairMetrics,
 }
 
 /// Why a copy does not start.
@@ -369,9 +374,7 @@ impl Secondary {
         let position = self.state.position();
         let heard = self.state.last_heard();
         let now = self.parts.clock.wall();
-        let age = permission
-            .permitted()
-            .map(|_| (now.as_millisecond() - heard.good_as_of_ms).max(0) as f64 / 1000.0);
+        let age = permission.permitted().map(|_| (now.as_millisecond() - heard.good_as_of_ms).max(0) as f64 / 1000.0);
         let connected = self.is_connected();
         let interval = self.parts.keeper.get().interval_ms as f64 / 1000.0;
         let state = match (permission.copy(), age) {
@@ -395,10 +398,9 @@ impl Secondary {
             permitted_marker: position.permitted_marker,
             applied_marker: position.applied_marker,
             rpo_seconds: age,
-            lag_bytes: self.journal.bytes_between(
-                self.state.applied_position().position,
-                self.journal.durable_end().position,
-            ),
+            lag_bytes: self
+                .journal
+                .bytes_between(self.state.applied_position().position, self.journal.durable_end().position),
             differential_bytes: permission.copy().map_or(0, |copy| copy.total_bytes.saturating_sub(copy.done_bytes)),
             copy: permission.copy().map(|copy| CopyProgress {
                 done_bytes: copy.done_bytes,

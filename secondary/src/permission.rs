@@ -70,13 +70,8 @@ impl Permission {
             ControlRecord::CopyBegin { copy, direct, total_bytes, .. } => {
                 // An image that exists is kept, whatever the sender thinks.
                 let direct = *direct && self.permitted.is_none();
-                self.copy = Some(OpenCopy {
-                    number: *copy,
-                    direct,
-                    cursor: (0, 0),
-                    done_bytes: 0,
-                    total_bytes: *total_bytes,
-                });
+                self.copy =
+                    Some(OpenCopy { number: *copy, direct, cursor: (0, 0), done_bytes: 0, total_bytes: *total_bytes });
                 self.received = None;
             }
             ControlRecord::CopyProgress { copy, volume, offset, done_bytes } => {

@@ -211,7 +211,9 @@ impl Inner {
         let permitted_seq = self.permission.permitted_seq();
         if let Some(permitted) = self.permission.permitted() {
             self.heard.good_as_of_ms = self.heard.good_as_of_ms.max(permitted.marker.time_ns / 1_000_000);
-            if let Some((as_of_ms, captured)) = self.heard.waiting.filter(|(_, captured)| Seq(*captured) <= permitted_seq) {
+            if let Some((as_of_ms, captured)) =
+                self.heard.waiting.filter(|(_, captured)| Seq(*captured) <= permitted_seq)
+            {
                 self.heard.good_as_of_ms = self.heard.good_as_of_ms.max(as_of_ms);
                 self.heard.waiting = None;
                 debug_assert!(captured <= permitted_seq.0);

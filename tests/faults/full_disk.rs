@@ -29,7 +29,7 @@ struct Site {
 impl Site {
     fn new(directory: &Path, backings: &Path, seed: u64) -> Self {
         let mut appliance = Appliance::init(directory, "east", &Options::default());
-        appliance.configure("groups", "segment_bytes", "4MiB");
+        appliance.configure("groups", "segment_bytes", "8MiB");
         appliance.configure("groups", "journal_bytes", "256MiB");
         appliance.configure("groups", "write_buffer_bytes", "16MiB");
         appliance.start();

@@ -4,7 +4,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -33,7 +33,8 @@ pub(crate) struct Args {
 
 /// Runs until SIGTERM or SIGINT.
 pub(crate) fn run(args: Args, common: &Common) -> Result<(), Failure> {
-    let directory = directory(args.directory, common)?;
+    let given = directory(args.directory, common)?;
+    let directory = absolute(&given).with_context(|| format!("find {}", given.display()))?;
     let config = Config::load(&directory).map_err(anyhow::Error::from)?;
     let _lock = lock(&directory)?;
     telemetry::start(config.log.format)?;

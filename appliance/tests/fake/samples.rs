@@ -1,6 +1,7 @@
 //! Appliances in several states, all at the same moment, [`now`].
 
 #![allow(dead_code, reason = "each test uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use jiff::{SignedDuration, Timestamp};
 use tidemark_common::api::types::{

@@ -12,8 +12,9 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use super::Bounds;
 use super::buffers::{Buffer, Spares};
+use super::check::check;
 use super::protocol::command;
-use super::request::{BadMagic, Refusal, Request, RequestHeader, Style, Terms, check, parse_request};
+use super::request::{BadMagic, Refusal, Request, RequestHeader, Style, Terms, parse_request};
 use crate::limits::{NBD_DIRECT_PAYLOAD_BYTES, NBD_INPUT_BYTES, NBD_REQUEST_BYTES_MAX};
 
 /// What has come from the client.

@@ -5,13 +5,17 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{Mode, fchmod};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with, sockopt,
+};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
 use super::address::Address;
@@ -81,15 +85,25 @@ fn clear_way(path: &Path, failed: impl Fn(io::Error) -> BindError) -> Result<(),
     if !found.file_type().is_socket() {
         return Err(BindError::NotASocket { path: path.to_owned() });
     }
-    match unix::UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed),
-        Ok(_) | Err(_) => Err(BindError::Live { path: path.to_owned() }),
+    match knock(path) {
+        Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(failed),
+        // Also a server that is too busy to answer is one.
+        Ok(()) | Err(Errno::AGAIN) => Err(BindError::Live { path: path.to_owned() }),
+        Err(error) => Err(failed(error.into())),
     }
 }
 
+/// Connects, without waiting.
+fn knock(path: &Path) -> Result<(), Errno> {
+    connect(&unix_socket()?, &SocketAddrUnix::new(path)?)
+}
+
+fn unix_socket() -> Result<OwnedFd, Errno> {
+    socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
+}
+
 fn bind_unix(path: &Path, mode: u32) -> io::Result<(SocketFile, UnixListener)> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let socket = unix_socket()?;
     // The file takes its mode from the socket: nobody else can connect before the mode asked for is set.
     fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     bind(&socket, &SocketAddrUnix::new(path)?)?;

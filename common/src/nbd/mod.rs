@@ -5,6 +5,7 @@
 
 pub mod address;
 mod buffers;
+pub mod check;
 pub mod connection;
 mod execute;
 pub mod haggle;
@@ -129,7 +130,8 @@ pub trait Export: Send + Sync + 'static {
     fn write_zeroes(&self, offset: u64, length: u64, mode: ZeroMode) -> IoFuture<'_, ()>;
     /// Brings the range into the page cache; doing nothing is allowed.
     fn cache(&self, offset: u64, length: u64) -> IoFuture<'_, ()>;
-    /// Runs that together begin at the offset and cover at least its first byte, at most the length.
+    /// Runs that together begin at the offset and cover at least its first byte, at most the length. How far to look is the
+    /// export's choice: clients ask again from where the runs end, and the range may be all of a large volume.
     fn block_status(&self, offset: u64, length: u64) -> IoFuture<'_, Vec<Allocation>>;
 }
 

@@ -41,10 +41,10 @@ pub enum TlsError {
         source: pem::Error,
     },
     /// Certificate and key do not go together, or are of no use.
-    #[error("the certificate and key in '{}' cannot be used for NBD's TLS", dir.display())]
+    #[error("the certificate '{}' and its key cannot be used for NBD's TLS", certificate.display())]
     Certificate {
-        /// The directory.
-        dir: PathBuf,
+        /// The certificate's file.
+        certificate: PathBuf,
         /// Why.
         #[source]
         source: rustls::Error,
@@ -67,17 +67,29 @@ impl Tls {
     /// # Errors
     /// [`TlsError`] names the file.
     pub fn from_dir(dir: &Path, required: bool) -> Result<Self, TlsError> {
+        let authority = Some(dir.join("ca-cert.pem")).filter(|path| path.exists());
+        Self::from_files(&dir.join("server-cert.pem"), &dir.join("server-key.pem"), authority, required)
+    }
+
+    /// Reads a certificate chain and its key. With an authority, only clients with a certificate of it come in.
+    ///
+    /// # Errors
+    /// [`TlsError`] names the file.
+    pub fn from_files(
+        certificate: &Path,
+        key: &Path,
+        authority: Option<PathBuf>,
+        required: bool,
+    ) -> Result<Self, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let certificates = read_certificates(&dir.join("server-cert.pem"))?;
-        let key_path = dir.join("server-key.pem");
-        let key =
-            PrivateKeyDer::from_pem_file(&key_path).map_err(|source| TlsError::File { path: key_path, source })?;
-        let unusable = |source| TlsError::Certificate { dir: dir.to_owned(), source };
+        let certificates = read_certificates(certificate)?;
+        let file = |source| TlsError::File { path: key.to_owned(), source };
+        let private = PrivateKeyDer::from_pem_file(key).map_err(file)?;
+        let unusable = |source| TlsError::Certificate { certificate: certificate.to_owned(), source };
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(unusable)?;
-        let authority = dir.join("ca-cert.pem");
-        let builder = if authority.exists() {
+        let builder = if let Some(authority) = authority {
             let roots = Arc::new(read_authority(&authority)?);
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
                 .build()
@@ -86,7 +98,7 @@ impl Tls {
         } else {
             builder.with_no_client_auth()
         };
-        let config = builder.with_single_cert(certificates, key).map_err(unusable)?;
+        let config = builder.with_single_cert(certificates, private).map_err(unusable)?;
         Ok(Self { config: Arc::new(config), required })
     }
 }

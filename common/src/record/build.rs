@@ -146,7 +146,8 @@ impl FrameBuilder {
 fn compress<'a>(raw: &'a [u8], packed: &'a mut Vec<u8>) -> &'a [u8] {
     packed.resize(lz4_flex::block::get_maximum_output_size(raw.len()), 0);
     match lz4_flex::block::compress_into(raw, packed) {
-        Ok(length) if length <= raw.len() - raw.len() / 16 => packed.get(..length).unwrap_or(raw),
+        // Never as long as raw: equal lengths are how a chunk says that it is stored raw.
+        Ok(length) if length < raw.len() - raw.len() / 16 => packed.get(..length).unwrap_or(raw),
         _ => raw,
     }
 }

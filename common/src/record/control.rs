@@ -141,3 +141,80 @@ impl ControlRecord {
             .map_err(|_| FrameError::Malformed { what: "its record cannot be read" })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Generation, GroupId};
+
+    fn place() -> Place {
+        Place {
+            group: GroupId([1; 16]),
+            member: 0,
+            generation: Generation(3),
+            first_seq: Seq(9),
+            last_seq: Seq(9),
+            marker: MarkerNumber(4),
+            chain: Chain([7; 16]),
+        }
+    }
+
+    fn records() -> Vec<ControlRecord> {
+        let volumes = vec![VolumeSpec { index: 0, name: "data".into(), size: 1 << 40 }];
+        vec![
+            ControlRecord::Marker(MarkerRecord {
+                number: 5,
+                boundary_seq: 9,
+                time_ns: -1,
+                freeze_ns: 31_000,
+                tag: Some("before the upgrade".into()),
+            }),
+            ControlRecord::Role { generation: 4, appliance: [0xab; 32], time_ns: 1 },
+            ControlRecord::Volumes { volumes: volumes.clone() },
+            ControlRecord::CopyBegin {
+                copy: 1,
+                start_seq: 20,
+                start_marker: 6,
+                chain: [9; 16],
+                direct: true,
+                total_bytes: 1 << 40,
+                volumes,
+            },
+            ControlRecord::CopyProgress { copy: 1, volume: 0, offset: 65536, done_bytes: 65536 },
+            ControlRecord::CopyEnd { copy: 1, marker: 7 },
+        ]
+    }
+
+    #[test]
+    fn every_record_comes_back_from_its_frame() {
+        for record in records() {
+            let frame = record.frame(&place()).unwrap();
+            let view = FrameView::verified(&frame).unwrap();
+            assert_eq!(ControlRecord::of(&view), Ok(record.clone()));
+            assert_eq!(view.extents().count() + view.chunks().count(), 0, "{record:?}");
+            view.unpack(&mut Vec::new()).unwrap();
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_record_is_seen() {
+        for record in records() {
+            let good = record.frame(&place()).unwrap();
+            for bit in 0..good.len() * 8 {
+                let mut bad = good.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                assert!(FrameView::verified(&bad).is_err(), "bit {bit} of {record:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_marker_counts_itself_and_a_copy_sets_the_history() {
+        let headers: Vec<_> =
+            records().iter().map(|r| FrameHeader::decode(&r.frame(&place()).unwrap()).unwrap()).collect();
+        assert_eq!((headers[0].marker, headers[0].history, headers[0].rebase), (MarkerNumber(5), true, false));
+        assert_eq!((headers[3].marker, headers[3].history, headers[3].rebase), (MarkerNumber(6), false, true));
+        assert_eq!((headers[3].last_seq, headers[3].chain), (Seq(20), Chain([9; 16])));
+        assert_eq!((headers[5].marker, headers[5].history), (MarkerNumber(4), false));
+    }
+}

@@ -216,7 +216,12 @@ impl FrameHeader {
             table_check: stored.table_check.to_native(),
             chain: Chain(stored.chain),
         };
+        // The chain is taken over the header as this build writes it, so nothing in it may be ignored.
+        if stored.flags.to_native() & !(HISTORY | REBASE) != 0 || stored.reserved != [0; 20] {
+            return Err(FrameError::Malformed { what: "its header has fields this build does not know" });
+        }
         header.check_limits()?;
+        header.check_kind()?;
         Ok(header)
     }
 
@@ -235,6 +240,19 @@ impl FrameHeader {
             return malformed("sequence numbers run backwards");
         }
         Ok(())
+    }
+
+    /// Each kind has its own shape; a control frame without this check could carry tables that nobody verified.
+    fn check_kind(&self) -> Result<(), FrameError> {
+        let fits = match self.kind {
+            FrameKind::Writes => self.history && !self.rebase,
+            FrameKind::Regions => !self.history && !self.rebase,
+            FrameKind::Control => {
+                let empty = self.extents == 0 && self.chunks == 0 && self.raw_bytes == 0;
+                empty && self.table_bytes == self.body_bytes && !(self.history && self.rebase)
+            }
+        };
+        if fits { Ok(()) } else { Err(FrameError::Malformed { what: "its fields do not fit its kind" }) }
     }
 }
 
@@ -286,9 +304,25 @@ mod tests {
             FrameHeader { extents: u32::MAX, ..header() },
             FrameHeader { table_bytes: 3000, ..header() },
             FrameHeader { last_seq: Seq(1), ..header() },
+            FrameHeader { rebase: true, ..header() },
+            FrameHeader { history: false, ..header() },
+            FrameHeader { kind: FrameKind::Regions, ..header() },
+            FrameHeader { kind: FrameKind::Control, ..header() },
+            FrameHeader { kind: FrameKind::Control, table_bytes: 2000, ..header() },
         ];
         for header in nonsense {
             assert!(matches!(FrameHeader::decode(&header.encode()), Err(FrameError::Malformed { .. })));
+        }
+    }
+
+    #[test]
+    fn what_a_newer_build_may_put_there_is_refused() {
+        for bit in [60 * 8 + 2, 104 * 8, 123 * 8 + 7] {
+            let mut bytes = header().encode();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let check = crc32c(&bytes[..CHECKED_BYTES]).to_le_bytes();
+            bytes[CHECKED_BYTES..].copy_from_slice(&check);
+            assert!(matches!(FrameHeader::decode(&bytes), Err(FrameError::Malformed { .. })), "bit {bit}");
         }
     }
 

@@ -12,7 +12,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 use super::{Disk, DiskFile, Open};
 
 /// Zeroes written at once where a range cannot be zeroed otherwise.
-const ZEROES: [u8; 128 << 10] = [0; 128 << 10];
+static ZEROES: [u8; 128 << 10] = [0; 128 << 10];
 
 /// The machine's file systems.
 #[derive(Debug, Clone, Copy, Default)]

@@ -2,6 +2,7 @@
 //! faulty disk under the engines. Volumes, journal segments and the ring's file are [`DiskFile`]s; RocksDB is not.
 
 pub mod disk;
+pub mod memory;
 
 use std::io;
 use std::path::Path;

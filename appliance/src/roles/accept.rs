@@ -1,0 +1,287 @@
+//! Peers that come in: which group a connection is for, and whether it may (invariant 8).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemark_common::api::types::ErrorBody;
+use tidemark_common::catalog::{
+    GroupRecord, GroupVolume, OnFullRecord, PairRecord, PairStateRecord, RoleRecord, VolumeRecord,
+};
+use tidemark_common::ids::{Generation, GroupId, VolumeIndex, check_name};
+use tidemark_common::keeper::GroupKeeper;
+use tidemark_common::link::Connection;
+use tidemark_common::volumes::{VolumeFile, Volumes};
+use tidemark_common::wire::handshake::{Versions, check_volumes, read_hello};
+use tidemark_common::wire::message::{Hello, Message, Refusal, Refused, VolumeSpec};
+use tidemark_secondary::group::Secondary;
+use tidemark_secondary::intake::CopyVolumes;
+
+use super::appliance::{Appliance, Engine, Group};
+
+/// A peer that is let in says what it wants within this time.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Appliance {
+    /// Takes connections until the endpoint is closed.
+    pub(crate) async fn accept_peers(self: Arc<Self>) {
+        let Some(endpoint) = self.endpoint.get().cloned() else { return };
+        while let Some(connection) = endpoint.accept().await {
+            let appliance = Arc::clone(&self);
+            self.runtime.spawn(async move { appliance.converse(connection).await });
+        }
+    }
+
+    async fn converse(&self, connection: Connection) {
+        let opened = tokio::time::timeout(HELLO_TIMEOUT, async {
+            let (control, mut incoming) = connection.accept_control().await.ok()?;
+            let first = incoming.recv().await.ok()??;
+            Some((control, incoming, first))
+        });
+        let Ok(Some((control, incoming, first))) = opened.await else {
+            connection.close("no hello came");
+            return;
+        };
+        let answer = match read_hello(Versions::OURS, first) {
+            Ok((version, hello)) => self.admit(&connection, &hello).await.map(|group| (version, hello, group)),
+            Err(refused) => Err(refused),
+        };
+        match answer {
+            Ok((version, hello, secondary)) => {
+                let _ = secondary.serve(connection, control, incoming, &hello, version).await;
+            }
+            Err(refused) => {
+                let peer = self.peer_by_id(&connection.peer().0).unwrap_or_default();
+                tracing::warn!(%peer, refusal = ?refused.refusal, message = %refused.message, "a peer was refused");
+                self.metrics.peer_refused(refused.refusal.into());
+                let _ = control.send(&Message::Refused(refused)).await;
+                let _ = control.finish().await;
+                connection.close("refused");
+            }
+        }
+    }
+
+    /// The copy a connection is for; made when the operator over there asked for it just now.
+    async fn admit(&self, connection: &Connection, hello: &Hello) -> Result<Arc<Secondary>, Refused> {
+        let id = GroupId(hello.group);
+        let peer = connection.peer();
+        let refuse = |refusal, generation: u64, message: String| Refused { refusal, message, generation };
+        check_volumes(&hello.volumes).map_err(|what| refuse(Refusal::Malformed, 0, what))?;
+        check_name(&hello.group_name).map_err(|error| refuse(Refusal::Malformed, 0, error.to_string()))?;
+        let here = &self.config.name;
+        let Some(group) = self.group_by_id(id) else {
+            if !hello.create {
+                let message = format!(
+                    "'{here}' knows nothing of group '{}': delete the pair and create it again",
+                    hello.group_name
+                );
+                return Err(refuse(Refusal::UnknownGroup, 0, message));
+            }
+            return self.create_copy(peer.0, hello).await;
+        };
+        let generation = group.keeper.generation().0;
+        let name = group.keeper.name();
+        let engine = group.engine.read().clone();
+        match engine {
+            Engine::Secondary(secondary) => {
+                if hello.generation < generation {
+                    let message = format!(
+                        "group '{name}' is at generation {generation} on '{here}' and at {} there",
+                        hello.generation
+                    );
+                    return Err(refuse(Refusal::Fenced, generation, message));
+                }
+                if group.keeper.get().primary != Some(peer.0) && hello.generation == generation {
+                    let message = format!("group '{name}' on '{here}' is the copy of another appliance");
+                    return Err(refuse(Refusal::Conflict, generation, message));
+                }
+                let adopted = group.keeper.update(|record| {
+                    record.generation = hello.generation;
+                    record.primary = Some(peer.0);
+                    record.interval_ms = hello.interval_ms;
+                });
+                adopted.map_err(|error| refuse(Refusal::Unready, generation, error.to_string()))?;
+                Ok(secondary)
+            }
+            Engine::Primary(_) if hello.generation < generation => {
+                let message = format!("'{here}' has taken over group '{name}' with generation {generation}");
+                Err(refuse(Refusal::Fenced, generation, message))
+            }
+            Engine::Primary(_) => {
+                let message = format!(
+                    "'{here}' is primary for group '{name}' too, with generation {generation}: neither side was changed. \
+                     Choose one; on the other, `tidemark pair delete {name} --to PEER` gives the group up and keeps its volumes"
+                );
+                Err(refuse(Refusal::Conflict, generation, message))
+            }
+            Engine::Fenced { by } => {
+                let message = format!("group '{name}' is fenced on '{here}' by generation {by}");
+                Err(refuse(Refusal::Conflict, generation, message))
+            }
+            Engine::Failed(reason) => {
+                Err(refuse(Refusal::Unready, generation, format!("group '{name}' does not run on '{here}': {reason}")))
+            }
+        }
+    }
+
+    /// A new copy: its record, its volumes, its engine.
+    async fn create_copy(&self, primary: [u8; 32], hello: &Hello) -> Result<Arc<Secondary>, Refused> {
+        let _alone = self.changing.lock().await;
+        let refuse = |refusal, message: String| Refused { refusal, message, generation: 0 };
+        let here = &self.config.name;
+        if self.groups.read().contains_key(&hello.group_name) {
+            let message = format!(
+                "'{here}' has another group '{}' already: rename one of them, or delete it there",
+                hello.group_name
+            );
+            return Err(refuse(Refusal::Conflict, message));
+        }
+        if let Some(taken) = hello.volumes.iter().find(|volume| self.volumes.read().contains_key(&volume.name)) {
+            let message =
+                format!("'{here}' has a volume '{}' already: volumes have the same names on both sides", taken.name);
+            return Err(refuse(Refusal::Conflict, message));
+        }
+        let record = GroupRecord {
+            name: hello.group_name.clone(),
+            id: hello.group,
+            role: RoleRecord::Secondary,
+            generation: hello.generation,
+            generation_start_seq: hello.generation_start_seq,
+            interval_ms: hello.interval_ms,
+            on_full: OnFullRecord::Fold,
+            next_volume_index: hello.volumes.iter().map(|volume| volume.index + 1).max().unwrap_or(1),
+            volumes: Vec::new(),
+            pairs: vec![self.pair_with(&primary)],
+            primary: Some(primary),
+        };
+        let made = tokio::task::block_in_place(|| -> Result<(Arc<GroupKeeper>, Arc<Secondary>), String> {
+            self.catalog.put_group(&record).map_err(|error| error.to_string())?;
+            let keeper = Arc::new(GroupKeeper::new(self.catalog.clone(), record.clone()));
+            let entry = Group {
+                keeper: Arc::clone(&keeper),
+                engine: parking_lot::RwLock::new(Engine::Failed("starting".into())),
+            };
+            self.groups.write().insert(record.name.clone(), Arc::new(entry));
+            self.provide(&record.name, &hello.volumes, &Volumes::default())?;
+            Ok((Arc::clone(&keeper), self.start_secondary(&keeper)?))
+        });
+        match made {
+            Ok((_, secondary)) => {
+                if let Ok(group) = self.group(&record.name) {
+                    *group.engine.write() = Engine::Secondary(Arc::clone(&secondary));
+                }
+                for volume in &hello.volumes {
+                    self.settle_door(&volume.name).await;
+                }
+                Ok(secondary)
+            }
+            Err(message) => {
+                self.undo_copy(&record, hello);
+                Err(refuse(Refusal::Resources, format!("'{here}' could not make the copy volumes: {message}")))
+            }
+        }
+    }
+
+    /// Nothing half-made stays behind.
+    fn undo_copy(&self, record: &GroupRecord, hello: &Hello) {
+        self.groups.write().remove(&record.name);
+        if let Err(error) = self.catalog.delete_group(&record.name, GroupId(record.id)) {
+            tracing::error!(%error, "a copy that could not be made is still in the catalogue");
+        }
+        for volume in &hello.volumes {
+            let made = self.volumes.write().remove(&volume.name);
+            if let Some(made) = made.filter(|made| made.owned) {
+                let _ = self.catalog.delete_volume(&volume.name);
+                let _ = self.disk.remove(std::path::Path::new(&made.backing));
+            }
+        }
+    }
+
+    pub(crate) fn pair_with(&self, appliance: &[u8; 32]) -> PairRecord {
+        PairRecord {
+            peer: self.peer_by_id(appliance).unwrap_or_else(|| hex::encode(appliance)),
+            state: PairStateRecord::InitialCopy,
+            reason: None,
+            since_ns: i64::try_from(self.clock.wall().as_nanosecond()).unwrap_or(i64::MAX),
+            copies: 0,
+            copy: None,
+        }
+    }
+
+    /// This appliance has met a higher generation: it serves the group no more. What it captured stays where it is.
+    pub(crate) async fn fence(&self, name: &str, by: Generation) {
+        let _alone = self.changing.lock().await;
+        let Ok(group) = self.group(name) else { return };
+        let Engine::Primary(primary) = group.engine.read().clone() else { return };
+        let recorded = group.keeper.update(|record| record.role = RoleRecord::Fenced { by_generation: by.0 });
+        if let Err(error) = recorded {
+            tracing::error!(group = name, %error, "the fence could not be recorded: it holds until the next restart, which finds it again");
+        }
+        *group.engine.write() = Engine::Fenced { by };
+        for member in group.keeper.get().volumes {
+            self.settle_door(&member.name).await;
+        }
+        tokio::task::block_in_place(|| primary.stop());
+    }
+}
+
+impl CopyVolumes for Appliance {
+    fn provide(&self, group: &str, specs: &[VolumeSpec], into: &Volumes) -> Result<(), String> {
+        let text = |error: ErrorBody| error.message;
+        let keeper = Arc::clone(&self.group(group).map_err(text)?.keeper);
+        for spec in specs {
+            let volume = match self.volume(&spec.name) {
+                Ok(volume) if self.group_of(&spec.name).as_deref() == Some(group) => volume,
+                Ok(_) => {
+                    return Err(format!("there is another volume '{}' on '{}' already", spec.name, self.config.name));
+                }
+                Err(_) => self.make_copy_volume(group, spec).map_err(text)?,
+            };
+            if spec.size > volume.file.size() {
+                volume.file.grow(spec.size).map_err(|error| format!("grow volume '{}': {error}", spec.name))?;
+                let record = self.catalog.volume(&spec.name).map_err(|error| error.to_string())?;
+                if let Some(record) = record {
+                    let record = VolumeRecord { size: spec.size, ..record };
+                    self.catalog.put_volume(&record).map_err(|error| error.to_string())?;
+                }
+            }
+            let index = VolumeIndex(spec.index);
+            match into.get(index) {
+                Some(known) => {
+                    known.grow(spec.size).map_err(|error| format!("grow volume '{}': {error}", spec.name))?
+                }
+                None => {
+                    into.insert(VolumeFile::new(
+                        index,
+                        spec.name.clone(),
+                        Arc::clone(&volume.file.file),
+                        volume.file.size(),
+                    ));
+                }
+            }
+        }
+        let members: Vec<GroupVolume> =
+            specs.iter().map(|spec| GroupVolume { index: spec.index, name: spec.name.clone() }).collect();
+        let next = specs.iter().map(|spec| spec.index.saturating_add(1)).max().unwrap_or(1);
+        keeper
+            .update(|record| {
+                record.volumes = members;
+                record.next_volume_index = record.next_volume_index.max(next);
+            })
+            .map_err(|error| error.to_string())
+    }
+}
+
+impl Appliance {
+    fn make_copy_volume(&self, group: &str, spec: &VolumeSpec) -> Result<Arc<super::appliance::Volume>, ErrorBody> {
+        check_name(&spec.name).map_err(|error| super::appliance::invalid(error.to_string()))?;
+        let backing = self.volume_folder().join(format!("{}.img", spec.name));
+        let record = VolumeRecord {
+            name: spec.name.clone(),
+            size: spec.size,
+            backing: backing.to_string_lossy().into_owned(),
+            owned: true,
+            group: Some(group.into()),
+        };
+        self.make_volume(&record)
+    }
+}

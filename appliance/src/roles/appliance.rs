@@ -1,0 +1,202 @@
+//! The appliance: identity, settings, catalogue, and the tables of what runs here.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock, Weak};
+
+use parking_lot::RwLock;
+use tidemark_common::api::types::{Addresses, ErrorBody, ErrorKind};
+use tidemark_common::catalog::{Catalog, PeerRecord};
+use tidemark_common::clock::Clock;
+use tidemark_common::config::Config;
+use tidemark_common::identity::Identity;
+use tidemark_common::ids::{ApplianceId, Generation, GroupId};
+use tidemark_common::journal::JournalOptions;
+use tidemark_common::keeper::GroupKeeper;
+use tidemark_common::link::{Endpoint, Trust};
+use tidemark_common::metrics::{Metrics, PeerRefusal};
+use tidemark_common::storage::Disk;
+use tidemark_common::volumes::VolumeFile;
+use tidemark_primary::group::Primary;
+use tidemark_primary::ship::Links;
+use tidemark_secondary::group::Secondary;
+use tokio::runtime::Handle;
+
+use super::door::Door;
+
+/// What runs for a group.
+#[derive(Clone)]
+pub(crate) enum Engine {
+    /// Hosts write here.
+    Primary(Arc<Primary>),
+    /// The copy is here.
+    Secondary(Arc<Secondary>),
+    /// Met a higher generation.
+    Fenced {
+        /// That generation.
+        by: Generation,
+    },
+    /// Does not run: what happened and what to do.
+    Failed(String),
+}
+
+/// A group of this appliance.
+pub(crate) struct Group {
+    pub(crate) keeper: Arc<GroupKeeper>,
+    pub(crate) engine: RwLock<Engine>,
+}
+
+/// A volume of this appliance.
+pub(crate) struct Volume {
+    /// Its file, as a volume in no group sees it.
+    pub(crate) file: Arc<VolumeFile>,
+    pub(crate) door: Arc<Door>,
+    pub(crate) backing: String,
+    /// Made by this appliance, and deleted with the volume.
+    pub(crate) owned: bool,
+}
+
+/// A running appliance.
+pub(crate) struct Appliance {
+    pub(crate) directory: PathBuf,
+    pub(crate) config: Config,
+    pub(crate) identity: Identity,
+    pub(crate) catalog: Catalog,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) runtime: Handle,
+    pub(crate) endpoint: OnceLock<Arc<Endpoint>>,
+    pub(crate) addresses: OnceLock<Addresses>,
+    pub(crate) peers: RwLock<BTreeMap<String, PeerRecord>>,
+    pub(crate) volumes: RwLock<BTreeMap<String, Arc<Volume>>>,
+    pub(crate) groups: RwLock<BTreeMap<String, Arc<Group>>>,
+    /// Operators' changes and peers' new groups, one at a time.
+    pub(crate) changing: tokio::sync::Mutex<()>,
+    pub(crate) this: Weak<Self>,
+}
+
+impl Appliance {
+    /// One of the groups.
+    pub(crate) fn group(&self, name: &str) -> Result<Arc<Group>, ErrorBody> {
+        self.groups
+            .read()
+            .get(name)
+            .cloned()
+            .ok_or_else(|| not_found(format!("there is no group '{name}': `tidemark status` lists the groups")))
+    }
+
+    /// A group's engine when it is a primary.
+    pub(crate) fn primary(&self, name: &str) -> Result<Arc<Primary>, ErrorBody> {
+        match &*self.group(name)?.engine.read() {
+            Engine::Primary(primary) => Ok(Arc::clone(primary)),
+            Engine::Secondary(_) => Err(refused(format!(
+                "group '{name}' is secondary here: run this on its primary, or `tidemark failover {name}` first"
+            ))),
+            Engine::Fenced { by } => Err(refused(format!(
+                "group '{name}' is fenced here: generation {by} runs on another appliance. Run this there"
+            ))),
+            Engine::Failed(reason) => Err(refused(format!("group '{name}' does not run: {reason}"))),
+        }
+    }
+
+    /// The group with this id.
+    pub(crate) fn group_by_id(&self, id: GroupId) -> Option<Arc<Group>> {
+        self.groups.read().values().find(|group| group.keeper.id() == id).cloned()
+    }
+
+    /// One of the volumes.
+    pub(crate) fn volume(&self, name: &str) -> Result<Arc<Volume>, ErrorBody> {
+        self.volumes
+            .read()
+            .get(name)
+            .cloned()
+            .ok_or_else(|| not_found(format!("there is no volume '{name}': `tidemark volume list` lists the volumes")))
+    }
+
+    /// The name of a peer by its id.
+    pub(crate) fn peer_by_id(&self, id: &[u8; 32]) -> Option<String> {
+        self.peers.read().values().find(|peer| peer.id == *id).map(|peer| peer.name.clone())
+    }
+
+    pub(crate) fn journal_options(&self) -> JournalOptions {
+        let groups = &self.config.groups;
+        JournalOptions { segment_bytes: groups.segment_bytes, capacity_bytes: groups.journal_bytes }
+    }
+
+    pub(crate) fn journal_folder(&self, group: GroupId) -> PathBuf {
+        self.directory.join("groups").join(group.to_string()).join("journal")
+    }
+
+    pub(crate) fn ring_path(&self, group: GroupId) -> PathBuf {
+        ring_folder(&self.config.groups.ring_directory, self.identity.id()).join(format!("{group}.ring"))
+    }
+}
+
+/// Rings of several appliances may lie in one tmpfs.
+fn ring_folder(directory: &Path, id: ApplianceId) -> PathBuf {
+    let id = id.to_string();
+    directory.join(format!("tidemark-{}", id.get(..16).unwrap_or(&id)))
+}
+
+pub(crate) fn refused(message: impl Into<String>) -> ErrorBody {
+    ErrorBody::new(ErrorKind::Refused, message)
+}
+
+pub(crate) fn invalid(message: impl Into<String>) -> ErrorBody {
+    ErrorBody::new(ErrorKind::Invalid, message)
+}
+
+pub(crate) fn not_found(message: impl Into<String>) -> ErrorBody {
+    ErrorBody::new(ErrorKind::NotFound, message)
+}
+
+pub(crate) fn failed(error: impl std::fmt::Display) -> ErrorBody {
+    ErrorBody::new(ErrorKind::Failed, error.to_string())
+}
+
+impl Links for Appliance {
+    fn endpoint(&self) -> Arc<Endpoint> {
+        // Pairs start after the endpoint is bound (service::run); there is no other order.
+        #[expect(clippy::expect_used, reason = "set before any group is started")]
+        Arc::clone(self.endpoint.get().expect("the endpoint is bound before groups start"))
+    }
+
+    fn reach(&self, peer: &str) -> Result<(ApplianceId, String), String> {
+        let peers = self.peers.read();
+        let record = peers.get(peer).ok_or_else(|| format!("the peer '{peer}' is no longer known: add it again"))?;
+        let address = record.address.clone().ok_or_else(|| {
+            format!(
+                "no address is known for peer '{peer}': `tidemark peer add {peer} --id {} --addr HOST:PORT`",
+                hex::encode(record.id)
+            )
+        })?;
+        Ok((ApplianceId(record.id), address))
+    }
+
+    fn name(&self) -> String {
+        self.config.name.clone()
+    }
+
+    fn fenced(&self, group: &str, peer: &str, generation: Generation) {
+        tracing::error!(group, peer, %generation, "fenced: another appliance has taken over");
+        let (Some(appliance), group) = (self.this.upgrade(), group.to_owned()) else { return };
+        self.runtime.spawn(async move { appliance.fence(&group, generation).await });
+    }
+}
+
+/// Who may connect: the peers of the catalogue.
+pub(crate) struct KnownPeers(pub(crate) Weak<Appliance>, pub(crate) Arc<Metrics>);
+
+impl Trust for KnownPeers {
+    fn peer_name(&self, id: &ApplianceId) -> Option<String> {
+        self.0.upgrade()?.peer_by_id(&id.0)
+    }
+
+    fn refused(&self, remote: SocketAddr, id: Option<ApplianceId>, why: &str) {
+        let id = id.map_or_else(|| "none".into(), |id| id.to_string());
+        tracing::warn!(%remote, id, why, "a connection was refused");
+        self.1.peer_refused(PeerRefusal::UnknownPeer);
+    }
+}

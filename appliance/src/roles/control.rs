@@ -1,0 +1,188 @@
+//! The control API's side of the appliance.
+
+use std::time::Duration;
+
+use tidemark_common::api::control::{Control, Reply};
+use tidemark_common::api::types::{
+    Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, MarkerInfo, PairStatus, PairTarget,
+    PeerAdd, PeerStatus, Status, VolumeCreate, VolumeStatus, Wait, WaitFor,
+};
+use tidemark_common::catalog::PeerRecord;
+use tidemark_common::ids::{ApplianceId, check_name};
+
+use super::appliance::{Appliance, Engine, failed, invalid, not_found, refused};
+
+/// How often `wait` looks.
+const LOOK: Duration = Duration::from_millis(10);
+
+impl Appliance {
+    async fn add_peer(&self, request: PeerAdd) -> Result<PeerStatus, ErrorBody> {
+        let _alone = self.changing.lock().await;
+        check_name(&request.name).map_err(|error| invalid(error.to_string()))?;
+        let id: ApplianceId =
+            request.id.parse().map_err(|error: tidemark_common::ids::IdError| invalid(error.to_string()))?;
+        if id == self.identity.id() {
+            return Err(refused(
+                "this is the id of this appliance itself: give the other one's, as `tidemark id DIR` prints it there",
+            ));
+        }
+        let known = self.peers.read().get(&request.name).cloned();
+        if let Some(known) = known.as_ref().filter(|known| known.id != id.0) {
+            return Err(refused(format!(
+                "peer '{}' is known with the id {}: use another name for another appliance",
+                request.name,
+                hex::encode(known.id)
+            )));
+        }
+        if let Some(other) = self.peer_by_id(&id.0).filter(|other| *other != request.name) {
+            return Err(refused(format!("this appliance is known as peer '{other}' already")));
+        }
+        let address = request.address.clone().or_else(|| known.and_then(|known| known.address));
+        let record = PeerRecord { name: request.name.clone(), id: id.0, address: address.clone() };
+        self.catalog.put_peer(&record).map_err(failed)?;
+        self.peers.write().insert(request.name.clone(), record);
+        Ok(PeerStatus { name: request.name, id: id.to_string(), address })
+    }
+
+    fn pair_of(&self, group: &str, peer: &str) -> Result<std::sync::Arc<tidemark_primary::ship::Pair>, ErrorBody> {
+        let pair = self.primary(group)?.pair(peer);
+        pair.ok_or_else(|| not_found(format!("group '{group}' is not paired with '{peer}'")))
+    }
+
+    /// How far each pair concerned is: the marker reached, newest known marker.
+    fn reached(&self, group: &str, request: &Wait) -> Result<Vec<(String, u64)>, ErrorBody> {
+        let engine = self.group(group)?.engine.read().clone();
+        let of = |position: tidemark_common::wire::message::Position| match request.wait_for {
+            WaitFor::Received => position.received_marker,
+            WaitFor::Applied => position.applied_marker,
+        };
+        match engine {
+            Engine::Primary(primary) => {
+                let pairs = primary.pairs();
+                let wanted = pairs.iter().filter(|pair| request.to.as_deref().is_none_or(|to| to == pair.peer()));
+                let reached: Vec<_> = wanted.map(|pair| (pair.peer().to_owned(), of(pair.remote()))).collect();
+                if reached.is_empty() {
+                    let to = request.to.as_deref().map_or(String::new(), |to| format!(" with '{to}'"));
+                    return Err(refused(format!("group '{group}' is not paired{to}: there is nothing to wait for")));
+                }
+                Ok(reached)
+            }
+            Engine::Secondary(secondary) => Ok(vec![("this side".into(), of(secondary.state().position()))]),
+            Engine::Fenced { .. } | Engine::Failed(_) => {
+                Err(self.primary(group).err().unwrap_or_else(|| refused("the group does not run")))
+            }
+        }
+    }
+
+    async fn wait_for(&self, group: &str, request: Wait) -> Result<MarkerInfo, ErrorBody> {
+        let newest = self.group_status(group)?.marker.last;
+        let number = request.marker.unwrap_or(newest);
+        let deadline = self.clock.monotonic() + Duration::from_millis(request.timeout_ms);
+        loop {
+            let reached = self.reached(group, &request)?;
+            let behind = reached.iter().find(|(_, marker)| *marker < number || *marker == 0);
+            let Some((peer, marker)) = behind else { return self.marker_info(group, number) };
+            if self.clock.monotonic() >= deadline {
+                let verb = if request.wait_for == WaitFor::Applied { "applied" } else { "received" };
+                let message =
+                    format!("after {} ms {peer} has {verb} marker {marker}, and not yet {number}", request.timeout_ms);
+                return Err(ErrorBody::new(ErrorKind::Timeout, message));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn marker_info(&self, group: &str, number: u64) -> Result<MarkerInfo, ErrorBody> {
+        let found = self.markers_of(group)?.into_iter().find(|marker| marker.number == number);
+        Ok(found.unwrap_or(MarkerInfo { number, boundary_seq: 0, time: self.clock.wall(), tag: None }))
+    }
+
+    fn markers_of(&self, group: &str) -> Result<Vec<MarkerInfo>, ErrorBody> {
+        let engine = self.group(group)?.engine.read().clone();
+        match engine {
+            Engine::Primary(primary) => Ok(primary.markers()),
+            Engine::Secondary(secondary) => Ok(secondary.markers()),
+            Engine::Fenced { .. } | Engine::Failed(_) => {
+                Err(self.primary(group).err().unwrap_or_else(|| refused("the group does not run")))
+            }
+        }
+    }
+}
+
+impl Control for Appliance {
+    fn status(&self) -> Status {
+        self.status_now()
+    }
+
+    fn peer_add(&self, request: PeerAdd) -> Reply<'_, PeerStatus> {
+        Box::pin(self.add_peer(request))
+    }
+
+    fn volume_create(&self, request: VolumeCreate) -> Reply<'_, VolumeStatus> {
+        Box::pin(self.create_volume(request))
+    }
+
+    fn volume_delete(&self, name: String) -> Reply<'_, ()> {
+        Box::pin(async move { self.delete_volume(&name).await })
+    }
+
+    fn volume_resize(&self, name: String, size: u64) -> Reply<'_, VolumeStatus> {
+        Box::pin(async move { self.resize_volume(&name, size).await })
+    }
+
+    fn group_create(&self, request: GroupCreate) -> Reply<'_, GroupStatus> {
+        Box::pin(self.create_group(request))
+    }
+
+    fn group_add(&self, group: String, volume: String) -> Reply<'_, GroupStatus> {
+        Box::pin(async move { self.add_to_group(&group, &volume).await })
+    }
+
+    fn group_remove(&self, group: String, volume: String) -> Reply<'_, GroupStatus> {
+        Box::pin(async move { self.remove_from_group(&group, &volume).await })
+    }
+
+    fn pair_create(&self, group: String, request: PairTarget) -> Reply<'_, PairStatus> {
+        Box::pin(async move { self.create_pair(&group, &request.to).await })
+    }
+
+    fn pair_suspend(&self, group: String, request: PairTarget) -> Reply<'_, PairStatus> {
+        Box::pin(async move {
+            let pair = self.pair_of(&group, &request.to)?;
+            pair.suspend().map_err(failed)?;
+            Ok(pair.status())
+        })
+    }
+
+    fn pair_resume(&self, group: String, request: PairTarget) -> Reply<'_, PairStatus> {
+        Box::pin(async move {
+            let pair = self.pair_of(&group, &request.to)?;
+            pair.resume().map_err(failed)?;
+            Ok(pair.status())
+        })
+    }
+
+    fn pair_delete(&self, group: String, request: PairTarget) -> Reply<'_, ()> {
+        Box::pin(async move { self.delete_pair(&group, &request.to).await })
+    }
+
+    fn cut(&self, group: String, request: Cut) -> Reply<'_, MarkerInfo> {
+        Box::pin(async move { self.primary(&group)?.cut(request.tag).await.map_err(failed) })
+    }
+
+    fn markers(&self, group: String) -> Reply<'_, Vec<MarkerInfo>> {
+        Box::pin(async move { self.markers_of(&group) })
+    }
+
+    fn wait(&self, group: String, request: Wait) -> Reply<'_, MarkerInfo> {
+        Box::pin(async move { self.wait_for(&group, request).await })
+    }
+
+    fn failover(&self, group: String, request: Failover) -> Reply<'_, FailoverReport> {
+        Box::pin(async move { self.fail_over(&group, &request).await })
+    }
+
+    fn metrics(&self) -> String {
+        self.metrics.render(&self.status_now())
+    }
+}

@@ -1,0 +1,169 @@
+//! The door of a volume: what hosts have opened. What is behind it changes (a volume joins a group, a role changes)
+//! while requests come in; a change waits for the requests that are inside and holds the others for a moment.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+use tidemark_common::nbd::{Allocation, Bounds, Export, ExportInfo, IoError, IoFuture, ZeroMode};
+
+/// What hosts hold on to.
+pub(crate) struct Door {
+    behind: RwLock<Arc<dyn Export>>,
+    inside: tokio::sync::RwLock<()>,
+    /// NBD connections open on it.
+    pub(crate) connections: AtomicU64,
+}
+
+impl Door {
+    /// A door to an export.
+    pub(crate) fn new(behind: Arc<dyn Export>) -> Arc<Self> {
+        Arc::new(Self { behind: RwLock::new(behind), inside: tokio::sync::RwLock::new(()), connections: 0.into() })
+    }
+
+    /// Waits until nobody is inside, and keeps everybody out for as long as the guard lives.
+    pub(crate) async fn hold(&self) -> tokio::sync::RwLockWriteGuard<'_, ()> {
+        self.inside.write().await
+    }
+
+    /// Puts something else behind the door.
+    pub(crate) async fn lead_to(&self, next: Arc<dyn Export>) {
+        let _alone = self.inside.write().await;
+        *self.behind.write() = next;
+    }
+
+    /// Puts something else behind the door without waiting for those inside, who get what they get.
+    pub(crate) fn lead_to_now(&self, next: Arc<dyn Export>) {
+        *self.behind.write() = next;
+    }
+
+    fn behind(&self) -> Arc<dyn Export> {
+        Arc::clone(&self.behind.read())
+    }
+}
+
+impl Export for Door {
+    fn info(&self) -> ExportInfo {
+        self.behind().info()
+    }
+
+    fn bounds(&self) -> Bounds {
+        self.behind.read().bounds()
+    }
+
+    fn read<'a>(&'a self, offset: u64, buffer: &'a mut [u8]) -> IoFuture<'a, ()> {
+        Box::pin(async move {
+            let _inside = self.inside.read().await;
+            self.behind().read(offset, buffer).await
+        })
+    }
+
+    fn write<'a>(&'a self, offset: u64, data: &'a [u8], fua: bool) -> IoFuture<'a, ()> {
+        Box::pin(async move {
+            let _inside = self.inside.read().await;
+            self.behind().write(offset, data, fua).await
+        })
+    }
+
+    fn flush(&self) -> IoFuture<'_, ()> {
+        Box::pin(async move {
+            let _inside = self.inside.read().await;
+            self.behind().flush().await
+        })
+    }
+
+    fn trim(&self, offset: u64, length: u64, fua: bool) -> IoFuture<'_, ()> {
+        Box::pin(async move {
+            let _inside = self.inside.read().await;
+            self.behind().trim(offset, length, fua).await
+        })
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64, mode: ZeroMode) -> IoFuture<'_, ()> {
+        Box::pin(async move {
+            let _inside = self.inside.read().await;
+            self.behind().write_zeroes(offset, length, mode).await
+        })
+    }
+
+    fn cache(&self, offset: u64, length: u64) -> IoFuture<'_, ()> {
+        Box::pin(async move {
+            let _inside = self.inside.read().await;
+            self.behind().cache(offset, length).await
+        })
+    }
+
+    fn block_status(&self, offset: u64, length: u64) -> IoFuture<'_, Vec<Allocation>> {
+        Box::pin(async move {
+            let _inside = self.inside.read().await;
+            self.behind().block_status(offset, length).await
+        })
+    }
+}
+
+/// Behind the door of a volume that is not served here now: every request is refused.
+pub(crate) struct Closed {
+    /// Bytes of the volume.
+    pub(crate) size: u64,
+    /// Why, for people.
+    pub(crate) reason: String,
+}
+
+impl Closed {
+    fn refuse<T>() -> IoFuture<'static, T>
+    where
+        T: Send + 'static,
+    {
+        Box::pin(std::future::ready(Err(IoError::NotPermitted)))
+    }
+}
+
+impl Export for Closed {
+    fn info(&self) -> ExportInfo {
+        ExportInfo { size: self.size, read_only: true, description: self.reason.clone() }
+    }
+
+    fn read<'a>(&'a self, _offset: u64, _buffer: &'a mut [u8]) -> IoFuture<'a, ()> {
+        Self::refuse()
+    }
+
+    fn write<'a>(&'a self, _offset: u64, _data: &'a [u8], _fua: bool) -> IoFuture<'a, ()> {
+        Self::refuse()
+    }
+
+    fn flush(&self) -> IoFuture<'_, ()> {
+        Self::refuse()
+    }
+
+    fn trim(&self, _offset: u64, _length: u64, _fua: bool) -> IoFuture<'_, ()> {
+        Self::refuse()
+    }
+
+    fn write_zeroes(&self, _offset: u64, _length: u64, _mode: ZeroMode) -> IoFuture<'_, ()> {
+        Self::refuse()
+    }
+
+    fn cache(&self, _offset: u64, _length: u64) -> IoFuture<'_, ()> {
+        Self::refuse()
+    }
+
+    fn block_status(&self, _offset: u64, _length: u64) -> IoFuture<'_, Vec<Allocation>> {
+        Self::refuse()
+    }
+}
+
+/// Counts a connection for as long as it lasts.
+pub(crate) struct Visit(Arc<Door>);
+
+impl Visit {
+    pub(crate) fn new(door: Arc<Door>) -> Self {
+        door.connections.fetch_add(1, Ordering::Relaxed);
+        Self(door)
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,78 @@
+//! The names hosts can open.
+
+use std::sync::Arc;
+
+use tidemark_common::config::NbdConfig;
+use tidemark_common::metrics::Metrics;
+use tidemark_common::nbd::observe::{Answered, Observer, SessionObserver};
+use tidemark_common::nbd::tls::{Tls, TlsError};
+use tidemark_common::nbd::{Export, Exports, OpenError};
+
+use super::appliance::Appliance;
+use super::door::Visit;
+
+/// The exports of an appliance.
+pub(crate) struct Served(pub(crate) Arc<Appliance>);
+
+impl Exports for Served {
+    fn list(&self) -> Vec<String> {
+        let names: Vec<String> = self.0.volumes.read().keys().cloned().collect();
+        names.into_iter().filter(|name| self.0.served(name).is_ok()).collect()
+    }
+
+    fn open(&self, name: &str) -> Result<Arc<dyn Export>, OpenError> {
+        let volume = self.0.volume(name).map_err(|_| OpenError::Unknown { name: name.into() })?;
+        match self.0.served(name) {
+            Ok(_) => Ok(Arc::clone(&volume.door) as Arc<dyn Export>),
+            Err(reason) => Err(OpenError::Refused { reason }),
+        }
+    }
+}
+
+/// Counts connections per volume and requests per group.
+pub(crate) struct Watched {
+    pub(crate) appliance: Arc<Appliance>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl std::fmt::Debug for Watched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watched")
+    }
+}
+
+struct Session {
+    group: Arc<dyn SessionObserver>,
+    _visit: Option<Visit>,
+}
+
+impl Observer for Watched {
+    fn on_open(&self, export: &str) -> Arc<dyn SessionObserver> {
+        let group = match self.appliance.group_of(export) {
+            Some(group) => self.metrics.group(&group).host().clone(),
+            None => self.metrics.ungrouped(),
+        };
+        let visit = self.appliance.volume(export).ok().map(|volume| Visit::new(Arc::clone(&volume.door)));
+        Arc::new(Session { group: Arc::new(group), _visit: visit })
+    }
+
+    fn on_turned_away(&self) {
+        self.metrics.host_turned_away();
+    }
+}
+
+impl SessionObserver for Session {
+    fn on_request(&self, answered: &Answered) {
+        self.group.on_request(answered);
+    }
+
+    fn on_close(&self, clean: bool) {
+        self.group.on_close(clean);
+    }
+}
+
+/// Encryption for hosts, when it is configured: those that come in may use it.
+pub(crate) fn tls(config: &NbdConfig) -> Result<Option<Tls>, TlsError> {
+    let (Some(certificate), Some(key)) = (&config.tls_certificate, &config.tls_key) else { return Ok(None) };
+    Tls::from_files(certificate, key, None, false).map(Some)
+}

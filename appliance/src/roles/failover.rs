@@ -1,0 +1,136 @@
+//! Failover: a secondary becomes primary, without asking anybody (DESIGN 7).
+//!
+//! No new frames; the newest permitted marker is the image; generation + 1 durably; the journal is cut behind the marker and
+//! opened by the same recovery as after a crash, which indexes what is not yet applied and serves at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemark_common::api::types::{ErrorBody, Failover, FailoverReport};
+use tidemark_common::catalog::{PairRecord, PairStateRecord, RoleRecord};
+use tidemark_common::journal;
+use tidemark_common::markers::info;
+
+use super::appliance::{Appliance, Engine, failed, refused};
+
+/// A primary heard within this time is alive.
+const ALIVE: Duration = Duration::from_secs(1);
+
+impl Appliance {
+    /// `failover`.
+    pub(crate) async fn fail_over(&self, name: &str, request: &Failover) -> Result<FailoverReport, ErrorBody> {
+        let _alone = self.changing.lock().await;
+        let begin = self.clock.monotonic();
+        let group = self.group(name)?;
+        let secondary = match group.engine.read().clone() {
+            Engine::Secondary(secondary) => secondary,
+            Engine::Primary(_) => return Err(refused(format!("group '{name}' is primary here already"))),
+            Engine::Fenced { by } => return Err(refused(format!("group '{name}' is fenced here by generation {by}"))),
+            Engine::Failed(reason) => return Err(refused(format!("group '{name}' does not run: {reason}"))),
+        };
+        let heard = secondary.state().last_heard();
+        let silent = heard.at.map(|at| begin.saturating_sub(at));
+        if let Some(silent) = silent.filter(|silent| *silent < ALIVE && !request.force) {
+            return Err(refused(format!(
+                "the primary of group '{name}' was heard {} ms ago. If it is to be taken over all the same, use --force; it will be fenced",
+                silent.as_millis()
+            )));
+        }
+        if secondary.permitted().is_none() {
+            return Err(refused(format!("group '{name}' has no usable copy here: its initial copy is not complete")));
+        }
+        secondary.stop().await;
+        // Only now is it final: nothing comes in any more.
+        let permitted = secondary.permitted().ok_or_else(|| failed("the permitted marker is gone"))?;
+        let tip_seq = secondary.state().durable_end().seq.0;
+        let dropped_bytes = secondary.bytes_beyond(permitted.end);
+        // The cut before the role: whatever stops this in between, what runs next sees nothing beyond the marker.
+        tokio::task::block_in_place(|| {
+            let folder = self.journal_folder(group.keeper.id());
+            let disk = Arc::clone(&self.disk);
+            let options = self.journal_options();
+            journal::open(disk, &folder, group.keeper.id(), options, Some(permitted.end), &mut |_, _, _| {})
+        })
+        .map_err(failed)?;
+        let generation = group
+            .keeper
+            .update(|record| {
+                record.role = RoleRecord::Primary;
+                record.generation += 1;
+                record.generation_start_seq = permitted.marker.boundary_seq + 1;
+                record.primary = None;
+                for pair in &mut record.pairs {
+                    *pair = failed_over(pair);
+                }
+                record.generation
+            })
+            .map_err(failed)?;
+        let primary = tokio::task::block_in_place(|| self.start_primary(&group.keeper));
+        let engine = match primary {
+            Ok(primary) => Engine::Primary(primary),
+            Err(reason) => {
+                *group.engine.write() = Engine::Failed(reason.clone());
+                return Err(failed(format!("group '{name}' was taken over and cannot be served: {reason}")));
+            }
+        };
+        *group.engine.write() = engine;
+        let exports: Vec<String> = group.keeper.get().volumes.into_iter().map(|volume| volume.name).collect();
+        for volume in &exports {
+            self.settle_door(volume).await;
+        }
+        let took = self.clock.monotonic().saturating_sub(begin);
+        let good_as_of = jiff::Timestamp::from_millisecond(heard.good_as_of_ms).unwrap_or_default();
+        let age_ms = (self.clock.wall().as_millisecond() - heard.good_as_of_ms).max(0);
+        let boundary = permitted.marker.boundary_seq;
+        tracing::warn!(
+            group = name,
+            generation,
+            marker = permitted.marker.number,
+            "failed over: this appliance is primary now"
+        );
+        Ok(FailoverReport {
+            group: name.into(),
+            generation,
+            marker: info(&permitted.marker),
+            good_as_of,
+            age_seconds: Duration::from_millis(age_ms.unsigned_abs()).as_secs_f64(),
+            dropped_writes: tip_seq.saturating_sub(boundary),
+            dropped_bytes,
+            missing_writes_known: heard.captured_seq.saturating_sub(boundary),
+            took_ms: took.as_secs_f64() * 1000.0,
+            exports,
+        })
+    }
+
+    /// Stops everything that runs, in order: hosts are gone already.
+    pub(crate) async fn stop_groups(self: &Arc<Self>) {
+        let groups: Vec<_> = self.groups.read().values().cloned().collect();
+        let mut stopping = Vec::new();
+        for group in groups {
+            let engine = group.engine.read().clone();
+            stopping.push(tokio::spawn(async move {
+                match engine {
+                    Engine::Primary(primary) => {
+                        let _ = tokio::task::spawn_blocking(move || primary.stop()).await;
+                    }
+                    Engine::Secondary(secondary) => secondary.stop().await,
+                    Engine::Fenced { .. } | Engine::Failed(_) => {}
+                }
+            }));
+        }
+        for stopped in stopping {
+            let _ = stopped.await;
+        }
+    }
+}
+
+/// The pair with the old primary stands; when that comes back, it is refused and fenced.
+fn failed_over(pair: &PairRecord) -> PairRecord {
+    PairRecord {
+        state: PairStateRecord::FailedOver,
+        reason: Some("this side took over: the old primary is refused and fenced".into()),
+        copies: 0,
+        copy: None,
+        ..pair.clone()
+    }
+}

@@ -1,0 +1,333 @@
+//! Groups and pairs: making and changing them, and starting those of the catalogue.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tidemark_common::api::types::{ErrorBody, GroupCreate, GroupStatus, PairStatus};
+use tidemark_common::catalog::{
+    CopyRecord, GroupRecord, GroupVolume, PairRecord, PairStateRecord, RoleRecord, VolumeRecord,
+};
+use tidemark_common::ids::{Generation, GroupId, VolumeIndex, check_name};
+use tidemark_common::keeper::GroupKeeper;
+use tidemark_common::volumes::{VolumeFile, Volumes};
+use tidemark_primary::drain::DrainSettings;
+use tidemark_primary::group::{Primary, PrimaryOptions, PrimaryParts, on_full_record};
+use tidemark_primary::ship::{Links, everything};
+use tidemark_secondary::group::{Secondary, SecondaryParts};
+use tidemark_secondary::intake::CopyVolumes;
+
+use super::appliance::{Appliance, Engine, Group, failed, invalid, refused};
+
+/// A write waits this long at most in the buffer for company.
+const DRAIN_DELAY: Duration = Duration::from_millis(10);
+/// Intervals between cuts that make sense.
+const INTERVAL_MS: std::ops::RangeInclusive<u64> = 10..=86_400_000;
+
+impl Appliance {
+    /// Starts the groups of the catalogue. One that cannot start says why and does not hold up the others.
+    pub(crate) async fn start_groups(&self) -> Result<(), tidemark_common::catalog::CatalogError> {
+        for record in self.catalog.groups()? {
+            let name = record.name.clone();
+            let keeper = Arc::new(GroupKeeper::new(self.catalog.clone(), record));
+            let engine = tokio::task::block_in_place(|| self.start_engine(&keeper));
+            if let Engine::Failed(reason) = &engine {
+                tracing::error!(group = %name, %reason, "the group does not run");
+            }
+            self.groups
+                .write()
+                .insert(name.clone(), Arc::new(Group { keeper: Arc::clone(&keeper), engine: RwLock::new(engine) }));
+            for volume in keeper.get().volumes {
+                self.settle_door(&volume.name).await;
+            }
+        }
+        Ok(())
+    }
+
+    fn start_engine(&self, keeper: &Arc<GroupKeeper>) -> Engine {
+        let started = match keeper.get().role {
+            RoleRecord::Primary => self.start_primary(keeper).map(Engine::Primary),
+            RoleRecord::Secondary => self.start_secondary(keeper).map(Engine::Secondary),
+            RoleRecord::Fenced { by_generation } => Ok(Engine::Fenced { by: Generation(by_generation) }),
+        };
+        started.unwrap_or_else(Engine::Failed)
+    }
+
+    fn group_volumes(&self, keeper: &GroupKeeper) -> Result<Arc<Volumes>, String> {
+        let volumes = Volumes::default();
+        for member in keeper.get().volumes {
+            let volume = self.volume(&member.name).map_err(|_| {
+                format!(
+                    "the backing of volume '{}' cannot be opened (the log says why): mend it and restart the service",
+                    member.name
+                )
+            })?;
+            volumes.insert(Self::member_file(&member, &volume));
+        }
+        Ok(Arc::new(volumes))
+    }
+
+    fn member_file(member: &GroupVolume, volume: &super::appliance::Volume) -> VolumeFile {
+        VolumeFile::new(
+            VolumeIndex(member.index),
+            member.name.clone(),
+            Arc::clone(&volume.file.file),
+            volume.file.size(),
+        )
+    }
+
+    pub(crate) fn start_primary(&self, keeper: &Arc<GroupKeeper>) -> Result<Arc<Primary>, String> {
+        let this = self.this.upgrade().ok_or("the service is stopping")?;
+        let groups = &self.config.groups;
+        let options = PrimaryOptions {
+            journal_folder: self.journal_folder(keeper.id()),
+            journal: self.journal_options(),
+            ring_path: self.ring_path(keeper.id()),
+            ring_bytes: groups.write_buffer_bytes,
+            drain: DrainSettings { delay: DRAIN_DELAY, freeze_limit: groups.freeze_limit },
+            heartbeat: self.config.replication.heartbeat_interval,
+        };
+        let parts = PrimaryParts {
+            disk: Arc::clone(&self.disk),
+            clock: Arc::clone(&self.clock),
+            links: this as Arc<dyn Links>,
+            keeper: Arc::clone(keeper),
+            volumes: self.group_volumes(keeper)?,
+            runtime: self.runtime.clone(),
+            appliance: self.identity.id().0,
+            metrics: self.metrics.group(&keeper.name()),
+        };
+        Primary::start(parts, options).map_err(|error| error.to_string())
+    }
+
+    pub(crate) fn start_secondary(&self, keeper: &Arc<GroupKeeper>) -> Result<Arc<Secondary>, String> {
+        let this = self.this.upgrade().ok_or("the service is stopping")?;
+        let record = keeper.get();
+        let peer = record.primary.and_then(|id| self.peer_by_id(&id)).unwrap_or_else(|| "primary".into());
+        let metrics = self.metrics.group(&record.name);
+        let parts = SecondaryParts {
+            disk: Arc::clone(&self.disk),
+            clock: Arc::clone(&self.clock),
+            keeper: Arc::clone(keeper),
+            volumes: self.group_volumes(keeper)?,
+            provider: this as Arc<dyn CopyVolumes>,
+            journal_folder: self.journal_folder(keeper.id()),
+            journal: self.journal_options(),
+            appliance: self.config.name.clone(),
+            pair_metrics: metrics.pair(&peer),
+            metrics,
+        };
+        Secondary::start(parts).map_err(|error| error.to_string())
+    }
+
+    /// `group create`.
+    pub(crate) async fn create_group(&self, request: GroupCreate) -> Result<GroupStatus, ErrorBody> {
+        let _alone = self.changing.lock().await;
+        check_name(&request.name).map_err(|error| invalid(error.to_string()))?;
+        if self.groups.read().contains_key(&request.name) {
+            return Err(refused(format!("there is a group '{}' already", request.name)));
+        }
+        if request.volumes.is_empty() {
+            return Err(invalid("a group needs at least one volume"));
+        }
+        if !INTERVAL_MS.contains(&request.interval_ms) {
+            return Err(invalid("the interval between cuts must be between 10ms and 1d"));
+        }
+        let mut members: Vec<GroupVolume> = Vec::new();
+        for (index, name) in (1..).zip(&request.volumes) {
+            self.check_free(name)?;
+            if members.iter().any(|member| member.name == *name) {
+                return Err(invalid(format!("volume '{name}' is named twice")));
+            }
+            members.push(GroupVolume { index, name: name.clone() });
+        }
+        let record = GroupRecord {
+            name: request.name.clone(),
+            id: new_group_id()?.0,
+            role: RoleRecord::Primary,
+            generation: 1,
+            generation_start_seq: 1,
+            interval_ms: request.interval_ms,
+            on_full: on_full_record(request.on_full),
+            next_volume_index: members.last().map_or(1, |last| last.index + 1),
+            volumes: members,
+            pairs: Vec::new(),
+            primary: None,
+        };
+        self.start_new_group(record).await?;
+        self.group_status(&request.name)
+    }
+
+    /// Hosts are held at the doors while the group starts; what they wrote before is in the files and synced.
+    async fn start_new_group(&self, record: GroupRecord) -> Result<(), ErrorBody> {
+        let name = record.name.clone();
+        let keeper = Arc::new(GroupKeeper::new(self.catalog.clone(), record.clone()));
+        let members = record.volumes.iter();
+        let doors: Vec<_> = members.map(|member| self.volume(&member.name)).collect::<Result<_, _>>()?;
+        let mut held = Vec::new();
+        for volume in &doors {
+            held.push(volume.door.hold().await);
+        }
+        let started = tokio::task::block_in_place(|| -> Result<Arc<Primary>, ErrorBody> {
+            for volume in &doors {
+                volume.file.sync().map_err(|error| failed(format!("sync volume '{}': {error}", volume.file.name)))?;
+            }
+            let primary = self.start_primary(&keeper).map_err(failed)?;
+            self.catalog.put_group(&record).map_err(failed)?;
+            Ok(primary)
+        })?;
+        for volume in &doors {
+            if let Some(export) = started.export(&volume.file.name) {
+                volume.door.lead_to_now(export);
+            }
+        }
+        let group = Group { keeper, engine: RwLock::new(Engine::Primary(started)) };
+        self.groups.write().insert(name, Arc::new(group));
+        drop(held);
+        Ok(())
+    }
+
+    /// A volume that may join a group.
+    fn check_free(&self, name: &str) -> Result<(), ErrorBody> {
+        self.volume(name)?;
+        self.group_of(name)
+            .map_or(Ok(()), |group| Err(refused(format!("volume '{name}' is in group '{group}' already"))))
+    }
+
+    /// `group add`.
+    pub(crate) async fn add_to_group(&self, group: &str, name: &str) -> Result<GroupStatus, ErrorBody> {
+        let _alone = self.changing.lock().await;
+        let primary = self.primary(group)?;
+        self.check_free(name)?;
+        let volume = self.volume(name)?;
+        let held = volume.door.hold().await;
+        volume.file.sync().map_err(|error| failed(format!("sync volume '{name}': {error}")))?;
+        let member = primary
+            .keeper()
+            .update(|record| {
+                let member = GroupVolume { index: record.next_volume_index, name: name.into() };
+                record.next_volume_index += 1;
+                record.volumes.push(member.clone());
+                member
+            })
+            .map_err(failed)?;
+        primary.add_volume(Self::member_file(&member, &volume)).await.map_err(failed)?;
+        if let Some(export) = primary.export(name) {
+            volume.door.lead_to_now(export);
+        }
+        drop(held);
+        self.group_status(group)
+    }
+
+    /// `group remove`.
+    pub(crate) async fn remove_from_group(&self, group: &str, name: &str) -> Result<GroupStatus, ErrorBody> {
+        let _alone = self.changing.lock().await;
+        let primary = self.primary(group)?;
+        if self.group_of(name).as_deref() != Some(group) {
+            return Err(refused(format!("volume '{name}' is not in group '{group}'")));
+        }
+        if primary.keeper().get().volumes.len() == 1 {
+            return Err(refused(format!("'{name}' is the last volume of group '{group}': a group has at least one")));
+        }
+        let volume = self.volume(name)?;
+        let held = volume.door.hold().await;
+        primary.remove_volume(name).await.map_err(failed)?;
+        primary.keeper().update(|record| record.volumes.retain(|member| member.name != name)).map_err(failed)?;
+        if let Ok(export) = self.served(name) {
+            volume.door.lead_to_now(export);
+        }
+        drop(held);
+        self.group_status(group)
+    }
+
+    /// `pair create`.
+    pub(crate) async fn create_pair(&self, group: &str, peer: &str) -> Result<PairStatus, ErrorBody> {
+        let _alone = self.changing.lock().await;
+        let primary = self.primary(group)?;
+        self.reach(peer).map_err(refused)?;
+        if primary.pair(peer).is_some() {
+            return Err(refused(format!("group '{group}' is paired with '{peer}' already")));
+        }
+        let volumes: Vec<(VolumeIndex, u64)> = primary.volume_sizes();
+        let bitmap = everything(&volumes);
+        let now = self.clock.wall();
+        let record = PairRecord {
+            peer: peer.into(),
+            state: PairStateRecord::InitialCopy,
+            reason: None,
+            since_ns: i64::try_from(now.as_nanosecond()).unwrap_or(i64::MAX),
+            copies: 0,
+            copy: Some(first_copy(bitmap.bytes())),
+        };
+        self.catalog.put_bitmap(primary.keeper().id(), peer, &bitmap.encode()).map_err(failed)?;
+        primary.keeper().update(|group| group.pairs.push(record.clone())).map_err(failed)?;
+        Ok(primary.add_pair(&record).status())
+    }
+
+    /// `pair delete`: on the primary the pair, on the secondary the group itself; the copy volumes stay, as volumes in no
+    /// group.
+    pub(crate) async fn delete_pair(&self, group: &str, peer: &str) -> Result<(), ErrorBody> {
+        let _alone = self.changing.lock().await;
+        let found = self.group(group)?;
+        let engine = found.engine.read().clone();
+        match engine {
+            Engine::Primary(primary) => {
+                if primary.delete_pair(peer).map_err(failed)? {
+                    Ok(())
+                } else {
+                    Err(refused(format!("group '{group}' is not paired with '{peer}'")))
+                }
+            }
+            Engine::Secondary(secondary) => {
+                secondary.stop().await;
+                self.forget_group(group, &found).await
+            }
+            Engine::Fenced { .. } | Engine::Failed(_) => self.forget_group(group, &found).await,
+        }
+    }
+
+    async fn forget_group(&self, name: &str, group: &Group) -> Result<(), ErrorBody> {
+        let id = group.keeper.id();
+        self.catalog.delete_group(name, id).map_err(failed)?;
+        let members = group.keeper.get().volumes;
+        self.groups.write().remove(name);
+        for member in members {
+            if let Some(record) = self.catalog.volume(&member.name).map_err(failed)? {
+                self.catalog.put_volume(&VolumeRecord { group: None, ..record }).map_err(failed)?;
+            }
+            self.settle_door(&member.name).await;
+        }
+        let folder = self.journal_folder(id);
+        let folder = folder.parent().unwrap_or(&folder).to_owned();
+        if let Err(error) = std::fs::remove_dir_all(&folder) {
+            tracing::warn!(folder = %folder.display(), %error, "the journal of a deleted group could not be removed");
+        }
+        let _ = std::fs::remove_file(self.ring_path(id));
+        Ok(())
+    }
+}
+
+/// A first copy that has not begun.
+const fn first_copy(total_bytes: u64) -> CopyRecord {
+    CopyRecord {
+        number: 0,
+        start_seq: 0,
+        start_marker: 0,
+        start_chain: [0; 16],
+        start_segment: 0,
+        start_offset: 0,
+        direct: true,
+        end_marker: None,
+        cursor_volume: 0,
+        cursor_offset: 0,
+        done_bytes: 0,
+        total_bytes,
+    }
+}
+
+/// A random id from the kernel.
+fn new_group_id() -> Result<GroupId, ErrorBody> {
+    let mut id = [0; 16];
+    aws_lc_rs::rand::fill(&mut id).map_err(|_| failed("the system gives no random numbers"))?;
+    Ok(GroupId(id))
+}

@@ -1,0 +1,118 @@
+//! What an appliance shows of itself. Cheap, and never waits for a disk or a peer.
+
+use std::sync::atomic::Ordering;
+
+use tidemark_common::api::types::{
+    Addresses, ApplianceStatus, BufferStatus, ErrorBody, FreezeStatus, GroupStatus, JournalStatus, MarkerStatus,
+    PairState, PairStatus, PeerStatus, Positions, Role, Status, VolumeStatus,
+};
+
+use super::appliance::{Appliance, Engine, Group};
+
+impl Appliance {
+    /// `status`.
+    pub(crate) fn status_now(&self) -> Status {
+        let peers = self.peers.read();
+        let peer = |peer: &tidemark_common::catalog::PeerRecord| PeerStatus {
+            name: peer.name.clone(),
+            id: hex::encode(peer.id),
+            address: peer.address.clone(),
+        };
+        let nowhere = || Addresses { nbd: Vec::new(), replication: String::new(), metrics: String::new() };
+        Status {
+            appliance: ApplianceStatus {
+                name: self.config.name.clone(),
+                id: self.identity.id().to_string(),
+                version: env!("CARGO_PKG_VERSION").into(),
+                uptime_seconds: self.clock.monotonic().as_secs_f64(),
+            },
+            addresses: self.addresses.get().cloned().unwrap_or_else(nowhere),
+            volumes: self.volumes_now(),
+            groups: self.groups.read().values().map(|group| self.group_now(group)).collect(),
+            peers: peers.values().map(peer).collect(),
+        }
+    }
+
+    pub(crate) fn group_status(&self, name: &str) -> Result<GroupStatus, ErrorBody> {
+        Ok(self.group_now(&*self.group(name)?))
+    }
+
+    fn volumes_now(&self) -> Vec<VolumeStatus> {
+        let mut group_of = std::collections::HashMap::new();
+        for (group, entry) in self.groups.read().iter() {
+            for member in entry.keeper.get().volumes {
+                group_of.insert(member.name, group.clone());
+            }
+        }
+        let volumes = self.volumes.read();
+        let status = |(name, volume): (&String, &std::sync::Arc<super::appliance::Volume>)| VolumeStatus {
+            name: name.clone(),
+            size: volume.file.size(),
+            group: group_of.get(name).cloned(),
+            backing: volume.backing.clone(),
+            connections: volume.door.connections.load(Ordering::Relaxed),
+        };
+        volumes.iter().map(status).collect()
+    }
+
+    fn group_now(&self, group: &Group) -> GroupStatus {
+        match &*group.engine.read() {
+            Engine::Primary(primary) => primary.status(),
+            Engine::Secondary(secondary) => {
+                let primary = group.keeper.get().primary;
+                let peer = primary.and_then(|id| self.peer_by_id(&id)).unwrap_or_else(|| "unknown".into());
+                secondary.status(&peer)
+            }
+            Engine::Fenced { by } => {
+                let name = group.keeper.name();
+                let peer = group.keeper.get().pairs.first().map_or_else(|| "PEER".into(), |pair| pair.peer.clone());
+                let reason = format!(
+                    "generation {by} runs on '{peer}': hosts belong there. Nothing is served here, and what was not shipped \
+                     is kept in {}. When it is no longer needed, `tidemark pair delete {name} --to {peer}` gives the group up \
+                     here and keeps its volumes",
+                    self.journal_folder(group.keeper.id()).display()
+                );
+                at_rest(group, Role::Fenced, PairState::Fenced, reason, self.clock.wall())
+            }
+            Engine::Failed(reason) => {
+                let role = group.keeper.get().role.into();
+                at_rest(group, role, PairState::Error, reason.clone(), self.clock.wall())
+            }
+        }
+    }
+}
+
+/// A group for which nothing runs.
+fn at_rest(group: &Group, role: Role, state: PairState, reason: String, now: jiff::Timestamp) -> GroupStatus {
+    let record = group.keeper.get();
+    let pair = |pair: &tidemark_common::catalog::PairRecord| PairStatus {
+        peer: pair.peer.clone(),
+        state,
+        reason: Some(reason.clone()),
+        since: jiff::Timestamp::from_nanosecond(i128::from(pair.since_ns)).unwrap_or(now),
+        connected: false,
+        received_marker: 0,
+        permitted_marker: 0,
+        applied_marker: 0,
+        rpo_seconds: None,
+        lag_bytes: 0,
+        differential_bytes: 0,
+        copy: None,
+        round_trip_ms: None,
+    };
+    GroupStatus {
+        name: record.name.clone(),
+        id: group.keeper.id().to_string(),
+        role,
+        generation: record.generation,
+        volumes: record.volumes.iter().map(|volume| volume.name.clone()).collect(),
+        marker: MarkerStatus { last: 0, time: None },
+        journal: JournalStatus::default(),
+        buffer: BufferStatus::default(),
+        freeze: FreezeStatus::default(),
+        positions: Positions::default(),
+        interval_ms: record.interval_ms,
+        problem: Some(reason.clone()),
+        pairs: record.pairs.iter().map(pair).collect(),
+    }
+}

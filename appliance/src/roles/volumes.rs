@@ -1,0 +1,265 @@
+//! Volumes: making, growing, deleting them, and opening those of the catalogue at start.
+
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tidemark_common::api::types::{ErrorBody, VolumeCreate, VolumeStatus};
+use tidemark_common::catalog::VolumeRecord;
+use tidemark_common::ids::{VolumeIndex, check_name};
+use tidemark_common::limits::{SECTOR_BYTES, VOLUME_BYTES_MAX, VOLUMES_MAX};
+use tidemark_common::storage::{DiskFile, Open};
+use tidemark_common::volumes::VolumeFile;
+use tidemark_primary::direct::DirectVolume;
+
+use super::appliance::{Appliance, Engine, Volume, failed, invalid, refused};
+use super::door::{Closed, Door};
+
+impl Appliance {
+    /// Where the files of volumes are that this appliance makes.
+    pub(crate) fn volume_folder(&self) -> PathBuf {
+        self.directory.join("volumes")
+    }
+
+    /// Opens the volumes of the catalogue. One that cannot be opened is left out and said so: its group does not start.
+    pub(crate) fn open_volumes(&self) -> Result<(), tidemark_common::catalog::CatalogError> {
+        for record in self.catalog.volumes()? {
+            match self.open_volume(&record) {
+                Ok(volume) => {
+                    self.volumes.write().insert(record.name.clone(), volume);
+                }
+                Err(error) => {
+                    tracing::error!(volume = %record.name, error = %error.message, "the volume cannot be opened")
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn open_volume(&self, record: &VolumeRecord) -> Result<Arc<Volume>, ErrorBody> {
+        let path = Path::new(&record.backing);
+        let file = self.disk.open(path, Open::Existing);
+        let file = file
+            .map_err(|error| failed(format!("open {}: {error}: volume '{}' is there", record.backing, record.name)))?;
+        let size = file.size().map_err(|error| failed(format!("measure {}: {error}", record.backing)))?;
+        if size < record.size {
+            return Err(failed(format!(
+                "{} has {size} bytes and volume '{}' has {}: the backing shrank. Restore it before the volume is used",
+                record.backing, record.name, record.size
+            )));
+        }
+        Ok(Self::standalone(record, file))
+    }
+
+    fn standalone(record: &VolumeRecord, file: Arc<dyn DiskFile>) -> Arc<Volume> {
+        let file = Arc::new(VolumeFile::new(VolumeIndex(0), record.name.clone(), file, record.size));
+        let door = Door::new(Arc::new(DirectVolume::new(Arc::clone(&file))));
+        Arc::new(Volume { file, door, backing: record.backing.clone(), owned: record.owned })
+    }
+
+    /// `volume create`.
+    pub(crate) async fn create_volume(&self, request: VolumeCreate) -> Result<VolumeStatus, ErrorBody> {
+        let _alone = self.changing.lock().await;
+        check_name(&request.name).map_err(|error| invalid(error.to_string()))?;
+        check_size(request.size)?;
+        let (backing, owned) = match &request.backing {
+            Some(path) => (PathBuf::from(path), false),
+            None => (self.volume_folder().join(format!("{}.img", request.name)), true),
+        };
+        if !backing.is_absolute() {
+            return Err(invalid(format!("the backing '{}' must be an absolute path", backing.display())));
+        }
+        let record = VolumeRecord {
+            name: request.name.clone(),
+            size: request.size,
+            backing: backing.to_string_lossy().into_owned(),
+            owned,
+            group: None,
+        };
+        self.make_volume(&record)?;
+        self.volume_status(&request.name)
+    }
+
+    /// Makes the file where there is none, records the volume, opens it.
+    pub(crate) fn make_volume(&self, record: &VolumeRecord) -> Result<Arc<Volume>, ErrorBody> {
+        if self.volumes.read().contains_key(&record.name)
+            || self.catalog.volume(&record.name).map_err(failed)?.is_some()
+        {
+            return Err(refused(format!("there is a volume '{}' already", record.name)));
+        }
+        if self.volumes.read().len() >= VOLUMES_MAX {
+            return Err(refused(format!("an appliance holds at most {VOLUMES_MAX} volumes")));
+        }
+        let path = PathBuf::from(&record.backing);
+        self.check_unused(&path)?;
+        let file = self.backing(&path, record)?;
+        let volume = Self::standalone(record, file);
+        self.catalog.put_volume(record).map_err(failed)?;
+        self.volumes.write().insert(record.name.clone(), Arc::clone(&volume));
+        Ok(volume)
+    }
+
+    /// One file behind two volumes would be two truths.
+    fn check_unused(&self, path: &Path) -> Result<(), ErrorBody> {
+        let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let wanted = real(path);
+        let user = self
+            .volumes
+            .read()
+            .iter()
+            .find(|(_, volume)| real(Path::new(&volume.backing)) == wanted)
+            .map(|(name, _)| name.clone());
+        user.map_or(Ok(()), |name| Err(refused(format!("{} is behind volume '{name}' already", path.display()))))
+    }
+
+    fn backing(&self, path: &Path, record: &VolumeRecord) -> Result<Arc<dyn DiskFile>, ErrorBody> {
+        let at = |action: &str, error: std::io::Error| failed(format!("{action} {}: {error}", path.display()));
+        match fs::metadata(path) {
+            Ok(found) if found.is_file() || found.file_type().is_block_device() => {
+                if record.owned {
+                    return Err(refused(format!(
+                        "{} is in the way: move it away, or name it with --backing",
+                        path.display()
+                    )));
+                }
+                let file = self.disk.open(path, Open::Existing).map_err(|error| at("open", error))?;
+                let size = file.size().map_err(|error| at("measure", error))?;
+                if size < record.size {
+                    return Err(refused(format!(
+                        "{} has {size} bytes: a volume of {} bytes does not fit. Ask for at most its size",
+                        path.display(),
+                        record.size
+                    )));
+                }
+                Ok(file)
+            }
+            Ok(_) => Err(refused(format!("{} is neither a file nor a block device", path.display()))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                if let Some(folder) = path.parent().filter(|_| record.owned) {
+                    self.disk.create_folder(folder).map_err(|error| at("make the folder of", error))?;
+                }
+                let file = self.disk.open(path, Open::New).map_err(|error| at("create", error))?;
+                let grown = file.grow(record.size).and_then(|()| file.sync());
+                if let Err(error) = grown {
+                    let _ = self.disk.remove(path);
+                    return Err(at("size", error));
+                }
+                if let Some(folder) = path.parent() {
+                    self.disk.sync_folder(folder).map_err(|error| at("sync the folder of", error))?;
+                }
+                Ok(file)
+            }
+            Err(error) => Err(at("look at", error)),
+        }
+    }
+
+    /// The group a volume is in.
+    pub(crate) fn group_of(&self, volume: &str) -> Option<String> {
+        let groups = self.groups.read();
+        let holds =
+            |group: &super::appliance::Group| group.keeper.get().volumes.iter().any(|member| member.name == volume);
+        groups.iter().find(|(_, group)| holds(group)).map(|(name, _)| name.clone())
+    }
+
+    /// `volume delete`.
+    pub(crate) async fn delete_volume(&self, name: &str) -> Result<(), ErrorBody> {
+        let _alone = self.changing.lock().await;
+        let volume = self.volume(name)?;
+        if let Some(group) = self.group_of(name) {
+            return Err(refused(format!(
+                "volume '{name}' is in group '{group}': `tidemark group remove {group} --volume {name}` first"
+            )));
+        }
+        let connections = volume.door.connections.load(Ordering::Relaxed);
+        if connections > 0 {
+            return Err(refused(format!("volume '{name}' has {connections} NBD connections: end them first")));
+        }
+        let reason = format!("volume '{name}' was deleted");
+        volume.door.lead_to(Arc::new(Closed { size: volume.file.size(), reason })).await;
+        self.catalog.delete_volume(name).map_err(failed)?;
+        self.volumes.write().remove(name);
+        if volume.owned {
+            let path = Path::new(&volume.backing);
+            self.disk.remove(path).map_err(|error| failed(format!("remove {}: {error}", volume.backing)))?;
+        }
+        Ok(())
+    }
+
+    /// `volume resize`.
+    pub(crate) async fn resize_volume(&self, name: &str, size: u64) -> Result<VolumeStatus, ErrorBody> {
+        let _alone = self.changing.lock().await;
+        let volume = self.volume(name)?;
+        check_size(size)?;
+        if size < volume.file.size() {
+            return Err(refused(format!("volume '{name}' has {} bytes: volumes only grow", volume.file.size())));
+        }
+        if let Some(group) = self.group_of(name) {
+            let primary = self.primary(&group)?;
+            primary.grow_volume(name, size).await.map_err(failed)?;
+        }
+        volume.file.grow(size).map_err(|error| failed(format!("grow volume '{name}': {error}")))?;
+        let record = self.catalog.volume(name).map_err(failed)?;
+        if let Some(record) = record {
+            self.catalog.put_volume(&VolumeRecord { size, ..record }).map_err(failed)?;
+        }
+        self.volume_status(name)
+    }
+
+    pub(crate) fn volume_status(&self, name: &str) -> Result<VolumeStatus, ErrorBody> {
+        let volume = self.volume(name)?;
+        Ok(VolumeStatus {
+            name: name.into(),
+            size: volume.file.size(),
+            group: self.group_of(name),
+            backing: volume.backing.clone(),
+            connections: volume.door.connections.load(Ordering::Relaxed),
+        })
+    }
+
+    /// Puts what serves it now behind a volume's door.
+    pub(crate) async fn settle_door(&self, name: &str) {
+        let Ok(volume) = self.volume(name) else { return };
+        match self.served(name) {
+            Ok(export) => volume.door.lead_to(export).await,
+            Err(reason) => volume.door.lead_to_now(Arc::new(Closed { size: volume.file.size(), reason })),
+        }
+    }
+
+    /// What serves a volume now, or why nothing does.
+    pub(crate) fn served(&self, name: &str) -> Result<Arc<dyn tidemark_common::nbd::Export>, String> {
+        let volume = self.volume(name).map_err(|error| error.message)?;
+        let Some(group) = self.group_of(name) else {
+            return Ok(Arc::new(DirectVolume::new(Arc::clone(&volume.file))));
+        };
+        let engine = self.group(&group).map_err(|error| error.message)?.engine.read().clone();
+        match engine {
+            Engine::Primary(primary) => {
+                primary.export(name).ok_or_else(|| format!("volume '{name}' is being taken into group '{group}'"))
+            }
+            Engine::Secondary(_) => Err(format!(
+                "volume '{name}' is the copy of group '{group}' here and is served only after `tidemark failover {group}`: open it on the primary"
+            )),
+            Engine::Fenced { by } => Err(format!(
+                "group '{group}' is fenced here: generation {by} runs on another appliance. Open volume '{name}' there"
+            )),
+            Engine::Failed(reason) => Err(format!("group '{group}' of volume '{name}' does not run: {reason}")),
+        }
+    }
+}
+
+fn check_size(size: u64) -> Result<(), ErrorBody> {
+    if size == 0 {
+        return Err(invalid("a volume of 0 bytes makes no sense"));
+    }
+    if !size.is_multiple_of(SECTOR_BYTES) {
+        return Err(invalid(format!("the size {size} is not a multiple of {SECTOR_BYTES} bytes")));
+    }
+    if size > VOLUME_BYTES_MAX {
+        return Err(invalid(format!(
+            "the size {size} is larger than a volume may be: {VOLUME_BYTES_MAX} bytes (64 TiB)"
+        )));
+    }
+    Ok(())
+}

@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::cut::CutRequest;
 use crate::drain::DrainDesk;
-use crate::feeder::{CopyFeed, CopyFigures, FeedError, Feeder, Shipment};
+use crate::feeder::{CopyFeed, FeedError, Feeder, Shipment};
 use crate::image::Image;
 
 /// Shipments waiting for the link.
@@ -78,7 +78,6 @@ pub struct Pair {
     wanted: watch::Sender<(Wanted, u64)>,
     conversing: watch::Sender<bool>,
     view: Mutex<View>,
-    copy: Arc<CopyFigures>,
 }
 
 impl std::fmt::Debug for Pair {
@@ -101,12 +100,25 @@ struct View {
     /// The oldest place in the journal this pair needs; `None`: it needs nothing.
     holds: Option<Position>,
     sent: VecDeque<(Seq, MarkerNumber, Position)>,
+    /// The copy under way: its number and regions.
+    copying: Option<(u64, Bitmap)>,
     differential_bytes: u64,
     round_trip: Option<Duration>,
     rate: Rate,
     sent_bytes: u64,
     frames_sent: u64,
     state_changes: u64,
+}
+
+impl View {
+    /// Bytes of the copy's regions that are durable over there, and in all.
+    fn copied(&self) -> (u64, u64) {
+        let Some((number, bitmap)) = &self.copying else { return (0, 0) };
+        let total = bitmap.bytes();
+        let cursor = (VolumeIndex(self.remote.copy_volume), self.remote.copy_offset);
+        let done = if self.remote.copy == *number { bitmap.bytes_before(cursor.0, cursor.1) } else { 0 };
+        (done, total)
+    }
 }
 
 /// The speed of a copy over its last seconds.
@@ -198,6 +210,7 @@ impl Pair {
             heard: Duration::ZERO,
             holds: (state != PairState::FailedOver).then_some(holds),
             sent: VecDeque::new(),
+            copying: None,
             differential_bytes: 0,
             round_trip: None,
             rate: Rate::default(),
@@ -216,10 +229,12 @@ impl Pair {
             wanted: watch::Sender::new((wanted, 0)),
             conversing: watch::Sender::new(false),
             view: Mutex::new(view),
-            copy: Arc::default(),
         };
-        let bytes = pair.bitmap().map_or(0, |bitmap| bitmap.bytes());
-        pair.view.lock().differential_bytes = bytes;
+        if let Some(bitmap) = pair.bitmap() {
+            let mut view = pair.view.lock();
+            view.differential_bytes = bitmap.bytes();
+            view.copying = record.copy.as_ref().map(|copy| (copy.number, bitmap));
+        }
         pair
     }
 
@@ -524,6 +539,7 @@ impl Pair {
             view.holds = Some(reader.position());
             view.sent.clear();
             view.rate = Rate::default();
+            view.copying = copy.map(|copy| (copy.number, copy.bitmap.clone()));
         }
         tracing::info!(group = %self.keeper.name(), peer = %self.peer, from_seq = welcome.position.durable_seq, "connected");
         let direct = self.keeper.pair(&self.peer).and_then(|pair| pair.copy).is_some_and(|copy| copy.direct);
@@ -561,7 +577,6 @@ impl Pair {
             reader,
             tip,
             copy,
-            figures: Arc::clone(&self.copy),
             out,
             stop: Arc::clone(&stop.0),
         };
@@ -691,8 +706,7 @@ impl Pair {
         let behind = view.holds.map_or(0, |holds| journal.bytes_between(holds, journal.durable_end().position));
         let caught_up = view.remote.durable_seq >= self.image.buffer.captured().0;
         let copying = matches!(view.state, PairState::InitialCopy | PairState::Resync);
-        let (done_bytes, total_bytes) =
-            (self.copy.done_bytes.load(Ordering::Acquire), self.copy.total_bytes.load(Ordering::Acquire));
+        let (done_bytes, total_bytes) = view.copied();
         let bytes_per_second = if copying { view.rate.per_second(now, done_bytes) } else { 0.0 };
         let seconds_left =
             (bytes_per_second > 0.0).then(|| total_bytes.saturating_sub(done_bytes) as f64 / bytes_per_second);

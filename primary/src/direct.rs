@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use tidemark_common::nbd::{Allocation, Export, ExportInfo, IoError, IoFuture, ZeroMode};
+use tidemark_common::nbd::{Allocation, Bounds, Export, ExportInfo, IoError, IoFuture, ZeroMode};
 use tidemark_common::volumes::VolumeFile;
 
 /// One volume in no group, as hosts see it.
@@ -61,6 +61,10 @@ impl Export for DirectVolume {
     fn info(&self) -> ExportInfo {
         let description = format!("Tidemark volume {} (in no group: not replicated)", self.volume.name);
         ExportInfo { size: self.volume.size(), read_only: false, description }
+    }
+
+    fn bounds(&self) -> Bounds {
+        Bounds { size: self.volume.size(), read_only: false }
     }
 
     fn read<'a>(&'a self, offset: u64, buffer: &'a mut [u8]) -> IoFuture<'a, ()> {

@@ -126,14 +126,20 @@ impl DrainDesk {
 
     /// Somebody wants a marker.
     pub fn ask_cut(&self, request: CutRequest, buffer: &Buffer) {
-        self.cuts.lock().push(request);
-        buffer.bell().ring();
+        let mut cuts = self.cuts.lock();
+        if !self.is_stopped() {
+            cuts.push(request);
+            buffer.bell().ring();
+        }
     }
 
     /// Somebody wants a record in the journal.
     pub fn ask_record(&self, request: RecordRequest, buffer: &Buffer) {
-        self.records.lock().push(request);
-        buffer.bell().ring();
+        let mut records = self.records.lock();
+        if !self.is_stopped() {
+            records.push(request);
+            buffer.bell().ring();
+        }
     }
 
     /// Everything in the buffer is drained, then the thread ends.
@@ -265,6 +271,9 @@ impl Drain {
             }
         }
         self.desk.stopped.store(true, Ordering::Release);
+        // Nobody will answer these: dropping them tells who waits.
+        self.desk.cuts.lock().clear();
+        self.desk.records.lock().clear();
         self.writer.journal().nudge();
     }
 
@@ -500,7 +509,7 @@ impl Drain {
     }
 
     fn recovered(&self) {
-        if self.desk.problem.lock().take().is_some() {
+        if self.desk.problem.lock().take().is_some() && !self.desk.is_stopping() {
             self.desk.journal_full.store(false, Ordering::Release);
             self.buffer.refuse(None);
             tracing::info!(group = %self.group, "the journal takes writes again");

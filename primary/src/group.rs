@@ -18,7 +18,7 @@ use tidemark_common::journal::{self, JournalOptions, Position};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::markers::info;
 use tidemark_common::metrics::GroupMetrics;
-use tidemark_common::nbd::Export;
+use tidemark_common::nbd::{Export, IoError};
 use tidemark_common::record::{ControlRecord, FrameHeader, MarkerRecord, Place};
 use tidemark_common::storage::Disk;
 use tidemark_common::updater::Updater;
@@ -268,10 +268,17 @@ impl Primary {
     /// What happened.
     pub async fn add_volume(&self, volume: VolumeFile) -> Result<(), String> {
         let extent = Extent { volume: volume.index, offset: 0, length: volume.size() };
-        self.image.volumes.insert(volume);
-        self.record_volumes().await?;
         let pairs = self.pairs.pairs.read().clone();
-        pairs.iter().try_for_each(|pair| pair.differs(extent)).map_err(|error| error.to_string())
+        let mut result = Ok(());
+        for pair in &pairs {
+            result = result.and(pair.hold_for(extent).await.map_err(|error| error.to_string()));
+        }
+        if result.is_ok() {
+            self.image.volumes.insert(volume);
+            result = self.record_volumes().await;
+        }
+        pairs.iter().for_each(|pair| pair.release());
+        result
     }
 
     /// A volume has grown: pairs learn of it before any write behind its old end.
@@ -420,6 +427,8 @@ impl Primary {
         for pair in self.pairs() {
             pair.stop();
         }
+        // Who waits for room is told, and nothing new is answered; what was answered is drained.
+        self.image.buffer.refuse(Some(IoError::ShuttingDown));
         self.desk.stop(&self.image.buffer);
         let mut threads = std::mem::take(&mut *self.threads.lock()).into_iter();
         if let Some(drain) = threads.next() {

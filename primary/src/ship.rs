@@ -38,6 +38,9 @@ const QUEUE: usize = 4;
 /// The first pause before another try to connect, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
 
+/// A peer that is silent for longer does not answer; heartbeats are answered at once.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
+
 /// How an appliance's groups reach others.
 pub trait Links: Send + Sync + 'static {
     /// This appliance's endpoint.
@@ -57,6 +60,8 @@ pub trait Links: Send + Sync + 'static {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
     Run,
+    /// For a moment, by this side itself.
+    Held,
     Suspended,
     Stop,
 }
@@ -71,6 +76,7 @@ pub struct Pair {
     clock: Arc<dyn Clock>,
     heartbeat: Duration,
     wanted: watch::Sender<(Wanted, u64)>,
+    conversing: watch::Sender<bool>,
     view: Mutex<View>,
     copy: Arc<CopyFigures>,
 }
@@ -90,6 +96,8 @@ struct View {
     connected: bool,
     remote: Remote,
     good_as_of_ms: i64,
+    /// When the other side last said something, monotonic.
+    heard: Duration,
     /// The oldest place in the journal this pair needs; `None`: it needs nothing.
     holds: Option<Position>,
     sent: VecDeque<(Seq, MarkerNumber, Position)>,
@@ -187,6 +195,7 @@ impl Pair {
             connected: false,
             remote: Remote::default(),
             good_as_of_ms: 0,
+            heard: Duration::ZERO,
             holds: (state != PairState::FailedOver).then_some(holds),
             sent: VecDeque::new(),
             differential_bytes: 0,
@@ -205,6 +214,7 @@ impl Pair {
             clock,
             heartbeat,
             wanted: watch::Sender::new((wanted, 0)),
+            conversing: watch::Sender::new(false),
             view: Mutex::new(view),
             copy: Arc::default(),
         };
@@ -307,7 +317,7 @@ impl Pair {
             let now = *wanted.borrow_and_update();
             match now.0 {
                 Wanted::Stop => return,
-                Wanted::Suspended => {
+                Wanted::Held | Wanted::Suspended => {
                     if wanted.changed().await.is_err() {
                         return;
                     }
@@ -316,10 +326,12 @@ impl Pair {
                 Wanted::Run => {}
             }
             let begin = self.clock.monotonic();
+            self.conversing.send_replace(true);
             let result = tokio::select! {
                 result = self.converse() => result,
                 _ = wanted.changed() => Err(ShipError::Stopped),
             };
+            self.conversing.send_replace(false);
             self.disconnected(result.err());
             if self.view.lock().state == PairState::Fenced {
                 return;
@@ -349,7 +361,7 @@ impl Pair {
         if let ShipError::Handshake(HandshakeError::Refused(refused)) = &error
             && refused.refusal == Refusal::Fenced
         {
-            let reason = format!("{}; run `tidemark rejoin {group}` to follow it", refused.message);
+            let reason = format!("{}: hosts belong over there", refused.message);
             let _ = self.enter(PairState::Fenced, Some(reason));
             self.links.fenced(&group, &self.peer, Generation(refused.generation));
             return;
@@ -413,14 +425,14 @@ impl Pair {
             }
             return self.start_copy(false).await;
         };
-        let ended = copy.end_marker.is_some_and(|end| welcome.position.permitted_marker >= end);
+        let ended = copy.number != 0 && copy.end_marker.is_some_and(|end| welcome.position.permitted_marker >= end);
         if welcome.position.copy == 0 && ended {
             self.finish_copy()?;
             let reader = self.image.journal.reader_at_chain(seq, chain)?;
             return Ok((reader.ok_or_else(|| ShipError::Stands(self.other_history(welcome)))?, None));
         }
         let bitmap = self.bitmap().unwrap_or_default();
-        if welcome.position.copy == copy.number {
+        if copy.number != 0 && welcome.position.copy == copy.number {
             if let Some(reader) = self.image.journal.reader_at_chain(seq, chain)? {
                 let cursor = (VolumeIndex(welcome.position.copy_volume), welcome.position.copy_offset);
                 let end = copy.end_marker.map(MarkerNumber);
@@ -429,7 +441,7 @@ impl Pair {
             return self.start_copy(copy.direct).await;
         }
         let start = Position { segment: copy.start_segment, offset: copy.start_offset };
-        if copy.end_marker.is_some() || self.image.journal.oldest() > start {
+        if copy.number == 0 || copy.end_marker.is_some() || self.image.journal.oldest() > start {
             return self.start_copy(copy.direct).await;
         }
         Ok((self.image.journal.reader(start), Some(self.copy_feed(&copy, bitmap))))
@@ -507,6 +519,7 @@ impl Pair {
         {
             let mut view = self.view.lock();
             view.connected = true;
+            view.heard = self.clock.monotonic();
             view.remote = welcome.position;
             view.holds = Some(reader.position());
             view.sent.clear();
@@ -611,6 +624,7 @@ impl Pair {
         {
             let mut view = self.view.lock();
             view.remote = *position;
+            view.heard = self.clock.monotonic();
             view.good_as_of_ms = good_as_of_ms;
             while let Some((seq, marker, next)) = view.sent.front().copied() {
                 if seq.0 > position.durable_seq || marker.0 > position.received_marker {
@@ -635,7 +649,7 @@ impl Pair {
         let age = self.rpo_seconds().unwrap_or(f64::MAX);
         let (state, connected) = {
             let view = self.view.lock();
-            (view.state, view.connected)
+            (view.state, self.answers(&view))
         };
         if matches!(state, PairState::Paired | PairState::CatchingUp) {
             let next = paired_or_behind(connected, age, interval);
@@ -643,6 +657,12 @@ impl Pair {
                 tracing::error!(peer = %self.peer, "the pair's state could not be recorded");
             }
         }
+    }
+
+    /// Whether the other side answers now: a connection may be lost for seconds before that is noticed.
+    fn answers(&self, view: &View) -> bool {
+        let silent = self.clock.monotonic().saturating_sub(view.heard);
+        view.connected && silent <= SILENCE_MAX.max(4 * self.heartbeat)
     }
 
     /// What a disaster now would lose, seconds: nothing when all that was captured is permitted over there.
@@ -679,9 +699,12 @@ impl Pair {
         PairStatus {
             peer: self.peer.clone(),
             state: view.state,
-            reason: view.reason.clone(),
+            reason: view.reason.clone().or_else(|| {
+                let silent = view.connected && !self.answers(&view);
+                silent.then(|| format!("'{}' has not answered for {SILENCE_MAX:?}", self.peer))
+            }),
             since: view.since,
-            connected: view.connected,
+            connected: self.answers(&view),
             received_marker: view.remote.received_marker,
             permitted_marker: view.remote.permitted_marker,
             applied_marker: view.remote.applied_marker,
@@ -744,23 +767,36 @@ impl Pair {
 }
 
 impl Pair {
-    /// A range may differ for a reason the journal does not know (a volume that came to the group with data on it).
+    /// A volume comes to the group with data on it: nothing more is shipped until [`Self::release`], and what is shipped then
+    /// begins with a copy of it. So no marker that counts the volume reaches the other side before its content does.
     ///
     /// # Errors
     /// When that could not be recorded.
-    pub fn differs(&self, extent: Extent) -> Result<(), CatalogError> {
+    pub async fn hold_for(&self, volume: Extent) -> Result<(), CatalogError> {
+        if self.wanted.borrow().0 == Wanted::Run {
+            self.want(Wanted::Held);
+        }
+        let mut conversing = self.conversing.subscribe();
+        // The sender is part of this pair: it cannot be gone.
+        let _ = conversing.wait_for(|conversing| !conversing).await;
         let mut bitmap = self.bitmap().unwrap_or_default();
-        bitmap.mark(extent);
+        bitmap.mark(volume);
         self.keeper.catalog().put_bitmap(self.keeper.id(), &self.peer, &bitmap.encode())?;
         self.keeper.update_pair(&self.peer, |pair| {
-            if pair.copy.as_ref().is_none_or(|copy| !copy.direct) {
-                pair.copy = None;
+            if let Some(copy) = &mut pair.copy {
+                // Begun without the volume: it begins again, as what it was.
+                copy.number = 0;
             }
         })?;
         self.view.lock().differential_bytes = bitmap.bytes();
-        let wanted = self.wanted.borrow().0;
-        self.want(wanted);
         Ok(())
+    }
+
+    /// Goes on after [`Self::hold_for`].
+    pub fn release(&self) {
+        if self.wanted.borrow().0 == Wanted::Held {
+            self.want(Wanted::Run);
+        }
     }
 }
 

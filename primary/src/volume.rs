@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::Seq;
-use tidemark_common::nbd::{Allocation, Export, ExportInfo, IoError, IoFuture, ZeroMode};
+use tidemark_common::nbd::{Allocation, Bounds, Export, ExportInfo, IoError, IoFuture, ZeroMode};
 use tidemark_common::volumes::VolumeFile;
 
 use crate::drain::DrainDesk;
@@ -117,6 +117,10 @@ impl Export for CapturedVolume {
     fn info(&self) -> ExportInfo {
         let description = format!("Tidemark volume {}", self.volume.name);
         ExportInfo { size: self.volume.size(), read_only: false, description }
+    }
+
+    fn bounds(&self) -> Bounds {
+        Bounds { size: self.volume.size(), read_only: false }
     }
 
     fn read<'a>(&'a self, offset: u64, buffer: &'a mut [u8]) -> IoFuture<'a, ()> {

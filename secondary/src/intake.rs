@@ -129,11 +129,8 @@ impl Intake {
                 None
             }
         };
-        match &record {
-            Some(ControlRecord::Volumes { volumes } | ControlRecord::CopyBegin { volumes, .. }) => {
-                self.provider.provide(&self.name, volumes, &self.volumes).map_err(IntakeError::Volumes)?;
-            }
-            _ => {}
+        if let Some(ControlRecord::Volumes { volumes } | ControlRecord::CopyBegin { volumes, .. }) = &record {
+            self.provider.provide(&self.name, volumes, &self.volumes).map_err(IntakeError::Volumes)?;
         }
         self.append(frame)?;
         records.extend(record.map(|record| (record, self.writer.end())));

@@ -109,7 +109,7 @@ impl Appliance {
             Engine::Primary(_) => {
                 let message = format!(
                     "'{here}' is primary for group '{name}' too, with generation {generation}: neither side was changed. \
-                     Choose one, and run `tidemark rejoin {name}` on the other"
+                     Choose one; on the other, `tidemark pair delete {name} --to PEER` gives the group up and keeps its volumes"
                 );
                 Err(refuse(Refusal::Conflict, generation, message))
             }
@@ -202,10 +202,6 @@ impl Appliance {
             state: PairStateRecord::InitialCopy,
             reason: None,
             since_ns: i64::try_from(self.clock.wall().as_nanosecond()).unwrap_or(i64::MAX),
-            acked_seq: 0,
-            acked_chain: [0; 16],
-            acked_segment: 0,
-            acked_offset: 0,
             copies: 0,
             copy: None,
         }

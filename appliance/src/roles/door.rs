@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
-use tidemark_common::nbd::{Allocation, Export, ExportInfo, IoError, IoFuture, ZeroMode};
+use tidemark_common::nbd::{Allocation, Bounds, Export, ExportInfo, IoError, IoFuture, ZeroMode};
 
 /// What hosts hold on to.
 pub(crate) struct Door {
@@ -45,6 +45,10 @@ impl Door {
 impl Export for Door {
     fn info(&self) -> ExportInfo {
         self.behind().info()
+    }
+
+    fn bounds(&self) -> Bounds {
+        self.behind.read().bounds()
     }
 
     fn read<'a>(&'a self, offset: u64, buffer: &'a mut [u8]) -> IoFuture<'a, ()> {

@@ -124,11 +124,11 @@ impl Appliance {
     }
 }
 
-/// The pair with the old primary stands until it comes back and rejoins.
+/// The pair with the old primary stands; when that comes back, it is refused and fenced.
 fn failed_over(pair: &PairRecord) -> PairRecord {
     PairRecord {
         state: PairStateRecord::FailedOver,
-        reason: Some("this side took over: the old primary is refused until it rejoins".into()),
+        reason: Some("this side took over: the old primary is refused and fenced".into()),
         copies: 0,
         copy: None,
         ..pair.clone()

@@ -65,11 +65,14 @@ impl Appliance {
             }
             Engine::Fenced { by } => {
                 let name = group.keeper.name();
+                let peer = group.keeper.get().pairs.first().map_or_else(|| "PEER".into(), |pair| pair.peer.clone());
                 let reason = format!(
-                    "generation {by} runs on another appliance: this one serves nothing, and what it had not shipped is kept. \
-                     Hosts belong on the other side"
+                    "generation {by} runs on '{peer}': hosts belong there. Nothing is served here, and what was not shipped \
+                     is kept in {}. When it is no longer needed, `tidemark pair delete {name} --to {peer}` gives the group up \
+                     here and keeps its volumes",
+                    self.journal_folder(group.keeper.id()).display()
                 );
-                at_rest(group, Role::Fenced, PairState::Fenced, format!("group '{name}': {reason}"), self.clock.wall())
+                at_rest(group, Role::Fenced, PairState::Fenced, reason, self.clock.wall())
             }
             Engine::Failed(reason) => {
                 let role = group.keeper.get().role.into();

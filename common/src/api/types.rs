@@ -77,7 +77,7 @@ pub enum Role {
     Primary,
     /// The copy is here.
     Secondary,
-    /// Was primary, met a higher generation: serves nothing until `tidemark rejoin`.
+    /// Was primary, met a higher generation: serves nothing.
     Fenced,
 }
 

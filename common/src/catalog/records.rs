@@ -135,14 +135,6 @@ pub struct PairRecord {
     pub reason: Option<String>,
     /// Since when, nanoseconds since 1970.
     pub since_ns: i64,
-    /// Newest sequence number the peer has durably.
-    pub acked_seq: u64,
-    /// The chain there.
-    pub acked_chain: [u8; 16],
-    /// Segment of the frame after it.
-    pub acked_segment: u64,
-    /// Offset of the frame after it.
-    pub acked_offset: u64,
     /// Copy numbers given out.
     pub copies: u64,
     /// The differential copy under way.

@@ -45,10 +45,6 @@ fn pair(peer: &str, state: PairStateRecord) -> PairRecord {
         state,
         reason: Some("the link is down".into()),
         since_ns: -1,
-        acked_seq: u64::MAX,
-        acked_chain: [3; 16],
-        acked_segment: 4,
-        acked_offset: 5,
         copies: 6,
         copy: Some(CopyRecord {
             number: 6,
@@ -59,6 +55,10 @@ fn pair(peer: &str, state: PairStateRecord) -> PairRecord {
             start_offset: 11,
             direct: true,
             end_marker: Some(12),
+            cursor_volume: 13,
+            cursor_offset: 14,
+            done_bytes: 15,
+            total_bytes: 16,
         }),
     }
 }

@@ -160,7 +160,8 @@ impl<'a> FrameView<'a> {
     /// A control frame is its record, all of it under the checksum of the tables.
     fn check_control(&self) -> Result<(), FrameError> {
         let header = &self.header;
-        if header.extents != 0 || header.chunks != 0 || header.raw_bytes != 0 || header.table_bytes != header.body_bytes {
+        if header.extents != 0 || header.chunks != 0 || header.raw_bytes != 0 || header.table_bytes != header.body_bytes
+        {
             return Err(FrameError::Malformed { what: "a control frame with data" });
         }
         Ok(())
@@ -266,6 +267,7 @@ fn words(entry: &[u8; CHUNK_ENTRY_BYTES]) -> [u32; 4] {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers of a test")]
 mod tests {
     use proptest::prelude::*;
 
@@ -369,7 +371,7 @@ mod tests {
             let header = FrameHeader {
                 kind: FrameKind::Writes, history: true, rebase: false, group: GroupId([1; 16]), member: 0, generation: Generation(1),
                 first_seq: Seq(1), last_seq: Seq(2), marker: MarkerNumber(0), extents, chunks, raw_bytes: raw,
-                table_bytes: tables as u32, body_bytes: body.len() as u32, table_check: crc32c(&body[..tables]), chain: Chain::default(),
+                table_bytes: u32::try_from(tables).unwrap(), body_bytes: u32::try_from(body.len()).unwrap(), table_check: crc32c(&body[..tables]), chain: Chain::default(),
             };
             let mut bytes = header.encode().to_vec();
             bytes.extend_from_slice(&body);

@@ -141,7 +141,7 @@ fn unpaired(group: &GroupStatus) -> Line {
     let hint = match group.role {
         Role::Primary => format!("no pair: `tidemark pair create {} --to PEER` starts a copy", group.name),
         Role::Secondary => "no pair".into(),
-        Role::Fenced => format!("no pair: `tidemark rejoin {}` makes this side the copy", group.name),
+        Role::Fenced => "no pair".to_owned(),
     };
     value("").with(Style::Faint, hint)
 }

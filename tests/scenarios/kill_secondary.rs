@@ -17,8 +17,9 @@ fn kill_9_of_the_secondary_under_load_is_caught_up_without_hosts_noticing() {
         pair.west.kill9();
         load.wait_acked(300);
         pair.west.start();
-        let after = pair.west.pair(GROUP).applied_marker;
-        assert!(after >= applied, "invariant 5: marker {applied} was applied, after the restart it is {after}");
+        // What is applied is recorded lazily and done again after a kill; what would be served never retreats.
+        let after = pair.west.pair(GROUP).permitted_marker;
+        assert!(after >= applied, "invariant 5: marker {applied} was applied, after the restart it serves {after}");
     }
     pair.wait_paired();
     load.stop();

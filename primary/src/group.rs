@@ -156,7 +156,8 @@ impl Primary {
         if ring.kept + ring.void > 0 {
             tracing::info!(group = %record.name, kept = ring.kept, unanswered = ring.void, "writes recovered from the write buffer");
         }
-        let buffer = Arc::new(Buffer::new(ring.ring, Arc::clone(&parts.clock), ring.next_seq, index));
+        let buffer =
+            Arc::new(Buffer::new(ring.ring, Arc::clone(&parts.clock), ring.next_seq, index, parts.metrics.clone()));
         let image =
             Image { buffer: Arc::clone(&buffer), journal: Arc::clone(&journal), volumes: Arc::clone(&parts.volumes) };
         let pairs = Arc::new(PairSet {
@@ -191,15 +192,21 @@ impl Primary {
             Arc::clone(&self.desk),
             Arc::clone(&self.parts.clock),
             self.options.drain,
+            self.parts.metrics.clone(),
         );
-        let writeback = Writeback::new(
+        let applied = updater.applied();
+        self.writeback.show(&applied);
+        let writeback = Writeback {
             updater,
-            self.image.clone(),
-            Arc::clone(&self.keeper),
-            Arc::clone(&self.pairs) as Arc<dyn Readers>,
-            Arc::clone(&self.writeback),
-            Arc::clone(&self.desk),
-        );
+            image: self.image.clone(),
+            keeper: Arc::clone(&self.keeper),
+            readers: Arc::clone(&self.pairs) as Arc<dyn Readers>,
+            desk: Arc::clone(&self.writeback),
+            drain: Arc::clone(&self.desk),
+            clock: Arc::clone(&self.parts.clock),
+            metrics: self.parts.metrics.clone(),
+            recorded: applied.position,
+        };
         let drain = std::thread::Builder::new().name(format!("drain {name}")).spawn(move || drain.run())?;
         self.threads.lock().push(drain);
         let writeback = std::thread::Builder::new().name(format!("updater {name}")).spawn(move || writeback.run())?;
@@ -372,24 +379,6 @@ impl Primary {
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         self.desk.problem().or_else(|| self.writeback.problem.lock().clone())
-    }
-
-    /// The drain's desk, for the metrics.
-    #[must_use]
-    pub fn drain_desk(&self) -> &DrainDesk {
-        &self.desk
-    }
-
-    /// The updater's desk, for the metrics.
-    #[must_use]
-    pub fn writeback_desk(&self) -> &WritebackDesk {
-        &self.writeback
-    }
-
-    /// The write buffer, for the metrics.
-    #[must_use]
-    pub fn buffer(&self) -> &Buffer {
-        &self.image.buffer
     }
 
     /// For status.

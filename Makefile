@@ -77,6 +77,19 @@ advisories: ## Known vulnerabilities of dependencies, by cargo-deny, from the ne
 deny-if-there:
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(MAKE) deny; fi
 
+FUZZ_TARGETS := nbd_request nbd_session wire_message frame_codec journal_scan
+SECONDS ?= 60
+
+# Without an address sanitizer: there is no unsafe code to watch, and RocksDB need not be built once more for it. The
+# instrumentation is an unstable option of the stable compiler, hence RUSTC_BOOTSTRAP.
+.PHONY: fuzz
+fuzz: build-packages ## Fuzz every parser of bytes from outside, SECONDS each (make fuzz SECONDS=60)
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
+	cd fuzz; for target in $(FUZZ_TARGETS); do \
+	    RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir . --sanitizer none $$target -- \
+	        -max_total_time=$(SECONDS) -timeout=20 -rss_limit_mb=2048 -print_final_stats=1; \
+	done
+
 .PHONY: build-packages test-packages
 build-packages:
 	@scripts/install-debian-packages build

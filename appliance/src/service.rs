@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use tidemark_common::api::control::Control;
 use tidemark_common::api::server::{ControlListener, serve_control, serve_metrics};
 use tidemark_common::api::types::Addresses;
-use tidemark_common::catalog::Catalog;
+use tidemark_common::catalog::{Catalog, CatalogError};
 use tidemark_common::clock::{Clock, SystemClock};
 use tidemark_common::config::Config;
 use tidemark_common::identity::Identity;
@@ -60,7 +60,7 @@ fn open(directory: &Path) -> anyhow::Result<Arc<Appliance>> {
     let config = Config::load(directory)?;
     let identity = Identity::load(directory)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let catalog = Catalog::open(directory, &*clock)?;
+    let catalog = open_catalog(directory, &*clock)?;
     let peers = catalog.peers()?.into_iter().map(|peer| (peer.name.clone(), peer)).collect();
     let metrics = Arc::new(Metrics::new(&config.name, env!("CARGO_PKG_VERSION"), clock.wall()));
     Ok(Arc::new_cyclic(|this| Appliance {
@@ -76,10 +76,38 @@ fn open(directory: &Path) -> anyhow::Result<Arc<Appliance>> {
         addresses: OnceLock::new(),
         peers: parking_lot::RwLock::new(peers),
         volumes: parking_lot::RwLock::default(),
+        unopened: parking_lot::RwLock::default(),
         groups: parking_lot::RwLock::default(),
         changing: tokio::sync::Mutex::default(),
         this: this.clone(),
     }))
+}
+
+/// Space kept for opening the catalogue on a disk that is full: a service that was killed must be able to start there.
+const RESERVE: (&str, u64) = ("reserve", 16 << 20);
+
+fn open_catalog(directory: &Path, clock: &dyn Clock) -> anyhow::Result<Catalog> {
+    let reserve = directory.join(RESERVE.0);
+    let opened = Catalog::open(directory, clock);
+    let full = matches!(&opened, Err(CatalogError::NoSpace { .. })) && reserve.exists();
+    let catalog = if full {
+        std::fs::remove_file(&reserve).with_context(|| format!("give up {}", reserve.display()))?;
+        tracing::warn!("the disk is full: the space kept for this case was used to open the catalogue");
+        Catalog::open(directory, clock)?
+    } else {
+        opened?
+    };
+    if !full && let Err(error) = keep_reserve(&reserve) {
+        tracing::warn!(%error, path = %reserve.display(), "no space could be kept for starting on a full disk");
+        let _ = std::fs::remove_file(&reserve);
+    }
+    Ok(catalog)
+}
+
+fn keep_reserve(path: &Path) -> std::io::Result<()> {
+    let file = std::fs::File::options().write(true).create(true).truncate(false).open(path)?;
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVE.1)?;
+    Ok(())
 }
 
 type Doors = Vec<tokio::task::JoinHandle<()>>;

@@ -38,6 +38,9 @@ const QUEUE: usize = 4;
 /// The first pause before another try to connect, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
 
+/// A peer that is silent for longer does not answer; heartbeats are answered at once.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
+
 /// How an appliance's groups reach others.
 pub trait Links: Send + Sync + 'static {
     /// This appliance's endpoint.
@@ -93,6 +96,8 @@ struct View {
     connected: bool,
     remote: Remote,
     good_as_of_ms: i64,
+    /// When the other side last said something, monotonic.
+    heard: Duration,
     /// The oldest place in the journal this pair needs; `None`: it needs nothing.
     holds: Option<Position>,
     sent: VecDeque<(Seq, MarkerNumber, Position)>,
@@ -190,6 +195,7 @@ impl Pair {
             connected: false,
             remote: Remote::default(),
             good_as_of_ms: 0,
+            heard: Duration::ZERO,
             holds: (state != PairState::FailedOver).then_some(holds),
             sent: VecDeque::new(),
             differential_bytes: 0,
@@ -513,6 +519,7 @@ impl Pair {
         {
             let mut view = self.view.lock();
             view.connected = true;
+            view.heard = self.clock.monotonic();
             view.remote = welcome.position;
             view.holds = Some(reader.position());
             view.sent.clear();
@@ -617,6 +624,7 @@ impl Pair {
         {
             let mut view = self.view.lock();
             view.remote = *position;
+            view.heard = self.clock.monotonic();
             view.good_as_of_ms = good_as_of_ms;
             while let Some((seq, marker, next)) = view.sent.front().copied() {
                 if seq.0 > position.durable_seq || marker.0 > position.received_marker {
@@ -641,7 +649,7 @@ impl Pair {
         let age = self.rpo_seconds().unwrap_or(f64::MAX);
         let (state, connected) = {
             let view = self.view.lock();
-            (view.state, view.connected)
+            (view.state, self.answers(&view))
         };
         if matches!(state, PairState::Paired | PairState::CatchingUp) {
             let next = paired_or_behind(connected, age, interval);
@@ -649,6 +657,12 @@ impl Pair {
                 tracing::error!(peer = %self.peer, "the pair's state could not be recorded");
             }
         }
+    }
+
+    /// Whether the other side answers now: a connection may be lost for seconds before that is noticed.
+    fn answers(&self, view: &View) -> bool {
+        let silent = self.clock.monotonic().saturating_sub(view.heard);
+        view.connected && silent <= SILENCE_MAX.max(4 * self.heartbeat)
     }
 
     /// What a disaster now would lose, seconds: nothing when all that was captured is permitted over there.
@@ -685,9 +699,12 @@ impl Pair {
         PairStatus {
             peer: self.peer.clone(),
             state: view.state,
-            reason: view.reason.clone(),
+            reason: view.reason.clone().or_else(|| {
+                let silent = view.connected && !self.answers(&view);
+                silent.then(|| format!("'{}' has not answered for {SILENCE_MAX:?}", self.peer))
+            }),
             since: view.since,
-            connected: view.connected,
+            connected: self.answers(&view),
             received_marker: view.remote.received_marker,
             permitted_marker: view.remote.permitted_marker,
             applied_marker: view.remote.applied_marker,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidemark_common::api::types::{
@@ -31,6 +32,9 @@ use crate::intake::{CopyVolumes, Intake};
 use crate::permission::{OpenCopy, Permission, Permitted};
 use crate::receive::{self, ReceiveError};
 use crate::state::CopyState;
+
+/// A primary sends heartbeats at least once a second; one that is silent for longer than this is not there.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
 
 /// Everything a copy is started with.
 pub struct SecondaryParts {
@@ -146,8 +150,10 @@ impl Secondary {
                 state.markers.add(*at, marker.clone());
             }
         }
+        let mut updater = Updater::new(Arc::clone(&journal), Arc::clone(&parts.volumes), applied);
+        catch_up(&mut updater, &state, applied.position.segment.max(oldest));
         let apply = Apply {
-            updater: Updater::new(Arc::clone(&journal), Arc::clone(&parts.volumes), applied),
+            updater,
             volumes: Arc::clone(&parts.volumes),
             journal: Arc::clone(&journal),
             state: Arc::clone(&state),
@@ -334,10 +340,11 @@ impl Secondary {
         self.state.markers.all().into_iter().filter(|marker| marker.number <= permitted).collect()
     }
 
-    /// Whether the primary's connection is there.
+    /// Whether the primary is connected and was heard lately: a connection may be lost for seconds before that is noticed.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.current.lock().connection.is_some()
+        let silent = self.state.last_heard().at.map(|at| self.parts.clock.monotonic().saturating_sub(at));
+        self.current.lock().connection.is_some() && silent.is_some_and(|silent| silent <= SILENCE_MAX)
     }
 
     /// For status; `peer` is the primary's name here.
@@ -418,6 +425,23 @@ impl Secondary {
             *since = (state, now);
         }
         since.1
+    }
+}
+
+/// The position is recorded whenever a segment is left behind, so a kill loses the record of at most this segment and the next:
+/// applying them again first, nobody sees the applied marker go back.
+fn catch_up(updater: &mut Updater, state: &CopyState, recorded_segment: u64) {
+    let limit = state.permission().limit();
+    while updater.applied().position.segment <= recorded_segment + 1 {
+        match updater.apply_window(limit) {
+            Ok(Some(_)) => state.applied(updater.applied()),
+            Ok(None) => break,
+            Err(error) => {
+                // The updater's thread tries again.
+                state.set_problem(Some(error.to_string()));
+                break;
+            }
+        }
     }
 }
 

@@ -71,6 +71,8 @@ pub(crate) struct Appliance {
     pub(crate) addresses: OnceLock<Addresses>,
     pub(crate) peers: RwLock<BTreeMap<String, PeerRecord>>,
     pub(crate) volumes: RwLock<BTreeMap<String, Arc<Volume>>>,
+    /// Volumes of the catalogue that could not be opened, and why.
+    pub(crate) unopened: RwLock<BTreeMap<String, String>>,
     pub(crate) groups: RwLock<BTreeMap<String, Arc<Group>>>,
     /// Operators' changes and peers' new groups, one at a time.
     pub(crate) changing: tokio::sync::Mutex<()>,

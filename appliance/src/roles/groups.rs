@@ -56,11 +56,9 @@ impl Appliance {
     fn group_volumes(&self, keeper: &GroupKeeper) -> Result<Arc<Volumes>, String> {
         let volumes = Volumes::default();
         for member in keeper.get().volumes {
-            let volume = self.volume(&member.name).map_err(|_| {
-                format!(
-                    "the backing of volume '{}' cannot be opened (the log says why): mend it and restart the service",
-                    member.name
-                )
+            let volume = self.volume(&member.name).map_err(|missing| {
+                let why = self.unopened.read().get(&member.name).cloned().unwrap_or(missing.message);
+                format!("volume '{}' cannot be used: {why}. Mend it and restart the service", member.name)
             })?;
             volumes.insert(Self::member_file(&member, &volume));
         }

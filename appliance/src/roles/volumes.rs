@@ -31,7 +31,8 @@ impl Appliance {
                     self.volumes.write().insert(record.name.clone(), volume);
                 }
                 Err(error) => {
-                    tracing::error!(volume = %record.name, error = %error.message, "the volume cannot be opened")
+                    tracing::error!(volume = %record.name, error = %error.message, "the volume cannot be opened");
+                    self.unopened.write().insert(record.name.clone(), error.message);
                 }
             }
         }
@@ -238,9 +239,14 @@ impl Appliance {
             Engine::Primary(primary) => {
                 primary.export(name).ok_or_else(|| format!("volume '{name}' is being taken into group '{group}'"))
             }
-            Engine::Secondary(_) => Err(format!(
-                "volume '{name}' is the copy of group '{group}' here and is served only after `tidemark failover {group}`: open it on the primary"
-            )),
+            Engine::Secondary(secondary) => {
+                let primary = secondary.keeper().get().primary.and_then(|id| self.peer_by_id(&id));
+                Err(format!(
+                    "volume '{name}' is the copy of group '{group}' here: open it on the primary, '{}'. It is served here only \
+                     after `tidemark failover {group}`",
+                    primary.unwrap_or_else(|| "unknown".into())
+                ))
+            }
             Engine::Fenced { by } => Err(format!(
                 "group '{group}' is fenced here: generation {by} runs on another appliance. Open volume '{name}' there"
             )),

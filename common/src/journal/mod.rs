@@ -6,9 +6,11 @@
 //! Keeps: 1 (what is durable comes back), 6 (only [`Journal::trim`] removes), 9 (every record is checked), 10.
 
 mod error;
+mod line;
 mod reader;
 mod recovery;
 mod segment;
+mod tail;
 mod writer;
 
 pub use error::JournalError;
@@ -118,7 +120,8 @@ impl Journal {
         self.durable.subscribe()
     }
 
-    /// Waits until the durable end is past the position, the time is over, or [`Self::wake`]; for threads.
+    /// Waits until the durable end is past the position, the time is over, or [`Self::wake`]; for threads. Does not wait
+    /// at all once the journal is [`Self::poisoned`].
     pub fn wait_durable(&self, past: Position, timeout: Duration) {
         let mut state = self.state.lock();
         if state.durable.position <= past && state.poisoned.is_none() {
@@ -164,13 +167,22 @@ impl Journal {
         self.options.capacity_bytes
     }
 
-    /// Bytes it can take before it is full; segments are counted whole.
+    /// Bytes it can take before it is full: what is left of the newest segment, and the whole segments that fit.
     #[must_use]
     pub fn free_bytes(&self) -> u64 {
         let state = self.state.lock();
-        let whole: u64 = state.segments.values().map(|segment| segment.capacity()).sum();
         let active = state.segments.values().last().map_or(0, |last| last.capacity().saturating_sub(last.used_bytes()));
-        self.options.capacity_bytes.saturating_sub(whole) + active
+        self.free_segments(&state) * self.options.segment_bytes + active
+    }
+
+    fn free_segments(&self, state: &State) -> u64 {
+        let held: u64 = state.segments.values().map(|segment| segment.capacity()).sum();
+        let free = self.options.capacity_bytes.saturating_sub(held);
+        free.checked_div(self.options.segment_bytes).unwrap_or(0)
+    }
+
+    fn has_room_for_segment(&self) -> bool {
+        self.free_segments(&self.state.lock()) > 0
     }
 
     /// The oldest place still held.
@@ -189,10 +201,12 @@ impl Journal {
         Position { segment, offset: segment::FIRST_RECORD }
     }
 
-    /// A reader that begins at a position.
+    /// A reader that begins at a position; at the oldest frame held when that is [`Position::default`]. One that begins
+    /// where the journal has been trimmed reads nothing but [`JournalError::Trimmed`]: frames are never left out in silence.
     #[must_use]
     pub fn reader(self: &Arc<Self>, from: Position) -> Reader {
-        Reader::new(Arc::clone(self), from.max(self.oldest()))
+        let from = if from == Position::default() { self.oldest() } else { from };
+        Reader::new(Arc::clone(self), Position { offset: from.offset.max(segment::FIRST_RECORD), ..from })
     }
 
     /// A reader that begins at the frame whose predecessors have this chain; `None` when no frame held does. `seq` is
@@ -205,19 +219,37 @@ impl Journal {
         if end.chain == chain && end.seq == seq {
             return Ok(Some(self.reader(end.position)));
         }
-        let start = {
-            let state = self.state.lock();
-            let before = state.segments.values().rev().find(|segment| segment.start_seq < seq);
-            before.or_else(|| state.segments.values().next()).map(|segment| segment.number)
-        };
-        let Some(segment) = start else { return Ok(None) };
-        let mut reader = self.reader(Position { segment, offset: segment::FIRST_RECORD });
-        while let Some((position, header)) = reader.next_header()? {
-            if header.history && header.chain == chain && header.first_seq.0 <= seq.0.saturating_add(1) {
+        for segment in self.segments_around(seq, end.seq) {
+            if let Some(position) = self.find_chain(segment, seq, chain)? {
                 return Ok(Some(self.reader(position)));
             }
-            if header.first_seq.0 > seq.0.saturating_add(1) {
+        }
+        Ok(None)
+    }
+
+    /// Segments in which the history may stand at a sequence number, newest first. A copy's begin may set the sequence
+    /// number back, so that a segment may end before the number it began with.
+    fn segments_around(&self, seq: Seq, end: Seq) -> Vec<u64> {
+        let mut next = end;
+        let mut found = Vec::new();
+        for segment in self.state.lock().segments.values().rev() {
+            if (segment.start_seq <= seq && seq <= next) || next < segment.start_seq {
+                found.push(segment.number);
+            }
+            next = segment.start_seq;
+        }
+        found
+    }
+
+    /// Where in a segment the record of the frame begins whose predecessors have this chain.
+    fn find_chain(self: &Arc<Self>, segment: u64, seq: Seq, chain: Chain) -> Result<Option<Position>, JournalError> {
+        let mut reader = self.reader(Position { segment, offset: segment::FIRST_RECORD });
+        while let Some((position, header)) = reader.next_header()? {
+            if position.segment != segment {
                 break;
+            }
+            if header.history && header.chain == chain && header.seq_before() == seq {
+                return Ok(Some(position));
             }
         }
         Ok(None)
@@ -229,11 +261,14 @@ impl Journal {
     /// [`JournalError`] when a file cannot be renamed or removed.
     pub fn trim(&self, before: Position) -> Result<u64, JournalError> {
         let mut freed = 0;
-        loop {
-            let Some(segment) = self.pop_before(before) else { return Ok(freed) };
+        while let Some(segment) = self.pop_before(before) {
+            if let Err(error) = self.retire(&segment) {
+                self.state.lock().segments.insert(segment.number, segment);
+                return Err(error);
+            }
             freed += segment.capacity();
-            self.retire(&segment)?;
         }
+        Ok(freed)
     }
 
     fn pop_before(&self, before: Position) -> Option<Arc<Segment>> {
@@ -245,12 +280,14 @@ impl Journal {
         state.segments.pop_first().map(|(_, segment)| segment)
     }
 
-    /// Keeps a trimmed segment's file as a spare, or removes it.
+    /// Keeps a trimmed segment's file as a spare, or removes it; durably, so that segments go in their order and one that
+    /// is missing between others is known to be lost.
     fn retire(&self, segment: &Segment) -> Result<(), JournalError> {
         let path = self.folder.join(segment::file_name(segment.number));
         let keep = segment.capacity() == self.options.segment_bytes && self.state.lock().spares.len() < SPARES;
         if !keep {
-            return self.disk.remove(&path).map_err(|source| JournalError::io("remove", &path, 0, source));
+            let removed = self.disk.remove(&path).and_then(|()| self.disk.sync_folder(&self.folder));
+            return removed.map_err(|source| JournalError::io("remove", &path, 0, source));
         }
         let spare = self.folder.join(segment::spare_name(segment.number));
         self.disk.rename(&path, &spare).map_err(|source| JournalError::io("rename", &path, 0, source))?;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::segment::{ENVELOPE_BYTES, Envelope, FIRST_RECORD, Segment, record_bytes};
 use super::{Journal, JournalError, Position};
+use crate::ids::GroupId;
 use crate::limits::FRAME_STORED_BYTES_MAX;
 use crate::record::{FrameError, FrameHeader, FrameView, HEADER_BYTES};
 
@@ -46,6 +47,10 @@ impl Reader {
     /// # Errors
     /// [`JournalError`]; the reader stays where it was.
     pub fn next_frame(&mut self) -> Result<Option<ReadFrame>, JournalError> {
+        self.read_frame().map_err(|error| self.unless_trimmed(error))
+    }
+
+    fn read_frame(&mut self) -> Result<Option<ReadFrame>, JournalError> {
         let Some((segment, envelope)) = self.next_record()? else { return Ok(None) };
         let begin = self.at.offset + ENVELOPE_BYTES as u64;
         let mut bytes = vec![0; envelope.frame_bytes as usize];
@@ -63,6 +68,10 @@ impl Reader {
     /// # Errors
     /// [`JournalError`]; the reader stays where it was.
     pub fn next_header(&mut self) -> Result<Option<(Position, FrameHeader)>, JournalError> {
+        self.read_header().map_err(|error| self.unless_trimmed(error))
+    }
+
+    fn read_header(&mut self) -> Result<Option<(Position, FrameHeader)>, JournalError> {
         let Some((segment, envelope)) = self.next_record()? else { return Ok(None) };
         let begin = self.at.offset + ENVELOPE_BYTES as u64;
         let mut bytes = [0; HEADER_BYTES];
@@ -79,6 +88,10 @@ impl Reader {
     /// # Errors
     /// [`JournalError`]; the reader stays where it was.
     pub fn next_tables(&mut self) -> Result<Option<ReadFrame>, JournalError> {
+        self.read_tables().map_err(|error| self.unless_trimmed(error))
+    }
+
+    fn read_tables(&mut self) -> Result<Option<ReadFrame>, JournalError> {
         let Some((segment, envelope)) = self.next_record()? else { return Ok(None) };
         let begin = self.at.offset + ENVELOPE_BYTES as u64;
         let mut bytes = vec![0; HEADER_BYTES];
@@ -91,6 +104,14 @@ impl Reader {
         let position = Position { offset: begin, ..self.at };
         self.at.offset += record_bytes(envelope.frame_bytes as usize);
         Ok(Some(ReadFrame { position, next: self.at, header, bytes: Bytes::from(bytes) }))
+    }
+
+    /// A trimmed segment's file holds another segment by and by: that is no damage.
+    fn unless_trimmed(&self, error: JournalError) -> JournalError {
+        if self.journal.segment(self.at.segment).is_none() {
+            return JournalError::Trimmed { position: self.at };
+        }
+        error
     }
 
     fn next_record(&mut self) -> Result<Option<(Arc<Segment>, Envelope)>, JournalError> {
@@ -108,7 +129,8 @@ impl Reader {
             }
             let mut bytes = [0; ENVELOPE_BYTES];
             segment.read(&mut bytes, self.at.offset)?;
-            let envelope = read_envelope(&bytes, self.at).map_err(|source| segment.damaged(self.at.offset, source))?;
+            let envelope = read_envelope(&bytes, segment.group, self.at);
+            let envelope = envelope.map_err(|source| segment.damaged(self.at.offset, source))?;
             return Ok(Some((segment, envelope)));
         }
     }
@@ -125,8 +147,8 @@ impl Reader {
 }
 
 /// Reads an envelope and holds it to the limits.
-pub(super) fn read_envelope(bytes: &[u8], at: Position) -> Result<Envelope, FrameError> {
-    let envelope = Envelope::decode(bytes, at)?;
+pub(super) fn read_envelope(bytes: &[u8], group: GroupId, at: Position) -> Result<Envelope, FrameError> {
+    let envelope = Envelope::decode(bytes, group, at)?;
     let length = envelope.frame_bytes as usize;
     if !(HEADER_BYTES..=FRAME_STORED_BYTES_MAX).contains(&length) {
         return Err(FrameError::Malformed { what: "its envelope's length is out of range" });

@@ -5,8 +5,8 @@
 //! 4096   envelope (32) | frame | padding to 32 | envelope | frame | ...
 //! ```
 //!
-//! The segment's number and the record's offset are mixed into the envelope's checksum, so that what a recycled file
-//! held before never looks valid. Each envelope says up to where the journal was durable when it was written: that tells
+//! The group, the segment's number and the record's offset are mixed into the envelope's checksum, so that what a recycled
+//! file held before never looks valid, nor does what a host writes into its volumes. Each envelope says up to where the journal was durable when it was written: that tells
 //! a torn tail from damage.
 
 use std::path::{Path, PathBuf};
@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::{Journal, JournalError, Position};
-use crate::ids::{GroupId, Seq};
-use crate::record::{Chain, FrameError, HEADER_BYTES, crc32c};
+use crate::ids::{Generation, GroupId, MarkerNumber, Seq};
+use crate::record::{Chain, FrameError, HEADER_BYTES, Tip, crc32c};
 use crate::storage::{DiskFile, Open};
 
 /// Where records begin.
@@ -108,10 +108,26 @@ pub(super) struct Start {
     pub chain: Chain,
 }
 
+impl Start {
+    pub(super) const fn of(tip: &Tip) -> Self {
+        Self { seq: tip.seq, marker: tip.marker.0, generation: tip.generation.0, chain: tip.chain }
+    }
+
+    pub(super) const fn tip(&self) -> Tip {
+        Tip {
+            seq: self.seq,
+            marker: MarkerNumber(self.marker),
+            generation: Generation(self.generation),
+            chain: self.chain,
+        }
+    }
+}
+
 /// The 32 bytes before each frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Envelope {
     pub frame_bytes: u32,
+    /// The durable end when it was written.
     pub durable: Position,
     /// The last four bytes of the frame's header: its checksum.
     pub frame_check: [u8; 4],
@@ -127,7 +143,7 @@ impl Envelope {
         }
     }
 
-    pub(super) fn encode(&self, at: Position) -> [u8; ENVELOPE_BYTES] {
+    pub(super) fn encode(&self, group: GroupId, at: Position) -> [u8; ENVELOPE_BYTES] {
         let mut bytes = [0; ENVELOPE_BYTES];
         let mut put = |from: usize, field: &[u8]| {
             bytes.iter_mut().skip(from).zip(field).for_each(|(to, from)| *to = *from);
@@ -135,14 +151,14 @@ impl Envelope {
         put(0, &ENVELOPE_MAGIC.to_le_bytes());
         put(4, &self.frame_bytes.to_le_bytes());
         put(8, &self.durable.segment.to_le_bytes());
-        put(16, &self.durable.offset.to_le_bytes()[..4]);
-        put(20, &self.frame_check);
-        let check = envelope_check(&bytes, at);
+        put(16, &self.durable.offset.to_le_bytes());
+        put(24, &self.frame_check);
+        let check = envelope_check(&bytes, group, at);
         bytes.iter_mut().skip(28).zip(check.to_le_bytes()).for_each(|(to, from)| *to = from);
         bytes
     }
 
-    pub(super) fn decode(bytes: &[u8], at: Position) -> Result<Self, FrameError> {
+    pub(super) fn decode(bytes: &[u8], group: GroupId, at: Position) -> Result<Self, FrameError> {
         let Some(bytes) = bytes.first_chunk::<ENVELOPE_BYTES>() else {
             return Err(FrameError::Short { have: bytes.len(), need: ENVELOPE_BYTES });
         };
@@ -150,23 +166,24 @@ impl Envelope {
         for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
             *word = u32::from_le_bytes(*bytes);
         }
-        let [magic, frame_bytes, low, high, durable_offset, frame_check, _, check] = words;
+        let [magic, frame_bytes, segment_low, segment_high, offset_low, offset_high, frame_check, check] = words;
         if magic != ENVELOPE_MAGIC {
             return Err(FrameError::Magic);
         }
-        if envelope_check(bytes, at) != check {
+        if envelope_check(bytes, group, at) != check {
             return Err(FrameError::Checksum { part: "envelope" });
         }
-        let segment = u64::from(low) | u64::from(high) << 32;
-        let durable = Position { segment, offset: u64::from(durable_offset) };
+        let wide = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let durable = Position { segment: wide(segment_low, segment_high), offset: wide(offset_low, offset_high) };
         Ok(Self { frame_bytes, durable, frame_check: frame_check.to_le_bytes() })
     }
 }
 
-fn envelope_check(bytes: &[u8; ENVELOPE_BYTES], at: Position) -> u32 {
-    let mut checked = [0; 44];
+/// Over the fields, then the group and the place, which are not stored.
+fn envelope_check(bytes: &[u8; ENVELOPE_BYTES], group: GroupId, at: Position) -> u32 {
+    let mut checked = [0; 60];
     let place = at.segment.to_le_bytes().into_iter().chain(at.offset.to_le_bytes());
-    let fields = bytes.iter().take(28).copied().chain(place);
+    let fields = bytes.iter().take(28).copied().chain(group.0).chain(place);
     checked.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
     crc32c(&checked)
 }
@@ -195,6 +212,7 @@ pub struct Segment {
     pub number: u64,
     /// Last sequence number before it.
     pub start_seq: Seq,
+    pub(super) group: GroupId,
     pub(super) previous: Position,
     pub(super) start: Start,
     path: PathBuf,
@@ -240,37 +258,35 @@ impl Segment {
 
     /// Makes a new segment: a file whose blocks have been written before, then its header, then its name.
     pub(super) fn create(journal: &Journal, header: SegmentHeader) -> Result<Self, JournalError> {
-        let path = journal.folder.join(file_name(header.number));
         let spare = journal.state.lock().spares.pop();
-        let (from, file) = match spare {
-            Some(spare) => {
-                let file = journal.disk.open(&spare, Open::Existing);
-                (spare.clone(), file.map_err(|source| JournalError::io("open", &spare, 0, source))?)
-            }
-            None => Self::prepare(journal, header.number)?,
-        };
-        let io = |action, source| JournalError::io(action, &from, 0, source);
+        let from = spare.unwrap_or_else(|| journal.folder.join(spare_name(header.number)));
+        let result = Self::create_from(journal, header, &from);
+        if result.is_err() {
+            // Half a segment would hold the space that may be missing.
+            let _ = journal.disk.remove(&from);
+        }
+        result
+    }
+
+    fn create_from(journal: &Journal, header: SegmentHeader, from: &Path) -> Result<Self, JournalError> {
+        let path = journal.folder.join(file_name(header.number));
+        let io = |action, source| JournalError::io(action, from, 0, source);
+        let file = journal.disk.open(from, Open::ExistingOrNew).map_err(|source| io("open", source))?;
+        if file.size().map_err(|source| io("measure", source))? != journal.options.segment_bytes {
+            Self::write_zeroes(journal, from, file.as_ref())?;
+        }
         file.write_all_at(&header.encode(), 0).map_err(|source| io("write", source))?;
         file.sync().map_err(|source| io("sync", source))?;
-        journal.disk.rename(&from, &path).map_err(|source| io("rename", source))?;
+        // Whether the name is there after a failure is not known, so this is never an error to go on after: frames
+        // appended to the segment before would lie behind the end that this header tells.
+        journal.disk.rename(from, &path).map_err(|source| io("rename", std::io::Error::other(source)))?;
         let capacity = file.size().map_err(|source| io("measure", source))?;
         Ok(Self::with(header, path, file, capacity))
     }
 
-    /// A file full of zeroes, so that later syncs have no metadata to write.
-    pub(super) fn prepare(journal: &Journal, number: u64) -> Result<(PathBuf, Arc<dyn DiskFile>), JournalError> {
-        let path = journal.folder.join(spare_name(number));
-        let result = Self::write_zeroes(journal, &path);
-        if result.is_err() {
-            // Half a spare would hold the space that is missing.
-            let _ = journal.disk.remove(&path);
-        }
-        result.map(|file| (path, file))
-    }
-
-    fn write_zeroes(journal: &Journal, path: &Path) -> Result<Arc<dyn DiskFile>, JournalError> {
+    /// Writes every block, so that later syncs have no metadata to write.
+    fn write_zeroes(journal: &Journal, path: &Path, file: &dyn DiskFile) -> Result<(), JournalError> {
         let io = |action, offset, source| JournalError::io(action, path, offset, source);
-        let file = journal.disk.open(path, Open::ExistingOrNew).map_err(|source| io("create", 0, source))?;
         let zeroes = vec![0; ZERO_STEP];
         let mut at = 0;
         while at < journal.options.segment_bytes {
@@ -279,14 +295,14 @@ impl Segment {
             file.write_all_at(data, at).map_err(|source| io("preallocate", at, source))?;
             at += step as u64;
         }
-        file.sync().map_err(|source| io("sync", 0, source))?;
-        Ok(file)
+        file.sync().map_err(|source| io("sync", 0, source))
     }
 
     fn with(header: SegmentHeader, path: PathBuf, file: Arc<dyn DiskFile>, capacity: u64) -> Self {
         Self {
             number: header.number,
             start_seq: Seq(header.start_seq),
+            group: GroupId(header.group),
             previous: Position { segment: header.previous, offset: header.previous_end },
             start: Start {
                 seq: Seq(header.start_seq),

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::segment::{Envelope, FIRST_RECORD, Segment, SegmentHeader, Start, record_bytes};
 use super::{DurableEnd, Journal, JournalError, Position};
-use crate::record::{FrameHeader, Tip};
+use crate::ids::GroupId;
+use crate::record::{FrameError, FrameHeader, Tip};
 
 /// Frames up to this size are copied behind their envelope and written with it at once.
 const COPIED_BYTES_MAX: usize = 128 << 10;
@@ -20,15 +21,14 @@ pub struct Writer {
     at: u64,
     tip: Tip,
     buffer: Vec<u8>,
-    /// Segments written since the last sync, the active one left out.
-    unsynced: Vec<Arc<Segment>>,
+    /// Something is appended to the active segment and not synced; older segments always are.
     dirty: bool,
     poisoned: bool,
 }
 
 impl Writer {
     pub(super) fn new(journal: Arc<Journal>, active: Arc<Segment>, at: u64, tip: Tip) -> Self {
-        Self { journal, active, at, tip, buffer: Vec::new(), unsynced: Vec::new(), dirty: false, poisoned: false }
+        Self { journal, active, at, tip, buffer: Vec::new(), dirty: false, poisoned: false }
     }
 
     /// Where the history stands, synced or not.
@@ -55,8 +55,7 @@ impl Writer {
     /// [`JournalError`]; one that [`JournalError::is_no_space`] left everything as it was.
     pub fn append(&mut self, frame: &[u8]) -> Result<Position, JournalError> {
         self.check_poison()?;
-        let header = FrameHeader::decode(frame).map_err(|source| self.active.damaged(self.at, source))?;
-        let tip = self.tip.follow(&header).map_err(|what| self.active.gap(self.at, what))?;
+        let tip = self.follow(frame)?;
         let need = record_bytes(frame.len());
         if need > self.journal.options.segment_bytes.saturating_sub(FIRST_RECORD) {
             return Err(JournalError::TooLarge { bytes: frame.len() });
@@ -65,8 +64,8 @@ impl Writer {
             self.next_segment()?;
         }
         let at = Position { segment: self.active.number, offset: self.at };
-        let result = self.write(frame, at);
-        self.poison_on_error(result)?;
+        // The part that was written lies behind the end: the next try writes over it, and recovery cuts it.
+        self.write(frame, at).map_err(|error| self.poison_unless_no_space(error))?;
         self.at += need;
         self.active.set_end(self.at);
         self.tip = tip;
@@ -74,8 +73,18 @@ impl Writer {
         Ok(Position { offset: at.offset + super::segment::ENVELOPE_BYTES as u64, ..at })
     }
 
+    /// The tip behind the frame, which must be whole, this group's, and the next.
+    fn follow(&self, frame: &[u8]) -> Result<Tip, JournalError> {
+        let damaged = |source| self.active.damaged(self.at, source);
+        let header = FrameHeader::decode(frame).map_err(damaged)?;
+        if header.frame_bytes() != frame.len() {
+            return Err(damaged(FrameError::Short { have: frame.len(), need: header.frame_bytes() }));
+        }
+        follow(&self.tip, &header, self.journal.group).map_err(|what| self.active.gap(self.at, what))
+    }
+
     fn write(&mut self, frame: &[u8], at: Position) -> Result<(), JournalError> {
-        let envelope = Envelope::of(frame, self.journal.durable_end().position).encode(at);
+        let envelope = Envelope::of(frame, self.journal.durable_end().position).encode(self.journal.group, at);
         if frame.len() > COPIED_BYTES_MAX {
             self.active.write(&envelope, at.offset)?;
             return self.active.write(frame, at.offset + envelope.len() as u64);
@@ -92,12 +101,11 @@ impl Writer {
     /// [`JournalError`], after which the journal takes nothing more.
     pub fn sync(&mut self) -> Result<DurableEnd, JournalError> {
         self.check_poison()?;
-        if self.dirty {
-            let result = self.unsynced.iter().chain([&self.active]).try_for_each(|segment| segment.sync());
-            self.poison_on_error(result)?;
-            self.unsynced.clear();
-            self.dirty = false;
+        if !self.dirty {
+            return Ok(self.journal.durable_end());
         }
+        self.active.sync().map_err(|error| self.poison(error))?;
+        self.dirty = false;
         let end = DurableEnd { position: self.end(), seq: self.tip.seq, chain: self.tip.chain };
         self.journal.set_durable(end);
         Ok(end)
@@ -105,19 +113,15 @@ impl Writer {
 
     /// Seals the active segment and goes on in a new one.
     fn next_segment(&mut self) -> Result<(), JournalError> {
-        let capacity_bytes = self.journal.options.capacity_bytes;
-        if self.journal.free_bytes() < self.journal.options.segment_bytes {
-            return Err(JournalError::Full { capacity_bytes });
+        if !self.journal.has_room_for_segment() {
+            return Err(JournalError::Full { capacity_bytes: self.journal.options.capacity_bytes });
         }
-        let start = Start {
-            seq: self.tip.seq,
-            marker: self.tip.marker.0,
-            generation: self.tip.generation.0,
-            chain: self.tip.chain,
-        };
-        let next = self.journal.add_segment(self.end(), &start)?;
+        // First durable, then followed by another: recovery may call everything damage that is bad before the newest segment.
+        self.sync()?;
+        let next = self.journal.add_segment(self.end(), &Start::of(&self.tip));
+        let next = next.map_err(|error| self.poison_unless_no_space(error))?;
         self.active.seal(self.at);
-        self.unsynced.push(std::mem::replace(&mut self.active, next));
+        self.active = next;
         self.at = FIRST_RECORD;
         Ok(())
     }
@@ -130,18 +134,28 @@ impl Writer {
         Err(JournalError::Poisoned { reason: reason.unwrap_or_default() })
     }
 
-    fn poison_on_error<T>(&mut self, result: Result<T, JournalError>) -> Result<T, JournalError> {
-        if let Err(error) = &result {
-            self.poisoned = true;
-            self.journal.poison(error.to_string());
-        }
-        result
+    fn poison_unless_no_space(&mut self, error: JournalError) -> JournalError {
+        if error.is_no_space() { error } else { self.poison(error) }
+    }
+
+    /// After this, nobody knows what the disk holds: an error that asks to be tried again would be wrong.
+    fn poison(&mut self, error: JournalError) -> JournalError {
+        self.poisoned = true;
+        let reason = error.to_string();
+        self.journal.poison(reason.clone());
+        if error.is_no_space() { JournalError::Poisoned { reason } } else { error }
     }
 }
 
+/// The tip behind a frame of this group.
+pub(super) fn follow(tip: &Tip, header: &FrameHeader, group: GroupId) -> Result<Tip, &'static str> {
+    if header.group == group { tip.follow(header) } else { Err("it belongs to another group") }
+}
+
 impl Journal {
+    /// A new segment behind the newest one, or behind a place where the history was cut.
     pub(super) fn add_segment(&self, previous: Position, start: &Start) -> Result<Arc<Segment>, JournalError> {
-        let number = self.state.lock().segments.keys().next_back().map_or(1, |last| last + 1);
+        let number = self.highest_number()? + 1;
         let header = SegmentHeader::new(number, self.group, previous, start);
         let segment = Arc::new(Segment::create(self, header)?);
         self.state.lock().segments.insert(number, Arc::clone(&segment));

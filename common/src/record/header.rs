@@ -145,6 +145,15 @@ impl FrameHeader {
         }
     }
 
+    /// The last sequence number before this frame.
+    #[must_use]
+    pub const fn seq_before(&self) -> Seq {
+        match self.kind {
+            FrameKind::Writes => Seq(self.first_seq.0.saturating_sub(1)),
+            FrameKind::Regions | FrameKind::Control => self.first_seq,
+        }
+    }
+
     /// The stored form, checksum included.
     #[must_use]
     pub fn encode(&self) -> [u8; HEADER_BYTES] {

@@ -371,7 +371,7 @@ mod tests {
             let header = FrameHeader {
                 kind: FrameKind::Writes, history: true, rebase: false, group: GroupId([1; 16]), member: 0, generation: Generation(1),
                 first_seq: Seq(1), last_seq: Seq(2), marker: MarkerNumber(0), extents, chunks, raw_bytes: raw,
-                table_bytes: tables as u32, body_bytes: body.len() as u32, table_check: crc32c(&body[..tables]), chain: Chain::default(),
+                table_bytes: u32::try_from(tables).unwrap(), body_bytes: u32::try_from(body.len()).unwrap(), table_check: crc32c(&body[..tables]), chain: Chain::default(),
             };
             let mut bytes = header.encode().to_vec();
             bytes.extend_from_slice(&body);

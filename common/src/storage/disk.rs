@@ -64,7 +64,13 @@ impl Disk for SystemDisk {
     }
 
     fn create_folder(&self, folder: &Path) -> io::Result<()> {
-        std::fs::create_dir_all(folder)
+        let is_missing = |above: &&Path| *above != Path::new("") && !above.exists();
+        let missing: Vec<&Path> = folder.ancestors().skip(1).take_while(is_missing).collect();
+        std::fs::create_dir_all(folder)?;
+        // The folder itself may be there and not yet be durable: whoever made it was killed.
+        let made = [folder].into_iter().chain(missing);
+        made.filter_map(Path::parent)
+            .try_for_each(|above| self.sync_folder(if above == Path::new("") { Path::new(".") } else { above }))
     }
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
@@ -152,6 +158,18 @@ impl SystemFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_are_made_wherever_they_lie() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = folder.path().join("a/b/c");
+        SystemDisk.create_folder(&deep).unwrap();
+        SystemDisk.create_folder(&deep).unwrap();
+        assert_eq!(SystemDisk.list(&deep).unwrap(), Vec::<String>::new());
+        SystemDisk.create_folder(Path::new(".")).unwrap();
+        SystemDisk.create_folder(Path::new("src")).unwrap();
+        SystemDisk.create_folder(Path::new("/")).unwrap();
+    }
 
     #[test]
     fn zeroes_and_holes_are_seen() {

@@ -56,7 +56,7 @@ struct State {
 #[derive(Debug, Clone, Default)]
 struct Faults {
     space_bytes: Option<u64>,
-    fail_next_sync: bool,
+    fail_next_sync: Option<io::ErrorKind>,
     effects_left: Option<u64>,
     effects: u64,
     off: bool,
@@ -138,9 +138,9 @@ impl MemoryDisk {
         self.state.lock().used_bytes()
     }
 
-    /// The next sync of a file fails.
-    pub fn fail_next_sync(&self) {
-        self.state.lock().faults.fail_next_sync = true;
+    /// The next sync of a file fails with this.
+    pub fn fail_next_sync(&self, how: io::ErrorKind) {
+        self.state.lock().faults.fail_next_sync = Some(how);
     }
 
     /// The sector with this byte cannot be read until it is written.
@@ -373,11 +373,11 @@ impl DiskFile for MemoryFile {
         let mut state = self.state.lock();
         state.alive()?;
         state.effect()?;
-        let failed = std::mem::take(&mut state.faults.fail_next_sync);
+        let failed = state.faults.fail_next_sync.take();
         let Some(content) = state.files.get_mut(&self.id) else { return Ok(()) };
-        if failed {
+        if let Some(how) = failed {
             content.fail_sync();
-            return Err(io::Error::other("the disk failed to write what it held"));
+            return Err(how.into());
         }
         content.sync();
         Ok(())

@@ -41,7 +41,7 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// As the system says.
     fn remove(&self, path: &Path) -> io::Result<()>;
-    /// Makes a folder and those above it.
+    /// Makes a folder and those above it, durably.
     ///
     /// # Errors
     /// As the system says.

@@ -112,7 +112,7 @@ fn a_full_disk_takes_the_part_that_fits() {
 fn a_failed_sync_leaves_doubt_until_the_sectors_are_written_again() {
     let disk = written_over();
     let f = file(&disk, "f");
-    disk.fail_next_sync();
+    disk.fail_next_sync(io::ErrorKind::Other);
     assert!(f.sync().is_err());
     f.sync().unwrap();
     assert_eq!(sectors(&disk), [2; SECTORS], "it reads well from the cache");

@@ -1,0 +1,150 @@
+//! What trimming takes away, what it keeps, and what becomes of the files.
+
+use super::*;
+use crate::storage::Disk;
+
+fn at(segment: u64) -> Position {
+    Position { segment, offset: 4096 }
+}
+
+#[test]
+fn only_segments_wholly_before_the_place_go() {
+    let (disk, mut writer) = fresh();
+    let frames = fill(&mut writer, 14);
+    let journal = Arc::clone(writer.journal());
+    assert_eq!(journal.trim(Position { segment: 3, offset: 8000 }).unwrap(), 2 * SEGMENT_BYTES);
+    assert_eq!(journal.oldest(), at(3));
+    assert_eq!(held(&journal), frames[8..]);
+    assert_eq!(journal.trim(frames[9].position).unwrap(), 0, "the segment is still needed");
+    assert_eq!(reopened(&disk), frames[8..]);
+}
+
+#[test]
+fn the_newest_segment_always_stays() {
+    let (disk, mut writer) = fresh();
+    let frames = fill(&mut writer, 10);
+    writer.journal().trim(at(99)).unwrap();
+    assert_eq!(held(writer.journal()), frames[8..]);
+    let more = fill(&mut writer, 6);
+    assert_eq!(reopened(&disk), [&frames[8..], &more].concat());
+}
+
+#[test]
+fn a_history_goes_on_after_its_begin_is_gone() {
+    let (disk, mut writer) = fresh();
+    let frames = fill(&mut writer, 10);
+    let before = FrameHeaderOf(&frames[8]).chain();
+    writer.journal().trim(at(3)).unwrap();
+    let recovered = open(&disk);
+    assert_eq!((recovered.oldest.seq, recovered.oldest.chain), (Seq(8), before));
+    assert_eq!(recovered.writer.tip(), writer.tip());
+}
+
+struct FrameHeaderOf<'a>(&'a Held);
+
+impl FrameHeaderOf<'_> {
+    fn chain(&self) -> crate::record::Chain {
+        crate::record::FrameHeader::decode(&self.0.bytes).unwrap().chain
+    }
+}
+
+#[test]
+fn trimmed_files_are_used_again() {
+    let (disk, mut writer) = fresh();
+    fill(&mut writer, 12);
+    let used = disk.used_bytes();
+    for _ in 0..10 {
+        fill(&mut writer, 4);
+        let newest = writer.end().segment;
+        writer.journal().trim(at(newest - 2)).unwrap();
+        assert!(disk.used_bytes() <= used + 2 * SEGMENT_BYTES, "{} bytes", disk.used_bytes());
+    }
+    let spares = names(&disk).iter().filter(|name| name.ends_with(".spare")).count();
+    assert_eq!(spares, 1, "the others are in use again: {:?}", names(&disk));
+    let effects = disk.effects();
+    fill(&mut writer, 4);
+    assert!(disk.effects() - effects < 12, "{} effects: nothing is preallocated", disk.effects() - effects);
+}
+
+#[test]
+fn at_most_two_spares_are_kept_and_found_again() {
+    let (disk, mut writer) = fresh();
+    fill(&mut writer, 30);
+    writer.journal().trim(at(7)).unwrap();
+    let spares = |disk: &MemoryDisk| names(disk).iter().filter(|name| name.ends_with(".spare")).count();
+    assert_eq!(spares(&disk), 2);
+    let mut writer = open(&disk).writer;
+    fill(&mut writer, 8);
+    assert_eq!(spares(&disk), 0, "both are in use");
+}
+
+#[test]
+fn a_spare_of_another_size_is_not_used() {
+    let (disk, mut writer) = fresh();
+    fill(&mut writer, 10);
+    writer.journal().trim(at(2)).unwrap();
+    let half = folder().join(super::super::segment::spare_name(77));
+    let file = disk.open(&half, crate::storage::Open::New).unwrap();
+    file.write_all_at(&[0; 5000], 0).unwrap();
+    let mut writer = open(&disk).writer;
+    assert!(!names(&disk).contains(&"000000000000004d.spare".to_owned()));
+    fill(&mut writer, 12);
+    reopened(&disk);
+}
+
+/// Frames of one size lie at the same places in every life of a file, so an old record begins wherever a new one ends.
+#[test]
+fn old_records_of_a_recycled_file_never_show() {
+    for extra in 0..8 {
+        let (disk, mut writer) = fresh();
+        let mut frames = fill(&mut writer, 12);
+        for round in 0..5 {
+            let newest = writer.end().segment;
+            writer.journal().trim(at(newest)).unwrap();
+            frames.retain(|frame| frame.position.segment == newest);
+            frames.extend(fill(&mut writer, extra + round));
+            assert_eq!(held(writer.journal()), frames);
+            let recovered = open(&disk);
+            assert_eq!(recovered.torn, None, "old bytes are no torn tail");
+            writer = recovered.writer;
+            assert_eq!(held(writer.journal()), frames);
+        }
+    }
+}
+
+#[test]
+fn a_reader_behind_the_trimmed_place_is_told() {
+    let (_disk, mut writer) = fresh();
+    let frames = fill(&mut writer, 10);
+    let mut reader = writer.journal().reader(Position::default());
+    assert_eq!(reader.next_frame().unwrap().unwrap().position, frames[0].position, "from the oldest");
+    let stale = reader.position();
+    writer.journal().trim(at(3)).unwrap();
+    fill(&mut writer, 12);
+    assert!(matches!(reader.next_frame(), Err(JournalError::Trimmed { .. })), "its file holds another segment now");
+    let mut late = writer.journal().reader(stale);
+    assert!(matches!(late.next_frame(), Err(JournalError::Trimmed { .. })), "never a later frame in silence");
+    let mut from_oldest = writer.journal().reader(Position::default());
+    assert_eq!(from_oldest.next_frame().unwrap().unwrap().position, frames[8].position);
+}
+
+#[test]
+fn power_may_go_at_any_moment_of_a_trim() {
+    for effects in 0.. {
+        let (disk, mut writer) = fresh();
+        let frames = fill(&mut writer, 22);
+        disk.power_off_after(effects);
+        let done = writer.journal().trim(at(5)).is_ok();
+        for seed in 0..10 {
+            let disk = disk.fork().crash(seed);
+            let mut writer = open(&disk).writer;
+            let found = held(writer.journal());
+            assert!(found.len() >= 6 && frames.ends_with(&found), "{effects} effects, seed {seed}: {found:?}");
+            let more = fill(&mut writer, 9);
+            assert_eq!(reopened(&disk), [found, more].concat());
+        }
+        if done {
+            break;
+        }
+    }
+}

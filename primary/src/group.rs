@@ -31,7 +31,7 @@ use crate::cut::{CutDone, CutError, CutRequest};
 use crate::drain::{Drain, DrainDesk, DrainSettings, RecordRequest};
 use crate::image::Image;
 use crate::recovery::{StartError, applied_position, index_unapplied, recover_ring};
-use crate::ship::{Links, Pair};
+use crate::ship::{Links, Pair, PairParts};
 use crate::volume::CapturedVolume;
 use crate::writeback::{Readers, Writeback, WritebackDesk};
 
@@ -336,15 +336,16 @@ impl Primary {
 
     /// Starts a pair whose record is in the catalogue.
     pub fn add_pair(&self, record: &PairRecord) -> Arc<Pair> {
-        let pair = Arc::new(Pair::new(
-            record,
-            self.image.clone(),
-            Arc::clone(&self.desk),
-            Arc::clone(&self.keeper),
-            Arc::clone(&self.parts.links),
-            Arc::clone(&self.parts.clock),
-            self.options.heartbeat,
-        ));
+        let parts = PairParts {
+            image: self.image.clone(),
+            desk: Arc::clone(&self.desk),
+            keeper: Arc::clone(&self.keeper),
+            links: Arc::clone(&self.parts.links),
+            clock: Arc::clone(&self.parts.clock),
+            heartbeat: self.options.heartbeat,
+            metrics: self.parts.metrics.clone(),
+        };
+        let pair = Arc::new(Pair::new(record, parts));
         self.pairs.pairs.write().push(Arc::clone(&pair));
         self.parts.runtime.spawn(Arc::clone(&pair).run());
         pair

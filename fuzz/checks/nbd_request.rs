@@ -2,8 +2,9 @@
 
 use tidemark_common::limits::NBD_REQUEST_BYTES_MAX;
 use tidemark_common::nbd::Bounds;
+use tidemark_common::nbd::check::check as check_request;
 use tidemark_common::nbd::options::{OPTION_HEADER_BYTES, parse_option, parse_option_header};
-use tidemark_common::nbd::request::{Request, Style, Terms, check as check_request, parse_request};
+use tidemark_common::nbd::request::{Request, Style, Terms, parse_request};
 
 use super::Input;
 

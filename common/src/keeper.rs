@@ -3,7 +3,7 @@
 
 use parking_lot::Mutex;
 
-use crate::catalog::{Catalog, CatalogError, GroupRecord, PairRecord};
+use crate::catalog::{Batch, Catalog, CatalogError, GroupRecord, PairRecord};
 use crate::ids::{Generation, GroupId};
 
 /// The keeper of one group's record.
@@ -62,6 +62,24 @@ impl GroupKeeper {
             self.catalog.put_group(&changed)?;
             *record = changed;
         }
+        Ok(answer)
+    }
+
+    /// Changes the record together with what else is in a batch.
+    ///
+    /// # Errors
+    /// [`CatalogError`]; the record is as it was, and nothing of the batch is kept.
+    pub fn update_with<T>(
+        &self,
+        mut batch: Batch,
+        change: impl FnOnce(&mut GroupRecord) -> T,
+    ) -> Result<T, CatalogError> {
+        let mut record = self.record.lock();
+        let mut changed = record.clone();
+        let answer = change(&mut changed);
+        batch.put_group(&changed)?;
+        self.catalog.commit(batch)?;
+        *record = changed;
         Ok(answer)
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::ids::VolumeIndex;
 use crate::storage::DiskFile;
@@ -21,6 +21,8 @@ pub struct VolumeFile {
     pub file: Arc<dyn DiskFile>,
     size: AtomicU64,
     dirty: AtomicBool,
+    syncing: Mutex<()>,
+    failed: AtomicBool,
 }
 
 impl std::fmt::Debug for VolumeFile {
@@ -33,7 +35,15 @@ impl VolumeFile {
     /// A volume over an open file of at least this size.
     #[must_use]
     pub fn new(index: VolumeIndex, name: String, file: Arc<dyn DiskFile>, size: u64) -> Self {
-        Self { index, name, file, size: size.into(), dirty: false.into() }
+        Self {
+            index,
+            name,
+            file,
+            size: size.into(),
+            dirty: false.into(),
+            syncing: Mutex::new(()),
+            failed: false.into(),
+        }
     }
 
     /// Bytes.
@@ -62,13 +72,18 @@ impl VolumeFile {
     /// Syncs what was written since the last time.
     ///
     /// # Errors
-    /// As the system says; it stays to be synced.
+    /// As the system says. A failed sync is never retried: only what is written again counts.
     pub fn sync(&self) -> io::Result<()> {
+        // Whoever comes while another syncs waits for that: what it wrote may be what is being synced.
+        let _alone = self.syncing.lock();
+        if self.failed.load(Ordering::Acquire) {
+            let what = "an earlier sync failed, and the kernel may have dropped what it could not write: restart the service, \
+                        which writes it again";
+            return Err(io::Error::other(what));
+        }
         if self.dirty.swap(false, Ordering::AcqRel) {
             let result = self.file.sync();
-            if result.is_err() {
-                self.touch();
-            }
+            self.failed.store(result.is_err(), Ordering::Release);
             return result;
         }
         Ok(())

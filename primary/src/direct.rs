@@ -41,8 +41,9 @@ impl DirectVolume {
         work: impl FnOnce(&VolumeFile) -> io::Result<()> + Send + 'static,
     ) -> Result<(), IoError> {
         self.blocking(move |volume| {
+            let worked = work(volume);
             volume.touch();
-            work(volume)?;
+            worked?;
             if fua { volume.sync() } else { Ok(()) }
         })
         .await

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use tidemark_common::api::types::{
     BufferStatus, GroupStatus, JournalStatus, MarkerInfo, MarkerStatus, OnFull, Positions, Role,
 };
-use tidemark_common::catalog::{CatalogError, KeptMarkerRecord, OnFullRecord, PairRecord};
+use tidemark_common::catalog::{CatalogError, GroupVolume, KeptMarkerRecord, OnFullRecord, PairRecord};
 use tidemark_common::clock::Clock;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::{Seq, VolumeIndex};
@@ -278,13 +278,31 @@ impl Primary {
         let pairs = self.pairs.pairs.read().clone();
         let mut result = Ok(());
         for pair in &pairs {
-            result = result.and(pair.hold_for(extent).await.map_err(|error| error.to_string()));
+            result = result.and(pair.hold_for(extent).await);
         }
+        // Marked in the bitmaps first: a volume that belongs to the group is copied, whatever happens in between.
         if result.is_ok() {
-            self.image.volumes.insert(volume);
-            result = self.record_volumes().await;
+            let member = GroupVolume { index: volume.index.0, name: volume.name.clone() };
+            result = self.join(volume, member).await;
         }
         pairs.iter().for_each(|pair| pair.release());
+        result
+    }
+
+    async fn join(&self, volume: VolumeFile, member: GroupVolume) -> Result<(), String> {
+        let index = volume.index;
+        let recorded = self.keeper.update(|record| {
+            record.next_volume_index = member.index + 1;
+            record.volumes.push(member.clone());
+        });
+        recorded.map_err(|error| error.to_string())?;
+        self.image.volumes.insert(volume);
+        let result = self.record_volumes().await;
+        if result.is_err() {
+            self.image.volumes.remove(index);
+            let undone = self.keeper.update(|record| record.volumes.retain(|other| *other != member));
+            undone.map_err(|error| error.to_string())?;
+        }
         result
     }
 

@@ -245,7 +245,7 @@ impl Pair {
             line: metrics.pair(&record.peer),
             metrics,
         };
-        if let Some(bitmap) = pair.bitmap() {
+        if let Ok(bitmap) = pair.bitmap() {
             let mut view = pair.view.lock();
             view.differential_bytes = bitmap.bytes();
             view.copying = record.copy.as_ref().map(|copy| (copy.number, bitmap));
@@ -300,14 +300,28 @@ impl Pair {
         match record.and_then(|record| record.copy) {
             Some(copy) if copy.direct => PairState::InitialCopy,
             Some(_) => PairState::Resync,
-            None if self.bitmap().is_some_and(|bitmap| !bitmap.is_empty()) => PairState::Differential,
+            None if self.bitmap().is_ok_and(|bitmap| !bitmap.is_empty()) => PairState::Differential,
             None => PairState::CatchingUp,
         }
     }
 
-    fn bitmap(&self) -> Option<Bitmap> {
-        let bytes = self.keeper.catalog().bitmap(self.keeper.id(), &self.peer).ok().flatten()?;
-        Bitmap::decode(&bytes).ok()
+    /// The bitmap kept for this pair; empty when none is kept. One that cannot be read is never taken for an empty one.
+    fn bitmap(&self) -> Result<Bitmap, ShipError> {
+        match self.keeper.catalog().bitmap(self.keeper.id(), &self.peer)? {
+            Some(bytes) => Bitmap::decode(&bytes).map_err(|error| ShipError::Stands(error.to_string())),
+            None => Ok(Bitmap::default()),
+        }
+    }
+
+    /// The bitmap of a copy under way, which must be there.
+    fn copy_bitmap(&self) -> Result<Bitmap, ShipError> {
+        let bitmap = self.bitmap()?;
+        if bitmap.is_empty() {
+            let message =
+                "the bitmap of the copy under way is gone: `tidemark pair delete` and `tidemark pair create` copy anew";
+            return Err(ShipError::Stands(message.into()));
+        }
+        Ok(bitmap)
     }
 
     /// Goes into a state, says so, and records it where it must outlive the process.
@@ -456,7 +470,7 @@ impl Pair {
         let record = self.keeper.pair(&self.peer).ok_or(ShipError::Stopped)?;
         let (seq, chain) = (Seq(welcome.position.durable_seq), Chain(welcome.chain));
         let Some(copy) = record.copy else {
-            let differs = self.bitmap().is_some_and(|bitmap| !bitmap.is_empty());
+            let differs = !self.bitmap()?.is_empty();
             if !differs && let Some(reader) = self.image.journal.reader_at_chain(seq, chain)? {
                 return Ok((reader, None));
             }
@@ -471,11 +485,13 @@ impl Pair {
             let reader = self.image.journal.reader_at_chain(seq, chain)?;
             return Ok((reader.ok_or_else(|| ShipError::Stands(self.other_history(welcome)))?, None));
         }
-        let bitmap = self.bitmap().unwrap_or_default();
+        let bitmap = self.copy_bitmap()?;
         if copy.number != 0 && welcome.position.copy == copy.number {
             if let Some(reader) = self.image.journal.reader_at_chain(seq, chain)? {
                 let cursor = (VolumeIndex(welcome.position.copy_volume), welcome.position.copy_offset);
-                let end = copy.end_marker.map(MarkerNumber);
+                // Regions that were only on their way when the end was cut are sent again, and a new end is cut.
+                let complete = bitmap.next_run(cursor.0, cursor.1).is_none();
+                let end = copy.end_marker.filter(|_| complete).map(MarkerNumber);
                 return Ok((reader, Some(CopyFeed { number: copy.number, begin: None, bitmap, cursor, end })));
             }
             return self.start_copy(copy.direct).await;
@@ -516,7 +532,7 @@ impl Pair {
         let (reply, done) = oneshot::channel();
         self.desk.ask_cut(CutRequest { tag: None, reply }, &self.image.buffer);
         let done = done.await.map_err(|_| ShipError::Stopped)?.map_err(FeedError::from)?;
-        let mut bitmap = self.bitmap().unwrap_or_default();
+        let mut bitmap = self.bitmap()?;
         if !direct {
             mark_frames(&mut bitmap, self.image.journal.reader(before), done.next)?;
         }
@@ -780,7 +796,7 @@ impl Pair {
     /// When the journal cannot be read or the bitmap not recorded; nothing is given up then.
     pub fn fall_back(&self, up_to: Position) -> Result<(), String> {
         let Some(from) = self.holds().filter(|holds| *holds < up_to) else { return Ok(()) };
-        let mut bitmap = self.bitmap().unwrap_or_default();
+        let mut bitmap = self.bitmap().map_err(|error| error.to_string())?;
         mark_frames(&mut bitmap, self.image.journal.reader(from), up_to).map_err(|error| error.to_string())?;
         let catalog = self.keeper.catalog();
         catalog.put_bitmap(self.keeper.id(), &self.peer, &bitmap.encode()).map_err(|error| error.to_string())?;
@@ -816,22 +832,24 @@ impl Pair {
     ///
     /// # Errors
     /// When that could not be recorded.
-    pub async fn hold_for(&self, volume: Extent) -> Result<(), CatalogError> {
+    pub async fn hold_for(&self, volume: Extent) -> Result<(), String> {
         if self.wanted.borrow().0 == Wanted::Run {
             self.want(Wanted::Held);
         }
         let mut conversing = self.conversing.subscribe();
         // The sender is part of this pair: it cannot be gone.
         let _ = conversing.wait_for(|conversing| !conversing).await;
-        let mut bitmap = self.bitmap().unwrap_or_default();
+        let mut bitmap = self.bitmap().map_err(|error| error.to_string())?;
         bitmap.mark(volume);
-        self.keeper.catalog().put_bitmap(self.keeper.id(), &self.peer, &bitmap.encode())?;
-        self.keeper.update_pair(&self.peer, |pair| {
+        let kept = self.keeper.catalog().put_bitmap(self.keeper.id(), &self.peer, &bitmap.encode());
+        kept.map_err(|error| error.to_string())?;
+        let again = self.keeper.update_pair(&self.peer, |pair| {
             if let Some(copy) = &mut pair.copy {
                 // Begun without the volume: it begins again, as what it was.
                 copy.number = 0;
             }
-        })?;
+        });
+        again.map_err(|error| error.to_string())?;
         self.view.lock().differential_bytes = bitmap.bytes();
         Ok(())
     }

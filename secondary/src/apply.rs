@@ -114,9 +114,12 @@ impl Apply {
             })
             .into_iter()
             .collect();
+        // One batch: a position without the copy it lies in would permit half of it. A copy that begins behind the position
+        // is found there again.
+        let copy = permission.copy().filter(|copy| copy.begun <= applied.position);
         let prepared = batch.put_applied(id, &record).and_then(|()| batch.put_markers(id, &kept));
-        prepared.and_then(|()| self.keeper.catalog().commit(batch)).map_err(|error| error.to_string())?;
-        crate::group::record_copy(&self.keeper, permission.copy()).map_err(|error| error.to_string())?;
+        let recorded = prepared.and_then(|()| crate::group::record_copy(&self.keeper, batch, copy));
+        recorded.map_err(|error| error.to_string())?;
         self.recorded = applied.position;
         Ok(())
     }

@@ -10,7 +10,7 @@ use tidemark_common::api::types::{
     BufferStatus, CopyProgress, FreezeStatus, GroupStatus, JournalStatus, MarkerInfo, MarkerStatus, PairState,
     PairStatus, Positions, Role,
 };
-use tidemark_common::catalog::{CatalogError, CopyRecord, KeptMarkerRecord};
+use tidemark_common::catalog::{Batch, CatalogError, CopyRecord, KeptMarkerRecord};
 use tidemark_common::clock::Clock;
 use tidemark_common::ids::{Generation, MarkerNumber, Seq};
 use tidemark_common::journal::{self, Journal, JournalError, JournalOptions, Position, Writer};
@@ -127,15 +127,23 @@ impl Secondary {
             marker: MarkerNumber(record.marker),
         };
         let kept = parts.keeper.catalog().markers(id, 1)?.pop();
+        let (writer, held) = Self::recover(&parts)?;
+        let (before, records): (Vec<_>, Vec<_>) = held.into_iter().partition(|(at, ..)| *at < applied.position);
+        // The newest marker before the position: the end of a copy may still refer to it.
+        let received = before.iter().rev().find_map(|(_, record, end)| match record {
+            ControlRecord::Marker(marker) => Some(Permitted { marker: marker.clone(), end: *end }),
+            _ => None,
+        });
         let mut permission = Permission::recovered(
+            received,
             kept.as_ref().map(|kept| Permitted { marker: marker_of(kept), end: applied.position }),
             open_copy(&parts.keeper),
             applied.position,
         );
-        let (writer, records) = Self::recover(&parts, applied.position)?;
         for (_, record, end) in &records {
             permission.durable(record, *end);
         }
+        permission.set_newest(writer.tip().marker);
         let journal = Arc::clone(writer.journal());
         let oldest = journal.oldest().segment;
         if applied.position.segment != 0 && applied.position.segment < oldest {
@@ -181,30 +189,16 @@ impl Secondary {
 
     /// Opens the journal: the writer, and the control records that are not yet applied, with their places and ends.
     #[expect(clippy::type_complexity, reason = "one caller")]
-    fn recover(
-        parts: &SecondaryParts,
-        applied: Position,
-    ) -> Result<(Writer, Vec<(Position, ControlRecord, Position)>), StartError> {
-        let mut places: Vec<(Position, Option<ControlRecord>)> = Vec::new();
+    fn recover(parts: &SecondaryParts) -> Result<(Writer, Vec<(Position, ControlRecord, Position)>), StartError> {
+        let mut records = Vec::new();
         let mut visit = |at: Position, header: &FrameHeader, record: Option<&ControlRecord>| {
-            if at >= applied {
-                // The end of the last segment's last record is where a writer would go on: the record's own length.
-                let end = journal::end_of(at, header);
-                places.push((at, record.cloned()));
-                places.push((end, None));
-            }
+            records.extend(record.map(|record| (at, record.clone(), journal::end_of(at, header))));
         };
         let id = parts.keeper.id();
         let disk = Arc::clone(&parts.disk);
         let opened = journal::open(disk, &parts.journal_folder, id, parts.journal, None, &mut visit)?;
         if let Some(torn) = opened.torn {
             tracing::warn!(group = %parts.keeper.name(), at = ?torn.position, "a torn end of the journal was cut: the primary sends it again");
-        }
-        let mut records = Vec::new();
-        for pair in places.chunks_exact(2) {
-            if let [(at, Some(record)), (end, _)] = pair {
-                records.push((*at, record.clone(), *end));
-            }
         }
         Ok((opened.writer, records))
     }
@@ -472,11 +466,12 @@ fn open_copy(keeper: &GroupKeeper) -> Option<OpenCopy> {
         cursor: (copy.cursor_volume, copy.cursor_offset),
         done_bytes: copy.done_bytes,
         total_bytes: copy.total_bytes,
+        begun: Position::default(),
     })
 }
 
 /// Keeps a copy under way in the catalogue, for when the journal no longer has its begin.
-pub(crate) fn record_copy(keeper: &GroupKeeper, copy: Option<&OpenCopy>) -> Result<(), CatalogError> {
+pub(crate) fn record_copy(keeper: &GroupKeeper, batch: Batch, copy: Option<&OpenCopy>) -> Result<(), CatalogError> {
     let record = copy.map(|copy| CopyRecord {
         number: copy.number,
         start_seq: 0,
@@ -491,7 +486,7 @@ pub(crate) fn record_copy(keeper: &GroupKeeper, copy: Option<&OpenCopy>) -> Resu
         done_bytes: copy.done_bytes,
         total_bytes: copy.total_bytes,
     });
-    keeper.update(|group| {
+    keeper.update_with(batch, |group| {
         if let Some(pair) = group.pairs.first_mut() {
             pair.copy = record;
         }

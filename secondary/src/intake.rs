@@ -131,9 +131,13 @@ impl Intake {
             let mut records = Vec::new();
             let mut bytes = 0;
             let mut next = Some(first);
+            let mut refused = Ok(());
             while let Some(frame) = next {
                 bytes += frame.len();
-                self.accept(&frame, &mut records)?;
+                refused = self.accept(&frame, &mut records);
+                if refused.is_err() {
+                    break;
+                }
                 next = if bytes < UNSYNCED_BYTES_MAX { frames.try_recv().ok() } else { None };
             }
             let end = self.writer.sync()?;
@@ -141,6 +145,8 @@ impl Intake {
             let position = self.state.position();
             self.line.received_seq(Seq(position.durable_seq));
             self.line.permitted_seq(Seq(position.permitted_seq));
+            // What came before the bad frame counts: the state says what the journal holds.
+            refused?;
         }
         Ok(())
     }

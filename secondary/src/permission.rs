@@ -37,6 +37,8 @@ pub struct OpenCopy {
     pub done_bytes: u64,
     /// Bytes of regions in all.
     pub total_bytes: u64,
+    /// Where the journal goes on behind its begin.
+    pub begun: Position,
 }
 
 /// The permission of one group.
@@ -45,6 +47,8 @@ pub struct Permission {
     received: Option<Permitted>,
     permitted: Option<Permitted>,
     copy: Option<OpenCopy>,
+    /// The newest marker of the history here, also one that stands for frames a copy has skipped.
+    newest: MarkerNumber,
     /// How far a first copy may be applied.
     direct_limit: Position,
 }
@@ -52,8 +56,18 @@ pub struct Permission {
 impl Permission {
     /// What the catalogue remembers of frames that the journal no longer holds.
     #[must_use]
-    pub const fn recovered(permitted: Option<Permitted>, copy: Option<OpenCopy>, applied: Position) -> Self {
-        Self { received: None, permitted, copy, direct_limit: applied }
+    pub const fn recovered(
+        received: Option<Permitted>,
+        permitted: Option<Permitted>,
+        copy: Option<OpenCopy>,
+        applied: Position,
+    ) -> Self {
+        Self { received, permitted, copy, newest: MarkerNumber(0), direct_limit: applied }
+    }
+
+    /// The newest marker of the journal's history, as its writer knows it.
+    pub const fn set_newest(&mut self, marker: MarkerNumber) {
+        self.newest = marker;
     }
 
     /// A control frame is durable; `end` is where the journal goes on behind it.
@@ -61,18 +75,26 @@ impl Permission {
         match record {
             ControlRecord::Marker(marker) => {
                 self.received = Some(Permitted { marker: marker.clone(), end });
+                self.newest = MarkerNumber(marker.number);
                 if self.copy.is_none() {
                     self.permitted.clone_from(&self.received);
                 } else {
                     self.direct_limit = end;
                 }
             }
-            ControlRecord::CopyBegin { copy, direct, total_bytes, .. } => {
+            ControlRecord::CopyBegin { copy, direct, total_bytes, start_marker, .. } => {
                 // An image that exists is kept, whatever the sender thinks.
                 let direct = *direct && self.permitted.is_none();
-                self.copy =
-                    Some(OpenCopy { number: *copy, direct, cursor: (0, 0), done_bytes: 0, total_bytes: *total_bytes });
+                self.copy = Some(OpenCopy {
+                    number: *copy,
+                    direct,
+                    cursor: (0, 0),
+                    done_bytes: 0,
+                    total_bytes: *total_bytes,
+                    begun: end,
+                });
                 self.received = None;
+                self.newest = MarkerNumber(*start_marker);
             }
             ControlRecord::CopyProgress { copy, volume, offset, done_bytes } => {
                 if let Some(open) = self.copy.as_mut().filter(|open| open.number == *copy) {
@@ -83,7 +105,9 @@ impl Permission {
             }
             ControlRecord::CopyEnd { copy, marker } => {
                 let reached = self.received.as_ref().is_some_and(|received| received.marker.number >= *marker);
-                if self.copy.is_some_and(|open| open.number == *copy) && reached {
+                // A sender that ends early has not sent everything: nothing is permitted.
+                let complete = |open: OpenCopy| open.number == *copy && open.done_bytes >= open.total_bytes;
+                if self.copy.is_some_and(complete) && reached {
                     self.copy = None;
                     self.permitted.clone_from(&self.received);
                 }
@@ -100,9 +124,8 @@ impl Permission {
 
     /// Newest marker whose frames are all here, permitted or not.
     #[must_use]
-    pub fn received(&self) -> MarkerNumber {
-        let received = self.received.as_ref().or(self.permitted.as_ref());
-        MarkerNumber(received.map_or(0, |received| received.marker.number))
+    pub const fn received(&self) -> MarkerNumber {
+        self.newest
     }
 
     /// The boundary of the newest permitted marker.
@@ -153,7 +176,7 @@ mod tests {
     }
 
     fn progress() -> ControlRecord {
-        ControlRecord::CopyProgress { copy: 1, volume: 0, offset: 50, done_bytes: 50 }
+        ControlRecord::CopyProgress { copy: 1, volume: 1, offset: 0, done_bytes: 100 }
     }
 
     fn end(marker: u64) -> ControlRecord {
@@ -194,6 +217,16 @@ mod tests {
         permission.durable(&end(4), at(400));
         assert_eq!(permission.limit(), at(300));
         assert_eq!(permission.permitted().unwrap().marker.number, 4);
+    }
+
+    #[test]
+    fn an_end_before_all_regions_permits_nothing() {
+        let mut permission = Permission::default();
+        permission.durable(&begin(true), at(100));
+        permission.durable(&ControlRecord::CopyProgress { copy: 1, volume: 0, offset: 50, done_bytes: 50 }, at(200));
+        permission.durable(&marker(4), at(300));
+        permission.durable(&end(4), at(400));
+        assert!(permission.permitted().is_none() && permission.copy().is_some());
     }
 
     #[test]

@@ -94,12 +94,21 @@ impl Appliance {
                     let message = format!("group '{name}' on '{here}' is the copy of another appliance");
                     return Err(refuse(Refusal::Conflict, generation, message));
                 }
+                // A failover may have come in between: the record as it is now decides.
                 let adopted = group.keeper.update(|record| {
-                    record.generation = hello.generation;
-                    record.primary = Some(peer.0);
-                    record.interval_ms = hello.interval_ms;
+                    let secondary = record.role == RoleRecord::Secondary && record.generation <= hello.generation;
+                    if secondary {
+                        record.generation = hello.generation;
+                        record.primary = Some(peer.0);
+                        record.interval_ms = hello.interval_ms;
+                    }
+                    secondary
                 });
-                adopted.map_err(|error| refuse(Refusal::Unready, generation, error.to_string()))?;
+                let adopted = adopted.map_err(|error| refuse(Refusal::Unready, generation, error.to_string()))?;
+                if !adopted {
+                    let message = format!("group '{name}' is changing its role on '{here}'");
+                    return Err(refuse(Refusal::Unready, generation, message));
+                }
                 Ok(secondary)
             }
             Engine::Primary(_) if hello.generation < generation => {

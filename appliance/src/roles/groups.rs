@@ -1,5 +1,6 @@
 //! Groups and pairs: making and changing them, and starting those of the catalogue.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -200,15 +201,7 @@ impl Appliance {
         let volume = self.volume(name)?;
         let held = volume.door.hold().await;
         volume.file.sync().map_err(|error| failed(format!("sync volume '{name}': {error}")))?;
-        let member = primary
-            .keeper()
-            .update(|record| {
-                let member = GroupVolume { index: record.next_volume_index, name: name.into() };
-                record.next_volume_index += 1;
-                record.volumes.push(member.clone());
-                member
-            })
-            .map_err(failed)?;
+        let member = GroupVolume { index: primary.keeper().get().next_volume_index, name: name.into() };
         primary.add_volume(Self::member_file(&member, &volume)).await.map_err(failed)?;
         if let Some(export) = primary.export(name) {
             volume.door.lead_to_now(export);
@@ -280,6 +273,9 @@ impl Appliance {
                 secondary.stop().await;
                 self.forget_group(group, &found).await
             }
+            Engine::Failed(reason) if found.keeper.get().role == RoleRecord::Primary => Err(refused(format!(
+                "group '{group}' does not run, and its journal may hold writes that its volumes do not have: {reason}"
+            ))),
             Engine::Fenced { .. } | Engine::Failed(_) => self.forget_group(group, &found).await,
         }
     }
@@ -297,10 +293,27 @@ impl Appliance {
         }
         let folder = self.journal_folder(id);
         let folder = folder.parent().unwrap_or(&folder).to_owned();
+        if matches!(group.keeper.get().role, RoleRecord::Fenced { .. }) {
+            return self.set_aside(&folder, id);
+        }
         if let Err(error) = std::fs::remove_dir_all(&folder) {
             tracing::warn!(folder = %folder.display(), %error, "the journal of a deleted group could not be removed");
         }
         let _ = std::fs::remove_file(self.ring_path(id));
+        Ok(())
+    }
+
+    /// What a fenced primary had not shipped stays on its disk (invariant 8), whatever becomes of the group.
+    fn set_aside(&self, folder: &Path, id: GroupId) -> Result<(), ErrorBody> {
+        let kept = folder.with_extension("kept");
+        tracing::warn!(kept = %kept.display(), "the journal of a fenced group is kept");
+        std::fs::rename(folder, &kept).map_err(|error| failed(format!("rename {}: {error}", folder.display())))?;
+        let ring = self.ring_path(id);
+        if ring.exists() {
+            std::fs::copy(&ring, kept.join("ring"))
+                .map_err(|error| failed(format!("keep {}: {error}", ring.display())))?;
+            let _ = std::fs::remove_file(&ring);
+        }
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use tidemark_common::config::{parse_duration, parse_size};
 use tidemark_common::ids::{ApplianceId, check_name};
 
 use crate::commands::{
-    completions, cut, failover, group, id, init, man, markers, pair, peer, serve, status, volume, wait,
+    completions, cut, demo, failover, group, id, init, man, markers, pair, peer, serve, status, volume, wait,
 };
 
 /// Journal-based asynchronous remote copy of block volumes.
@@ -68,6 +68,8 @@ pub(crate) enum Command {
     Status(status::Args),
     /// Take over a group on the secondary
     Failover(failover::Args),
+    /// The whole story in under a minute: two appliances, a load, a disaster, a failover, and the proof
+    Demo(demo::Args),
     /// Print shell completions
     Completions(completions::Args),
     /// Write the man pages

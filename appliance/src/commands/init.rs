@@ -110,7 +110,8 @@ fn check_socket_paths(config: &Config, directory: &Path) -> Result<(), Failure> 
     Ok(())
 }
 
-fn make(directory: &Path, config: &Config) -> anyhow::Result<ApplianceId> {
+/// Makes an appliance with these settings; its id.
+pub(super) fn make(directory: &Path, config: &Config) -> anyhow::Result<ApplianceId> {
     match fs::read_dir(directory) {
         Ok(entries) => {
             refuse_occupied(directory, entries)?;

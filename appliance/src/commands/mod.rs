@@ -2,6 +2,7 @@
 
 pub(crate) mod completions;
 pub(crate) mod cut;
+pub(crate) mod demo;
 pub(crate) mod failover;
 pub(crate) mod group;
 pub(crate) mod id;
@@ -42,6 +43,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Wait(args) => ask(&common, async |service| wait::run(args, &service).await),
         Command::Status(args) => ask(&common, async |service| status::run(args, &service).await),
         Command::Failover(args) => ask(&common, async |service| failover::run(args, &service).await),
+        Command::Demo(args) => demo::run(&args, &common),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
         Command::Openapi => openapi::run(),

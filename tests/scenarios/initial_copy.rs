@@ -7,6 +7,8 @@ use tidemark_common::api::types::{CopyProgress, PairState};
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::impairment::Weather;
 use tidemark_tests::pair::{GROUP, Pair, Setup};
+use tidemark_tests::stamp::BLOCK_BYTES;
+use tidemark_tests::workload::prefill;
 
 const LIMIT: Duration = Duration::from_secs(40);
 
@@ -45,10 +47,13 @@ fn assert_goes_on(copy_side: &Appliance, before: CopyProgress) {
 
 #[test]
 fn an_initial_copy_interrupted_by_kills_and_a_cut_link_goes_on_where_it_was() {
-    let mut pair = Pair::unpaired(&Setup::seeded(62));
-    pair.prefill();
-    let total: u64 = pair.east.status().volumes.iter().map(|volume| volume.size).sum();
-    pair.relay.set(Weather { bytes_per_second: Some(2_500_000), ..Weather::default() });
+    // More than the link's windows hold, so that what was handed to the link is far from what has arrived.
+    const SIZE: u64 = 48 << 20;
+    let volumes = vec![("a", SIZE.to_string()), ("b", SIZE.to_string())];
+    let mut pair = Pair::unpaired(&Setup { volumes, interval: "250ms", seed: 62 });
+    prefill(&pair.history, &pair.target(&pair.east), SIZE / BLOCK_BYTES as u64).expect("prefill");
+    let total = 2 * SIZE;
+    pair.relay.set(Weather { bytes_per_second: Some(8_000_000), ..Weather::default() });
     pair.create();
 
     let before = wait_copied(&pair.west, total / 5);

@@ -79,16 +79,25 @@ deny-if-there:
 
 FUZZ_TARGETS := nbd_request nbd_session wire_message frame_codec journal_scan
 SECONDS ?= 60
+# The instrumentation is an unstable option of the stable compiler, hence RUSTC_BOOTSTRAP. Without an address sanitizer:
+# there is no unsafe code of ours to watch, and RocksDB need not be built once more for it.
+FUZZ_RUN = cd fuzz && RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir . --sanitizer none
 
-# Without an address sanitizer: there is no unsafe code to watch, and RocksDB need not be built once more for it. The
-# instrumentation is an unstable option of the stable compiler, hence RUSTC_BOOTSTRAP.
-.PHONY: fuzz
-fuzz: build-packages ## Fuzz every parser of bytes from outside, SECONDS each (make fuzz SECONDS=60)
-	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
-	cd fuzz; for target in $(FUZZ_TARGETS); do \
-	    RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir . --sanitizer none $$target -- \
-	        -max_total_time=$(SECONDS) -timeout=20 -rss_limit_mb=2048 -print_final_stats=1; \
+# What is found on the way stays in fuzz/target; `make fuzz-keep` adds what reaches new code to the corpus in the tree.
+.PHONY: fuzz fuzz-keep
+fuzz: fuzz-tool ## Fuzz every parser of bytes from outside: make fuzz SECONDS=60 (for each)
+	@for target in $(FUZZ_TARGETS); do mkdir -p fuzz/target/corpus/$$target; \
+	    (set -x; $(FUZZ_RUN) $$target target/corpus/$$target corpus/$$target -- \
+	        -max_total_time=$(SECONDS) -timeout=20 -rss_limit_mb=2048 -print_final_stats=1); \
 	done
+fuzz-keep: fuzz-tool
+	@for target in $(FUZZ_TARGETS); do mkdir -p fuzz/target/corpus/$$target; \
+	    (set -x; $(FUZZ_RUN) $$target corpus/$$target target/corpus/$$target -- \
+	        -merge=1 -use_counters=0 -max_len=600); \
+	done
+.PHONY: fuzz-tool
+fuzz-tool: build-packages
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
 
 .PHONY: build-packages test-packages
 build-packages:

@@ -51,6 +51,16 @@ pub enum UpdaterError {
 }
 
 impl UpdaterError {
+    /// Whether a record of the journal is not what was written (invariant 9).
+    #[must_use]
+    pub const fn is_damage(&self) -> bool {
+        match self {
+            Self::Journal(error) => error.is_damage(),
+            Self::Frame { source, .. } => matches!(source, FrameError::Checksum { .. }),
+            Self::Volume { .. } => false,
+        }
+    }
+
     /// Whether space on a volume's file system is all that is missing.
     #[must_use]
     pub fn is_no_space(&self) -> bool {

@@ -109,9 +109,9 @@ fn round_trip(input: &mut Input<'_>) {
     compare(&builder.finish(FrameKind::Writes, &place), &pushed);
 }
 
-/// Adds data whose bytes repeat, up to three chunks of it, or zeroes.
+/// Adds data whose bytes repeat, up to a chunk of it, or zeroes.
 fn push(builder: &mut FrameBuilder, mut extent: Extent, input: &mut Input<'_>) -> Pushed {
-    let length = usize::from(input.u16()) * 3 + 1;
+    let length = usize::from(input.u16()) + 1;
     extent.length = length as u64;
     let pattern = input.u8();
     if pattern < 64 || !builder.fits(length) {

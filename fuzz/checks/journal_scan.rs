@@ -9,9 +9,10 @@ use tidemark_common::extent::Extent;
 use tidemark_common::ids::{GroupId, MarkerNumber, Seq, VolumeIndex};
 use tidemark_common::journal::{JournalError, JournalOptions, Position, Recovered, Writer, open};
 use tidemark_common::record::{ControlRecord, FrameBuilder, FrameHeader, FrameKind, MarkerRecord, Place, Tip, crc32c};
+use tidemark_common::storage::memory::MemoryDisk;
+use tidemark_common::storage::{Disk, Open};
 
 use super::Input;
-use super::memory_disk::MemoryDisk;
 
 const FOLDER: &str = "/journal";
 const GROUP: GroupId = GroupId([9; 16]);
@@ -34,7 +35,7 @@ pub fn check(data: &[u8]) {
     if reseal {
         good.reseal(&mut files);
     }
-    let disk = MemoryDisk::with(&files);
+    let disk = disk_with(&files);
     let found = headers(&disk);
     if reseal {
         return;
@@ -47,7 +48,7 @@ pub fn check(data: &[u8]) {
         }
         Err(error) => {
             assert!(!damage.tail_only, "a damaged tail is no reason to refuse: {error}");
-            assert!(segments(&disk.files()) == segments(&files), "a journal that is refused stays as it is");
+            assert!(segments(&files_of(&disk)) == segments(&files), "a journal that is refused stays as it is");
         }
     }
 }
@@ -67,7 +68,7 @@ impl Original {
     }
 
     fn write() -> Self {
-        let disk = MemoryDisk::default();
+        let disk = MemoryDisk::new();
         let mut writer = start(&disk, &mut |_, _| {}).expect("an empty folder").writer;
         for number in 1..=FRAMES - UNSYNCED_FRAMES {
             append(&mut writer, number);
@@ -77,7 +78,7 @@ impl Original {
         }
         let durable = writer.sync().expect("memory syncs").position;
         (0..UNSYNCED_FRAMES).for_each(|number| append(&mut writer, number));
-        let files = disk.files();
+        let files = files_of(&disk);
         let (mut headers, mut records) = (Vec::new(), Vec::new());
         let mut visit = |at, header: &FrameHeader| {
             headers.push(*header);
@@ -168,6 +169,20 @@ fn goes_on(disk: &MemoryDisk, found: &[FrameHeader]) {
     let after = headers(disk).expect("recovered and written");
     assert_eq!(after.len(), found.len() + 1);
     assert!(after.starts_with(found));
+}
+
+fn disk_with(files: &Files) -> MemoryDisk {
+    let disk = MemoryDisk::new();
+    disk.create_folder(Path::new(FOLDER)).expect("memory has folders");
+    for (path, bytes) in files {
+        let file = disk.open(path, Open::New).expect("memory has files");
+        file.write_all_at(bytes, 0).expect("memory has room");
+    }
+    disk
+}
+
+fn files_of(disk: &MemoryDisk) -> Files {
+    disk.everything().into_iter().collect()
 }
 
 fn headers(disk: &MemoryDisk) -> Result<Vec<FrameHeader>, JournalError> {

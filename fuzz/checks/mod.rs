@@ -7,7 +7,6 @@
 
 pub mod frame_codec;
 pub mod journal_scan;
-pub mod memory_disk;
 pub mod nbd_request;
 pub mod nbd_session;
 pub mod wire_message;

@@ -16,6 +16,7 @@ use tidemark_common::clock::Clock;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::Seq;
 use tidemark_common::journal::Position;
+use tidemark_common::metrics::GroupMetrics;
 use tidemark_common::nbd::IoError;
 use tidemark_common::overlay::location::{Location, forget_applied};
 use tidemark_common::overlay::{Overlay, Piece};
@@ -48,7 +49,7 @@ pub struct Buffer {
     captured: AtomicU64,
     space: Notify,
     drain: Bell,
-    stalls: AtomicU64,
+    metrics: GroupMetrics,
 }
 
 impl std::fmt::Debug for Buffer {
@@ -72,10 +73,35 @@ enum Try {
     Refused(IoError),
 }
 
+/// A host's write that waits for room; counted when the wait is over, however it ends.
+struct Stall<'a> {
+    buffer: &'a Buffer,
+    since: Duration,
+}
+
+impl<'a> Stall<'a> {
+    fn begin(buffer: &'a Buffer) -> Self {
+        Self { buffer, since: buffer.clock.monotonic() }
+    }
+}
+
+impl Drop for Stall<'_> {
+    fn drop(&mut self) {
+        let waited = self.buffer.clock.monotonic().saturating_sub(self.since);
+        self.buffer.metrics.buffer_stalled(waited);
+    }
+}
+
 impl Buffer {
     /// A buffer over a ring whose entries from `tail` to `head` are still to be drained.
     #[must_use]
-    pub fn new(ring: Ring, clock: Arc<dyn Clock>, next_seq: Seq, index: Overlay<Location>) -> Self {
+    pub fn new(
+        ring: Ring,
+        clock: Arc<dyn Clock>,
+        next_seq: Seq,
+        index: Overlay<Location>,
+        metrics: GroupMetrics,
+    ) -> Self {
         let (head, tail) = ring.ends();
         let reserved = if head >= ring.capacity() { ring.capacity() } else { 0 };
         Self {
@@ -87,7 +113,7 @@ impl Buffer {
             pins: RwLock::new(()),
             space: Notify::new(),
             drain: Bell::default(),
-            stalls: AtomicU64::new(0),
+            metrics,
         }
     }
 
@@ -108,12 +134,6 @@ impl Buffer {
     #[must_use]
     pub const fn capacity(&self) -> u64 {
         self.ring.capacity()
-    }
-
-    /// How often a host had to wait because the buffer was full.
-    #[must_use]
-    pub fn stalls(&self) -> u64 {
-        self.stalls.load(Ordering::Relaxed)
     }
 
     /// Rings when there is something to drain.
@@ -147,17 +167,14 @@ impl Buffer {
     }
 
     async fn capture(&self, kind: EntryKind, extent: Extent, payload: &[u8]) -> Result<Seq, IoError> {
-        let mut waited = false;
+        let mut stall = None;
         loop {
             match self.try_capture(kind, extent, payload) {
                 Try::Done(seq) => return Ok(seq),
                 Try::Refused(error) => return Err(error),
                 Try::Full => {}
             }
-            if !waited {
-                waited = true;
-                self.stalls.fetch_add(1, Ordering::Relaxed);
-            }
+            stall.get_or_insert_with(|| Stall::begin(self));
             let space = self.space.notified();
             tokio::pin!(space);
             space.as_mut().enable();

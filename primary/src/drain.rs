@@ -17,6 +17,7 @@ use tidemark_common::extent::Extent;
 use tidemark_common::ids::{GroupId, Seq};
 use tidemark_common::journal::{JournalError, Position, Writer};
 use tidemark_common::markers::Markers;
+use tidemark_common::metrics::{Drained, GroupMetrics, Part};
 use tidemark_common::nbd::IoError;
 use tidemark_common::overlay::location::{Location, locations};
 use tidemark_common::overlay::{Locate, Overlay};
@@ -77,25 +78,6 @@ pub struct DrainDesk {
     pub freezes: Freezes,
     /// Markers in the journal.
     pub markers: Markers,
-    /// Figures for the metrics.
-    pub figures: DrainFigures,
-}
-
-/// Counts since the service started.
-#[derive(Debug, Default)]
-pub struct DrainFigures {
-    /// Payload bytes taken out of the buffer.
-    pub captured_bytes: AtomicU64,
-    /// Raw bytes left after folding.
-    pub raw_bytes: AtomicU64,
-    /// Bytes appended to the journal.
-    pub stored_bytes: AtomicU64,
-    /// Frames appended.
-    pub frames: AtomicU64,
-    /// Syncs of the journal.
-    pub syncs: AtomicU64,
-    /// Nanoseconds spent in them.
-    pub sync_ns: AtomicU64,
 }
 
 impl DrainDesk {
@@ -191,6 +173,7 @@ pub struct Drain {
     desk: Arc<DrainDesk>,
     clock: Arc<dyn Clock>,
     settings: DrainSettings,
+    metrics: GroupMetrics,
     group: GroupId,
     builder: FrameBuilder,
     /// The next entry to gather.
@@ -234,6 +217,7 @@ impl Drain {
         desk: Arc<DrainDesk>,
         clock: Arc<dyn Clock>,
         settings: DrainSettings,
+        metrics: GroupMetrics,
     ) -> Self {
         let next_cut = clock.monotonic() + desk.interval();
         let last_boundary = Seq(desk.markers.newest().map_or(0, |marker| marker.boundary_seq));
@@ -244,6 +228,7 @@ impl Drain {
             desk,
             clock,
             settings,
+            metrics,
             group,
             builder: FrameBuilder::new(),
             pending: VecDeque::new(),
@@ -355,6 +340,7 @@ impl Drain {
         self.desk.freezes.add(boundary.frozen);
         if boundary.frozen > self.settings.freeze_limit {
             self.desk.freezes.abandon();
+            self.metrics.marker_abandoned(boundary.frozen);
             tracing::warn!(group = %self.group, took = ?boundary.frozen, "marker abandoned: the freeze limit was reached");
             let (took, limit) = (boundary.frozen, self.settings.freeze_limit);
             if let Some(request) = request {
@@ -362,6 +348,7 @@ impl Drain {
             }
             return;
         }
+        self.metrics.marker_cut(boundary.frozen);
         self.pending.push_back(PendingCut { boundary, request });
     }
 
@@ -401,25 +388,21 @@ impl Drain {
         let (entries, next) = self.gather()?;
         let Some((_, last)) = entries.last() else { return Ok(false) };
         let last_seq = last.seq;
-        self.build(&entries)?;
-        let raw_bytes = self.builder.raw_bytes();
+        let kept_bytes = self.build(&entries)?;
         let frame = self.builder.finish(FrameKind::Writes, &self.place(last_seq));
         let at = self.writer.append(&frame)?;
         let placed: Vec<(Extent, Location)> = locations(&FrameView::new(&frame)?, at).collect();
         self.buffer.moved_to_journal(&placed, last_seq);
         self.position = next;
         self.unsynced_bytes += frame.len();
-        self.count(&entries, raw_bytes, frame.len());
+        self.count(&entries, kept_bytes, frame.len());
         Ok(true)
     }
 
-    fn count(&self, entries: &[(u64, Entry)], raw_bytes: usize, stored_bytes: usize) {
-        let figures = &self.desk.figures;
-        let captured: u64 = entries.iter().map(|(_, entry)| u64::from(entry.payload_bytes)).sum();
-        figures.captured_bytes.fetch_add(captured, Ordering::Relaxed);
-        figures.raw_bytes.fetch_add(raw_bytes as u64, Ordering::Relaxed);
-        figures.stored_bytes.fetch_add(stored_bytes as u64, Ordering::Relaxed);
-        figures.frames.fetch_add(1, Ordering::Relaxed);
+    fn count(&self, entries: &[(u64, Entry)], kept_bytes: usize, stored_bytes: usize) {
+        let raw_bytes: usize = entries.iter().map(|(_, entry)| entry.payload_bytes as usize).sum();
+        let folded_bytes = raw_bytes.saturating_sub(kept_bytes);
+        self.metrics.drained(Drained { raw_bytes, stored_bytes, folded_bytes });
     }
 
     /// Committed entries from the drain's position on, not beyond the next cut, and where the one after them begins.
@@ -438,7 +421,9 @@ impl Drain {
         Ok((entries, next))
     }
 
-    fn build(&mut self, entries: &[(u64, Entry)]) -> Result<(), DrainError> {
+    /// Folds entries into the builder. Returns the bytes that were not superseded.
+    fn build(&mut self, entries: &[(u64, Entry)]) -> Result<usize, DrainError> {
+        let mut kept_bytes = 0;
         let mut fold = Overlay::default();
         for (index, (position, entry)) in entries.iter().enumerate() {
             if entry.kind == EntryKind::Data && crc32c(self.buffer.payload(*position, entry)) != entry.payload_check {
@@ -453,13 +438,15 @@ impl Drain {
                     let begin = usize::try_from(from.offset).unwrap_or(usize::MAX);
                     let end = begin.saturating_add(usize::try_from(extent.length).unwrap_or(usize::MAX));
                     let payload = self.buffer.payload(*position, entry);
-                    self.builder.push_data(extent, payload.get(begin..end).unwrap_or_default());
+                    let payload = payload.get(begin..end).unwrap_or_default();
+                    self.builder.push_data(extent, payload);
+                    kept_bytes += payload.len();
                 }
                 EntryKind::Zero { hole } => self.builder.push_zero(extent, hole),
                 EntryKind::Pad => {}
             }
         }
-        Ok(())
+        Ok(kept_bytes)
     }
 
     /// Appends the next cut's marker when everything before it is in the journal.
@@ -491,9 +478,7 @@ impl Drain {
             self.desk.markers.add(*at, done.marker.clone());
         }
         self.writer.sync()?;
-        let took = self.clock.monotonic().saturating_sub(begin);
-        self.desk.figures.syncs.fetch_add(1, Ordering::Relaxed);
-        self.desk.figures.sync_ns.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.metrics.journal_appended(self.clock.monotonic().saturating_sub(begin));
         self.unsynced_bytes = 0;
         self.waiting_since = None;
         self.buffer.release(self.position);
@@ -526,6 +511,7 @@ impl Drain {
         self.desk.journal_full.store(full, Ordering::Release);
         if fresh {
             tracing::error!(group = %self.group, %error, "the drain cannot go on");
+            self.metrics.error(Part::Drain);
         }
         if no_space && !self.desk.is_stopping() {
             // A full disk is the host's to know; a full journal is ours to solve, hosts only wait.

@@ -4,7 +4,7 @@
 //! Keeps: 6 (nothing is passed over), 7 (only what is durable in the journal; a region waits until all it may contain is).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -88,15 +88,6 @@ pub struct CopyFeed {
     pub end: Option<MarkerNumber>,
 }
 
-/// How far a copy is, for people.
-#[derive(Debug, Default)]
-pub struct CopyFigures {
-    /// Bytes of regions passed.
-    pub done_bytes: AtomicU64,
-    /// Bytes of regions in all.
-    pub total_bytes: AtomicU64,
-}
-
 /// The feeder of one connection.
 pub struct Feeder {
     /// What to read.
@@ -115,8 +106,6 @@ pub struct Feeder {
     pub tip: Tip,
     /// The copy under way.
     pub copy: Option<CopyFeed>,
-    /// How far it is.
-    pub figures: Arc<CopyFigures>,
     /// Where shipments go.
     pub out: mpsc::Sender<Shipment>,
     /// Set to end.
@@ -188,8 +177,6 @@ impl Feeder {
 
     fn begin_copy(&mut self) -> Result<(), FeedError> {
         let Some(copy) = &mut self.copy else { return Ok(()) };
-        self.figures.total_bytes.store(copy.bitmap.bytes(), Ordering::Release);
-        self.figures.done_bytes.store(copy.bitmap.bytes_before(copy.cursor.0, copy.cursor.1), Ordering::Release);
         if let Some(begin) = copy.begin.take() {
             self.send_record(&begin)?;
         }
@@ -227,7 +214,6 @@ impl Feeder {
             self.send_built(frame)?;
         }
         self.send_record(&progress)?;
-        self.figures.done_bytes.store(done_bytes, Ordering::Release);
         if let Some(copy) = &mut self.copy {
             copy.cursor = cursor;
         }

@@ -31,7 +31,7 @@ use crate::cut::{CutDone, CutError, CutRequest};
 use crate::drain::{Drain, DrainDesk, DrainSettings, RecordRequest};
 use crate::image::Image;
 use crate::recovery::{StartError, applied_position, index_unapplied, recover_ring};
-use crate::ship::{Links, Pair};
+use crate::ship::{Links, Pair, PairParts};
 use crate::volume::CapturedVolume;
 use crate::writeback::{Readers, Writeback, WritebackDesk};
 
@@ -156,7 +156,8 @@ impl Primary {
         if ring.kept + ring.void > 0 {
             tracing::info!(group = %record.name, kept = ring.kept, unanswered = ring.void, "writes recovered from the write buffer");
         }
-        let buffer = Arc::new(Buffer::new(ring.ring, Arc::clone(&parts.clock), ring.next_seq, index));
+        let buffer =
+            Arc::new(Buffer::new(ring.ring, Arc::clone(&parts.clock), ring.next_seq, index, parts.metrics.clone()));
         let image =
             Image { buffer: Arc::clone(&buffer), journal: Arc::clone(&journal), volumes: Arc::clone(&parts.volumes) };
         let pairs = Arc::new(PairSet {
@@ -191,15 +192,21 @@ impl Primary {
             Arc::clone(&self.desk),
             Arc::clone(&self.parts.clock),
             self.options.drain,
+            self.parts.metrics.clone(),
         );
-        let writeback = Writeback::new(
+        let applied = updater.applied();
+        self.writeback.show(&applied);
+        let writeback = Writeback {
             updater,
-            self.image.clone(),
-            Arc::clone(&self.keeper),
-            Arc::clone(&self.pairs) as Arc<dyn Readers>,
-            Arc::clone(&self.writeback),
-            Arc::clone(&self.desk),
-        );
+            image: self.image.clone(),
+            keeper: Arc::clone(&self.keeper),
+            readers: Arc::clone(&self.pairs) as Arc<dyn Readers>,
+            desk: Arc::clone(&self.writeback),
+            drain: Arc::clone(&self.desk),
+            clock: Arc::clone(&self.parts.clock),
+            metrics: self.parts.metrics.clone(),
+            recorded: applied.position,
+        };
         let drain = std::thread::Builder::new().name(format!("drain {name}")).spawn(move || drain.run())?;
         self.threads.lock().push(drain);
         let writeback = std::thread::Builder::new().name(format!("updater {name}")).spawn(move || writeback.run())?;
@@ -329,15 +336,16 @@ impl Primary {
 
     /// Starts a pair whose record is in the catalogue.
     pub fn add_pair(&self, record: &PairRecord) -> Arc<Pair> {
-        let pair = Arc::new(Pair::new(
-            record,
-            self.image.clone(),
-            Arc::clone(&self.desk),
-            Arc::clone(&self.keeper),
-            Arc::clone(&self.parts.links),
-            Arc::clone(&self.parts.clock),
-            self.options.heartbeat,
-        ));
+        let parts = PairParts {
+            image: self.image.clone(),
+            desk: Arc::clone(&self.desk),
+            keeper: Arc::clone(&self.keeper),
+            links: Arc::clone(&self.parts.links),
+            clock: Arc::clone(&self.parts.clock),
+            heartbeat: self.options.heartbeat,
+            metrics: self.parts.metrics.clone(),
+        };
+        let pair = Arc::new(Pair::new(record, parts));
         self.pairs.pairs.write().push(Arc::clone(&pair));
         self.parts.runtime.spawn(Arc::clone(&pair).run());
         pair
@@ -372,24 +380,6 @@ impl Primary {
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         self.desk.problem().or_else(|| self.writeback.problem.lock().clone())
-    }
-
-    /// The drain's desk, for the metrics.
-    #[must_use]
-    pub fn drain_desk(&self) -> &DrainDesk {
-        &self.desk
-    }
-
-    /// The updater's desk, for the metrics.
-    #[must_use]
-    pub fn writeback_desk(&self) -> &WritebackDesk {
-        &self.writeback
-    }
-
-    /// The write buffer, for the metrics.
-    #[must_use]
-    pub fn buffer(&self) -> &Buffer {
-        &self.image.buffer
     }
 
     /// For status.

@@ -22,6 +22,7 @@ use tidemark_common::journal::{JournalError, Position, Reader};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::limits::DATA_STREAMS;
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender, DialError, Endpoint, LinkError};
+use tidemark_common::metrics::{GroupMetrics, PairMetrics, Part};
 use tidemark_common::pair::{is_transition_valid, paired_or_behind};
 use tidemark_common::record::{Chain, ControlRecord, FrameKind, FrameView, Tip};
 use tidemark_common::wire::handshake::{HandshakeError, Versions, read_answer};
@@ -30,7 +31,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::cut::CutRequest;
 use crate::drain::DrainDesk;
-use crate::feeder::{CopyFeed, CopyFigures, FeedError, Feeder, Shipment};
+use crate::feeder::{CopyFeed, FeedError, Feeder, Shipment};
 use crate::image::Image;
 
 /// Shipments waiting for the link.
@@ -66,6 +67,24 @@ enum Wanted {
     Stop,
 }
 
+/// Everything a pair is started with.
+pub struct PairParts {
+    /// What is shipped.
+    pub image: Image,
+    /// Whom to ask for a cut.
+    pub desk: Arc<DrainDesk>,
+    /// The group's record.
+    pub keeper: Arc<GroupKeeper>,
+    /// The way to the peer.
+    pub links: Arc<dyn Links>,
+    /// The clock seam.
+    pub clock: Arc<dyn Clock>,
+    /// Between two heartbeats.
+    pub heartbeat: Duration,
+    /// Where the group's figures go, and this pair's.
+    pub metrics: GroupMetrics,
+}
+
 /// One pair of a primary's group.
 pub struct Pair {
     peer: String,
@@ -78,7 +97,8 @@ pub struct Pair {
     wanted: watch::Sender<(Wanted, u64)>,
     conversing: watch::Sender<bool>,
     view: Mutex<View>,
-    copy: Arc<CopyFigures>,
+    metrics: GroupMetrics,
+    line: PairMetrics,
 }
 
 impl std::fmt::Debug for Pair {
@@ -101,12 +121,22 @@ struct View {
     /// The oldest place in the journal this pair needs; `None`: it needs nothing.
     holds: Option<Position>,
     sent: VecDeque<(Seq, MarkerNumber, Position)>,
+    /// The copy under way: its number and regions.
+    copying: Option<(u64, Bitmap)>,
     differential_bytes: u64,
     round_trip: Option<Duration>,
     rate: Rate,
-    sent_bytes: u64,
-    frames_sent: u64,
-    state_changes: u64,
+}
+
+impl View {
+    /// Bytes of the copy's regions that are durable over there, and in all.
+    fn copied(&self) -> (u64, u64) {
+        let Some((number, bitmap)) = &self.copying else { return (0, 0) };
+        let total = bitmap.bytes();
+        let cursor = (VolumeIndex(self.remote.copy_volume), self.remote.copy_offset);
+        let done = if self.remote.copy == *number { bitmap.bytes_before(cursor.0, cursor.1) } else { 0 };
+        (done, total)
+    }
 }
 
 /// The speed of a copy over its last seconds.
@@ -156,6 +186,11 @@ enum ShipError {
 }
 
 impl ShipError {
+    /// Whether a record of the journal is not what was written (invariant 9).
+    const fn is_damage(&self) -> bool {
+        matches!(self, Self::Feed(FeedError::Journal(error)) | Self::Journal(error) if error.is_damage())
+    }
+
     /// Whether trying again by itself cannot help.
     const fn needs_a_person(&self) -> bool {
         match self {
@@ -174,15 +209,8 @@ impl ShipError {
 impl Pair {
     /// A pair as its record says; [`Self::run`] makes it go.
     #[must_use]
-    pub fn new(
-        record: &PairRecord,
-        image: Image,
-        desk: Arc<DrainDesk>,
-        keeper: Arc<GroupKeeper>,
-        links: Arc<dyn Links>,
-        clock: Arc<dyn Clock>,
-        heartbeat: Duration,
-    ) -> Self {
+    pub fn new(record: &PairRecord, parts: PairParts) -> Self {
+        let PairParts { image, desk, keeper, links, clock, heartbeat, metrics } = parts;
         let state = PairState::from(record.state);
         // What the record knows is a lower bound; the other side says more when it is reached.
         let holds = image.journal.oldest();
@@ -198,12 +226,10 @@ impl Pair {
             heard: Duration::ZERO,
             holds: (state != PairState::FailedOver).then_some(holds),
             sent: VecDeque::new(),
+            copying: None,
             differential_bytes: 0,
             round_trip: None,
             rate: Rate::default(),
-            sent_bytes: 0,
-            frames_sent: 0,
-            state_changes: 0,
         };
         let pair = Self {
             peer: record.peer.clone(),
@@ -216,10 +242,14 @@ impl Pair {
             wanted: watch::Sender::new((wanted, 0)),
             conversing: watch::Sender::new(false),
             view: Mutex::new(view),
-            copy: Arc::default(),
+            line: metrics.pair(&record.peer),
+            metrics,
         };
-        let bytes = pair.bitmap().map_or(0, |bitmap| bitmap.bytes());
-        pair.view.lock().differential_bytes = bytes;
+        if let Some(bitmap) = pair.bitmap() {
+            let mut view = pair.view.lock();
+            view.differential_bytes = bitmap.bytes();
+            view.copying = record.copy.as_ref().map(|copy| (copy.number, bitmap));
+        }
         pair
     }
 
@@ -305,7 +335,11 @@ impl Pair {
         view.state = state;
         view.reason = reason;
         view.since = now;
-        view.state_changes += 1;
+        drop(view);
+        self.line.state_changed(state);
+        if state == PairState::Error {
+            self.metrics.error(Part::Ship);
+        }
         Ok(())
     }
 
@@ -369,12 +403,18 @@ impl Pair {
         let (state, reason) = (self.view.lock().state, error.to_string());
         let result = match state {
             PairState::Suspended | PairState::Fenced | PairState::FailedOver => Ok(()),
-            _ if error.needs_a_person() => self.enter(PairState::Error, Some(reason)),
+            _ if error.needs_a_person() => {
+                if error.is_damage() && state != PairState::Error {
+                    self.metrics.journal_damaged();
+                }
+                self.enter(PairState::Error, Some(reason))
+            }
             PairState::Paired => self.enter(PairState::CatchingUp, Some(reason)),
             state => self.enter(state, Some(reason)),
         };
         if let Err(error) = result {
             tracing::error!(%group, peer = %self.peer, %error, "the pair's state could not be recorded");
+            self.metrics.error(Part::Catalog);
         }
     }
 
@@ -524,7 +564,11 @@ impl Pair {
             view.holds = Some(reader.position());
             view.sent.clear();
             view.rate = Rate::default();
+            view.copying = copy.map(|copy| (copy.number, copy.bitmap.clone()));
         }
+        self.line.connected();
+        self.line.shipped_seq(Seq(welcome.position.durable_seq));
+        self.show(&welcome.position);
         tracing::info!(group = %self.keeper.name(), peer = %self.peer, from_seq = welcome.position.durable_seq, "connected");
         let direct = self.keeper.pair(&self.peer).and_then(|pair| pair.copy).is_some_and(|copy| copy.direct);
         Ok(match (copy, direct) {
@@ -532,6 +576,12 @@ impl Pair {
             (Some(_), false) => self.enter(PairState::Resync, None),
             (None, _) => self.enter(PairState::CatchingUp, None),
         }?)
+    }
+
+    /// How far the other side is, for the metrics.
+    fn show(&self, position: &Remote) {
+        self.line.received_seq(Seq(position.durable_seq));
+        self.line.permitted_seq(Seq(position.permitted_seq));
     }
 
     async fn ship(
@@ -561,7 +611,6 @@ impl Pair {
             reader,
             tip,
             copy,
-            figures: Arc::clone(&self.copy),
             out,
             stop: Arc::clone(&stop.0),
         };
@@ -585,10 +634,8 @@ impl Pair {
     }
 
     fn sent(&self, shipment: &Shipment) {
-        let mut view = self.view.lock();
-        view.sent.push_back((shipment.seq, shipment.marker, shipment.next));
-        view.sent_bytes += shipment.bytes.len() as u64;
-        view.frames_sent += 1;
+        self.view.lock().sent.push_back((shipment.seq, shipment.marker, shipment.next));
+        self.line.shipped(shipment.bytes.len(), shipment.seq);
     }
 
     /// Tells the time and the newest number, so that the other side knows how good its copy is.
@@ -596,6 +643,7 @@ impl Pair {
         let mut ticks = tokio::time::interval(self.heartbeat);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut number = 0;
+        let mut packets = self.line.packets();
         loop {
             ticks.tick().await;
             number += 1;
@@ -604,7 +652,9 @@ impl Pair {
             let captured_seq = self.image.buffer.captured().0;
             let marker = self.desk.markers.newest().map_or(0, |marker| marker.number);
             control.send(&Message::Heartbeat { number, as_of_ms, captured_seq, marker }).await?;
-            self.view.lock().round_trip = Some(connection.stats().round_trip);
+            let stats = connection.stats();
+            packets.now(stats.sent_packets, stats.lost_packets);
+            self.view.lock().round_trip = Some(stats.round_trip);
             self.judge();
         }
     }
@@ -621,6 +671,7 @@ impl Pair {
     }
 
     fn acknowledged(&self, position: &Remote, good_as_of_ms: i64) -> Result<(), ShipError> {
+        self.show(position);
         {
             let mut view = self.view.lock();
             view.remote = *position;
@@ -655,6 +706,7 @@ impl Pair {
             let next = paired_or_behind(connected, age, interval);
             if next != state && self.enter(next, None).is_err() {
                 tracing::error!(peer = %self.peer, "the pair's state could not be recorded");
+                self.metrics.error(Part::Catalog);
             }
         }
     }
@@ -691,8 +743,7 @@ impl Pair {
         let behind = view.holds.map_or(0, |holds| journal.bytes_between(holds, journal.durable_end().position));
         let caught_up = view.remote.durable_seq >= self.image.buffer.captured().0;
         let copying = matches!(view.state, PairState::InitialCopy | PairState::Resync);
-        let (done_bytes, total_bytes) =
-            (self.copy.done_bytes.load(Ordering::Acquire), self.copy.total_bytes.load(Ordering::Acquire));
+        let (done_bytes, total_bytes) = view.copied();
         let bytes_per_second = if copying { view.rate.per_second(now, done_bytes) } else { 0.0 };
         let seconds_left =
             (bytes_per_second > 0.0).then(|| total_bytes.saturating_sub(done_bytes) as f64 / bytes_per_second);
@@ -720,13 +771,6 @@ impl Pair {
     #[must_use]
     pub fn remote(&self) -> Remote {
         self.view.lock().remote
-    }
-
-    /// (bytes, frames) shipped since the service started.
-    #[must_use]
-    pub fn shipped(&self) -> (u64, u64) {
-        let view = self.view.lock();
-        (view.sent_bytes, view.frames_sent)
     }
 
     /// The journal is full: the pair's frames up to the given place go into its bitmap, durably, and are no longer needed

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidemark_common::catalog::{AppliedRecord, Batch, KeptMarkerRecord};
+use tidemark_common::clock::Clock;
 use tidemark_common::journal::Position;
 use tidemark_common::keeper::GroupKeeper;
+use tidemark_common::metrics::{GroupMetrics, Part};
 use tidemark_common::record::MarkerRecord;
 use tidemark_common::updater::{AppliedPosition, Updater, UpdaterError};
 
@@ -38,10 +40,6 @@ pub struct WritebackDesk {
     pub applied_seq: AtomicU64,
     /// The newest marker applied.
     pub applied_marker: AtomicU64,
-    /// Bytes written to volumes.
-    pub data_bytes: AtomicU64,
-    /// Windows applied.
-    pub windows: AtomicU64,
 }
 
 impl WritebackDesk {
@@ -50,7 +48,7 @@ impl WritebackDesk {
         self.stop.store(true, Ordering::Release);
     }
 
-    fn show(&self, applied: &AppliedPosition) {
+    pub(crate) fn show(&self, applied: &AppliedPosition) {
         self.applied_seq.store(applied.seq.0, Ordering::Release);
         self.applied_marker.store(applied.marker.0, Ordering::Release);
     }
@@ -58,13 +56,24 @@ impl WritebackDesk {
 
 /// The updater thread of a primary.
 pub struct Writeback {
-    updater: Updater,
-    image: Image,
-    keeper: Arc<GroupKeeper>,
-    readers: Arc<dyn Readers>,
-    desk: Arc<WritebackDesk>,
-    drain: Arc<DrainDesk>,
-    recorded: Position,
+    /// The updater.
+    pub updater: Updater,
+    /// What it reads, and what it writes.
+    pub image: Image,
+    /// Where it records how far it is.
+    pub keeper: Arc<GroupKeeper>,
+    /// The other readers of the journal.
+    pub readers: Arc<dyn Readers>,
+    /// What it shows.
+    pub desk: Arc<WritebackDesk>,
+    /// What the drain shows.
+    pub drain: Arc<DrainDesk>,
+    /// What passes are timed by.
+    pub clock: Arc<dyn Clock>,
+    /// Where figures go.
+    pub metrics: GroupMetrics,
+    /// The position recorded last.
+    pub recorded: Position,
 }
 
 impl std::fmt::Debug for Writeback {
@@ -74,31 +83,17 @@ impl std::fmt::Debug for Writeback {
 }
 
 impl Writeback {
-    /// Goes on from where the updater is.
-    #[must_use]
-    pub fn new(
-        updater: Updater,
-        image: Image,
-        keeper: Arc<GroupKeeper>,
-        readers: Arc<dyn Readers>,
-        desk: Arc<WritebackDesk>,
-        drain: Arc<DrainDesk>,
-    ) -> Self {
-        desk.show(&updater.applied());
-        let recorded = updater.applied().position;
-        Self { updater, image, keeper, readers, desk, drain, recorded }
-    }
-
     /// Runs until the desk says stop and everything durable is applied.
     pub fn run(mut self) {
         loop {
             let limit = self.image.journal.durable_end().position;
+            let begin = self.clock.monotonic();
             match self.updater.apply_window(limit) {
                 Ok(Some(applied)) => {
                     self.image.buffer.forget_applied(&applied.extents, applied.last_frame);
                     self.desk.show(&self.updater.applied());
-                    self.desk.data_bytes.fetch_add(applied.data_bytes, Ordering::Relaxed);
-                    self.desk.windows.fetch_add(1, Ordering::Relaxed);
+                    let took = self.clock.monotonic().saturating_sub(begin);
+                    self.metrics.applied((&applied).into(), took);
                     self.desk.problem.lock().take();
                     self.trim();
                 }
@@ -124,6 +119,10 @@ impl Writeback {
     fn report(&self, error: &UpdaterError) {
         if self.desk.problem.lock().replace(error.to_string()).is_none() {
             tracing::error!(group = %self.keeper.name(), %error, "volumes cannot be written; it is tried again");
+            self.metrics.error(Part::Updater);
+            if error.is_damage() {
+                self.metrics.journal_damaged();
+            }
         }
     }
 
@@ -131,6 +130,7 @@ impl Writeback {
     /// segments go: after a crash between any two of them, applying again from the recorded position repairs all.
     fn trim(&mut self) {
         let journal = &self.image.journal;
+        self.metrics.journal_segments(journal.segments());
         if self.drain.is_journal_full() || journal.free_bytes() < journal.capacity_bytes() / 4 {
             self.readers.make_room();
         }
@@ -154,6 +154,7 @@ impl Writeback {
         if let Err((volume, error)) = self.image.volumes.sync() {
             let problem = format!("sync volume '{volume}': {error}");
             tracing::error!(group = %self.keeper.name(), %problem, "volumes cannot be synced; it is tried again");
+            self.metrics.error(Part::Updater);
             self.desk.problem.lock().replace(problem);
             return false;
         }

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_common::catalog::{AppliedRecord, Batch, KeptMarkerRecord};
+use tidemark_common::clock::Clock;
 use tidemark_common::journal::{Journal, Position};
 use tidemark_common::keeper::GroupKeeper;
+use tidemark_common::metrics::{GroupMetrics, Part};
 use tidemark_common::updater::Updater;
 use tidemark_common::volumes::Volumes;
 
@@ -26,6 +28,10 @@ pub struct Apply {
     pub state: Arc<CopyState>,
     /// Where it records that.
     pub keeper: Arc<GroupKeeper>,
+    /// What passes are timed by.
+    pub clock: Arc<dyn Clock>,
+    /// Where figures go.
+    pub metrics: GroupMetrics,
     /// The position recorded last.
     pub recorded: Position,
 }
@@ -36,15 +42,21 @@ impl Apply {
         loop {
             let at = self.updater.applied().position;
             let limit = self.state.wait_for_limit(at, RETRY);
+            self.metrics.journal_segments(self.journal.segments());
+            let begin = self.clock.monotonic();
             match self.updater.apply_window(limit) {
-                Ok(Some(_)) => {
+                Ok(Some(applied)) => {
+                    let took = self.clock.monotonic().saturating_sub(begin);
+                    self.metrics.applied((&applied).into(), took);
                     self.state.applied(self.updater.applied());
                     self.trim();
                 }
                 Ok(None) if self.state.is_stopping() => break,
                 Ok(None) => {}
                 Err(error) => {
-                    self.state.set_problem(Some(error.to_string()));
+                    if self.report(error.to_string()) && error.is_damage() {
+                        self.metrics.journal_damaged();
+                    }
                     if self.state.is_stopping() {
                         return;
                     }
@@ -53,8 +65,17 @@ impl Apply {
             }
         }
         if let Err(problem) = self.record() {
-            self.state.set_problem(Some(problem));
+            self.report(problem);
         }
+    }
+
+    /// Shows a problem. Returns whether it is one that was not known.
+    fn report(&self, problem: String) -> bool {
+        let new = self.state.set_problem(Some(problem));
+        if new {
+            self.metrics.error(Part::Updater);
+        }
+        new
     }
 
     fn trim(&mut self) {
@@ -65,7 +86,7 @@ impl Apply {
         // In this order: what is taken away is in the volumes, and the catalogue knows.
         let result = self.record().and_then(|()| self.journal.trim(applied).map_err(|error| error.to_string()));
         if let Err(problem) = result {
-            self.state.set_problem(Some(problem));
+            self.report(problem);
         }
         self.state.markers.trim(self.journal.oldest());
     }

@@ -158,8 +158,13 @@ impl Secondary {
             journal: Arc::clone(&journal),
             state: Arc::clone(&state),
             keeper: Arc::clone(&parts.keeper),
+            clock: Arc::clone(&parts.clock),
+            metrics: parts.metrics.clone(),
             recorded: applied.position,
         };
+        let position = state.position();
+        parts.pair_metrics.received_seq(Seq(position.durable_seq));
+        parts.pair_metrics.permitted_seq(Seq(position.permitted_seq));
         let name = format!("updater {}", parts.keeper.name());
         let updater = std::thread::Builder::new().name(name).spawn(move || apply.run())?;
         let now = parts.clock.wall();
@@ -254,12 +259,15 @@ impl Secondary {
             volumes: Arc::clone(&self.parts.volumes),
             provider: Arc::clone(&self.parts.provider),
             state: Arc::clone(&self.state),
+            metrics: self.parts.metrics.clone(),
+            line: self.parts.pair_metrics.clone(),
         };
+        self.parts.pair_metrics.connected();
         let taking = tokio::task::spawn_blocking(move || intake.run(frames));
         self.state.heard(self.parts.clock.monotonic());
         let result = tokio::select! {
             result = receive::frames(&connection, queue, stop.clone()) => result,
-            result = receive::listen(incoming, &self.state, &*self.parts.clock) => result,
+            result = receive::listen(&connection, incoming, &self.state, &*self.parts.clock, &self.parts.pair_metrics) => result,
             result = receive::acknowledge(&control, &self.state, || self.journal.free_bytes()) => result,
             () = stop.cancelled() => Err(ReceiveError::Stopped),
         };
@@ -423,6 +431,7 @@ impl Secondary {
         if since.0 != state {
             tracing::info!(group = %self.parts.keeper.name(), from = ?since.0, to = ?state, "pair state");
             *since = (state, now);
+            self.parts.pair_metrics.state_changed(state);
         }
         since.1
     }

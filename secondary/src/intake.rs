@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidemark_common::ids::{Generation, GroupId};
+use tidemark_common::ids::{Generation, GroupId, Seq};
 use tidemark_common::journal::{JournalError, Position, Writer};
+use tidemark_common::metrics::{FrameRejection, GroupMetrics, PairMetrics, Part};
 use tidemark_common::record::{ControlRecord, FrameError, FrameKind, FrameView};
 use tidemark_common::volumes::Volumes;
 use tokio::sync::mpsc;
@@ -59,6 +60,21 @@ pub enum IntakeError {
     Stopped,
 }
 
+impl IntakeError {
+    /// When it is the frame's fault: why it was not taken.
+    const fn rejection(&self) -> Option<FrameRejection> {
+        match self {
+            Self::Frame(FrameError::Checksum { .. }) => Some(FrameRejection::Checksum),
+            Self::Journal(JournalError::Gap { .. }) | Self::Generation { .. } => Some(FrameRejection::Order),
+            Self::Frame(_)
+            | Self::Group { .. }
+            | Self::OutOfRange { .. }
+            | Self::Journal(JournalError::TooLarge { .. }) => Some(FrameRejection::Malformed),
+            Self::Journal(_) | Self::Volumes(_) | Self::Stopped => None,
+        }
+    }
+}
+
 /// What the intake asks of the appliance.
 pub trait CopyVolumes: Send + Sync + 'static {
     /// Makes or grows the copy volumes so that they are as the primary's.
@@ -89,12 +105,24 @@ pub struct Intake {
     pub provider: Arc<dyn CopyVolumes>,
     /// What is durable goes there.
     pub state: Arc<CopyState>,
+    /// Where the group's figures go.
+    pub metrics: GroupMetrics,
+    /// Where the pair's figures go.
+    pub line: PairMetrics,
 }
 
 impl Intake {
     /// Takes frames until the queue ends. Gives the writer back.
     pub fn run(mut self, mut frames: mpsc::Receiver<Bytes>) -> (Writer, Result<(), IntakeError>) {
         let result = self.take(&mut frames);
+        if let Err(error) = &result
+            && !self.state.is_stopping()
+        {
+            self.metrics.error(Part::Receive);
+            if let Some(reason) = error.rejection() {
+                self.line.frame_rejected(reason);
+            }
+        }
         (self.writer, result)
     }
 
@@ -109,7 +137,10 @@ impl Intake {
                 next = if bytes < UNSYNCED_BYTES_MAX { frames.try_recv().ok() } else { None };
             }
             let end = self.writer.sync()?;
-            self.state.durable(&records, &end, bytes);
+            self.metrics.markers_permitted(self.state.durable(&records, &end));
+            let position = self.state.position();
+            self.line.received_seq(Seq(position.durable_seq));
+            self.line.permitted_seq(Seq(position.permitted_seq));
         }
         Ok(())
     }
@@ -133,6 +164,7 @@ impl Intake {
             self.provider.provide(&self.name, volumes, &self.volumes).map_err(IntakeError::Volumes)?;
         }
         self.append(frame)?;
+        self.line.received(frame.len());
         records.extend(record.map(|record| (record, self.writer.end())));
         Ok(())
     }
@@ -156,7 +188,9 @@ impl Intake {
                     return Ok(());
                 }
                 Err(error) if error.is_no_space() && !self.state.is_stopping() => {
-                    self.state.set_problem(Some(error.to_string()));
+                    if self.state.set_problem(Some(error.to_string())) {
+                        self.metrics.error(Part::Journal);
+                    }
                     self.writer.sync()?;
                     self.state.wait_for_room(RETRY);
                 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tidemark_common::clock::Clock;
 use tidemark_common::limits::DATA_STREAMS;
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender, LinkError};
+use tidemark_common::metrics::PairMetrics;
 use tidemark_common::wire::message::Message;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -61,11 +62,20 @@ pub async fn frames(
 ///
 /// # Errors
 /// [`ReceiveError`].
-pub async fn listen(mut control: ControlReceiver, state: &CopyState, clock: &dyn Clock) -> Result<(), ReceiveError> {
+pub async fn listen(
+    connection: &Connection,
+    mut control: ControlReceiver,
+    state: &CopyState,
+    clock: &dyn Clock,
+    line: &PairMetrics,
+) -> Result<(), ReceiveError> {
+    let mut packets = line.packets();
     loop {
         match control.recv().await?.ok_or(ReceiveError::Ended)? {
             Message::Heartbeat { number, as_of_ms, captured_seq, .. } => {
                 state.heartbeat(number, as_of_ms, captured_seq, clock.monotonic());
+                let stats = connection.stats();
+                packets.now(stats.sent_packets, stats.lost_packets);
             }
             Message::Goodbye { message } => {
                 tracing::info!(%message, "the primary says goodbye");

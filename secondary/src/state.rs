@@ -1,6 +1,6 @@
 //! What a secondary knows of its copy, shared by the intake, the updater, the acknowledgements and status.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -48,8 +48,6 @@ pub struct CopyState {
     stop: AtomicBool,
     /// The markers held.
     pub markers: Markers,
-    /// Bytes of frames made durable since the service started.
-    pub received_bytes: AtomicU64,
 }
 
 impl CopyState {
@@ -72,20 +70,24 @@ impl CopyState {
         self.version.send_modify(|version| *version += 1);
     }
 
-    /// Frames are durable here: their control records, in order, and the journal's end.
-    pub fn durable(&self, records: &[(ControlRecord, Position)], end: &DurableEnd, bytes: usize) {
+    /// Frames are durable here: their control records, in order, and the journal's end. Returns how often that moved the
+    /// permitted marker.
+    pub fn durable(&self, records: &[(ControlRecord, Position)], end: &DurableEnd) -> u64 {
         let mut inner = self.inner.lock();
+        let mut moves = 0;
         for (record, position) in records {
+            let before = inner.permitted_marker();
             inner.permission.durable(record, *position);
+            moves += u64::from(inner.permitted_marker() != before);
             if let ControlRecord::Marker(marker) = record {
                 self.markers.add(*position, marker.clone());
             }
         }
         inner.durable = *end;
-        self.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         inner.improve();
         drop(inner);
         self.changed();
+        moves
     }
 
     /// A heartbeat came.
@@ -187,15 +189,17 @@ impl CopyState {
         self.stop.load(Ordering::Acquire)
     }
 
-    /// What a person must look at; `None` when it is over.
-    pub fn set_problem(&self, problem: Option<String>) {
+    /// What a person must look at; `None` when it is over. Returns whether it is one that was not known.
+    pub fn set_problem(&self, problem: Option<String>) -> bool {
         let mut inner = self.inner.lock();
-        if inner.problem != problem {
-            if let Some(problem) = &problem {
-                tracing::error!(%problem, "the copy stands");
-            }
-            inner.problem = problem;
+        if inner.problem == problem {
+            return false;
         }
+        if let Some(problem) = &problem {
+            tracing::error!(%problem, "the copy stands");
+        }
+        inner.problem = problem;
+        inner.problem.is_some()
     }
 
     /// What a person must look at.
@@ -206,6 +210,10 @@ impl CopyState {
 }
 
 impl Inner {
+    fn permitted_marker(&self) -> u64 {
+        self.permission.permitted().map_or(0, |permitted| permitted.marker.number)
+    }
+
     /// Moves the time as of which the copy is good, by markers and by heartbeats that a permitted marker has reached.
     fn improve(&mut self) {
         let permitted_seq = self.permission.permitted_seq();

@@ -78,6 +78,12 @@ impl JournalError {
         Self::Io { action, path: path.to_owned(), offset, source }
     }
 
+    /// Whether bytes that were durable are no longer what they were (invariant 9).
+    #[must_use]
+    pub const fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. })
+    }
+
     /// Whether space is all that is missing: trying again later may work.
     #[must_use]
     pub fn is_no_space(&self) -> bool {

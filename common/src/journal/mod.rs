@@ -155,6 +155,12 @@ impl Journal {
         self.state.lock().segments.values().map(|segment| segment.used_bytes()).sum()
     }
 
+    /// Segment files it holds.
+    #[must_use]
+    pub fn segments(&self) -> usize {
+        self.state.lock().segments.len()
+    }
+
     /// Bytes it may hold.
     #[must_use]
     pub const fn capacity_bytes(&self) -> u64 {

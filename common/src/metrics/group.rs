@@ -10,7 +10,9 @@ use prometheus::{Counter, Gauge, Histogram, IntCounter};
 
 use super::define::{Set, count};
 use super::host::HostMetrics;
+use super::labels::{ByLabel, Part};
 use super::pair::{self, PairMetrics};
+use crate::updater;
 
 /// A freeze is a lock held for some tens of nanoseconds; its limit is in the tens of milliseconds.
 const FREEZE_SECONDS: &[f64] =
@@ -32,10 +34,16 @@ pub struct Drained {
 /// What one pass of the updater wrote back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Applied {
-    /// Bytes written to volumes.
+    /// Bytes of data written to volumes.
     pub bytes: u64,
-    /// Writes it took.
+    /// Ranges written or zeroed.
     pub extents: u64,
+}
+
+impl From<&updater::Applied> for Applied {
+    fn from(pass: &updater::Applied) -> Self {
+        Self { bytes: pass.data_bytes, extents: count(pass.extents.len()) }
+    }
 }
 
 /// Handle for the write path of one group. Cheap to clone, no lock in any method but [`GroupMetrics::pair`].
@@ -46,6 +54,7 @@ pub struct GroupMetrics(pub(super) Arc<Inner>);
 pub(super) struct Inner {
     name: String,
     set: Set,
+    errors: Arc<ByLabel<Part, IntCounter>>,
     host: HostMetrics,
     freeze: Histogram,
     markers: IntCounter,
@@ -67,10 +76,11 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    pub(super) fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str, errors: Arc<ByLabel<Part, IntCounter>>) -> Self {
         let set = Set::new(&[("group", name)]);
         Self {
             name: name.to_owned(),
+            errors,
             host: HostMetrics::new(name),
             freeze: set.histogram(
                 "tidemark_freeze_duration_seconds",
@@ -95,7 +105,7 @@ impl Inner {
                 .counter("tidemark_drain_folded_bytes_total", "Bytes superseded while still in the write buffer."),
             journal_append: set.histogram(
                 "tidemark_journal_append_duration_seconds",
-                "Time to append frames to the journal and sync them.",
+                "Time of one sync, which makes what was appended to the journal durable.",
                 DISK_SECONDS,
             ),
             journal_segments: set.gauge("tidemark_journal_segments", "Segment files of the journal."),
@@ -105,11 +115,12 @@ impl Inner {
             ),
             apply: set.histogram(
                 "tidemark_apply_duration_seconds",
-                "Time of one pass of the updater: fold, write back, sync.",
+                "Time of one pass of the updater: read, fold, write back.",
                 DISK_SECONDS,
             ),
             apply_bytes: set.counter("tidemark_apply_bytes_total", "Bytes written back to volumes."),
-            apply_extents: set.counter("tidemark_apply_extents_total", "Writes to volumes by the updater."),
+            apply_extents: set
+                .counter("tidemark_apply_extents_total", "Ranges of volumes the updater has written or zeroed."),
             pairs: Mutex::default(),
             set,
         }
@@ -148,9 +159,9 @@ impl GroupMetrics {
         self.0.markers_abandoned.inc();
     }
 
-    /// A marker may be applied.
-    pub fn marker_permitted(&self) {
-        self.0.markers_permitted.inc();
+    /// So many markers more may be applied.
+    pub fn markers_permitted(&self, markers: u64) {
+        self.0.markers_permitted.inc_by(markers);
     }
 
     /// A host's write waited this long for room in the write buffer.
@@ -167,7 +178,7 @@ impl GroupMetrics {
         self.0.drain_folded.inc_by(count(frame.folded_bytes));
     }
 
-    /// One append and its sync, however many frames they made durable.
+    /// One sync of the journal, however many frames it made durable.
     pub fn journal_appended(&self, took: Duration) {
         self.0.journal_append.observe(took.as_secs_f64());
     }
@@ -182,11 +193,16 @@ impl GroupMetrics {
         self.0.journal_damaged.inc();
     }
 
-    /// One pass of the updater is durable.
+    /// One pass of the updater is in the volumes.
     pub fn applied(&self, applied: Applied, took: Duration) {
         self.0.apply.observe(took.as_secs_f64());
         self.0.apply_bytes.inc_by(applied.bytes);
         self.0.apply_extents.inc_by(applied.extents);
+    }
+
+    /// An error of this group was met and logged: it counts for the appliance.
+    pub fn error(&self, part: Part) {
+        self.0.errors.at(part, IntCounter::inc);
     }
 
     pub(super) fn gather(&self) -> Vec<MetricFamily> {

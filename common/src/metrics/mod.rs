@@ -32,7 +32,7 @@ pub use group::{Applied, Drained, GroupMetrics};
 pub use host::HostMetrics;
 use labels::ByLabel;
 pub use labels::{FrameRejection, Part, PeerRefusal};
-pub use pair::PairMetrics;
+pub use pair::{PacketCount, PairMetrics};
 
 /// The content type of [`Metrics::render`]'s page.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -44,7 +44,7 @@ const UNGROUPED: &str = "-";
 #[derive(Debug)]
 pub struct Metrics {
     set: Set,
-    errors: ByLabel<Part, IntCounter>,
+    errors: Arc<ByLabel<Part, IntCounter>>,
     refused: ByLabel<PeerRefusal, IntCounter>,
     turned_away: IntCounter,
     ungrouped: HostMetrics,
@@ -74,7 +74,7 @@ impl Metrics {
             "Connections of hosts that did not get to an export: too many, or a failed handshake.",
         );
         let ungrouped = HostMetrics::new(UNGROUPED);
-        Self { set, errors, refused, turned_away, ungrouped, groups: Mutex::default() }
+        Self { set, errors: Arc::new(errors), refused, turned_away, ungrouped, groups: Mutex::default() }
     }
 
     /// The handle of a group: the same series for everybody who asks while one of the handles lives.
@@ -85,7 +85,7 @@ impl Metrics {
         if let Some(inner) = groups.get(name).and_then(Weak::upgrade) {
             return GroupMetrics(inner);
         }
-        let inner = Arc::new(group::Inner::new(name));
+        let inner = Arc::new(group::Inner::new(name, Arc::clone(&self.errors)));
         groups.insert(name.to_owned(), Arc::downgrade(&inner));
         GroupMetrics(inner)
     }

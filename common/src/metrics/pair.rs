@@ -71,16 +71,21 @@ impl PairMetrics {
         self.0.connections.inc();
     }
 
-    /// This many packets more were sent and lost since the last call.
-    pub fn packets(&self, sent: u64, lost: u64) {
-        self.0.packets_sent.inc_by(sent);
-        self.0.packets_lost.inc_by(lost);
+    /// Counts the packets of a connection that begins.
+    #[must_use]
+    pub fn packets(&self) -> PacketCount {
+        PacketCount { pair: self.clone(), sent: 0, lost: 0 }
     }
 
     /// A frame of this size, ending with this sequence number, was handed to the link.
     pub fn shipped(&self, frame_bytes: usize, last: Seq) {
         self.0.ship_frames.inc();
         self.0.ship_bytes.inc_by(count(frame_bytes));
+        self.shipped_seq(last);
+    }
+
+    /// Shipping goes on behind here.
+    pub fn shipped_seq(&self, last: Seq) {
         self.0.shipped_seq.set(last.0 as f64);
     }
 
@@ -114,5 +119,22 @@ impl PairMetrics {
 
     pub(super) fn gather(&self) -> Vec<MetricFamily> {
         self.0.set.gather()
+    }
+}
+
+/// Makes what is added out of the totals of one connection.
+#[derive(Debug)]
+pub struct PacketCount {
+    pair: PairMetrics,
+    sent: u64,
+    lost: u64,
+}
+
+impl PacketCount {
+    /// The connection has sent and lost so many packets by now.
+    pub fn now(&mut self, sent: u64, lost: u64) {
+        self.pair.0.packets_sent.inc_by(sent.saturating_sub(self.sent));
+        self.pair.0.packets_lost.inc_by(lost.saturating_sub(self.lost));
+        (self.sent, self.lost) = (sent, lost);
     }
 }

@@ -143,6 +143,11 @@ fn what_is_counted_is_on_the_page() {
     pair.shipped(1000, Seq(7));
     pair.state_changed(PairState::Error);
     metrics.error(Part::Journal);
+    group.error(Part::Journal);
+    let mut packets = pair.packets();
+    packets.now(10, 1);
+    packets.now(15, 1);
+    pair.packets().now(3, 0); // the next connection
     metrics.peer_refused(PeerRefusal::UnknownPeer);
 
     let page = metrics.render(&status(vec![]));
@@ -161,7 +166,9 @@ fn what_is_counted_is_on_the_page() {
         (r#"tidemark_pair_position_seq{group="g",peer="west",stage="shipped"}"#, 7.0),
         (r#"tidemark_pair_state_changes_total{group="g",peer="west",state="error"}"#, 1.0),
         (r#"tidemark_pair_state_changes_total{group="g",peer="west",state="paired"}"#, 0.0),
-        (r#"tidemark_errors_total{part="journal"}"#, 1.0),
+        (r#"tidemark_link_packets_sent_total{group="g",peer="west"}"#, 18.0),
+        (r#"tidemark_link_packets_lost_total{group="g",peer="west"}"#, 1.0),
+        (r#"tidemark_errors_total{part="journal"}"#, 2.0),
         (r#"tidemark_errors_total{part="nbd"}"#, 0.0),
         (r#"tidemark_peers_refused_total{reason="unknown_peer"}"#, 1.0),
     ] {

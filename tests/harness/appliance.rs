@@ -63,6 +63,29 @@ pub fn tidemark(args: &[&str]) -> Outcome {
     run(&binary(), args)
 }
 
+/// Files anywhere under a folder whose names fit, in order.
+///
+/// # Panics
+/// When a folder cannot be read.
+#[must_use]
+pub fn files_under(folder: &Path, fits: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("read the folder") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if path.is_dir() {
+                folders.push(path);
+            } else if fits(&name) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
 impl Appliance {
     /// `tidemark init`.
     #[must_use]
@@ -182,26 +205,9 @@ impl Appliance {
     }
 
     /// Files under its data directory whose names fit, in order.
-    ///
-    /// # Panics
-    /// When the directory cannot be read.
     #[must_use]
     pub fn files(&self, fits: impl Fn(&str) -> bool) -> Vec<PathBuf> {
-        let mut found = Vec::new();
-        let mut folders = vec![self.directory.clone()];
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(&folder).expect("read the data directory") {
-                let path = entry.expect("an entry").path();
-                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                if path.is_dir() {
-                    folders.push(path);
-                } else if fits(&name) {
-                    found.push(path);
-                }
-            }
-        }
-        found.sort();
-        found
+        files_under(&self.directory, fits)
     }
 
     fn spawn(&mut self) {

@@ -7,6 +7,8 @@ use tidemark_common::api::types::{CopyProgress, PairState};
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::impairment::Weather;
 use tidemark_tests::pair::{GROUP, Pair, Setup};
+use tidemark_tests::stamp::BLOCK_BYTES;
+use tidemark_tests::workload::prefill;
 
 const LIMIT: Duration = Duration::from_secs(40);
 
@@ -23,58 +25,57 @@ fn volumes_with_data_are_copied_while_hosts_write() {
     pair.assert_copy_equals();
 }
 
-/// Waits until the copy under way has come so far on that side's word.
-fn wait_copied(side: &Appliance, bytes: u64) -> CopyProgress {
+/// Waits until so much of the copy is durable on the copy side.
+fn wait_copied(copy_side: &Appliance, bytes: u64) -> CopyProgress {
     let what = format!("{bytes} bytes copied");
     let wanted = |copy: CopyProgress| copy.done_bytes >= bytes;
-    let pair = side.wait_pair(GROUP, &what, LIMIT, |pair| pair.copy.is_some_and(wanted));
+    let pair = copy_side.wait_pair(GROUP, &what, LIMIT, |pair| pair.copy.is_some_and(wanted));
     assert_eq!(pair.state, PairState::InitialCopy, "{pair:?}");
     pair.copy.expect("a copy under way")
 }
 
-/// The first progress told after an interruption is not far behind what was told before.
-fn assert_goes_on(side: &Appliance, before: CopyProgress) {
-    let pair = side.wait_pair(GROUP, "the copy to go on", LIMIT, |pair| {
-        pair.state == PairState::Paired || (pair.connected && pair.copy.is_some())
+/// After an interruption the copy gets further, and what was durable is never begun again.
+fn assert_goes_on(copy_side: &Appliance, before: CopyProgress) {
+    copy_side.wait_pair(GROUP, "the copy to go on", LIMIT, |pair| match pair.copy {
+        None => pair.state == PairState::Paired,
+        Some(after) => {
+            assert!(after.done_bytes >= before.done_bytes, "it began again: {before:?}, then {after:?}");
+            after.done_bytes > before.done_bytes
+        }
     });
-    if let Some(after) = pair.copy {
-        assert!(after.done_bytes * 2 >= before.done_bytes, "it began again: {before:?}, then {after:?}");
-    }
 }
 
 #[test]
 fn an_initial_copy_interrupted_by_kills_and_a_cut_link_goes_on_where_it_was() {
-    let mut pair = Pair::unpaired(&Setup::seeded(62));
-    pair.prefill();
-    let total: u64 = pair.east.status().volumes.iter().map(|volume| volume.size).sum();
-    // The stamped blocks compress well.
-    let slow = Weather { bytes_per_second: Some(500_000), ..Weather::default() };
-    pair.relay.set(slow);
+    // More than the link's windows hold, so that what was handed to the link is far from what has arrived.
+    const SIZE: u64 = 48 << 20;
+    let volumes = vec![("a", SIZE.to_string()), ("b", SIZE.to_string())];
+    let mut pair = Pair::unpaired(&Setup { volumes, interval: "250ms", seed: 62 });
+    prefill(&pair.history, &pair.target(&pair.east), SIZE / BLOCK_BYTES as u64).expect("prefill");
+    let total = 2 * SIZE;
+    pair.relay.set(Weather { bytes_per_second: Some(8_000_000), ..Weather::default() });
     pair.create();
 
-    let before = wait_copied(&pair.east, total / 5);
+    let before = wait_copied(&pair.west, total / 5);
     assert_eq!(before.total_bytes, total);
     pair.east.kill9();
     pair.east.start();
-    assert_goes_on(&pair.east, before);
+    assert_goes_on(&pair.west, before);
 
-    let before = wait_copied(&pair.east, total * 2 / 5);
+    let before = wait_copied(&pair.west, total * 2 / 5);
     pair.west.kill9();
     pair.west.start();
-    assert_goes_on(&pair.east, before);
+    assert_goes_on(&pair.west, before);
 
-    let before = wait_copied(&pair.east, total * 3 / 5);
+    let before = wait_copied(&pair.west, total * 3 / 5);
     pair.relay.cut();
     pair.east.wait_pair(GROUP, "the loss of the link to be noticed", LIMIT, |pair| !pair.connected);
     pair.relay.heal();
-    assert_goes_on(&pair.east, before);
+    assert_goes_on(&pair.west, before);
 
-    let sent = pair.relay.forward().bytes();
     pair.relay.set(Weather::default());
     pair.wait_paired();
     pair.assert_copy_equals();
-    let rest = pair.relay.forward().bytes() - sent;
-    assert!(rest < total / 2, "at most the rest is sent in the end: {rest} of {total}");
 }
 
 #[test]

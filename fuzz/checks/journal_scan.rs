@@ -198,7 +198,7 @@ fn start(disk: &MemoryDisk, visit: &mut dyn FnMut(Position, &FrameHeader)) -> Re
 /// Every fourth frame is a marker, the others are writes of growing size.
 fn append(writer: &mut Writer, number: u64) {
     let tip = *writer.tip();
-    let frame = if number % 4 == 0 { marker(&tip) } else { writes(&tip, number) };
+    let frame = if number.is_multiple_of(4) { marker(&tip) } else { writes(&tip, number) };
     writer.append(&frame).expect("a frame that follows");
 }
 

@@ -267,7 +267,6 @@ fn words(entry: &[u8; CHUNK_ENTRY_BYTES]) -> [u32; 4] {
 }
 
 #[cfg(test)]
-#[expect(clippy::cast_possible_truncation, reason = "small numbers of a test")]
 mod tests {
     use proptest::prelude::*;
 

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use tidemark_tests::appliance::files_under;
 use tidemark_tests::cluster::flip_byte;
 use tidemark_tests::oracle::{Bounds, assert_legal};
 use tidemark_tests::pair::{Pair, Setup};

@@ -25,7 +25,7 @@ use crate::ids::{GroupId, MarkerNumber, check_name};
 pub const CATALOG_FORMAT: u32 = 1;
 /// Stored bytes of one record at most: a roaring bitmap of 64 TiB in regions needs no more.
 pub const RECORD_BYTES_MAX: usize = 256 << 20;
-/// Markers kept per group, at least; pruning is by blocks of [`MARKERS_PRUNE_STEP`].
+/// Markers kept per group, at least; pruning is by blocks of `MARKERS_PRUNE_STEP`.
 pub const MARKERS_KEPT: u64 = 10_000;
 /// Markers with such a number prune the older ones, so that a cut does not cost a deletion each time.
 pub(super) const MARKERS_PRUNE_STEP: u64 = 1_000;

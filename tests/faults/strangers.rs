@@ -160,7 +160,8 @@ fn a_peer_with_another_id_than_pinned_is_never_paired() {
     wait_until("the mismatch to be reported", COPY_LIMIT, || {
         let reason = pair.east.group(GROUP).pairs.into_iter().find_map(|pair| pair.reason).unwrap_or_default();
         let text = format!("{}{reason}", told.stderr).to_lowercase();
-        let tells = ["was expected", "identity", "fingerprint", "certificate", " id "].iter().any(|word| text.contains(word));
+        let tells =
+            ["was expected", "identity", "fingerprint", "certificate", " id "].iter().any(|word| text.contains(word));
         if tells { Ok(()) } else { Err(format!("{text:?}")) }
     });
     assert!(pair.west.status().groups.is_empty(), "nothing was made on the side that is somebody else");

@@ -39,6 +39,14 @@ impl Bitmap {
         }
     }
 
+    /// Takes away all marks before a place, in the order of volumes and addresses.
+    pub fn clear_before(&mut self, volume: VolumeIndex, offset: u64) {
+        self.volumes.retain(|index, _| *index >= volume);
+        if let Some(regions) = self.volumes.get_mut(&volume) {
+            regions.remove_range(..u32::try_from(offset / REGION_BYTES).unwrap_or(u32::MAX));
+        }
+    }
+
     /// Whether nothing is marked.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -143,6 +151,19 @@ mod tests {
                 (volume, offset) = (run.volume, run.end());
             }
             prop_assert_eq!(seen, oracle);
+        }
+
+        #[test]
+        fn what_is_cleared_is_what_lies_before(marks in proptest::collection::vec((0..3_u32, 0..2_000_000_u64), 1..20), volume in 0..3_u32, offset in 0..2_000_000_u64) {
+            let mut bitmap = Bitmap::default();
+            for (volume, offset) in marks {
+                bitmap.mark(Extent { volume: VolumeIndex(volume), offset, length: 1 });
+            }
+            let (all, before) = (bitmap.bytes(), bitmap.bytes_before(VolumeIndex(volume), offset));
+            let rest = bitmap.next_run(VolumeIndex(volume), offset / REGION_BYTES * REGION_BYTES);
+            bitmap.clear_before(VolumeIndex(volume), offset);
+            prop_assert_eq!(bitmap.bytes(), all - before);
+            prop_assert_eq!(bitmap.next_run(VolumeIndex(0), 0), rest);
         }
 
         #[test]

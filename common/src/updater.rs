@@ -176,9 +176,9 @@ impl Updater {
     fn write(&self, fold: &Overlay<Source>, data: &[Vec<u8>], applied: &mut Applied) -> Result<(), UpdaterError> {
         let mut run = Run::default();
         for (extent, source) in fold.all() {
+            applied.extents.push(extent);
             // A volume taken out of the group may still have frames in the journal.
             let Some(volume) = self.volumes.get(extent.volume) else { continue };
-            applied.extents.push(extent);
             check_range(&volume, extent, applied.last_frame)?;
             match source {
                 Source::Data { frame, raw } => {

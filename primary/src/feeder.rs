@@ -8,12 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidemark_common::catalog::CatalogError;
 use tidemark_common::differential::Bitmap;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::{GroupId, MarkerNumber, Seq, VolumeIndex};
 use tidemark_common::journal::{JournalError, Position, Reader};
-use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::limits::CHUNK_BYTES;
 use tidemark_common::record::{
     ControlRecord, FrameBuilder, FrameError, FrameHeader, FrameKind, HEADER_BYTES, Place, Tip,
@@ -21,6 +19,7 @@ use tidemark_common::record::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::cut::{CutError, CutRequest};
+use crate::differences::{Differences, DifferencesError};
 use crate::drain::DrainDesk;
 use crate::image::{Image, ImageError};
 
@@ -56,9 +55,9 @@ pub enum FeedError {
     /// A frame could not be made.
     #[error("a frame could not be made: {0}")]
     Frame(#[from] FrameError),
-    /// The catalogue.
+    /// The pair's record.
     #[error(transparent)]
-    Catalog(#[from] CatalogError),
+    Differences(#[from] DifferencesError),
     /// The end of the copy could not be marked.
     #[error("the end of the copy could not be marked: {0}")]
     Cut(#[from] CutError),
@@ -95,9 +94,7 @@ pub struct Feeder {
     /// Whom to ask for a cut.
     pub desk: Arc<DrainDesk>,
     /// Where the copy's end is kept.
-    pub keeper: Arc<GroupKeeper>,
-    /// The pair.
-    pub peer: String,
+    pub differences: Arc<Differences>,
     /// The group.
     pub group: GroupId,
     /// What comes next of the journal.
@@ -114,7 +111,7 @@ pub struct Feeder {
 
 impl std::fmt::Debug for Feeder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Feeder").field("peer", &self.peer).field("tip", &self.tip).finish_non_exhaustive()
+        f.debug_struct("Feeder").field("differences", &self.differences).field("tip", &self.tip).finish_non_exhaustive()
     }
 }
 
@@ -264,15 +261,12 @@ impl Feeder {
         let (reply, marker) = oneshot::channel();
         self.desk.ask_cut(CutRequest { tag: None, reply }, &self.image.buffer);
         let marker = MarkerNumber(marker.blocking_recv().map_err(|_| FeedError::Stopped)??.marker.number);
-        // Durable before the other side can hear of it: after a restart this tells a finished copy from one not begun.
-        self.keeper.update_pair(&self.peer, |pair| {
-            if let Some(copy) = &mut pair.copy {
-                copy.end_marker = Some(marker.0);
-            }
-        })?;
-        if let Some(copy) = &mut self.copy {
-            copy.end = Some(marker);
+        let Some(copy) = &mut self.copy else { return Ok(()) };
+        if !self.differences.end_cut(copy.number, marker)? {
+            // Another copy has taken its place: this connection is over.
+            return Err(FeedError::Stopped);
         }
+        copy.end = Some(marker);
         Ok(())
     }
 

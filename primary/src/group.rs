@@ -313,11 +313,33 @@ impl Primary {
     pub async fn grow_volume(&self, name: &str, size: u64) -> Result<(), String> {
         let volume = self.image.volumes.by_name(name).ok_or_else(|| format!("the group has no volume '{name}'"))?;
         let old = volume.size();
-        volume.file.grow(size).map_err(|error| format!("grow volume '{name}': {error}"))?;
+        if size <= old {
+            return Ok(());
+        }
+        let text = |error: std::io::Error| format!("grow volume '{name}': {error}");
+        // A device, or a file larger than the volume, has something there already, which no pair has.
+        let held = volume.file.size().map_err(text)?.min(size);
+        volume.file.grow(size).map_err(text)?;
+        let pairs = self.pairs.pairs.read().clone();
+        let mut result = Ok(());
+        if held > old {
+            let uncovered = Extent { volume: volume.index, offset: old, length: held - old };
+            for pair in &pairs {
+                result = result.and(pair.hold_for(uncovered).await);
+            }
+        }
+        if result.is_ok() {
+            result = self.grow_to(&volume, size).await;
+        }
+        pairs.iter().for_each(|pair| pair.release());
+        result
+    }
+
+    async fn grow_to(&self, volume: &VolumeFile, size: u64) -> Result<(), String> {
         // The record first: no host can write there before the volume itself has grown.
         let specs = self.image.volumes.specs().into_iter().map(|mut spec| {
-            if spec.name == name {
-                spec.size = size.max(old);
+            if spec.index == volume.index.0 {
+                spec.size = size;
             }
             spec
         });
@@ -325,7 +347,7 @@ impl Primary {
         let record = ControlRecord::Volumes { volumes: specs.collect() };
         self.desk.ask_record(RecordRequest { record, reply }, &self.image.buffer);
         done.await.map_err(|_| "the group is stopping".to_owned())??;
-        volume.grow(size).map_err(|error| format!("grow volume '{name}': {error}"))
+        volume.grow(size).map_err(|error| format!("grow volume '{}': {error}", volume.name))
     }
 
     /// Takes a volume out of the running group, once all that was written to it is in its file. No host may be writing it.
@@ -375,9 +397,7 @@ impl Primary {
     /// When that could not be recorded.
     pub fn delete_pair(&self, peer: &str) -> Result<bool, CatalogError> {
         let Some(pair) = self.pair(peer) else { return Ok(false) };
-        pair.stop();
-        self.keeper.update(|record| record.pairs.retain(|pair| pair.peer != peer))?;
-        self.keeper.catalog().delete_bitmap(self.keeper.id(), peer)?;
+        pair.forget()?;
         self.pairs.pairs.write().retain(|pair| pair.peer() != peer);
         Ok(true)
     }

@@ -5,13 +5,16 @@
 
 pub mod buffer;
 pub mod cut;
+pub mod differences;
 pub mod direct;
 pub mod drain;
 pub mod feeder;
 pub mod group;
 pub mod image;
+mod plan;
 pub mod recovery;
 pub mod ring;
 pub mod ship;
+mod view;
 pub mod volume;
 pub mod writeback;

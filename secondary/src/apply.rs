@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidemark_common::catalog::{AppliedRecord, Batch, KeptMarkerRecord};
+use tidemark_common::catalog::{AppliedRecord, Batch, GroupVolume, KeptMarkerRecord};
 use tidemark_common::clock::Clock;
 use tidemark_common::journal::{Journal, Position};
 use tidemark_common::keeper::GroupKeeper;
@@ -11,7 +11,9 @@ use tidemark_common::metrics::{GroupMetrics, Part};
 use tidemark_common::updater::Updater;
 use tidemark_common::volumes::Volumes;
 
-use crate::state::CopyState;
+use crate::group::members;
+use crate::intake::CopyVolumes;
+use crate::state::{Concern, CopyState};
 
 /// How long a failing volume is left alone before the next try, and how long an idle thread sleeps.
 const RETRY: Duration = Duration::from_secs(1);
@@ -32,14 +34,17 @@ pub struct Apply {
     pub clock: Arc<dyn Clock>,
     /// Where figures go.
     pub metrics: GroupMetrics,
-    /// The position recorded last.
-    pub recorded: Position,
+    /// Who has the copy volumes.
+    pub provider: Arc<dyn CopyVolumes>,
+    /// The set of volumes settled last.
+    pub settled: Option<Vec<GroupVolume>>,
 }
 
 impl Apply {
-    /// Applies until told to stop; what is permitted then is applied first.
+    /// Applies until told to stop. What is permitted and not yet applied then stays in the journal: a failover reads it
+    /// there, so that its time does not grow with the backlog.
     pub fn run(mut self) {
-        loop {
+        while !self.state.is_stopping() {
             let at = self.updater.applied().position;
             let limit = self.state.wait_for_limit(at, RETRY);
             self.metrics.journal_segments(self.journal.segments());
@@ -49,10 +54,14 @@ impl Apply {
                     let took = self.clock.monotonic().saturating_sub(begin);
                     self.metrics.applied((&applied).into(), took);
                     self.state.applied(self.updater.applied());
+                    self.state.set_problem(Concern::Updater, None);
                     self.trim();
                 }
-                Ok(None) if self.state.is_stopping() => break,
-                Ok(None) => {}
+                Ok(None) => {
+                    self.state.set_problem(Concern::Updater, None);
+                    self.settle(limit);
+                    self.state.rests(self.updater.applied().position.max(limit));
+                }
                 Err(error) => {
                     if self.report(error.to_string()) && error.is_damage() {
                         self.metrics.journal_damaged();
@@ -71,7 +80,7 @@ impl Apply {
 
     /// Shows a problem. Returns whether it is one that was not known.
     fn report(&self, problem: String) -> bool {
-        let new = self.state.set_problem(Some(problem));
+        let new = self.state.set_problem(Concern::Updater, Some(problem));
         if new {
             self.metrics.error(Part::Updater);
         }
@@ -91,6 +100,29 @@ impl Apply {
         self.state.markers.trim(self.journal.oldest());
     }
 
+    /// Everything permitted is applied: the image's set of volumes is recorded, and those that are no longer in it are let go.
+    /// In this order, and once after each start: what is interrupted is done again.
+    fn settle(&mut self, limit: Position) {
+        let permission = self.state.permission();
+        // While a copy is under way, more volumes are on their way than the image has.
+        if permission.permitted().is_none()
+            || permission.copy().is_some()
+            || permission.limit() != limit
+            || !permission.is_up_to_date()
+        {
+            return;
+        }
+        let members = permission.volumes().map_or_else(|| self.keeper.get().volumes, |volumes| members(volumes));
+        if self.settled.as_ref() == Some(&members) {
+            return;
+        }
+        let recorded = self.record();
+        match recorded.and_then(|()| self.provider.settle(&self.keeper.name(), &members, &self.volumes)) {
+            Ok(()) => self.settled = Some(members),
+            Err(problem) => drop(self.report(problem)),
+        }
+    }
+
     /// Syncs the volumes and records how far they are, with what the journal will no longer tell.
     fn record(&mut self) -> Result<(), String> {
         self.volumes.sync().map_err(|(volume, error)| format!("sync volume '{volume}': {error}"))?;
@@ -104,8 +136,10 @@ impl Apply {
             seq: applied.seq.0,
             marker: applied.marker.0,
         };
+        // While there is no image yet, the newest marker here: the end of the copy refers to it.
         let kept: Vec<KeptMarkerRecord> = permission
             .permitted()
+            .or_else(|| permission.received_marker().filter(|received| received.end <= applied.position))
             .map(|permitted| KeptMarkerRecord {
                 number: permitted.marker.number,
                 boundary_seq: permitted.marker.boundary_seq,
@@ -118,9 +152,8 @@ impl Apply {
         // is found there again.
         let copy = permission.copy().filter(|copy| copy.begun <= applied.position);
         let prepared = batch.put_applied(id, &record).and_then(|()| batch.put_markers(id, &kept));
-        let recorded = prepared.and_then(|()| crate::group::record_copy(&self.keeper, batch, copy));
-        recorded.map_err(|error| error.to_string())?;
-        self.recorded = applied.position;
-        Ok(())
+        let recorded =
+            prepared.and_then(|()| crate::group::record_copy(&self.keeper, batch, copy, permission.volumes()));
+        recorded.map_err(|error| error.to_string())
     }
 }

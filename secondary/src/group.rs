@@ -10,7 +10,7 @@ use tidemark_common::api::types::{
     BufferStatus, CopyProgress, FreezeStatus, GroupStatus, JournalStatus, MarkerInfo, MarkerStatus, PairState,
     PairStatus, Positions, Role,
 };
-use tidemark_common::catalog::{Batch, CatalogError, CopyRecord, KeptMarkerRecord};
+use tidemark_common::catalog::{Batch, CatalogError, CopyRecord, GroupVolume, KeptMarkerRecord};
 use tidemark_common::clock::Clock;
 use tidemark_common::ids::{Generation, MarkerNumber, Seq};
 use tidemark_common::journal::{self, Journal, JournalError, JournalOptions, Position, Writer};
@@ -23,7 +23,7 @@ use tidemark_common::record::{ControlRecord, FrameHeader, MarkerRecord};
 use tidemark_common::storage::Disk;
 use tidemark_common::updater::{AppliedPosition, Updater};
 use tidemark_common::volumes::Volumes;
-use tidemark_common::wire::message::{Hello, Message, Welcome};
+use tidemark_common::wire::message::{Hello, Message, VolumeSpec, Welcome};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -31,10 +31,13 @@ use crate::apply::Apply;
 use crate::intake::{CopyVolumes, Intake};
 use crate::permission::{OpenCopy, Permission, Permitted};
 use crate::receive::{self, ReceiveError};
-use crate::state::CopyState;
+use crate::state::{Concern, CopyState};
 
 /// A primary sends heartbeats at least once a second; one that is silent for longer than this is not there.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
+
+/// How long a goodbye may take to arrive.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Everything a copy is started with.
 pub struct SecondaryParts {
@@ -77,6 +80,9 @@ pub enum StartError {
         /// Where the volumes are.
         applied: u64,
     },
+    /// A copy volume cannot be used.
+    #[error("{0}")]
+    Volumes(String),
     /// A thread could not be started.
     #[error("a thread could not be started: {0}")]
     Thread(#[from] std::io::Error),
@@ -127,6 +133,7 @@ impl Secondary {
             marker: MarkerNumber(record.marker),
         };
         let kept = parts.keeper.catalog().markers(id, 1)?.pop();
+        let kept = kept.as_ref().map(|kept| Permitted { marker: marker_of(kept), end: applied.position });
         let (writer, held) = Self::recover(&parts)?;
         let (before, records): (Vec<_>, Vec<_>) = held.into_iter().partition(|(at, ..)| *at < applied.position);
         // The newest marker before the position: the end of a copy may still refer to it.
@@ -134,14 +141,17 @@ impl Secondary {
             ControlRecord::Marker(marker) => Some(Permitted { marker: marker.clone(), end: *end }),
             _ => None,
         });
-        let mut permission = Permission::recovered(
-            received,
-            kept.as_ref().map(|kept| Permitted { marker: marker_of(kept), end: applied.position }),
-            open_copy(&parts.keeper),
-            applied.position,
-        );
+        let copy = open_copy(&parts.keeper);
+        // A first copy has no image: what is kept then is the newest marker received.
+        let image = kept.clone().filter(|_| !copy.is_some_and(|copy| copy.direct));
+        let mut permission = Permission::recovered(received.or_else(|| kept.clone()), image, copy, applied.position);
         for (_, record, end) in &records {
             permission.durable(record, *end);
+            // Those that came and are not yet part of the image: frames for them are held already.
+            if let ControlRecord::Volumes { volumes } | ControlRecord::CopyBegin { volumes, .. } = record {
+                let name = parts.keeper.name();
+                parts.provider.provide(&name, volumes, &parts.volumes).map_err(StartError::Volumes)?;
+            }
         }
         permission.set_newest(writer.tip().marker);
         let journal = Arc::clone(writer.journal());
@@ -150,8 +160,8 @@ impl Secondary {
             return Err(StartError::JournalGap { oldest, applied: applied.position.segment });
         }
         let state = Arc::new(CopyState::new(permission, journal.durable_end(), applied));
-        if let Some(kept) = &kept {
-            state.markers.add(Position::default(), marker_of(kept));
+        if let Some(kept) = kept {
+            state.markers.add(Position::default(), kept.marker);
         }
         for (at, record, _) in &records {
             if let ControlRecord::Marker(marker) = record {
@@ -168,7 +178,8 @@ impl Secondary {
             keeper: Arc::clone(&parts.keeper),
             clock: Arc::clone(&parts.clock),
             metrics: parts.metrics.clone(),
-            recorded: applied.position,
+            provider: Arc::clone(&parts.provider),
+            settled: None,
         };
         let position = state.position();
         parts.pair_metrics.received_seq(Seq(position.durable_seq));
@@ -255,6 +266,7 @@ impl Secondary {
             state: Arc::clone(&self.state),
             metrics: self.parts.metrics.clone(),
             line: self.parts.pair_metrics.clone(),
+            untold: Vec::new(),
         };
         self.parts.pair_metrics.connected();
         let taking = tokio::task::spawn_blocking(move || intake.run(frames));
@@ -273,7 +285,7 @@ impl Secondary {
             }
             Err(_) => Err(ReceiveError::Stopped),
         };
-        self.ended(&connection, &control, &result).await;
+        self.ended(&connection, control, &result).await;
         result
     }
 
@@ -290,23 +302,28 @@ impl Secondary {
         }
     }
 
-    async fn ended(&self, connection: &Connection, control: &ControlSender, result: &Result<(), ReceiveError>) {
+    async fn ended(&self, connection: &Connection, control: ControlSender, result: &Result<(), ReceiveError>) {
         if let Err(error) = result {
             tracing::info!(group = %self.parts.keeper.name(), %error, "the connection of the primary ended");
             if let ReceiveError::Intake(error) = error {
-                let _ = control.send(&Message::Goodbye { message: error.to_string() }).await;
                 self.current.lock().error = Some(error.to_string());
+                // Closing at once would lose what was not yet acknowledged: the other side is to know why.
+                let goodbye = async {
+                    control.send(&Message::Goodbye { message: error.to_string() }).await?;
+                    control.finish().await
+                };
+                let _ = tokio::time::timeout(GOODBYE_TIMEOUT, goodbye).await;
             }
         }
         connection.close("the conversation is over");
         let mut current = self.current.lock();
-        if current.connection.as_ref().is_some_and(|now| now.remote() == connection.remote()) {
+        if current.connection.as_ref().is_some_and(|now| now.is(connection)) {
             current.connection = None;
         }
     }
 
-    /// Stops the connection, the intake and the updater, and waits for them; what is permitted is applied first unless
-    /// `at_once`.
+    /// Stops the connection, the intake and the updater, and waits for them. What is permitted and not yet applied stays in
+    /// the journal.
     pub async fn stop(&self) {
         self.state.stop();
         {
@@ -327,6 +344,13 @@ impl Secondary {
     #[must_use]
     pub fn permitted(&self) -> Option<Permitted> {
         self.state.permission().permitted().cloned()
+    }
+
+    /// The volumes of the image that would be served.
+    #[must_use]
+    pub fn volumes(&self) -> Vec<GroupVolume> {
+        let permission = self.state.permission();
+        permission.volumes().map_or_else(|| self.parts.keeper.get().volumes, |volumes| members(volumes))
     }
 
     /// Bytes of the journal beyond a place.
@@ -362,7 +386,7 @@ impl Secondary {
             id: self.parts.keeper.id().to_string(),
             role: Role::Secondary,
             generation: record.generation,
-            volumes: record.volumes.into_iter().map(|volume| volume.name).collect(),
+            volumes: self.volumes().into_iter().map(|volume| volume.name).collect(),
             marker: MarkerStatus { last: position.received_marker, time: newest.map(|marker| marker.time) },
             journal: JournalStatus { bytes: self.journal.bytes(), capacity_bytes: self.journal.capacity_bytes() },
             buffer: BufferStatus::default(),
@@ -441,7 +465,7 @@ fn catch_up(updater: &mut Updater, state: &CopyState, recorded_segment: u64) {
             Ok(None) => break,
             Err(error) => {
                 // The updater's thread tries again.
-                state.set_problem(Some(error.to_string()));
+                state.set_problem(Concern::Updater, Some(error.to_string()));
                 break;
             }
         }
@@ -470,8 +494,18 @@ fn open_copy(keeper: &GroupKeeper) -> Option<OpenCopy> {
     })
 }
 
-/// Keeps a copy under way in the catalogue, for when the journal no longer has its begin.
-pub(crate) fn record_copy(keeper: &GroupKeeper, batch: Batch, copy: Option<&OpenCopy>) -> Result<(), CatalogError> {
+/// A set of volumes as the catalogue keeps it.
+pub(crate) fn members(volumes: &[VolumeSpec]) -> Vec<GroupVolume> {
+    volumes.iter().map(|spec| GroupVolume { index: spec.index, name: spec.name.clone() }).collect()
+}
+
+/// Keeps a copy under way and the set of volumes in the catalogue, for when the journal no longer has their records.
+pub(crate) fn record_copy(
+    keeper: &GroupKeeper,
+    batch: Batch,
+    copy: Option<&OpenCopy>,
+    volumes: Option<&Arc<[VolumeSpec]>>,
+) -> Result<(), CatalogError> {
     let record = copy.map(|copy| CopyRecord {
         number: copy.number,
         start_seq: 0,
@@ -489,6 +523,9 @@ pub(crate) fn record_copy(keeper: &GroupKeeper, batch: Batch, copy: Option<&Open
     keeper.update_with(batch, |group| {
         if let Some(pair) = group.pairs.first_mut() {
             pair.copy = record;
+        }
+        if let Some(volumes) = volumes {
+            group.volumes = members(volumes);
         }
     })
 }

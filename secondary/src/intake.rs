@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tidemark_common::catalog::GroupVolume;
 use tidemark_common::ids::{Generation, GroupId, Seq};
 use tidemark_common::journal::{JournalError, Position, Writer};
 use tidemark_common::metrics::{FrameRejection, GroupMetrics, PairMetrics, Part};
@@ -12,7 +13,7 @@ use tidemark_common::record::{ControlRecord, FrameError, FrameKind, FrameView};
 use tidemark_common::volumes::Volumes;
 use tokio::sync::mpsc;
 
-use crate::state::CopyState;
+use crate::state::{Concern, CopyState};
 
 /// Bytes appended before a sync at most.
 const UNSYNCED_BYTES_MAX: usize = 16 << 20;
@@ -55,6 +56,15 @@ pub enum IntakeError {
     /// The copy volumes could not be made.
     #[error("{0}")]
     Volumes(String),
+    /// The journal is full, and nothing in it may be applied.
+    #[error(
+        "the copy's journal of {capacity_bytes} bytes is full before the end of what must be held at once (one interval between \
+         markers, or one resync) has come: raise journal_bytes in the configuration there and restart it; it goes on by itself"
+    )]
+    TooSmall {
+        /// Bytes the journal may hold.
+        capacity_bytes: u64,
+    },
     /// The group stops, or a newer connection took over.
     #[error("stopped")]
     Stopped,
@@ -70,7 +80,7 @@ impl IntakeError {
             | Self::Group { .. }
             | Self::OutOfRange { .. }
             | Self::Journal(JournalError::TooLarge { .. }) => Some(FrameRejection::Malformed),
-            Self::Journal(_) | Self::Volumes(_) | Self::Stopped => None,
+            Self::Journal(_) | Self::Volumes(_) | Self::TooSmall { .. } | Self::Stopped => None,
         }
     }
 }
@@ -87,6 +97,12 @@ pub trait CopyVolumes: Send + Sync + 'static {
         volumes: &[tidemark_common::wire::message::VolumeSpec],
         into: &Volumes,
     ) -> Result<(), String>;
+
+    /// These are the volumes of the image now, and all of it is applied: others are let go.
+    ///
+    /// # Errors
+    /// What happened and what to do.
+    fn settle(&self, group: &str, volumes: &[GroupVolume], of: &Volumes) -> Result<(), String>;
 }
 
 /// One connection's intake.
@@ -109,6 +125,8 @@ pub struct Intake {
     pub metrics: GroupMetrics,
     /// Where the pair's figures go.
     pub line: PairMetrics,
+    /// Records appended and not yet told, with the ends of their frames.
+    pub untold: Vec<(ControlRecord, Position)>,
 }
 
 impl Intake {
@@ -128,30 +146,35 @@ impl Intake {
 
     fn take(&mut self, frames: &mut mpsc::Receiver<Bytes>) -> Result<(), IntakeError> {
         while let Some(first) = frames.blocking_recv() {
-            let mut records = Vec::new();
             let mut bytes = 0;
             let mut next = Some(first);
             let mut refused = Ok(());
             while let Some(frame) = next {
                 bytes += frame.len();
-                refused = self.accept(&frame, &mut records);
+                refused = self.accept(&frame);
                 if refused.is_err() {
                     break;
                 }
                 next = if bytes < UNSYNCED_BYTES_MAX { frames.try_recv().ok() } else { None };
             }
-            let end = self.writer.sync()?;
-            self.metrics.markers_permitted(self.state.durable(&records, &end));
-            let position = self.state.position();
-            self.line.received_seq(Seq(position.durable_seq));
-            self.line.permitted_seq(Seq(position.permitted_seq));
+            self.tell()?;
             // What came before the bad frame counts: the state says what the journal holds.
             refused?;
         }
         Ok(())
     }
 
-    fn accept(&mut self, frame: &Bytes, records: &mut Vec<(ControlRecord, Position)>) -> Result<(), IntakeError> {
+    /// What is appended becomes durable, and is told.
+    fn tell(&mut self) -> Result<(), IntakeError> {
+        let end = self.writer.sync()?;
+        self.metrics.markers_permitted(self.state.durable(&std::mem::take(&mut self.untold), &end));
+        let position = self.state.position();
+        self.line.received_seq(Seq(position.durable_seq));
+        self.line.permitted_seq(Seq(position.permitted_seq));
+        Ok(())
+    }
+
+    fn accept(&mut self, frame: &Bytes) -> Result<(), IntakeError> {
         let view = FrameView::verified(frame)?;
         if view.header.group != self.group {
             return Err(IntakeError::Group { group: self.group, found: view.header.group });
@@ -171,7 +194,7 @@ impl Intake {
         }
         self.append(frame)?;
         self.line.received(frame.len());
-        records.extend(record.map(|record| (record, self.writer.end())));
+        self.untold.extend(record.map(|record| (record, self.writer.end())));
         Ok(())
     }
 
@@ -185,19 +208,26 @@ impl Intake {
         Ok(())
     }
 
-    /// Appends; a journal or disk that is full is waited for, which slows the sender and nothing else.
+    /// Appends; a journal or disk that is full is waited for, which slows the sender and nothing else. What may free it is told
+    /// first: the marker that permits it may lie in the same batch.
     fn append(&mut self, frame: &[u8]) -> Result<(), IntakeError> {
         loop {
             match self.writer.append(frame) {
                 Ok(_) => {
-                    self.state.set_problem(None);
+                    self.state.set_problem(Concern::Intake, None);
                     return Ok(());
                 }
                 Err(error) if error.is_no_space() && !self.state.is_stopping() => {
-                    if self.state.set_problem(Some(error.to_string())) {
+                    if self.state.set_problem(Concern::Intake, Some(error.to_string())) {
                         self.metrics.error(Part::Journal);
                     }
-                    self.writer.sync()?;
+                    self.tell()?;
+                    if error.is_journal_full() && self.state.is_at_rest() {
+                        let capacity_bytes = self.writer.journal().capacity_bytes();
+                        let error = IntakeError::TooSmall { capacity_bytes };
+                        self.state.set_problem(Concern::Intake, Some(error.to_string()));
+                        return Err(error);
+                    }
                     self.state.wait_for_room(RETRY);
                 }
                 Err(error) => return Err(error.into()),

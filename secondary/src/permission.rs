@@ -11,9 +11,12 @@
 //! A group of one member permits itself: the chain has verified every frame up to the marker. With more members
 //! permission will come as a message.
 
+use std::sync::Arc;
+
 use tidemark_common::ids::{MarkerNumber, Seq};
 use tidemark_common::journal::Position;
 use tidemark_common::record::{ControlRecord, MarkerRecord};
+use tidemark_common::wire::message::VolumeSpec;
 
 /// A marker and where the journal goes on behind it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +54,9 @@ pub struct Permission {
     newest: MarkerNumber,
     /// How far a first copy may be applied.
     direct_limit: Position,
+    /// The group's volumes as of what is durable here, and as of the permitted marker; `None`: as recorded.
+    received_volumes: Option<Arc<[VolumeSpec]>>,
+    permitted_volumes: Option<Arc<[VolumeSpec]>>,
 }
 
 impl Permission {
@@ -62,7 +68,15 @@ impl Permission {
         copy: Option<OpenCopy>,
         applied: Position,
     ) -> Self {
-        Self { received, permitted, copy, newest: MarkerNumber(0), direct_limit: applied }
+        Self {
+            received,
+            permitted,
+            copy,
+            newest: MarkerNumber(0),
+            direct_limit: applied,
+            received_volumes: None,
+            permitted_volumes: None,
+        }
     }
 
     /// The newest marker of the journal's history, as its writer knows it.
@@ -77,12 +91,12 @@ impl Permission {
                 self.received = Some(Permitted { marker: marker.clone(), end });
                 self.newest = MarkerNumber(marker.number);
                 if self.copy.is_none() {
-                    self.permitted.clone_from(&self.received);
+                    self.permit();
                 } else {
                     self.direct_limit = end;
                 }
             }
-            ControlRecord::CopyBegin { copy, direct, total_bytes, start_marker, .. } => {
+            ControlRecord::CopyBegin { copy, direct, total_bytes, start_marker, volumes, .. } => {
                 // An image that exists is kept, whatever the sender thinks.
                 let direct = *direct && self.permitted.is_none();
                 self.copy = Some(OpenCopy {
@@ -95,6 +109,7 @@ impl Permission {
                 });
                 self.received = None;
                 self.newest = MarkerNumber(*start_marker);
+                self.received_volumes = Some(volumes.as_slice().into());
             }
             ControlRecord::CopyProgress { copy, volume, offset, done_bytes } => {
                 if let Some(open) = self.copy.as_mut().filter(|open| open.number == *copy) {
@@ -109,11 +124,39 @@ impl Permission {
                 let complete = |open: OpenCopy| open.number == *copy && open.done_bytes >= open.total_bytes;
                 if self.copy.is_some_and(complete) && reached {
                     self.copy = None;
-                    self.permitted.clone_from(&self.received);
+                    self.permit();
                 }
             }
-            ControlRecord::Role { .. } | ControlRecord::Volumes { .. } => {}
+            ControlRecord::Volumes { volumes } => self.received_volumes = Some(volumes.as_slice().into()),
+            ControlRecord::Role { .. } => {}
         }
+    }
+
+    /// What is received may be applied: the writes, and the set of volumes they are for.
+    fn permit(&mut self) {
+        self.permitted.clone_from(&self.received);
+        if self.received_volumes.is_some() {
+            self.permitted_volumes.clone_from(&self.received_volumes);
+        }
+    }
+
+    /// The volumes of the image that would be served, or, before there is one, of the copy under way; `None`: as recorded
+    /// last.
+    #[must_use]
+    pub const fn volumes(&self) -> Option<&Arc<[VolumeSpec]>> {
+        if self.permitted.is_none() { self.received_volumes.as_ref() } else { self.permitted_volumes.as_ref() }
+    }
+
+    /// Whether the set of volumes of the image is the newest known here.
+    #[must_use]
+    pub fn is_up_to_date(&self) -> bool {
+        self.permitted_volumes == self.received_volumes
+    }
+
+    /// The newest marker whose frames are all here since the begin of a copy.
+    #[must_use]
+    pub const fn received_marker(&self) -> Option<&Permitted> {
+        self.received.as_ref()
     }
 
     /// The newest marker that may be applied; `None` while there is no usable copy.
@@ -227,6 +270,26 @@ mod tests {
         permission.durable(&marker(4), at(300));
         permission.durable(&end(4), at(400));
         assert!(permission.permitted().is_none() && permission.copy().is_some());
+    }
+
+    #[test]
+    fn a_volume_belongs_to_the_image_only_from_the_marker_that_counts_it() {
+        let volumes = |names: &[&str]| {
+            let spec = |(index, name): (u32, &&str)| VolumeSpec { index, name: (*name).into(), size: 512 };
+            ControlRecord::Volumes { volumes: (1..).zip(names).map(spec).collect() }
+        };
+        let names = |permission: &Permission| -> Vec<String> {
+            permission.volumes().into_iter().flat_map(|all| all.iter().map(|spec| spec.name.clone())).collect()
+        };
+        let mut permission = Permission::default();
+        permission.durable(&volumes(&["a", "b"]), at(50));
+        permission.durable(&marker(1), at(100));
+        assert_eq!(names(&permission), ["a", "b"]);
+        permission.durable(&volumes(&["b", "c"]), at(150));
+        assert_eq!(names(&permission), ["a", "b"], "the image is still that of marker 1");
+        permission.durable(&begin(false), at(200));
+        permission.durable(&marker(2), at(300));
+        assert_eq!(names(&permission), ["a", "b"], "and stays so during a copy");
     }
 
     #[test]

@@ -50,9 +50,10 @@ pub async fn frames(
         let frame = tokio::select! {
             frame = data.recv() => frame?.ok_or(ReceiveError::Ended)?,
             () = stop.cancelled() => return Err(ReceiveError::Stopped),
+            // The intake ended: it says why.
+            () = queue.closed() => return Ok(()),
         };
         if queue.send(frame).await.is_err() {
-            // The intake ended: it says why.
             return Ok(());
         }
     }

@@ -35,7 +35,19 @@ struct Inner {
     durable: DurableEnd,
     applied: AppliedPosition,
     heard: Heard,
-    problem: Option<String>,
+    /// What a person must look at, by whom it concerns.
+    problems: [Option<String>; 2],
+    /// The updater has applied up to here and given back all it could.
+    at_rest: Position,
+}
+
+/// Whom a problem concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Concern {
+    /// Taking frames in.
+    Intake,
+    /// Applying them.
+    Updater,
 }
 
 /// The state of one copy.
@@ -56,7 +68,7 @@ impl CopyState {
     pub fn new(permission: Permission, durable: DurableEnd, applied: AppliedPosition) -> Self {
         let time_ns = permission.permitted().map_or(0, |permitted| permitted.marker.time_ns);
         let heard = Heard { good_as_of_ms: time_ns / 1_000_000, ..Heard::default() };
-        Self { inner: Mutex::new(Inner { permission, durable, applied, heard, problem: None }), ..Self::default() }
+        Self { inner: Mutex::new(Inner { permission, durable, applied, heard, ..Inner::default() }), ..Self::default() }
     }
 
     /// Changes that concern whoever acknowledges.
@@ -170,6 +182,19 @@ impl CopyState {
         inner.permission.limit()
     }
 
+    /// The updater has applied up to here and given back all it could.
+    pub fn rests(&self, at: Position) {
+        self.inner.lock().at_rest = at;
+        self.moved.notify_all();
+    }
+
+    /// Whether no more space comes back before more is permitted.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.at_rest >= inner.permission.limit()
+    }
+
     /// Waits for the updater to give space back.
     pub fn wait_for_room(&self, at_most: Duration) {
         let mut inner = self.inner.lock();
@@ -190,22 +215,23 @@ impl CopyState {
     }
 
     /// What a person must look at; `None` when it is over. Returns whether it is one that was not known.
-    pub fn set_problem(&self, problem: Option<String>) -> bool {
+    pub fn set_problem(&self, concern: Concern, problem: Option<String>) -> bool {
         let mut inner = self.inner.lock();
-        if inner.problem == problem {
+        let Some(known) = inner.problems.get_mut(concern as usize) else { return false };
+        if *known == problem {
             return false;
         }
         if let Some(problem) = &problem {
             tracing::error!(%problem, "the copy stands");
         }
-        inner.problem = problem;
-        inner.problem.is_some()
+        *known = problem;
+        known.is_some()
     }
 
     /// What a person must look at.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
-        self.inner.lock().problem.clone()
+        self.inner.lock().problems.iter().flatten().next().cloned()
     }
 }
 
@@ -216,6 +242,10 @@ impl Inner {
 
     /// Moves the time as of which the copy is good, by markers and by heartbeats that a permitted marker has reached.
     fn improve(&mut self) {
+        if self.permission.copy().is_some() {
+            // What is captured is permitted, and yet the copy may lack a whole volume.
+            return;
+        }
         let permitted_seq = self.permission.permitted_seq();
         if let Some(permitted) = self.permission.permitted() {
             self.heard.good_as_of_ms = self.heard.good_as_of_ms.max(permitted.marker.time_ns / 1_000_000);

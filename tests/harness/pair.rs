@@ -31,6 +31,8 @@ pub struct Setup {
     pub interval: &'static str,
     /// Seed of loads and link.
     pub seed: u64,
+    /// Bytes of the journals of east and west, in segments of 8 MiB; `None`: as `init` sets them.
+    pub journals: Option<(&'static str, &'static str)>,
 }
 
 impl Setup {
@@ -39,7 +41,19 @@ impl Setup {
     pub fn seeded(seed: u64) -> Self {
         let size = Profile::seeded(seed).volume_bytes().to_string();
         let volumes = ["a", "b", "c"].map(|name| (name, size.clone())).to_vec();
-        Self { volumes, interval: "250ms", seed }
+        Self { volumes, interval: "250ms", seed, journals: None }
+    }
+
+    /// One volume, with marks and intervals of its test's own.
+    #[must_use]
+    pub fn one_volume(name: &'static str, bytes: u64, seed: u64) -> Self {
+        Self { volumes: vec![(name, bytes.to_string())], interval: "250ms", seed, journals: None }
+    }
+
+    /// The same with small journals on east and west.
+    #[must_use]
+    pub fn journals(self, east: &'static str, west: &'static str) -> Self {
+        Self { journals: Some((east, west)), ..self }
     }
 
     /// The same with another interval.
@@ -70,7 +84,17 @@ impl Pair {
     #[must_use]
     pub fn unpaired(setup: &Setup) -> Self {
         let cluster = Cluster::new();
-        let (east, west) = (cluster.running("east"), cluster.running("west"));
+        let running = |name, journal| {
+            let mut appliance = cluster.appliance(name);
+            if let Some(bytes) = journal {
+                appliance.configure("groups", "segment_bytes", "8MiB");
+                appliance.configure("groups", "journal_bytes", bytes);
+            }
+            appliance.start();
+            appliance
+        };
+        let (east, west) =
+            (running("east", setup.journals.map(|both| both.0)), running("west", setup.journals.map(|both| both.1)));
         let relay = Relay::start(west.replication(), setup.seed);
         east.trust(&west, Some(&relay.address()));
         west.trust(&east, Some(east.replication()));

@@ -10,7 +10,12 @@ use tidemark_tests::pair::{Pair, Setup};
 const SIZE: u64 = 24 << 20;
 
 fn pair(seed: u64) -> Pair {
-    Pair::paired(&Setup { volumes: vec![("a", SIZE.to_string()), ("b", SIZE.to_string())], interval: "250ms", seed })
+    Pair::paired(&Setup {
+        volumes: vec![("a", SIZE.to_string()), ("b", SIZE.to_string())],
+        interval: "250ms",
+        seed,
+        journals: None,
+    })
 }
 
 /// A file with a third of random bytes, a third that compresses, and a hole.

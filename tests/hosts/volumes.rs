@@ -12,7 +12,12 @@ const SIZE: u64 = 4 << 20;
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn pair(seed: u64) -> Pair {
-    Pair::paired(&Setup { volumes: vec![("a", SIZE.to_string()), ("b", SIZE.to_string())], interval: "250ms", seed })
+    Pair::paired(&Setup {
+        volumes: vec![("a", SIZE.to_string()), ("b", SIZE.to_string())],
+        interval: "250ms",
+        seed,
+        journals: None,
+    })
 }
 
 /// The size of a volume as one side knows it.

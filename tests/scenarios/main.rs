@@ -1,10 +1,12 @@
 //! Two appliances and what happens to them: kills, cuts, takeovers, bad links. Judged by the oracle.
 
 mod cut;
+mod differences;
 mod failover;
 mod initial_copy;
 mod kill_primary;
 mod kill_secondary;
 mod link;
+mod members;
 mod permission;
 mod size;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tidemark_common::api::types::ErrorBody;
 use tidemark_common::catalog::{
-    GroupRecord, GroupVolume, OnFullRecord, PairRecord, PairStateRecord, RoleRecord, VolumeRecord,
+    CatalogError, GroupRecord, GroupVolume, OnFullRecord, PairRecord, PairStateRecord, RoleRecord, VolumeRecord,
 };
 use tidemark_common::ids::{Generation, GroupId, VolumeIndex, check_name};
 use tidemark_common::keeper::GroupKeeper;
@@ -157,8 +157,8 @@ impl Appliance {
             generation_start_seq: hello.generation_start_seq,
             interval_ms: hello.interval_ms,
             on_full: OnFullRecord::Fold,
-            next_volume_index: hello.volumes.iter().map(|volume| volume.index + 1).max().unwrap_or(1),
-            volumes: Vec::new(),
+            next_volume_index: hello.volumes.iter().map(|volume| volume.index.saturating_add(1)).max().unwrap_or(1),
+            volumes: members(&hello.volumes),
             pairs: vec![self.pair_with(&primary)],
             primary: Some(primary),
         };
@@ -211,7 +211,6 @@ impl Appliance {
             state: PairStateRecord::InitialCopy,
             reason: None,
             since_ns: i64::try_from(self.clock.wall().as_nanosecond()).unwrap_or(i64::MAX),
-            copies: 0,
             copy: None,
         }
     }
@@ -233,13 +232,16 @@ impl Appliance {
     }
 }
 
+fn members(specs: &[VolumeSpec]) -> Vec<GroupVolume> {
+    specs.iter().map(|spec| GroupVolume { index: spec.index, name: spec.name.clone() }).collect()
+}
+
 impl CopyVolumes for Appliance {
     fn provide(&self, group: &str, specs: &[VolumeSpec], into: &Volumes) -> Result<(), String> {
         let text = |error: ErrorBody| error.message;
-        let keeper = Arc::clone(&self.group(group).map_err(text)?.keeper);
         for spec in specs {
             let volume = match self.volume(&spec.name) {
-                Ok(volume) if self.group_of(&spec.name).as_deref() == Some(group) => volume,
+                Ok(volume) if self.is_recorded_in(&spec.name, group) => volume,
                 Ok(_) => {
                     return Err(format!("there is another volume '{}' on '{}' already", spec.name, self.config.name));
                 }
@@ -268,19 +270,41 @@ impl CopyVolumes for Appliance {
                 }
             }
         }
-        let members: Vec<GroupVolume> =
-            specs.iter().map(|spec| GroupVolume { index: spec.index, name: spec.name.clone() }).collect();
-        let next = specs.iter().map(|spec| spec.index.saturating_add(1)).max().unwrap_or(1);
-        keeper
-            .update(|record| {
-                record.volumes = members;
-                record.next_volume_index = record.next_volume_index.max(next);
-            })
-            .map_err(|error| error.to_string())
+        Ok(())
+    }
+
+    fn settle(&self, group: &str, volumes: &[GroupVolume], of: &Volumes) -> Result<(), String> {
+        self.let_go(group, volumes, of).map_err(|error| error.to_string())
     }
 }
 
 impl Appliance {
+    fn is_recorded_in(&self, volume: &str, group: &str) -> bool {
+        let record = self.catalog.volume(volume).ok().flatten();
+        record.is_some_and(|record| record.group.as_deref() == Some(group))
+    }
+
+    /// Volumes of the group that its image does not have any more are volumes in no group from now on.
+    fn let_go(&self, group: &str, members: &[GroupVolume], of: &Volumes) -> Result<(), CatalogError> {
+        for record in self.catalog.volumes()? {
+            let left =
+                record.group.as_deref() == Some(group) && !members.iter().any(|member| member.name == record.name);
+            if !left {
+                continue;
+            }
+            let name = record.name.clone();
+            self.catalog.put_volume(&VolumeRecord { group: None, ..record })?;
+            if let Some(volume) = of.by_name(&name) {
+                of.remove(volume.index);
+            }
+            tracing::info!(group, volume = %name, "a volume left the group with its image: it stays here as a volume in no group");
+            if let Some(appliance) = self.this.upgrade() {
+                self.runtime.spawn(async move { appliance.settle_door(&name).await });
+            }
+        }
+        Ok(())
+    }
+
     fn make_copy_volume(&self, group: &str, spec: &VolumeSpec) -> Result<Arc<super::appliance::Volume>, ErrorBody> {
         check_name(&spec.name).map_err(|error| super::appliance::invalid(error.to_string()))?;
         let backing = self.volume_folder().join(format!("{}.img", spec.name));

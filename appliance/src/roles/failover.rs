@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_common::api::types::{ErrorBody, Failover, FailoverReport};
-use tidemark_common::catalog::{PairRecord, PairStateRecord, RoleRecord};
+use tidemark_common::catalog::{GroupVolume, PairRecord, PairStateRecord, RoleRecord};
 use tidemark_common::journal;
 use tidemark_common::markers::info;
+use tidemark_primary::group::Primary;
+use tidemark_secondary::permission::Permitted;
 
-use super::appliance::{Appliance, Engine, failed, refused};
+use super::appliance::{Appliance, Engine, Group, failed, refused};
 
 /// A primary heard within this time is alive.
 const ALIVE: Duration = Duration::from_secs(1);
@@ -44,36 +46,17 @@ impl Appliance {
         let permitted = secondary.permitted().ok_or_else(|| failed("the permitted marker is gone"))?;
         let tip_seq = secondary.state().durable_end().seq.0;
         let dropped_bytes = secondary.bytes_beyond(permitted.end);
-        // The cut before the role: whatever stops this in between, what runs next sees nothing beyond the marker.
-        tokio::task::block_in_place(|| {
-            let folder = self.journal_folder(group.keeper.id());
-            let disk = Arc::clone(&self.disk);
-            let options = self.journal_options();
-            journal::open(disk, &folder, group.keeper.id(), options, Some(permitted.end), &mut |_, _, _| {})
-        })
-        .map_err(failed)?;
-        let generation = group
-            .keeper
-            .update(|record| {
-                record.role = RoleRecord::Primary;
-                record.generation += 1;
-                record.generation_start_seq = permitted.marker.boundary_seq + 1;
-                record.primary = None;
-                for pair in &mut record.pairs {
-                    *pair = failed_over(pair);
-                }
-                record.generation
-            })
-            .map_err(failed)?;
-        let primary = tokio::task::block_in_place(|| self.start_primary(&group.keeper));
-        let engine = match primary {
-            Ok(primary) => Engine::Primary(primary),
+        let taken = tokio::task::block_in_place(|| self.take_over(&group, &permitted, secondary.volumes()));
+        let (generation, primary) = match taken {
+            Ok(taken) => taken,
             Err(reason) => {
+                // The copy stands still: whatever was recorded until now decides what a restart makes of it.
+                let reason = format!("the failover did not end: {reason}. Restart the service, then try again");
                 *group.engine.write() = Engine::Failed(reason.clone());
-                return Err(failed(format!("group '{name}' was taken over and cannot be served: {reason}")));
+                return Err(failed(format!("group '{name}': {reason}")));
             }
         };
-        *group.engine.write() = engine;
+        *group.engine.write() = Engine::Primary(primary);
         let exports: Vec<String> = group.keeper.get().volumes.into_iter().map(|volume| volume.name).collect();
         for volume in &exports {
             self.settle_door(volume).await;
@@ -100,6 +83,37 @@ impl Appliance {
             took_ms: took.as_secs_f64() * 1000.0,
             exports,
         })
+    }
+
+    /// The stopped copy becomes a primary: its new generation, and what serves it.
+    fn take_over(
+        &self,
+        group: &Group,
+        permitted: &Permitted,
+        volumes: Vec<GroupVolume>,
+    ) -> Result<(u64, Arc<Primary>), String> {
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let keeper = &group.keeper;
+        // A copy that was under way goes with what lies beyond the marker: nobody may go on with half of it.
+        let forgotten = keeper.update(|record| record.pairs.iter_mut().for_each(|pair| pair.copy = None));
+        forgotten.map_err(|error| text(&error))?;
+        // The cut before the role: whatever stops this in between, what runs next sees nothing beyond the marker.
+        let folder = self.journal_folder(keeper.id());
+        let (disk, options) = (Arc::clone(&self.disk), self.journal_options());
+        journal::open(disk, &folder, keeper.id(), options, Some(permitted.end), &mut |_, _, _| {})
+            .map_err(|error| text(&error))?;
+        let taken = keeper.update(|record| {
+            record.role = RoleRecord::Primary;
+            record.generation = record.generation.saturating_add(1);
+            record.generation_start_seq = permitted.marker.boundary_seq + 1;
+            record.primary = None;
+            // The volumes of the image: one that has only begun to come is not served, one that was about to leave is.
+            record.volumes = volumes;
+            record.pairs = record.pairs.iter().map(failed_over).collect();
+            record.generation
+        });
+        let generation = taken.map_err(|error| text(&error))?;
+        Ok((generation, self.start_primary(keeper)?))
     }
 
     /// Stops everything that runs, in order: hosts are gone already.
@@ -129,7 +143,6 @@ fn failed_over(pair: &PairRecord) -> PairRecord {
     PairRecord {
         state: PairStateRecord::FailedOver,
         reason: Some("this side took over: the old primary is refused and fenced".into()),
-        copies: 0,
         copy: None,
         ..pair.clone()
     }

@@ -12,9 +12,10 @@ use tidemark_common::catalog::{
 use tidemark_common::ids::{Generation, GroupId, VolumeIndex, check_name};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::volumes::{VolumeFile, Volumes};
+use tidemark_primary::differences::{encode_new, everything};
 use tidemark_primary::drain::DrainSettings;
 use tidemark_primary::group::{Primary, PrimaryOptions, PrimaryParts, on_full_record};
-use tidemark_primary::ship::{Links, everything};
+use tidemark_primary::ship::Links;
 use tidemark_secondary::group::{Secondary, SecondaryParts};
 use tidemark_secondary::intake::CopyVolumes;
 
@@ -247,10 +248,9 @@ impl Appliance {
             state: PairStateRecord::InitialCopy,
             reason: None,
             since_ns: i64::try_from(now.as_nanosecond()).unwrap_or(i64::MAX),
-            copies: 0,
             copy: Some(first_copy(bitmap.bytes())),
         };
-        self.catalog.put_bitmap(primary.keeper().id(), peer, &bitmap.encode()).map_err(failed)?;
+        self.catalog.put_bitmap(primary.keeper().id(), peer, &encode_new(&bitmap)).map_err(failed)?;
         primary.keeper().update(|group| group.pairs.push(record.clone())).map_err(failed)?;
         Ok(primary.add_pair(&record).status())
     }

@@ -190,6 +190,43 @@ pub enum PairState {
     Error,
 }
 
+impl PairState {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::InitialCopy,
+        Self::Paired,
+        Self::CatchingUp,
+        Self::Differential,
+        Self::Resync,
+        Self::Suspended,
+        Self::FailedOver,
+        Self::Fenced,
+        Self::Error,
+    ];
+
+    /// As people and scripts know it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::InitialCopy => "initial-copy",
+            Self::Paired => "paired",
+            Self::CatchingUp => "catching-up",
+            Self::Differential => "differential",
+            Self::Resync => "resync",
+            Self::Suspended => "suspended",
+            Self::FailedOver => "failed-over",
+            Self::Fenced => "fenced",
+            Self::Error => "error",
+        }
+    }
+}
+
+impl std::fmt::Display for PairState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
 /// One pair, as seen from this side.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PairStatus {

@@ -135,8 +135,6 @@ pub struct PairRecord {
     pub reason: Option<String>,
     /// Since when, nanoseconds since 1970.
     pub since_ns: i64,
-    /// Copy numbers given out.
-    pub copies: u64,
     /// The differential copy under way.
     pub copy: Option<CopyRecord>,
 }
@@ -144,7 +142,7 @@ pub struct PairRecord {
 /// A differential copy under way.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct CopyRecord {
-    /// Its number, counted per pair.
+    /// Its number: that of the marker it began at; 0 before it has begun.
     pub number: u64,
     /// The sequence number its frames go on from.
     pub start_seq: u64,

@@ -45,7 +45,6 @@ fn pair(peer: &str, state: PairStateRecord) -> PairRecord {
         state,
         reason: Some("the link is down".into()),
         since_ns: -1,
-        copies: 6,
         copy: Some(CopyRecord {
             number: 6,
             start_seq: 7,

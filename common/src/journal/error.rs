@@ -84,6 +84,12 @@ impl JournalError {
         matches!(self, Self::Damaged { .. })
     }
 
+    /// Whether it holds all it may hold.
+    #[must_use]
+    pub const fn is_journal_full(&self) -> bool {
+        matches!(self, Self::Full { .. })
+    }
+
     /// Whether space is all that is missing: trying again later may work.
     #[must_use]
     pub fn is_no_space(&self) -> bool {

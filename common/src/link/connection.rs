@@ -54,6 +54,12 @@ impl Connection {
         self.peer
     }
 
+    /// Whether the other is this same connection.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.quinn.stable_id() == other.quinn.stable_id()
+    }
+
     /// Where it is now.
     #[must_use]
     pub fn remote(&self) -> SocketAddr {

@@ -7,7 +7,6 @@ use prometheus::{Gauge, IntCounter};
 
 use super::define::{Set, count};
 use super::labels::{ByLabel, FrameRejection};
-use super::snapshot::STATES;
 use crate::api::types::PairState;
 use crate::ids::Seq;
 
@@ -59,7 +58,7 @@ impl Inner {
                 set.with(&[("reason", reason.as_str())])
                     .counter("tidemark_receive_rejected_frames_total", "Frames received that were not taken.")
             }),
-            changes: STATES.iter().map(|(state, text)| (*state, change(text))).collect(),
+            changes: PairState::ALL.into_iter().map(|state| (state, change(state.name()))).collect(),
             set,
         }
     }

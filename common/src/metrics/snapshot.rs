@@ -6,19 +6,6 @@ use super::UNGROUPED;
 use super::define::Set;
 use crate::api::types::{GroupStatus, PairState, PairStatus, Role, Status};
 
-/// Every state and its name, as in the JSON.
-pub(super) const STATES: &[(PairState, &str)] = &[
-    (PairState::InitialCopy, "initial-copy"),
-    (PairState::Paired, "paired"),
-    (PairState::CatchingUp, "catching-up"),
-    (PairState::Differential, "differential"),
-    (PairState::Resync, "resync"),
-    (PairState::Suspended, "suspended"),
-    (PairState::FailedOver, "failed-over"),
-    (PairState::Fenced, "fenced"),
-    (PairState::Error, "error"),
-];
-
 const ROLES: &[(Role, &str)] = &[(Role::Primary, "primary"), (Role::Secondary, "secondary"), (Role::Fenced, "fenced")];
 
 /// All families the status gives.
@@ -109,9 +96,9 @@ fn positions(labelled: &Set, group: &GroupStatus) {
 }
 
 fn of_pair(labelled: &Set, pair: &PairStatus) {
-    for (state, text) in STATES {
-        let labelled = labelled.with(&[("state", text)]);
-        let held = one_hot(pair.state == *state);
+    for state in PairState::ALL {
+        let labelled = labelled.with(&[("state", state.name())]);
+        let held = one_hot(pair.state == state);
         set(&labelled, "tidemark_pair_state", "1 for the state the pair is in, 0 for the others.", held);
     }
     set(

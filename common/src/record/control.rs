@@ -45,7 +45,7 @@ pub enum ControlRecord {
     },
     /// A differential copy begins: nothing from here on may be permitted before its end. Not part of the history.
     CopyBegin {
-        /// Its number, counted per pair.
+        /// Its number: that of the marker it begins at.
         copy: u64,
         /// The sequence number the frames go on from; it may be ahead of the frame before.
         start_seq: u64,

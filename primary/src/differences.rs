@@ -1,0 +1,370 @@
+//! What a pair's other side may lack, durably: the differential bitmap, the copy that brings it, and the places of the
+//! history where the other side may stand although the journal no longer holds them. The one owner of all three; every
+//! change is one step under one lock and one batch of the catalogue.
+//!
+//! ```text
+//!              mark, give up                begin (a cut)              finish (its end is permitted)
+//!  nothing ─────────────────▶ differences ────────────────▶ a copy ─────────────────────────────▶ nothing
+//!                                   ▲                          │ mark, give up: what arrived is taken out,
+//!                                   └──────────────────────────┘ what came is added, the copy begins anew
+//! ```
+//!
+//! A bitmap is worth something only over a known base. So each frame given up leaves its point (sequence number and
+//! chain) behind, as far as frames may have been sent; the other side is believed to be the base only when it stands at
+//! one of them, or in the journal (DESIGN 5: equal only by comparing what they hold).
+//!
+//! Keeps: 6 (what leaves the journal is in the bitmap first), 4 (no copy over a base that is not known).
+
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
+use tidemark_common::catalog::{Batch, CatalogError, CopyRecord, PairRecord};
+use tidemark_common::differential::Bitmap;
+use tidemark_common::extent::Extent;
+use tidemark_common::ids::{MarkerNumber, Seq, VolumeIndex};
+use tidemark_common::journal::{Journal, JournalError, Position};
+use tidemark_common::keeper::GroupKeeper;
+use tidemark_common::record::{Chain, FrameKind, FrameView};
+
+use crate::cut::CutDone;
+
+/// Points kept at most: 24 bytes each. Where more frames were under way, the rest is not recognised, and a person is asked.
+const POINTS_MAX: usize = 1 << 20;
+const POINT_BYTES: usize = 24;
+
+/// Why the differences could not be read or changed; they are as they were.
+#[derive(Debug, thiserror::Error)]
+pub enum DifferencesError {
+    /// The catalogue.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The frames to give up or to count cannot be read.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// What the catalogue holds makes no sense. It is never taken for nothing.
+    #[error("{what}: `tidemark pair delete` and `tidemark pair create` copy everything anew")]
+    Unreadable {
+        /// What is wrong.
+        what: String,
+    },
+    /// The pair is deleted.
+    #[error("the pair is deleted")]
+    Forgotten,
+}
+
+/// How far a copy's regions have arrived: its number, and the cursor before which all are durable over there.
+pub type Arrived = (u64, (VolumeIndex, u64));
+
+/// See the module.
+#[derive(Debug)]
+pub struct Differences {
+    keeper: Arc<GroupKeeper>,
+    peer: String,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Inner {
+    bitmap: Bitmap,
+    points: Vec<(Seq, Chain)>,
+    unreadable: Option<String>,
+    forgotten: bool,
+}
+
+impl Differences {
+    /// The differences of a pair whose record is in the catalogue.
+    #[must_use]
+    pub fn open(keeper: Arc<GroupKeeper>, record: &PairRecord) -> Self {
+        let mut inner = match keeper.catalog().bitmap(keeper.id(), &record.peer) {
+            Ok(Some(bytes)) => Inner::decode(&bytes),
+            Ok(None) => Inner::default(),
+            Err(error) => Inner::unreadable(error.to_string()),
+        };
+        if inner.unreadable.is_none() && inner.bitmap.is_empty() && record.copy.is_some() {
+            inner = Inner::unreadable("the bitmap of the copy under way is gone".into());
+        }
+        Self { keeper, peer: record.peer.clone(), inner: Mutex::new(inner) }
+    }
+
+    /// Bytes that may differ, regions counted whole.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.inner.lock().bitmap.bytes()
+    }
+
+    /// Whether the other side has everything but what the journal holds for it.
+    #[must_use]
+    pub fn are_none(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.unreadable.is_none() && inner.bitmap.is_empty()
+    }
+
+    /// The regions.
+    #[must_use]
+    pub fn bitmap(&self) -> Bitmap {
+        self.inner.lock().bitmap.clone()
+    }
+
+    /// The copy under way.
+    #[must_use]
+    pub fn copy(&self) -> Option<CopyRecord> {
+        self.keeper.pair(&self.peer).and_then(|pair| pair.copy)
+    }
+
+    /// Whether they can be read.
+    ///
+    /// # Errors
+    /// [`DifferencesError`].
+    pub fn check(&self) -> Result<(), DifferencesError> {
+        self.lock().map(drop)
+    }
+
+    /// Whether the other side may stand at this point of the history, by the frames given up.
+    #[must_use]
+    pub fn knows(&self, seq: Seq, chain: Chain) -> bool {
+        self.inner.lock().points.contains(&(seq, chain))
+    }
+
+    /// A range may differ.
+    ///
+    /// # Errors
+    /// [`DifferencesError`].
+    pub fn mark(&self, extent: Extent, arrived: Option<Arrived>) -> Result<(), DifferencesError> {
+        let inner = self.lock()?;
+        let mut next = inner.clone();
+        let copy = next.without_arrived(self.copy(), arrived);
+        next.bitmap.mark(extent);
+        self.keep(inner, next, copy)
+    }
+
+    /// The frames from one place to another leave the journal: their regions are marked, and their points kept as far as
+    /// they may have been sent.
+    ///
+    /// # Errors
+    /// [`DifferencesError`]; nothing may be trimmed then.
+    pub fn give_up(
+        &self,
+        journal: &Arc<Journal>,
+        (from, up_to): (Position, Position),
+        sent_up_to: Position,
+        arrived: Option<Arrived>,
+    ) -> Result<(), DifferencesError> {
+        let inner = self.lock()?;
+        let mut next = inner.clone();
+        let copy = next.without_arrived(self.copy(), arrived);
+        next.count(journal, from, up_to, Some(sent_up_to))?;
+        self.keep(inner, next, copy)
+    }
+
+    /// A copy begins at a cut: whatever the frames from a place up to it write may differ, too; and `first`, when nothing the
+    /// other side may have can be counted on.
+    ///
+    /// # Errors
+    /// [`DifferencesError`]; [`JournalError::Trimmed`] when frames were given up meanwhile: try again.
+    pub fn begin(
+        &self,
+        journal: &Arc<Journal>,
+        from: Position,
+        cut: &CutDone,
+        first: Option<&Bitmap>,
+    ) -> Result<CopyRecord, DifferencesError> {
+        let inner = self.lock()?;
+        let mut next = inner.clone();
+        if let Some(everything) = first {
+            next.bitmap.merge(everything);
+        }
+        next.count(journal, from, cut.next, None)?;
+        let copy = CopyRecord {
+            // The marker's number: no other copy of this history has it.
+            number: cut.marker.number,
+            start_seq: cut.marker.boundary_seq,
+            start_marker: cut.marker.number,
+            start_chain: cut.chain.0,
+            start_segment: cut.next.segment,
+            start_offset: cut.next.offset,
+            direct: self.copy().is_some_and(|copy| copy.direct),
+            end_marker: None,
+            cursor_volume: 0,
+            cursor_offset: 0,
+            done_bytes: 0,
+            total_bytes: next.bitmap.bytes(),
+        };
+        self.keep(inner, next, Some(copy.clone()))?;
+        Ok(copy)
+    }
+
+    /// The end of a copy is cut. Durable before the other side can hear of it: after a restart this tells a finished copy
+    /// from one not begun. `false`: that copy is over.
+    ///
+    /// # Errors
+    /// [`DifferencesError`].
+    pub fn end_cut(&self, number: u64, marker: MarkerNumber) -> Result<bool, DifferencesError> {
+        let _alone = self.lock()?;
+        let mut ours = false;
+        self.keeper.update_pair(&self.peer, |pair| {
+            if let Some(copy) = pair.copy.as_mut().filter(|copy| copy.number == number) {
+                copy.end_marker = Some(marker.0);
+                ours = true;
+            }
+        })?;
+        Ok(ours)
+    }
+
+    /// The other side permits the end of the copy: nothing differs any more. `false`: it is not that copy's end.
+    ///
+    /// # Errors
+    /// [`DifferencesError`].
+    pub fn finish(&self, permitted: MarkerNumber) -> Result<bool, DifferencesError> {
+        let inner = self.lock()?;
+        let ended = |copy: &CopyRecord| copy.number != 0 && copy.end_marker.is_some_and(|end| permitted.0 >= end);
+        if !self.copy().as_ref().is_some_and(ended) {
+            return Ok(false);
+        }
+        self.keep(inner, Inner::default(), None)?;
+        Ok(true)
+    }
+
+    /// The pair is deleted, and its record with it; whoever still works for it changes nothing any more.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn forget(&self) -> Result<(), CatalogError> {
+        let mut inner = self.inner.lock();
+        let mut batch = Batch::new();
+        batch.delete_bitmap(self.keeper.id(), &self.peer)?;
+        self.keeper.update_with(batch, |group| group.pairs.retain(|pair| pair.peer != self.peer))?;
+        *inner = Inner { forgotten: true, ..Inner::default() };
+        Ok(())
+    }
+
+    fn lock(&self) -> Result<MutexGuard<'_, Inner>, DifferencesError> {
+        let inner = self.inner.lock();
+        if inner.forgotten {
+            return Err(DifferencesError::Forgotten);
+        }
+        if let Some(what) = &inner.unreadable {
+            return Err(DifferencesError::Unreadable { what: what.clone() });
+        }
+        Ok(inner)
+    }
+
+    /// Durably, then in memory.
+    fn keep(
+        &self,
+        mut inner: MutexGuard<'_, Inner>,
+        next: Inner,
+        copy: Option<CopyRecord>,
+    ) -> Result<(), DifferencesError> {
+        let mut batch = Batch::new();
+        let id = self.keeper.id();
+        if next.bitmap.is_empty() && next.points.is_empty() {
+            batch.delete_bitmap(id, &self.peer)?;
+        } else {
+            batch.put_bitmap(id, &self.peer, &next.encode())?;
+        }
+        self.keeper.update_with(batch, |group| {
+            if let Some(pair) = group.pairs.iter_mut().find(|pair| pair.peer == self.peer) {
+                pair.copy = copy;
+            }
+        })?;
+        *inner = next;
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn unreadable(what: String) -> Self {
+        Self { unreadable: Some(what), ..Self::default() }
+    }
+
+    /// Takes the regions that have arrived out of the bitmap; returns what becomes of the copy. A first copy begins again as
+    /// what it was: the other side still has no image to keep.
+    fn without_arrived(&mut self, copy: Option<CopyRecord>, arrived: Option<Arrived>) -> Option<CopyRecord> {
+        let mut copy = copy?;
+        if let Some((number, (volume, offset))) = arrived
+            && number == copy.number
+            && number != 0
+        {
+            self.bitmap.clear_before(volume, offset);
+        }
+        copy.number = 0;
+        copy.end_marker = None;
+        copy.direct.then_some(copy)
+    }
+
+    /// Marks what the frames between two places write; with `sent_up_to`, keeps their points up to there.
+    fn count(
+        &mut self,
+        journal: &Arc<Journal>,
+        from: Position,
+        up_to: Position,
+        sent_up_to: Option<Position>,
+    ) -> Result<(), JournalError> {
+        let mut reader = journal.reader(from);
+        while reader.position() < up_to {
+            let begin = reader.position();
+            let Some(frame) = reader.next_frame()? else { break };
+            if frame.position >= up_to {
+                break;
+            }
+            let header = &frame.header;
+            if header.history && sent_up_to.is_some_and(|sent| begin <= sent) && self.points.len() < POINTS_MAX {
+                self.points.push((header.seq_before(), header.chain));
+            }
+            if header.kind == FrameKind::Writes
+                && let Ok(view) = FrameView::new(&frame.bytes)
+            {
+                view.extents().for_each(|entry| self.bitmap.mark(entry.extent));
+            }
+        }
+        Ok(())
+    }
+
+    /// Number of points, points, bitmap.
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(8 + self.points.len() * POINT_BYTES);
+        bytes.extend_from_slice(&(self.points.len() as u64).to_le_bytes());
+        for (seq, chain) in &self.points {
+            bytes.extend_from_slice(&seq.0.to_le_bytes());
+            bytes.extend_from_slice(&chain.0);
+        }
+        bytes.extend_from_slice(&self.bitmap.encode());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Self {
+        let parts = || {
+            let (count, rest) = bytes.split_first_chunk::<8>()?;
+            let count = usize::try_from(u64::from_le_bytes(*count)).ok()?.checked_mul(POINT_BYTES)?;
+            rest.split_at_checked(count)
+        };
+        let Some((points, bitmap)) = parts() else {
+            return Self::unreadable("the differential bitmap is cut short".into());
+        };
+        let point = |bytes: &[u8]| {
+            let (seq, rest) = bytes.split_first_chunk::<8>()?;
+            Some((Seq(u64::from_le_bytes(*seq)), Chain(rest.try_into().ok()?)))
+        };
+        let points = points.chunks_exact(POINT_BYTES).filter_map(point).collect();
+        match Bitmap::decode(bitmap) {
+            Ok(bitmap) => Self { bitmap, points, ..Self::default() },
+            Err(error) => Self::unreadable(error.to_string()),
+        }
+    }
+}
+
+/// The record of a pair's bitmap that says only this.
+#[must_use]
+pub fn encode_new(bitmap: &Bitmap) -> Vec<u8> {
+    Inner { bitmap: bitmap.clone(), ..Inner::default() }.encode()
+}
+
+/// A bitmap with every region of these volumes: the first copy.
+#[must_use]
+pub fn everything(volumes: &[(VolumeIndex, u64)]) -> Bitmap {
+    let mut bitmap = Bitmap::default();
+    for (volume, size) in volumes {
+        bitmap.mark(Extent { volume: *volume, offset: 0, length: *size });
+    }
+    bitmap
+}

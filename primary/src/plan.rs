@@ -1,0 +1,150 @@
+//! From where a connection goes on: what the other side holds is looked up in the journal and in the points of frames
+//! given up, and only then anything is sent.
+
+use tidemark_common::catalog::CopyRecord;
+use tidemark_common::differential::Bitmap;
+use tidemark_common::ids::{MarkerNumber, Seq, VolumeIndex};
+use tidemark_common::journal::{Position, Reader};
+use tidemark_common::record::{Chain, ControlRecord};
+use tidemark_common::wire::message::Welcome;
+use tokio::sync::oneshot;
+use tokio::task::block_in_place;
+
+use crate::cut::CutRequest;
+use crate::differences::everything;
+use crate::feeder::{CopyFeed, FeedError};
+use crate::ship::{Pair, ShipError};
+
+/// What a connection begins with.
+pub(crate) struct Plan {
+    /// What comes next of the journal.
+    pub(crate) reader: Reader,
+    /// The copy to make or to go on with.
+    pub(crate) copy: Option<CopyFeed>,
+}
+
+/// Where the other side stands.
+struct Base {
+    /// In the journal, when the journal holds that place.
+    held: Option<Reader>,
+    /// In this group's history at all.
+    known: bool,
+}
+
+impl Pair {
+    /// From where to go on, and the copy to make if one is needed.
+    pub(crate) async fn plan(&self, welcome: &Welcome) -> Result<Plan, ShipError> {
+        self.differences.check()?;
+        let base = block_in_place(|| self.base(welcome))?;
+        if welcome.position.copy == 0 && base.held.is_some() {
+            // It may have ended while its answer was lost.
+            block_in_place(|| self.finish_copy(MarkerNumber(welcome.position.permitted_marker)))?;
+        }
+        let Some(copy) = self.differences.copy() else {
+            return self.plan_without_copy(welcome, base).await;
+        };
+        if copy.number == 0 {
+            return self.begin_copy(&copy, base, welcome).await;
+        }
+        let start = Position { segment: copy.start_segment, offset: copy.start_offset };
+        let bitmap = self.differences.bitmap();
+        if welcome.position.copy == copy.number {
+            return match base.held {
+                Some(reader) if reader.position() >= start => Ok(resume(&copy, bitmap, reader, welcome)),
+                held => self.begin_copy(&copy, Base { held, ..base }, welcome).await,
+            };
+        }
+        // The other side does not have the begin of the copy: it is sent again, over the same base.
+        if !base.known || copy.end_marker.is_some() || self.image.journal.oldest() > start {
+            return self.begin_copy(&copy, base, welcome).await;
+        }
+        Ok(Plan { reader: self.image.journal.reader(start), copy: Some(self.copy_feed(&copy, bitmap)) })
+    }
+
+    fn base(&self, welcome: &Welcome) -> Result<Base, ShipError> {
+        let (seq, chain) = (Seq(welcome.position.durable_seq), Chain(welcome.chain));
+        if !welcome.has_history {
+            // What the volumes held before their first write is in no journal.
+            return Ok(Base { held: None, known: false });
+        }
+        let held = self.image.journal.reader_at_chain(seq, chain)?;
+        Ok(Base { known: held.is_some() || self.differences.knows(seq, chain), held })
+    }
+
+    async fn plan_without_copy(&self, welcome: &Welcome, base: Base) -> Result<Plan, ShipError> {
+        match base.held {
+            // A copy that nobody here knows of never ends: nothing would ever be permitted.
+            Some(reader) if self.differences.are_none() && welcome.position.copy == 0 => {
+                Ok(Plan { reader, copy: None })
+            }
+            held if base.known && !self.differences.are_none() => self.start_copy(held, None).await,
+            _ => Err(ShipError::Stands(self.other_history(welcome))),
+        }
+    }
+
+    /// Begins a copy anew: over the base it needs, or, when it is a first copy, over whatever is there.
+    async fn begin_copy(&self, copy: &CopyRecord, base: Base, welcome: &Welcome) -> Result<Plan, ShipError> {
+        if base.known {
+            return self.start_copy(base.held, None).await;
+        }
+        if !copy.direct {
+            return Err(ShipError::Stands(self.other_history(welcome)));
+        }
+        let sizes: Vec<_> = self.image.volumes.all().iter().map(|volume| (volume.index, volume.size())).collect();
+        self.start_copy(None, Some(everything(&sizes))).await
+    }
+
+    fn other_history(&self, welcome: &Welcome) -> String {
+        format!(
+            "the copy on {} ends at write {} of a history that is not this group's: neither side was changed. \
+             `tidemark pair delete` and `tidemark pair create` copy everything anew",
+            self.peer(),
+            welcome.position.durable_seq
+        )
+    }
+
+    fn copy_feed(&self, copy: &CopyRecord, bitmap: Bitmap) -> CopyFeed {
+        let begin = ControlRecord::CopyBegin {
+            copy: copy.number,
+            start_seq: copy.start_seq,
+            start_marker: copy.start_marker,
+            chain: copy.start_chain,
+            direct: copy.direct,
+            total_bytes: bitmap.bytes(),
+            volumes: self.image.volumes.specs(),
+        };
+        let cursor = (VolumeIndex(0), 0);
+        CopyFeed { number: copy.number, begin: Some(begin), bitmap, cursor, end: None }
+    }
+
+    /// Begins a differential copy: a cut, then everything that may differ as of it (DESIGN 5). `held` is where the other
+    /// side stands; it may be before what this pair was known to need.
+    async fn start_copy(&self, held: Option<Reader>, first: Option<Bitmap>) -> Result<Plan, ShipError> {
+        let stands_at = held.map(|reader| reader.position());
+        {
+            // Nothing of the journal leaves until the cut's place is known.
+            let mut view = self.view.lock();
+            let holds = *view.holds.get_or_insert_with(|| self.image.journal.oldest());
+            view.holds = Some(stands_at.map_or(holds, |at| at.min(holds)));
+        }
+        let (reply, done) = oneshot::channel();
+        self.desk.ask_cut(CutRequest { tag: None, reply }, &self.image.buffer);
+        let done = done.await.map_err(|_| ShipError::Stopped)?.map_err(FeedError::from)?;
+        block_in_place(|| {
+            let from = self.holds().unwrap_or_else(|| self.image.journal.oldest());
+            let copy = self.differences.begin(&self.image.journal, from, &done, first.as_ref())?;
+            let bitmap = self.differences.bitmap();
+            self.view.lock().holds = Some(done.next);
+            Ok(Plan { reader: self.image.journal.reader(done.next), copy: Some(self.copy_feed(&copy, bitmap)) })
+        })
+    }
+}
+
+/// A copy goes on at the other side's cursor. Regions that were only on their way when the end was cut are sent again, and
+/// a new end is cut.
+fn resume(copy: &CopyRecord, bitmap: Bitmap, reader: Reader, welcome: &Welcome) -> Plan {
+    let cursor = (VolumeIndex(welcome.position.copy_volume), welcome.position.copy_offset);
+    let complete = bitmap.next_run(cursor.0, cursor.1).is_none();
+    let end = copy.end_marker.filter(|_| complete).map(MarkerNumber);
+    Plan { reader, copy: Some(CopyFeed { number: copy.number, begin: None, bitmap, cursor, end }) }
+}

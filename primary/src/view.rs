@@ -1,0 +1,227 @@
+//! What a primary knows of a pair's other side, and what it says of it: state, lag, RPO, progress.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tidemark_common::api::types::{CopyProgress, PairState, PairStatus};
+use tidemark_common::differential::Bitmap;
+use tidemark_common::ids::{MarkerNumber, Seq, VolumeIndex};
+use tidemark_common::journal::Position;
+use tidemark_common::metrics::Part;
+use tidemark_common::pair::paired_or_behind;
+use tidemark_common::wire::message::Position as Remote;
+
+use crate::differences::Arrived;
+use crate::ship::Pair;
+
+/// A peer that is silent for longer does not answer; heartbeats are answered at once.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
+
+/// What is known of the other side now.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) state: PairState,
+    pub(crate) reason: Option<String>,
+    pub(crate) since: jiff::Timestamp,
+    pub(crate) connected: bool,
+    pub(crate) remote: Remote,
+    pub(crate) good_as_of_ms: i64,
+    /// When the other side last said something, monotonic.
+    pub(crate) heard: Duration,
+    /// The oldest place in the journal this pair needs; `None`: it needs nothing.
+    pub(crate) holds: Option<Position>,
+    /// Nothing from this place of the journal on was ever sent.
+    pub(crate) sent_up_to: Position,
+    sent: VecDeque<(Seq, MarkerNumber, Position)>,
+    /// The copy under way: its number and regions.
+    pub(crate) copying: Option<(u64, Bitmap)>,
+    pub(crate) round_trip: Option<Duration>,
+    pub(crate) rate: Rate,
+    /// The most its journal could take, bytes, as heard on this connection.
+    pub(crate) free_most: u64,
+}
+
+impl View {
+    pub(crate) fn new(state: PairState, reason: Option<String>, since: jiff::Timestamp) -> Self {
+        Self {
+            state,
+            reason,
+            since,
+            connected: false,
+            remote: Remote::default(),
+            good_as_of_ms: 0,
+            heard: Duration::ZERO,
+            holds: None,
+            sent_up_to: Position::default(),
+            sent: VecDeque::new(),
+            copying: None,
+            round_trip: None,
+            rate: Rate::default(),
+            free_most: 0,
+        }
+    }
+
+    /// A connection begins: the other side stands where the reader goes on.
+    pub(crate) fn connect(&mut self, remote: Remote, at: Position, now: Duration) {
+        self.connected = true;
+        self.heard = now;
+        self.remote = remote;
+        self.holds = Some(at);
+        self.sent_up_to = at;
+        self.sent.clear();
+        self.rate = Rate::default();
+        self.free_most = 0;
+    }
+
+    /// The journal up to here is given up.
+    pub(crate) fn give_up(&mut self, up_to: Position) {
+        self.holds = Some(self.holds.map_or(up_to, |holds| holds.max(up_to)));
+        self.sent.clear();
+    }
+
+    /// A shipment is about to leave. Those that change nothing here, as regions, are not remembered one by one.
+    pub(crate) fn send(&mut self, seq: Seq, marker: MarkerNumber, next: Position) {
+        self.sent_up_to = self.sent_up_to.max(next);
+        if self.sent.back() != Some(&(seq, marker, next)) {
+            self.sent.push_back((seq, marker, next));
+        }
+    }
+
+    /// The other side is this far.
+    pub(crate) fn acknowledge(&mut self, remote: Remote, good_as_of_ms: i64, now: Duration) {
+        self.remote = remote;
+        self.heard = now;
+        self.good_as_of_ms = good_as_of_ms;
+        while let Some((seq, marker, next)) = self.sent.front().copied() {
+            if seq.0 > remote.durable_seq || marker.0 > remote.received_marker {
+                break;
+            }
+            self.holds = Some(next);
+            self.sent.pop_front();
+        }
+    }
+
+    /// How far the regions of a copy have arrived, as last heard.
+    pub(crate) const fn arrived(&self) -> Option<Arrived> {
+        let remote = &self.remote;
+        if remote.copy == 0 {
+            return None;
+        }
+        Some((remote.copy, (VolumeIndex(remote.copy_volume), remote.copy_offset)))
+    }
+
+    /// Bytes of the copy's regions that are durable over there, and in all.
+    fn copied(&self) -> (u64, u64) {
+        let Some((number, bitmap)) = &self.copying else { return (0, 0) };
+        let total = bitmap.bytes();
+        let cursor = (VolumeIndex(self.remote.copy_volume), self.remote.copy_offset);
+        let done = if self.remote.copy == *number { bitmap.bytes_before(cursor.0, cursor.1) } else { 0 };
+        (done, total)
+    }
+}
+
+/// The speed of a copy over its last seconds.
+#[derive(Debug, Default)]
+pub(crate) struct Rate {
+    points: VecDeque<(Duration, u64)>,
+}
+
+impl Rate {
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    fn per_second(&mut self, now: Duration, done: u64) -> f64 {
+        self.points.push_back((now, done));
+        while self.points.len() > 2
+            && self.points.front().is_some_and(|(then, _)| now.saturating_sub(*then).as_secs() > 10)
+        {
+            self.points.pop_front();
+        }
+        let Some((then, before)) = self.points.front() else { return 0.0 };
+        let seconds = now.saturating_sub(*then).as_secs_f64();
+        if seconds > 0.0 { done.saturating_sub(*before) as f64 / seconds } else { 0.0 }
+    }
+}
+
+impl Pair {
+    /// Paired or catching up, by the age of the copy.
+    pub(crate) fn judge(&self) {
+        let interval = self.desk.interval().as_secs_f64();
+        let age = self.rpo_seconds().unwrap_or(f64::MAX);
+        let (state, connected) = {
+            let view = self.view.lock();
+            (view.state, self.answers(&view))
+        };
+        if matches!(state, PairState::Paired | PairState::CatchingUp) {
+            let next = paired_or_behind(connected, age, interval);
+            if next != state && self.enter(next, None).is_err() {
+                tracing::error!(peer = %self.peer(), "the pair's state could not be recorded");
+                self.metrics.error(Part::Catalog);
+            }
+        }
+    }
+
+    /// Whether the other side answers now: a connection may be lost for seconds before that is noticed.
+    fn answers(&self, view: &View) -> bool {
+        let silent = self.clock.monotonic().saturating_sub(view.heard);
+        view.connected && silent <= SILENCE_MAX.max(4 * self.heartbeat)
+    }
+
+    /// What a disaster now would lose, seconds: nothing when all that was captured is permitted over there, and nothing
+    /// is still to be copied.
+    #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+    fn rpo_seconds(&self) -> Option<f64> {
+        let captured = self.image.buffer.captured().0;
+        let complete = self.differences.are_none();
+        let view = self.view.lock();
+        if matches!(view.state, PairState::InitialCopy) || view.remote.permitted_marker == 0 || view.good_as_of_ms == 0
+        {
+            return None;
+        }
+        if complete && captured <= view.remote.permitted_seq {
+            return Some(0.0);
+        }
+        let age_ms = self.clock.wall().as_millisecond().saturating_sub(view.good_as_of_ms);
+        Some(age_ms.max(0) as f64 / 1000.0)
+    }
+
+    /// For status.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    pub fn status(&self) -> PairStatus {
+        let rpo_seconds = self.rpo_seconds();
+        let differential_bytes = self.differences.bytes();
+        let now = self.clock.monotonic();
+        let journal = &self.image.journal;
+        let mut view = self.view.lock();
+        let behind = view.holds.map_or(0, |holds| journal.bytes_between(holds, journal.durable_end().position));
+        let caught_up = view.remote.durable_seq >= self.image.buffer.captured().0;
+        let copying = matches!(view.state, PairState::InitialCopy | PairState::Resync);
+        let (done_bytes, total_bytes) = view.copied();
+        let bytes_per_second = if copying { view.rate.per_second(now, done_bytes) } else { 0.0 };
+        let seconds_left =
+            (bytes_per_second > 0.0).then(|| total_bytes.saturating_sub(done_bytes) as f64 / bytes_per_second);
+        PairStatus {
+            peer: self.peer().into(),
+            state: view.state,
+            reason: view.reason.clone().or_else(|| {
+                let silent = view.connected && !self.answers(&view);
+                silent.then(|| format!("'{}' has not answered for {SILENCE_MAX:?}", self.peer()))
+            }),
+            since: view.since,
+            connected: self.answers(&view),
+            received_marker: view.remote.received_marker,
+            permitted_marker: view.remote.permitted_marker,
+            applied_marker: view.remote.applied_marker,
+            rpo_seconds,
+            lag_bytes: if caught_up { 0 } else { behind + self.image.buffer.bytes() },
+            differential_bytes,
+            copy: copying.then_some(CopyProgress { done_bytes, total_bytes, bytes_per_second, seconds_left }),
+            round_trip_ms: view.round_trip.map(|time| time.as_secs_f64() * 1000.0),
+        }
+    }
+
+    /// How far the other side is.
+    #[must_use]
+    pub fn remote(&self) -> Remote {
+        self.view.lock().remote
+    }
+}

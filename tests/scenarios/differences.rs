@@ -1,0 +1,183 @@
+//! What the other side lacks is known, whatever happens meanwhile: volumes that grow, journals that fill, copies that are
+//! not what they were.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tidemark_common::api::types::PairState;
+use tidemark_tests::appliance::Appliance;
+use tidemark_tests::command::run;
+use tidemark_tests::impairment::Weather;
+use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
+
+const LIMIT: Duration = Duration::from_secs(30);
+const MIB: u64 = 1 << 20;
+
+/// Bytes that lz4 cannot make smaller.
+fn noise(seed: u64, bytes: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    (0..bytes / 8).flat_map(|_| next().to_le_bytes()).collect()
+}
+
+fn write_noise(side: &Appliance, volume: &str, at: u64, bytes: u64, seed: u64) {
+    let mut export = side.open(volume);
+    export.write_all(at, &noise(seed, bytes)).expect("write");
+    export.flush().expect("flush");
+}
+
+/// With the hosts at rest: every volume of the group holds the same on both sides.
+fn assert_same(pair: &Pair) {
+    pair.wait_paired();
+    pair.assert_copy_equals();
+}
+
+#[test]
+fn what_a_volume_grew_by_before_its_first_copy_is_copied() {
+    let mut pair = Pair::unpaired(&Setup::one_volume("v", 16 * MIB, 81));
+    write_noise(&pair.east, "v", 0, 4 * MIB, 1);
+    pair.west.kill9();
+    pair.create();
+    pair.east.ok(&["volume", "resize", "v", "--size", "32MiB"]);
+    write_noise(&pair.east, "v", 20 * MIB, 4 * MIB, 2);
+    pair.west.start();
+    assert_same(&pair);
+}
+
+#[test]
+fn growing_over_what_a_backing_held_already_copies_it() {
+    let pair = Pair::unpaired(&Setup::one_volume("first", MIB, 82));
+    let backing = pair.cluster.join("device").display().to_string();
+    std::fs::write(&backing, noise(3, 64 * MIB)).expect("a backing with old content");
+    pair.east.ok(&["volume", "create", "v", "--size", "32MiB", "--backing", &backing]);
+    pair.east.ok(&["group", "add", GROUP, "--volume", "v"]);
+    pair.create();
+    pair.wait_paired();
+    pair.east.ok(&["volume", "resize", "v", "--size", "64MiB"]);
+    pair.wait_paired();
+    pair.settle();
+    let original = pair.east.open("v").read_all().expect("read the original");
+    let path = pair.west.status().volumes.into_iter().find(|volume| volume.name == "v").expect("the copy").backing;
+    let copy = std::fs::read(path).expect("read the copy");
+    assert_eq!(copy.len(), original.len());
+    assert!(copy == original, "the copy of what was uncovered differs");
+}
+
+#[test]
+fn a_journal_that_cannot_be_kept_becomes_a_bitmap_and_the_copy_comes_back_by_itself() {
+    let pair = Pair::paired(&Setup::one_volume("v", 96 * MIB, 83).journals("64MiB", "64MiB"));
+    write_noise(&pair.east, "v", 0, 8 * MIB, 4);
+    pair.settle();
+    let before = pair.backing(&pair.west);
+    pair.relay.cut();
+    for round in 0..12 {
+        write_noise(&pair.east, "v", 4 * MIB, 8 * MIB, 5 + round);
+    }
+    let status = pair.east.wait_pair(GROUP, "the fall back", LIMIT, |pair| pair.state == PairState::Differential);
+    assert!(status.differential_bytes > 0 && status.reason.is_some(), "{status:?}");
+    assert!(status.rpo_seconds.is_none_or(|rpo| rpo > 0.0), "content is missing over there: {status:?}");
+    assert_eq!(pair.backing(&pair.west), before, "the old image stays");
+    pair.relay.heal();
+    assert_same(&pair);
+    assert_eq!(pair.east.pair(GROUP).differential_bytes, 0);
+}
+
+#[test]
+fn a_copy_under_journal_pressure_converges_and_sends_nothing_twice_that_arrived() {
+    let setup = Setup::one_volume("v", 96 * MIB, 84).journals("64MiB", "64MiB");
+    let pair = Pair::unpaired(&setup);
+    write_noise(&pair.east, "v", 0, 96 * MIB, 6);
+    pair.relay.set(Weather { bytes_per_second: Some(16_000_000), ..Weather::default() });
+    pair.create();
+    pair.west.wait_pair(GROUP, "part of the copy", COPY_LIMIT, |pair| {
+        pair.copy.is_some_and(|copy| copy.done_bytes > 40 * MIB)
+    });
+    let before = pair.relay.forward().bytes();
+    // One hot region, more often than the journal can hold it: the copy has to give frames up and begin again.
+    for round in 0..12 {
+        write_noise(&pair.east, "v", 0, 6 * MIB, 100 + round);
+    }
+    pair.relay.set(Weather { bytes_per_second: Some(40_000_000), ..Weather::default() });
+    pair.wait_paired();
+    let sent = pair.relay.forward().bytes() - before;
+    pair.relay.set(Weather::default());
+    pair.assert_copy_equals();
+    assert!(sent < 200 * MIB, "{sent} bytes sent: the copy began from zero more than once");
+}
+
+/// Copies a stopped appliance's directory aside, or back.
+fn copy_directory(from: &Path, to: &Path) {
+    let _ = std::fs::remove_dir_all(to);
+    run("cp", &["-a", &from.display().to_string(), &to.display().to_string()]).done();
+}
+
+#[test]
+fn a_copy_restored_from_a_backup_is_never_taken_for_what_it_was() {
+    let mut pair = Pair::paired(&Setup::one_volume("v", 64 * MIB, 85).journals("32MiB", "256MiB"));
+    write_noise(&pair.east, "v", 0, MIB, 7);
+    pair.settle();
+    let kept = pair.cluster.join("kept");
+    pair.west.stop();
+    copy_directory(pair.west.directory(), &kept);
+    pair.west.start();
+    pair.wait_paired();
+    // Journaled over there, applied, and long trimmed on this side: no bitmap knows of it.
+    for round in 0..4 {
+        write_noise(&pair.east, "v", 8 * MIB, 16 * MIB, 8 + round);
+        pair.settle();
+    }
+    pair.west.kill9();
+    copy_directory(&kept, pair.west.directory());
+    // The journal cannot be kept meanwhile: what is known is a bitmap of what came after.
+    write_noise(&pair.east, "v", 32 * MIB, 32 * MIB, 20);
+    pair.east.wait_pair(GROUP, "the fall back", LIMIT, |pair| pair.differential_bytes > 0);
+    pair.west.start();
+    let status =
+        pair.east.wait_pair(GROUP, "the other history to be seen", LIMIT, |pair| pair.state == PairState::Error);
+    assert!(status.reason.as_deref().is_some_and(|why| why.contains("tidemark pair create")), "{status:?}");
+    let copy = pair.west.pair(GROUP);
+    assert!(copy.state != PairState::Paired || !copy.connected, "{copy:?}");
+    // What the reason says helps.
+    pair.east.ok(&["pair", "delete", GROUP, "--to", "west"]);
+    pair.create();
+    assert_same(&pair);
+}
+
+#[test]
+fn an_interval_larger_than_the_copys_journal_is_cut_in_time() {
+    let pair = Pair::paired(&Setup::one_volume("v", 64 * MIB, 86).journals("1GiB", "64MiB").interval("1h"));
+    for round in 0..3 {
+        write_noise(&pair.east, "v", 0, 64 * MIB, 30 + round);
+    }
+    assert_same(&pair);
+}
+
+#[test]
+fn a_resync_larger_than_the_copys_journal_stops_and_says_what_to_do() {
+    let mut pair = Pair::paired(&Setup::one_volume("v", 160 * MIB, 87).journals("64MiB", "64MiB"));
+    write_noise(&pair.east, "v", 0, MIB, 9);
+    pair.settle();
+    let before = pair.backing(&pair.west);
+    pair.relay.cut();
+    write_noise(&pair.east, "v", 0, 160 * MIB, 10);
+    pair.east.wait_pair(GROUP, "the fall back", LIMIT, |pair| pair.state == PairState::Differential);
+    pair.relay.heal();
+    for side in [&pair.east, &pair.west] {
+        side.wait_pair(GROUP, "the reason", LIMIT, |pair| {
+            pair.reason.as_deref().is_some_and(|reason| reason.contains("raise journal_bytes"))
+        });
+    }
+    assert_eq!(pair.backing(&pair.west), before, "the old image stays");
+    // What the reason says helps.
+    pair.west.stop();
+    let path = pair.west.directory().join("config.toml");
+    let text = std::fs::read_to_string(&path).expect("read config.toml");
+    std::fs::write(&path, text.replacen("\"64MiB\"", "\"512MiB\"", 1)).expect("write config.toml");
+    pair.west.start();
+    assert_same(&pair);
+}

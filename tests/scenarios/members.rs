@@ -1,0 +1,102 @@
+//! The set of volumes belongs to the image: who fails over gets those of the marker, not those on their way.
+
+use std::time::Duration;
+
+use tidemark_common::api::types::PairState;
+use tidemark_tests::impairment::Weather;
+use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
+
+const LIMIT: Duration = Duration::from_secs(20);
+const MIB: u64 = 1 << 20;
+
+fn written(pair: &Pair, volume: &str, byte: u8, bytes: u64) {
+    let mut export = pair.east.open(volume);
+    let mut data = vec![byte; usize::try_from(bytes).expect("bytes")];
+    // Not to be compressed away: what is copied takes its time.
+    data.chunks_mut(8).enumerate().for_each(|(at, chunk)| {
+        let mixed = (at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).to_le_bytes();
+        chunk[..7].copy_from_slice(&mixed[..7]);
+    });
+    export.write_all(0, &data).expect("write");
+    export.flush().expect("flush");
+}
+
+#[test]
+fn a_failover_while_a_volume_joins_serves_the_image_without_it() {
+    let pair = Pair::paired(&Setup::one_volume("v", 4 * MIB, 91));
+    written(&pair, "v", 1, 4 * MIB);
+    pair.settle();
+    pair.east.ok(&["volume", "create", "w", "--size", "64MiB"]);
+    written(&pair, "w", 2, 64 * MIB);
+    pair.relay.set(Weather { bytes_per_second: Some(4_000_000), ..Weather::default() });
+    pair.east.ok(&["group", "add", GROUP, "--volume", "w"]);
+    let status = pair.west.wait_pair(GROUP, "part of the new volume", COPY_LIMIT, |pair| {
+        pair.copy.is_some_and(|copy| copy.done_bytes > 4 * MIB)
+    });
+    assert_eq!(status.state, PairState::Resync);
+    let east = pair.east.pair(GROUP);
+    assert!(east.rpo_seconds.is_none_or(|rpo| rpo > 0.0), "a volume is missing over there: {east:?}");
+    assert!(pair.west.try_open("w").is_err(), "what is on its way is not served");
+    pair.relay.cut();
+
+    let report = pair.failover();
+    assert_eq!(report.exports, ["v"]);
+    assert_eq!(pair.west.group(GROUP).volumes, ["v"]);
+    assert!(pair.west.try_open("w").is_err(), "a volume that has not come is not served");
+    let image = pair.west.open("v").read_all().expect("read");
+    assert!(image == pair.east.open("v").read_all().expect("read"), "and the others are");
+}
+
+#[test]
+fn a_volume_taken_out_after_the_marker_still_belongs_to_its_image() {
+    let volumes = vec![("v", MIB.to_string()), ("w", MIB.to_string())];
+    let mut pair = Pair::paired(&Setup { volumes, interval: "1h", seed: 92, journals: None });
+    written(&pair, "w", 3, MIB);
+    let original = pair.east.open("w").read_all().expect("read");
+    pair.settle();
+    let before = pair.east.pair(GROUP);
+    pair.east.ok(&["group", "remove", GROUP, "--volume", "w"]);
+    // The record is over there, and no marker after it.
+    pair.east.wait_pair(GROUP, "the record to be received", LIMIT, |pair| pair.lag_bytes == 0 && pair.connected);
+    assert_eq!(pair.east.pair(GROUP).permitted_marker, before.permitted_marker);
+    pair.east.kill9();
+    let report = pair.failover();
+    assert_eq!(report.exports, ["v", "w"]);
+    assert!(pair.west.open("w").read_all().expect("read") == original, "its content is that of the marker");
+}
+
+#[test]
+fn a_volume_that_left_is_let_go_by_the_copy_at_the_next_marker() {
+    let volumes = vec![("v", MIB.to_string()), ("w", MIB.to_string())];
+    let mut pair = Pair::paired(&Setup { volumes, interval: "250ms", seed: 93, journals: None });
+    written(&pair, "w", 4, MIB);
+    let original = pair.east.open("w").read_all().expect("read");
+    pair.east.ok(&["group", "remove", GROUP, "--volume", "w"]);
+    pair.settle();
+    tidemark_tests::wait::wait_until("the copy to let the volume go", LIMIT, || {
+        let status = pair.west.status();
+        let volume = status.volumes.into_iter().find(|volume| volume.name == "w").expect("it stays");
+        if volume.group.is_none() && status.groups[0].volumes == ["v"] { Ok(()) } else { Err(format!("{volume:?}")) }
+    });
+    pair.west.kill9();
+    pair.west.start();
+    pair.wait_paired();
+    assert_eq!(pair.west.group(GROUP).volumes, ["v"]);
+    assert!(pair.west.open("w").read_all().expect("read") == original, "with what it had");
+    pair.west.ok(&["volume", "delete", "w"]);
+}
+
+#[test]
+fn a_name_that_is_taken_over_there_is_told_to_who_asked() {
+    let pair = Pair::paired(&Setup::one_volume("v", MIB, 94));
+    pair.west.ok(&["volume", "create", "w", "--size", "1MiB"]);
+    pair.east.ok(&["volume", "create", "w", "--size", "1MiB"]);
+    pair.east.ok(&["group", "add", GROUP, "--volume", "w"]);
+    let status = pair.east.wait_pair(GROUP, "the reason", LIMIT, |pair| {
+        pair.reason.as_deref().is_some_and(|reason| reason.contains("another volume 'w'"))
+    });
+    assert_ne!(status.state, PairState::Paired);
+    pair.west.ok(&["volume", "delete", "w"]);
+    pair.wait_paired();
+    assert_eq!(pair.west.group(GROUP).volumes, ["v", "w"]);
+}

@@ -6,18 +6,13 @@ use tidemark_common::api::types::{
     Addresses, ApplianceStatus, BufferStatus, ErrorBody, FreezeStatus, GroupStatus, JournalStatus, MarkerStatus,
     PairState, PairStatus, PeerStatus, Positions, Role, Status, VolumeStatus,
 };
+use tidemark_common::catalog::PeerRecord;
 
 use super::appliance::{Appliance, Engine, Group};
 
 impl Appliance {
     /// `status`.
     pub(crate) fn status_now(&self) -> Status {
-        let peers = self.peers.read();
-        let peer = |peer: &tidemark_common::catalog::PeerRecord| PeerStatus {
-            name: peer.name.clone(),
-            id: hex::encode(peer.id),
-            address: peer.address.clone(),
-        };
         let nowhere = || Addresses { nbd: Vec::new(), replication: String::new(), metrics: String::new() };
         Status {
             appliance: ApplianceStatus {
@@ -28,9 +23,24 @@ impl Appliance {
             },
             addresses: self.addresses.get().cloned().unwrap_or_else(nowhere),
             volumes: self.volumes_now(),
-            groups: self.groups.read().values().map(|group| self.group_now(group)).collect(),
-            peers: peers.values().map(peer).collect(),
+            groups: self.groups_now(),
+            peers: self.peers_now(),
         }
+    }
+
+    /// No table is held while a group is asked: it asks the tables again, and a writer waiting in between would stop both.
+    fn groups_now(&self) -> Vec<GroupStatus> {
+        let groups: Vec<_> = self.groups.read().values().cloned().collect();
+        groups.iter().map(|group| self.group_now(group)).collect()
+    }
+
+    fn peers_now(&self) -> Vec<PeerStatus> {
+        let status = |peer: &PeerRecord| PeerStatus {
+            name: peer.name.clone(),
+            id: hex::encode(peer.id),
+            address: peer.address.clone(),
+        };
+        self.peers.read().values().map(status).collect()
     }
 
     pub(crate) fn group_status(&self, name: &str) -> Result<GroupStatus, ErrorBody> {
@@ -56,7 +66,8 @@ impl Appliance {
     }
 
     fn group_now(&self, group: &Group) -> GroupStatus {
-        match &*group.engine.read() {
+        let engine = group.engine.read().clone();
+        match &engine {
             Engine::Primary(primary) => primary.status(),
             Engine::Secondary(secondary) => {
                 let primary = group.keeper.get().primary;

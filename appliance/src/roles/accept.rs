@@ -192,10 +192,6 @@ impl Appliance {
 
     /// Nothing half-made stays behind.
     fn undo_copy(&self, record: &GroupRecord, hello: &Hello) {
-        self.groups.write().remove(&record.name);
-        if let Err(error) = self.catalog.delete_group(&record.name, GroupId(record.id)) {
-            tracing::error!(%error, "a copy that could not be made is still in the catalogue");
-        }
         for volume in &hello.volumes {
             let made = self.volumes.write().remove(&volume.name);
             if let Some(made) = made.filter(|made| made.owned) {
@@ -203,6 +199,11 @@ impl Appliance {
                 let _ = self.disk.remove(std::path::Path::new(&made.backing));
             }
         }
+        // The group last: as long as it is there, a volume made for it is closed to hosts.
+        if let Err(error) = self.catalog.delete_group(&record.name, GroupId(record.id)) {
+            tracing::error!(%error, "a copy that could not be made is still in the catalogue");
+        }
+        self.groups.write().remove(&record.name);
     }
 
     pub(crate) fn pair_with(&self, appliance: &[u8; 32]) -> PairRecord {
@@ -271,12 +272,24 @@ impl CopyVolumes for Appliance {
         let members: Vec<GroupVolume> =
             specs.iter().map(|spec| GroupVolume { index: spec.index, name: spec.name.clone() }).collect();
         let next = specs.iter().map(|spec| spec.index.saturating_add(1)).max().unwrap_or(1);
+        // Those that leave stop being copies before they stop being members: a kill in between leaves members.
+        let stays = |name: &String| specs.iter().any(|spec| spec.name == *name);
+        let mut leaving = self.made_for(|made_for| made_for == group);
+        leaving.extend(keeper.get().volumes.into_iter().map(|member| member.name));
+        leaving.retain(|name| !stays(name));
+        for name in &leaving {
+            self.set_free(name).map_err(text)?;
+        }
         keeper
             .update(|record| {
                 record.volumes = members;
                 record.next_volume_index = record.next_volume_index.max(next);
             })
-            .map_err(|error| error.to_string())
+            .map_err(|error| error.to_string())?;
+        for name in &leaving {
+            self.settle_closed_door(name);
+        }
+        Ok(())
     }
 }
 

@@ -1,5 +1,7 @@
 //! What an appliance shows of itself. Cheap, and never waits for a disk or a peer.
 
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tidemark_common::api::types::{
@@ -8,7 +10,7 @@ use tidemark_common::api::types::{
 };
 use tidemark_common::catalog::PeerRecord;
 
-use super::appliance::{Appliance, Engine, Group};
+use super::appliance::{Appliance, Engine, Group, Volume};
 
 impl Appliance {
     /// `status`.
@@ -48,17 +50,22 @@ impl Appliance {
     }
 
     fn volumes_now(&self) -> Vec<VolumeStatus> {
-        let mut group_of = std::collections::HashMap::new();
+        let mut group_of = HashMap::new();
+        let mut secondaries = HashSet::new();
         for (group, entry) in self.groups.read().iter() {
+            if entry.is_secondary() {
+                secondaries.insert(group.clone());
+            }
             for member in entry.keeper.get().volumes {
                 group_of.insert(member.name, group.clone());
             }
         }
+        let made_for = |volume: &Volume| volume.made_for.read().clone().filter(|group| secondaries.contains(group));
         let volumes = self.volumes.read();
-        let status = |(name, volume): (&String, &std::sync::Arc<super::appliance::Volume>)| VolumeStatus {
+        let status = |(name, volume): (&String, &Arc<Volume>)| VolumeStatus {
             name: name.clone(),
             size: volume.file.size(),
-            group: group_of.get(name).cloned(),
+            group: group_of.get(name).cloned().or_else(|| made_for(volume)),
             backing: volume.backing.clone(),
             connections: volume.door.connections.load(Ordering::Relaxed),
         };

@@ -238,11 +238,11 @@ impl Appliance {
         let volume = self.volume(name)?;
         let held = volume.door.hold().await;
         primary.remove_volume(name).await.map_err(failed)?;
-        primary.keeper().update(|record| record.volumes.retain(|member| member.name != name)).map_err(failed)?;
         if let Ok(export) = self.served(name) {
             volume.door.lead_to_now(export);
         }
         drop(held);
+        self.set_free(name)?;
         self.group_status(group)
     }
 

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use tidemark_common::api::types::{
     BufferStatus, GroupStatus, JournalStatus, MarkerInfo, MarkerStatus, OnFull, Positions, Role,
 };
-use tidemark_common::catalog::{CatalogError, GroupVolume, KeptMarkerRecord, OnFullRecord, PairRecord};
+use tidemark_common::catalog::{CatalogError, GroupRecord, GroupVolume, KeptMarkerRecord, OnFullRecord, PairRecord};
 use tidemark_common::clock::Clock;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::{Seq, VolumeIndex};
@@ -263,10 +263,7 @@ impl Primary {
     /// # Errors
     /// What happened.
     pub async fn record_volumes(&self) -> Result<(), String> {
-        let (reply, done) = oneshot::channel();
-        let record = ControlRecord::Volumes { volumes: self.image.volumes.specs() };
-        self.desk.ask_record(RecordRequest { record, reply }, &self.image.buffer);
-        done.await.map_err(|_| "the group is stopping".to_owned())?
+        self.record(ControlRecord::Volumes { volumes: self.image.volumes.specs() }).await
     }
 
     /// Takes a volume into the running group: pairs copy it.
@@ -343,23 +340,37 @@ impl Primary {
             }
             spec
         });
-        let (reply, done) = oneshot::channel();
-        let record = ControlRecord::Volumes { volumes: specs.collect() };
-        self.desk.ask_record(RecordRequest { record, reply }, &self.image.buffer);
-        done.await.map_err(|_| "the group is stopping".to_owned())??;
+        self.record(ControlRecord::Volumes { volumes: specs.collect() }).await?;
         volume.grow(size).map_err(|error| format!("grow volume '{}': {error}", volume.name))
     }
 
     /// Takes a volume out of the running group, once all that was written to it is in its file. No host may be writing it.
     ///
     /// # Errors
-    /// What happened.
+    /// What happened; the volume is a member as before.
     pub async fn remove_volume(&self, name: &str) -> Result<(), String> {
         let volume = self.image.volumes.by_name(name).ok_or_else(|| format!("the group has no volume '{name}'"))?;
         self.applied_up_to(self.image.buffer.captured()).await?;
+        volume.sync().map_err(|error| format!("sync volume '{name}': {error}"))?;
+        let members = self.keeper.get().volumes;
+        let leave = |record: &mut GroupRecord| record.volumes.retain(|member| member.name != name);
+        self.keeper.update(leave).map_err(|error| error.to_string())?;
+        let others = self.image.volumes.specs().into_iter().filter(|spec| spec.name != name).collect();
+        if let Err(reason) = self.record(ControlRecord::Volumes { volumes: others }).await {
+            let undone = self.keeper.update(|record| record.volumes = members);
+            undone.map_err(|error| error.to_string())?;
+            return Err(reason);
+        }
+        // Only now: as long as it is in the set, what hosts write to it is written back.
         self.image.volumes.remove(volume.index);
-        self.record_volumes().await?;
-        volume.sync().map_err(|error| format!("sync volume '{name}': {error}"))
+        Ok(())
+    }
+
+    /// Puts a record into the journal; resolves when it is durable.
+    async fn record(&self, record: ControlRecord) -> Result<(), String> {
+        let (reply, done) = oneshot::channel();
+        self.desk.ask_record(RecordRequest { record, reply }, &self.image.buffer);
+        done.await.map_err(|_| "the group is stopping".to_owned())?
     }
 
     /// Resolves when the volumes have everything up to a number.
@@ -505,5 +516,125 @@ pub const fn on_full_record(on_full: OnFull) -> OnFullRecord {
     match on_full {
         OnFull::Fold => OnFullRecord::Fold,
         OnFull::Throttle => OnFullRecord::Throttle,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemark_common::catalog::{Catalog, GroupRecord, RoleRecord};
+    use tidemark_common::clock::SystemClock;
+    use tidemark_common::ids::ApplianceId;
+    use tidemark_common::link::Endpoint;
+    use tidemark_common::metrics::Metrics;
+    use tidemark_common::storage::Open;
+    use tidemark_common::storage::disk::SystemDisk;
+
+    use super::*;
+
+    const SIZE: u64 = 1 << 20;
+
+    /// The groups here have no pairs.
+    struct NoLinks;
+
+    impl Links for NoLinks {
+        fn endpoint(&self) -> Arc<Endpoint> {
+            unreachable!("there is no pair")
+        }
+
+        fn reach(&self, peer: &str) -> Result<(ApplianceId, String), String> {
+            Err(peer.into())
+        }
+
+        fn name(&self) -> String {
+            "east".into()
+        }
+
+        fn fenced(&self, _: &str, _: &str, _: tidemark_common::ids::Generation) {}
+    }
+
+    fn group_record() -> GroupRecord {
+        let volume = |index, name: &str| GroupVolume { index, name: name.into() };
+        GroupRecord {
+            name: "g".into(),
+            id: [7; 16],
+            role: RoleRecord::Primary,
+            generation: 1,
+            generation_start_seq: 1,
+            interval_ms: 3_600_000,
+            on_full: OnFullRecord::Fold,
+            next_volume_index: 3,
+            volumes: vec![volume(1, "a"), volume(2, "b")],
+            pairs: Vec::new(),
+            primary: None,
+        }
+    }
+
+    fn start(directory: &std::path::Path) -> Arc<Primary> {
+        let clock = Arc::new(SystemClock::new());
+        let catalog = Catalog::open(directory, &*clock).unwrap();
+        let record = group_record();
+        catalog.put_group(&record).unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(SystemDisk);
+        let volumes = Volumes::default();
+        for member in &record.volumes {
+            let file = disk.open(&directory.join(&member.name), Open::New).unwrap();
+            file.grow(SIZE).unwrap();
+            volumes.insert(VolumeFile::new(VolumeIndex(member.index), member.name.clone(), file, SIZE));
+        }
+        let parts = PrimaryParts {
+            disk,
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            links: Arc::new(NoLinks),
+            keeper: Arc::new(GroupKeeper::new(catalog, record)),
+            volumes: Arc::new(volumes),
+            runtime: Handle::current(),
+            appliance: [1; 32],
+            metrics: Metrics::new("east", "0", clock.wall()).group("g"),
+        };
+        let options = PrimaryOptions {
+            journal_folder: directory.join("journal"),
+            journal: JournalOptions { segment_bytes: 8 << 20, capacity_bytes: 64 << 20 },
+            ring_path: directory.join("ring"),
+            ring_bytes: 4 << 20,
+            drain: DrainSettings { delay: Duration::from_millis(1), freeze_limit: Duration::from_secs(1) },
+            heartbeat: Duration::from_secs(1),
+        };
+        Primary::start(parts, options).unwrap()
+    }
+
+    /// The drain ends: nothing more comes into the journal.
+    fn end_drain(primary: &Primary) {
+        primary.desk.stop(&primary.image.buffer);
+        while !primary.desk.is_stopped() {
+            std::thread::yield_now();
+        }
+    }
+
+    fn members(primary: &Primary) -> Vec<String> {
+        primary.keeper.get().volumes.into_iter().map(|member| member.name).collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_volume_whose_leaving_cannot_be_recorded_stays_a_member_in_every_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let primary = start(directory.path());
+        primary.export("a").unwrap().write(0, &[1; 4096], true).await.unwrap();
+        end_drain(&primary);
+        primary.remove_volume("a").await.unwrap_err();
+        assert_eq!(members(&primary), ["a", "b"]);
+        assert!(primary.export("a").is_some(), "what is written to it is still written back");
+        primary.stop();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_volume_leaves_with_all_that_was_written_to_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let primary = start(directory.path());
+        primary.export("a").unwrap().write(4096, &[2; 4096], false).await.unwrap();
+        primary.remove_volume("a").await.unwrap();
+        assert_eq!(members(&primary), ["b"]);
+        assert!(primary.export("a").is_none());
+        assert_eq!(std::fs::read(directory.path().join("a")).unwrap()[4096..8192], [2; 4096]);
+        primary.stop();
     }
 }

@@ -1,5 +1,6 @@
 //! Bad input, answered clearly and without loss: from operators, disks, hosts and peers.
 
+mod copies;
 mod damage;
 mod full_disk;
 mod input;

@@ -114,3 +114,23 @@ fn promtool_finds_nothing_wrong_with_the_metrics_of_either_side() {
         assert_eq!((outcome.code, outcome.stdout.trim(), outcome.stderr.trim()), (0, "", ""), "{}", side.name());
     }
 }
+
+#[test]
+fn looking_at_a_copy_and_adding_peers_do_not_wait_for_each_other() {
+    let pair = Pair::paired(&Setup::seeded(143));
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Acquire) {
+                    let _ = pair.west.status();
+                }
+            });
+        }
+        for number in 0..100 {
+            pair.west.ok(&["peer", "add", &format!("p{number}"), "--id", &format!("{:064x}", number + 1)]);
+        }
+        done.store(true, std::sync::atomic::Ordering::Release);
+    });
+    assert_eq!(pair.west.status().peers.len(), 101);
+}

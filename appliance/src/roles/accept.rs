@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tidemark_common::api::types::ErrorBody;
 use tidemark_common::catalog::{
-    CatalogError, GroupRecord, GroupVolume, OnFullRecord, PairRecord, PairStateRecord, RoleRecord, VolumeRecord,
+    GroupRecord, GroupVolume, OnFullRecord, PairRecord, PairStateRecord, RoleRecord, VolumeRecord,
 };
 use tidemark_common::ids::{Generation, GroupId, VolumeIndex, check_name};
 use tidemark_common::keeper::GroupKeeper;
@@ -16,7 +16,7 @@ use tidemark_common::wire::message::{Hello, Message, Refusal, Refused, VolumeSpe
 use tidemark_secondary::group::Secondary;
 use tidemark_secondary::intake::CopyVolumes;
 
-use super::appliance::{Appliance, Engine, Group};
+use super::appliance::{Appliance, Engine, Group, failed};
 
 /// A peer that is let in says what it wants within this time.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -158,7 +158,7 @@ impl Appliance {
             interval_ms: hello.interval_ms,
             on_full: OnFullRecord::Fold,
             next_volume_index: hello.volumes.iter().map(|volume| volume.index.saturating_add(1)).max().unwrap_or(1),
-            volumes: members(&hello.volumes),
+            volumes: Vec::new(),
             pairs: vec![self.pair_with(&primary)],
             primary: Some(primary),
         };
@@ -171,6 +171,8 @@ impl Appliance {
             };
             self.groups.write().insert(record.name.clone(), Arc::new(entry));
             self.provide(&record.name, &hello.volumes, &Volumes::default())?;
+            // Only now: a kill before this leaves a group whose volumes are made when the primary comes again.
+            keeper.update(|record| record.volumes = members(&hello.volumes)).map_err(|error| error.to_string())?;
             Ok((Arc::clone(&keeper), self.start_secondary(&keeper)?))
         });
         match made {
@@ -192,17 +194,16 @@ impl Appliance {
 
     /// Nothing half-made stays behind.
     fn undo_copy(&self, record: &GroupRecord, hello: &Hello) {
-        self.groups.write().remove(&record.name);
+        for volume in &hello.volumes {
+            if let Err(error) = self.discard_copy_volume(&volume.name) {
+                tracing::error!(error = %error.message, "a copy volume that could not be made is still here");
+            }
+        }
+        // The group last: as long as it is there, a volume made for it is closed to hosts.
         if let Err(error) = self.catalog.delete_group(&record.name, GroupId(record.id)) {
             tracing::error!(%error, "a copy that could not be made is still in the catalogue");
         }
-        for volume in &hello.volumes {
-            let made = self.volumes.write().remove(&volume.name);
-            if let Some(made) = made.filter(|made| made.owned) {
-                let _ = self.catalog.delete_volume(&volume.name);
-                let _ = self.disk.remove(std::path::Path::new(&made.backing));
-            }
-        }
+        self.groups.write().remove(&record.name);
     }
 
     pub(crate) fn pair_with(&self, appliance: &[u8; 32]) -> PairRecord {
@@ -241,7 +242,7 @@ impl CopyVolumes for Appliance {
         let text = |error: ErrorBody| error.message;
         for spec in specs {
             let volume = match self.volume(&spec.name) {
-                Ok(volume) if self.is_recorded_in(&spec.name, group) => volume,
+                Ok(volume) if into.by_name(&spec.name).is_some() || volume.is_made_for(group) => volume,
                 Ok(_) => {
                     return Err(format!("there is another volume '{}' on '{}' already", spec.name, self.config.name));
                 }
@@ -274,33 +275,46 @@ impl CopyVolumes for Appliance {
     }
 
     fn settle(&self, group: &str, volumes: &[GroupVolume], of: &Volumes) -> Result<(), String> {
-        self.let_go(group, volumes, of).map_err(|error| error.to_string())
+        self.let_go(group, volumes, of).map_err(|error| error.message)
     }
 }
 
 impl Appliance {
-    fn is_recorded_in(&self, volume: &str, group: &str) -> bool {
-        let record = self.catalog.volume(volume).ok().flatten();
-        record.is_some_and(|record| record.group.as_deref() == Some(group))
-    }
-
     /// Volumes of the group that its image does not have any more are volumes in no group from now on.
-    fn let_go(&self, group: &str, members: &[GroupVolume], of: &Volumes) -> Result<(), CatalogError> {
-        for record in self.catalog.volumes()? {
-            let left =
-                record.group.as_deref() == Some(group) && !members.iter().any(|member| member.name == record.name);
-            if !left {
-                continue;
-            }
-            let name = record.name.clone();
-            self.catalog.put_volume(&VolumeRecord { group: None, ..record })?;
+    fn let_go(&self, group: &str, members: &[GroupVolume], of: &Volumes) -> Result<(), ErrorBody> {
+        for name in self.strays(group, members) {
+            self.set_free(&name)?;
             if let Some(volume) = of.by_name(&name) {
                 of.remove(volume.index);
             }
             tracing::info!(group, volume = %name, "a volume left the group with its image: it stays here as a volume in no group");
-            if let Some(appliance) = self.this.upgrade() {
-                self.runtime.spawn(async move { appliance.settle_door(&name).await });
-            }
+            self.settle_closed_door(&name);
+        }
+        Ok(())
+    }
+
+    /// Volumes that were made for a group and are not among these.
+    fn strays(&self, group: &str, members: &[GroupVolume]) -> Vec<String> {
+        let mut strays = self.made_for(|made_for| made_for == group);
+        strays.retain(|name| !members.iter().any(|member| member.name == *name));
+        strays
+    }
+
+    /// Volumes that had only begun to come hold nothing of the image taken over: they go, with what was received of them.
+    pub(crate) fn discard_strays(&self, group: &str, members: &[GroupVolume]) -> Result<(), ErrorBody> {
+        for name in self.strays(group, members) {
+            tracing::warn!(group, volume = %name, "the copy of a volume that had only begun is discarded: it is not in the image");
+            self.discard_copy_volume(&name)?;
+        }
+        Ok(())
+    }
+
+    fn discard_copy_volume(&self, name: &str) -> Result<(), ErrorBody> {
+        let made = self.volumes.write().remove(name);
+        if let Some(made) = made.filter(|made| made.owned) {
+            self.catalog.delete_volume(name).map_err(failed)?;
+            let path = std::path::Path::new(&made.backing);
+            self.disk.remove(path).map_err(|error| failed(format!("remove {}: {error}", path.display())))?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::RwLock;
 use tidemark_common::api::types::{Addresses, ErrorBody, ErrorKind};
-use tidemark_common::catalog::{Catalog, PeerRecord};
+use tidemark_common::catalog::{Catalog, PeerRecord, RoleRecord};
 use tidemark_common::clock::Clock;
 use tidemark_common::config::Config;
 use tidemark_common::identity::Identity;
@@ -47,6 +47,13 @@ pub(crate) struct Group {
     pub(crate) engine: RwLock<Engine>,
 }
 
+impl Group {
+    /// Whether the copy is here.
+    pub(crate) fn is_secondary(&self) -> bool {
+        self.keeper.get().role == RoleRecord::Secondary
+    }
+}
+
 /// A volume of this appliance.
 pub(crate) struct Volume {
     /// Its file, as a volume in no group sees it.
@@ -55,6 +62,15 @@ pub(crate) struct Volume {
     pub(crate) backing: String,
     /// Made by this appliance, and deleted with the volume.
     pub(crate) owned: bool,
+    /// The group it was made for as a copy: it belongs there before the group's own record says so.
+    pub(crate) made_for: RwLock<Option<String>>,
+}
+
+impl Volume {
+    /// Whether it is a copy made for this group.
+    pub(crate) fn is_made_for(&self, group: &str) -> bool {
+        self.made_for.read().as_deref() == Some(group)
+    }
 }
 
 /// A running appliance.

@@ -102,6 +102,7 @@ impl Appliance {
         let (disk, options) = (Arc::clone(&self.disk), self.journal_options());
         journal::open(disk, &folder, keeper.id(), options, Some(permitted.end), &mut |_, _, _| {})
             .map_err(|error| text(&error))?;
+        self.discard_strays(&keeper.name(), &volumes).map_err(|error| error.message)?;
         let taken = keeper.update(|record| {
             record.role = RoleRecord::Primary;
             record.generation = record.generation.saturating_add(1);

@@ -1,14 +1,13 @@
 //! Groups and pairs: making and changing them, and starting those of the catalogue.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
 use tidemark_common::api::types::{ErrorBody, GroupCreate, GroupStatus, PairStatus};
-use tidemark_common::catalog::{
-    CopyRecord, GroupRecord, GroupVolume, PairRecord, PairStateRecord, RoleRecord, VolumeRecord,
-};
+use tidemark_common::catalog::{CopyRecord, GroupRecord, GroupVolume, PairRecord, PairStateRecord, RoleRecord};
 use tidemark_common::ids::{Generation, GroupId, VolumeIndex, check_name};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::volumes::{VolumeFile, Volumes};
@@ -43,7 +42,23 @@ impl Appliance {
                 self.settle_door(&volume.name).await;
             }
         }
+        self.free_strays().await;
         Ok(())
+    }
+
+    /// A kill while a group was given up leaves volumes that were made for it: nothing holds them any more.
+    async fn free_strays(&self) {
+        for name in self.made_for(|_| true) {
+            if self.group_of(&name).is_some() {
+                continue;
+            }
+            match self.set_free(&name) {
+                Ok(()) => self.settle_door(&name).await,
+                Err(error) => {
+                    tracing::error!(volume = %name, error = %error.message, "the volume stays closed to hosts")
+                }
+            }
+        }
     }
 
     fn start_engine(&self, keeper: &Arc<GroupKeeper>) -> Engine {
@@ -224,11 +239,11 @@ impl Appliance {
         let volume = self.volume(name)?;
         let held = volume.door.hold().await;
         primary.remove_volume(name).await.map_err(failed)?;
-        primary.keeper().update(|record| record.volumes.retain(|member| member.name != name)).map_err(failed)?;
         if let Ok(export) = self.served(name) {
             volume.door.lead_to_now(export);
         }
         drop(held);
+        self.set_free(name)?;
         self.group_status(group)
     }
 
@@ -283,13 +298,12 @@ impl Appliance {
     async fn forget_group(&self, name: &str, group: &Group) -> Result<(), ErrorBody> {
         let id = group.keeper.id();
         self.catalog.delete_group(name, id).map_err(failed)?;
-        let members = group.keeper.get().volumes;
         self.groups.write().remove(name);
-        for member in members {
-            if let Some(record) = self.catalog.volume(&member.name).map_err(failed)? {
-                self.catalog.put_volume(&VolumeRecord { group: None, ..record }).map_err(failed)?;
-            }
-            self.settle_door(&member.name).await;
+        let members = group.keeper.get().volumes.into_iter().map(|member| member.name);
+        let volumes: BTreeSet<String> = members.chain(self.made_for(|group| group == name)).collect();
+        for volume in volumes {
+            self.set_free(&volume)?;
+            self.settle_door(&volume).await;
         }
         let folder = self.journal_folder(id);
         let folder = folder.parent().unwrap_or(&folder).to_owned();

@@ -1,23 +1,20 @@
 //! What an appliance shows of itself. Cheap, and never waits for a disk or a peer.
 
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tidemark_common::api::types::{
     Addresses, ApplianceStatus, BufferStatus, ErrorBody, FreezeStatus, GroupStatus, JournalStatus, MarkerStatus,
     PairState, PairStatus, PeerStatus, Positions, Role, Status, VolumeStatus,
 };
+use tidemark_common::catalog::PeerRecord;
 
-use super::appliance::{Appliance, Engine, Group};
+use super::appliance::{Appliance, Engine, Group, Volume};
 
 impl Appliance {
     /// `status`.
     pub(crate) fn status_now(&self) -> Status {
-        let peers = self.peers.read();
-        let peer = |peer: &tidemark_common::catalog::PeerRecord| PeerStatus {
-            name: peer.name.clone(),
-            id: hex::encode(peer.id),
-            address: peer.address.clone(),
-        };
         let nowhere = || Addresses { nbd: Vec::new(), replication: String::new(), metrics: String::new() };
         Status {
             appliance: ApplianceStatus {
@@ -28,9 +25,24 @@ impl Appliance {
             },
             addresses: self.addresses.get().cloned().unwrap_or_else(nowhere),
             volumes: self.volumes_now(),
-            groups: self.groups.read().values().map(|group| self.group_now(group)).collect(),
-            peers: peers.values().map(peer).collect(),
+            groups: self.groups_now(),
+            peers: self.peers_now(),
         }
+    }
+
+    /// No table is held while a group is asked: it asks the tables again, and a writer waiting in between would stop both.
+    fn groups_now(&self) -> Vec<GroupStatus> {
+        let groups: Vec<_> = self.groups.read().values().cloned().collect();
+        groups.iter().map(|group| self.group_now(group)).collect()
+    }
+
+    fn peers_now(&self) -> Vec<PeerStatus> {
+        let status = |peer: &PeerRecord| PeerStatus {
+            name: peer.name.clone(),
+            id: hex::encode(peer.id),
+            address: peer.address.clone(),
+        };
+        self.peers.read().values().map(status).collect()
     }
 
     pub(crate) fn group_status(&self, name: &str) -> Result<GroupStatus, ErrorBody> {
@@ -38,17 +50,22 @@ impl Appliance {
     }
 
     fn volumes_now(&self) -> Vec<VolumeStatus> {
-        let mut group_of = std::collections::HashMap::new();
+        let mut group_of = HashMap::new();
+        let mut secondaries = HashSet::new();
         for (group, entry) in self.groups.read().iter() {
+            if entry.is_secondary() {
+                secondaries.insert(group.clone());
+            }
             for member in entry.keeper.get().volumes {
                 group_of.insert(member.name, group.clone());
             }
         }
+        let made_for = |volume: &Volume| volume.made_for.read().clone().filter(|group| secondaries.contains(group));
         let volumes = self.volumes.read();
-        let status = |(name, volume): (&String, &std::sync::Arc<super::appliance::Volume>)| VolumeStatus {
+        let status = |(name, volume): (&String, &Arc<Volume>)| VolumeStatus {
             name: name.clone(),
             size: volume.file.size(),
-            group: group_of.get(name).cloned(),
+            group: group_of.get(name).cloned().or_else(|| made_for(volume)),
             backing: volume.backing.clone(),
             connections: volume.door.connections.load(Ordering::Relaxed),
         };
@@ -56,7 +73,8 @@ impl Appliance {
     }
 
     fn group_now(&self, group: &Group) -> GroupStatus {
-        match &*group.engine.read() {
+        let engine = group.engine.read().clone();
+        match &engine {
             Engine::Primary(primary) => primary.status(),
             Engine::Secondary(secondary) => {
                 let primary = group.keeper.get().primary;

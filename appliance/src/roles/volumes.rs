@@ -6,15 +6,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use parking_lot::RwLock;
 use tidemark_common::api::types::{ErrorBody, VolumeCreate, VolumeStatus};
 use tidemark_common::catalog::VolumeRecord;
 use tidemark_common::ids::{VolumeIndex, check_name};
 use tidemark_common::limits::{SECTOR_BYTES, VOLUME_BYTES_MAX, VOLUMES_MAX};
+use tidemark_common::nbd::Export;
 use tidemark_common::storage::{DiskFile, Open};
 use tidemark_common::volumes::VolumeFile;
 use tidemark_primary::direct::DirectVolume;
 
-use super::appliance::{Appliance, Engine, Volume, failed, invalid, refused};
+use super::appliance::{Appliance, Engine, Group, Volume, failed, invalid, refused};
 use super::door::{Closed, Door};
 
 impl Appliance {
@@ -54,10 +56,20 @@ impl Appliance {
         Ok(Self::standalone(record, file))
     }
 
+    /// A volume as its record says. A copy volume is closed to hosts from its first moment.
     fn standalone(record: &VolumeRecord, file: Arc<dyn DiskFile>) -> Arc<Volume> {
         let file = Arc::new(VolumeFile::new(VolumeIndex(0), record.name.clone(), file, record.size));
-        let door = Door::new(Arc::new(DirectVolume::new(Arc::clone(&file))));
-        Arc::new(Volume { file, door, backing: record.backing.clone(), owned: record.owned })
+        let behind: Arc<dyn Export> = match &record.group {
+            Some(group) => Arc::new(Closed { size: record.size, reason: format!("a copy of group '{group}'") }),
+            None => Arc::new(DirectVolume::new(Arc::clone(&file))),
+        };
+        Arc::new(Volume {
+            file,
+            door: Door::new(behind),
+            backing: record.backing.clone(),
+            owned: record.owned,
+            made_for: RwLock::new(record.group.clone()),
+        })
     }
 
     /// `volume create`.
@@ -117,6 +129,10 @@ impl Appliance {
 
     fn backing(&self, path: &Path, record: &VolumeRecord) -> Result<Arc<dyn DiskFile>, ErrorBody> {
         let at = |action: &str, error: std::io::Error| failed(format!("{action} {}: {error}", path.display()));
+        if record.owned && self.is_left_over(path)? {
+            tracing::warn!(path = %path.display(), "an empty file that no volume names is made anew");
+            self.disk.remove(path).map_err(|error| at("remove", error))?;
+        }
         match fs::metadata(path) {
             Ok(found) if found.is_file() || found.file_type().is_block_device() => {
                 if record.owned {
@@ -156,12 +172,47 @@ impl Appliance {
         }
     }
 
+    /// Whether a file is what a kill between the making of a volume's file and its record leaves: nothing was ever written to
+    /// it, and nothing refers to it.
+    fn is_left_over(&self, path: &Path) -> Result<bool, ErrorBody> {
+        let at = |action: &str, error: std::io::Error| failed(format!("{action} {}: {error}", path.display()));
+        if !fs::metadata(path).is_ok_and(|found| found.is_file()) {
+            return Ok(false);
+        }
+        let named = self.catalog.volumes().map_err(failed)?.iter().any(|other| Path::new(&other.backing) == path);
+        if named {
+            return Ok(false);
+        }
+        let file = self.disk.open(path, Open::Existing).map_err(|error| at("open", error))?;
+        Ok(file.next_data(0).map_err(|error| at("look for data in", error))?.is_none())
+    }
+
     /// The group a volume is in.
     pub(crate) fn group_of(&self, volume: &str) -> Option<String> {
+        let made_for = self.volumes.read().get(volume).and_then(|volume| volume.made_for.read().clone());
         let groups = self.groups.read();
-        let holds =
-            |group: &super::appliance::Group| group.keeper.get().volumes.iter().any(|member| member.name == volume);
-        groups.iter().find(|(_, group)| holds(group)).map(|(name, _)| name.clone())
+        let holds = |group: &Group| group.keeper.get().volumes.iter().any(|member| member.name == volume);
+        let member = groups.iter().find(|(_, group)| holds(group)).map(|(name, _)| name.clone());
+        let is_copy = |group: &String| groups.get(group).is_some_and(|group| group.is_secondary());
+        member.or_else(|| made_for.filter(is_copy))
+    }
+
+    /// A volume that was made as a copy for a group belongs to it no more.
+    pub(crate) fn set_free(&self, name: &str) -> Result<(), ErrorBody> {
+        if let Some(record) = self.catalog.volume(name).map_err(failed)?.filter(|record| record.group.is_some()) {
+            self.catalog.put_volume(&VolumeRecord { group: None, ..record }).map_err(failed)?;
+        }
+        if let Ok(volume) = self.volume(name) {
+            *volume.made_for.write() = None;
+        }
+        Ok(())
+    }
+
+    /// The volumes made as copies for groups that fit.
+    pub(crate) fn made_for(&self, fits: impl Fn(&str) -> bool) -> Vec<String> {
+        let volumes = self.volumes.read();
+        let made = volumes.iter().filter(|(_, volume)| volume.made_for.read().as_deref().is_some_and(&fits));
+        made.map(|(name, _)| name.clone()).collect()
     }
 
     /// `volume delete`.
@@ -228,8 +279,15 @@ impl Appliance {
         }
     }
 
+    /// The same for a door that was closed: nobody is inside.
+    pub(crate) fn settle_closed_door(&self, name: &str) {
+        if let (Ok(volume), Ok(export)) = (self.volume(name), self.served(name)) {
+            volume.door.lead_to_now(export);
+        }
+    }
+
     /// What serves a volume now, or why nothing does.
-    pub(crate) fn served(&self, name: &str) -> Result<Arc<dyn tidemark_common::nbd::Export>, String> {
+    pub(crate) fn served(&self, name: &str) -> Result<Arc<dyn Export>, String> {
         let volume = self.volume(name).map_err(|error| error.message)?;
         let Some(group) = self.group_of(name) else {
             return Ok(Arc::new(DirectVolume::new(Arc::clone(&volume.file))));

@@ -40,7 +40,8 @@ impl VolumeFile {
             name,
             file,
             size: size.into(),
-            dirty: false.into(),
+            // Whoever wrote it before may have been killed with writes that were never synced.
+            dirty: true.into(),
             syncing: Mutex::new(()),
             failed: false.into(),
         }
@@ -144,5 +145,37 @@ impl Volumes {
     /// The first failure, with the volume's name.
     pub fn sync(&self) -> Result<(), (String, io::Error)> {
         self.all().iter().try_for_each(|volume| volume.sync().map_err(|error| (volume.name.clone(), error)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::storage::memory::MemoryDisk;
+    use crate::storage::{Disk, Open};
+
+    fn volume(disk: &MemoryDisk) -> VolumeFile {
+        disk.create_folder(Path::new("/volumes")).unwrap();
+        let file = disk.open(Path::new("/volumes/data"), Open::ExistingOrNew).unwrap();
+        file.grow(8192).unwrap();
+        VolumeFile::new(VolumeIndex(1), "data".into(), file, 8192)
+    }
+
+    #[test]
+    fn the_first_sync_after_a_restart_covers_what_was_written_before_it() {
+        let disk = MemoryDisk::new();
+        let killed = volume(&disk);
+        disk.sync_folder(Path::new("/volumes")).unwrap();
+        killed.sync().unwrap();
+        killed.file.write_all_at(&[7; 4096], 0).unwrap();
+        killed.touch();
+        drop(killed);
+        volume(&disk).sync().unwrap();
+        for seed in 0..20 {
+            let bytes = disk.fork().crash(seed).bytes_of(Path::new("/volumes/data")).unwrap();
+            assert_eq!(bytes[..4096], [7; 4096], "seed {seed}: the sync was answered");
+        }
     }
 }

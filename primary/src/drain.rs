@@ -72,6 +72,8 @@ pub struct DrainDesk {
     stopped: AtomicBool,
     /// Set while the drain cannot go on: what happened and what to do.
     problem: Mutex<Option<String>>,
+    /// The disk under the journal has no space: hosts are told.
+    disk_full: AtomicBool,
     /// The journal is at its capacity: somebody has to make room.
     journal_full: AtomicBool,
     /// Freezes.
@@ -124,6 +126,11 @@ impl DrainDesk {
         }
     }
 
+    fn next_record(&self) -> Option<RecordRequest> {
+        let mut records = self.records.lock();
+        if records.is_empty() { None } else { Some(records.remove(0)) }
+    }
+
     /// Everything in the buffer is drained, then the thread ends.
     pub fn stop(&self, buffer: &Buffer) {
         self.stop.store(true, Ordering::Release);
@@ -134,6 +141,12 @@ impl DrainDesk {
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         self.problem.lock().clone()
+    }
+
+    /// Whether the disk under the journal has no space.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        self.disk_full.load(Ordering::Acquire)
     }
 
     /// Whether the journal is at its capacity.
@@ -352,21 +365,27 @@ impl Drain {
         self.pending.push_back(PendingCut { boundary, request });
     }
 
+    /// Appends what was asked for. A record that finds no room, or is too large, is its asker's to know: hosts' writes are
+    /// tried for themselves.
     fn append_records(&mut self) -> Result<(), DrainError> {
-        let asked = std::mem::take(&mut *self.desk.records.lock());
-        for request in asked {
-            let frame = request.record.frame(&self.place(self.writer.tip().seq));
-            match frame.map_err(DrainError::from).and_then(|frame| Ok((self.writer.append(&frame)?, frame.len()))) {
-                Ok((_, bytes)) => {
-                    self.unsynced_bytes += bytes;
-                    self.unsynced_records.push(request);
-                }
+        while let Some(request) = self.desk.next_record() {
+            match self.append_record(&request.record) {
+                Ok(()) => self.unsynced_records.push(request),
                 Err(error) => {
                     let _ = request.reply.send(Err(error.to_string()));
-                    return Err(error);
+                    if self.writer.journal().poisoned().is_some() {
+                        return Err(error);
+                    }
                 }
             }
         }
+        Ok(())
+    }
+
+    fn append_record(&mut self, record: &ControlRecord) -> Result<(), DrainError> {
+        let frame = record.frame(&self.place(self.writer.tip().seq))?;
+        self.writer.append(&frame)?;
+        self.unsynced_bytes += frame.len();
         Ok(())
     }
 
@@ -496,6 +515,7 @@ impl Drain {
     fn recovered(&self) {
         if self.desk.problem.lock().take().is_some() && !self.desk.is_stopping() {
             self.desk.journal_full.store(false, Ordering::Release);
+            self.desk.disk_full.store(false, Ordering::Release);
             self.buffer.refuse(None);
             tracing::info!(group = %self.group, "the journal takes writes again");
         }
@@ -507,25 +527,38 @@ impl Drain {
             DrainError::Journal(error) => (matches!(error, JournalError::Full { .. }), error.is_no_space()),
             _ => (false, false),
         };
-        let fresh = self.desk.problem.lock().replace(error.to_string()).is_none();
+        // Before the problem: who sees that looks here for what it means.
         self.desk.journal_full.store(full, Ordering::Release);
-        if fresh {
+        self.desk.disk_full.store(no_space && !full, Ordering::Release);
+        if self.desk.problem.lock().replace(error.to_string()).is_none() {
             tracing::error!(group = %self.group, %error, "the drain cannot go on");
             self.metrics.error(Part::Drain);
         }
         if no_space && !self.desk.is_stopping() {
-            // A full disk is the host's to know; a full journal is ours to solve, hosts only wait.
-            if !full {
-                self.buffer.refuse(Some(IoError::NoSpace));
-            }
-            self.writer.journal().nudge();
-            // What was appended before the error can be made durable.
-            if self.unsynced_bytes > 0 && self.sync().is_err() {
-                return false;
-            }
-            self.buffer.bell().sleep(RETRY, || true);
-            return true;
+            return self.wait_for_space(full);
         }
+        self.give_up(error);
+        false
+    }
+
+    /// A full disk is the host's to know; a full journal is ours to solve, hosts only wait.
+    fn wait_for_space(&mut self, journal_full: bool) -> bool {
+        if !journal_full {
+            self.buffer.refuse(Some(IoError::NoSpace));
+        }
+        self.writer.journal().nudge();
+        // What was appended before the error can be made durable; when that fails, space helps no more.
+        if self.unsynced_bytes > 0
+            && let Err(error) = self.sync()
+        {
+            return self.wait_out(&error);
+        }
+        self.buffer.bell().sleep(RETRY, || true);
+        true
+    }
+
+    /// Tells hosts and who waits for a marker that nothing more becomes durable.
+    fn give_up(&mut self, error: &DrainError) {
         self.buffer.refuse(Some(IoError::Io));
         self.writer.journal().nudge();
         for (_, _, request) in self.unsynced_markers.drain(..) {
@@ -533,6 +566,5 @@ impl Drain {
                 let _ = request.reply.send(Err(CutError::Failed { reason: error.to_string() }));
             }
         }
-        false
     }
 }

@@ -43,7 +43,7 @@ impl CapturedVolume {
             if self.image.journal.poisoned().is_some() || self.desk.is_stopped() {
                 return Err(IoError::Io);
             }
-            if self.desk.problem().is_some() && !self.desk.is_journal_full() {
+            if self.desk.is_disk_full() {
                 return Err(IoError::NoSpace);
             }
             end.changed().await.map_err(|_| IoError::ShuttingDown)?;

@@ -120,11 +120,11 @@ impl Journal {
         self.durable.subscribe()
     }
 
-    /// Waits until the durable end is past the position, the time is over, or [`Self::wake`]; for threads. Does not wait
-    /// at all once the journal is [`Self::poisoned`].
+    /// Waits until the durable end is past the position, the time is over, or [`Self::wake`]; for threads. A journal that is
+    /// [`Self::poisoned`] is waited for as well: its durable end stays, and followers only wait to be stopped.
     pub fn wait_durable(&self, past: Position, timeout: Duration) {
         let mut state = self.state.lock();
-        if state.durable.position <= past && state.poisoned.is_none() {
+        if state.durable.position <= past {
             self.advanced.wait_for(&mut state, timeout);
         }
     }

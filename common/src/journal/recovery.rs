@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::segment::{FIRST_RECORD, Segment, Start, record_bytes};
-use super::tail::{Bad, Tail, begun_without_envelope, judge, read_record};
+use super::tail::{Bad, Record, Tail, begun_without_envelope, judge, read_record};
 use super::writer::follow;
 use super::{DurableEnd, Journal, JournalError, JournalOptions, Position, Writer};
 use crate::ids::GroupId;
@@ -69,14 +69,16 @@ pub fn open(
         segments.retain(|number, _| *number <= position.segment);
     }
     let oldest = segments.values().next().map_or_else(Tip::default, |first| first.start.tip());
-    let mut scan = Scan { tip: oldest, end: Position::default(), torn: None, cut_at, visit };
+    let nowhere = Position::default();
+    let mut scan = Scan { tip: oldest, end: nowhere, proven: nowhere, torn: None, cut_at, visit };
     let newest = segments.keys().next_back().copied();
     for (number, segment) in &segments {
         scan.segment(segment, newest == Some(*number))?;
     }
-    let Scan { tip, end, torn, .. } = scan;
+    let Scan { tip, end, proven, torn, .. } = scan;
     journal.state.lock().segments = segments;
     journal.find_spares()?;
+    make_durable(&journal, proven, end)?;
     let writer = go_on(&journal, tip, end, torn.is_some() || cut_at.is_some())?;
     journal.remove_void()?;
     Ok(Recovered { writer, torn, oldest })
@@ -86,6 +88,8 @@ pub fn open(
 struct Scan<'a> {
     tip: Tip,
     end: Position,
+    /// What lies before is durable: a later record says so.
+    proven: Position,
     torn: Option<TornTail>,
     cut_at: Option<Position>,
     visit: Visit<'a>,
@@ -113,7 +117,7 @@ impl Scan<'_> {
         while self.end.offset < stop {
             let begin = self.end.offset;
             match read_record(segment, self.end, whole) {
-                Ok((header, record)) => self.take(segment, &header, record.as_ref())?,
+                Ok(record) => self.take(segment, &record)?,
                 Err(Bad::Envelope(source) | Bad::Frame(source) | Bad::Sense(source)) => {
                     return Err(segment.damaged(begin, source));
                 }
@@ -130,7 +134,7 @@ impl Scan<'_> {
     fn newest_segment(&mut self, segment: &Segment) -> Result<(), JournalError> {
         while self.end.offset < segment.capacity() {
             match read_record(segment, self.end, true) {
-                Ok((header, record)) => self.take(segment, &header, record.as_ref())?,
+                Ok(record) => self.take(segment, &record)?,
                 Err(Bad::Envelope(source)) => {
                     let begun = begun_without_envelope(segment, self.end, &self.tip)?;
                     return self.cut_tail(segment, begun, source);
@@ -152,26 +156,39 @@ impl Scan<'_> {
         Ok(())
     }
 
-    fn take(
-        &mut self,
-        segment: &Segment,
-        header: &FrameHeader,
-        record: Option<&ControlRecord>,
-    ) -> Result<(), JournalError> {
-        let tip = follow(&self.tip, header, segment.group);
+    fn take(&mut self, segment: &Segment, record: &Record) -> Result<(), JournalError> {
+        let tip = follow(&self.tip, &record.header, segment.group);
         self.tip = tip.map_err(|what| segment.gap(self.end.offset, what))?;
-        (self.visit)(self.end, header, record);
-        self.end.offset += record_bytes(header.frame_bytes());
+        (self.visit)(self.end, &record.header, record.control.as_ref());
+        self.proven = self.proven.max(record.durable);
+        self.end.offset += record_bytes(record.header.frame_bytes());
         Ok(())
     }
+}
+
+/// Makes everything that was read durable, before anybody is told so and before another segment follows. It is written once
+/// more from where nothing proves it: after a sync that failed, the system keeps pages it could not write, reads them well,
+/// and never writes them, whatever later syncs answer. The same bytes at the same place cannot be torn by this.
+fn make_durable(journal: &Journal, proven: Position, end: Position) -> Result<(), JournalError> {
+    const STEP: usize = 1 << 20;
+    let newest = journal.state.lock().segments.values().next_back().cloned();
+    let Some(segment) = newest else { return Ok(()) };
+    // A segment is durable as a whole before another follows it.
+    let mut at = if proven.segment == segment.number { proven.offset } else { FIRST_RECORD };
+    let mut buffer = Vec::new();
+    while at < end.offset {
+        buffer.resize(usize::try_from(end.offset - at).unwrap_or(STEP).min(STEP), 0);
+        segment.read(&mut buffer, at)?;
+        segment.write(&buffer, at)?;
+        at += buffer.len() as u64;
+    }
+    segment.sync()
 }
 
 /// The writer behind the last good record: in the same segment when nothing is cut, else in a new one, since torn bytes
 /// behind the end must never be read as records.
 fn go_on(journal: &Arc<Journal>, tip: Tip, end: Position, cut: bool) -> Result<Writer, JournalError> {
     let newest = journal.state.lock().segments.values().next_back().cloned();
-    // What was read may be in the page cache only: make it durable before saying so, and before another segment follows.
-    newest.as_ref().map_or(Ok(()), |segment| segment.sync())?;
     let (active, at) = match newest {
         Some(segment) if !cut => (segment, end.offset),
         newest => {

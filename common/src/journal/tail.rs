@@ -34,12 +34,17 @@ impl From<JournalError> for Bad {
     }
 }
 
-/// Reads one record: its header, and a control frame's content; with `whole`, all its data is verified as well.
-pub(super) fn read_record(
-    segment: &Segment,
-    at: Position,
-    whole: bool,
-) -> Result<(FrameHeader, Option<ControlRecord>), Bad> {
+/// A record as recovery takes it.
+pub(super) struct Record {
+    pub header: FrameHeader,
+    /// A control frame's content.
+    pub control: Option<ControlRecord>,
+    /// The durable end when it was written.
+    pub durable: Position,
+}
+
+/// Reads one record; with `whole`, all its data is verified as well.
+pub(super) fn read_record(segment: &Segment, at: Position, whole: bool) -> Result<Record, Bad> {
     let room = segment.capacity().saturating_sub(at.offset);
     let need = ENVELOPE_BYTES + HEADER_BYTES;
     if room < need as u64 {
@@ -61,14 +66,15 @@ pub(super) fn read_record(
     if header.frame_bytes() != envelope.frame_bytes as usize {
         return Err(FrameError::Malformed { what: "its envelope and header disagree" }.into());
     }
+    let durable = envelope.durable;
     if !whole && header.kind != FrameKind::Control {
-        return Ok((header, None));
+        return Ok(Record { header, control: None, durable });
     }
     let mut bytes = vec![0; header.frame_bytes()];
     segment.read(&mut bytes, at.offset + ENVELOPE_BYTES as u64)?;
     let view = FrameView::verified(&bytes)?;
-    let record = (header.kind == FrameKind::Control).then(|| ControlRecord::of(&view)).transpose()?;
-    Ok((header, record))
+    let control = (header.kind == FrameKind::Control).then(|| ControlRecord::of(&view)).transpose()?;
+    Ok(Record { header, control, durable })
 }
 
 /// What the bytes are that begin with a bad record, in the newest segment.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::clock::{Clock, SystemClock};
 
 #[test]
 fn what_was_synced_is_read_back_across_segments() {
@@ -154,4 +155,24 @@ fn stored_bytes_are_read_by_place() {
     assert_eq!(buffer, frames[8].bytes[50..150]);
     writer.journal().trim(at).unwrap();
     assert!(!writer.journal().read_stored(frames[0].position, &mut buffer).unwrap(), "trimmed");
+}
+
+/// Nothing comes any more, and whoever follows the journal must not burn a processor while it waits to be stopped.
+#[test]
+fn a_poisoned_journal_is_waited_for_like_any_other() {
+    let (disk, mut writer) = fresh();
+    let frame = writes(writer.tip(), 1, 100);
+    append(&mut writer, frame);
+    disk.fail_next_sync(std::io::ErrorKind::Other);
+    writer.sync().unwrap_err();
+    let journal = Arc::clone(writer.journal());
+    let end = journal.durable_end().position;
+    let clock = SystemClock::new();
+    journal.wait_durable(end, Duration::from_millis(30));
+    assert!(clock.monotonic() >= Duration::from_millis(30), "waited {:?} only", clock.monotonic());
+    let waiter = std::thread::spawn(move || journal.wait_durable(end, Duration::from_secs(600)));
+    while !waiter.is_finished() {
+        writer.journal().wake();
+    }
+    waiter.join().unwrap();
 }

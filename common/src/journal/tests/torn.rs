@@ -184,3 +184,23 @@ fn the_journals_folder_is_durable_before_its_frames() {
     let frames = fill(&mut writer, 1);
     assert!((0..50).all(|seed| reopened(&disk.fork().crash(seed)) == frames));
 }
+
+/// The system says no to a sync once and forgets it: pages it could not write read well and are never written again. The
+/// next process finds whole frames there, and a sync that succeeds says nothing of them.
+#[test]
+fn what_a_failed_sync_left_in_doubt_is_durable_once_it_is_recovered() {
+    let (disk, mut writer) = fresh();
+    fill(&mut writer, 1);
+    let frame = writes(writer.tip(), 1, QUARTER);
+    append(&mut writer, frame);
+    disk.fail_next_sync(std::io::ErrorKind::Other);
+    writer.sync().unwrap_err();
+    drop(writer);
+    let mut writer = open(&disk).writer;
+    let found = held(writer.journal());
+    assert_eq!(found.len(), 2, "it is in the page cache");
+    let all = [found.clone(), fill(&mut writer, 1)].concat();
+    for seed in 0..100 {
+        assert_eq!(reopened(&disk.fork().crash(seed)), all, "seed {seed}: it was told to be durable");
+    }
+}

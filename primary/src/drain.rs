@@ -61,6 +61,9 @@ pub struct RecordRequest {
     pub reply: oneshot::Sender<Result<(), String>>,
 }
 
+/// Bytes of an interval that are never too many.
+const INTERVAL_BYTES_MIN: u64 = 4 << 20;
+
 /// What others ask of the drain, and what it shows them.
 #[derive(Debug, Default)]
 pub struct DrainDesk {
@@ -68,6 +71,7 @@ pub struct DrainDesk {
     cuts: Mutex<Vec<CutRequest>>,
     records: Mutex<Vec<RecordRequest>>,
     interval_ms: AtomicU64,
+    interval_bytes: AtomicU64,
     stop: AtomicBool,
     stopped: AtomicBool,
     /// Set while the drain cannot go on: what happened and what to do.
@@ -86,7 +90,7 @@ impl DrainDesk {
     /// A desk for a group that cuts at this interval.
     #[must_use]
     pub fn new(interval: Duration) -> Self {
-        let desk = Self::default();
+        let desk = Self { interval_bytes: u64::MAX.into(), ..Self::default() };
         desk.set_interval(interval);
         desk
     }
@@ -100,6 +104,12 @@ impl DrainDesk {
     #[must_use]
     pub fn interval(&self) -> Duration {
         Duration::from_millis(self.interval_ms.load(Ordering::Acquire))
+    }
+
+    /// A journal that must hold whole intervals, and may hold so many bytes: an interval ends early when it has an eighth of
+    /// them. The smallest counts.
+    pub fn fit_interval(&self, capacity_bytes: u64) {
+        self.interval_bytes.fetch_min((capacity_bytes / 8).max(INTERVAL_BYTES_MIN), Ordering::AcqRel);
     }
 
     /// Somebody waits until this is durable.
@@ -198,6 +208,8 @@ pub struct Drain {
     unsynced_bytes: usize,
     last_boundary: Seq,
     next_cut: Duration,
+    /// Bytes of frames appended since the last cut.
+    since_cut_bytes: u64,
     waiting_since: Option<Duration>,
 }
 
@@ -233,6 +245,7 @@ impl Drain {
         metrics: GroupMetrics,
     ) -> Self {
         let next_cut = clock.monotonic() + desk.interval();
+        desk.fit_interval(writer.journal().capacity_bytes());
         let last_boundary = Seq(desk.markers.newest().map_or(0, |marker| marker.boundary_seq));
         Self {
             position: buffer.tail(),
@@ -250,6 +263,7 @@ impl Drain {
             unsynced_bytes: 0,
             last_boundary,
             next_cut,
+            since_cut_bytes: 0,
             waiting_since: None,
         }
     }
@@ -338,7 +352,8 @@ impl Drain {
             self.cut(Some(request));
         }
         let now = self.clock.monotonic();
-        if now >= self.next_cut {
+        let has_enough = self.since_cut_bytes >= self.desk.interval_bytes.load(Ordering::Acquire);
+        if now >= self.next_cut || has_enough {
             self.next_cut = now + self.desk.interval();
             let cut_up_to = self.pending.back().map_or(self.last_boundary, |cut| cut.boundary.seq);
             // An idle group needs no new marker: the newest one still says it all.
@@ -350,6 +365,7 @@ impl Drain {
 
     fn cut(&mut self, request: Option<CutRequest>) {
         let boundary = self.buffer.freeze();
+        self.since_cut_bytes = 0;
         self.desk.freezes.add(boundary.frozen);
         if boundary.frozen > self.settings.freeze_limit {
             self.desk.freezes.abandon();
@@ -414,6 +430,7 @@ impl Drain {
         self.buffer.moved_to_journal(&placed, last_seq);
         self.position = next;
         self.unsynced_bytes += frame.len();
+        self.since_cut_bytes += frame.len() as u64;
         self.count(&entries, kept_bytes, frame.len());
         Ok(true)
     }

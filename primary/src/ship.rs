@@ -28,7 +28,6 @@ use tidemark_common::wire::message::{Hello, Message, Position as Remote, Refusal
 use tokio::sync::{mpsc, watch};
 use tokio::task::block_in_place;
 
-use crate::cut::CutRequest;
 use crate::differences::{Differences, DifferencesError};
 use crate::drain::DrainDesk;
 use crate::feeder::{FeedError, Feeder, Shipment};
@@ -440,6 +439,7 @@ impl Pair {
             view.connect(welcome.position, plan.reader.position(), self.clock.monotonic());
             view.copying = plan.copy.as_ref().map(|copy| (copy.number, copy.bitmap.clone()));
         }
+        self.desk.fit_interval(welcome.journal_capacity_bytes);
         self.line.connected();
         self.line.shipped_seq(Seq(welcome.position.durable_seq));
         self.show(&welcome.position);
@@ -539,9 +539,7 @@ impl Pair {
     async fn listen(&self, mut answers: ControlReceiver) -> Result<(), ShipError> {
         loop {
             match answers.recv().await?.ok_or(ShipError::Ended)? {
-                Message::Ack { position, good_as_of_ms, journal_free_bytes, .. } => {
-                    self.acknowledged(&position, good_as_of_ms, journal_free_bytes)?;
-                }
+                Message::Ack { position, good_as_of_ms, .. } => self.acknowledged(&position, good_as_of_ms)?,
                 Message::Goodbye { message } => return Err(ShipError::Reach(message)),
                 Message::Refused(refused) => return Err(HandshakeError::Refused(refused).into()),
                 _ => return Err(ShipError::Ended),
@@ -549,31 +547,14 @@ impl Pair {
         }
     }
 
-    fn acknowledged(&self, position: &Remote, good_as_of_ms: i64, journal_free_bytes: u64) -> Result<(), ShipError> {
+    fn acknowledged(&self, position: &Remote, good_as_of_ms: i64) -> Result<(), ShipError> {
         self.show(position);
         self.view.lock().acknowledge(*position, good_as_of_ms, self.clock.monotonic());
         if position.copy == 0 && self.differences.copy().is_some() {
             block_in_place(|| self.finish_copy(MarkerNumber(position.permitted_marker)))?;
         }
-        self.cut_early(position, journal_free_bytes);
         self.judge();
         Ok(())
-    }
-
-    /// The other side's journal must hold a whole interval: a marker in time lets it apply and give back.
-    fn cut_early(&self, position: &Remote, journal_free_bytes: u64) {
-        let most = {
-            let mut view = self.view.lock();
-            view.free_most = view.free_most.max(journal_free_bytes);
-            view.free_most
-        };
-        let Some(newest) = self.desk.markers.newest() else { return };
-        let marker_is_there = newest.number <= position.received_marker && newest.boundary_seq < position.durable_seq;
-        if journal_free_bytes < most / 2 && marker_is_there {
-            // Nobody waits for it.
-            let (reply, _) = tokio::sync::oneshot::channel();
-            self.desk.ask_cut(CutRequest { tag: None, reply }, &self.image.buffer);
-        }
     }
 
     /// The journal is full: the pair's frames up to the given place go into its bitmap, durably, and are no longer needed

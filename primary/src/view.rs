@@ -37,8 +37,6 @@ pub(crate) struct View {
     pub(crate) copying: Option<(u64, Bitmap)>,
     pub(crate) round_trip: Option<Duration>,
     pub(crate) rate: Rate,
-    /// The most its journal could take, bytes, as heard on this connection.
-    pub(crate) free_most: u64,
 }
 
 impl View {
@@ -57,7 +55,6 @@ impl View {
             copying: None,
             round_trip: None,
             rate: Rate::default(),
-            free_most: 0,
         }
     }
 
@@ -70,7 +67,6 @@ impl View {
         self.sent_up_to = at;
         self.sent.clear();
         self.rate = Rate::default();
-        self.free_most = 0;
     }
 
     /// The journal up to here is given up.

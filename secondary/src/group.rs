@@ -299,6 +299,7 @@ impl Secondary {
             position,
             chain: writer.tip().chain.0,
             journal_free_bytes: self.journal.free_bytes(),
+            journal_capacity_bytes: self.journal.capacity_bytes(),
         }
     }
 

@@ -150,8 +150,8 @@ fn a_copy_restored_from_a_backup_is_never_taken_for_what_it_was() {
 
 #[test]
 fn an_interval_larger_than_the_copys_journal_is_cut_in_time() {
-    let pair = Pair::paired(&Setup::one_volume("v", 64 * MIB, 86).journals("1GiB", "64MiB").interval("1h"));
-    for round in 0..3 {
+    let pair = Pair::paired(&Setup::one_volume("v", 64 * MIB, 86).journals("1GiB", "160MiB").interval("1h"));
+    for round in 0..6 {
         write_noise(&pair.east, "v", 0, 64 * MIB, 30 + round);
     }
     assert_same(&pair);

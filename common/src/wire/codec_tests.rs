@@ -51,11 +51,20 @@ prop_compose! {
 prop_compose! {
     fn welcome()(
         (version, has_history, generation) in any::<(u32, bool, u64)>(),
-        (chain, journal_free_bytes) in any::<([u8; 16], u64)>(),
+        (chain, journal_free_bytes, journal_capacity_bytes) in any::<([u8; 16], u64, u64)>(),
         appliance in ".{0,30}",
         position in position(),
     ) -> Message {
-        Message::Welcome(Welcome { version, appliance, has_history, generation, position, chain, journal_free_bytes })
+        Message::Welcome(Welcome {
+            version,
+            appliance,
+            has_history,
+            generation,
+            position,
+            chain,
+            journal_free_bytes,
+            journal_capacity_bytes,
+        })
     }
 }
 
@@ -220,6 +229,7 @@ fn golden() -> Vec<(Kind, Message, &'static str)> {
                 position,
                 chain: *b"fedcba9876543210",
                 journal_free_bytes: 1 << 40,
+                journal_capacity_bytes: 1 << 41,
             }),
             include_str!("../../tests/fixtures/wire/welcome.hex"),
         ),

@@ -170,6 +170,7 @@ mod tests {
             position: crate::wire::message::Position::default(),
             chain: [0; 16],
             journal_free_bytes: 0,
+            journal_capacity_bytes: 0,
         })
     }
 

@@ -90,6 +90,8 @@ pub struct Welcome {
     pub chain: [u8; 16],
     /// Bytes its journal can still take.
     pub journal_free_bytes: u64,
+    /// Bytes its journal may hold.
+    pub journal_capacity_bytes: u64,
 }
 
 /// Why a secondary does not come in.

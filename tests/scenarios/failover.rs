@@ -147,7 +147,7 @@ fn failover_needs_a_group_that_is_secondary_here() {
 fn a_copy_that_was_never_complete_is_not_taken_over() {
     let pair = Pair::unpaired(&Setup::seeded(56));
     pair.prefill();
-    pair.relay.set(tidemark_tests::impairment::Weather { bytes_per_second: Some(500_000), ..Default::default() });
+    pair.relay.set(tidemark_tests::impairment::Weather { bytes_per_second: Some(2_000_000), ..Default::default() });
     pair.create();
     pair.west.wait_pair(GROUP, "the copy to have begun", Duration::from_secs(20), |pair| {
         pair.copy.is_some_and(|copy| copy.done_bytes > 0)

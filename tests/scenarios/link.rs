@@ -96,6 +96,7 @@ fn a_secondary_that_hangs_is_noticed_and_caught_up() {
 #[test]
 fn a_suspended_pair_sends_nothing_until_it_is_resumed() {
     let pair = Pair::prefilled(&Setup::seeded(75));
+    pair.settle();
     pair.east.ok(&["pair", "suspend", GROUP, "--to", "west"]);
     pair.east.wait_pair(GROUP, "the suspension", LIMIT, |pair| pair.state == PairState::Suspended);
     let before = pair.backing(&pair.west);

@@ -289,7 +289,7 @@ impl Primary {
     async fn join(&self, volume: VolumeFile, member: GroupVolume) -> Result<(), String> {
         let index = volume.index;
         let recorded = self.keeper.update(|record| {
-            record.next_volume_index = member.index + 1;
+            record.next_volume_index = member.index.saturating_add(1);
             record.volumes.push(member.clone());
         });
         recorded.map_err(|error| error.to_string())?;
@@ -303,23 +303,30 @@ impl Primary {
         result
     }
 
-    /// A volume has grown: pairs learn of it before any write behind its old end.
+    /// Makes room for a larger volume and tells the pairs, who learn of it before any write behind its old end. The volume
+    /// keeps its size until [`Self::grow_volume`].
     ///
     /// # Errors
     /// What happened.
-    pub async fn grow_volume(&self, name: &str, size: u64) -> Result<(), String> {
-        let volume = self.image.volumes.by_name(name).ok_or_else(|| format!("the group has no volume '{name}'"))?;
-        let old = volume.size();
+    pub async fn announce_size(&self, name: &str, size: u64) -> Result<(), String> {
+        let volume = self.member(name)?;
+        let size = size.max(volume.size());
         volume.file.grow(size).map_err(|error| format!("grow volume '{name}': {error}"))?;
-        // The record first: no host can write there before the volume itself has grown.
-        let specs = self.image.volumes.specs().into_iter().map(|mut spec| {
-            if spec.name == name {
-                spec.size = size.max(old);
-            }
-            spec
-        });
-        self.record(ControlRecord::Volumes { volumes: specs.collect() }).await?;
-        volume.grow(size).map_err(|error| format!("grow volume '{name}': {error}"))
+        let mut volumes = self.image.volumes.specs();
+        volumes.iter_mut().filter(|spec| spec.name == name).for_each(|spec| spec.size = size);
+        self.record(ControlRecord::Volumes { volumes }).await
+    }
+
+    /// A volume whose new size is announced and recorded: hosts may write behind its old end.
+    ///
+    /// # Errors
+    /// What happened.
+    pub fn grow_volume(&self, name: &str, size: u64) -> Result<(), String> {
+        self.member(name)?.grow(size).map_err(|error| format!("grow volume '{name}': {error}"))
+    }
+
+    fn member(&self, name: &str) -> Result<Arc<VolumeFile>, String> {
+        self.image.volumes.by_name(name).ok_or_else(|| format!("the group has no volume '{name}'"))
     }
 
     /// Takes a volume out of the running group, once all that was written to it is in its file. No host may be writing it.
@@ -327,7 +334,7 @@ impl Primary {
     /// # Errors
     /// What happened; the volume is a member as before.
     pub async fn remove_volume(&self, name: &str) -> Result<(), String> {
-        let volume = self.image.volumes.by_name(name).ok_or_else(|| format!("the group has no volume '{name}'"))?;
+        let volume = self.member(name)?;
         self.applied_up_to(self.image.buffer.captured()).await?;
         volume.sync().map_err(|error| format!("sync volume '{name}': {error}"))?;
         let members = self.keeper.get().volumes;
@@ -603,6 +610,19 @@ mod tests {
         primary.remove_volume("a").await.unwrap_err();
         assert_eq!(members(&primary), ["a", "b"]);
         assert!(primary.export("a").is_some(), "what is written to it is still written back");
+        primary.stop();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_announced_size_is_not_the_hosts_before_the_volume_grows() {
+        let directory = tempfile::tempdir().unwrap();
+        let primary = start(directory.path());
+        let export = primary.export("a").unwrap();
+        primary.announce_size("a", 2 * SIZE).await.unwrap();
+        assert_eq!(export.bounds().size, SIZE);
+        primary.grow_volume("a", 2 * SIZE).unwrap();
+        assert_eq!(export.bounds().size, 2 * SIZE);
+        export.write(SIZE, &[1; 4096], true).await.unwrap();
         primary.stop();
     }
 

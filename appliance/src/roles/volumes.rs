@@ -247,15 +247,19 @@ impl Appliance {
         if size < volume.file.size() {
             return Err(refused(format!("volume '{name}' has {} bytes: volumes only grow", volume.file.size())));
         }
-        if let Some(group) = self.group_of(name) {
-            let primary = self.primary(&group)?;
-            primary.grow_volume(name, size).await.map_err(failed)?;
+        let primary = self.group_of(name).map(|group| self.primary(&group)).transpose()?;
+        match &primary {
+            Some(primary) => primary.announce_size(name, size).await.map_err(failed)?,
+            None => volume.file.file.grow(size).map_err(|error| failed(format!("grow volume '{name}': {error}")))?,
         }
-        volume.file.grow(size).map_err(|error| failed(format!("grow volume '{name}': {error}")))?;
-        let record = self.catalog.volume(name).map_err(failed)?;
-        if let Some(record) = record {
+        // The catalogue before the hosts: what is written behind the old end is found again after a kill.
+        if let Some(record) = self.catalog.volume(name).map_err(failed)? {
             self.catalog.put_volume(&VolumeRecord { size, ..record }).map_err(failed)?;
         }
+        if let Some(primary) = &primary {
+            primary.grow_volume(name, size).map_err(failed)?;
+        }
+        volume.file.grow(size).map_err(|error| failed(format!("grow volume '{name}': {error}")))?;
         self.volume_status(name)
     }
 

@@ -4,5 +4,6 @@ mod copies;
 mod damage;
 mod full_disk;
 mod input;
+mod peers;
 mod startup;
 mod strangers;

@@ -157,7 +157,7 @@ impl Appliance {
             generation_start_seq: hello.generation_start_seq,
             interval_ms: hello.interval_ms,
             on_full: OnFullRecord::Fold,
-            next_volume_index: hello.volumes.iter().map(|volume| volume.index + 1).max().unwrap_or(1),
+            next_volume_index: hello.volumes.iter().map(|volume| volume.index.saturating_add(1)).max().unwrap_or(1),
             volumes: Vec::new(),
             pairs: vec![self.pair_with(&primary)],
             primary: Some(primary),
@@ -271,6 +271,8 @@ impl CopyVolumes for Appliance {
         }
         let members: Vec<GroupVolume> =
             specs.iter().map(|spec| GroupVolume { index: spec.index, name: spec.name.clone() }).collect();
+        // They come in frames too, which nobody has looked at.
+        check_volumes(specs)?;
         let next = specs.iter().map(|spec| spec.index.saturating_add(1)).max().unwrap_or(1);
         // Those that leave stop being copies before they stop being members: a kill in between leaves members.
         let stays = |name: &String| specs.iter().any(|spec| spec.name == *name);

@@ -7,6 +7,7 @@ use parking_lot::RwLock;
 use tidemark_common::api::types::{ErrorBody, GroupCreate, GroupStatus, PairStatus};
 use tidemark_common::catalog::{CopyRecord, GroupRecord, GroupVolume, PairRecord, PairStateRecord, RoleRecord};
 use tidemark_common::ids::{Generation, GroupId, VolumeIndex, check_name};
+use tidemark_common::limits::INTERVAL_MS;
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::volumes::{VolumeFile, Volumes};
 use tidemark_primary::drain::DrainSettings;
@@ -19,8 +20,6 @@ use super::appliance::{Appliance, Engine, Group, failed, invalid, refused};
 
 /// A write waits this long at most in the buffer for company.
 const DRAIN_DELAY: Duration = Duration::from_millis(10);
-/// Intervals between cuts that make sense.
-const INTERVAL_MS: std::ops::RangeInclusive<u64> = 10..=86_400_000;
 
 impl Appliance {
     /// Starts the groups of the catalogue. One that cannot start says why and does not hold up the others.

@@ -448,13 +448,18 @@ impl Primary {
         }
     }
 
+    /// Hosts' writes are answered with an error from here on, also those that wait for room. Waits for nothing.
+    pub fn refuse_hosts(&self) {
+        self.image.buffer.refuse(Some(IoError::ShuttingDown));
+    }
+
     /// Stops pairs, drains the buffer, applies the journal, and waits for all of it. Blocks.
     pub fn stop(&self) {
         for pair in self.pairs() {
             pair.stop();
         }
         // Who waits for room is told, and nothing new is answered; what was answered is drained.
-        self.image.buffer.refuse(Some(IoError::ShuttingDown));
+        self.refuse_hosts();
         self.desk.stop(&self.image.buffer);
         let mut threads = std::mem::take(&mut *self.threads.lock()).into_iter();
         if let Some(drain) = threads.next() {

@@ -5,5 +5,6 @@ mod damage;
 mod full_disk;
 mod input;
 mod peers;
+mod roles;
 mod startup;
 mod strangers;

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use tidemark_common::api::control::{Control, Reply};
 use tidemark_common::api::types::{
-    Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, MarkerInfo, PairStatus, PairTarget,
-    PeerAdd, PeerStatus, Status, VolumeCreate, VolumeStatus, Wait, WaitFor,
+    Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, MarkerInfo, PairState, PairStatus,
+    PairTarget, PeerAdd, PeerStatus, Status, VolumeCreate, VolumeStatus, Wait, WaitFor,
 };
 use tidemark_common::catalog::PeerRecord;
 use tidemark_common::ids::{ApplianceId, check_name};
+use tidemark_primary::ship::Pair;
 
 use super::appliance::{Appliance, Engine, failed, invalid, not_found, refused};
 
@@ -109,6 +110,20 @@ impl Appliance {
     }
 }
 
+/// A pair that ended with a change of roles does not go on by itself, and so cannot be held up either.
+fn refuse_at_rest(group: &str, pair: &Pair) -> Result<(), ErrorBody> {
+    let (state, peer) = (pair.status().state, pair.peer());
+    let state = match state {
+        PairState::FailedOver => "failed-over",
+        PairState::Fenced => "fenced",
+        _ => return Ok(()),
+    };
+    Err(refused(format!(
+        "the pair of group '{group}' with '{peer}' is {state}: nothing is shipped over it. `tidemark pair delete {group} --to {peer}` \
+         ends it, and `tidemark pair create {group} --to {peer}` copies everything anew"
+    )))
+}
+
 impl Control for Appliance {
     fn status(&self) -> Status {
         self.status_now()
@@ -149,6 +164,7 @@ impl Control for Appliance {
     fn pair_suspend(&self, group: String, request: PairTarget) -> Reply<'_, PairStatus> {
         Box::pin(async move {
             let pair = self.pair_of(&group, &request.to)?;
+            refuse_at_rest(&group, &pair)?;
             pair.suspend().map_err(failed)?;
             Ok(pair.status())
         })
@@ -157,6 +173,7 @@ impl Control for Appliance {
     fn pair_resume(&self, group: String, request: PairTarget) -> Reply<'_, PairStatus> {
         Box::pin(async move {
             let pair = self.pair_of(&group, &request.to)?;
+            refuse_at_rest(&group, &pair)?;
             pair.resume().map_err(failed)?;
             Ok(pair.status())
         })

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
 use tidemark_common::api::types::{ErrorBody, GroupCreate, GroupStatus, PairStatus};
 use tidemark_common::catalog::{CopyRecord, GroupRecord, GroupVolume, PairRecord, PairStateRecord, RoleRecord};
 use tidemark_common::ids::{Generation, GroupId, VolumeIndex, check_name};
-use tidemark_common::limits::INTERVAL_MS;
 use tidemark_common::keeper::GroupKeeper;
+use tidemark_common::limits::INTERVAL_MS;
 use tidemark_common::volumes::{VolumeFile, Volumes};
 use tidemark_primary::drain::DrainSettings;
 use tidemark_primary::group::{Primary, PrimaryOptions, PrimaryParts, on_full_record};
@@ -31,9 +30,7 @@ impl Appliance {
             if let Engine::Failed(reason) = &engine {
                 tracing::error!(group = %name, %reason, "the group does not run");
             }
-            self.groups
-                .write()
-                .insert(name.clone(), Arc::new(Group { keeper: Arc::clone(&keeper), engine: RwLock::new(engine) }));
+            self.groups.write().insert(name.clone(), Arc::new(Group::new(Arc::clone(&keeper), engine)));
             for volume in keeper.get().volumes {
                 self.settle_door(&volume.name).await;
             }
@@ -190,8 +187,7 @@ impl Appliance {
                 volume.door.lead_to_now(export);
             }
         }
-        let group = Group { keeper, engine: RwLock::new(Engine::Primary(started)) };
-        self.groups.write().insert(name, Arc::new(group));
+        self.groups.write().insert(name, Arc::new(Group::new(keeper, Engine::Primary(started))));
         drop(held);
         Ok(())
     }
@@ -222,8 +218,9 @@ impl Appliance {
         volume.file.sync().map_err(|error| failed(format!("sync volume '{name}': {error}")))?;
         let member = GroupVolume { index: primary.keeper().get().next_volume_index, name: name.into() };
         primary.add_volume(Self::member_file(&member, &volume)).await.map_err(failed)?;
-        if let Some(export) = primary.export(name) {
-            volume.door.lead_to_now(export);
+        match self.served(name) {
+            Ok(export) => volume.door.lead_to_now(export),
+            Err(reason) => volume.close(reason),
         }
         drop(held);
         self.group_status(group)
@@ -241,6 +238,8 @@ impl Appliance {
         }
         let volume = self.volume(name)?;
         let held = volume.door.hold().await;
+        // Hosts may have been waited for, and the group may be fenced by now.
+        self.primary(group)?;
         primary.remove_volume(name).await.map_err(failed)?;
         if let Ok(export) = self.served(name) {
             volume.door.lead_to_now(export);

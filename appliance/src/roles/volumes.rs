@@ -279,7 +279,7 @@ impl Appliance {
         let Ok(volume) = self.volume(name) else { return };
         match self.served(name) {
             Ok(export) => volume.door.lead_to(export).await,
-            Err(reason) => volume.door.lead_to_now(Arc::new(Closed { size: volume.file.size(), reason })),
+            Err(reason) => volume.close(reason),
         }
     }
 
@@ -296,9 +296,18 @@ impl Appliance {
         let Some(group) = self.group_of(name) else {
             return Ok(Arc::new(DirectVolume::new(Arc::clone(&volume.file))));
         };
-        let engine = self.group(&group).map_err(|error| error.message)?.engine.read().clone();
+        let entry = self.group(&group).map_err(|error| error.message)?;
+        let engine = entry.engine.read().clone();
+        let fenced = |by| {
+            format!(
+                "group '{group}' is fenced here: generation {by} runs on another appliance. Open volume '{name}' there"
+            )
+        };
         match engine {
             Engine::Primary(primary) => {
+                if let Some(by) = entry.met() {
+                    return Err(fenced(by));
+                }
                 primary.export(name).ok_or_else(|| format!("volume '{name}' is being taken into group '{group}'"))
             }
             Engine::Secondary(secondary) => {
@@ -309,9 +318,7 @@ impl Appliance {
                     primary.unwrap_or_else(|| "unknown".into())
                 ))
             }
-            Engine::Fenced { by } => Err(format!(
-                "group '{group}' is fenced here: generation {by} runs on another appliance. Open volume '{name}' there"
-            )),
+            Engine::Fenced { by } => Err(fenced(by)),
             Engine::Failed(reason) => Err(format!("group '{group}' of volume '{name}' does not run: {reason}")),
         }
     }

@@ -30,6 +30,12 @@ pub const NBD_SPARE_BYTES_MAX: usize = 16 << 20;
 pub const SECTOR_BYTES: u64 = 512;
 /// Largest volume, bytes (64 TiB).
 pub const VOLUME_BYTES_MAX: u64 = 64 << 40;
+/// Milliseconds between two cuts of a group that make sense.
+pub const INTERVAL_MS: std::ops::RangeInclusive<u64> = 10..=86_400_000;
+/// Largest generation of a group that is believed: one is added per change of roles.
+pub const GENERATION_MAX: u64 = 1 << 48;
+/// Largest index of a volume that is believed: one is given out per volume that joins a group.
+pub const VOLUME_INDEX_MAX: u32 = 1 << 30;
 /// Volumes of one appliance.
 pub const VOLUMES_MAX: usize = 4096;
 /// Raw bytes in one frame at most.

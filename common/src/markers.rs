@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use parking_lot::Mutex;
 
 use crate::api::types::MarkerInfo;
+use crate::catalog::KeptMarkerRecord;
 use crate::journal::Position;
 use crate::record::MarkerRecord;
 
@@ -40,10 +41,43 @@ impl Markers {
         self.held.lock().iter().rev().find(|(_, marker)| marker.number == number).map(|(_, marker)| marker.clone())
     }
 
+    /// Those newer than a number, oldest first.
+    #[must_use]
+    pub fn after(&self, number: u64) -> Vec<MarkerRecord> {
+        let held = self.held.lock();
+        let newer = held.iter().rev().take_while(|(_, marker)| marker.number > number);
+        let mut newer: Vec<_> = newer.map(|(_, marker)| marker.clone()).collect();
+        newer.reverse();
+        newer
+    }
+
     /// All, newest first.
     #[must_use]
     pub fn all(&self) -> Vec<MarkerInfo> {
         self.held.lock().iter().rev().map(|(_, marker)| info(marker)).collect()
+    }
+}
+
+/// A marker as the catalogue keeps it.
+#[must_use]
+pub fn kept(marker: &MarkerRecord) -> KeptMarkerRecord {
+    KeptMarkerRecord {
+        number: marker.number,
+        boundary_seq: marker.boundary_seq,
+        time_ns: marker.time_ns,
+        tag: marker.tag.clone(),
+    }
+}
+
+/// A marker whose record the journal no longer holds.
+#[must_use]
+pub fn marker_of(kept: &KeptMarkerRecord) -> MarkerRecord {
+    MarkerRecord {
+        number: kept.number,
+        boundary_seq: kept.boundary_seq,
+        time_ns: kept.time_ns,
+        freeze_ns: 0,
+        tag: kept.tag.clone(),
     }
 }
 

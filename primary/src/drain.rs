@@ -210,6 +210,8 @@ pub struct Drain {
     next_cut: Duration,
     /// Bytes of frames appended since the last cut.
     since_cut_bytes: u64,
+    /// The group's volumes have changed since the last cut.
+    volumes_changed: bool,
     waiting_since: Option<Duration>,
 }
 
@@ -264,6 +266,7 @@ impl Drain {
             last_boundary,
             next_cut,
             since_cut_bytes: 0,
+            volumes_changed: false,
             waiting_since: None,
         }
     }
@@ -331,7 +334,7 @@ impl Drain {
         let now = self.clock.monotonic();
         let idle = self.writer.tip().seq >= self.buffer.captured();
         let until = match self.waiting_since {
-            _ if idle && self.last_boundary >= self.buffer.captured() => now + SLEEP_MAX,
+            _ if idle && self.last_boundary >= self.buffer.captured() && !self.volumes_changed => now + SLEEP_MAX,
             Some(since) => (since + self.settings.delay).min(self.next_cut),
             None => self.next_cut,
         };
@@ -357,7 +360,7 @@ impl Drain {
             self.next_cut = now + self.desk.interval();
             let cut_up_to = self.pending.back().map_or(self.last_boundary, |cut| cut.boundary.seq);
             // An idle group needs no new marker: the newest one still says it all.
-            if self.buffer.captured() > cut_up_to {
+            if self.buffer.captured() > cut_up_to || self.volumes_changed {
                 self.cut(None);
             }
         }
@@ -366,6 +369,7 @@ impl Drain {
     fn cut(&mut self, request: Option<CutRequest>) {
         let boundary = self.buffer.freeze();
         self.since_cut_bytes = 0;
+        self.volumes_changed = false;
         self.desk.freezes.add(boundary.frozen);
         if boundary.frozen > self.settings.freeze_limit {
             self.desk.freezes.abandon();
@@ -402,6 +406,7 @@ impl Drain {
         let frame = record.frame(&self.place(self.writer.tip().seq))?;
         self.writer.append(&frame)?;
         self.unsynced_bytes += frame.len();
+        self.volumes_changed |= matches!(record, ControlRecord::Volumes { .. });
         Ok(())
     }
 

@@ -10,16 +10,16 @@ use parking_lot::{Mutex, RwLock};
 use tidemark_common::api::types::{
     BufferStatus, GroupStatus, JournalStatus, MarkerInfo, MarkerStatus, OnFull, Positions, Role,
 };
-use tidemark_common::catalog::{CatalogError, GroupRecord, GroupVolume, KeptMarkerRecord, OnFullRecord, PairRecord};
+use tidemark_common::catalog::{CatalogError, GroupRecord, GroupVolume, OnFullRecord, PairRecord};
 use tidemark_common::clock::Clock;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::{Seq, VolumeIndex};
 use tidemark_common::journal::{self, JournalOptions, Position};
 use tidemark_common::keeper::GroupKeeper;
-use tidemark_common::markers::info;
+use tidemark_common::markers::{info, marker_of};
 use tidemark_common::metrics::GroupMetrics;
 use tidemark_common::nbd::{Export, IoError};
-use tidemark_common::record::{ControlRecord, FrameHeader, MarkerRecord, Place};
+use tidemark_common::record::{ControlRecord, FrameHeader, Place};
 use tidemark_common::storage::Disk;
 use tidemark_common::updater::Updater;
 use tidemark_common::volumes::{VolumeFile, Volumes};
@@ -90,6 +90,16 @@ impl std::fmt::Debug for Primary {
     }
 }
 
+/// Pairs that send nothing while this lives.
+#[derive(Debug, Default)]
+pub struct HeldPairs(Vec<Arc<Pair>>);
+
+impl Drop for HeldPairs {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|pair| pair.release());
+    }
+}
+
 /// The pairs, as readers of the journal.
 #[derive(Debug, Default)]
 struct PairSet {
@@ -137,7 +147,7 @@ impl Primary {
             && let Some(kept) = parts.keeper.catalog().markers(group, 1)?.pop()
         {
             // The journal no longer holds it; its number and time still count.
-            desk.markers.add(Position::default(), kept_marker(&kept));
+            desk.markers.add(Position::default(), marker_of(&kept));
         }
         let mut writer = opened.writer;
         if let Some(torn) = opened.torn {
@@ -206,6 +216,7 @@ impl Primary {
             clock: Arc::clone(&self.parts.clock),
             metrics: self.parts.metrics.clone(),
             recorded: applied.position,
+            recorded_marker: 0,
         };
         let drain = std::thread::Builder::new().name(format!("drain {name}")).spawn(move || drain.run())?;
         self.threads.lock().push(drain);
@@ -272,24 +283,16 @@ impl Primary {
     /// What happened.
     pub async fn add_volume(&self, volume: VolumeFile) -> Result<(), String> {
         let extent = Extent { volume: volume.index, offset: 0, length: volume.size() };
-        let pairs = self.pairs.pairs.read().clone();
-        let mut result = Ok(());
-        for pair in &pairs {
-            result = result.and(pair.hold_for(extent).await);
-        }
         // Marked in the bitmaps first: a volume that belongs to the group is copied, whatever happens in between.
-        if result.is_ok() {
-            let member = GroupVolume { index: volume.index.0, name: volume.name.clone() };
-            result = self.join(volume, member).await;
-        }
-        pairs.iter().for_each(|pair| pair.release());
-        result
+        let _held = self.hold_pairs(extent).await?;
+        let member = GroupVolume { index: volume.index.0, name: volume.name.clone() };
+        self.join(volume, member).await
     }
 
     async fn join(&self, volume: VolumeFile, member: GroupVolume) -> Result<(), String> {
         let index = volume.index;
         let recorded = self.keeper.update(|record| {
-            record.next_volume_index = member.index + 1;
+            record.next_volume_index = member.index.saturating_add(1);
             record.volumes.push(member.clone());
         });
         recorded.map_err(|error| error.to_string())?;
@@ -303,45 +306,50 @@ impl Primary {
         result
     }
 
-    /// A volume has grown: pairs learn of it before any write behind its old end.
+    /// Makes room for a larger volume and tells the pairs, who learn of it before any write behind its old end. The volume
+    /// keeps its size until [`Self::grow_volume`].
     ///
     /// # Errors
     /// What happened.
-    pub async fn grow_volume(&self, name: &str, size: u64) -> Result<(), String> {
-        let volume = self.image.volumes.by_name(name).ok_or_else(|| format!("the group has no volume '{name}'"))?;
+    pub async fn announce_size(&self, name: &str, size: u64) -> Result<HeldPairs, String> {
+        let volume = self.member(name)?;
         let old = volume.size();
-        if size <= old {
-            return Ok(());
-        }
+        let size = size.max(old);
         let text = |error: std::io::Error| format!("grow volume '{name}': {error}");
         // A device, or a file larger than the volume, has something there already, which no pair has.
         let held = volume.file.size().map_err(text)?.min(size);
         volume.file.grow(size).map_err(text)?;
-        let pairs = self.pairs.pairs.read().clone();
-        let mut result = Ok(());
+        let mut pairs = HeldPairs::default();
         if held > old {
-            let uncovered = Extent { volume: volume.index, offset: old, length: held - old };
-            for pair in &pairs {
-                result = result.and(pair.hold_for(uncovered).await);
-            }
+            pairs = self.hold_pairs(Extent { volume: volume.index, offset: old, length: held - old }).await?;
         }
-        if result.is_ok() {
-            result = self.grow_to(&volume, size).await;
-        }
-        pairs.iter().for_each(|pair| pair.release());
-        result
+        let mut volumes = self.image.volumes.specs();
+        volumes.iter_mut().filter(|spec| spec.name == name).for_each(|spec| spec.size = size);
+        self.record(ControlRecord::Volumes { volumes }).await?;
+        Ok(pairs)
     }
 
-    async fn grow_to(&self, volume: &VolumeFile, size: u64) -> Result<(), String> {
-        // The record first: no host can write there before the volume itself has grown.
-        let specs = self.image.volumes.specs().into_iter().map(|mut spec| {
-            if spec.index == volume.index.0 {
-                spec.size = size;
-            }
-            spec
-        });
-        self.record(ControlRecord::Volumes { volumes: specs.collect() }).await?;
-        volume.grow(size).map_err(|error| format!("grow volume '{}': {error}", volume.name))
+    /// A volume whose new size is announced and recorded: hosts may write behind its old end, and the pairs go on.
+    ///
+    /// # Errors
+    /// What happened.
+    pub fn grow_volume(&self, name: &str, size: u64, pairs: HeldPairs) -> Result<(), String> {
+        self.member(name)?.grow(size).map_err(|error| format!("grow volume '{name}': {error}"))?;
+        drop(pairs);
+        Ok(())
+    }
+
+    /// Pairs that send nothing until they have marked a range; those that cannot mark it keep all from going on.
+    async fn hold_pairs(&self, extent: Extent) -> Result<HeldPairs, String> {
+        let pairs = HeldPairs(self.pairs());
+        for pair in &pairs.0 {
+            pair.hold_for(extent).await?;
+        }
+        Ok(pairs)
+    }
+
+    fn member(&self, name: &str) -> Result<Arc<VolumeFile>, String> {
+        self.image.volumes.by_name(name).ok_or_else(|| format!("the group has no volume '{name}'"))
     }
 
     /// Takes a volume out of the running group, once all that was written to it is in its file. No host may be writing it.
@@ -349,7 +357,7 @@ impl Primary {
     /// # Errors
     /// What happened; the volume is a member as before.
     pub async fn remove_volume(&self, name: &str) -> Result<(), String> {
-        let volume = self.image.volumes.by_name(name).ok_or_else(|| format!("the group has no volume '{name}'"))?;
+        let volume = self.member(name)?;
         self.applied_up_to(self.image.buffer.captured()).await?;
         volume.sync().map_err(|error| format!("sync volume '{name}': {error}"))?;
         let members = self.keeper.get().volumes;
@@ -461,13 +469,18 @@ impl Primary {
         }
     }
 
+    /// Hosts' writes are answered with an error from here on, also those that wait for room. Waits for nothing.
+    pub fn refuse_hosts(&self) {
+        self.image.buffer.refuse(Some(IoError::ShuttingDown));
+    }
+
     /// Stops pairs, drains the buffer, applies the journal, and waits for all of it. Blocks.
     pub fn stop(&self) {
         for pair in self.pairs() {
             pair.stop();
         }
         // Who waits for room is told, and nothing new is answered; what was answered is drained.
-        self.image.buffer.refuse(Some(IoError::ShuttingDown));
+        self.refuse_hosts();
         self.desk.stop(&self.image.buffer);
         let mut threads = std::mem::take(&mut *self.threads.lock()).into_iter();
         if let Some(drain) = threads.next() {
@@ -498,16 +511,6 @@ fn role_record(parts: &PrimaryParts, writer: &journal::Writer, generation: u64) 
     };
     let time_ns = i64::try_from(parts.clock.wall().as_nanosecond()).unwrap_or(i64::MAX);
     Ok(ControlRecord::Role { generation, appliance: parts.appliance, time_ns }.frame(&place)?)
-}
-
-fn kept_marker(kept: &KeptMarkerRecord) -> MarkerRecord {
-    MarkerRecord {
-        number: kept.number,
-        boundary_seq: kept.boundary_seq,
-        time_ns: kept.time_ns,
-        freeze_ns: 0,
-        tag: kept.tag.clone(),
-    }
 }
 
 /// The operator's choice as it is recorded.
@@ -623,6 +626,19 @@ mod tests {
         primary.remove_volume("a").await.unwrap_err();
         assert_eq!(members(&primary), ["a", "b"]);
         assert!(primary.export("a").is_some(), "what is written to it is still written back");
+        primary.stop();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_announced_size_is_not_the_hosts_before_the_volume_grows() {
+        let directory = tempfile::tempdir().unwrap();
+        let primary = start(directory.path());
+        let export = primary.export("a").unwrap();
+        primary.announce_size("a", 2 * SIZE).await.unwrap();
+        assert_eq!(export.bounds().size, SIZE);
+        primary.grow_volume("a", 2 * SIZE).unwrap();
+        assert_eq!(export.bounds().size, 2 * SIZE);
+        export.write(SIZE, &[1; 4096], true).await.unwrap();
         primary.stop();
     }
 

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tidemark_common::catalog::{AppliedRecord, Batch, KeptMarkerRecord};
+use tidemark_common::catalog::{AppliedRecord, Batch};
 use tidemark_common::clock::Clock;
 use tidemark_common::journal::Position;
 use tidemark_common::keeper::GroupKeeper;
+use tidemark_common::markers::kept;
 use tidemark_common::metrics::{GroupMetrics, Part};
-use tidemark_common::record::MarkerRecord;
 use tidemark_common::updater::{AppliedPosition, Updater, UpdaterError};
 
 use crate::drain::DrainDesk;
@@ -74,6 +74,8 @@ pub struct Writeback {
     pub metrics: GroupMetrics,
     /// The position recorded last.
     pub recorded: Position,
+    /// The newest marker recorded.
+    pub recorded_marker: u64,
 }
 
 impl std::fmt::Debug for Writeback {
@@ -160,11 +162,13 @@ impl Writeback {
         }
         let mut batch = Batch::new();
         let id = self.keeper.id();
-        let kept: Vec<KeptMarkerRecord> = self.drain.markers.newest().iter().map(kept_marker).collect();
+        let markers = self.drain.markers.after(self.recorded_marker);
+        let kept: Vec<_> = markers.iter().map(kept).collect();
         let prepared = batch.put_applied(id, &applied_record(&applied)).and_then(|()| batch.put_markers(id, &kept));
         match prepared.and_then(|()| self.keeper.catalog().commit(batch)) {
             Ok(()) => {
                 self.recorded = applied.position;
+                self.recorded_marker = markers.last().map_or(self.recorded_marker, |marker| marker.number);
                 true
             }
             Err(error) => {
@@ -172,15 +176,6 @@ impl Writeback {
                 false
             }
         }
-    }
-}
-
-fn kept_marker(marker: &MarkerRecord) -> KeptMarkerRecord {
-    KeptMarkerRecord {
-        number: marker.number,
-        boundary_seq: marker.boundary_seq,
-        time_ns: marker.time_ns,
-        tag: marker.tag.clone(),
     }
 }
 

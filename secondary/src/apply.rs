@@ -7,12 +7,15 @@ use tidemark_common::catalog::{AppliedRecord, Batch, GroupVolume, KeptMarkerReco
 use tidemark_common::clock::Clock;
 use tidemark_common::journal::{Journal, Position};
 use tidemark_common::keeper::GroupKeeper;
+use tidemark_common::markers::kept;
 use tidemark_common::metrics::{GroupMetrics, Part};
+use tidemark_common::record::MarkerRecord;
 use tidemark_common::updater::Updater;
 use tidemark_common::volumes::Volumes;
 
 use crate::group::members;
 use crate::intake::CopyVolumes;
+use crate::permission::Permission;
 use crate::state::{Concern, CopyState};
 
 /// How long a failing volume is left alone before the next try, and how long an idle thread sleeps.
@@ -38,6 +41,8 @@ pub struct Apply {
     pub provider: Arc<dyn CopyVolumes>,
     /// The set of volumes settled last.
     pub settled: Option<Vec<GroupVolume>>,
+    /// The newest marker recorded.
+    pub recorded_marker: u64,
 }
 
 impl Apply {
@@ -136,24 +141,28 @@ impl Apply {
             seq: applied.seq.0,
             marker: applied.marker.0,
         };
-        // While there is no image yet, the newest marker here: the end of the copy refers to it.
-        let kept: Vec<KeptMarkerRecord> = permission
-            .permitted()
-            .or_else(|| permission.received_marker().filter(|received| received.end <= applied.position))
-            .map(|permitted| KeptMarkerRecord {
-                number: permitted.marker.number,
-                boundary_seq: permitted.marker.boundary_seq,
-                time_ns: permitted.marker.time_ns,
-                tag: permitted.marker.tag.clone(),
-            })
-            .into_iter()
-            .collect();
+        let kept: Vec<KeptMarkerRecord> =
+            self.markers_to_keep(&permission, applied.position).iter().map(kept).collect();
         // One batch: a position without the copy it lies in would permit half of it. A copy that begins behind the position
         // is found there again.
         let copy = permission.copy().filter(|copy| copy.begun <= applied.position);
         let prepared = batch.put_applied(id, &record).and_then(|()| batch.put_markers(id, &kept));
         let recorded =
             prepared.and_then(|()| crate::group::record_copy(&self.keeper, batch, copy, permission.volumes()));
-        recorded.map_err(|error| error.to_string())
+        recorded.map_err(|error| error.to_string())?;
+        self.recorded_marker = kept.last().map_or(self.recorded_marker, |marker| marker.number);
+        Ok(())
+    }
+
+    /// The permitted markers not yet kept. While there is no image yet, the newest marker here: the end of the copy refers to
+    /// it.
+    fn markers_to_keep(&self, permission: &Permission, applied: Position) -> Vec<MarkerRecord> {
+        let Some(permitted) = permission.permitted() else {
+            let newest = permission.received_marker().filter(|marker| marker.end <= applied);
+            return newest.map(|newest| newest.marker.clone()).into_iter().collect();
+        };
+        let mut markers = self.state.markers.after(self.recorded_marker);
+        markers.retain(|marker| marker.number <= permitted.marker.number);
+        markers
     }
 }

@@ -10,16 +10,16 @@ use tidemark_common::api::types::{
     BufferStatus, CopyProgress, FreezeStatus, GroupStatus, JournalStatus, MarkerInfo, MarkerStatus, PairState,
     PairStatus, Positions, Role,
 };
-use tidemark_common::catalog::{Batch, CatalogError, CopyRecord, GroupVolume, KeptMarkerRecord};
+use tidemark_common::catalog::{Batch, CatalogError, CopyRecord, GroupVolume};
 use tidemark_common::clock::Clock;
 use tidemark_common::ids::{Generation, MarkerNumber, Seq};
 use tidemark_common::journal::{self, Journal, JournalError, JournalOptions, Position, Writer};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender};
-use tidemark_common::markers::info;
+use tidemark_common::markers::{info, marker_of};
 use tidemark_common::metrics::{GroupMetrics, PairMetrics};
 use tidemark_common::pair::paired_or_behind;
-use tidemark_common::record::{ControlRecord, FrameHeader, MarkerRecord};
+use tidemark_common::record::{ControlRecord, FrameHeader};
 use tidemark_common::storage::Disk;
 use tidemark_common::updater::{AppliedPosition, Updater};
 use tidemark_common::volumes::Volumes;
@@ -180,6 +180,7 @@ impl Secondary {
             metrics: parts.metrics.clone(),
             provider: Arc::clone(&parts.provider),
             settled: None,
+            recorded_marker: 0,
         };
         let position = state.position();
         parts.pair_metrics.received_seq(Seq(position.durable_seq));
@@ -470,16 +471,6 @@ fn catch_up(updater: &mut Updater, state: &CopyState, recorded_segment: u64) {
                 break;
             }
         }
-    }
-}
-
-fn marker_of(kept: &KeptMarkerRecord) -> MarkerRecord {
-    MarkerRecord {
-        number: kept.number,
-        boundary_seq: kept.boundary_seq,
-        time_ns: kept.time_ns,
-        freeze_ns: 0,
-        tag: kept.tag.clone(),
     }
 }
 

@@ -137,3 +137,33 @@ fn a_full_disk_under_the_journal_is_reported_and_loses_nothing() {
     west.start();
     site.appliance.wait_pair(GROUP, "the pair to be paired again", LIMIT, |pair| pair.state == PairState::Paired);
 }
+
+#[test]
+fn a_group_that_the_catalogue_cannot_take_is_none_and_leaves_nothing_behind() {
+    let cluster = Cluster::new();
+    let directory = cluster.join("east");
+    let mut east = Appliance::init(&directory, "east", &Options::default());
+    let small = SmallDisk::mount(&directory.join("catalog"), 1 << 20);
+    east.start();
+    east.ok(&["volume", "create", "a", "--size", "1MiB"]);
+    let ballast = small.fill();
+    // The catalogue's log has some room of its own.
+    let full =
+        (0..200).any(|number| east.cli(&["volume", "create", &format!("f{number}"), "--size", "1MiB"]).code != 0);
+    assert!(full, "the catalogue is not full");
+    let refused = east.refuses(&["group", "create", GROUP, "--volume", "a"]);
+    assert!(refused.contains("space"), "{refused}");
+    let tasks = format!("/proc/{}/task", east.pid());
+    let names = std::fs::read_dir(tasks)
+        .expect("its threads")
+        .filter_map(|task| std::fs::read_to_string(task.expect("a thread").path().join("comm")).ok());
+    let of_groups: Vec<_> = names.filter(|name| name.starts_with("drain") || name.starts_with("updater")).collect();
+    assert!(of_groups.is_empty(), "threads of a group that is none: {of_groups:?}");
+    assert!(east.files(|name| name.ends_with(".segment")).is_empty(), "{:?}", east.files(|_| true));
+    east.open("a").write(0, &[1; 4096]).expect("the volume is served as before");
+    std::fs::remove_file(ballast).expect("make space");
+    east.kill9();
+    east.start();
+    east.ok(&["group", "create", GROUP, "--volume", "a"]);
+    assert_eq!(east.open("a").read(0, 4096).expect("read"), [1; 4096]);
+}

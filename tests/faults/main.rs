@@ -4,5 +4,7 @@ mod copies;
 mod damage;
 mod full_disk;
 mod input;
+mod peers;
+mod roles;
 mod startup;
 mod strangers;

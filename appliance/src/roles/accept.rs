@@ -1,6 +1,7 @@
 //! Peers that come in: which group a connection is for, and whether it may (invariant 8).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidemark_common::api::types::ErrorBody;
@@ -13,6 +14,7 @@ use tidemark_common::link::Connection;
 use tidemark_common::volumes::{VolumeFile, Volumes};
 use tidemark_common::wire::handshake::{Versions, check_volumes, read_hello};
 use tidemark_common::wire::message::{Hello, Message, Refusal, Refused, VolumeSpec};
+use tidemark_primary::ship::Links;
 use tidemark_secondary::group::Secondary;
 use tidemark_secondary::intake::CopyVolumes;
 
@@ -115,6 +117,14 @@ impl Appliance {
                 let message = format!("'{here}' has taken over group '{name}' with generation {generation}");
                 Err(refuse(Refusal::Fenced, generation, message))
             }
+            Engine::Primary(_) | Engine::Failed(_)
+                if hello.generation > generation && group.keeper.get().role == RoleRecord::Primary =>
+            {
+                // The caller has taken over (invariant 8), and this side hears of it by being called.
+                let caller = self.peer_by_id(&peer.0).unwrap_or_default();
+                self.fenced(&name, &caller, Generation(hello.generation));
+                Err(refuse(Refusal::Conflict, generation, fenced_here(here, &name, Generation(hello.generation))))
+            }
             Engine::Primary(_) => {
                 let message = format!(
                     "'{here}' is primary for group '{name}' too, with generation {generation}: neither side was changed. \
@@ -122,10 +132,7 @@ impl Appliance {
                 );
                 Err(refuse(Refusal::Conflict, generation, message))
             }
-            Engine::Fenced { by } => {
-                let message = format!("group '{name}' is fenced on '{here}' by generation {by}");
-                Err(refuse(Refusal::Conflict, generation, message))
-            }
+            Engine::Fenced { by } => Err(refuse(Refusal::Conflict, generation, fenced_here(here, &name, by))),
             Engine::Failed(reason) => {
                 Err(refuse(Refusal::Unready, generation, format!("group '{name}' does not run on '{here}': {reason}")))
             }
@@ -165,10 +172,7 @@ impl Appliance {
         let made = tokio::task::block_in_place(|| -> Result<(Arc<GroupKeeper>, Arc<Secondary>), String> {
             self.catalog.put_group(&record).map_err(|error| error.to_string())?;
             let keeper = Arc::new(GroupKeeper::new(self.catalog.clone(), record.clone()));
-            let entry = Group {
-                keeper: Arc::clone(&keeper),
-                engine: parking_lot::RwLock::new(Engine::Failed("starting".into())),
-            };
+            let entry = Group::new(Arc::clone(&keeper), Engine::Failed("starting".into()));
             self.groups.write().insert(record.name.clone(), Arc::new(entry));
             self.provide(&record.name, &hello.volumes, &Volumes::default())?;
             // Only now: a kill before this leaves a group whose volumes are made when the primary comes again.
@@ -218,9 +222,15 @@ impl Appliance {
 
     /// This appliance has met a higher generation: it serves the group no more. What it captured stays where it is.
     pub(crate) async fn fence(&self, name: &str, by: Generation) {
+        // An operator's change under way may itself wait for hosts or the journal: hosts must be out before that ends.
+        self.turn_hosts_out(name, by);
         let _alone = self.changing.lock().await;
         let Ok(group) = self.group(name) else { return };
-        let Engine::Primary(primary) = group.engine.read().clone() else { return };
+        let running = match group.engine.read().clone() {
+            Engine::Primary(primary) => Some(primary),
+            Engine::Failed(_) if group.keeper.get().role == RoleRecord::Primary => None,
+            _ => return,
+        };
         let recorded = group.keeper.update(|record| record.role = RoleRecord::Fenced { by_generation: by.0 });
         if let Err(error) = recorded {
             tracing::error!(group = name, %error, "the fence could not be recorded: it holds until the next restart, which finds it again");
@@ -229,7 +239,9 @@ impl Appliance {
         for member in group.keeper.get().volumes {
             self.settle_door(&member.name).await;
         }
-        tokio::task::block_in_place(|| primary.stop());
+        if let Some(primary) = running {
+            tokio::task::block_in_place(|| primary.stop());
+        }
     }
 }
 
@@ -237,9 +249,33 @@ fn members(specs: &[VolumeSpec]) -> Vec<GroupVolume> {
     specs.iter().map(|spec| GroupVolume { index: spec.index, name: spec.name.clone() }).collect()
 }
 
+impl Appliance {
+    /// Waits for nothing.
+    fn turn_hosts_out(&self, name: &str, by: Generation) {
+        let Ok(group) = self.group(name) else { return };
+        let Engine::Primary(primary) = group.engine.read().clone() else { return };
+        group.met.fetch_max(by.0, Ordering::AcqRel);
+        for member in group.keeper.get().volumes {
+            if let (Ok(volume), Err(reason)) = (self.volume(&member.name), self.served(&member.name)) {
+                volume.close(reason);
+            }
+        }
+        primary.refuse_hosts();
+    }
+}
+
+fn fenced_here(here: &str, group: &str, by: Generation) -> String {
+    format!(
+        "group '{group}' is fenced on '{here}' by generation {by}: `tidemark pair delete {group} --to PEER` there gives it \
+         up and keeps its volumes"
+    )
+}
+
 impl CopyVolumes for Appliance {
     fn provide(&self, group: &str, specs: &[VolumeSpec], into: &Volumes) -> Result<(), String> {
         let text = |error: ErrorBody| error.message;
+        // They come in frames too, which nobody has looked at.
+        check_volumes(specs)?;
         for spec in specs {
             let volume = match self.volume(&spec.name) {
                 Ok(volume) if into.by_name(&spec.name).is_some() || volume.is_made_for(group) => volume,

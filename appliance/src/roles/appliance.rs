@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::RwLock;
@@ -23,7 +24,7 @@ use tidemark_primary::ship::Links;
 use tidemark_secondary::group::Secondary;
 use tokio::runtime::Handle;
 
-use super::door::Door;
+use super::door::{Closed, Door};
 
 /// What runs for a group.
 #[derive(Clone)]
@@ -45,9 +46,22 @@ pub(crate) enum Engine {
 pub(crate) struct Group {
     pub(crate) keeper: Arc<GroupKeeper>,
     pub(crate) engine: RwLock<Engine>,
+    /// A higher generation that was met; 0 for none. From then on hosts are out, whatever else must be waited for before
+    /// the engine is changed.
+    pub(crate) met: AtomicU64,
 }
 
 impl Group {
+    /// A group and what runs for it.
+    pub(crate) const fn new(keeper: Arc<GroupKeeper>, engine: Engine) -> Self {
+        Self { keeper, engine: RwLock::new(engine), met: AtomicU64::new(0) }
+    }
+
+    /// The higher generation that was met, if any was.
+    pub(crate) fn met(&self) -> Option<Generation> {
+        Some(self.met.load(Ordering::Acquire)).filter(|met| *met > 0).map(Generation)
+    }
+
     /// Whether the copy is here.
     pub(crate) fn is_secondary(&self) -> bool {
         self.keeper.get().role == RoleRecord::Secondary
@@ -95,6 +109,13 @@ pub(crate) struct Appliance {
     pub(crate) this: Weak<Self>,
 }
 
+impl Volume {
+    /// Nobody is served any more, and nobody inside is waited for.
+    pub(crate) fn close(&self, reason: String) {
+        self.door.lead_to_now(Arc::new(Closed { size: self.file.size(), reason }));
+    }
+}
+
 impl Appliance {
     /// One of the groups.
     pub(crate) fn group(&self, name: &str) -> Result<Arc<Group>, ErrorBody> {
@@ -107,14 +128,17 @@ impl Appliance {
 
     /// A group's engine when it is a primary.
     pub(crate) fn primary(&self, name: &str) -> Result<Arc<Primary>, ErrorBody> {
-        match &*self.group(name)?.engine.read() {
-            Engine::Primary(primary) => Ok(Arc::clone(primary)),
+        let group = self.group(name)?;
+        let engine = group.engine.read().clone();
+        match engine {
+            Engine::Primary(primary) => match group.met() {
+                Some(by) => Err(fenced(name, by)),
+                None => Ok(primary),
+            },
             Engine::Secondary(_) => Err(refused(format!(
                 "group '{name}' is secondary here: run this on its primary, or `tidemark failover {name}` first"
             ))),
-            Engine::Fenced { by } => Err(refused(format!(
-                "group '{name}' is fenced here: generation {by} runs on another appliance. Run this there"
-            ))),
+            Engine::Fenced { by } => Err(fenced(name, by)),
             Engine::Failed(reason) => Err(refused(format!("group '{name}' does not run: {reason}"))),
         }
     }
@@ -160,6 +184,10 @@ fn ring_folder(directory: &Path, id: ApplianceId) -> PathBuf {
 
 pub(crate) fn refused(message: impl Into<String>) -> ErrorBody {
     ErrorBody::new(ErrorKind::Refused, message)
+}
+
+fn fenced(group: &str, by: Generation) -> ErrorBody {
+    refused(format!("group '{group}' is fenced here: generation {by} runs on another appliance. Run this there"))
 }
 
 pub(crate) fn invalid(message: impl Into<String>) -> ErrorBody {

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use tidemark_common::api::control::{Control, Reply};
 use tidemark_common::api::types::{
-    Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, MarkerInfo, PairStatus, PairTarget,
-    PeerAdd, PeerStatus, Status, VolumeCreate, VolumeStatus, Wait, WaitFor,
+    Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, MarkerInfo, PairState, PairStatus,
+    PairTarget, PeerAdd, PeerStatus, Status, VolumeCreate, VolumeStatus, Wait, WaitFor,
 };
 use tidemark_common::catalog::PeerRecord;
-use tidemark_common::ids::{ApplianceId, check_name};
+use tidemark_common::ids::{ApplianceId, MarkerNumber, check_name};
+use tidemark_common::markers::{info, marker_of};
+use tidemark_primary::ship::Pair;
 
 use super::appliance::{Appliance, Engine, failed, invalid, not_found, refused};
 
@@ -93,8 +95,19 @@ impl Appliance {
     }
 
     fn marker_info(&self, group: &str, number: u64) -> Result<MarkerInfo, ErrorBody> {
-        let found = self.markers_of(group)?.into_iter().find(|marker| marker.number == number);
-        Ok(found.unwrap_or(MarkerInfo { number, boundary_seq: 0, time: self.clock.wall(), tag: None }))
+        let found = self.group(group)?;
+        let held = match &*found.engine.read() {
+            Engine::Primary(primary) => primary.marker(Some(number)),
+            Engine::Secondary(secondary) => secondary.state().markers.get(number).as_ref().map(info),
+            Engine::Fenced { .. } | Engine::Failed(_) => None,
+        };
+        if let Some(held) = held {
+            return Ok(held);
+        }
+        let kept = self.catalog.marker(found.keeper.id(), MarkerNumber(number)).map_err(failed)?;
+        let gone =
+            || not_found(format!("group '{group}' has no marker {number}: `tidemark markers {group}` lists them"));
+        kept.map(|kept| info(&marker_of(&kept))).ok_or_else(gone)
     }
 
     fn markers_of(&self, group: &str) -> Result<Vec<MarkerInfo>, ErrorBody> {
@@ -107,6 +120,20 @@ impl Appliance {
             }
         }
     }
+}
+
+/// A pair that ended with a change of roles does not go on by itself, and so cannot be held up either.
+fn refuse_at_rest(group: &str, pair: &Pair) -> Result<(), ErrorBody> {
+    let (state, peer) = (pair.status().state, pair.peer());
+    let state = match state {
+        PairState::FailedOver => "failed-over",
+        PairState::Fenced => "fenced",
+        _ => return Ok(()),
+    };
+    Err(refused(format!(
+        "the pair of group '{group}' with '{peer}' is {state}: nothing is shipped over it. `tidemark pair delete {group} --to {peer}` \
+         ends it, and `tidemark pair create {group} --to {peer}` copies everything anew"
+    )))
 }
 
 impl Control for Appliance {
@@ -149,6 +176,7 @@ impl Control for Appliance {
     fn pair_suspend(&self, group: String, request: PairTarget) -> Reply<'_, PairStatus> {
         Box::pin(async move {
             let pair = self.pair_of(&group, &request.to)?;
+            refuse_at_rest(&group, &pair)?;
             pair.suspend().map_err(failed)?;
             Ok(pair.status())
         })
@@ -157,6 +185,7 @@ impl Control for Appliance {
     fn pair_resume(&self, group: String, request: PairTarget) -> Reply<'_, PairStatus> {
         Box::pin(async move {
             let pair = self.pair_of(&group, &request.to)?;
+            refuse_at_rest(&group, &pair)?;
             pair.resume().map_err(failed)?;
             Ok(pair.status())
         })

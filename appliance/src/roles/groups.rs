@@ -1,15 +1,13 @@
 //! Groups and pairs: making and changing them, and starting those of the catalogue.
 
-use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
 use tidemark_common::api::types::{ErrorBody, GroupCreate, GroupStatus, PairStatus};
 use tidemark_common::catalog::{CopyRecord, GroupRecord, GroupVolume, PairRecord, PairStateRecord, RoleRecord};
 use tidemark_common::ids::{Generation, GroupId, VolumeIndex, check_name};
 use tidemark_common::keeper::GroupKeeper;
+use tidemark_common::limits::INTERVAL_MS;
 use tidemark_common::volumes::{VolumeFile, Volumes};
 use tidemark_primary::differences::{encode_new, everything};
 use tidemark_primary::drain::DrainSettings;
@@ -22,8 +20,6 @@ use super::appliance::{Appliance, Engine, Group, failed, invalid, refused};
 
 /// A write waits this long at most in the buffer for company.
 const DRAIN_DELAY: Duration = Duration::from_millis(10);
-/// Intervals between cuts that make sense.
-const INTERVAL_MS: std::ops::RangeInclusive<u64> = 10..=86_400_000;
 
 impl Appliance {
     /// Starts the groups of the catalogue. One that cannot start says why and does not hold up the others.
@@ -35,9 +31,7 @@ impl Appliance {
             if let Engine::Failed(reason) = &engine {
                 tracing::error!(group = %name, %reason, "the group does not run");
             }
-            self.groups
-                .write()
-                .insert(name.clone(), Arc::new(Group { keeper: Arc::clone(&keeper), engine: RwLock::new(engine) }));
+            self.groups.write().insert(name.clone(), Arc::new(Group::new(Arc::clone(&keeper), engine)));
             for volume in keeper.get().volumes {
                 self.settle_door(&volume.name).await;
             }
@@ -187,19 +181,25 @@ impl Appliance {
             for volume in &doors {
                 volume.file.sync().map_err(|error| failed(format!("sync volume '{}': {error}", volume.file.name)))?;
             }
-            let primary = self.start_primary(&keeper).map_err(failed)?;
-            self.catalog.put_group(&record).map_err(failed)?;
-            Ok(primary)
+            self.start_and_record(&keeper)
         })?;
         for volume in &doors {
             if let Some(export) = started.export(&volume.file.name) {
                 volume.door.lead_to_now(export);
             }
         }
-        let group = Group { keeper, engine: RwLock::new(Engine::Primary(started)) };
-        self.groups.write().insert(name, Arc::new(group));
+        self.groups.write().insert(name, Arc::new(Group::new(keeper, Engine::Primary(started))));
         drop(held);
         Ok(())
+    }
+
+    /// A group that cannot be recorded is none: nothing of it goes on running or stays on the disk.
+    fn start_and_record(&self, keeper: &Arc<GroupKeeper>) -> Result<Arc<Primary>, ErrorBody> {
+        let started = self.start_primary(keeper).map_err(failed).and_then(|primary| {
+            let recorded = self.catalog.put_group(&keeper.get()).map_err(failed);
+            recorded.inspect_err(|_| primary.stop()).map(|()| primary)
+        });
+        started.inspect_err(|_| self.remove_group_files(keeper.id()))
     }
 
     /// A volume that may join a group.
@@ -219,8 +219,9 @@ impl Appliance {
         volume.file.sync().map_err(|error| failed(format!("sync volume '{name}': {error}")))?;
         let member = GroupVolume { index: primary.keeper().get().next_volume_index, name: name.into() };
         primary.add_volume(Self::member_file(&member, &volume)).await.map_err(failed)?;
-        if let Some(export) = primary.export(name) {
-            volume.door.lead_to_now(export);
+        match self.served(name) {
+            Ok(export) => volume.door.lead_to_now(export),
+            Err(reason) => volume.close(reason),
         }
         drop(held);
         self.group_status(group)
@@ -238,6 +239,8 @@ impl Appliance {
         }
         let volume = self.volume(name)?;
         let held = volume.door.hold().await;
+        // Hosts may have been waited for, and the group may be fenced by now.
+        self.primary(group)?;
         primary.remove_volume(name).await.map_err(failed)?;
         if let Ok(export) = self.served(name) {
             volume.door.lead_to_now(export);
@@ -268,67 +271,6 @@ impl Appliance {
         self.catalog.put_bitmap(primary.keeper().id(), peer, &encode_new(&bitmap)).map_err(failed)?;
         primary.keeper().update(|group| group.pairs.push(record.clone())).map_err(failed)?;
         Ok(primary.add_pair(&record).status())
-    }
-
-    /// `pair delete`: on the primary the pair, on the secondary the group itself; the copy volumes stay, as volumes in no
-    /// group.
-    pub(crate) async fn delete_pair(&self, group: &str, peer: &str) -> Result<(), ErrorBody> {
-        let _alone = self.changing.lock().await;
-        let found = self.group(group)?;
-        let engine = found.engine.read().clone();
-        match engine {
-            Engine::Primary(primary) => {
-                if primary.delete_pair(peer).map_err(failed)? {
-                    Ok(())
-                } else {
-                    Err(refused(format!("group '{group}' is not paired with '{peer}'")))
-                }
-            }
-            Engine::Secondary(secondary) => {
-                secondary.stop().await;
-                self.forget_group(group, &found).await
-            }
-            Engine::Failed(reason) if found.keeper.get().role == RoleRecord::Primary => Err(refused(format!(
-                "group '{group}' does not run, and its journal may hold writes that its volumes do not have: {reason}"
-            ))),
-            Engine::Fenced { .. } | Engine::Failed(_) => self.forget_group(group, &found).await,
-        }
-    }
-
-    async fn forget_group(&self, name: &str, group: &Group) -> Result<(), ErrorBody> {
-        let id = group.keeper.id();
-        self.catalog.delete_group(name, id).map_err(failed)?;
-        self.groups.write().remove(name);
-        let members = group.keeper.get().volumes.into_iter().map(|member| member.name);
-        let volumes: BTreeSet<String> = members.chain(self.made_for(|group| group == name)).collect();
-        for volume in volumes {
-            self.set_free(&volume)?;
-            self.settle_door(&volume).await;
-        }
-        let folder = self.journal_folder(id);
-        let folder = folder.parent().unwrap_or(&folder).to_owned();
-        if matches!(group.keeper.get().role, RoleRecord::Fenced { .. }) {
-            return self.set_aside(&folder, id);
-        }
-        if let Err(error) = std::fs::remove_dir_all(&folder) {
-            tracing::warn!(folder = %folder.display(), %error, "the journal of a deleted group could not be removed");
-        }
-        let _ = std::fs::remove_file(self.ring_path(id));
-        Ok(())
-    }
-
-    /// What a fenced primary had not shipped stays on its disk (invariant 8), whatever becomes of the group.
-    fn set_aside(&self, folder: &Path, id: GroupId) -> Result<(), ErrorBody> {
-        let kept = folder.with_extension("kept");
-        tracing::warn!(kept = %kept.display(), "the journal of a fenced group is kept");
-        std::fs::rename(folder, &kept).map_err(|error| failed(format!("rename {}: {error}", folder.display())))?;
-        let ring = self.ring_path(id);
-        if ring.exists() {
-            std::fs::copy(&ring, kept.join("ring"))
-                .map_err(|error| failed(format!("keep {}: {error}", ring.display())))?;
-            let _ = std::fs::remove_file(&ring);
-        }
-        Ok(())
     }
 }
 

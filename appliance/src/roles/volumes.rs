@@ -247,15 +247,22 @@ impl Appliance {
         if size < volume.file.size() {
             return Err(refused(format!("volume '{name}' has {} bytes: volumes only grow", volume.file.size())));
         }
-        if let Some(group) = self.group_of(name) {
-            let primary = self.primary(&group)?;
-            primary.grow_volume(name, size).await.map_err(failed)?;
-        }
-        volume.file.grow(size).map_err(|error| failed(format!("grow volume '{name}': {error}")))?;
-        let record = self.catalog.volume(name).map_err(failed)?;
-        if let Some(record) = record {
+        let primary = self.group_of(name).map(|group| self.primary(&group)).transpose()?;
+        let announced = match &primary {
+            Some(primary) => Some((primary, primary.announce_size(name, size).await.map_err(failed)?)),
+            None => {
+                volume.file.file.grow(size).map_err(|error| failed(format!("grow volume '{name}': {error}")))?;
+                None
+            }
+        };
+        // The catalogue before the hosts: what is written behind the old end is found again after a kill.
+        if let Some(record) = self.catalog.volume(name).map_err(failed)? {
             self.catalog.put_volume(&VolumeRecord { size, ..record }).map_err(failed)?;
         }
+        if let Some((primary, held)) = announced {
+            primary.grow_volume(name, size, held).map_err(failed)?;
+        }
+        volume.file.grow(size).map_err(|error| failed(format!("grow volume '{name}': {error}")))?;
         self.volume_status(name)
     }
 
@@ -275,7 +282,7 @@ impl Appliance {
         let Ok(volume) = self.volume(name) else { return };
         match self.served(name) {
             Ok(export) => volume.door.lead_to(export).await,
-            Err(reason) => volume.door.lead_to_now(Arc::new(Closed { size: volume.file.size(), reason })),
+            Err(reason) => volume.close(reason),
         }
     }
 
@@ -292,9 +299,18 @@ impl Appliance {
         let Some(group) = self.group_of(name) else {
             return Ok(Arc::new(DirectVolume::new(Arc::clone(&volume.file))));
         };
-        let engine = self.group(&group).map_err(|error| error.message)?.engine.read().clone();
+        let entry = self.group(&group).map_err(|error| error.message)?;
+        let engine = entry.engine.read().clone();
+        let fenced = |by| {
+            format!(
+                "group '{group}' is fenced here: generation {by} runs on another appliance. Open volume '{name}' there"
+            )
+        };
         match engine {
             Engine::Primary(primary) => {
+                if let Some(by) = entry.met() {
+                    return Err(fenced(by));
+                }
                 primary.export(name).ok_or_else(|| format!("volume '{name}' is being taken into group '{group}'"))
             }
             Engine::Secondary(secondary) => {
@@ -305,9 +321,7 @@ impl Appliance {
                     primary.unwrap_or_else(|| "unknown".into())
                 ))
             }
-            Engine::Fenced { by } => Err(format!(
-                "group '{group}' is fenced here: generation {by} runs on another appliance. Open volume '{name}' there"
-            )),
+            Engine::Fenced { by } => Err(fenced(by)),
             Engine::Failed(reason) => Err(format!("group '{group}' of volume '{name}' does not run: {reason}")),
         }
     }

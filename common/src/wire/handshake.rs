@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::message::{Hello, Message, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Refusal, Refused, VolumeSpec, Welcome};
 use crate::ids::check_name;
-use crate::limits::{SECTOR_BYTES, VOLUME_BYTES_MAX, VOLUMES_MAX};
+use crate::limits::{GENERATION_MAX, INTERVAL_MS, SECTOR_BYTES, VOLUME_BYTES_MAX, VOLUME_INDEX_MAX, VOLUMES_MAX};
 
 /// An inclusive range of protocol versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +114,9 @@ pub fn check_volumes(volumes: &[VolumeSpec]) -> Result<(), String> {
                 "volume '{name}' of {size} bytes: a size is a multiple of {SECTOR_BYTES} from {SECTOR_BYTES} to {VOLUME_BYTES_MAX}"
             ));
         }
+        if *index > VOLUME_INDEX_MAX {
+            return Err(format!("volume '{name}' with index {index}: an index is at most {VOLUME_INDEX_MAX}"));
+        }
         if !names.insert(name) || !indexes.insert(index) {
             return Err(format!("volume '{name}' with index {index} is there twice"));
         }
@@ -128,8 +131,12 @@ fn check_hello(hello: &Hello) -> Result<(), String> {
     if hello.member >= hello.members {
         return Err(format!("member {} of a group of {}: members count from 0", hello.member, hello.members));
     }
-    if hello.generation == 0 {
-        return Err("generation 0: generations count from 1".into());
+    if !(1..=GENERATION_MAX).contains(&hello.generation) {
+        return Err(format!("generation {}: generations count from 1 to {GENERATION_MAX}", hello.generation));
+    }
+    if !INTERVAL_MS.contains(&hello.interval_ms) {
+        let (least, most) = INTERVAL_MS.into_inner();
+        return Err(format!("{} ms between cuts: it must be from {least} to {most}", hello.interval_ms));
     }
     check_volumes(&hello.volumes)
 }
@@ -199,6 +206,10 @@ mod tests {
             Hello { members: 0, ..hello() },
             Hello { member: 1, ..hello() },
             Hello { generation: 0, ..hello() },
+            Hello { generation: u64::MAX, ..hello() },
+            Hello { interval_ms: 0, ..hello() },
+            Hello { interval_ms: u64::MAX, ..hello() },
+            Hello { volumes: vec![volume(u32::MAX, "a", 512)], ..hello() },
             Hello { volumes: vec![volume(0, "a/b", 512)], ..hello() },
             Hello { volumes: vec![volume(0, "a", 0)], ..hello() },
             Hello { volumes: vec![volume(0, "a", 513)], ..hello() },

@@ -1,0 +1,147 @@
+//! Giving up: a pair on its primary, a group on a side that is none. Volumes always stay, as volumes in no group.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use tidemark_common::api::types::ErrorBody;
+use tidemark_common::catalog::{GroupRecord, RoleRecord};
+use tidemark_common::ids::{Generation, GroupId};
+
+use super::appliance::{Appliance, Engine, Group, failed, refused};
+
+impl Appliance {
+    /// `pair delete`: on the primary the pair, on the secondary the group itself.
+    pub(crate) async fn delete_pair(&self, group: &str, peer: &str) -> Result<(), ErrorBody> {
+        let _alone = self.changing.lock().await;
+        let found = self.group(group)?;
+        let engine = found.engine.read().clone();
+        let record = found.keeper.get();
+        match engine {
+            Engine::Primary(primary) => {
+                if primary.delete_pair(peer).map_err(failed)? {
+                    Ok(())
+                } else {
+                    Err(refused(format!("group '{group}' is not paired with '{peer}'")))
+                }
+            }
+            Engine::Secondary(secondary) => {
+                self.check_other_side(&record, peer)?;
+                secondary.stop().await;
+                self.forget_group(group, &found, None).await
+            }
+            Engine::Failed(reason) if record.role == RoleRecord::Primary => Err(refused(format!(
+                "group '{group}' does not run, and its journal may hold writes that its volumes do not have: {reason}"
+            ))),
+            Engine::Fenced { by } => {
+                self.check_other_side(&record, peer)?;
+                self.forget_group(group, &found, Some(by)).await
+            }
+            Engine::Failed(_) => {
+                self.check_other_side(&record, peer)?;
+                self.forget_group(group, &found, None).await
+            }
+        }
+    }
+
+    /// Who gives a group up names its other side: another name is a slip, and this cannot be undone.
+    fn check_other_side(&self, record: &GroupRecord, peer: &str) -> Result<(), ErrorBody> {
+        let primary = record.primary.and_then(|id| self.peer_by_id(&id));
+        let sides: BTreeSet<String> = record.pairs.iter().map(|pair| pair.peer.clone()).chain(primary).collect();
+        if sides.is_empty() || sides.contains(peer) {
+            return Ok(());
+        }
+        let sides: Vec<String> = sides.into_iter().collect();
+        let (group, sides) = (&record.name, sides.join("' and '"));
+        Err(refused(format!("group '{group}' is not paired with '{peer}' but with '{sides}': nothing was changed")))
+    }
+
+    async fn forget_group(&self, name: &str, group: &Group, fenced_by: Option<Generation>) -> Result<(), ErrorBody> {
+        let id = group.keeper.id();
+        let record = group.keeper.get();
+        // Before the catalogue forgets: whatever fails here can be tried again.
+        if let Some(by) = fenced_by {
+            self.set_aside(id, by)?;
+        }
+        self.catalog.delete_group(name, id).map_err(failed)?;
+        self.groups.write().remove(name);
+        let members = record.volumes.into_iter().map(|member| member.name);
+        let volumes: BTreeSet<String> = members.chain(self.made_for(|group| group == name)).collect();
+        for volume in volumes {
+            self.set_free(&volume)?;
+            self.settle_door(&volume).await;
+        }
+        self.remove_group_files(id);
+        Ok(())
+    }
+
+    /// What a fenced primary had not shipped stays on its disk (invariant 8), whatever becomes of the group.
+    fn set_aside(&self, id: GroupId, fenced_by: Generation) -> Result<(), ErrorBody> {
+        let folder = self.group_folder(id);
+        if !folder.exists() {
+            // An earlier try came this far.
+            return Ok(());
+        }
+        let ring = self.ring_path(id);
+        let at = |action: &str, path: &Path, error: io::Error| failed(format!("{action} {}: {error}", path.display()));
+        if ring.exists() {
+            keep_copy(&ring, &folder.join("ring")).map_err(|error| at("keep", &ring, error))?;
+        }
+        let kept = free_name(&folder, fenced_by);
+        self.disk.rename(&folder, &kept).map_err(|error| at("set aside", &folder, error))?;
+        if let Some(parent) = kept.parent() {
+            self.disk.sync_folder(parent).map_err(|error| at("sync", parent, error))?;
+        }
+        tracing::warn!(kept = %kept.display(), "the journal of a fenced group is kept");
+        Ok(())
+    }
+
+    fn group_folder(&self, id: GroupId) -> PathBuf {
+        let journal = self.journal_folder(id);
+        journal.parent().unwrap_or(&journal).to_owned()
+    }
+
+    /// The journal and the write buffer of a group that is no more.
+    pub(crate) fn remove_group_files(&self, id: GroupId) {
+        let folder = self.group_folder(id);
+        if let Err(error) = fs::remove_dir_all(&folder)
+            && error.kind() != ErrorKind::NotFound
+        {
+            tracing::warn!(folder = %folder.display(), %error, "the journal of a deleted group could not be removed");
+        }
+        let _ = fs::remove_file(self.ring_path(id));
+    }
+}
+
+/// A ring lies in memory: its copy must be on the disk before the ring goes.
+fn keep_copy(ring: &Path, copy: &Path) -> io::Result<()> {
+    fs::copy(ring, copy)?;
+    File::open(copy)?.sync_all()
+}
+
+/// A group may be fenced, given up and come back more than once: nothing that is kept is replaced.
+fn free_name(folder: &Path, by: Generation) -> PathBuf {
+    let first = folder.with_extension(format!("fenced-by-{by}.kept"));
+    let further = (2..).map(|number: u64| folder.with_extension(format!("fenced-by-{by}-{number}.kept")));
+    std::iter::once(first).chain(further).find(|name| !name.exists()).unwrap_or_else(|| folder.with_extension("kept"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_taken_is_not_chosen() {
+        let directory = tempfile::tempdir().unwrap();
+        let folder = directory.path().join("07");
+        let names: Vec<_> = (0..3)
+            .map(|_| {
+                let name = free_name(&folder, Generation(2));
+                fs::create_dir(&name).unwrap();
+                name.file_name().unwrap().to_string_lossy().into_owned()
+            })
+            .collect();
+        assert_eq!(names, ["07.fenced-by-2.kept", "07.fenced-by-2-2.kept", "07.fenced-by-2-3.kept"]);
+    }
+}

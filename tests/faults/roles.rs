@@ -1,0 +1,152 @@
+//! Two appliances that both believe they are primary, and what operators ask of a group that is not what they think.
+
+use std::time::Duration;
+
+use tidemark_common::api::types::{PairState, Role};
+use tidemark_tests::appliance::Appliance;
+use tidemark_tests::pair::{GROUP, Pair, Setup};
+use tidemark_tests::wait::{check, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn small(seed: u64) -> Setup {
+    Setup { volumes: vec![("a", "4MiB".into()), ("b", "4MiB".into())], interval: "250ms", seed }
+}
+
+fn wait_fenced(side: &Appliance) {
+    wait_until("the old primary to be fenced", LIMIT, || {
+        let role = side.group(GROUP).role;
+        check(role == Role::Fenced, || format!("{role:?}"))
+    });
+}
+
+/// West has taken over while the link was cut, which it still is.
+fn taken_over(seed: u64) -> Pair {
+    let pair = Pair::paired(&small(seed));
+    pair.relay.cut();
+    let _ = pair.failover();
+    pair
+}
+
+#[test]
+fn an_old_primary_that_is_called_by_the_new_one_is_fenced() {
+    let pair = taken_over(241);
+    let mut host = pair.east.open("a");
+    host.write(0, &[1; 4096]).expect("the old primary does not know yet");
+    pair.west.ok(&["pair", "delete", GROUP, "--to", "east"]);
+    pair.west.ok(&["pair", "create", GROUP, "--to", "east"]);
+    wait_fenced(&pair.east);
+    assert!(host.write(0, &[2; 4096]).is_err(), "a fenced primary takes no writes");
+    assert_eq!(pair.west.group(GROUP).role, Role::Primary);
+    let told = pair.west.wait_pair(GROUP, "the reason to be shown", LIMIT, |pair| pair.state == PairState::Error);
+    assert!(told.reason.as_ref().is_some_and(|reason| reason.contains("fenced")), "{told:?}");
+}
+
+#[test]
+fn an_old_primary_that_does_not_run_is_fenced_too() {
+    let mut pair = taken_over(246);
+    let backing = pair.east.status().volumes.swap_remove(0).backing;
+    pair.east.stop();
+    std::fs::rename(&backing, pair.cluster.join("away")).expect("move the backing away");
+    pair.east.start();
+    assert!(pair.east.group(GROUP).problem.is_some());
+    pair.west.ok(&["pair", "delete", GROUP, "--to", "east"]);
+    pair.west.ok(&["pair", "create", GROUP, "--to", "east"]);
+    wait_fenced(&pair.east);
+    pair.east.stop();
+    std::fs::rename(pair.cluster.join("away"), &backing).expect("put the backing back");
+    pair.east.start();
+    assert_eq!(pair.east.group(GROUP).role, Role::Fenced, "it does not serve again");
+    assert!(pair.east.try_open("a").is_err());
+}
+
+#[test]
+fn a_pair_that_failed_over_is_neither_suspended_nor_resumed() {
+    let pair = taken_over(242);
+    for verb in ["suspend", "resume"] {
+        let refused = pair.west.refuses(&["pair", verb, GROUP, "--to", "east"]);
+        assert!(refused.contains("failed-over") && refused.contains("pair delete"), "{refused}");
+    }
+    assert_eq!(pair.west.pair(GROUP).state, PairState::FailedOver);
+}
+
+#[test]
+fn a_copy_is_given_up_only_with_the_name_of_its_primary() {
+    let pair = Pair::paired(&small(243));
+    let refused = pair.west.refuses(&["pair", "delete", GROUP, "--to", "typo"]);
+    assert!(refused.contains("typo") && refused.contains("east"), "{refused}");
+    assert_eq!(pair.west.group(GROUP).role, Role::Secondary);
+    pair.wait_paired();
+    pair.relay.cut();
+    pair.west.ok(&["pair", "delete", GROUP, "--to", "east"]);
+    assert!(pair.west.try_group(GROUP).is_none());
+    assert_eq!(pair.west.open("a").size(), 4 << 20, "its volumes stay, in no group");
+}
+
+#[test]
+fn what_a_fenced_primary_had_is_kept_and_replaces_nothing_that_was_kept_before() {
+    let pair = taken_over(244);
+    pair.east.open("a").write(0, &[1; 4096]).expect("a write that is never shipped");
+    pair.relay.heal();
+    wait_fenced(&pair.east);
+    let refused = pair.east.refuses(&["pair", "delete", GROUP, "--to", "typo"]);
+    assert!(refused.contains("typo") && refused.contains("west"), "{refused}");
+    let groups = pair.east.directory().join("groups");
+    let kept_before = groups.join(format!("{}.fenced-by-2.kept", pair.east.group(GROUP).id));
+    std::fs::create_dir(&kept_before).expect("what an earlier fence left");
+    std::fs::write(kept_before.join("precious"), "1").expect("what an earlier fence left");
+    pair.east.ok(&["pair", "delete", GROUP, "--to", "west"]);
+    assert!(pair.east.try_group(GROUP).is_none());
+    assert!(kept_before.join("precious").exists());
+    let kept = pair.east.files(|name| name.ends_with(".segment"));
+    assert!(!kept.is_empty(), "the journal is kept: {:?}", pair.east.files(|_| true));
+}
+
+#[test]
+fn a_fence_does_not_wait_for_an_operators_change_that_waits_for_hosts() {
+    let mut pair = Pair::unpaired(&small(245));
+    // A journal that is full stays full: nothing is given up for the pair.
+    pair.east.stop();
+    pair.east.configure("groups", "segment_bytes", "8MiB");
+    pair.east.configure("groups", "journal_bytes", "32MiB");
+    pair.east.configure("groups", "write_buffer_bytes", "16MiB");
+    pair.east.start();
+    for name in ["c", "d"] {
+        pair.east.ok(&["volume", "create", name, "--size", "64MiB"]);
+    }
+    pair.east.ok(&["group", "create", "t", "--volume", "c", "--volume", "d", "--on-full", "throttle"]);
+    pair.east.ok(&["pair", "create", "t", "--to", "west"]);
+    let paired = |pair: &tidemark_common::api::types::PairStatus| pair.state == PairState::Paired;
+    pair.west.wait_pair("t", "the pair to be paired", LIMIT, paired);
+    pair.relay.cut();
+    let host = std::thread::spawn({
+        let mut host = pair.east.open("c");
+        move || {
+            let block: Vec<u8> =
+                (0..1_u32 << 18).flat_map(|word| word.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+            (0..).find_map(|round: u64| host.write((round % 64) << 20, &block).err())
+        }
+    });
+    wait_until("the journal and the buffer to be full", LIMIT, || {
+        let group = pair.east.group("t");
+        let full = group.problem.is_some() && group.buffer.bytes + (2 << 20) > group.buffer.capacity_bytes;
+        check(full, || format!("{:?} {:?}", group.problem, group.buffer))
+    });
+    let directory = pair.east.directory().display().to_string();
+    let change = std::thread::spawn(move || {
+        tidemark_tests::appliance::tidemark(&["group", "remove", "t", "--volume", "c", "--dir", &directory])
+    });
+    wait_until("the takeover", LIMIT, || {
+        let outcome = pair.west.cli(&["failover", "t"]);
+        check(outcome.code == 0, || outcome.stderr)
+    });
+    pair.relay.heal();
+    let error = host.join().expect("the host ends").expect("with an error");
+    assert!(matches!(error, tidemark_tests::host::HostError::Errno(_)), "{error}");
+    let outcome = change.join().expect("the change ends");
+    assert_ne!(outcome.code, 0, "nothing is taken out of a fenced group: {outcome:?}");
+    wait_until("the old primary to be fenced", LIMIT, || {
+        let role = pair.east.group("t").role;
+        check(role == Role::Fenced, || format!("{role:?}"))
+    });
+}

@@ -193,12 +193,13 @@ impl Buffer {
         let mut entry = Entry { kind, seq: Seq::default(), extent, payload_bytes, payload_check: 0 };
         let (position, was_empty, held) = {
             let mut gate = self.gate.lock();
+            let was_empty = gate.head == gate.tail;
             let position = match self.reserve(&mut gate, &mut entry) {
                 Ok(Some(position)) => position,
                 Ok(None) => return Try::Full,
                 Err(error) => return Try::Refused(error),
             };
-            (position, position == gate.tail, gate.head - gate.tail)
+            (position, was_empty, gate.head - gate.tail)
         };
         self.ring.write_payload(position, payload);
         let location = match kind {

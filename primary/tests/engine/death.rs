@@ -10,10 +10,11 @@ use tidemark_common::ids::{Seq, VolumeIndex};
 use tidemark_primary::ring::{Entry, EntryKind, Ring};
 use tidemark_tests::history::Kind;
 use tidemark_tests::stamp::BLOCK_BYTES;
+use tidemark_tests::wait::{check, wait_until};
 use tokio::time::timeout;
 
 use crate::hosts::{Hosts, SPARE_BLOCKS, Story, stamps};
-use crate::machine::{Engine, GROUP, JOURNAL, Machine, NEVER, Settings};
+use crate::machine::{Engine, GROUP, JOURNAL, Machine, NEVER, SOON, Settings};
 use crate::staged::Call;
 
 const ROUNDS: u64 = 4;
@@ -39,7 +40,7 @@ fn assert_goes_on(machine: &Machine, engine: &Engine) {
     machine.flush(engine).unwrap();
     let positions = engine.primary.status().positions;
     assert_eq!(positions.journaled_seq, positions.captured_seq);
-    assert_eq!(engine.primary.problem(), None);
+    wait_until("no problem", SOON, || engine.primary.problem().map_or(Ok(()), Err));
 }
 
 #[test]
@@ -132,7 +133,10 @@ fn lose_power_again_and_again(settings: &Settings, seed: u64) {
         hosts.wait_acked(random.random_range(1..150));
         if random.random_bool(0.5) {
             machine.disk.power_off_after(random.random_range(0..60));
-            hosts.wait_acked(300);
+            // Whoever meets it first: the drain, and hosts are told, or the updater.
+            wait_until("the power to be gone", SOON, || {
+                check(engine.primary.problem().is_some(), || "it is on".into())
+            });
         }
         machine.lose_power(engine, Some(hosts), random.random());
         engine = machine.start();

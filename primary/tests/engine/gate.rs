@@ -1,8 +1,8 @@
 //! Invariants 2 and 3 at the gate itself: numbers follow what hosts saw, and a freeze parts what was answered before it
 //! from what was sent after it, at a cost that does not grow.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -14,8 +14,9 @@ use tidemark_common::metrics::Metrics;
 use tidemark_common::overlay::Overlay;
 use tidemark_primary::buffer::{Boundary, Buffer};
 use tidemark_primary::ring::Ring;
+use tidemark_tests::wait::{check, wait_until};
 
-use crate::machine::{GROUP, Machine, NEVER, Settings};
+use crate::machine::{GROUP, Machine, NEVER, SOON, Settings};
 
 const WRITERS: u64 = 4;
 const WRITES: u64 = 4000;
@@ -121,6 +122,27 @@ fn a_freeze_parts_what_was_answered_before_from_what_was_sent_after() {
     }
     assert!(freezes.len() > 100, "{} freezes under load", freezes.len());
     assert_eq!(buffer.freeze().seq, Seq(WRITERS * WRITES));
+}
+
+#[test]
+fn a_write_into_an_empty_buffer_wakes_the_drain_wherever_it_lies() {
+    // In a ring of 8 KiB the fifteenth write of 512 bytes and a header does not fit before the end.
+    let (buffer, _folder) = buffer(8192);
+    for number in 0..30 {
+        let announced = Arc::new(Barrier::new(2));
+        let (sleeping, announcing) = (Arc::clone(&buffer), Arc::clone(&announced));
+        let announce = move || {
+            announcing.wait();
+            true
+        };
+        let drain = std::thread::spawn(move || sleeping.bell().sleep(NEVER, announce));
+        announced.wait();
+        capture(&buffer, extent(0, number), 1);
+        let woken = || check(drain.is_finished(), || "asleep".into());
+        wait_until(&format!("the drain to wake for write {number}"), SOON, woken);
+        let (at, entry) = buffer.entry_at(buffer.tail()).unwrap().unwrap();
+        buffer.release(at + entry.ring_bytes());
+    }
 }
 
 /// The middle one of many freezes.

@@ -246,6 +246,14 @@ impl Machine {
     }
 }
 
+/// The threads of a process that no test has ended go with it.
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.disk.kill();
+        self.primary.stop();
+    }
+}
+
 impl Engine {
     pub(crate) fn captured(&self) -> u64 {
         self.primary.status().positions.captured_seq

@@ -153,7 +153,7 @@ fn hosts_are_told_when_a_sync_fails_behind_a_full_journal() {
     let machine = Machine::new(Settings {
         segments: 1,
         segment_bytes: 1 << 20,
-        ring_bytes: 4 << 20,
+        ring_bytes: 16 << 20,
         volume_blocks: 1024,
         delay: NEVER,
         ..Settings::default()

@@ -634,9 +634,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let primary = start(directory.path());
         let export = primary.export("a").unwrap();
-        primary.announce_size("a", 2 * SIZE).await.unwrap();
+        let announced = primary.announce_size("a", 2 * SIZE).await.unwrap();
         assert_eq!(export.bounds().size, SIZE);
-        primary.grow_volume("a", 2 * SIZE).unwrap();
+        primary.grow_volume("a", 2 * SIZE, announced).unwrap();
         assert_eq!(export.bounds().size, 2 * SIZE);
         export.write(SIZE, &[1; 4096], true).await.unwrap();
         primary.stop();

@@ -7,7 +7,8 @@ use tidemark_common::config::{parse_duration, parse_size};
 use tidemark_common::ids::{ApplianceId, check_name};
 
 use crate::commands::{
-    completions, cut, demo, failover, group, id, init, man, markers, pair, peer, serve, status, volume, wait,
+    completions, cut, demo, failover, group, id, init, man, markers, pair, peer, rejoin, serve, status, switchover,
+    volume, wait,
 };
 
 /// Journal-based asynchronous remote copy of block volumes.
@@ -68,6 +69,10 @@ pub(crate) enum Command {
     Status(status::Args),
     /// Take over a group on the secondary
     Failover(failover::Args),
+    /// Change roles with a copy, planned: nothing is lost
+    Switchover(switchover::Args),
+    /// Return, on an old primary, as the copy of who took over
+    Rejoin(rejoin::Args),
     /// The whole story in under a minute: two appliances, a load, a disaster, a failover, and the proof
     Demo(demo::Args),
     /// Print shell completions

@@ -69,6 +69,9 @@ struct Inner {
     points: Vec<(Seq, Chain)>,
     unreadable: Option<String>,
     forgotten: bool,
+    /// Writes counted by [`Self::count`], and their bytes.
+    writes: u64,
+    bytes: u64,
 }
 
 impl Differences {
@@ -134,6 +137,21 @@ impl Differences {
         let mut next = inner.clone();
         let copy = next.without_arrived(self.copy(), arrived);
         next.bitmap.mark(extent);
+        self.keep(inner, next, copy)
+    }
+
+    /// The other side, which was primary, returns: what it wrote after the histories parted differs, too. With `dirty` empty it
+    /// stands at that place exactly; `everything` is for one that does not know it.
+    ///
+    /// # Errors
+    /// [`DifferencesError`].
+    pub fn returned(&self, dirty: &Bitmap, everything: Option<&Bitmap>) -> Result<(), DifferencesError> {
+        let inner = self.lock()?;
+        let mut next = inner.clone();
+        next.bitmap.merge(everything.unwrap_or(dirty));
+        let overwritten = everything.is_some() || !dirty.is_empty();
+        // It has no image to keep then: what it holds never was one of this history.
+        let copy = overwritten.then(|| first_copy(next.bitmap.bytes()));
         self.keep(inner, next, copy)
     }
 
@@ -314,7 +332,11 @@ impl Inner {
             if header.kind == FrameKind::Writes
                 && let Ok(view) = FrameView::new(&frame.bytes)
             {
-                view.extents().for_each(|entry| self.bitmap.mark(entry.extent));
+                self.writes += header.last_seq.0.saturating_sub(header.seq_before().0);
+                view.extents().for_each(|entry| {
+                    self.bytes += entry.extent.length;
+                    self.bitmap.mark(entry.extent);
+                });
             }
         }
         Ok(())
@@ -351,6 +373,36 @@ impl Inner {
             Err(error) => Self::unreadable(error.to_string()),
         }
     }
+}
+
+/// A first copy that has not begun.
+#[must_use]
+pub const fn first_copy(total_bytes: u64) -> CopyRecord {
+    CopyRecord {
+        number: 0,
+        start_seq: 0,
+        start_marker: 0,
+        start_chain: [0; 16],
+        start_segment: 0,
+        start_offset: 0,
+        direct: true,
+        end_marker: None,
+        cursor_volume: 0,
+        cursor_offset: 0,
+        done_bytes: 0,
+        total_bytes,
+    }
+}
+
+/// Marks what the frames of a journal from a place on write, and counts those writes and their bytes.
+///
+/// # Errors
+/// [`JournalError`].
+pub fn written_since(journal: &Arc<Journal>, from: Position) -> Result<(Bitmap, u64, u64), JournalError> {
+    let mut counted = Inner::default();
+    let end = journal.durable_end();
+    counted.count(journal, from, end.position, None)?;
+    Ok((counted.bitmap, counted.writes, counted.bytes))
 }
 
 /// The record of a pair's bitmap that says only this.

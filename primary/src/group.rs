@@ -569,6 +569,7 @@ mod tests {
             volumes: vec![volume(1, "a"), volume(2, "b")],
             pairs: Vec::new(),
             primary: None,
+            cut: None,
         }
     }
 

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tidemark_common::api::types::PairState;
 use tidemark_common::catalog::{CatalogError, PairRecord};
 use tidemark_common::clock::Clock;
+use tidemark_common::differential::Bitmap;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::{ApplianceId, Generation, MarkerNumber, Seq};
 use tidemark_common::journal::{JournalError, Position};
@@ -28,7 +29,7 @@ use tidemark_common::wire::message::{Hello, Message, Position as Remote, Refusal
 use tokio::sync::{mpsc, watch};
 use tokio::task::block_in_place;
 
-use crate::differences::{Differences, DifferencesError};
+use crate::differences::{Differences, DifferencesError, everything};
 use crate::drain::DrainDesk;
 use crate::feeder::{FeedError, Feeder, Shipment};
 use crate::image::Image;
@@ -179,9 +180,15 @@ impl Pair {
         let differences = Arc::new(Differences::open(Arc::clone(&keeper), record));
         let mut view = View::new(state, record.reason.clone(), since);
         // What the journal holds is a lower bound; the other side says more when it is reached.
-        view.holds = (state != PairState::FailedOver).then(|| image.journal.oldest());
+        view.holds = Some(image.journal.oldest());
         // Until then, anything may have been sent before this start.
         view.sent_up_to = image.journal.durable_end().position;
+        if let (PairState::FailedOver, Some(parted)) = (state, record.parted) {
+            // The other side may return: it has what both had, and was sent nothing since.
+            let parted = Position { segment: parted.segment, offset: parted.offset };
+            view.holds = view.holds.map(|oldest| oldest.max(parted));
+            view.sent_up_to = parted;
+        }
         view.copying = record.copy.as_ref().map(|copy| (copy.number, differences.bitmap()));
         Self {
             peer: record.peer.clone(),
@@ -567,12 +574,16 @@ impl Pair {
             let view = self.view.lock();
             (view.holds, view.sent_up_to, view.arrived())
         };
+        if self.view.lock().state == PairState::Fenced {
+            // What was never shipped is nobody else's.
+            return Ok(());
+        }
         let Some(from) = holds.filter(|holds| *holds < up_to) else { return Ok(()) };
         let given_up = self.differences.give_up(&self.image.journal, (from, up_to), sent_up_to, arrived);
         given_up.map_err(|error| error.to_string())?;
         self.view.lock().give_up(up_to);
         let state = self.view.lock().state;
-        if !matches!(state, PairState::Suspended | PairState::InitialCopy | PairState::Error) {
+        if !matches!(state, PairState::Suspended | PairState::InitialCopy | PairState::Error | PairState::FailedOver) {
             let reason = "the journal could not be kept for this pair: differences are in the bitmap".to_owned();
             self.enter(PairState::Differential, Some(reason)).map_err(|error| error.to_string())?;
         }
@@ -592,6 +603,21 @@ impl Pair {
         let _ = conversing.wait_for(|conversing| !conversing).await;
         let arrived = self.view.lock().arrived();
         block_in_place(|| self.differences.mark(extent, arrived)).map_err(|error| error.to_string())
+    }
+
+    /// The other side, which was primary, returns as the copy: what it wrote after the histories parted, or, with `whole`,
+    /// everything, is copied to it.
+    ///
+    /// # Errors
+    /// When the pair's state does not allow it, or it could not be recorded.
+    pub fn returned(&self, dirty: &Bitmap, whole: bool) -> Result<(), String> {
+        let sizes: Vec<_> = self.image.volumes.all().iter().map(|volume| (volume.index, volume.size())).collect();
+        let everything = whole.then(|| everything(&sizes));
+        self.differences.returned(dirty, everything.as_ref()).map_err(|error| error.to_string())?;
+        let reason = "the other side returns: what it wrote after the failover is copied over".to_owned();
+        self.enter_by_hand(PairState::Resync, Some(reason), "taken back")?;
+        self.want(Wanted::Run);
+        Ok(())
     }
 
     /// Goes on after [`Self::hold_for`].

@@ -58,12 +58,13 @@ impl View {
         }
     }
 
-    /// A connection begins: the other side stands where the reader goes on.
+    /// A connection begins: the other side stands where the reader goes on. What it has received and may not apply yet is still
+    /// held: when it takes over, that is what it leaves out.
     pub(crate) fn connect(&mut self, remote: Remote, at: Position, now: Duration) {
         self.connected = true;
         self.heard = now;
         self.remote = remote;
-        self.holds = Some(at);
+        self.holds = Some(self.holds.map_or(at, |holds| holds.min(at)));
         self.sent_up_to = at;
         self.sent.clear();
         self.rate = Rate::default();
@@ -88,8 +89,14 @@ impl View {
         self.remote = remote;
         self.heard = now;
         self.good_as_of_ms = good_as_of_ms;
+        // While a copy runs, nothing is permitted, and what has arrived is not needed for it.
+        let (passed_seq, passed_marker) = if remote.copy == 0 {
+            (remote.permitted_seq, remote.permitted_marker)
+        } else {
+            (remote.durable_seq, remote.received_marker)
+        };
         while let Some((seq, marker, next)) = self.sent.front().copied() {
-            if seq.0 > remote.durable_seq || marker.0 > remote.received_marker {
+            if seq.0 > passed_seq || marker.0 > passed_marker {
                 break;
             }
             self.holds = Some(next);

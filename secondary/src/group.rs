@@ -10,7 +10,7 @@ use tidemark_common::api::types::{
     BufferStatus, CopyProgress, FreezeStatus, GroupStatus, JournalStatus, MarkerInfo, MarkerStatus, PairState,
     PairStatus, Positions, Role,
 };
-use tidemark_common::catalog::{Batch, CatalogError, CopyRecord, GroupVolume};
+use tidemark_common::catalog::{AppliedRecord, Batch, CatalogError, CopyRecord, GroupVolume};
 use tidemark_common::clock::Clock;
 use tidemark_common::ids::{Generation, MarkerNumber, Seq};
 use tidemark_common::journal::{self, Journal, JournalError, JournalOptions, Position, Writer};
@@ -121,6 +121,9 @@ impl Secondary {
     /// [`StartError`]; nothing runs then.
     pub fn start(parts: SecondaryParts) -> Result<Arc<Self>, StartError> {
         let id = parts.keeper.id();
+        if let Some((segment, offset)) = parts.keeper.get().cut {
+            Self::cut_back(&parts, Position { segment, offset })?;
+        }
         let record = parts.keeper.catalog().applied(id)?.unwrap_or(tidemark_common::catalog::AppliedRecord {
             segment: 0,
             offset: 0,
@@ -197,6 +200,22 @@ impl Secondary {
             updater: Mutex::new(Some(updater)),
             since: Mutex::new((PairState::CatchingUp, now)),
         }))
+    }
+
+    /// The first start after this side was primary: what lies behind the place where the histories parted is cut from the
+    /// journal, and all before it is in the volumes.
+    fn cut_back(parts: &SecondaryParts, at: Position) -> Result<(), StartError> {
+        let id = parts.keeper.id();
+        let disk = Arc::clone(&parts.disk);
+        let opened = journal::open(disk, &parts.journal_folder, id, parts.journal, Some(at), &mut |_, _, _| {})?;
+        let end = opened.writer.journal().durable_end();
+        let marker = parts.keeper.catalog().markers(id, 1)?.pop().map_or(0, |kept| kept.number);
+        let applied =
+            AppliedRecord { segment: end.position.segment, offset: end.position.offset, seq: end.seq.0, marker };
+        let mut batch = Batch::new();
+        batch.put_applied(id, &applied)?;
+        parts.keeper.update_with(batch, |record| record.cut = None)?;
+        Ok(())
     }
 
     /// Opens the journal: the writer, and the control records that are not yet applied, with their places and ends.

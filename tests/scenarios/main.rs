@@ -9,4 +9,5 @@ mod kill_secondary;
 mod link;
 mod members;
 mod permission;
+mod rejoin;
 mod size;

@@ -12,8 +12,10 @@ pub(crate) mod markers;
 mod openapi;
 pub(crate) mod pair;
 pub(crate) mod peer;
+pub(crate) mod rejoin;
 pub(crate) mod serve;
 pub(crate) mod status;
+pub(crate) mod switchover;
 pub(crate) mod volume;
 pub(crate) mod wait;
 
@@ -43,6 +45,8 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Wait(args) => ask(&common, async |service| wait::run(args, &service).await),
         Command::Status(args) => ask(&common, async |service| status::run(args, &service).await),
         Command::Failover(args) => ask(&common, async |service| failover::run(args, &service).await),
+        Command::Switchover(args) => ask(&common, async |service| switchover::run(args, &service).await),
+        Command::Rejoin(args) => ask(&common, async |service| rejoin::run(args, &service).await),
         Command::Demo(args) => demo::run(&args, &common),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

@@ -10,7 +10,7 @@ use tidemark_common::catalog::{
 };
 use tidemark_common::ids::{Generation, GroupId, VolumeIndex, check_name};
 use tidemark_common::keeper::GroupKeeper;
-use tidemark_common::link::Connection;
+use tidemark_common::link::{Connection, ControlSender};
 use tidemark_common::volumes::{VolumeFile, Volumes};
 use tidemark_common::wire::handshake::{Versions, check_volumes, read_hello};
 use tidemark_common::wire::message::{Hello, Message, Refusal, Refused, VolumeSpec};
@@ -39,10 +39,28 @@ impl Appliance {
             let first = incoming.recv().await.ok()??;
             Some((control, incoming, first))
         });
-        let Ok(Some((control, incoming, first))) = opened.await else {
+        let Ok(Some((control, mut incoming, first))) = opened.await else {
             connection.close("no hello came");
             return;
         };
+        let talked = match &first {
+            Message::Return(request) => {
+                Some(self.let_return(&connection, &control, &mut incoming, request).await.map(|()| None))
+            }
+            Message::TakeOver(request) => Some(self.let_take_over(&connection, request).await.map(Some)),
+            _ => None,
+        };
+        match talked {
+            Some(Ok(agreed)) => {
+                if let Some(generation) = agreed {
+                    let _ = control.send(&Message::Agreed { generation }).await;
+                }
+                let _ = tokio::time::timeout(HELLO_TIMEOUT, control.finish()).await;
+                return connection.close("agreed");
+            }
+            Some(Err(refused)) => return self.turn_away(&connection, control, refused).await,
+            None => {}
+        }
         let answer = match read_hello(Versions::OURS, first) {
             Ok((version, hello)) => self.admit(&connection, &hello).await.map(|group| (version, hello, group)),
             Err(refused) => Err(refused),
@@ -51,15 +69,17 @@ impl Appliance {
             Ok((version, hello, secondary)) => {
                 let _ = secondary.serve(connection, control, incoming, &hello, version).await;
             }
-            Err(refused) => {
-                let peer = self.peer_by_id(&connection.peer().0).unwrap_or_default();
-                tracing::warn!(%peer, refusal = ?refused.refusal, message = %refused.message, "a peer was refused");
-                self.metrics.peer_refused(refused.refusal.into());
-                let _ = control.send(&Message::Refused(refused)).await;
-                let _ = control.finish().await;
-                connection.close("refused");
-            }
+            Err(refused) => self.turn_away(&connection, control, refused).await,
         }
+    }
+
+    async fn turn_away(&self, connection: &Connection, control: ControlSender, refused: Refused) {
+        let peer = self.peer_by_id(&connection.peer().0).unwrap_or_default();
+        tracing::warn!(%peer, refusal = ?refused.refusal, message = %refused.message, "a peer was refused");
+        self.metrics.peer_refused(refused.refusal.into());
+        let _ = control.send(&Message::Refused(refused)).await;
+        let _ = control.finish().await;
+        connection.close("refused");
     }
 
     /// The copy a connection is for; made when the operator over there asked for it just now.
@@ -168,6 +188,7 @@ impl Appliance {
             volumes: Vec::new(),
             pairs: vec![self.pair_with(&primary)],
             primary: Some(primary),
+            cut: None,
         };
         let made = tokio::task::block_in_place(|| -> Result<(Arc<GroupKeeper>, Arc<Secondary>), String> {
             self.catalog.put_group(&record).map_err(|error| error.to_string())?;
@@ -217,6 +238,7 @@ impl Appliance {
             reason: None,
             since_ns: i64::try_from(self.clock.wall().as_nanosecond()).unwrap_or(i64::MAX),
             copy: None,
+            parted: None,
         }
     }
 
@@ -336,11 +358,21 @@ impl Appliance {
         strays
     }
 
-    /// Volumes that had only begun to come hold nothing of the image taken over: they go, with what was received of them.
+    /// Volumes that had only begun to come hold nothing of the image taken over: they go. One that holds something was not made
+    /// for this alone, and stays as a volume in no group.
     pub(crate) fn discard_strays(&self, group: &str, members: &[GroupVolume]) -> Result<(), ErrorBody> {
         for name in self.strays(group, members) {
-            tracing::warn!(group, volume = %name, "the copy of a volume that had only begun is discarded: it is not in the image");
-            self.discard_copy_volume(&name)?;
+            let volume = self.volume(&name)?;
+            let data =
+                volume.file.file.next_data(0).map_err(|error| failed(format!("look into volume '{name}': {error}")))?;
+            if data.is_some() {
+                tracing::warn!(group, volume = %name, "a volume is not in the image: it stays here as a volume in no group");
+                self.set_free(&name)?;
+                self.settle_closed_door(&name);
+            } else {
+                tracing::warn!(group, volume = %name, "the copy of a volume that had only begun is discarded: it is not in the image");
+                self.discard_copy_volume(&name)?;
+            }
         }
         Ok(())
     }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use tidemark_common::api::control::{Control, Reply};
 use tidemark_common::api::types::{
     Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, MarkerInfo, PairState, PairStatus,
-    PairTarget, PeerAdd, PeerStatus, Status, VolumeCreate, VolumeStatus, Wait, WaitFor,
+    PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, VolumeCreate, VolumeStatus,
+    Wait, WaitFor,
 };
 use tidemark_common::catalog::PeerRecord;
 use tidemark_common::ids::{ApplianceId, MarkerNumber, check_name};
@@ -209,6 +210,14 @@ impl Control for Appliance {
 
     fn failover(&self, group: String, request: Failover) -> Reply<'_, FailoverReport> {
         Box::pin(async move { self.fail_over(&group, &request).await })
+    }
+
+    fn rejoin(&self, group: String) -> Reply<'_, RejoinReport> {
+        Box::pin(async move { Appliance::rejoin(self, &group).await })
+    }
+
+    fn switchover(&self, group: String, request: Switchover) -> Reply<'_, SwitchoverReport> {
+        Box::pin(async move { self.switch_over(&group, &request).await })
     }
 
     fn metrics(&self) -> String {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_common::api::types::{ErrorBody, Failover, FailoverReport};
-use tidemark_common::catalog::{GroupVolume, PairRecord, PairStateRecord, RoleRecord};
+use tidemark_common::catalog::{GroupVolume, PairRecord, PairStateRecord, PartedRecord, RoleRecord};
 use tidemark_common::journal;
 use tidemark_common::markers::info;
 use tidemark_primary::group::Primary;
@@ -100,8 +100,15 @@ impl Appliance {
         // The cut before the role: whatever stops this in between, what runs next sees nothing beyond the marker.
         let folder = self.journal_folder(keeper.id());
         let (disk, options) = (Arc::clone(&self.disk), self.journal_options());
-        journal::open(disk, &folder, keeper.id(), options, Some(permitted.end), &mut |_, _, _| {})
-            .map_err(|error| text(&error))?;
+        let opened = journal::open(disk, &folder, keeper.id(), options, Some(permitted.end), &mut |_, _, _| {});
+        let end = opened.map_err(|error| text(&error))?.writer.journal().durable_end();
+        let parted = PartedRecord {
+            marker: permitted.marker.number,
+            seq: end.seq.0,
+            chain: end.chain.0,
+            segment: end.position.segment,
+            offset: end.position.offset,
+        };
         self.discard_strays(&keeper.name(), &volumes).map_err(|error| error.message)?;
         let taken = keeper.update(|record| {
             record.role = RoleRecord::Primary;
@@ -110,7 +117,7 @@ impl Appliance {
             record.primary = None;
             // The volumes of the image: one that has only begun to come is not served, one that was about to leave is.
             record.volumes = volumes;
-            record.pairs = record.pairs.iter().map(failed_over).collect();
+            record.pairs = record.pairs.iter().map(|pair| failed_over(pair, parted)).collect();
             record.generation
         });
         let generation = taken.map_err(|error| text(&error))?;
@@ -139,12 +146,13 @@ impl Appliance {
     }
 }
 
-/// The pair with the old primary stands; when that comes back, it is refused and fenced.
-fn failed_over(pair: &PairRecord) -> PairRecord {
+/// The pair with the old primary stands; when that comes back, it is refused and fenced, and may return as the copy.
+fn failed_over(pair: &PairRecord, parted: PartedRecord) -> PairRecord {
     PairRecord {
         state: PairStateRecord::FailedOver,
         reason: Some("this side took over: the old primary is refused and fenced".into()),
         copy: None,
+        parted: Some(parted),
         ..pair.clone()
     }
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_common::api::types::{ErrorBody, GroupCreate, GroupStatus, PairStatus};
-use tidemark_common::catalog::{CopyRecord, GroupRecord, GroupVolume, PairRecord, PairStateRecord, RoleRecord};
+use tidemark_common::catalog::{GroupRecord, GroupVolume, PairRecord, PairStateRecord, RoleRecord};
 use tidemark_common::ids::{Generation, GroupId, VolumeIndex, check_name};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::limits::INTERVAL_MS;
 use tidemark_common::volumes::{VolumeFile, Volumes};
-use tidemark_primary::differences::{encode_new, everything};
+use tidemark_primary::differences::{encode_new, everything, first_copy};
 use tidemark_primary::drain::DrainSettings;
 use tidemark_primary::group::{Primary, PrimaryOptions, PrimaryParts, on_full_record};
 use tidemark_primary::ship::Links;
@@ -162,6 +162,7 @@ impl Appliance {
             volumes: members,
             pairs: Vec::new(),
             primary: None,
+            cut: None,
         };
         self.start_new_group(record).await?;
         self.group_status(&request.name)
@@ -267,28 +268,11 @@ impl Appliance {
             reason: None,
             since_ns: i64::try_from(now.as_nanosecond()).unwrap_or(i64::MAX),
             copy: Some(first_copy(bitmap.bytes())),
+            parted: None,
         };
         self.catalog.put_bitmap(primary.keeper().id(), peer, &encode_new(&bitmap)).map_err(failed)?;
         primary.keeper().update(|group| group.pairs.push(record.clone())).map_err(failed)?;
         Ok(primary.add_pair(&record).status())
-    }
-}
-
-/// A first copy that has not begun.
-const fn first_copy(total_bytes: u64) -> CopyRecord {
-    CopyRecord {
-        number: 0,
-        start_seq: 0,
-        start_marker: 0,
-        start_chain: [0; 16],
-        start_segment: 0,
-        start_offset: 0,
-        direct: true,
-        end_marker: None,
-        cursor_volume: 0,
-        cursor_offset: 0,
-        done_bytes: 0,
-        total_bytes,
     }
 }
 

@@ -11,5 +11,7 @@ pub(crate) mod exports;
 mod failover;
 mod give_up;
 mod groups;
+mod rejoin;
 mod status;
+mod switchover;
 mod volumes;

@@ -14,7 +14,7 @@ use tidemark_common::api::control::{Control, Reply};
 use tidemark_common::api::server::{ControlListener, serve_control};
 use tidemark_common::api::types::{
     Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, MarkerInfo, PairStatus, PairTarget,
-    PeerAdd, PeerStatus, Status, VolumeCreate, VolumeStatus, Wait,
+    PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, VolumeCreate, VolumeStatus, Wait,
 };
 use tidemark_common::config::ControlAccess;
 use tokio::sync::Notify;
@@ -235,6 +235,35 @@ impl Control for Fake {
 
     fn failover(&self, name: String, request: Failover) -> Reply<'_, FailoverReport> {
         self.reply(format!("failover {name:?} {request:?}"), move |status| group(status, &name).map(report))
+    }
+
+    fn rejoin(&self, name: String) -> Reply<'_, RejoinReport> {
+        self.reply(format!("rejoin {name:?}"), move |status| {
+            group(status, &name).map(|group| RejoinReport {
+                group: group.name,
+                primary: "west".into(),
+                generation: 2,
+                marker: 41,
+                whole: false,
+                lost_writes: 7,
+                lost_bytes: 28_672,
+                kept: Some("/var/lib/tidemark/groups/07/lost/generation-1-after-marker-41".into()),
+            })
+        })
+    }
+
+    fn switchover(&self, name: String, request: Switchover) -> Reply<'_, SwitchoverReport> {
+        self.reply(format!("switchover {name:?} {request:?}"), move |status| {
+            group(status, &name).map(|group| SwitchoverReport {
+                group: group.name,
+                primary: request.to,
+                generation: 2,
+                marker: 41,
+                hosts_waited_ms: 12.5,
+                took_ms: 40.0,
+                problem: None,
+            })
+        })
     }
 
     fn metrics(&self) -> String {

@@ -20,7 +20,8 @@ use tokio::net::UnixStream;
 
 use super::types::{
     Cut, ErrorBody, Failover, FailoverReport, GroupCreate, GroupStatus, GroupVolume, MarkerInfo, PairStatus,
-    PairTarget, PeerAdd, PeerStatus, Status, VolumeCreate, VolumeResize, VolumeStatus, Wait,
+    PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, VolumeCreate, VolumeResize,
+    VolumeStatus, Wait,
 };
 use crate::config::{CONFIG_FILE, CONTROL_SOCKET};
 
@@ -243,6 +244,23 @@ impl Client {
     /// See [`Client::status`].
     pub async fn failover(&self, group: &str, request: &Failover) -> Answer<FailoverReport> {
         self.ask(Ask::new(Method::POST, &["groups", group, "failover"]).with(request)).await
+    }
+
+    /// `rejoin`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn rejoin(&self, group: &str) -> Answer<RejoinReport> {
+        self.ask(Ask::new(Method::POST, &["groups", group, "rejoin"])).await
+    }
+
+    /// `switchover`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn switchover(&self, group: &str, request: &Switchover) -> Answer<SwitchoverReport> {
+        let timeout = Duration::from_millis(request.timeout_ms).saturating_add(OPERATION_TIMEOUT);
+        self.ask(Ask { timeout, ..Ask::new(Method::POST, &["groups", group, "switchover"]).with(request) }).await
     }
 
     async fn ask<T: DeserializeOwned>(&self, ask: Ask) -> Answer<T> {

@@ -5,7 +5,7 @@ use std::pin::Pin;
 
 use super::types::{
     Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, MarkerInfo, PairStatus, PairTarget,
-    PeerAdd, PeerStatus, Status, VolumeCreate, VolumeStatus, Wait,
+    PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, VolumeCreate, VolumeStatus, Wait,
 };
 
 /// What a request resolves to.
@@ -52,6 +52,10 @@ pub trait Control: Send + Sync + 'static {
     fn wait(&self, group: String, request: Wait) -> Reply<'_, MarkerInfo>;
     /// `failover`.
     fn failover(&self, group: String, request: Failover) -> Reply<'_, FailoverReport>;
+    /// `rejoin`: on the old primary.
+    fn rejoin(&self, group: String) -> Reply<'_, RejoinReport>;
+    /// `switchover`: on the primary.
+    fn switchover(&self, group: String, request: Switchover) -> Reply<'_, SwitchoverReport>;
     /// The metrics page, Prometheus text format.
     fn metrics(&self) -> String;
 }

@@ -19,7 +19,8 @@ use super::answer::{BODY_BYTES_MAX, Body, ErrorAnswer, Names, method_not_allowed
 use super::control::Control;
 use super::types::{
     Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, GroupVolume, MarkerInfo, PairStatus,
-    PairTarget, PeerAdd, PeerStatus, Status, VolumeCreate, VolumeResize, VolumeStatus, Wait,
+    PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, VolumeCreate, VolumeResize,
+    VolumeStatus, Wait,
 };
 
 /// What handlers share.
@@ -71,6 +72,8 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(markers, cut))
         .routes(routes!(wait))
         .routes(routes!(failover))
+        .routes(routes!(rejoin))
+        .routes(routes!(switchover))
 }
 
 impl Api {
@@ -233,4 +236,22 @@ async fn failover(
     Body(request): Body<Failover>,
 ) -> Answer<FailoverReport> {
     api.carry_out(async move |control| control.failover(group, request).await).await.map(Json)
+}
+
+/// Returns, on an old primary, as the copy of who took over.
+#[utoipa::path(post, path = "/v1/groups/{group}/rejoin", params(("group" = String, Path,)),
+    responses((status = 200, body = RejoinReport), (status = "default", body = ErrorBody)))]
+async fn rejoin(State(api): State<Api>, Names(group): Names<String>) -> Answer<RejoinReport> {
+    api.carry_out(async move |control| control.rejoin(group).await).await.map(Json)
+}
+
+/// Changes the roles of both sides, planned, with nothing lost.
+#[utoipa::path(post, path = "/v1/groups/{group}/switchover", params(("group" = String, Path,)),
+    request_body = Switchover, responses((status = 200, body = SwitchoverReport), (status = "default", body = ErrorBody)))]
+async fn switchover(
+    State(api): State<Api>,
+    Names(group): Names<String>,
+    Body(request): Body<Switchover>,
+) -> Answer<SwitchoverReport> {
+    api.carry_out(async move |control| control.switchover(group, request).await).await.map(Json)
 }

@@ -420,6 +420,55 @@ pub struct FailoverReport {
     pub exports: Vec<String>,
 }
 
+/// What `rejoin` did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RejoinReport {
+    /// The group.
+    pub group: String,
+    /// Who is primary now. This appliance itself, when nobody had taken over.
+    pub primary: String,
+    /// Its generation.
+    pub generation: u64,
+    /// The last marker both sides have.
+    pub marker: u64,
+    /// This side no longer knew where the histories parted: everything is copied.
+    pub whole: bool,
+    /// Writes after that marker that never reached the other side.
+    pub lost_writes: u64,
+    /// Bytes of those.
+    pub lost_bytes: u64,
+    /// The folder in which they are kept, when there are any.
+    pub kept: Option<String>,
+}
+
+/// `switchover`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Switchover {
+    /// The appliance that becomes primary.
+    pub to: String,
+    /// Hosts wait at most so long for the copy to have everything.
+    pub timeout_ms: u64,
+}
+
+/// What `switchover` did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SwitchoverReport {
+    /// The group.
+    pub group: String,
+    /// Who is primary now.
+    pub primary: String,
+    /// Its generation.
+    pub generation: u64,
+    /// The marker at which the roles changed; nothing was written after it.
+    pub marker: u64,
+    /// How long hosts were held.
+    pub hosts_waited_ms: f64,
+    /// The whole of it.
+    pub took_ms: f64,
+    /// Why this side is not the copy yet, when it is not.
+    pub problem: Option<String>,
+}
+
 /// The body of an error answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {

@@ -26,7 +26,7 @@ pub use batch::Batch;
 pub use error::CatalogError;
 pub use records::{
     ApplianceRecord, AppliedRecord, CopyRecord, GroupRecord, GroupVolume, KeptMarkerRecord, OnFullRecord, PairRecord,
-    PairStateRecord, PeerRecord, RoleRecord, VolumeRecord,
+    PairStateRecord, PartedRecord, PeerRecord, RoleRecord, VolumeRecord,
 };
 pub use schema::{CATALOG_FORMAT, MARKERS_KEPT, RECORD_BYTES_MAX};
 

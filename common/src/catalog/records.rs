@@ -99,6 +99,8 @@ pub struct GroupRecord {
     pub pairs: Vec<PairRecord>,
     /// On a secondary: the primary appliance.
     pub primary: Option<[u8; 32]>,
+    /// On a secondary that was primary: its journal is still to be cut here, (segment, offset).
+    pub cut: Option<(u64, u64)>,
 }
 
 /// The states of a pair, as in [`PairState`].
@@ -137,6 +139,23 @@ pub struct PairRecord {
     pub since_ns: i64,
     /// The differential copy under way.
     pub copy: Option<CopyRecord>,
+    /// On a side that took over: where its history left the other side's.
+    pub parted: Option<PartedRecord>,
+}
+
+/// Where two histories parted: the last marker both have, and the place behind it in the journal of who took over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct PartedRecord {
+    /// The marker.
+    pub marker: u64,
+    /// Its boundary.
+    pub seq: u64,
+    /// The chain behind it.
+    pub chain: [u8; 16],
+    /// Segment of what follows it here.
+    pub segment: u64,
+    /// Offset of what follows it here.
+    pub offset: u64,
 }
 
 /// A differential copy under way.

@@ -59,6 +59,7 @@ fn pair(peer: &str, state: PairStateRecord) -> PairRecord {
             done_bytes: 15,
             total_bytes: 16,
         }),
+        parted: Some(PartedRecord { marker: 17, seq: 18, chain: [19; 16], segment: 20, offset: 21 }),
     }
 }
 
@@ -78,6 +79,7 @@ fn group(name: &str) -> GroupRecord {
         ],
         pairs: vec![pair("far", PairStateRecord::Resync), pair("near", PairStateRecord::Paired)],
         primary: Some([1; 32]),
+        cut: None,
     }
 }
 

@@ -21,7 +21,10 @@ use crc_fast::{CrcAlgorithm, Digest};
 use rkyv::rancor;
 use rkyv::{Archive, Deserialize, Serialize};
 
-use super::message::{Hello, Message, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Position, Refused, VolumeSpec, Welcome};
+use super::message::{
+    DirtyRun, Hello, Message, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Parted, Position, Refused, Return, TakeOver,
+    VolumeSpec, Welcome,
+};
 use crate::limits::CONTROL_MESSAGE_BYTES_MAX;
 
 /// First bytes of every message.
@@ -122,12 +125,34 @@ pub enum Kind {
     Volumes = 6,
     /// [`Message::Goodbye`].
     Goodbye = 7,
+    /// [`Message::Return`].
+    Return = 8,
+    /// [`Message::Parted`].
+    Parted = 9,
+    /// [`Message::Dirty`].
+    Dirty = 10,
+    /// [`Message::TakeOver`].
+    TakeOver = 11,
+    /// [`Message::Agreed`].
+    Agreed = 12,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Hello, Self::Welcome, Self::Refused, Self::Heartbeat, Self::Ack, Self::Volumes, Self::Goodbye];
+    pub const ALL: [Self; 12] = [
+        Self::Hello,
+        Self::Welcome,
+        Self::Refused,
+        Self::Heartbeat,
+        Self::Ack,
+        Self::Volumes,
+        Self::Goodbye,
+        Self::Return,
+        Self::Parted,
+        Self::Dirty,
+        Self::TakeOver,
+        Self::Agreed,
+    ];
 
     /// The number on the wire.
     #[must_use]
@@ -138,8 +163,10 @@ impl Kind {
     /// The version in which this build writes its body.
     const fn version(self) -> u32 {
         match self {
-            Self::Hello | Self::Welcome | Self::Refused | Self::Goodbye => HANDSHAKE_VERSION,
-            Self::Heartbeat | Self::Ack | Self::Volumes => PROTOCOL_VERSION,
+            Self::Hello | Self::Welcome | Self::Refused | Self::Goodbye | Self::Return | Self::TakeOver => {
+                HANDSHAKE_VERSION
+            }
+            Self::Heartbeat | Self::Ack | Self::Volumes | Self::Parted | Self::Dirty | Self::Agreed => PROTOCOL_VERSION,
         }
     }
 
@@ -154,6 +181,13 @@ struct HeartbeatBody {
     as_of_ms: i64,
     captured_seq: u64,
     marker: u64,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct DirtyBody {
+    runs: Vec<DirtyRun>,
+    whole: bool,
+    last: bool,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -181,6 +215,14 @@ pub fn encode(message: &Message) -> Result<Bytes, EncodeError> {
         }
         Message::Volumes { volumes } => seal(Kind::Volumes, rkyv::to_bytes(volumes)),
         Message::Goodbye { message } => seal(Kind::Goodbye, rkyv::to_bytes(message)),
+        Message::Return(body) => seal(Kind::Return, rkyv::to_bytes(body)),
+        Message::Parted(body) => seal(Kind::Parted, rkyv::to_bytes(body)),
+        Message::Dirty { runs, whole, last } => {
+            let body = DirtyBody { runs: runs.clone(), whole: *whole, last: *last };
+            seal(Kind::Dirty, rkyv::to_bytes(&body))
+        }
+        Message::TakeOver(body) => seal(Kind::TakeOver, rkyv::to_bytes(body)),
+        Message::Agreed { generation } => seal(Kind::Agreed, rkyv::to_bytes(generation)),
     }
 }
 
@@ -280,6 +322,12 @@ fn open(kind: Kind, body: &[u8]) -> Result<Message, DecodeError> {
             rkyv::from_bytes::<Vec<VolumeSpec>, rancor::Error>(body).map(|volumes| Message::Volumes { volumes })
         }
         Kind::Goodbye => rkyv::from_bytes::<String, rancor::Error>(body).map(|message| Message::Goodbye { message }),
+        Kind::Return => rkyv::from_bytes::<Return, rancor::Error>(body).map(Message::Return),
+        Kind::Parted => rkyv::from_bytes::<Parted, rancor::Error>(body).map(Message::Parted),
+        Kind::Dirty => rkyv::from_bytes::<DirtyBody, rancor::Error>(body)
+            .map(|DirtyBody { runs, whole, last }| Message::Dirty { runs, whole, last }),
+        Kind::TakeOver => rkyv::from_bytes::<TakeOver, rancor::Error>(body).map(Message::TakeOver),
+        Kind::Agreed => rkyv::from_bytes::<u64, rancor::Error>(body).map(|generation| Message::Agreed { generation }),
     };
     opened.map_err(|error| DecodeError::Body { kind, reason: error.to_string() })
 }

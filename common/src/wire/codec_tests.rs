@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::message::Refusal;
+use crate::wire::message::{DirtyRun, Parted, Refusal, Return, TakeOver};
 
 fn volume() -> impl Strategy<Value = VolumeSpec> {
     (any::<u32>(), ".{0,20}", any::<u64>()).prop_map(|(index, name, size)| VolumeSpec { index, name, size })
@@ -90,6 +90,24 @@ fn message() -> impl Strategy<Value = Message> {
         ),
         proptest::collection::vec(volume(), 0..20).prop_map(|volumes| Message::Volumes { volumes }),
         ".{0,200}".prop_map(|message| Message::Goodbye { message }),
+        any::<(u32, u32, [u8; 16], u64)>().prop_map(|(version_min, version_max, group, generation)| {
+            Message::Return(Return { version_min, version_max, group, generation })
+        }),
+        any::<(u64, u64, u64, [u8; 16])>().prop_map(|(generation, marker, seq, chain)| {
+            Message::Parted(Parted { generation, marker, seq, chain })
+        }),
+        (proptest::collection::vec(any::<(u32, u64, u64)>(), 0..50), any::<(bool, bool)>()).prop_map(
+            |(runs, (whole, last))| {
+                let run = |(volume, offset, length)| DirtyRun { volume, offset, length };
+                Message::Dirty { runs: runs.into_iter().map(run).collect(), whole, last }
+            }
+        ),
+        any::<(u32, u32, [u8; 16], (u64, u64))>().prop_map(
+            |(version_min, version_max, group, (generation, marker))| {
+                Message::TakeOver(TakeOver { version_min, version_max, group, generation, marker })
+            }
+        ),
+        any::<u64>().prop_map(|generation| Message::Agreed { generation }),
     ]
 }
 
@@ -258,6 +276,37 @@ fn golden() -> Vec<(Kind, Message, &'static str)> {
             Message::Goodbye { message: "the service is stopping".into() },
             include_str!("../../tests/fixtures/wire/goodbye.hex"),
         ),
+        (
+            Kind::Return,
+            Message::Return(Return { version_min: 1, version_max: 1, group: *b"0123456789abcdef", generation: 9 }),
+            include_str!("../../tests/fixtures/wire/return.hex"),
+        ),
+        (
+            Kind::Parted,
+            Message::Parted(Parted { generation: 10, marker: 11, seq: 12, chain: *b"fedcba9876543210" }),
+            include_str!("../../tests/fixtures/wire/parted.hex"),
+        ),
+        (
+            Kind::Dirty,
+            Message::Dirty {
+                runs: vec![DirtyRun { volume: 1, offset: 65536, length: 131_072 }],
+                whole: false,
+                last: true,
+            },
+            include_str!("../../tests/fixtures/wire/dirty.hex"),
+        ),
+        (
+            Kind::TakeOver,
+            Message::TakeOver(TakeOver {
+                version_min: 1,
+                version_max: 1,
+                group: *b"0123456789abcdef",
+                generation: 9,
+                marker: 42,
+            }),
+            include_str!("../../tests/fixtures/wire/take_over.hex"),
+        ),
+        (Kind::Agreed, Message::Agreed { generation: 10 }, include_str!("../../tests/fixtures/wire/agreed.hex")),
     ]
 }
 

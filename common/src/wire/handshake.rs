@@ -70,16 +70,23 @@ pub fn read_hello(ours: Versions, first: Message) -> Result<(u32, Hello), Refuse
     let Message::Hello(hello) = first else {
         return Err(refused(Refusal::Malformed, "the first message must be a Hello".into()));
     };
-    let theirs = Versions::of(&hello);
-    let Some(version) = ours.highest_common(theirs) else {
+    let version = agree(ours, Versions::of(&hello))?;
+    check_hello(&hello).map_err(|message| refused(Refusal::Malformed, message))?;
+    Ok((version, hello))
+}
+
+/// The version to speak with somebody who speaks these.
+///
+/// # Errors
+/// The refusal to send.
+pub fn agree(ours: Versions, theirs: Versions) -> Result<u32, Refused> {
+    ours.highest_common(theirs).ok_or_else(|| {
         let message = format!(
             "no common protocol version: the primary speaks {} to {}, the secondary {} to {}; upgrade the older appliance",
             theirs.min, theirs.max, ours.min, ours.max
         );
-        return Err(refused(Refusal::Version, message));
-    };
-    check_hello(&hello).map_err(|message| refused(Refusal::Malformed, message))?;
-    Ok((version, hello))
+        refused(Refusal::Version, message)
+    })
 }
 
 /// Primary: reads the answer to its [`Hello`].

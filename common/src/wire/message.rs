@@ -126,6 +126,58 @@ pub struct Refused {
     pub generation: u64,
 }
 
+/// The first message of an appliance that was primary until another took over: it wants to be the copy.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Return {
+    /// Oldest protocol version the sender speaks.
+    pub version_min: u32,
+    /// Newest protocol version the sender speaks.
+    pub version_max: u32,
+    /// The group.
+    pub group: [u8; 16],
+    /// The generation in which the sender was primary.
+    pub generation: u64,
+}
+
+/// The first message of a primary that hands its group over.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct TakeOver {
+    /// Oldest protocol version the sender speaks.
+    pub version_min: u32,
+    /// Newest protocol version the sender speaks.
+    pub version_max: u32,
+    /// The group.
+    pub group: [u8; 16],
+    /// The sender's generation.
+    pub generation: u64,
+    /// The marker at which nothing more was written.
+    pub marker: u64,
+}
+
+/// The answer to [`Return`]: where the new primary's history left the old one's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Parted {
+    /// The new primary's generation.
+    pub generation: u64,
+    /// The last marker both have.
+    pub marker: u64,
+    /// The last sequence number both have.
+    pub seq: u64,
+    /// The chain there.
+    pub chain: [u8; 16],
+}
+
+/// A run of regions that differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct DirtyRun {
+    /// Index of the volume.
+    pub volume: u32,
+    /// Its first byte.
+    pub offset: u64,
+    /// Its bytes.
+    pub length: u64,
+}
+
 /// Everything that crosses a control stream. After [`Hello`] and its answer, the primary sends `Heartbeat`s and
 /// `Volumes`, the secondary `Ack`s; either may say `Goodbye`.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
@@ -162,6 +214,26 @@ pub enum Message {
     Volumes {
         /// All volumes now.
         volumes: Vec<VolumeSpec>,
+    },
+    /// An old primary: opens a conversation about its return.
+    Return(Return),
+    /// Answers [`Message::Return`].
+    Parted(Parted),
+    /// An old primary: what it wrote after they parted, in as many messages as it takes.
+    Dirty {
+        /// Regions.
+        runs: Vec<DirtyRun>,
+        /// All regions: it does not know where they parted.
+        whole: bool,
+        /// Nothing follows.
+        last: bool,
+    },
+    /// A primary: opens a conversation about a planned change of roles.
+    TakeOver(TakeOver),
+    /// It is done: durably, with this generation.
+    Agreed {
+        /// The new primary's generation.
+        generation: u64,
     },
     /// Either: the reason for closing, for people.
     Goodbye {

@@ -278,6 +278,7 @@ fn record(settings: &Settings) -> GroupRecord {
         volumes: (0..settings.volumes).map(volume).collect(),
         pairs: vec![],
         primary: None,
+        cut: None,
     }
 }
 

@@ -1,0 +1,418 @@
+//! The return of an old primary as the copy of who took over from it (DESIGN 7).
+//!
+//! ```text
+//! old primary                                             new primary
+//!   drain and apply what it captured
+//!   ── Return ───────────────────────────────────────────────▶ (generation higher here? a pair with it?)
+//!   ◀──────────────────────── Parted: the last marker both have ──
+//!   finds it in its journal by its chain; what lies behind it was never shipped: the lost tail, kept aside
+//!   ── Dirty… (what the tail wrote; everything, when the place is not found) ──▶ into the pair's bitmap, durably
+//!   ◀────────────────────────────────────────────────── Agreed ──
+//!   durably: secondary, journal to be cut where they parted; then the copy runs as any other, and the new primary calls
+//! ```
+//!
+//! Whatever stops this in between, both stand as before, and it is done again. With no tail the old primary's image is that
+//! of the marker: it stays servable, and only what was written since comes over.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemark_common::api::types::{ErrorBody, RejoinReport};
+use tidemark_common::catalog::{Batch, CatalogError, PairStateRecord, RoleRecord, VolumeRecord};
+use tidemark_common::differential::Bitmap;
+use tidemark_common::extent::Extent;
+use tidemark_common::ids::{GroupId, MarkerNumber, Seq, VolumeIndex};
+use tidemark_common::journal::{self, Position};
+use tidemark_common::link::{Connection, ControlReceiver, ControlSender};
+use tidemark_common::record::Chain;
+use tidemark_common::wire::handshake::{Versions, agree};
+use tidemark_common::wire::message::{DirtyRun, Message, Parted, Refusal, Refused, Return};
+use tidemark_primary::differences::{first_copy, written_since};
+use tidemark_primary::ship::Links;
+
+use super::appliance::{Appliance, Engine, Group, failed, refused};
+
+/// Runs of one message: far less than a message may have.
+const RUNS: usize = 16_384;
+/// Each answer comes within this time; the other side may have to write to its catalogue first.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// The number of a copy that is open until the new primary begins one: no marker has it.
+const NOT_BEGUN: u64 = u64::MAX;
+
+/// What an old primary found out about itself.
+struct Tail {
+    /// Where its journal is to be cut; `None`: it does not hold the place.
+    cut: Option<Position>,
+    dirty: Bitmap,
+    writes: u64,
+    bytes: u64,
+}
+
+impl Tail {
+    const fn is_known(&self) -> bool {
+        self.cut.is_some()
+    }
+
+    /// Whether its volumes hold exactly the image of the marker.
+    fn is_empty(&self) -> bool {
+        self.is_known() && self.dirty.is_empty()
+    }
+}
+
+impl Appliance {
+    /// `rejoin`.
+    pub(crate) async fn rejoin(&self, name: &str) -> Result<RejoinReport, ErrorBody> {
+        let _alone = self.changing.lock().await;
+        self.return_to_new_primary(name).await
+    }
+
+    /// Under `changing`.
+    pub(crate) async fn return_to_new_primary(&self, name: &str) -> Result<RejoinReport, ErrorBody> {
+        let group = self.group(name)?;
+        let by = match group.engine.read().clone() {
+            Engine::Fenced { by } => by,
+            Engine::Primary(_) => {
+                return Err(refused(format!("group '{name}' is primary here: nobody took over from it")));
+            }
+            Engine::Secondary(_) => return Err(refused(format!("group '{name}' is a copy here already"))),
+            Engine::Failed(reason) => return Err(refused(format!("group '{name}' does not run: {reason}"))),
+        };
+        let pairs = group.keeper.get().pairs;
+        let peer = pairs.first().map(|pair| pair.peer.clone());
+        let peer =
+            peer.ok_or_else(|| refused(format!("group '{name}' has no pair here: there is nobody to return to")))?;
+        // Hosts are out: whatever was captured goes into the journal and the volumes before anything is compared.
+        tokio::task::block_in_place(|| self.settle_captured(&group)).map_err(failed)?;
+        *group.engine.write() = Engine::Failed(format!("it is returning to '{peer}' as the copy"));
+        let returned = self.return_to(&group, &peer).await;
+        match returned {
+            Ok(None) => self.serve_again(&group, &peer).await,
+            Ok(Some(report)) => {
+                let started = tokio::task::block_in_place(|| self.start_secondary(&group.keeper));
+                *group.engine.write() = started.map_or_else(Engine::Failed, Engine::Secondary);
+                for member in group.keeper.get().volumes {
+                    self.settle_door(&member.name).await;
+                }
+                Ok(report)
+            }
+            Err(error) => {
+                *group.engine.write() = Engine::Fenced { by };
+                Err(error)
+            }
+        }
+    }
+
+    /// A primary that hosts cannot reach starts, drains, applies, and stops.
+    fn settle_captured(&self, group: &Group) -> Result<(), String> {
+        let primary = self.start_primary(&group.keeper)?;
+        primary.refuse_hosts();
+        primary.stop();
+        if self.ring_path(group.keeper.id()).exists() {
+            return Err(
+                "what hosts had written last could not be put into the journal: is its disk or the journal full? \
+                        Make room (journal_bytes in the configuration), restart the service, and try again"
+                    .into(),
+            );
+        }
+        Ok(())
+    }
+
+    /// Nobody took over: a switchover began here and did not come to its end over there.
+    async fn serve_again(&self, group: &Group, peer: &str) -> Result<RejoinReport, ErrorBody> {
+        group.keeper.update(|record| record.role = RoleRecord::Primary).map_err(failed)?;
+        group.met.store(0, std::sync::atomic::Ordering::Release);
+        let started = tokio::task::block_in_place(|| self.start_primary(&group.keeper));
+        let marker = started.as_ref().ok().and_then(|primary| primary.marker(None)).map_or(0, |marker| marker.number);
+        *group.engine.write() = started.map_or_else(Engine::Failed, Engine::Primary);
+        let record = group.keeper.get();
+        for member in &record.volumes {
+            self.settle_door(&member.name).await;
+        }
+        tracing::warn!(group = %record.name, peer, "the other side has not taken over: this side is primary as before");
+        Ok(RejoinReport {
+            group: record.name,
+            primary: self.config.name.clone(),
+            generation: record.generation,
+            marker,
+            whole: false,
+            lost_writes: 0,
+            lost_bytes: 0,
+            kept: None,
+        })
+    }
+
+    /// `None`: the other side has not taken over, it is still the copy of this one.
+    async fn return_to(&self, group: &Group, peer: &str) -> Result<Option<RejoinReport>, ErrorBody> {
+        let (id, generation) = (group.keeper.id(), group.keeper.generation());
+        let (connection, control, mut answers) = self.call(peer).await?;
+        let first = Return {
+            version_min: Versions::OURS.min,
+            version_max: Versions::OURS.max,
+            group: id.0,
+            generation: generation.0,
+        };
+        control.send(&Message::Return(first)).await.map_err(failed)?;
+        let parted = match answer(&mut answers, peer).await? {
+            Message::Parted(parted) if parted.generation > generation.0 => parted,
+            Message::Refused(refused) if refused.refusal == Refusal::Conflict && refused.generation == generation.0 => {
+                return Ok(None);
+            }
+            other => return Err(unexpected(peer, other)),
+        };
+        let tail = tokio::task::block_in_place(|| self.tail(group, &parted)).map_err(failed)?;
+        let kept = tokio::task::block_in_place(|| self.keep_tail(group, &parted, &tail)).map_err(failed)?;
+        send_dirty(&control, &tail).await.map_err(failed)?;
+        match answer(&mut answers, peer).await? {
+            Message::Agreed { .. } => {}
+            other => return Err(unexpected(peer, other)),
+        }
+        tokio::task::block_in_place(|| self.become_secondary(group, &connection, &parted, &tail)).map_err(failed)?;
+        connection.close("agreed");
+        tracing::warn!(group = %group.keeper.name(), peer, generation = parted.generation, marker = parted.marker,
+            lost_writes = tail.writes, "returned: this appliance is the copy now");
+        Ok(Some(RejoinReport {
+            group: group.keeper.name(),
+            primary: peer.into(),
+            generation: parted.generation,
+            marker: parted.marker,
+            whole: !tail.is_known(),
+            lost_writes: tail.writes,
+            lost_bytes: tail.bytes,
+            kept: kept.map(|path| path.display().to_string()),
+        }))
+    }
+
+    /// A connection about something else than data.
+    pub(crate) async fn call(&self, peer: &str) -> Result<(Connection, ControlSender, ControlReceiver), ErrorBody> {
+        let (id, address) = self.reach(peer).map_err(refused)?;
+        let dialed = self.endpoint().dial(&address, id).await;
+        let connection = dialed.map_err(|error| failed(format!("'{peer}' cannot be reached: {error}")))?;
+        let (control, answers) = connection.open_control().await.map_err(failed)?;
+        Ok((connection, control, answers))
+    }
+
+    /// What lies in the journal behind the place where the histories parted.
+    fn tail(&self, group: &Group, parted: &Parted) -> Result<Tail, String> {
+        let (id, options) = (group.keeper.id(), self.journal_options());
+        let disk = Arc::clone(&self.disk);
+        let opened = journal::open(disk, &self.journal_folder(id), id, options, None, &mut |_, _, _| {});
+        let journal = Arc::clone(opened.map_err(|error| error.to_string())?.writer.journal());
+        let found = journal.reader_at_chain(Seq(parted.seq), Chain(parted.chain)).map_err(|error| error.to_string())?;
+        let from = found.as_ref().map_or_else(|| journal.oldest(), |reader| reader.position());
+        let (dirty, writes, bytes) = written_since(&journal, from).map_err(|error| error.to_string())?;
+        let marker = self.catalog.marker(id, MarkerNumber(parted.marker)).map_err(|error| error.to_string())?;
+        // Without the marker's record the image cannot be named: then it is not kept either.
+        let cut = found.map(|reader| reader.position()).filter(|_| marker.is_some());
+        Ok(Tail { cut, dirty, writes, bytes })
+    }
+
+    /// The tail's part of the journal, copied to where nothing replaces it (invariant 8).
+    fn keep_tail(&self, group: &Group, parted: &Parted, tail: &Tail) -> Result<Option<PathBuf>, String> {
+        if tail.writes == 0 {
+            return Ok(None);
+        }
+        let id = group.keeper.id();
+        let from = self.journal_folder(id);
+        let name = format!("generation-{}-after-marker-{}", group.keeper.generation(), parted.marker);
+        let folder = self.lost_folder(id).join(name);
+        let text = |path: &Path, error: std::io::Error| format!("keep {}: {error}", path.display());
+        // An earlier try may have left a part of it.
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).map_err(|error| text(&folder, error))?;
+        }
+        self.disk.create_folder(&folder).map_err(|error| text(&folder, error))?;
+        let first = tail.cut.map_or(0, |cut| cut.segment);
+        for name in self.disk.list(&from).map_err(|error| text(&from, error))? {
+            let number = name.strip_suffix(".segment").and_then(|number| u64::from_str_radix(number, 16).ok());
+            if number.is_some_and(|number| number >= first) {
+                let copy = folder.join(&name);
+                std::fs::copy(from.join(&name), &copy).map_err(|error| text(&copy, error))?;
+                std::fs::File::open(&copy).and_then(|file| file.sync_all()).map_err(|error| text(&copy, error))?;
+            }
+        }
+        self.disk.sync_folder(&folder).map_err(|error| text(&folder, error))?;
+        Ok(Some(folder))
+    }
+
+    pub(crate) fn lost_folder(&self, id: GroupId) -> PathBuf {
+        let journal = self.journal_folder(id);
+        journal.parent().unwrap_or(&journal).join("lost")
+    }
+
+    /// One step: from here on it is a copy, whatever happens.
+    fn become_secondary(
+        &self,
+        group: &Group,
+        connection: &Connection,
+        parted: &Parted,
+        tail: &Tail,
+    ) -> Result<(), String> {
+        let recorded = self.record_as_secondary(group, connection.peer().0, parted, tail);
+        recorded.map_err(|error| error.to_string())?;
+        if !tail.is_known() {
+            // It has been kept aside as a whole. Should it stay here, it is applied once more and then copied over.
+            let folder = self.journal_folder(group.keeper.id());
+            if let Err(error) = std::fs::remove_dir_all(&folder) {
+                tracing::warn!(folder = %folder.display(), %error, "an old journal could not be removed");
+            }
+        }
+        for member in group.keeper.get().volumes {
+            if let Ok(volume) = self.volume(&member.name) {
+                *volume.made_for.write() = Some(group.keeper.name());
+            }
+        }
+        group.met.store(0, std::sync::atomic::Ordering::Release);
+        Ok(())
+    }
+
+    fn record_as_secondary(
+        &self,
+        group: &Group,
+        primary: [u8; 32],
+        parted: &Parted,
+        tail: &Tail,
+    ) -> Result<(), CatalogError> {
+        let (id, name) = (group.keeper.id(), group.keeper.name());
+        let mut batch = Batch::new();
+        let newest_kept = if tail.is_empty() { parted.marker } else { 0 };
+        batch.delete_markers_after(id, MarkerNumber(newest_kept));
+        if !tail.is_known() {
+            batch.delete_applied(id);
+        }
+        for pair in group.keeper.get().pairs {
+            batch.delete_bitmap(id, &pair.peer)?;
+        }
+        for member in group.keeper.get().volumes {
+            if let Some(record) = self.catalog.volume(&member.name)? {
+                batch.put_volume(&VolumeRecord { group: Some(name.clone()), ..record })?;
+            }
+        }
+        let mut pair = self.pair_with(&primary);
+        if !tail.is_empty() {
+            // Open from the first moment: nothing is permitted before the new primary has sent what differs.
+            let mut copy = first_copy(1);
+            copy.number = NOT_BEGUN;
+            pair.copy = Some(copy);
+        } else {
+            pair.state = PairStateRecord::CatchingUp;
+        }
+        group.keeper.update_with(batch, |record| {
+            record.role = RoleRecord::Secondary;
+            record.generation = parted.generation;
+            record.generation_start_seq = parted.seq.saturating_add(1);
+            record.primary = Some(primary);
+            record.pairs = vec![pair];
+            record.cut = tail.cut.map(|cut| (cut.segment, cut.offset));
+        })
+    }
+}
+
+/// The new primary's side.
+impl Appliance {
+    /// Answers an old primary that wants to return.
+    pub(crate) async fn let_return(
+        &self,
+        connection: &Connection,
+        control: &ControlSender,
+        incoming: &mut ControlReceiver,
+        request: &Return,
+    ) -> Result<(), Refused> {
+        agree(Versions::OURS, Versions { min: request.version_min, max: request.version_max })?;
+        let here = &self.config.name;
+        let refuse = |refusal, generation, message| Refused { refusal, message, generation };
+        let group = self.group_by_id(GroupId(request.group));
+        let group =
+            group.ok_or_else(|| refuse(Refusal::UnknownGroup, 0, format!("'{here}' knows nothing of this group")))?;
+        let (name, record) = (group.keeper.name(), group.keeper.get());
+        let engine = group.engine.read().clone();
+        let Engine::Primary(primary) = engine else {
+            let message = format!("group '{name}' is not primary on '{here}': nobody took over there");
+            // The caller's copy still: the caller may be primary again. Any other case says no generation.
+            let is_its_copy = matches!(engine, Engine::Secondary(_)) && record.primary == Some(connection.peer().0);
+            return Err(refuse(Refusal::Conflict, if is_its_copy { record.generation } else { 0 }, message));
+        };
+        if record.generation <= request.generation {
+            let message = format!(
+                "group '{name}' has generation {} on '{here}' and {} there: neither took over from the other",
+                record.generation, request.generation
+            );
+            return Err(refuse(Refusal::Conflict, 0, message));
+        }
+        let peer = self.peer_by_id(&connection.peer().0).unwrap_or_default();
+        let parted = record.pairs.iter().find(|pair| pair.peer == peer).and_then(|pair| pair.parted);
+        let (Some(pair), Some(parted)) = (primary.pair(&peer), parted) else {
+            let message = format!(
+                "group '{name}' on '{here}' has no pair with '{peer}' from which it took over: give the group up on '{peer}' \
+                 (`tidemark pair delete {name} --to {here}`), then `tidemark pair create {name} --to {peer}` on '{here}' copies everything"
+            );
+            return Err(refuse(Refusal::UnknownGroup, record.generation, message));
+        };
+        let unready = |message: String| refuse(Refusal::Unready, record.generation, message);
+        let told =
+            Parted { generation: record.generation, marker: parted.marker, seq: parted.seq, chain: parted.chain };
+        control.send(&Message::Parted(told)).await.map_err(|error| unready(error.to_string()))?;
+        let (dirty, whole) = receive_dirty(incoming, &primary.volume_sizes()).await.map_err(unready)?;
+        tokio::task::block_in_place(|| pair.returned(&dirty, whole)).map_err(unready)?;
+        let agreed = Message::Agreed { generation: record.generation };
+        control.send(&agreed).await.map_err(|error| unready(error.to_string()))
+    }
+}
+
+async fn send_dirty(control: &ControlSender, tail: &Tail) -> Result<(), tidemark_common::link::LinkError> {
+    let mut at = (VolumeIndex(0), 0);
+    loop {
+        let mut runs = Vec::new();
+        while runs.len() < RUNS
+            && let Some(run) = tail.dirty.next_run(at.0, at.1).filter(|_| tail.is_known())
+        {
+            at = (run.volume, run.end());
+            runs.push(DirtyRun { volume: run.volume.0, offset: run.offset, length: run.length });
+        }
+        let last = runs.len() < RUNS;
+        control.send(&Message::Dirty { runs, whole: !tail.is_known(), last }).await?;
+        if last {
+            return Ok(());
+        }
+    }
+}
+
+/// Only regions of volumes there are count: what a volume that is gone held is nobody's.
+async fn receive_dirty(
+    incoming: &mut ControlReceiver,
+    volumes: &[(VolumeIndex, u64)],
+) -> Result<(Bitmap, bool), String> {
+    let mut dirty = Bitmap::default();
+    loop {
+        let message = tokio::time::timeout(ANSWER_TIMEOUT, incoming.recv()).await;
+        let message = message.map_err(|_| "it went silent".to_owned())?.map_err(|error| error.to_string())?;
+        let Some(Message::Dirty { runs, whole, last }) = message else {
+            return Err("it said something else than what differs".into());
+        };
+        for run in runs {
+            let size = volumes.iter().find(|(index, _)| index.0 == run.volume).map_or(0, |(_, size)| *size);
+            let end = run.offset.saturating_add(run.length).min(size);
+            if run.offset < end {
+                dirty.mark(Extent { volume: VolumeIndex(run.volume), offset: run.offset, length: end - run.offset });
+            }
+        }
+        if last {
+            return Ok((dirty, whole));
+        }
+    }
+}
+
+/// The next message of a conversation that this side began.
+pub(crate) async fn answer(answers: &mut ControlReceiver, peer: &str) -> Result<Message, ErrorBody> {
+    let silent = |_| failed(format!("'{peer}' did not answer within {ANSWER_TIMEOUT:?}"));
+    let message = tokio::time::timeout(ANSWER_TIMEOUT, answers.recv()).await.map_err(silent)?.map_err(failed)?;
+    message.ok_or_else(|| failed(format!("'{peer}' ended the conversation")))
+}
+
+/// An answer that is not the one hoped for.
+pub(crate) fn unexpected(peer: &str, message: Message) -> ErrorBody {
+    match message {
+        Message::Refused(Refused { message, .. }) | Message::Goodbye { message } => refused(message),
+        _ => failed(format!("'{peer}' answered with something else than what was asked")),
+    }
+}

@@ -1,0 +1,228 @@
+//! Failing back: the old primary returns as the copy, roles change as planned, and what never reached the other side is kept.
+
+use std::time::Duration;
+
+use tidemark_common::api::types::{PairState, RejoinReport, Role, SwitchoverReport};
+use tidemark_tests::appliance::Appliance;
+use tidemark_tests::host::{EPERM, HostError};
+use tidemark_tests::oracle::{Bounds, assert_legal};
+use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
+use tidemark_tests::wait::wait_until;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn wait_role(side: &Appliance, wanted: Role) {
+    wait_until(&format!("{} to be {wanted:?}", side.name()), LIMIT, || {
+        let group = side.group(GROUP);
+        if group.role == wanted { Ok(()) } else { Err(format!("{group:?}")) }
+    });
+}
+
+fn wait_paired(sides: [&Appliance; 2]) {
+    for side in sides {
+        side.wait_pair(GROUP, "the pair to be paired", COPY_LIMIT, |pair| pair.state == PairState::Paired);
+    }
+}
+
+fn rejoin(side: &Appliance) -> RejoinReport {
+    wait_role(side, Role::Fenced);
+    side.json(&["rejoin", GROUP])
+}
+
+fn switch(from: &Appliance, to: &Appliance) -> SwitchoverReport {
+    let report: SwitchoverReport = from.json(&["switchover", GROUP, "--to", to.name()]);
+    assert_eq!(report.problem, None);
+    assert_eq!((from.group(GROUP).role, to.group(GROUP).role), (Role::Secondary, Role::Primary));
+    report
+}
+
+/// With the hosts at rest: the copy's files hold what the primary serves.
+fn assert_same(pair: &Pair, primary: &Appliance, copy: &Appliance) {
+    let marker = primary.ok(&["cut", GROUP]);
+    primary.ok(&["wait", GROUP, "--to", copy.name(), "--marker", marker.trim(), "--timeout", "30s"]);
+    let images = pair.open(primary).into_iter().map(|mut export| export.read_all().expect("read"));
+    for (original, copied) in images.zip(pair.backing(copy)) {
+        assert!(original == copied, "the copy on {} differs", copy.name());
+    }
+}
+
+#[test]
+fn an_old_primary_returns_as_the_copy_and_its_lost_tail_is_kept() {
+    let mut pair = Pair::prefilled(&Setup::seeded(101));
+    let load = pair.load(0);
+    load.wait_acked(400);
+    pair.relay.cut();
+    load.wait_acked(400);
+    pair.east.kill9();
+    drop(load.join_broken());
+    let report = pair.failover();
+    let verdict = assert_legal(
+        "the image taken over",
+        &pair.history.writes(),
+        &pair.image(&pair.west),
+        Bounds { holds_acked_before: None, nothing_sent_after: None },
+    );
+    pair.history.settle(&verdict);
+    let load = pair.load_on(&pair.west, 1);
+    load.wait_acked(300);
+
+    pair.relay.heal();
+    pair.east.start();
+    let returned = rejoin(&pair.east);
+    assert_eq!((returned.primary.as_str(), returned.generation), ("west", report.generation));
+    assert_eq!(returned.marker, report.marker.number);
+    assert!(!returned.whole && returned.lost_writes > 0 && returned.lost_bytes > 0, "{returned:?}");
+    let kept = returned.kept.expect("the tail is kept");
+    assert!(std::fs::read_dir(&kept).expect("the folder").count() > 0);
+    load.wait_acked(100);
+    load.stop();
+    wait_paired([&pair.west, &pair.east]);
+    assert_eq!(pair.east.group(GROUP).role, Role::Secondary);
+    assert_same(&pair, &pair.west, &pair.east);
+    match pair.east.try_open("a") {
+        Err(HostError::Refused { .. }) => {}
+        Ok(mut export) => assert!(matches!(export.write(0, &[1; 4096]), Err(HostError::Errno(EPERM)))),
+        Err(other) => panic!("a copy volume is refused with a reason, not: {other}"),
+    }
+
+    // And back, as planned.
+    let back = switch(&pair.west, &pair.east);
+    assert_eq!(back.generation, report.generation + 1);
+    wait_paired([&pair.east, &pair.west]);
+    let load = pair.load(2);
+    load.wait_acked(300);
+    load.stop();
+    assert_same(&pair, &pair.east, &pair.west);
+    assert_legal("after the failback", &pair.history.writes(), &pair.image(&pair.east), Bounds::EVERYTHING_ACKED);
+}
+
+#[test]
+fn failing_over_and_back_without_a_write_copies_nothing() {
+    let mut pair = Pair::prefilled(&Setup::seeded(102));
+    pair.settle();
+    pair.east.kill9();
+    let report = pair.failover();
+    pair.east.start();
+    let before = pair.relay.backward().bytes() + pair.relay.forward().bytes();
+    let returned = rejoin(&pair.east);
+    assert_eq!((returned.lost_writes, returned.whole, returned.kept), (0, false, None));
+    assert_eq!(returned.marker, report.marker.number);
+    // Its image is that of the marker from the first moment.
+    let status = pair.east.pair(GROUP);
+    assert_eq!(status.permitted_marker, report.marker.number, "{status:?}");
+    wait_paired([&pair.west, &pair.east]);
+    let east = pair.east.pair(GROUP);
+    assert_eq!(east.copy, None);
+    assert_same(&pair, &pair.west, &pair.east);
+    let sent = pair.relay.backward().bytes() + pair.relay.forward().bytes() - before;
+    assert!(sent < 1 << 20, "{sent} bytes crossed the link");
+}
+
+#[test]
+fn a_switchover_under_load_loses_nothing_and_hosts_meet_a_pause_only() {
+    let pair = Pair::prefilled(&Setup::seeded(103));
+    let load = pair.load(0);
+    load.wait_acked(300);
+    let report = switch(&pair.east, &pair.west);
+    assert!(report.hosts_waited_ms < 10_000.0, "{report:?}");
+    // Hosts were told that the volumes are elsewhere now.
+    drop(load.end());
+    wait_paired([&pair.west, &pair.east]);
+    let verdict = assert_legal(
+        "what is served after the switchover",
+        &pair.history.writes(),
+        &pair.image(&pair.west),
+        Bounds::EVERYTHING_ACKED,
+    );
+    pair.history.settle(&verdict);
+    let load = pair.load_on(&pair.west, 1);
+    load.wait_acked(200);
+    load.stop();
+    assert_same(&pair, &pair.west, &pair.east);
+}
+
+#[test]
+fn a_switchover_to_a_copy_that_does_not_follow_changes_nothing() {
+    let pair = Pair::prefilled(&Setup::seeded(104));
+    pair.settle();
+    pair.relay.cut();
+    let load = pair.load(0);
+    load.wait_acked(50);
+    let why = pair.east.refuses(&["switchover", GROUP, "--to", "west", "--timeout", "2s"]);
+    assert!(why.contains("west"), "{why}");
+    load.wait_acked(50);
+    load.stop();
+    assert_eq!((pair.east.group(GROUP).role, pair.west.group(GROUP).role), (Role::Primary, Role::Secondary));
+    pair.relay.heal();
+    pair.wait_paired();
+    pair.assert_copy_equals();
+    assert!(pair.east.refuses(&["rejoin", GROUP]).contains("primary here"));
+    assert!(pair.west.refuses(&["rejoin", GROUP]).contains("copy here"));
+}
+
+#[test]
+fn ten_role_changes_in_a_row_under_load_keep_what_was_permitted() {
+    let mut pair = Pair::prefilled(&Setup::seeded(105));
+    for round in 0..10 {
+        let west_is_primary = round % 2 == 1;
+        let (from, to) = if west_is_primary { (&pair.west, &pair.east) } else { (&pair.east, &pair.west) };
+        let load = pair.load_on(from, round);
+        load.wait_acked(150);
+        let planned = round % 3 != 0;
+        if planned {
+            switch(from, to);
+            drop(load.end());
+        } else {
+            to.ok(&["failover", GROUP, "--force"]);
+            drop(load.end());
+            rejoin(from);
+        }
+        let bounds = if planned {
+            Bounds::EVERYTHING_ACKED
+        } else {
+            Bounds { holds_acked_before: None, nothing_sent_after: None }
+        };
+        let verdict = assert_legal(&format!("round {round}"), &pair.history.writes(), &pair.image(to), bounds);
+        pair.history.settle(&verdict);
+        wait_paired([from, to]);
+        assert_same(&pair, to, from);
+        if round == 4 {
+            // A restart in between finds everything as it was.
+            pair.east.restart();
+            pair.west.restart();
+            wait_paired([&pair.east, &pair.west]);
+        }
+    }
+    assert_eq!(pair.east.group(GROUP).generation, 11);
+}
+
+#[test]
+fn an_old_primary_killed_while_it_returns_returns_again() {
+    let mut pair = Pair::prefilled(&Setup::seeded(106));
+    let load = pair.load(0);
+    load.wait_acked(200);
+    pair.west.ok(&["failover", GROUP, "--force"]);
+    drop(load.end());
+    let verdict = assert_legal(
+        "the image taken over",
+        &pair.history.writes(),
+        &pair.image(&pair.west),
+        Bounds { holds_acked_before: None, nothing_sent_after: None },
+    );
+    pair.history.settle(&verdict);
+    let load = pair.load_on(&pair.west, 1);
+    load.wait_acked(200);
+    load.stop();
+    rejoin(&pair.east);
+    pair.east.kill9();
+    pair.east.start();
+    wait_paired([&pair.west, &pair.east]);
+    assert_same(&pair, &pair.west, &pair.east);
+    // The new primary dies, and its copy, which was the old primary, takes over.
+    pair.west.kill9();
+    wait_until("the failover", LIMIT, || {
+        let outcome = pair.east.cli(&["failover", GROUP]);
+        if outcome.code == 0 { Ok(()) } else { Err(outcome.stderr) }
+    });
+    assert_legal("after two failovers", &pair.history.writes(), &pair.image(&pair.east), Bounds::EVERYTHING_ACKED);
+}

@@ -83,6 +83,9 @@ async fn every_method_arrives_as_it_was_asked() {
     assert_eq!(client.markers("g").await.unwrap().len(), 5);
     assert_eq!(client.wait("g", &wait(Some(7), 1000)).await.unwrap().number, 7);
     assert_eq!(client.failover("g", &Failover { force: true }).await.unwrap().exports, ["a", "b"]);
+    assert_eq!(client.rejoin("g").await.unwrap().lost_writes, 7);
+    let switchover = Switchover { to: text("west"), timeout_ms: 1000 };
+    assert_eq!(client.switchover("g", &switchover).await.unwrap().primary, "west");
     let expected = [
         format!("{peer:?}"),
         format!("{volume:?}"),
@@ -99,6 +102,8 @@ async fn every_method_arrives_as_it_was_asked() {
         text(r#"markers "g""#),
         format!("wait \"g\" {:?}", wait(Some(7), 1000)),
         text(r#"failover "g" Failover { force: true }"#),
+        text(r#"rejoin "g""#),
+        text(r#"switchover "g" Switchover { to: "west", timeout_ms: 1000 }"#),
     ];
     assert_eq!(served.fake.calls(), expected);
 }
@@ -197,6 +202,8 @@ async fn the_document_describes_every_route_and_every_route_is_there() {
             "POST /v1/groups/{group}/pairs",
             "POST /v1/groups/{group}/pairs/{peer}/resume",
             "POST /v1/groups/{group}/pairs/{peer}/suspend",
+            "POST /v1/groups/{group}/rejoin",
+            "POST /v1/groups/{group}/switchover",
             "POST /v1/groups/{group}/volumes",
             "POST /v1/groups/{group}/wait",
             "POST /v1/peers",

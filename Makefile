@@ -54,6 +54,10 @@ tests: test-packages build ## All tests, with nextest where it is installed
 	    set -x; TIDEMARK_BIN="$(TARGET)/release/tidemark" $(CARGO) test $(WORKSPACE) --all-targets --no-fail-fast; \
 	fi
 
+.PHONY: mutants
+mutants: test-packages ## Break mechanisms on purpose: the tests that keep the invariants must fail
+	@scripts/mutants $(MUTANTS)
+
 .PHONY: rules
 rules: test-packages ## Prometheus configuration and alerts, by promtool
 	promtool check config grafana/prometheus.yml
@@ -61,7 +65,7 @@ rules: test-packages ## Prometheus configuration and alerts, by promtool
 
 .PHONY: scripts-check
 scripts-check:
-	@for script in .ci/run scripts/install-debian-packages; do bash -n $$script; done
+	@for script in .ci/run scripts/install-debian-packages scripts/mutants; do bash -n $$script; done
 	@if command -v shellcheck >/dev/null; then shellcheck .ci/run scripts/*; fi
 
 .PHONY: deny

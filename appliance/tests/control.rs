@@ -15,8 +15,8 @@ use tidemark_common::api::control::Control;
 use tidemark_common::api::openapi;
 use tidemark_common::api::server::{BindError, ControlListener, serve_metrics};
 use tidemark_common::api::types::{
-    Cut, ErrorBody, ErrorKind, Failover, GroupCreate, GroupVolume, OnFull, PairTarget, PeerAdd, VolumeCreate,
-    VolumeResize, Wait, WaitFor,
+    Cut, ErrorBody, ErrorKind, Failover, GroupCreate, GroupVolume, OnFull, PairTarget, PeerAdd, Switchover,
+    VolumeCreate, VolumeResize, Wait, WaitFor,
 };
 use tidemark_common::config::ControlAccess;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};

@@ -7,8 +7,8 @@ use tidemark_common::config::{parse_duration, parse_size};
 use tidemark_common::ids::{ApplianceId, check_name};
 
 use crate::commands::{
-    completions, cut, demo, failover, group, id, init, man, markers, pair, peer, rejoin, serve, status, switchover,
-    volume, wait,
+    completions, cut, demo, failover, group, id, init, lost, man, markers, pair, peer, rejoin, serve, status,
+    switchover, volume, wait,
 };
 
 /// Journal-based asynchronous remote copy of block volumes.
@@ -73,6 +73,9 @@ pub(crate) enum Command {
     Switchover(switchover::Args),
     /// Return, on an old primary, as the copy of who took over
     Rejoin(rejoin::Args),
+    /// What an old primary had written and never shipped
+    #[command(subcommand)]
+    Lost(lost::Command),
     /// The whole story in under a minute: two appliances, a load, a disaster, a failover, and the proof
     Demo(demo::Args),
     /// Print shell completions

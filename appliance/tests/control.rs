@@ -190,14 +190,17 @@ async fn the_document_describes_every_route_and_every_route_is_there() {
     assert_eq!(
         described,
         [
+            "DELETE /v1/groups/{group}/lost/{tail}",
             "DELETE /v1/groups/{group}/pairs/{peer}",
             "DELETE /v1/groups/{group}/volumes/{volume}",
             "DELETE /v1/volumes/{volume}",
+            "GET /v1/groups/{group}/lost",
             "GET /v1/groups/{group}/markers",
             "GET /v1/status",
             "PATCH /v1/volumes/{volume}",
             "POST /v1/groups",
             "POST /v1/groups/{group}/failover",
+            "POST /v1/groups/{group}/lost/{tail}/export",
             "POST /v1/groups/{group}/markers",
             "POST /v1/groups/{group}/pairs",
             "POST /v1/groups/{group}/pairs/{peer}/resume",

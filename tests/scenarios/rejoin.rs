@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use tidemark_common::api::types::{PairState, RejoinReport, Role, SwitchoverReport};
+use tidemark_common::api::types::{LostTail, PairState, RejoinReport, Role, SwitchoverReport};
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::host::{EPERM, HostError};
 use tidemark_tests::oracle::{Bounds, assert_legal};
 use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
+use tidemark_tests::stamp::{self, BLOCK_BYTES, Content};
 use tidemark_tests::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -46,6 +47,30 @@ fn assert_same(pair: &Pair, primary: &Appliance, copy: &Appliance) {
     }
 }
 
+/// What is kept is listed by volume and range, holds what hosts had written there, and goes only when that is asked.
+fn assert_lost_tail(pair: &Pair, writes: u64, marker: u64) {
+    let tails: Vec<LostTail> = pair.east.json(&["lost", "list", GROUP]);
+    let [tail] = tails.as_slice() else { panic!("one tail: {tails:?}") };
+    assert_eq!((tail.writes, tail.after_marker), (writes, marker));
+    for (volume, name) in pair.volumes().iter().enumerate() {
+        let Some(lost) = tail.volumes.iter().find(|lost| lost.name.as_ref() == Some(name)) else { continue };
+        let file = pair.cluster.join(&format!("{name}.lost"));
+        let path = file.display().to_string();
+        pair.east.ok(&["lost", "export", GROUP, &tail.name, "--volume", name, "--to", &path]);
+        let exported = std::fs::read(&file).expect("read what was exported");
+        for range in &lost.ranges {
+            for block in range.offset / BLOCK_BYTES as u64..(range.offset + range.length) / BLOCK_BYTES as u64 {
+                let at = usize::try_from(block).expect("a block") * BLOCK_BYTES;
+                let content = stamp::read(&exported[at..at + BLOCK_BYTES], volume, block);
+                assert!(!matches!(content, Content::Foreign(_)), "block {block} of {name}: {content:?}");
+            }
+        }
+        pair.east.refuses(&["lost", "export", GROUP, &tail.name, "--volume", name, "--to", &path]);
+    }
+    pair.east.ok(&["lost", "discard", GROUP, &tail.name]);
+    assert!(pair.east.json::<Vec<LostTail>>(&["lost", "list", GROUP]).is_empty());
+}
+
 #[test]
 fn an_old_primary_returns_as_the_copy_and_its_lost_tail_is_kept() {
     let mut pair = Pair::prefilled(&Setup::seeded(101));
@@ -77,6 +102,7 @@ fn an_old_primary_returns_as_the_copy_and_its_lost_tail_is_kept() {
     load.wait_acked(100);
     load.stop();
     wait_paired([&pair.west, &pair.east]);
+    assert_lost_tail(&pair, returned.lost_writes, report.marker.number);
     assert_eq!(pair.east.group(GROUP).role, Role::Secondary);
     assert_same(&pair, &pair.west, &pair.east);
     match pair.east.try_open("a") {

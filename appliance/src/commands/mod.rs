@@ -7,6 +7,7 @@ pub(crate) mod failover;
 pub(crate) mod group;
 pub(crate) mod id;
 pub(crate) mod init;
+pub(crate) mod lost;
 pub(crate) mod man;
 pub(crate) mod markers;
 mod openapi;
@@ -46,6 +47,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status(args) => ask(&common, async |service| status::run(args, &service).await),
         Command::Failover(args) => ask(&common, async |service| failover::run(args, &service).await),
         Command::Switchover(args) => ask(&common, async |service| switchover::run(args, &service).await),
+        Command::Lost(command) => ask(&common, async |service| lost::run(command, &service).await),
         Command::Rejoin(args) => ask(&common, async |service| rejoin::run(args, &service).await),
         Command::Demo(args) => demo::run(&args, &common),
         Command::Completions(args) => completions::run(&args),

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tidemark_common::api::control::{Control, Reply};
 use tidemark_common::api::types::{
-    Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, MarkerInfo, PairState, PairStatus,
-    PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, VolumeCreate, VolumeStatus,
-    Wait, WaitFor,
+    Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, LostExport, LostTail, MarkerInfo,
+    PairState, PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport,
+    VolumeCreate, VolumeStatus, Wait, WaitFor,
 };
 use tidemark_common::catalog::PeerRecord;
 use tidemark_common::ids::{ApplianceId, MarkerNumber, check_name};
@@ -210,6 +210,18 @@ impl Control for Appliance {
 
     fn failover(&self, group: String, request: Failover) -> Reply<'_, FailoverReport> {
         Box::pin(async move { self.fail_over(&group, &request).await })
+    }
+
+    fn lost(&self, group: String) -> Reply<'_, Vec<LostTail>> {
+        Box::pin(async move { tokio::task::block_in_place(|| Appliance::lost(self, &group)) })
+    }
+
+    fn lost_export(&self, group: String, tail: String, request: LostExport) -> Reply<'_, ()> {
+        Box::pin(async move { tokio::task::block_in_place(|| self.export_lost(&group, &tail, &request)) })
+    }
+
+    fn lost_discard(&self, group: String, tail: String) -> Reply<'_, ()> {
+        Box::pin(async move { tokio::task::block_in_place(|| self.discard_lost(&group, &tail)) })
     }
 
     fn rejoin(&self, group: String) -> Reply<'_, RejoinReport> {

@@ -104,11 +104,16 @@ impl Appliance {
 
     /// The journal and the write buffer of a group that is no more.
     pub(crate) fn remove_group_files(&self, id: GroupId) {
-        let folder = self.group_folder(id);
+        let folder = self.journal_folder(id);
         if let Err(error) = fs::remove_dir_all(&folder)
             && error.kind() != ErrorKind::NotFound
         {
             tracing::warn!(folder = %folder.display(), %error, "the journal of a deleted group could not be removed");
+        }
+        // What was never shipped stays (invariant 8): then the folder is not empty.
+        let kept = self.lost_folder(id);
+        if fs::remove_dir(self.group_folder(id)).is_err() && kept.exists() {
+            tracing::warn!(kept = %kept.display(), "what the group had not shipped is kept");
         }
         let _ = fs::remove_file(self.ring_path(id));
     }

@@ -11,6 +11,7 @@ pub(crate) mod exports;
 mod failover;
 mod give_up;
 mod groups;
+mod lost;
 mod rejoin;
 mod status;
 mod switchover;

@@ -32,6 +32,7 @@ use tidemark_primary::differences::{first_copy, written_since};
 use tidemark_primary::ship::Links;
 
 use super::appliance::{Appliance, Engine, Group, failed, refused};
+use super::lost::tail_name;
 
 /// Runs of one message: far less than a message may have.
 const RUNS: usize = 16_384;
@@ -214,7 +215,7 @@ impl Appliance {
         }
         let id = group.keeper.id();
         let from = self.journal_folder(id);
-        let name = format!("generation-{}-after-marker-{}", group.keeper.generation(), parted.marker);
+        let name = tail_name(group.keeper.generation().0, parted.marker);
         let folder = self.lost_folder(id).join(name);
         let text = |path: &Path, error: std::io::Error| format!("keep {}: {error}", path.display());
         // An earlier try may have left a part of it.

@@ -13,8 +13,9 @@ use tidemark_common::api::client::Client;
 use tidemark_common::api::control::{Control, Reply};
 use tidemark_common::api::server::{ControlListener, serve_control};
 use tidemark_common::api::types::{
-    Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, MarkerInfo, PairStatus, PairTarget,
-    PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, VolumeCreate, VolumeStatus, Wait,
+    Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, LostExport, LostRange, LostTail,
+    LostVolume, MarkerInfo, PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover,
+    SwitchoverReport, VolumeCreate, VolumeStatus, Wait,
 };
 use tidemark_common::config::ControlAccess;
 use tokio::sync::Notify;
@@ -235,6 +236,34 @@ impl Control for Fake {
 
     fn failover(&self, name: String, request: Failover) -> Reply<'_, FailoverReport> {
         self.reply(format!("failover {name:?} {request:?}"), move |status| group(status, &name).map(report))
+    }
+
+    fn lost(&self, name: String) -> Reply<'_, Vec<LostTail>> {
+        self.reply(format!("lost {name:?}"), move |status| {
+            group(status, &name).map(|_| {
+                vec![LostTail {
+                    name: "generation-1-after-marker-41".into(),
+                    generation: 1,
+                    after_marker: 41,
+                    writes: 7,
+                    folder: "/var/lib/tidemark/groups/07/lost/generation-1-after-marker-41".into(),
+                    volumes: vec![LostVolume {
+                        name: Some("a".into()),
+                        index: 1,
+                        bytes: 28_672,
+                        ranges: vec![LostRange { offset: 4096, length: 28_672 }],
+                    }],
+                }]
+            })
+        })
+    }
+
+    fn lost_export(&self, name: String, tail: String, request: LostExport) -> Reply<'_, ()> {
+        self.reply(format!("lost_export {name:?} {tail:?} {request:?}"), move |status| group(status, &name).map(drop))
+    }
+
+    fn lost_discard(&self, name: String, tail: String) -> Reply<'_, ()> {
+        self.reply(format!("lost_discard {name:?} {tail:?}"), move |status| group(status, &name).map(drop))
     }
 
     fn rejoin(&self, name: String) -> Reply<'_, RejoinReport> {

@@ -19,9 +19,9 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::types::{
-    Cut, ErrorBody, Failover, FailoverReport, GroupCreate, GroupStatus, GroupVolume, MarkerInfo, PairStatus,
-    PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, VolumeCreate, VolumeResize,
-    VolumeStatus, Wait,
+    Cut, ErrorBody, Failover, FailoverReport, GroupCreate, GroupStatus, GroupVolume, LostExport, LostTail, MarkerInfo,
+    PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, VolumeCreate,
+    VolumeResize, VolumeStatus, Wait,
 };
 use crate::config::{CONFIG_FILE, CONTROL_SOCKET};
 
@@ -244,6 +244,30 @@ impl Client {
     /// See [`Client::status`].
     pub async fn failover(&self, group: &str, request: &Failover) -> Answer<FailoverReport> {
         self.ask(Ask::new(Method::POST, &["groups", group, "failover"]).with(request)).await
+    }
+
+    /// `lost list`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn lost(&self, group: &str) -> Answer<Vec<LostTail>> {
+        self.ask(Ask::new(Method::GET, &["groups", group, "lost"])).await
+    }
+
+    /// `lost export`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn lost_export(&self, group: &str, tail: &str, request: &LostExport) -> Answer<()> {
+        self.tell(Ask::new(Method::POST, &["groups", group, "lost", tail, "export"]).with(request)).await
+    }
+
+    /// `lost discard`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn lost_discard(&self, group: &str, tail: &str) -> Answer<()> {
+        self.tell(Ask::new(Method::DELETE, &["groups", group, "lost", tail])).await
     }
 
     /// `rejoin`.

@@ -4,8 +4,9 @@ use std::future::Future;
 use std::pin::Pin;
 
 use super::types::{
-    Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, MarkerInfo, PairStatus, PairTarget,
-    PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, VolumeCreate, VolumeStatus, Wait,
+    Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, LostExport, LostTail, MarkerInfo,
+    PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, VolumeCreate,
+    VolumeStatus, Wait,
 };
 
 /// What a request resolves to.
@@ -56,6 +57,12 @@ pub trait Control: Send + Sync + 'static {
     fn rejoin(&self, group: String) -> Reply<'_, RejoinReport>;
     /// `switchover`: on the primary.
     fn switchover(&self, group: String, request: Switchover) -> Reply<'_, SwitchoverReport>;
+    /// `lost list`.
+    fn lost(&self, group: String) -> Reply<'_, Vec<LostTail>>;
+    /// `lost export`.
+    fn lost_export(&self, group: String, tail: String, request: LostExport) -> Reply<'_, ()>;
+    /// `lost discard`.
+    fn lost_discard(&self, group: String, tail: String) -> Reply<'_, ()>;
     /// The metrics page, Prometheus text format.
     fn metrics(&self) -> String;
 }

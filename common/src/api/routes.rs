@@ -18,9 +18,9 @@ use utoipa_axum::routes;
 use super::answer::{BODY_BYTES_MAX, Body, ErrorAnswer, Names, method_not_allowed, not_found};
 use super::control::Control;
 use super::types::{
-    Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, GroupVolume, MarkerInfo, PairStatus,
-    PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, VolumeCreate, VolumeResize,
-    VolumeStatus, Wait,
+    Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, GroupVolume, LostExport, LostTail,
+    MarkerInfo, PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport,
+    VolumeCreate, VolumeResize, VolumeStatus, Wait,
 };
 
 /// What handlers share.
@@ -72,6 +72,9 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(markers, cut))
         .routes(routes!(wait))
         .routes(routes!(failover))
+        .routes(routes!(lost))
+        .routes(routes!(lost_export))
+        .routes(routes!(lost_discard))
         .routes(routes!(rejoin))
         .routes(routes!(switchover))
 }
@@ -254,4 +257,36 @@ async fn switchover(
     Body(request): Body<Switchover>,
 ) -> Answer<SwitchoverReport> {
     api.carry_out(async move |control| control.switchover(group, request).await).await.map(Json)
+}
+
+/// What an old primary had written and never shipped.
+#[utoipa::path(get, path = "/v1/groups/{group}/lost", params(("group" = String, Path,)),
+    responses((status = 200, body = Vec<LostTail>), (status = "default", body = ErrorBody)))]
+async fn lost(State(api): State<Api>, Names(group): Names<String>) -> Answer<Vec<LostTail>> {
+    Ok(Json(api.control.lost(group).await?))
+}
+
+/// Writes what a lost tail holds of a volume into a file.
+#[utoipa::path(post, path = "/v1/groups/{group}/lost/{tail}/export",
+    params(("group" = String, Path,), ("tail" = String, Path,)), request_body = LostExport,
+    responses((status = 204), (status = "default", body = ErrorBody)))]
+async fn lost_export(
+    State(api): State<Api>,
+    Names((group, tail)): Names<(String, String)>,
+    Body(request): Body<LostExport>,
+) -> Result<StatusCode, ErrorAnswer> {
+    api.carry_out(async move |control| control.lost_export(group, tail, request).await)
+        .await
+        .map(|()| StatusCode::NO_CONTENT)
+}
+
+/// Discards a lost tail, for good.
+#[utoipa::path(delete, path = "/v1/groups/{group}/lost/{tail}",
+    params(("group" = String, Path,), ("tail" = String, Path,)),
+    responses((status = 204), (status = "default", body = ErrorBody)))]
+async fn lost_discard(
+    State(api): State<Api>,
+    Names((group, tail)): Names<(String, String)>,
+) -> Result<StatusCode, ErrorAnswer> {
+    api.carry_out(async move |control| control.lost_discard(group, tail).await).await.map(|()| StatusCode::NO_CONTENT)
 }

@@ -1,0 +1,86 @@
+//! `tidemark lost`: what an old primary had written and never shipped.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use serde_json::json;
+use tidemark_common::api::types::{LostExport, LostTail};
+
+use super::Service;
+use crate::cli::name;
+use crate::failure::Failure;
+use crate::output::{self, figures, table::Table};
+
+/// `tidemark lost ...`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List what is kept: since which marker, how many writes, on which volumes; ranges with --json
+    List {
+        /// The group
+        #[arg(value_parser = name)]
+        group: String,
+    },
+    /// Write what it holds of a volume into a sparse file as large as the volume
+    Export {
+        #[command(flatten)]
+        tail: Tail,
+        /// The volume
+        #[arg(long, value_name = "VOLUME", value_parser = name)]
+        volume: String,
+        /// A file that is not there yet
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+    },
+    /// Discard it, for good
+    Discard(Tail),
+}
+
+/// One of those kept.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Tail {
+    /// The group
+    #[arg(value_parser = name)]
+    group: String,
+    /// Its name, as listed
+    #[arg(value_parser = name)]
+    name: String,
+}
+
+/// Carries it out.
+pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failure> {
+    match command {
+        Command::List { group } => list(service, &group).await,
+        Command::Export { tail, volume, to } => {
+            let path =
+                std::path::absolute(&to).map_err(|error| Failure::Usage(format!("{}: {error}", to.display())))?;
+            let request = LostExport { volume, to: path.display().to_string() };
+            service.client.lost_export(&tail.group, &tail.name, &request).await?;
+            output::done(service.json, &json!({ "volume": request.volume, "file": request.to }), |_| {
+                format!("what '{}' holds of volume '{}' is in {}", tail.name, request.volume, request.to)
+            })
+        }
+        Command::Discard(tail) => {
+            service.client.lost_discard(&tail.group, &tail.name).await?;
+            output::done(service.json, &json!({ "group": tail.group, "name": tail.name }), |_| {
+                format!("'{}' of group '{}' is discarded", tail.name, tail.group)
+            })
+        }
+    }
+}
+
+async fn list(service: &Service, group: &str) -> Result<(), Failure> {
+    let tails = service.client.lost(group).await?;
+    output::answer(service.json, &tails, |tails: &Vec<LostTail>| {
+        let mut table = Table::new(&["NAME", ">AFTER MARKER", ">WRITES", "VOLUME", ">BYTES", ">RANGES"]);
+        for tail in tails {
+            let (marker, writes) = (tail.after_marker.to_string(), tail.writes.to_string());
+            for volume in &tail.volumes {
+                let index = volume.index.to_string();
+                let name = volume.name.as_deref().unwrap_or(&index);
+                let (bytes, ranges) = (figures::bytes(volume.bytes), volume.ranges.len().to_string());
+                table.row(&[&tail.name, &marker, &writes, name, &bytes, &ranges]);
+            }
+        }
+        Ok(table.to_string())
+    })
+}

@@ -102,6 +102,7 @@ pub struct Updater {
     volumes: Arc<Volumes>,
     reader: Reader,
     applied: AppliedPosition,
+    strict: bool,
 }
 
 /// Where in a window a byte comes from.
@@ -125,7 +126,14 @@ impl Updater {
     #[must_use]
     pub fn new(journal: Arc<Journal>, volumes: Arc<Volumes>, applied: AppliedPosition) -> Self {
         let reader = journal.reader(applied.position);
-        Self { journal, volumes, reader, applied }
+        Self { journal, volumes, reader, applied, strict: false }
+    }
+
+    /// A frame for a volume that is not there is an error: on a copy, where every volume is there until its last frame is
+    /// applied, passing over it would make an image that never was.
+    #[must_use]
+    pub fn of_all_volumes(self) -> Self {
+        Self { strict: true, ..self }
     }
 
     /// How far the volumes are.
@@ -178,7 +186,13 @@ impl Updater {
         for (extent, source) in fold.all() {
             applied.extents.push(extent);
             // A volume taken out of the group may still have frames in the journal.
-            let Some(volume) = self.volumes.get(extent.volume) else { continue };
+            let Some(volume) = self.volumes.get(extent.volume) else {
+                if self.strict {
+                    let source = FrameError::Malformed { what: "it is for a volume that is not here" };
+                    return Err(UpdaterError::Frame { position: applied.last_frame, source });
+                }
+                continue;
+            };
             check_range(&volume, extent, applied.last_frame)?;
             match source {
                 Source::Data { frame, raw } => {

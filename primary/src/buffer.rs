@@ -257,9 +257,14 @@ impl Buffer {
         Boundary { seq, time, frozen: self.clock.monotonic().saturating_sub(begin) }
     }
 
-    /// From here on writes are answered with this error, or taken again with `None`.
+    /// From here on writes are answered with this error, or taken again with `None`. Once it is shutting down, it stays so.
     pub fn refuse(&self, error: Option<IoError>) {
-        self.gate.lock().refusing = error;
+        {
+            let mut gate = self.gate.lock();
+            if gate.refusing != Some(IoError::ShuttingDown) {
+                gate.refusing = error;
+            }
+        }
         self.space.notify_waiters();
     }
 

@@ -16,6 +16,7 @@
 //! Keeps: 6 (what leaves the journal is in the bitmap first), 4 (no copy over a base that is not known).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 use tidemark_common::catalog::{Batch, CatalogError, CopyRecord, PairRecord};
@@ -25,6 +26,7 @@ use tidemark_common::ids::{MarkerNumber, Seq, VolumeIndex};
 use tidemark_common::journal::{Journal, JournalError, Position};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::record::{Chain, FrameKind, FrameView};
+use tidemark_common::wire::message::Position as Remote;
 
 use crate::cut::CutDone;
 
@@ -61,6 +63,9 @@ pub struct Differences {
     keeper: Arc<GroupKeeper>,
     peer: String,
     inner: Mutex<Inner>,
+    /// What status asks for, without waiting for whoever changes them.
+    shown_bytes: AtomicU64,
+    shown_none: AtomicBool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -86,20 +91,26 @@ impl Differences {
         if inner.unreadable.is_none() && inner.bitmap.is_empty() && record.copy.is_some() {
             inner = Inner::unreadable("the bitmap of the copy under way is gone".into());
         }
-        Self { keeper, peer: record.peer.clone(), inner: Mutex::new(inner) }
+        let (bytes, none) = (inner.bitmap.bytes(), inner.are_none());
+        Self {
+            keeper,
+            peer: record.peer.clone(),
+            inner: Mutex::new(inner),
+            shown_bytes: bytes.into(),
+            shown_none: none.into(),
+        }
     }
 
     /// Bytes that may differ, regions counted whole.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.inner.lock().bitmap.bytes()
+        self.shown_bytes.load(Ordering::Acquire)
     }
 
     /// Whether the other side has everything but what the journal holds for it.
     #[must_use]
     pub fn are_none(&self) -> bool {
-        let inner = self.inner.lock();
-        inner.unreadable.is_none() && inner.bitmap.is_empty()
+        self.shown_none.load(Ordering::Acquire)
     }
 
     /// The regions.
@@ -122,6 +133,25 @@ impl Differences {
         self.lock().map(drop)
     }
 
+    /// Whether the other side may stand at a place of the journal, or, with `None`, before what it holds: not when it lacks what a
+    /// copy has brought, which is in no journal.
+    #[must_use]
+    pub fn can_stand(&self, at: Option<Position>, says: &Remote) -> bool {
+        let Some(pair) = self.keeper.pair(&self.peer) else { return false };
+        let floor = pair.floor.map(|(segment, offset)| Position { segment, offset });
+        if at.is_some() && at < floor {
+            return false;
+        }
+        pair.counted.is_none_or(|(copy, volume, offset)| {
+            let of_copy = |copy: &CopyRecord| {
+                let ended = says.copy == 0 && copy.end_marker.is_some_and(|end| says.permitted_marker >= end);
+                copy.number != 0 && (copy.number == says.copy || ended)
+            };
+            pair.copy.as_ref().is_some_and(of_copy)
+                || says.copy == copy && (says.copy_volume, says.copy_offset) >= (volume, offset)
+        })
+    }
+
     /// Whether the other side may stand at this point of the history, by the frames given up.
     #[must_use]
     pub fn knows(&self, seq: Seq, chain: Chain) -> bool {
@@ -135,9 +165,10 @@ impl Differences {
     pub fn mark(&self, extent: Extent, arrived: Option<Arrived>) -> Result<(), DifferencesError> {
         let inner = self.lock()?;
         let mut next = inner.clone();
-        let copy = next.without_arrived(self.copy(), arrived);
+        let mut pair = self.pair()?;
+        next.without_arrived(&mut pair, arrived);
         next.bitmap.mark(extent);
-        self.keep(inner, next, copy)
+        self.keep(inner, next, pair)
     }
 
     /// The other side, which was primary, returns: what it wrote after the histories parted differs, too. With `dirty` empty it
@@ -150,9 +181,12 @@ impl Differences {
         let mut next = inner.clone();
         next.bitmap.merge(everything.unwrap_or(dirty));
         let overwritten = everything.is_some() || !dirty.is_empty();
+        let mut pair = self.pair()?;
         // It has no image to keep then: what it holds never was one of this history.
-        let copy = overwritten.then(|| first_copy(next.bitmap.bytes()));
-        self.keep(inner, next, copy)
+        pair.copy = overwritten.then(|| first_copy(next.bitmap.bytes()));
+        pair.floor = None;
+        pair.counted = None;
+        self.keep(inner, next, pair)
     }
 
     /// The frames from one place to another leave the journal: their regions are marked, and their points kept as far as
@@ -167,11 +201,15 @@ impl Differences {
         sent_up_to: Position,
         arrived: Option<Arrived>,
     ) -> Result<(), DifferencesError> {
+        // The frames are read before anybody is kept from anything. What happens meanwhile only ever knows of more.
+        let mut given_up = Inner::default();
+        given_up.count(journal, from, up_to, Some(sent_up_to))?;
         let inner = self.lock()?;
         let mut next = inner.clone();
-        let copy = next.without_arrived(self.copy(), arrived);
-        next.count(journal, from, up_to, Some(sent_up_to))?;
-        self.keep(inner, next, copy)
+        let mut pair = self.pair()?;
+        next.without_arrived(&mut pair, arrived);
+        next.add(&given_up);
+        self.keep(inner, next, pair)
     }
 
     /// A copy begins at a cut: whatever the frames from a place up to it write may differ, too; and `first`, when nothing the
@@ -185,13 +223,20 @@ impl Differences {
         from: Position,
         cut: &CutDone,
         first: Option<&Bitmap>,
+        base: Option<(Seq, Chain)>,
     ) -> Result<CopyRecord, DifferencesError> {
+        let mut since = Inner::default();
+        since.count(journal, from, cut.next, None)?;
         let inner = self.lock()?;
         let mut next = inner.clone();
+        let mut pair = self.pair()?;
         if let Some(everything) = first {
             next.bitmap.merge(everything);
+            // Whatever it holds is written over: nothing is counted on.
+            pair.counted = None;
         }
-        next.count(journal, from, cut.next, None)?;
+        since.points.extend(base);
+        next.add(&since);
         let copy = CopyRecord {
             // The marker's number: no other copy of this history has it.
             number: cut.marker.number,
@@ -200,14 +245,15 @@ impl Differences {
             start_chain: cut.chain.0,
             start_segment: cut.next.segment,
             start_offset: cut.next.offset,
-            direct: self.copy().is_some_and(|copy| copy.direct),
+            direct: pair.copy.as_ref().is_some_and(|copy| copy.direct),
             end_marker: None,
             cursor_volume: 0,
             cursor_offset: 0,
             done_bytes: 0,
             total_bytes: next.bitmap.bytes(),
         };
-        self.keep(inner, next, Some(copy.clone()))?;
+        pair.copy = Some(copy.clone());
+        self.keep(inner, next, pair)?;
         Ok(copy)
     }
 
@@ -234,11 +280,12 @@ impl Differences {
     /// [`DifferencesError`].
     pub fn finish(&self, permitted: MarkerNumber) -> Result<bool, DifferencesError> {
         let inner = self.lock()?;
+        let mut pair = self.pair()?;
         let ended = |copy: &CopyRecord| copy.number != 0 && copy.end_marker.is_some_and(|end| permitted.0 >= end);
-        if !self.copy().as_ref().is_some_and(ended) {
-            return Ok(false);
-        }
-        self.keep(inner, Inner::default(), None)?;
+        let Some(copy) = pair.copy.take().filter(ended) else { return Ok(false) };
+        pair.floor = Some((copy.start_segment, copy.start_offset));
+        pair.counted = None;
+        self.keep(inner, Inner::default(), pair)?;
         Ok(true)
     }
 
@@ -266,13 +313,12 @@ impl Differences {
         Ok(inner)
     }
 
+    fn pair(&self) -> Result<PairRecord, DifferencesError> {
+        self.keeper.pair(&self.peer).ok_or(DifferencesError::Forgotten)
+    }
+
     /// Durably, then in memory.
-    fn keep(
-        &self,
-        mut inner: MutexGuard<'_, Inner>,
-        next: Inner,
-        copy: Option<CopyRecord>,
-    ) -> Result<(), DifferencesError> {
+    fn keep(&self, mut inner: MutexGuard<'_, Inner>, next: Inner, changed: PairRecord) -> Result<(), DifferencesError> {
         let mut batch = Batch::new();
         let id = self.keeper.id();
         if next.bitmap.is_empty() && next.points.is_empty() {
@@ -282,9 +328,13 @@ impl Differences {
         }
         self.keeper.update_with(batch, |group| {
             if let Some(pair) = group.pairs.iter_mut().find(|pair| pair.peer == self.peer) {
-                pair.copy = copy;
+                pair.copy = changed.copy;
+                pair.floor = changed.floor;
+                pair.counted = changed.counted;
             }
         })?;
+        self.shown_bytes.store(next.bitmap.bytes(), Ordering::Release);
+        self.shown_none.store(next.are_none(), Ordering::Release);
         *inner = next;
         Ok(())
     }
@@ -295,19 +345,35 @@ impl Inner {
         Self { unreadable: Some(what), ..Self::default() }
     }
 
-    /// Takes the regions that have arrived out of the bitmap; returns what becomes of the copy. A first copy begins again as
-    /// what it was: the other side still has no image to keep.
-    fn without_arrived(&mut self, copy: Option<CopyRecord>, arrived: Option<Arrived>) -> Option<CopyRecord> {
-        let mut copy = copy?;
+    fn are_none(&self) -> bool {
+        self.unreadable.is_none() && self.bitmap.is_empty()
+    }
+
+    /// Takes the regions that have arrived out of the bitmap: from then on only a side that has them is the base. A first copy
+    /// begins again as what it was: the other side still has no image to keep.
+    fn without_arrived(&mut self, pair: &mut PairRecord, arrived: Option<Arrived>) {
+        let Some(mut copy) = pair.copy.take() else { return };
         if let Some((number, (volume, offset))) = arrived
             && number == copy.number
             && number != 0
+            && (volume, offset) > (VolumeIndex(0), 0)
         {
             self.bitmap.clear_before(volume, offset);
+            // What it held before that copy is no base any more.
+            self.points.clear();
+            pair.counted = Some((number, volume.0, offset));
         }
         copy.number = 0;
         copy.end_marker = None;
-        copy.direct.then_some(copy)
+        pair.copy = copy.direct.then_some(copy);
+    }
+
+    /// Unites with what was counted apart. Of too many points the newest are kept: that is where the other side stands most often.
+    fn add(&mut self, other: &Self) {
+        self.bitmap.merge(&other.bitmap);
+        self.points.extend(&other.points);
+        let surplus = self.points.len().saturating_sub(POINTS_MAX);
+        self.points.drain(..surplus);
     }
 
     /// Marks what the frames between two places write; with `sent_up_to`, keeps their points up to there.
@@ -321,12 +387,15 @@ impl Inner {
         let mut reader = journal.reader(from);
         while reader.position() < up_to {
             let begin = reader.position();
-            let Some(frame) = reader.next_frame()? else { break };
+            let Some(frame) = reader.next_tables()? else { break };
             if frame.position >= up_to {
                 break;
             }
             let header = &frame.header;
-            if header.history && sent_up_to.is_some_and(|sent| begin <= sent) && self.points.len() < POINTS_MAX {
+            if header.history && sent_up_to.is_some_and(|sent| begin <= sent) {
+                if self.points.len() >= 2 * POINTS_MAX {
+                    self.points.drain(..POINTS_MAX);
+                }
                 self.points.push((header.seq_before(), header.chain));
             }
             if header.kind == FrameKind::Writes

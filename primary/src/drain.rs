@@ -72,6 +72,8 @@ pub struct DrainDesk {
     records: Mutex<Vec<RecordRequest>>,
     interval_ms: AtomicU64,
     interval_bytes: AtomicU64,
+    /// The group's volumes were recorded anew at the start.
+    pub(crate) volumes_changed: AtomicBool,
     stop: AtomicBool,
     stopped: AtomicBool,
     /// Set while the drain cannot go on: what happened and what to do.
@@ -248,6 +250,7 @@ impl Drain {
     ) -> Self {
         let next_cut = clock.monotonic() + desk.interval();
         desk.fit_interval(writer.journal().capacity_bytes());
+        let volumes_changed = desk.volumes_changed.load(Ordering::Acquire);
         let last_boundary = Seq(desk.markers.newest().map_or(0, |marker| marker.boundary_seq));
         Self {
             position: buffer.tail(),
@@ -266,7 +269,7 @@ impl Drain {
             last_boundary,
             next_cut,
             since_cut_bytes: 0,
-            volumes_changed: false,
+            volumes_changed,
             waiting_since: None,
         }
     }
@@ -368,8 +371,6 @@ impl Drain {
 
     fn cut(&mut self, request: Option<CutRequest>) {
         let boundary = self.buffer.freeze();
-        self.since_cut_bytes = 0;
-        self.volumes_changed = false;
         self.desk.freezes.add(boundary.frozen);
         if boundary.frozen > self.settings.freeze_limit {
             self.desk.freezes.abandon();
@@ -381,6 +382,8 @@ impl Drain {
             }
             return;
         }
+        self.since_cut_bytes = 0;
+        self.volumes_changed = false;
         self.metrics.marker_cut(boundary.frozen);
         self.pending.push_back(PendingCut { boundary, request });
     }

@@ -31,7 +31,7 @@ use crate::cut::{CutDone, CutError, CutRequest};
 use crate::drain::{Drain, DrainDesk, DrainSettings, RecordRequest};
 use crate::image::Image;
 use crate::recovery::{StartError, applied_position, index_unapplied, recover_ring};
-use crate::ship::{Links, Pair, PairParts};
+use crate::ship::{Hold, Links, Pair, PairParts};
 use crate::volume::CapturedVolume;
 use crate::writeback::{Readers, Writeback, WritebackDesk};
 
@@ -92,13 +92,7 @@ impl std::fmt::Debug for Primary {
 
 /// Pairs that send nothing while this lives.
 #[derive(Debug, Default)]
-pub struct HeldPairs(Vec<Arc<Pair>>);
-
-impl Drop for HeldPairs {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|pair| pair.release());
-    }
-}
+pub struct HeldPairs(Vec<Hold>);
 
 /// The pairs, as readers of the journal.
 #[derive(Debug, Default)]
@@ -136,10 +130,13 @@ impl Primary {
         let record = parts.keeper.get();
         let (group, generation) = (parts.keeper.id(), parts.keeper.generation());
         let desk = Arc::new(DrainDesk::new(Duration::from_millis(record.interval_ms)));
-        let mut visit = |at: Position, _: &FrameHeader, control: Option<&ControlRecord>| {
-            if let Some(ControlRecord::Marker(marker)) = control {
-                desk.markers.add(at, marker.clone());
+        let mut recorded = None;
+        let mut visit = |at: Position, _: &FrameHeader, control: Option<&ControlRecord>| match control {
+            Some(ControlRecord::Marker(marker)) => desk.markers.add(at, marker.clone()),
+            Some(ControlRecord::Volumes { volumes } | ControlRecord::CopyBegin { volumes, .. }) => {
+                recorded = Some(volumes.clone());
             }
+            _ => {}
         };
         let opened =
             journal::open(Arc::clone(&parts.disk), &options.journal_folder, group, options.journal, None, &mut visit)?;
@@ -157,6 +154,14 @@ impl Primary {
             let frame = role_record(&parts, &writer, generation.0)?;
             writer.append(&frame)?;
             writer.sync()?;
+        }
+        // A kill between the group's record and the journal's leaves them apart: pairs are told what holds.
+        let volumes = parts.volumes.specs();
+        if !record.pairs.is_empty() && recorded.as_ref() != Some(&volumes) {
+            let frame = ControlRecord::Volumes { volumes }.frame(&place_at(&parts, &writer, generation.0))?;
+            writer.append(&frame)?;
+            writer.sync()?;
+            desk.volumes_changed.store(true, std::sync::atomic::Ordering::Release);
         }
         let journal = Arc::clone(writer.journal());
         let applied = applied_position(parts.keeper.catalog().applied(group)?);
@@ -341,11 +346,11 @@ impl Primary {
 
     /// Pairs that send nothing until they have marked a range; those that cannot mark it keep all from going on.
     async fn hold_pairs(&self, extent: Extent) -> Result<HeldPairs, String> {
-        let pairs = HeldPairs(self.pairs());
-        for pair in &pairs.0 {
-            pair.hold_for(extent).await?;
+        let mut held = HeldPairs::default();
+        for pair in self.pairs() {
+            held.0.push(pair.hold_for(extent).await?);
         }
-        Ok(pairs)
+        Ok(held)
     }
 
     fn member(&self, name: &str) -> Result<Arc<VolumeFile>, String> {
@@ -498,9 +503,9 @@ impl Primary {
     }
 }
 
-fn role_record(parts: &PrimaryParts, writer: &journal::Writer, generation: u64) -> Result<Vec<u8>, StartError> {
+fn place_at(parts: &PrimaryParts, writer: &journal::Writer, generation: u64) -> Place {
     let tip = writer.tip();
-    let place = Place {
+    Place {
         group: parts.keeper.id(),
         member: 0,
         generation: tidemark_common::ids::Generation(generation),
@@ -508,7 +513,11 @@ fn role_record(parts: &PrimaryParts, writer: &journal::Writer, generation: u64) 
         last_seq: tip.seq,
         marker: tip.marker,
         chain: tip.chain,
-    };
+    }
+}
+
+fn role_record(parts: &PrimaryParts, writer: &journal::Writer, generation: u64) -> Result<Vec<u8>, StartError> {
+    let place = place_at(parts, writer, generation);
     let time_ns = i64::try_from(parts.clock.wall().as_nanosecond()).unwrap_or(i64::MAX);
     Ok(ControlRecord::Role { generation, appliance: parts.appliance, time_ns }.frame(&place)?)
 }

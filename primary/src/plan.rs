@@ -62,12 +62,17 @@ impl Pair {
     }
 
     fn base(&self, welcome: &Welcome) -> Result<Base, ShipError> {
-        let (seq, chain) = (Seq(welcome.position.durable_seq), Chain(welcome.chain));
+        let unknown = Base { held: None, known: false };
         if !welcome.has_history {
             // What the volumes held before their first write is in no journal.
-            return Ok(Base { held: None, known: false });
+            return Ok(unknown);
         }
+        let (seq, chain) = (Seq(welcome.position.durable_seq), Chain(welcome.chain));
         let held = self.image.journal.reader_at_chain(seq, chain)?;
+        let stands_at = held.as_ref().map(Reader::position);
+        if !self.differences.can_stand(stands_at, &welcome.position) {
+            return Ok(unknown);
+        }
         Ok(Base { known: held.is_some() || self.differences.knows(seq, chain), held })
     }
 
@@ -77,7 +82,7 @@ impl Pair {
             Some(reader) if self.differences.are_none() && welcome.position.copy == 0 => {
                 Ok(Plan { reader, copy: None })
             }
-            held if base.known && !self.differences.are_none() => self.start_copy(held, None).await,
+            held if base.known && !self.differences.are_none() => self.start_copy(held, None, welcome).await,
             _ => Err(ShipError::Stands(self.other_history(welcome))),
         }
     }
@@ -85,13 +90,13 @@ impl Pair {
     /// Begins a copy anew: over the base it needs, or, when it is a first copy, over whatever is there.
     async fn begin_copy(&self, copy: &CopyRecord, base: Base, welcome: &Welcome) -> Result<Plan, ShipError> {
         if base.known {
-            return self.start_copy(base.held, None).await;
+            return self.start_copy(base.held, None, welcome).await;
         }
         if !copy.direct {
             return Err(ShipError::Stands(self.other_history(welcome)));
         }
         let sizes: Vec<_> = self.image.volumes.all().iter().map(|volume| (volume.index, volume.size())).collect();
-        self.start_copy(None, Some(everything(&sizes))).await
+        self.start_copy(None, Some(everything(&sizes)), welcome).await
     }
 
     fn other_history(&self, welcome: &Welcome) -> String {
@@ -119,7 +124,12 @@ impl Pair {
 
     /// Begins a differential copy: a cut, then everything that may differ as of it (DESIGN 5). `held` is where the other
     /// side stands; it may be before what this pair was known to need.
-    async fn start_copy(&self, held: Option<Reader>, first: Option<Bitmap>) -> Result<Plan, ShipError> {
+    async fn start_copy(
+        &self,
+        held: Option<Reader>,
+        first: Option<Bitmap>,
+        welcome: &Welcome,
+    ) -> Result<Plan, ShipError> {
         let stands_at = held.map(|reader| reader.position());
         {
             // Nothing of the journal leaves until the cut's place is known.
@@ -131,8 +141,11 @@ impl Pair {
         self.desk.ask_cut(CutRequest { tag: None, reply }, &self.image.buffer);
         let done = done.await.map_err(|_| ShipError::Stopped)?.map_err(FeedError::from)?;
         block_in_place(|| {
-            let from = self.holds().unwrap_or_else(|| self.image.journal.oldest());
-            let copy = self.differences.begin(&self.image.journal, from, &done, first.as_ref())?;
+            let oldest = self.image.journal.oldest();
+            let from = self.holds().unwrap_or(oldest).max(oldest);
+            // Until it has the begin of the copy, the other side stands where it stands now.
+            let base = stands_at.map(|_| (Seq(welcome.position.durable_seq), Chain(welcome.chain)));
+            let copy = self.differences.begin(&self.image.journal, from, &done, first.as_ref(), base)?;
             let bitmap = self.differences.bitmap();
             self.view.lock().holds = Some(done.next);
             Ok(Plan { reader: self.image.journal.reader(done.next), copy: Some(self.copy_feed(&copy, bitmap)) })

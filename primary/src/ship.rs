@@ -41,6 +41,9 @@ const QUEUE: usize = 4;
 /// The first pause before another try to connect, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
 
+/// Between two looks whether a connection has ended, for a thread.
+const LOOK: Duration = Duration::from_millis(1);
+
 /// How an appliance's groups reach others.
 pub trait Links: Send + Sync + 'static {
     /// This appliance's endpoint.
@@ -60,10 +63,28 @@ pub trait Links: Send + Sync + 'static {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
     Run,
-    /// For a moment, by this side itself.
-    Held,
     Suspended,
     Stop,
+}
+
+/// What a pair's task goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Orders {
+    wanted: Wanted,
+    /// How many of this side's own changes keep it from sending anything. No operator's wish overrides them.
+    held: usize,
+    /// Counts changes: a connection under way plans anew.
+    version: u64,
+}
+
+/// A pair that sends nothing while this lives.
+#[derive(Debug)]
+pub struct Hold(Arc<Pair>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.order(|orders| orders.held -= 1);
+    }
 }
 
 /// Everything a pair is started with.
@@ -93,7 +114,7 @@ pub struct Pair {
     links: Arc<dyn Links>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) heartbeat: Duration,
-    wanted: watch::Sender<(Wanted, u64)>,
+    orders: watch::Sender<Orders>,
     conversing: watch::Sender<bool>,
     pub(crate) differences: Arc<Differences>,
     pub(crate) view: Mutex<View>,
@@ -198,7 +219,7 @@ impl Pair {
             links,
             clock,
             heartbeat,
-            wanted: watch::Sender::new((wanted, 0)),
+            orders: watch::Sender::new(Orders { wanted, held: 0, version: 0 }),
             conversing: watch::Sender::new(false),
             differences,
             view: Mutex::new(view),
@@ -255,30 +276,25 @@ impl Pair {
         self.want(Wanted::Stop);
     }
 
+    fn order(&self, change: impl FnOnce(&mut Orders)) {
+        self.orders.send_modify(|orders| {
+            change(orders);
+            orders.version += 1;
+        });
+    }
+
+    fn hold(self: &Arc<Self>) -> Hold {
+        self.order(|orders| orders.held += 1);
+        Hold(Arc::clone(self))
+    }
+
+    /// A stop is for good.
     fn want(&self, wanted: Wanted) {
-        self.wanted.send_if_modified(|now| {
-            let stopped = now.0 == Wanted::Stop;
-            if !stopped {
-                *now = (wanted, now.1 + 1);
+        self.order(|orders| {
+            if orders.wanted != Wanted::Stop {
+                orders.wanted = wanted;
             }
-            !stopped
         });
-    }
-
-    /// From one wish to another, when it is still that.
-    fn want_instead(&self, from: Wanted, to: Wanted) {
-        self.wanted.send_if_modified(|now| {
-            let same = now.0 == from;
-            if same {
-                *now = (to, now.1 + 1);
-            }
-            same
-        });
-    }
-
-    /// A connection that goes on must plan anew.
-    fn plan_anew(&self) {
-        self.wanted.send_modify(|now| now.1 += 1);
     }
 
     /// The state that belongs to what is known of the pair's data.
@@ -333,25 +349,25 @@ impl Pair {
 
     /// Runs until [`Self::stop`].
     pub async fn run(self: Arc<Self>) {
-        let mut wanted = self.wanted.subscribe();
+        let mut orders = self.orders.subscribe();
         let mut pause = PAUSE.0;
         loop {
-            let now = *wanted.borrow_and_update();
-            match now.0 {
+            let now = *orders.borrow_and_update();
+            match now.wanted {
                 Wanted::Stop => return,
-                Wanted::Held | Wanted::Suspended => {
-                    if wanted.changed().await.is_err() {
+                Wanted::Run if now.held == 0 => {}
+                Wanted::Run | Wanted::Suspended => {
+                    if orders.changed().await.is_err() {
                         return;
                     }
                     continue;
                 }
-                Wanted::Run => {}
             }
             let begin = self.clock.monotonic();
             self.conversing.send_replace(true);
             let result = tokio::select! {
                 result = self.converse() => result,
-                _ = wanted.changed() => Err(ShipError::Stopped),
+                _ = orders.changed() => Err(ShipError::Stopped),
             };
             self.conversing.send_replace(false);
             self.disconnected(result.err());
@@ -363,7 +379,7 @@ impl Pair {
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE.1),
-                _ = wanted.changed() => pause = PAUSE.0,
+                _ = orders.changed() => pause = PAUSE.0,
             }
         }
     }
@@ -398,6 +414,8 @@ impl Pair {
                 }
                 self.enter(PairState::Error, Some(reason))
             }
+            // What a person has to look at is not covered up by what comes after it.
+            PairState::Error => Ok(false),
             PairState::Paired => self.enter(PairState::CatchingUp, Some(reason)),
             state => self.enter(state, Some(reason)),
         };
@@ -441,9 +459,10 @@ impl Pair {
     }
 
     fn welcomed(&self, welcome: &Welcome, plan: &Plan) -> Result<(), ShipError> {
+        let oldest = self.image.journal.oldest();
         {
             let mut view = self.view.lock();
-            view.connect(welcome.position, plan.reader.position(), self.clock.monotonic());
+            view.connect(welcome.position, plan.reader.position(), oldest, self.clock.monotonic());
             view.copying = plan.copy.as_ref().map(|copy| (copy.number, copy.bitmap.clone()));
         }
         self.desk.fit_interval(welcome.journal_capacity_bytes);
@@ -569,16 +588,25 @@ impl Pair {
     ///
     /// # Errors
     /// When the journal cannot be read or the bitmap not recorded; nothing is given up then.
-    pub fn fall_back(&self, up_to: Position) -> Result<(), String> {
-        let (holds, sent_up_to, arrived) = {
-            let view = self.view.lock();
-            (view.holds, view.sent_up_to, view.arrived())
-        };
+    pub fn fall_back(self: &Arc<Self>, up_to: Position) -> Result<(), String> {
         if self.view.lock().state == PairState::Fenced {
             // What was never shipped is nobody else's.
             return Ok(());
         }
+        if self.holds().is_none_or(|holds| holds >= up_to) {
+            return Ok(());
+        }
+        // Nothing is sent meanwhile: what may have been sent is known, and a connection that goes on plans anew.
+        let _hold = self.hold();
+        while *self.conversing.borrow() {
+            std::thread::sleep(LOOK);
+        }
+        let (holds, sent_up_to, arrived) = {
+            let view = self.view.lock();
+            (view.holds, view.sent_up_to, view.arrived())
+        };
         let Some(from) = holds.filter(|holds| *holds < up_to) else { return Ok(()) };
+        let from = from.max(self.image.journal.oldest());
         let given_up = self.differences.give_up(&self.image.journal, (from, up_to), sent_up_to, arrived);
         given_up.map_err(|error| error.to_string())?;
         self.view.lock().give_up(up_to);
@@ -587,22 +615,22 @@ impl Pair {
             let reason = "the journal could not be kept for this pair: differences are in the bitmap".to_owned();
             self.enter(PairState::Differential, Some(reason)).map_err(|error| error.to_string())?;
         }
-        self.plan_anew();
         Ok(())
     }
 
-    /// A volume comes to the group with data on it, or more of one: nothing more is shipped until [`Self::release`], and what
-    /// is shipped then begins with a copy of it. So no marker that counts it reaches the other side before its content does.
+    /// A volume comes to the group with data on it, or more of one: nothing more is shipped while the hold lives, and what is
+    /// shipped then begins with a copy of it. So no marker that counts it reaches the other side before its content does.
     ///
     /// # Errors
     /// When that could not be recorded.
-    pub async fn hold_for(&self, extent: Extent) -> Result<(), String> {
-        self.want_instead(Wanted::Run, Wanted::Held);
+    pub async fn hold_for(self: &Arc<Self>, extent: Extent) -> Result<Hold, String> {
+        let hold = self.hold();
         let mut conversing = self.conversing.subscribe();
         // The sender is part of this pair: it cannot be gone.
         let _ = conversing.wait_for(|conversing| !conversing).await;
         let arrived = self.view.lock().arrived();
-        block_in_place(|| self.differences.mark(extent, arrived)).map_err(|error| error.to_string())
+        block_in_place(|| self.differences.mark(extent, arrived)).map_err(|error| error.to_string())?;
+        Ok(hold)
     }
 
     /// The other side, which was primary, returns as the copy: what it wrote after the histories parted, or, with `whole`,
@@ -620,18 +648,14 @@ impl Pair {
         Ok(())
     }
 
-    /// Goes on after [`Self::hold_for`].
-    pub fn release(&self) {
-        self.want_instead(Wanted::Held, Wanted::Run);
-    }
-
     /// The pair is deleted.
     ///
     /// # Errors
     /// When that could not be recorded.
     pub fn forget(&self) -> Result<(), CatalogError> {
+        self.differences.forget()?;
         self.stop();
-        self.differences.forget()
+        Ok(())
     }
 }
 

@@ -60,11 +60,11 @@ impl View {
 
     /// A connection begins: the other side stands where the reader goes on. What it has received and may not apply yet is still
     /// held: when it takes over, that is what it leaves out.
-    pub(crate) fn connect(&mut self, remote: Remote, at: Position, now: Duration) {
+    pub(crate) fn connect(&mut self, remote: Remote, at: Position, oldest: Position, now: Duration) {
         self.connected = true;
         self.heard = now;
         self.remote = remote;
-        self.holds = Some(self.holds.map_or(at, |holds| holds.min(at)));
+        self.holds = Some(self.holds.map_or(at, |holds| holds.min(at)).max(oldest));
         self.sent_up_to = at;
         self.sent.clear();
         self.rate = Rate::default();
@@ -99,7 +99,7 @@ impl View {
             if seq.0 > passed_seq || marker.0 > passed_marker {
                 break;
             }
-            self.holds = Some(next);
+            self.holds = self.holds.max(Some(next));
             self.sent.pop_front();
         }
     }
@@ -191,12 +191,12 @@ impl Pair {
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
     pub fn status(&self) -> PairStatus {
         let rpo_seconds = self.rpo_seconds();
-        let differential_bytes = self.differences.bytes();
+        let (differential_bytes, complete) = (self.differences.bytes(), self.differences.are_none());
         let now = self.clock.monotonic();
         let journal = &self.image.journal;
         let mut view = self.view.lock();
         let behind = view.holds.map_or(0, |holds| journal.bytes_between(holds, journal.durable_end().position));
-        let caught_up = view.remote.durable_seq >= self.image.buffer.captured().0;
+        let caught_up = view.remote.durable_seq >= self.image.buffer.captured().0 && complete;
         let copying = matches!(view.state, PairState::InitialCopy | PairState::Resync);
         let (done_bytes, total_bytes) = view.copied();
         let bytes_per_second = if copying { view.rate.per_second(now, done_bytes) } else { 0.0 };

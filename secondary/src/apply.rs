@@ -78,7 +78,8 @@ impl Apply {
                 }
             }
         }
-        if let Err(problem) = self.record() {
+        let members = self.members_so_far();
+        if let Err(problem) = self.record(&members) {
             self.report(problem);
         }
     }
@@ -98,38 +99,45 @@ impl Apply {
             return;
         }
         // In this order: what is taken away is in the volumes, and the catalogue knows.
-        let result = self.record().and_then(|()| self.journal.trim(applied).map_err(|error| error.to_string()));
+        let members = self.members_so_far();
+        let result = self.record(&members).and_then(|()| self.journal.trim(applied).map_err(|error| error.to_string()));
         if let Err(problem) = result {
             self.report(problem);
         }
         self.state.markers.trim(self.journal.oldest());
     }
 
-    /// Everything permitted is applied: the image's set of volumes is recorded, and those that are no longer in it are let go.
-    /// In this order, and once after each start: what is interrupted is done again.
+    /// Everything permitted is applied: members that the image no longer has are let go, and its set of volumes is recorded. In
+    /// this order: what is interrupted is done again. A volume that is just coming was no member yet, and is left alone.
     fn settle(&mut self, limit: Position) {
         let permission = self.state.permission();
-        // While a copy is under way, more volumes are on their way than the image has.
-        if permission.permitted().is_none()
-            || permission.copy().is_some()
-            || permission.limit() != limit
-            || !permission.is_up_to_date()
-        {
+        if permission.permitted().is_none() || permission.copy().is_some() || permission.limit() != limit {
             return;
         }
-        let members = permission.volumes().map_or_else(|| self.keeper.get().volumes, |volumes| members(volumes));
+        let Some(members) = permission.volumes().map(|volumes| members(volumes)) else { return };
         if self.settled.as_ref() == Some(&members) {
             return;
         }
-        let recorded = self.record();
-        match recorded.and_then(|()| self.provider.settle(&self.keeper.name(), &members, &self.volumes)) {
+        let mut leaving = self.keeper.get().volumes;
+        leaving.retain(|member| !members.contains(member));
+        let synced = self.volumes.sync().map_err(|(volume, error)| format!("sync volume '{volume}': {error}"));
+        let let_go = synced.and_then(|()| self.provider.let_go(&self.keeper.name(), &leaving, &self.volumes));
+        match let_go.and_then(|()| self.record(&members)) {
             Ok(()) => self.settled = Some(members),
             Err(problem) => drop(self.report(problem)),
         }
     }
 
+    /// The members to record while not all that is permitted is applied: those that come are there, those that leave still are.
+    fn members_so_far(&self) -> Vec<GroupVolume> {
+        let mut all = self.keeper.get().volumes;
+        let coming = self.state.permission().volumes().map_or_else(Vec::new, |volumes| members(volumes));
+        all.extend(coming.into_iter().filter(|member| !all.contains(member)).collect::<Vec<_>>());
+        all
+    }
+
     /// Syncs the volumes and records how far they are, with what the journal will no longer tell.
-    fn record(&mut self) -> Result<(), String> {
+    fn record(&mut self, members: &[GroupVolume]) -> Result<(), String> {
         self.volumes.sync().map_err(|(volume, error)| format!("sync volume '{volume}': {error}"))?;
         let applied = self.updater.applied();
         let permission = self.state.permission();
@@ -147,8 +155,7 @@ impl Apply {
         // is found there again.
         let copy = permission.copy().filter(|copy| copy.begun <= applied.position);
         let prepared = batch.put_applied(id, &record).and_then(|()| batch.put_markers(id, &kept));
-        let recorded =
-            prepared.and_then(|()| crate::group::record_copy(&self.keeper, batch, copy, permission.volumes()));
+        let recorded = prepared.and_then(|()| crate::group::record_copy(&self.keeper, batch, copy, members));
         recorded.map_err(|error| error.to_string())?;
         self.recorded_marker = kept.last().map_or(self.recorded_marker, |marker| marker.number);
         Ok(())

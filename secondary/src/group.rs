@@ -171,7 +171,7 @@ impl Secondary {
                 state.markers.add(*at, marker.clone());
             }
         }
-        let mut updater = Updater::new(Arc::clone(&journal), Arc::clone(&parts.volumes), applied);
+        let mut updater = Updater::new(Arc::clone(&journal), Arc::clone(&parts.volumes), applied).of_all_volumes();
         catch_up(&mut updater, &state, applied.position.segment.max(oldest));
         let apply = Apply {
             updater,
@@ -515,7 +515,7 @@ pub(crate) fn record_copy(
     keeper: &GroupKeeper,
     batch: Batch,
     copy: Option<&OpenCopy>,
-    volumes: Option<&Arc<[VolumeSpec]>>,
+    members: &[GroupVolume],
 ) -> Result<(), CatalogError> {
     let record = copy.map(|copy| CopyRecord {
         number: copy.number,
@@ -535,8 +535,8 @@ pub(crate) fn record_copy(
         if let Some(pair) = group.pairs.first_mut() {
             pair.copy = record;
         }
-        if let Some(volumes) = volumes {
-            group.volumes = members(volumes);
+        if group.volumes != members {
+            group.volumes = members.to_vec();
         }
     })
 }

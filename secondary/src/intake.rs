@@ -98,11 +98,11 @@ pub trait CopyVolumes: Send + Sync + 'static {
         into: &Volumes,
     ) -> Result<(), String>;
 
-    /// These are the volumes of the image now, and all of it is applied: others are let go.
+    /// The image has these no more, and all that was written to them is in their files: they are volumes in no group.
     ///
     /// # Errors
     /// What happened and what to do.
-    fn settle(&self, group: &str, volumes: &[GroupVolume], of: &Volumes) -> Result<(), String>;
+    fn let_go(&self, group: &str, leaving: &[GroupVolume], of: &Volumes) -> Result<(), String>;
 }
 
 /// One connection's intake.

@@ -99,13 +99,15 @@ impl Permission {
             ControlRecord::CopyBegin { copy, direct, total_bytes, start_marker, volumes, .. } => {
                 // An image that exists is kept, whatever the sender thinks.
                 let direct = *direct && self.permitted.is_none();
+                // A first copy that begins anew is one from its first begin on: all that was applied since is no image.
+                let begun = self.copy.filter(|open| open.direct && direct).map_or(end, |open| open.begun);
                 self.copy = Some(OpenCopy {
                     number: *copy,
                     direct,
                     cursor: (0, 0),
                     done_bytes: 0,
                     total_bytes: *total_bytes,
-                    begun: end,
+                    begun,
                 });
                 self.received = None;
                 self.newest = MarkerNumber(*start_marker);
@@ -145,12 +147,6 @@ impl Permission {
     #[must_use]
     pub const fn volumes(&self) -> Option<&Arc<[VolumeSpec]>> {
         if self.permitted.is_none() { self.received_volumes.as_ref() } else { self.permitted_volumes.as_ref() }
-    }
-
-    /// Whether the set of volumes of the image is the newest known here.
-    #[must_use]
-    pub fn is_up_to_date(&self) -> bool {
-        self.permitted_volumes == self.received_volumes
     }
 
     /// The newest marker whose frames are all here since the begin of a copy.
@@ -260,6 +256,15 @@ mod tests {
         permission.durable(&end(4), at(400));
         assert_eq!(permission.limit(), at(300));
         assert_eq!(permission.permitted().unwrap().marker.number, 4);
+    }
+
+    #[test]
+    fn a_first_copy_that_begins_anew_is_open_since_its_first_begin() {
+        let mut permission = Permission::default();
+        permission.durable(&begin(true), at(100));
+        permission.durable(&progress(), at(200));
+        permission.durable(&begin(true), at(300));
+        assert_eq!(permission.copy().map(|copy| (copy.direct, copy.begun)), Some((true, at(100))));
     }
 
     #[test]

@@ -181,3 +181,44 @@ fn a_resync_larger_than_the_copys_journal_stops_and_says_what_to_do() {
     pair.west.start();
     assert_same(&pair);
 }
+
+#[test]
+fn a_copy_put_back_to_before_a_volume_joined_is_not_followed() {
+    let mut pair = Pair::paired(&Setup::one_volume("v", 16 * MIB, 88));
+    write_noise(&pair.east, "v", 0, MIB, 11);
+    pair.settle();
+    let kept = pair.cluster.join("kept");
+    pair.west.stop();
+    copy_directory(pair.west.directory(), &kept);
+    pair.west.start();
+    pair.east.ok(&["volume", "create", "w", "--size", "8MiB"]);
+    write_noise(&pair.east, "w", 0, 8 * MIB, 12);
+    pair.east.ok(&["group", "add", GROUP, "--volume", "w"]);
+    pair.wait_paired();
+    write_noise(&pair.east, "v", 0, MIB, 13);
+    pair.settle();
+    pair.west.stop();
+    copy_directory(&kept, pair.west.directory());
+    // The journal still holds that place, and not what the volume brought.
+    pair.west.start();
+    let status = pair.east.wait_pair(GROUP, "the gap to be seen", LIMIT, |pair| pair.state == PairState::Error);
+    assert!(status.reason.as_deref().is_some_and(|why| why.contains("tidemark pair create")), "{status:?}");
+}
+
+#[test]
+fn a_copy_whose_begin_was_lost_begins_again_without_a_person() {
+    let pair = Pair::paired(&Setup::one_volume("v", 48 * MIB, 89).journals("256MiB", "256MiB"));
+    pair.relay.set(Weather { bytes_per_second: Some(1_000_000), ..Weather::default() });
+    // Far behind: the copy stands at a place that only the journal knows.
+    write_noise(&pair.east, "v", 0, 40 * MIB, 14);
+    pair.east.ok(&["volume", "create", "w", "--size", "1MiB"]);
+    write_noise(&pair.east, "w", 0, MIB, 15);
+    pair.east.ok(&["group", "add", GROUP, "--volume", "w"]);
+    pair.east.wait_pair(GROUP, "the copy to begin", LIMIT, |pair| pair.state == PairState::Resync);
+    pair.relay.cut();
+    pair.east.wait_pair(GROUP, "the loss of the link to be noticed", LIMIT, |pair| !pair.connected);
+    write_noise(&pair.east, "v", 0, 20 * MIB, 16);
+    pair.relay.set(Weather::default());
+    pair.relay.heal();
+    assert_same(&pair);
+}

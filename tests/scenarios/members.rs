@@ -100,3 +100,51 @@ fn a_name_that_is_taken_over_there_is_told_to_who_asked() {
     pair.wait_paired();
     assert_eq!(pair.west.group(GROUP).volumes, ["v", "w"]);
 }
+
+#[test]
+fn a_volume_that_joins_at_once_after_the_first_copy_is_copied() {
+    for round in 0..4 {
+        let pair = Pair::unpaired(&Setup::one_volume("v", 4 * MIB, 95 + round).interval("200ms"));
+        pair.east.ok(&["volume", "create", "w", "--size", "1MiB"]);
+        written(&pair, "w", 5, MIB);
+        pair.create();
+        pair.east.wait_pair(GROUP, "the first copy", COPY_LIMIT, |pair| pair.state == PairState::Paired);
+        pair.east.ok(&["group", "add", GROUP, "--volume", "w"]);
+        pair.wait_paired();
+        pair.settle();
+        assert_eq!(pair.west.group(GROUP).volumes, ["v", "w"]);
+        let original = pair.east.open("w").read_all().expect("read");
+        let status = pair.west.status().volumes.into_iter().find(|volume| volume.name == "w").expect("the copy");
+        assert_eq!(status.group.as_deref(), Some(GROUP));
+        assert!(std::fs::read(status.backing).expect("read the copy") == original);
+    }
+}
+
+#[test]
+fn a_first_copy_that_begins_anew_is_no_image_after_a_restart() {
+    let mut pair = Pair::unpaired(&Setup::one_volume("v", 64 * MIB, 99).interval("100ms"));
+    written(&pair, "v", 6, 64 * MIB);
+    pair.east.ok(&["volume", "create", "w", "--size", "16MiB"]);
+    written(&pair, "w", 7, 16 * MIB);
+    pair.relay.set(Weather { bytes_per_second: Some(4_000_000), ..Weather::default() });
+    pair.create();
+    // Markers of this copy are there, and none is an image.
+    pair.west.wait_pair(GROUP, "part of the first copy", COPY_LIMIT, |pair| {
+        pair.received_marker > 1 && pair.copy.is_some_and(|copy| copy.done_bytes > 8 * MIB)
+    });
+    let mut export = pair.east.open("v");
+    (0..8).for_each(|block| export.write(block * 4096, &[8; 4096]).expect("write"));
+    pair.east.ok(&["group", "add", GROUP, "--volume", "w"]);
+    pair.west.wait_pair(GROUP, "the copy to begin anew", COPY_LIMIT, |pair| {
+        pair.copy.is_some_and(|copy| copy.done_bytes == 0)
+    });
+    pair.relay.cut();
+    pair.west.restart();
+    let status = pair.west.pair(GROUP);
+    assert_eq!((status.state, status.permitted_marker), (PairState::InitialCopy, 0), "{status:?}");
+    assert!(pair.west.refuses(&["failover", GROUP, "--force"]).contains("not complete"));
+    pair.relay.set(Weather::default());
+    pair.relay.heal();
+    pair.wait_paired();
+    pair.assert_copy_equals();
+}

@@ -20,6 +20,8 @@ use tidemark_secondary::intake::CopyVolumes;
 
 use super::appliance::{Appliance, Engine, Group, failed};
 
+/// Between two looks whether a volume has left its group.
+const LOOK: Duration = Duration::from_millis(10);
 /// A peer that is let in says what it wants within this time.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -219,7 +221,8 @@ impl Appliance {
 
     /// Nothing half-made stays behind.
     fn undo_copy(&self, record: &GroupRecord, hello: &Hello) {
-        for volume in &hello.volumes {
+        let ours = |name: &str| self.volume(name).is_ok_and(|volume| volume.is_made_for(&record.name));
+        for volume in hello.volumes.iter().filter(|volume| ours(&volume.name)) {
             if let Err(error) = self.discard_copy_volume(&volume.name) {
                 tracing::error!(error = %error.message, "a copy volume that could not be made is still here");
             }
@@ -239,6 +242,8 @@ impl Appliance {
             since_ns: i64::try_from(self.clock.wall().as_nanosecond()).unwrap_or(i64::MAX),
             copy: None,
             parted: None,
+            floor: None,
+            counted: None,
         }
     }
 
@@ -332,23 +337,30 @@ impl CopyVolumes for Appliance {
         Ok(())
     }
 
-    fn settle(&self, group: &str, volumes: &[GroupVolume], of: &Volumes) -> Result<(), String> {
-        self.let_go(group, volumes, of).map_err(|error| error.message)
+    fn let_go(&self, group: &str, leaving: &[GroupVolume], of: &Volumes) -> Result<(), String> {
+        for member in leaving {
+            self.set_free(&member.name).map_err(|error| error.message)?;
+            of.remove(VolumeIndex(member.index));
+            tracing::info!(group, volume = %member.name, "a volume left the group with its image: it stays here as a volume in no group");
+            // Its door opens when the group's record has forgotten it.
+            if let Some(appliance) = self.this.upgrade() {
+                let (group, name) = (group.to_owned(), member.name.clone());
+                self.runtime.spawn(async move { appliance.open_when_free(&group, &name).await });
+            }
+        }
+        Ok(())
     }
 }
 
 impl Appliance {
-    /// Volumes of the group that its image does not have any more are volumes in no group from now on.
-    fn let_go(&self, group: &str, members: &[GroupVolume], of: &Volumes) -> Result<(), ErrorBody> {
-        for name in self.strays(group, members) {
-            self.set_free(&name)?;
-            if let Some(volume) = of.by_name(&name) {
-                of.remove(volume.index);
+    async fn open_when_free(&self, group: &str, name: &str) {
+        while self.group_of(name).as_deref() == Some(group) {
+            if self.group(group).is_err() {
+                break;
             }
-            tracing::info!(group, volume = %name, "a volume left the group with its image: it stays here as a volume in no group");
-            self.settle_closed_door(&name);
+            tokio::time::sleep(LOOK).await;
         }
-        Ok(())
+        self.settle_door(name).await;
     }
 
     /// Volumes that were made for a group and are not among these.
@@ -365,7 +377,7 @@ impl Appliance {
             let volume = self.volume(&name)?;
             let data =
                 volume.file.file.next_data(0).map_err(|error| failed(format!("look into volume '{name}': {error}")))?;
-            if data.is_some() {
+            if data.is_some() || self.is_member_of(group, &name) {
                 tracing::warn!(group, volume = %name, "a volume is not in the image: it stays here as a volume in no group");
                 self.set_free(&name)?;
                 self.settle_closed_door(&name);
@@ -375,6 +387,11 @@ impl Appliance {
             }
         }
         Ok(())
+    }
+
+    fn is_member_of(&self, group: &str, name: &str) -> bool {
+        let members = self.group(group).map(|group| group.keeper.get().volumes).unwrap_or_default();
+        members.iter().any(|member| member.name == name)
     }
 
     fn discard_copy_volume(&self, name: &str) -> Result<(), ErrorBody> {

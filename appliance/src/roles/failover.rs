@@ -153,6 +153,8 @@ fn failed_over(pair: &PairRecord, parted: PartedRecord) -> PairRecord {
         reason: Some("this side took over: the old primary is refused and fenced".into()),
         copy: None,
         parted: Some(parted),
+        floor: None,
+        counted: None,
         ..pair.clone()
     }
 }

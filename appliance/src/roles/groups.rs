@@ -269,6 +269,8 @@ impl Appliance {
             since_ns: i64::try_from(now.as_nanosecond()).unwrap_or(i64::MAX),
             copy: Some(first_copy(bitmap.bytes())),
             parted: None,
+            floor: None,
+            counted: None,
         };
         self.catalog.put_bitmap(primary.keeper().id(), peer, &encode_new(&bitmap)).map_err(failed)?;
         primary.keeper().update(|group| group.pairs.push(record.clone())).map_err(failed)?;

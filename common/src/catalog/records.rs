@@ -141,6 +141,11 @@ pub struct PairRecord {
     pub copy: Option<CopyRecord>,
     /// On a side that took over: where its history left the other side's.
     pub parted: Option<PartedRecord>,
+    /// Where the last copy that ended began, (segment, offset): a side that stands before it lacks what that copy brought, which
+    /// is in no journal.
+    pub floor: Option<(u64, u64)>,
+    /// A copy whose regions up to a place, (number, volume, offset), are counted as arrived: the other side has that copy.
+    pub counted: Option<(u64, u32, u64)>,
 }
 
 /// Where two histories parted: the last marker both have, and the place behind it in the journal of who took over.

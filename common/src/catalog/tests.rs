@@ -60,6 +60,8 @@ fn pair(peer: &str, state: PairStateRecord) -> PairRecord {
             total_bytes: 16,
         }),
         parted: Some(PartedRecord { marker: 17, seq: 18, chain: [19; 16], segment: 20, offset: 21 }),
+        floor: Some((22, 23)),
+        counted: Some((24, 25, 26)),
     }
 }
 

@@ -19,6 +19,7 @@ use tidemark_common::storage::{Disk, Open};
 use tidemark_common::volumes::{VolumeFile, Volumes};
 use tidemark_primary::drain::DrainSettings;
 use tidemark_primary::group::{Primary, PrimaryOptions, PrimaryParts};
+use tidemark_primary::recovery::StartError;
 use tidemark_primary::ship::Links;
 use tidemark_tests::image::Image;
 use tidemark_tests::stamp::BLOCK_BYTES;
@@ -155,6 +156,11 @@ impl Machine {
 
     /// A process comes up.
     pub(crate) fn start(&self) -> Engine {
+        self.try_start().unwrap_or_else(|error| panic!("the group does not start: {error}"))
+    }
+
+    /// A process comes up, and its group starts or does not.
+    pub(crate) fn try_start(&self) -> Result<Engine, StartError> {
         let disk = StagedDisk::over(&self.disk);
         let volumes = Volumes::default();
         for index in 0..self.settings.volumes {
@@ -181,10 +187,9 @@ impl Machine {
             drain: DrainSettings { delay: self.settings.delay, freeze_limit: SOON },
             heartbeat: NEVER,
         };
-        let primary =
-            Primary::start(parts, options).unwrap_or_else(|error| panic!("the group does not start: {error}"));
+        let primary = Primary::start(parts, options)?;
         let volumes = (0..self.settings.volumes).map(|index| primary.export(&name_of(index)).unwrap()).collect();
-        Engine { primary, disk, volumes }
+        Ok(Engine { primary, disk, volumes })
     }
 
     /// `kill -9`: disk and ring are as they were at that moment. Returns the last number given out, and how the hosts ended.

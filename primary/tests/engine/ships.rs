@@ -156,7 +156,7 @@ fn wait_applied(engine: &Engine) {
 /// wrote it; so it must not leave before the journal has it, however long that takes.
 #[test]
 fn a_region_waits_until_what_it_may_hold_is_durable() {
-    const NEW: [u8; CHUNK_BYTES] = [0x77; CHUNK_BYTES];
+    let new = [0x77; CHUNK_BYTES];
     let settings = Settings { volumes: 1, delay: NEVER, heartbeat: SOON / 1000, ..Settings::keeping() };
     let mut machine = Machine::new(settings);
     let (line, received) = listening_peer(&machine);
@@ -170,7 +170,7 @@ fn a_region_waits_until_what_it_may_hold_is_durable() {
     engine.disk.hold(Call::Other, VOLUMES);
     machine.add_pair(&engine, &pair());
     engine.disk.wait_held();
-    machine.write(&engine, 0, 2 * CHUNK_BYTES as u64, &NEW).unwrap();
+    machine.write(&engine, 0, 2 * CHUNK_BYTES as u64, &new).unwrap();
     let seq = engine.captured();
     // From here on nothing becomes durable, and the copy goes on reading.
     engine.disk.hold(Call::Sync, JOURNAL);
@@ -191,5 +191,5 @@ fn a_region_waits_until_what_it_may_hold_is_durable() {
     wait_until("the region", SOON, || check(!received.lock().regions.is_empty(), || "not yet".into()));
     assert!(engine.primary.status().positions.journaled_seq >= seq);
     let regions = received.lock().regions.concat();
-    assert!(regions.ends_with(&NEW), "the region holds what was written meanwhile");
+    assert!(regions.ends_with(&new), "the region holds what was written meanwhile");
 }

@@ -8,5 +8,6 @@ mod kill_primary;
 mod kill_secondary;
 mod link;
 mod members;
+mod memory;
 mod permission;
 mod size;

@@ -166,7 +166,5 @@ async fn bind_nbd(appliance: &Arc<Appliance>) -> anyhow::Result<Server> {
         ..ConnectionOptions::default()
     };
     let options = ServerOptions { connection, ..ServerOptions::default() };
-    let addresses: Vec<_> =
-        config.addresses.iter().map(|address| address.to_string().parse()).collect::<Result<_, _>>()?;
-    Ok(Server::bind(&addresses, exports, options).await?)
+    Ok(Server::bind(&config.addresses, exports, options).await?)
 }

@@ -63,7 +63,7 @@ async fn what_is_done_is_told_to_people_on_stderr_and_to_machines_on_stdout() {
         ("group create h --volume a --volume b", "group 'h' has the volumes a, b", "volumes"),
         ("group add g --volume c", "group 'g' has the volumes a, b, c", "volumes"),
         ("group remove g --volume b", "group 'g' has the volumes a", "volumes"),
-        ("pair create g --to west", "pair of 'g' with 'west' is paired", "state"),
+        ("pair create g --to west", "pair of 'g' with 'west': paired", "state"),
         ("pair suspend g --to west", "is paired", "state"),
         ("pair resume g --to west", "is paired", "state"),
         ("pair delete g --to west", "is deleted", "peer"),

@@ -48,6 +48,8 @@ pub struct Buffer {
     pins: RwLock<()>,
     captured: AtomicU64,
     space: Notify,
+    /// The file system of the ring was full when it was last asked for more.
+    lacks_space: AtomicBool,
     drain: Bell,
     metrics: GroupMetrics,
 }
@@ -112,6 +114,7 @@ impl Buffer {
             index: Mutex::new(index),
             pins: RwLock::new(()),
             space: Notify::new(),
+            lacks_space: AtomicBool::new(false),
             drain: Bell::default(),
             metrics,
         }
@@ -226,10 +229,13 @@ impl Buffer {
             let need = if end > self.ring.capacity() { self.ring.capacity() } else { end };
             match self.ring.reserve_blocks(gate.reserved, need) {
                 Ok(reserved) => gate.reserved = reserved,
-                // What is held will be drained; with nothing held there is no space to be had.
-                Err(_) if gate.head > gate.tail => return Ok(None),
-                Err(_) => return Err(IoError::NoSpace),
+                Err(error) => {
+                    self.note_lack(&error);
+                    // What is held will be drained; with nothing held there is no space to be had.
+                    return if gate.head > gate.tail { Ok(None) } else { Err(IoError::NoSpace) };
+                }
             }
+            self.lacks_space.store(false, Ordering::Release);
         }
         if let Some(pad) = pad {
             let payload_bytes = u32::try_from(pad - ENTRY_BYTES).unwrap_or(u32::MAX);
@@ -244,6 +250,32 @@ impl Buffer {
         self.ring.set_head(end);
         self.captured.store(entry.seq.0, Ordering::Release);
         Ok(Some(position))
+    }
+
+    fn note_lack(&self, error: &std::io::Error) {
+        if !self.lacks_space.swap(true, Ordering::AcqRel) {
+            tracing::error!(path = %self.ring.path().display(), %error, "the write buffer finds no space");
+        }
+    }
+
+    /// What a person must look at, if anything. Space is asked for again: a lack that is over is shown no longer.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        if !self.lacks_space.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut gate = self.gate.lock();
+        if let Ok(reserved) = self.ring.reserve_blocks(gate.reserved, gate.reserved + 1) {
+            gate.reserved = reserved;
+            self.lacks_space.store(false, Ordering::Release);
+            return None;
+        }
+        Some(format!(
+            "no space for the write buffer {}, which may grow to {} MiB: hosts wait, or get ENOSPC. Free space there, or \
+             make that file system larger; it goes on by itself",
+            self.ring.path().display(),
+            self.ring.capacity() >> 20
+        ))
     }
 
     /// The freeze: no number is given out while the boundary is noted. Its cost depends on nothing but the lock.
@@ -323,7 +355,7 @@ impl Buffer {
     pub fn entry_at(&self, position: u64) -> Result<Option<(u64, Entry)>, crate::ring::RingError> {
         let mut at = position;
         loop {
-            if at >= self.gate.lock().head || !self.ring.is_committed(at) {
+            if at >= self.gate.lock().head || !self.ring.is_committed(at)? {
                 return Ok(None);
             }
             let entry = self.ring.entry(at)?;

@@ -222,6 +222,7 @@ impl Primary {
             metrics: self.parts.metrics.clone(),
             recorded: applied.position,
             recorded_marker: 0,
+            unrecorded: false,
         };
         let drain = std::thread::Builder::new().name(format!("drain {name}")).spawn(move || drain.run())?;
         self.threads.lock().push(drain);
@@ -256,7 +257,7 @@ impl Primary {
     pub async fn cut(&self, tag: Option<String>) -> Result<MarkerInfo, CutError> {
         let (reply, done) = oneshot::channel();
         self.desk.ask_cut(CutRequest { tag, reply }, &self.image.buffer);
-        let failed = |_| CutError::Failed { reason: self.problem().unwrap_or_else(|| "the group is stopping".into()) };
+        let failed = |_| CutError::Failed { reason: self.held_up().unwrap_or_else(|| "the group is stopping".into()) };
         let CutDone { marker, .. } = done.await.map_err(failed)??;
         Ok(info(&marker))
     }
@@ -390,7 +391,7 @@ impl Primary {
     async fn applied_up_to(&self, seq: Seq) -> Result<(), String> {
         self.desk.want(seq, &self.image.buffer);
         while self.writeback.applied_seq.load(Ordering::Acquire) < seq.0 {
-            if let Some(problem) = self.problem() {
+            if let Some(problem) = self.held_up() {
                 return Err(problem);
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -441,6 +442,11 @@ impl Primary {
     /// What a person must look at, if anything.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
+        self.held_up().or_else(|| self.image.buffer.problem())
+    }
+
+    /// What keeps writes from reaching the volumes.
+    fn held_up(&self) -> Option<String> {
         self.desk.problem().or_else(|| self.writeback.problem.lock().clone())
     }
 

@@ -16,7 +16,7 @@ use tidemark_common::ids::{Generation, GroupId, MarkerNumber, Seq};
 use tidemark_common::journal::{JournalError, Position};
 use tidemark_common::overlay::Overlay;
 use tidemark_common::overlay::location::{Location, index_frame};
-use tidemark_common::record::FrameError;
+use tidemark_common::record::{FrameError, crc32c};
 use tidemark_common::updater::AppliedPosition;
 
 use crate::ring::{ENTRY_BYTES, Entry, EntryKind, Ring, RingError};
@@ -130,7 +130,7 @@ pub fn recover_ring(
                 return Err(StartError::RingGap { path: path.to_owned(), found: entry.seq, tip });
             }
             begin.get_or_insert(at);
-            keep(&mut recovered, at, &entry, index);
+            keep(&mut recovered, at, &entry, index)?;
         }
         at += entry.ring_bytes();
     }
@@ -138,9 +138,9 @@ pub fn recover_ring(
     Ok(recovered)
 }
 
-fn keep(recovered: &mut RecoveredRing, at: u64, entry: &Entry, index: &mut Overlay<Location>) {
+fn keep(recovered: &mut RecoveredRing, at: u64, entry: &Entry, index: &mut Overlay<Location>) -> Result<(), RingError> {
     recovered.next_seq = entry.seq.next();
-    if !recovered.ring.is_committed(at) {
+    if !recovered.ring.is_committed(at)? {
         // Never answered: it keeps its number and does nothing.
         let void = Entry { extent: Extent { length: 0, ..entry.extent }, ..*entry };
         recovered.ring.write_entry(at, &void);
@@ -148,7 +148,10 @@ fn keep(recovered: &mut RecoveredRing, at: u64, entry: &Entry, index: &mut Overl
         recovered.ring.write_payload(at, &payload);
         recovered.ring.commit(at);
         recovered.void += 1;
-        return;
+        return Ok(());
+    }
+    if entry.kind == EntryKind::Data && crc32c(recovered.ring.payload(at, entry)) != entry.payload_check {
+        return Err(recovered.ring.damaged("the checksum of a write's data does not match"));
     }
     let location = match entry.kind {
         EntryKind::Data => Location::Buffer { seq: entry.seq, position: at + ENTRY_BYTES },
@@ -156,6 +159,7 @@ fn keep(recovered: &mut RecoveredRing, at: u64, entry: &Entry, index: &mut Overl
     };
     index.insert(entry.extent, location);
     recovered.kept += 1;
+    Ok(())
 }
 
 /// An applied position from its record; the begin of the journal without one.

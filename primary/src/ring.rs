@@ -15,6 +15,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -185,7 +186,37 @@ impl Ring {
         if word(0) != MAGIC || fields.get(8..24) != Some(group.0.as_slice()) || word(32) != ring.capacity {
             return Err(damaged("it belongs to another group or has another size"));
         }
+        ring.check_ends()?;
         Ok(Some((ring, Generation(word(24)))))
+    }
+
+    /// What to say when an entry is not what was written.
+    #[must_use]
+    pub fn damaged(&self, what: &'static str) -> RingError {
+        RingError::Damaged { path: self.path.clone(), what }
+    }
+
+    /// Head and tail have no checksum, because each write moves the head. What can be said against them is said here.
+    fn check_ends(&self) -> Result<(), RingError> {
+        let (head, tail) = self.ends();
+        let aligned = head.is_multiple_of(ENTRY_BYTES) && tail.is_multiple_of(ENTRY_BYTES);
+        if !aligned || head.checked_sub(tail).is_none_or(|held| held > self.capacity) {
+            return Err(self.damaged("where its entries begin and end makes no sense"));
+        }
+        // An entry is committed only once the head has passed it; a pad before.
+        let answered = self.is_entry(head)?
+            && self.entry(head).is_ok_and(|entry| entry.kind != EntryKind::Pad)
+            && self.is_committed(head)?;
+        if answered { Err(self.damaged("there are entries behind its end")) } else { Ok(()) }
+    }
+
+    /// Whether a place that may have no blocks holds an entry. Read from the file: a touch would want a block for it, and
+    /// kill the process when there is none to be had.
+    fn is_entry(&self, position: u64) -> Result<bool, RingError> {
+        let mut magic = [0; 4];
+        let read = self.file.read_exact_at(&mut magic, self.file_offset(position));
+        read.map_err(|source| RingError::Io { action: "read", path: self.path.clone(), source })?;
+        Ok(magic == ENTRY_MAGIC.to_le_bytes())
     }
 
     fn map(file: File, path: &Path, capacity: u64) -> Result<Self, RingError> {
@@ -255,9 +286,15 @@ impl Ring {
     }
 
     /// Whether an entry counts.
-    #[must_use]
-    pub fn is_committed(&self, position: u64) -> bool {
-        self.state(position).load(Ordering::Acquire) == COMMITTED
+    ///
+    /// # Errors
+    /// [`RingError::Damaged`]: an entry whose state is neither may have been answered.
+    pub fn is_committed(&self, position: u64) -> Result<bool, RingError> {
+        match self.state(position).load(Ordering::Acquire) {
+            COMMITTED => Ok(true),
+            0 => Ok(false),
+            _ => Err(self.damaged("an entry's state makes no sense")),
+        }
     }
 
     /// Reads an entry's header.
@@ -265,7 +302,7 @@ impl Ring {
     /// # Errors
     /// [`RingError::Damaged`].
     pub fn entry(&self, position: u64) -> Result<Entry, RingError> {
-        let damaged = |what| RingError::Damaged { path: self.path.clone(), what };
+        let damaged = |what| self.damaged(what);
         let bytes: [u8; 48] = self.slice(self.file_offset(position), 48).try_into().map_err(|_| damaged("short"))?;
         let long =
             |at: usize| bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b));
@@ -386,7 +423,7 @@ mod tests {
         let (ring, generation) = Ring::open(&path, group).unwrap().unwrap();
         assert_eq!((generation, ring.ends()), (Generation(3), (320, 0)));
         let first = ring.entry(0).unwrap();
-        assert!(ring.is_committed(0) && !ring.is_committed(192));
+        assert!(ring.is_committed(0).unwrap() && !ring.is_committed(192).unwrap());
         assert_eq!(ring.payload(0, &first), &[5; 100]);
         assert_eq!(first.payload_check, crc32c(&[5; 100]));
         assert_eq!(ring.entry(192).unwrap().seq, Seq(8));
@@ -403,6 +440,46 @@ mod tests {
         assert_eq!(ring.place(4160, 4160, 4096), Some((8192, Some(4032))), "a pad to the end");
         assert_eq!(ring.place(8192, 4096, 4096), Some((8192, None)));
         assert_eq!(ring.place(8192, 4096, 4160), None);
+    }
+
+    /// Two entries, the second not committed, in a file of a million bytes.
+    fn small_ring(path: &Path) -> Ring {
+        let ring = Ring::create(path, 1 << 20, GroupId([1; 16]), Generation(1)).unwrap();
+        ring.reserve_blocks(0, 1 << 20).unwrap();
+        for (seq, position) in [(7, 0), (8, 192)] {
+            ring.write_entry(position, &entry(seq, 100));
+            ring.write_payload(position, &[5; 100]);
+        }
+        ring.commit(0);
+        ring.set_head(384);
+        ring
+    }
+
+    #[test]
+    fn ends_that_cannot_be_are_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ring");
+        let ring = small_ring(&path);
+        let open = || Ring::open(&path, GroupId([1; 16])).map(|found| found.unwrap().0.ends());
+        assert_eq!(open().unwrap(), (384, 0));
+        // The tail beyond the head, more than fits, between entries, and an answered entry behind the head.
+        for (head, tail) in [(64, 128), (1 << 40, 0), (385, 0), (384, 63), (0, 0)] {
+            ring.set_head(head);
+            ring.set_tail(tail);
+            assert!(matches!(open(), Err(RingError::Damaged { .. })), "{head} {tail}");
+        }
+        // The last entry was never answered: a process may die between its header and the head.
+        ring.set_tail(0);
+        ring.set_head(192);
+        assert_eq!(open().unwrap(), (192, 0));
+    }
+
+    #[test]
+    fn an_entry_neither_committed_nor_not_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let ring = small_ring(&folder.path().join("ring"));
+        ring.state(192).store(1, Ordering::Release);
+        assert!(matches!(ring.is_committed(192), Err(RingError::Damaged { .. })));
     }
 
     #[test]

@@ -76,6 +76,8 @@ pub struct Writeback {
     pub recorded: Position,
     /// The newest marker recorded.
     pub recorded_marker: u64,
+    /// The position could not be recorded when that was tried last.
+    pub unrecorded: bool,
 }
 
 impl std::fmt::Debug for Writeback {
@@ -96,7 +98,9 @@ impl Writeback {
                     self.desk.show(&self.updater.applied());
                     let took = self.clock.monotonic().saturating_sub(begin);
                     self.metrics.applied((&applied).into(), took);
-                    self.desk.problem.lock().take();
+                    if !self.unrecorded {
+                        self.desk.problem.lock().take();
+                    }
                     self.trim();
                 }
                 Ok(None) => {
@@ -152,30 +156,34 @@ impl Writeback {
 
     /// Syncs the volumes and records how far they are.
     fn record(&mut self) -> bool {
-        let applied = self.updater.applied();
-        if let Err((volume, error)) = self.image.volumes.sync() {
-            let problem = format!("sync volume '{volume}': {error}");
-            tracing::error!(group = %self.keeper.name(), %problem, "volumes cannot be synced; it is tried again");
-            self.metrics.error(Part::Updater);
-            self.desk.problem.lock().replace(problem);
-            return false;
+        let done = self.try_record();
+        if let Err((problem, part)) = &done {
+            self.desk.problem.lock().replace(problem.clone());
+            if !self.unrecorded {
+                tracing::error!(group = %self.keeper.name(), %problem, "the journal cannot be trimmed; it is tried again");
+                self.metrics.error(*part);
+            }
+        } else if self.unrecorded {
+            self.desk.problem.lock().take();
         }
+        self.unrecorded = done.is_err();
+        done.is_ok()
+    }
+
+    fn try_record(&mut self) -> Result<(), (String, Part)> {
+        let applied = self.updater.applied();
+        let synced = self.image.volumes.sync();
+        synced.map_err(|(volume, error)| (format!("sync volume '{volume}': {error}"), Part::Updater))?;
         let mut batch = Batch::new();
         let id = self.keeper.id();
         let markers = self.drain.markers.after(self.recorded_marker);
         let kept: Vec<_> = markers.iter().map(kept).collect();
         let prepared = batch.put_applied(id, &applied_record(&applied)).and_then(|()| batch.put_markers(id, &kept));
-        match prepared.and_then(|()| self.keeper.catalog().commit(batch)) {
-            Ok(()) => {
-                self.recorded = applied.position;
-                self.recorded_marker = markers.last().map_or(self.recorded_marker, |marker| marker.number);
-                true
-            }
-            Err(error) => {
-                self.desk.problem.lock().replace(error.to_string());
-                false
-            }
-        }
+        let recorded = prepared.and_then(|()| self.keeper.catalog().commit(batch));
+        recorded.map_err(|error| (error.to_string(), Part::Catalog))?;
+        self.recorded = applied.position;
+        self.recorded_marker = markers.last().map_or(self.recorded_marker, |marker| marker.number);
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use tidemark_tests::appliance::files_under;
 use tidemark_tests::cluster::flip_byte;
 use tidemark_tests::oracle::{Bounds, assert_legal};
 use tidemark_tests::pair::{Pair, Setup};
@@ -84,6 +85,33 @@ fn a_truncated_catalogue_is_refused_and_whole_again_when_restored() {
     assert_everything_is_there(&mut pair);
 }
 
+#[test]
+fn an_altered_catalogue_is_refused_and_whole_again_when_restored() {
+    /// Into the first record of a log or a table, past the name of a manifest's first.
+    const PLACE: u64 = 20;
+    let mut pair = killed(207);
+    // The first start after a kill makes a table of what the log held.
+    pair.east.start();
+    pair.east.ok(&["volume", "create", "late", "--size", "1MiB"]);
+    pair.east.ok(&["volume", "create", "later", "--size", "1MiB"]);
+    pair.east.kill9();
+    let catalogue = pair.east.directory().join("catalog");
+    let length = |file: &PathBuf| file.metadata().expect("its length").len();
+    for kind in ["MANIFEST", "CURRENT", "log", "sst"] {
+        let fits = |name: &str| name.starts_with(kind) || name.ends_with(&format!(".{kind}"));
+        // A start that fails may leave files without content.
+        let file = files_under(&catalogue, fits).into_iter().max_by_key(length).expect(kind);
+        let place = PLACE.min(length(&file) / 2);
+        flip_byte(&file, place);
+        let reason = pair.east.start_refused().failed_with(1);
+        assert!(reason.contains(&catalogue.display().to_string()), "{kind}: names the catalogue: {reason}");
+        assert!(!reason.contains("panicked"), "{kind}: {reason}");
+        flip_byte(&file, place);
+    }
+    assert_everything_is_there(&mut pair);
+    assert!(pair.east.status().volumes.iter().any(|volume| volume.name == "later"));
+}
+
 fn rings(pair: &Pair) -> Vec<PathBuf> {
     // One folder for each appliance that shares the tmpfs.
     let folders = std::fs::read_dir(pair.east.rings()).expect("the rings");
@@ -105,6 +133,25 @@ fn a_truncated_ring_is_named_and_its_writes_come_back_when_it_is_restored() {
         pair.east.stop();
     }
     std::fs::write(&ring, whole).expect("restore the ring");
+    assert_everything_is_there(&mut pair);
+}
+
+#[test]
+fn an_altered_ring_is_named_and_its_writes_come_back_when_it_is_restored() {
+    /// Whose it is, and where its entries end. Its entries have a test with the engine.
+    const PLACES: [u64; 3] = [8, 1024, 1031];
+    let mut pair = killed(208);
+    let ring = rings(&pair).remove(0);
+    for place in PLACES {
+        flip_byte(&ring, place);
+        let reason = pair.east.start_damaged();
+        assert_names(&reason, &ring);
+        if pair.east.exited().is_none() {
+            assert!(pair.east.try_open("a").is_err(), "{place}: served from a damaged buffer");
+            pair.east.kill9();
+        }
+        flip_byte(&ring, place);
+    }
     assert_everything_is_there(&mut pair);
 }
 

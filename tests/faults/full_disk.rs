@@ -1,6 +1,6 @@
 //! Disks that fill up: reported, survived, and nothing acknowledged is lost.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +28,11 @@ struct Site {
 
 impl Site {
     fn new(directory: &Path, backings: &Path, seed: u64) -> Self {
-        let mut appliance = Appliance::init(directory, "east", &Options::default());
+        Self::over(Appliance::init(directory, "east", &Options::default()), backings, seed)
+    }
+
+    /// On an appliance that does not run yet.
+    fn over(mut appliance: Appliance, backings: &Path, seed: u64) -> Self {
         appliance.configure("groups", "segment_bytes", "8MiB");
         appliance.configure("groups", "journal_bytes", "256MiB");
         appliance.configure("groups", "write_buffer_bytes", "16MiB");
@@ -139,6 +143,76 @@ fn a_full_disk_under_the_journal_is_reported_and_loses_nothing() {
 }
 
 #[test]
+fn a_full_memory_under_the_write_buffer_is_reported_and_loses_nothing() {
+    let cluster = Cluster::new();
+    // A quarter of what the buffer may grow to.
+    let small = SmallDisk::mount(&cluster.join("small"), 4 << 20);
+    let appliance = Appliance::init(&cluster.join("east"), "east", &Options::default());
+    appliance.move_rings(small.path());
+    let mut site = Site::over(appliance, &cluster.join(""), 223);
+    site.run_until_full();
+    let problem = site.appliance.group(GROUP).problem.expect("the lack of space is shown");
+    assert!(problem.contains("write buffer") && problem.contains(&small.path().display().to_string()), "{problem}");
+    let verdict = assert_legal("while full", &site.history.writes(), &site.image(), Bounds::EVERYTHING_ACKED);
+    site.history.settle(&verdict);
+    site.appliance.kill9();
+    site.appliance.start();
+    small.resize(64 << 20);
+    site.assert_recovers();
+}
+
+#[test]
+fn a_group_whose_write_buffer_finds_no_space_at_all_is_refused() {
+    let cluster = Cluster::new();
+    let small = SmallDisk::mount(&cluster.join("small"), 1 << 20);
+    let mut east = Appliance::init(&cluster.join("east"), "east", &Options::default());
+    east.move_rings(small.path());
+    east.start();
+    east.ok(&["volume", "create", "a", "--size", "1MiB"]);
+    let ballast = small.fill();
+    let refused = east.refuses(&["group", "create", GROUP, "--volume", "a"]);
+    assert!(refused.contains("write buffer") && refused.contains(&small.path().display().to_string()), "{refused}");
+    east.open("a").write(0, &[1; 4096]).expect("the volume is served as before");
+    std::fs::remove_file(ballast).expect("make space");
+    east.ok(&["group", "create", GROUP, "--volume", "a"]);
+    assert_eq!(east.open("a").read(0, 4096).expect("read"), [1; 4096]);
+}
+
+/// Fills the catalogue's disk and what room its log has of its own: the ballast.
+fn fill_catalogue(small: &SmallDisk, appliance: &Appliance) -> PathBuf {
+    let ballast = small.fill();
+    let create = |number| appliance.cli(&["volume", "create", &format!("f{number}"), "--size", "1MiB"]);
+    let refused = (0..200).map(create).find(|outcome| outcome.code != 0).expect("the catalogue is full");
+    assert!(refused.stderr.contains("space") && refused.stderr.contains("catalog"), "{refused:?}");
+    ballast
+}
+
+#[test]
+fn a_full_disk_under_the_catalogue_is_reported_and_loses_nothing() {
+    for killed in [false, true] {
+        let cluster = Cluster::new();
+        let directory = cluster.join("east");
+        let appliance = Appliance::init(&directory, "east", &Options::default());
+        let small = SmallDisk::mount(&directory.join("catalog"), 1 << 20);
+        let mut site = Site::over(appliance, &cluster.join(""), 224);
+        site.prefill();
+        let ballast = fill_catalogue(&small, &site.appliance);
+        site.run_until_full();
+        if killed {
+            site.appliance.kill9();
+            let reason = site.appliance.start_refused().failed_with(1);
+            assert!(reason.contains("no space") && reason.contains("catalog"), "{reason}");
+        }
+        std::fs::remove_file(&ballast).expect("make space");
+        small.resize(64 << 20);
+        if killed {
+            site.appliance.start();
+        }
+        site.assert_recovers();
+    }
+}
+
+#[test]
 fn a_group_that_the_catalogue_cannot_take_is_none_and_leaves_nothing_behind() {
     let cluster = Cluster::new();
     let directory = cluster.join("east");
@@ -146,11 +220,7 @@ fn a_group_that_the_catalogue_cannot_take_is_none_and_leaves_nothing_behind() {
     let small = SmallDisk::mount(&directory.join("catalog"), 1 << 20);
     east.start();
     east.ok(&["volume", "create", "a", "--size", "1MiB"]);
-    let ballast = small.fill();
-    // The catalogue's log has some room of its own.
-    let full =
-        (0..200).any(|number| east.cli(&["volume", "create", &format!("f{number}"), "--size", "1MiB"]).code != 0);
-    assert!(full, "the catalogue is not full");
+    let ballast = fill_catalogue(&small, &east);
     let refused = east.refuses(&["group", "create", GROUP, "--volume", "a"]);
     assert!(refused.contains("space"), "{refused}");
     let tasks = format!("/proc/{}/task", east.pid());

@@ -3,13 +3,18 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use tidemark_common::api::types::{PairState, PairStatus};
 use tidemark_common::config::Config;
 use tidemark_common::identity::Identity;
 use tidemark_common::ids::ApplianceId;
 use tidemark_common::link::{Endpoint, LinkConfig, Trust};
-use tidemark_common::wire::message::{Hello, Message, Refusal, VolumeSpec};
+use tidemark_common::wire::handshake::{Versions, read_hello};
+use tidemark_common::wire::message::{
+    Hello, Message, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Position, Refusal, VolumeSpec, Welcome,
+};
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::cluster::Cluster;
+use tidemark_tests::pair::{COPY_LIMIT, GROUP};
 
 struct Anybody;
 
@@ -21,21 +26,38 @@ impl Trust for Anybody {
     fn refused(&self, _: SocketAddr, _: Option<ApplianceId>, _: &str) {}
 }
 
+/// Listens as an appliance that does not run would.
+fn endpoint(of: &Appliance, address: SocketAddr) -> Endpoint {
+    let config = Config::load(of.directory()).expect("its configuration");
+    let identity = Identity::load(of.directory()).expect("its identity");
+    let settings = LinkConfig::from(&config.replication);
+    Endpoint::bind(address, &identity, Arc::new(Anybody), settings).expect("an endpoint")
+}
+
 /// Says a first message as another appliance would: the answer.
 pub(crate) fn say(from: &Appliance, to: &Appliance, first: &Message) -> Message {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
-        let config = Config::load(from.directory()).expect("the caller's configuration");
-        let identity = Identity::load(from.directory()).expect("the caller's identity");
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let settings = LinkConfig::from(&config.replication);
-        let endpoint = Endpoint::bind(any, &identity, Arc::new(Anybody), settings).expect("an endpoint");
+        let endpoint = endpoint(from, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         let id = to.id().parse().expect("an id");
         let connection = endpoint.dial(to.replication(), id).await.expect("dial");
         let (control, mut answers) = connection.open_control().await.expect("a control stream");
         control.send(first).await.expect("say it");
         answers.recv().await.expect("an answer").expect("an answer before the end")
     })
+}
+
+/// Answers the first message of the next caller as an appliance that does not run would.
+fn answer(as_one: &Appliance, answer: impl FnOnce(Message) -> Message) {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let endpoint = endpoint(as_one, as_one.replication().parse().expect("its address"));
+        let connection = endpoint.accept().await.expect("a caller");
+        let (control, mut said) = connection.accept_control().await.expect("a control stream");
+        let first = said.recv().await.expect("a message").expect("a message before the end");
+        control.send(&answer(first)).await.expect("answer");
+        connection.closed().await;
+    });
 }
 
 /// A hello for a group nobody knows, with one volume.
@@ -76,4 +98,78 @@ fn numbers_at_the_end_of_their_range_are_refused_and_leave_nothing() {
     let status = west.status();
     assert!(status.groups.is_empty() && status.volumes.is_empty(), "{status:?}");
     assert!(matches!(say(&caller, &west, &Message::Hello(hello())), Message::Welcome(_)));
+}
+
+#[test]
+fn a_primary_of_another_protocol_version_is_refused_and_told_both_ranges() {
+    let cluster = Cluster::new();
+    let (west, caller) = (cluster.running("west"), cluster.appliance("caller"));
+    west.trust(&caller, None);
+    let newer = Message::Hello(Hello { version_min: 2, version_max: 3, ..hello() });
+    match say(&caller, &west, &newer) {
+        Message::Refused(refused) => {
+            assert_eq!(refused.refusal, Refusal::Version, "{refused:?}");
+            assert_names_both(&refused.message);
+        }
+        other => panic!("it is answered with {other:?}"),
+    }
+    assert_names_both(&west.log_text());
+    assert!(west.status().groups.is_empty());
+    // One that speaks ours too is welcome.
+    let wider = Message::Hello(Hello { version_min: 1, version_max: 3, ..hello() });
+    match say(&caller, &west, &wider) {
+        Message::Welcome(welcome) => assert_eq!(welcome.version, PROTOCOL_VERSION),
+        other => panic!("it is answered with {other:?}"),
+    }
+}
+
+/// Of a peer that speaks 2 to 3.
+fn assert_names_both(text: &str) {
+    let ours = format!("{PROTOCOL_VERSION_MIN} to {PROTOCOL_VERSION}");
+    assert!(text.contains("2 to 3") && text.contains(&ours), "names both ranges: {text}");
+}
+
+/// A primary with a group, and a secondary that answers its hello in this way.
+fn told_by(secondary: impl FnOnce(Message) -> Message + Send) -> PairStatus {
+    let cluster = Cluster::new();
+    let (east, west) = (cluster.running("east"), cluster.appliance("west"));
+    east.trust(&west, Some(west.replication()));
+    east.ok(&["volume", "create", "a", "--size", "1MiB"]);
+    east.ok(&["group", "create", GROUP, "--volume", "a"]);
+    let pair = std::thread::scope(|scope| {
+        let answering = scope.spawn(|| answer(&west, secondary));
+        east.ok(&["pair", "create", GROUP, "--to", "west"]);
+        answering.join().expect("the answer is taken");
+        east.wait_pair(GROUP, "the answer to be shown", COPY_LIMIT, |pair| {
+            pair.reason.as_ref().is_some_and(|reason| reason.contains("version"))
+        })
+    });
+    east.open("a").write(0, &[1; 4096]).expect("hosts do not notice");
+    pair
+}
+
+#[test]
+fn a_secondary_of_another_protocol_version_is_named_with_both_ranges() {
+    let pair = told_by(|first| Message::Refused(read_hello(Versions { min: 2, max: 3 }, first).expect_err("too old")));
+    assert_names_both(&pair.reason.clone().unwrap_or_default());
+    assert_eq!(pair.state, PairState::Error, "{pair:?}");
+}
+
+#[test]
+fn a_secondary_that_chooses_a_version_that_was_not_offered_is_named() {
+    let pair = told_by(|_| {
+        Message::Welcome(Welcome {
+            version: PROTOCOL_VERSION + 1,
+            appliance: "west".into(),
+            has_history: false,
+            generation: 0,
+            position: Position::default(),
+            chain: [0; 16],
+            journal_free_bytes: 1 << 30,
+            journal_capacity_bytes: 1 << 30,
+        })
+    });
+    let reason = pair.reason.clone().unwrap_or_default();
+    assert!(reason.contains("chose protocol version 2") && reason.contains("1 to 1"), "{reason}");
+    assert_eq!(pair.state, PairState::InitialCopy, "{pair:?}");
 }

@@ -123,7 +123,18 @@ impl Appliance {
         std::fs::write(&path, text.replacen(&head, &line, 1)).expect("write config.toml");
     }
 
-    /// Where its rings lie.
+    /// Has its rings lie elsewhere from the next start on.
+    ///
+    /// # Panics
+    /// When its configuration cannot be changed.
+    pub fn move_rings(&self, folder: &Path) {
+        let path = self.directory.join("config.toml");
+        let text = std::fs::read_to_string(&path).expect("read config.toml");
+        let moved = text.replace(&self.rings().display().to_string(), &folder.display().to_string());
+        std::fs::write(&path, moved).expect("write config.toml");
+    }
+
+    /// Where its rings lie, unless they were moved.
     #[must_use]
     pub fn rings(&self) -> PathBuf {
         self.memory.path().join("rings")

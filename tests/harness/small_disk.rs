@@ -31,6 +31,12 @@ impl SmallDisk {
         &self.path
     }
 
+    /// Gives it another size.
+    pub fn resize(&self, bytes: u64) {
+        let size = format!("remount,size={bytes}");
+        run("mount", &["-o", &size, &self.path.display().to_string()]).done();
+    }
+
     /// Takes all space that is left, until the file returned is removed.
     ///
     /// # Panics

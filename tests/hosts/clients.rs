@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tidemark_tests::appliance::{Appliance, Options};
+use tidemark_tests::cluster::{Cluster, free_tcp};
 use tidemark_tests::command::{run, run_within};
 use tidemark_tests::pair::{Pair, Setup};
 
@@ -55,6 +57,35 @@ fn nbdinfo_lists_and_describes_the_exports() {
     let runs: serde_json::Value = serde_json::from_str(&map).expect("JSON");
     let covered: u64 = runs.as_array().expect("runs").iter().filter_map(|run| run["length"].as_u64()).sum();
     assert_eq!(covered, SIZE, "{map}");
+}
+
+/// The Linux kernel's own client, as far as it goes without the kernel's module: it lists, agrees on an export and its
+/// size, and then does not find the module.
+#[test]
+fn nbd_client_lists_and_enters_the_exports_over_tcp_and_unix() {
+    let cluster = Cluster::new();
+    let tcp = free_tcp();
+    let options = Options { nbd: vec![tcp.to_string()], ..Options::default() };
+    let mut east = Appliance::init(&cluster.join("east"), "east", &options);
+    east.start();
+    east.ok(&["volume", "create", "a", "--size", "24MiB"]);
+    east.ok(&["volume", "create", "b", "--size", "1MiB"]);
+    let socket = text(&east.directory().join("nbd.sock"));
+    let (host, port) = (tcp.ip().to_string(), tcp.port().to_string());
+    let (by_unix, by_tcp) = (["-unix", socket.as_str()], [host.as_str(), port.as_str()]);
+    let device = cluster.join("no-device");
+    std::fs::write(&device, "").expect("something in the device's place");
+    let device = text(&device);
+    for way in [by_unix, by_tcp] {
+        let listed = run("nbd-client", &[&["-l"][..], &way].concat()).done();
+        assert!(listed.lines().any(|line| line == "a") && listed.lines().any(|line| line == "b"), "{listed}");
+        let enter = |name| run("nbd-client", &[&way[..], &["-N", name, &device, "-nonetlink", "-nofork"]].concat());
+        let entered = enter("a");
+        assert!(entered.stdout.contains("size = 24MB"), "{entered:?}");
+        let refused = enter("nosuch").failed_with(1);
+        assert!(refused.contains("no export 'nosuch'"), "{refused}");
+    }
+    assert!(!east.log_text().contains("ERROR"), "{}", east.log_text());
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod kill_primary;
 mod kill_secondary;
 mod link;
 mod members;
+mod memory;
 mod permission;
 mod rejoin;
 mod size;

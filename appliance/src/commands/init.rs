@@ -35,7 +35,8 @@ pub(crate) struct Args {
     /// What people and peers call the appliance [default: the directory's name]
     #[arg(long, value_parser = name)]
     pub(crate) name: Option<String>,
-    /// Where hosts come in: unix:PATH or HOST:PORT; may be given several times [default: unix:DIR/nbd.sock]
+    /// Where hosts come in: unix:PATH or HOST:PORT; may be given several times, and replaces the default
+    /// [default: unix:DIR/nbd.sock]
     #[arg(long, value_name = "ADDR")]
     pub(crate) nbd: Vec<Address>,
     /// Where peers come in: HOST:PORT (UDP) [default: 127.0.0.1:7411]

@@ -54,7 +54,7 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
     output::done(service.json, &pair, |pair: &PairStatus| {
         let state = figures::state(pair.state);
         let reason = pair.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-        format!("pair of '{group}' with '{}' is {state}{reason}; `tidemark status --watch` shows it", pair.peer)
+        format!("pair of '{group}' with '{}': {state}{reason}; `tidemark status --watch` shows it", pair.peer)
     })
 }
 

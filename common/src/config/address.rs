@@ -3,7 +3,7 @@
 //! Text comes in from operators, the config and peers; what goes out prints as it was read.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -69,6 +69,12 @@ impl FromStr for HostPort {
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
         split_host_port(text.trim()).ok_or_else(|| AddressError::NotHostPort { text: text.into() })
+    }
+}
+
+impl From<SocketAddr> for HostPort {
+    fn from(address: SocketAddr) -> Self {
+        Self { host: address.ip().to_string(), port: address.port() }
     }
 }
 
@@ -182,6 +188,15 @@ mod tests {
         ] {
             let message = text.parse::<Address>().unwrap_err().to_string();
             assert!(message.contains(says), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_socket_address_is_written_as_it_is_read() {
+        for text in ["127.0.0.1:7411", "[::1]:10809"] {
+            let address: SocketAddr = text.parse().unwrap();
+            assert_eq!(HostPort::from(address), text.parse().unwrap());
+            assert_eq!(HostPort::from(address).to_string(), text);
         }
     }
 

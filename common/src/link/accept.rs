@@ -91,7 +91,8 @@ impl Acceptor {
         let admitted = admitted.unwrap_or_else(|_| Err(Refusal::Failed("the handshake took too long".into())));
         match admitted {
             Ok(connection) => {
-                tracing::info!(%remote, peer = %connection.peer(), "accepted a connection");
+                let peer = self.trust.peer_name(&connection.peer()).unwrap_or_default();
+                tracing::info!(%remote, peer, "accepted a connection");
                 // Fails only when the endpoint is closing, which closes the connection too.
                 let _ = self.delivery.send(connection).await;
             }

@@ -18,7 +18,7 @@ use rustix::net::{
 };
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
-use super::address::Address;
+use crate::config::Address;
 
 /// Connections waiting to be accepted.
 const BACKLOG: i32 = 1024;
@@ -66,9 +66,9 @@ impl Listener {
                 let (file, listener) = bind_unix(path, mode).map_err(failed)?;
                 Ok((Self::Unix { _file: file, listener }, address.clone()))
             }
-            Address::Tcp(text) => {
-                let listener = TcpListener::bind(text).await.map_err(failed)?;
-                let real = Address::Tcp(listener.local_addr().map_err(failed)?.to_string());
+            Address::Tcp(wanted) => {
+                let listener = TcpListener::bind((wanted.host.as_str(), wanted.port)).await.map_err(failed)?;
+                let real = Address::Tcp(listener.local_addr().map_err(failed)?.into());
                 Ok((Self::Tcp(listener), real))
             }
         }

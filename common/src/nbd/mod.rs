@@ -3,7 +3,6 @@
 //! It knows the two traits below and nothing of the engine behind them; another front end (vhost-user-blk) would stand
 //! on the same traits. Bytes come in from hosts that may be broken or hostile: invariant 10 holds for all of them.
 
-pub mod address;
 mod buffers;
 pub mod check;
 pub mod connection;
@@ -25,7 +24,6 @@ mod session;
 mod socket;
 pub mod tls;
 
-pub use address::Address;
 pub use connection::{ConnectionError, ConnectionOptions, serve};
 pub use input::InputError;
 pub use listen::BindError;

@@ -14,12 +14,12 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::Exports;
-use super::address::Address;
 use super::connection::{ConnectionError, ConnectionOptions, serve};
 use super::handshake::HandshakeError;
 use super::listen::{BindError, Listener, tune};
 use super::session::SessionError;
 use super::socket::Socket;
+use crate::config::Address;
 use crate::limits::NBD_CONNECTIONS_MAX;
 
 /// How long listening rests when the system cannot give it a socket (out of file descriptors).

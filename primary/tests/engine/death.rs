@@ -8,6 +8,7 @@ use rand::{RngExt, SeedableRng};
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::{Seq, VolumeIndex};
 use tidemark_primary::ring::{Entry, EntryKind, Ring};
+use tidemark_tests::cluster::flip_byte;
 use tidemark_tests::history::Kind;
 use tidemark_tests::stamp::BLOCK_BYTES;
 use tidemark_tests::wait::{check, wait_until};
@@ -217,5 +218,31 @@ fn a_marker_that_was_answered_survives_a_loss_of_power() {
         assert_eq!(engine.primary.marker(None), Some(marker), "seed {seed}");
         let next = machine.soon("a cut", engine.primary.cut(None)).unwrap();
         assert_eq!(next.number, 2, "seed {seed}: numbers go on");
+    }
+}
+
+/// What only the buffer has, altered: the group does not start, so nothing of it is served or journaled, and all of it is
+/// there once the file is as it was.
+#[test]
+fn an_altered_entry_of_the_buffer_is_named_and_nothing_is_lost_once_it_is_restored() {
+    /// The ring's header and the first entry's, which is the first write's: its number, whether it counts, its data.
+    const FIRST: u64 = 4096;
+    const PLACES: [(u64, &str); 4] =
+        [(FIRST, "entry"), (FIRST + 8, "entry"), (FIRST + 48, "state"), (FIRST + 64, "data")];
+    let machine = Machine::new(Settings { delay: NEVER, ..Settings::keeping() });
+    let engine = machine.start();
+    for number in 0..8 {
+        machine.write(&engine, 0, number * 4096, &[number as u8 + 1; 4096]).unwrap();
+    }
+    machine.kill(engine, None);
+    for (place, what) in PLACES {
+        flip_byte(&machine.ring, place);
+        let reason = machine.try_start().err().expect("it does not start").to_string();
+        assert!(reason.contains(what) && reason.contains(&machine.ring.display().to_string()), "{place}: {reason}");
+        flip_byte(&machine.ring, place);
+    }
+    let engine = machine.start();
+    for number in 0..8 {
+        assert_eq!(machine.read(&engine, 0, number * 4096, 4096), [number as u8 + 1; 4096]);
     }
 }

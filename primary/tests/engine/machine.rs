@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tempfile::TempDir;
-use tidemark_common::catalog::{Catalog, GroupRecord, GroupVolume, OnFullRecord, RoleRecord};
+use tidemark_common::catalog::{Catalog, GroupRecord, GroupVolume, OnFullRecord, PairRecord, RoleRecord};
 use tidemark_common::clock::{Clock, SystemClock};
 use tidemark_common::ids::{ApplianceId, Generation, GroupId, VolumeIndex};
 use tidemark_common::journal::{self, Journal, JournalOptions};
@@ -17,8 +17,10 @@ use tidemark_common::nbd::{Export, IoError};
 use tidemark_common::storage::memory::MemoryDisk;
 use tidemark_common::storage::{Disk, Open};
 use tidemark_common::volumes::{VolumeFile, Volumes};
+use tidemark_primary::differences::{encode_new, everything};
 use tidemark_primary::drain::DrainSettings;
 use tidemark_primary::group::{Primary, PrimaryOptions, PrimaryParts};
+use tidemark_primary::recovery::StartError;
 use tidemark_primary::ship::Links;
 use tidemark_tests::image::Image;
 use tidemark_tests::stamp::BLOCK_BYTES;
@@ -48,6 +50,8 @@ pub(crate) struct Settings {
     pub(crate) delay: Duration,
     /// Between two cuts.
     pub(crate) interval: Duration,
+    /// Between two heartbeats of a pair.
+    pub(crate) heartbeat: Duration,
 }
 
 impl Default for Settings {
@@ -62,6 +66,7 @@ impl Default for Settings {
             ring_bytes: 256 << 10,
             delay: Duration::ZERO,
             interval: NEVER,
+            heartbeat: NEVER,
         }
     }
 }
@@ -87,6 +92,8 @@ pub(crate) struct Machine {
     pub(crate) settings: Settings,
     pub(crate) ring: PathBuf,
     pub(crate) runtime: Runtime,
+    /// Of the processes that start from here on.
+    pub(crate) links: Arc<dyn Links>,
     catalog: Catalog,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
@@ -133,8 +140,17 @@ impl Machine {
         catalog.put_group(&record(&settings)).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let metrics = Metrics::new("alone", "test", Timestamp::UNIX_EPOCH);
-        let machine =
-            Self { disk: MemoryDisk::new(), settings, ring, runtime, catalog, clock, metrics, _memory: memory };
+        let machine = Self {
+            disk: MemoryDisk::new(),
+            settings,
+            ring,
+            runtime,
+            links: Arc::new(Nobody),
+            catalog,
+            clock,
+            metrics,
+            _memory: memory,
+        };
         machine.make_volumes();
         machine
     }
@@ -155,6 +171,11 @@ impl Machine {
 
     /// A process comes up.
     pub(crate) fn start(&self) -> Engine {
+        self.try_start().unwrap_or_else(|error| panic!("the group does not start: {error}"))
+    }
+
+    /// A process comes up, and its group starts or does not.
+    pub(crate) fn try_start(&self) -> Result<Engine, StartError> {
         let disk = StagedDisk::over(&self.disk);
         let volumes = Volumes::default();
         for index in 0..self.settings.volumes {
@@ -166,7 +187,7 @@ impl Machine {
         let parts = PrimaryParts {
             disk: Arc::new(disk.clone()),
             clock: self.clock(),
-            links: Arc::new(Nobody),
+            links: Arc::clone(&self.links),
             keeper: Arc::new(GroupKeeper::new(self.catalog.clone(), record)),
             volumes: Arc::new(volumes),
             runtime: self.runtime.handle().clone(),
@@ -179,12 +200,20 @@ impl Machine {
             ring_path: self.ring.clone(),
             ring_bytes: self.settings.ring_bytes,
             drain: DrainSettings { delay: self.settings.delay, freeze_limit: SOON },
-            heartbeat: NEVER,
+            heartbeat: self.settings.heartbeat,
         };
-        let primary =
-            Primary::start(parts, options).unwrap_or_else(|error| panic!("the group does not start: {error}"));
+        let primary = Primary::start(parts, options)?;
         let volumes = (0..self.settings.volumes).map(|index| primary.export(&name_of(index)).unwrap()).collect();
-        Engine { primary, disk, volumes }
+        Ok(Engine { primary, disk, volumes })
+    }
+
+    /// Starts a pair that copies everything.
+    pub(crate) fn add_pair(&self, engine: &Engine, pair: &PairRecord) {
+        let keeper = engine.primary.keeper();
+        let everything = encode_new(&everything(&engine.primary.volume_sizes()));
+        self.catalog.put_bitmap(GROUP, &pair.peer, &everything).unwrap();
+        keeper.update(|record| record.pairs.push(pair.clone())).unwrap();
+        engine.primary.add_pair(pair);
     }
 
     /// `kill -9`: disk and ring are as they were at that moment. Returns the last number given out, and how the hosts ended.

@@ -20,5 +20,6 @@ mod gate;
 mod hosts;
 mod machine;
 mod reads;
+mod ships;
 mod space;
 mod staged;

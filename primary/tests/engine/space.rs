@@ -194,9 +194,12 @@ fn hosts_are_told_of_a_full_disk_under_the_buffer_and_go_on_when_there_is_space(
     let hosts = Hosts::start(&machine, &engine, &story, 1);
     wait_until("all hosts to be told", SOON, || check(hosts.have_ended(), || "they write".into()));
     assert_eq!(hosts.end(), vec![IoError::NoSpace; 4]);
+    let problem = engine.primary.problem().unwrap();
+    assert!(problem.contains("no space") && problem.contains(&small.path().display().to_string()), "{problem}");
     story.judge_kill("while there is no space", &machine, &engine);
     machine.flush(&engine).unwrap();
     std::fs::remove_file(ballast).unwrap();
+    assert_eq!(engine.primary.problem(), None);
     let hosts = Hosts::start(&machine, &engine, &story, 2);
     hosts.wait_acked(1000);
     assert_eq!(hosts.end(), vec![]);

@@ -39,8 +39,20 @@ struct State {
     dead: bool,
     under_way: usize,
     held: Option<(Call, PathBuf)>,
-    waiting: usize,
+    waiting: Vec<Call>,
     failing: Option<(Call, PathBuf)>,
+}
+
+impl State {
+    fn is_held(&self) -> bool {
+        self.held.as_ref().is_some_and(|(call, _)| self.waiting.contains(call))
+    }
+
+    fn end_waiting(&mut self, call: Call) {
+        if let Some(at) = self.waiting.iter().position(|waiting| *waiting == call) {
+            self.waiting.swap_remove(at);
+        }
+    }
 }
 
 impl StagedDisk {
@@ -57,9 +69,10 @@ impl StagedDisk {
         self.stage.changed.wait_while(&mut state, |state| state.under_way > 0);
     }
 
-    /// Calls of this kind under this folder wait from here on.
+    /// Calls of this kind under this folder wait from here on; those held before go on.
     pub(crate) fn hold(&self, call: Call, folder: &str) {
         self.stage.state.lock().held = Some((call, folder.into()));
+        self.stage.changed.notify_all();
     }
 
     /// They go on.
@@ -71,7 +84,12 @@ impl StagedDisk {
     /// Returns when a call is being held.
     pub(crate) fn wait_held(&self) {
         let mut state = self.stage.state.lock();
-        self.stage.changed.wait_while(&mut state, |state| state.waiting == 0);
+        self.stage.changed.wait_while(&mut state, |state| !state.is_held());
+    }
+
+    /// Whether one is.
+    pub(crate) fn is_held(&self) -> bool {
+        self.stage.state.lock().is_held()
     }
 
     /// The next call of this kind under this folder fails.
@@ -90,10 +108,10 @@ impl StagedDisk {
         let meant =
             |to: &Option<(Call, PathBuf)>| to.as_ref().is_some_and(|to| to.0 == call && path.starts_with(&to.1));
         while meant(&state.held) && !state.dead {
-            state.waiting += 1;
+            state.waiting.push(call);
             stage.changed.notify_all();
             stage.changed.wait(&mut state);
-            state.waiting -= 1;
+            state.end_waiting(call);
         }
         if state.dead {
             return Err(io::Error::other("the process is dead"));

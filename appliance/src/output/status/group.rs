@@ -24,7 +24,19 @@ pub(super) fn block(group: &GroupStatus, status: &Status, now: Timestamp, column
     let mut lines = vec![title(group)];
     lines.extend(group.problem.iter().flat_map(|problem| labelled("problem", Style::Bad, &wrapped(problem, columns))));
     lines.extend(labelled("volumes", Style::Plain, &listed(&sizes(group, status), columns)));
-    lines.push(value("marker").plain(marker(group, now)));
+    // A group that does not run has no journal open, and nothing to tell of it.
+    if group.journal.capacity_bytes > 0 {
+        lines.extend(figures_of(group, now));
+    }
+    if group.pairs.is_empty() {
+        lines.push(unpaired(group));
+    }
+    lines.extend(group.pairs.iter().flat_map(|pair| pair::block(pair, group, now, columns)));
+    lines
+}
+
+fn figures_of(group: &GroupStatus, now: Timestamp) -> Vec<Line> {
+    let mut lines = vec![value("marker").plain(marker(group, now))];
     // A copy that was never primary has neither a write buffer nor freezes.
     if group.buffer.capacity_bytes > 0 {
         lines.push(fill("buffer", group.buffer.bytes, group.buffer.capacity_bytes));
@@ -34,10 +46,6 @@ pub(super) fn block(group: &GroupStatus, status: &Status, now: Timestamp, column
         lines.push(freeze(&group.freeze));
     }
     lines.push(positions(&group.positions));
-    if group.pairs.is_empty() {
-        lines.push(unpaired(group));
-    }
-    lines.extend(group.pairs.iter().flat_map(|pair| pair::block(pair, group.role, now, columns)));
     lines
 }
 

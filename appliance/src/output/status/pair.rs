@@ -1,7 +1,7 @@
 //! One pair's lines: the direction and the state, what a disaster now would lose, how far the copy is, and why.
 
 use jiff::Timestamp;
-use tidemark_common::api::types::{CopyProgress, PairState, PairStatus, Role};
+use tidemark_common::api::types::{CopyProgress, GroupStatus, PairState, PairStatus, Role};
 
 use super::group::with_bar;
 use super::{VALUE_COLUMN, labelled};
@@ -12,11 +12,16 @@ use crate::output::text::{Line, Style, wrapped};
 const STATE_COLUMNS: usize = 14;
 
 /// The lines.
-pub(super) fn block(pair: &PairStatus, role: Role, now: Timestamp, columns: usize) -> Vec<Line> {
-    let mut lines = vec![headline(pair, role, now), markers(pair)];
+pub(super) fn block(pair: &PairStatus, group: &GroupStatus, now: Timestamp, columns: usize) -> Vec<Line> {
+    let mut lines = vec![headline(pair, group.role, now)];
+    if !is_over(pair.state) {
+        lines.push(markers(pair));
+    }
     lines.extend(pair.copy.iter().map(copy));
     let style = if is_bad(pair.state) { Style::Bad } else { Style::Plain };
-    lines.extend(pair.reason.iter().flat_map(|reason| labelled("", style, &wrapped(reason, columns))));
+    // What is the group's problem stands there already.
+    let reason = pair.reason.iter().filter(|_| pair.reason != group.problem);
+    lines.extend(reason.flat_map(|reason| labelled("", style, &wrapped(reason, columns))));
     lines
 }
 
@@ -26,14 +31,44 @@ fn headline(pair: &PairStatus, role: Role, now: Timestamp) -> Line {
     let line = peer.plain("  ").to(VALUE_COLUMN);
     let state_ends = line.width() + STATE_COLUMNS;
     let line = line.with(state_style(pair.state), figures::state(pair.state)).to(state_ends);
-    let line = if pair.connected { line } else { line.with(Style::Bad, "link down   ") };
     let since = format!("   for {}", figures::age(pair.since, now));
+    if is_over(pair.state) {
+        return line.with(Style::Faint, since.trim_start());
+    }
+    let line = match link(pair, role) {
+        Link::Up => line,
+        Link::Begun => line.with(Style::Busy, "connecting   "),
+        Link::Down => line.with(Style::Bad, "link down   "),
+    };
     round_trip(loss(line, pair).with(Style::Faint, since), pair)
+}
+
+enum Link {
+    Up,
+    /// Not tried to its end yet.
+    Begun,
+    Down,
+}
+
+/// On the side that calls, a link that failed has left its reason.
+const fn link(pair: &PairStatus, role: Role) -> Link {
+    match (pair.connected, &pair.reason, role) {
+        (true, _, _) => Link::Up,
+        (false, None, Role::Primary) => Link::Begun,
+        _ => Link::Down,
+    }
+}
+
+/// Nothing flows any more, so there is nothing to measure.
+const fn is_over(state: PairState) -> bool {
+    matches!(state, PairState::FailedOver | PairState::Fenced)
 }
 
 /// Points the way data flows; broken when it cannot.
 fn arrow(pair: &PairStatus, role: Role) -> (&'static str, Style) {
     match (pair.connected, role) {
+        (false, _) if is_over(pair.state) => ("╌╳╌", state_style(pair.state)),
+        (false, _) if matches!(link(pair, role), Link::Begun) => ("╌╌╌", Style::Busy),
         (false, _) => ("╌╳╌", Style::Bad),
         (true, Role::Primary) => ("──▶", state_style(pair.state)),
         (true, Role::Secondary) => ("◀──", state_style(pair.state)),

@@ -17,8 +17,9 @@ use tokio_rustls::TlsConnector;
 
 use super::client::{Reply, go};
 use super::*;
+use crate::config::Address;
 use crate::nbd::protocol::{command, option, reply_type};
-use crate::nbd::{Address, BindError, Server, ServerOptions, Tls};
+use crate::nbd::{BindError, Server, ServerOptions, Tls};
 
 fn exports() -> Arc<FixedExports> {
     Arc::new(FixedExports::default().with("v", Arc::new(Probe::new(SIZE))))

@@ -142,7 +142,16 @@ fn pair() -> PairRecord {
         done_bytes: 0,
         total_bytes: 1 << 20,
     };
-    PairRecord { peer: PEER.into(), state: PairStateRecord::InitialCopy, reason: None, since_ns: 0, copy: Some(copy) }
+    PairRecord {
+        peer: PEER.into(),
+        state: PairStateRecord::InitialCopy,
+        reason: None,
+        since_ns: 0,
+        copy: Some(copy),
+        parted: None,
+        floor: None,
+        counted: None,
+    }
 }
 
 fn wait_applied(engine: &Engine) {

@@ -178,8 +178,10 @@ fn hosts_are_told_when_a_sync_fails_behind_a_full_journal() {
 /// The buffer's file system has no space for the buffer's first lap.
 #[test]
 fn hosts_are_told_of_a_full_disk_under_the_buffer_and_go_on_when_there_is_space() {
-    let memory = tempfile::Builder::new().prefix("tm").tempdir_in("/dev/shm").unwrap();
-    let small = SmallDisk::mount(&memory.path().join("small"), 16 << 20);
+    let folder = || tempfile::Builder::new().prefix("tm").tempdir_in("/dev/shm").unwrap();
+    // Its own folder, which goes when the disk has gone.
+    let place = folder();
+    let small = SmallDisk::mount(&place.path().join("small"), 16 << 20);
     let settings = Settings {
         ring_bytes: 6 << 20,
         segment_bytes: 8 << 20,
@@ -187,7 +189,7 @@ fn hosts_are_told_of_a_full_disk_under_the_buffer_and_go_on_when_there_is_space(
         ..Settings::default()
     };
     let ring = small.path().join("ring");
-    let machine = Machine::with_ring(settings, memory, ring);
+    let machine = Machine::with_ring(settings, folder(), ring);
     let engine = machine.start();
     let story = Story::begin(&machine, &engine);
     let ballast = small.fill();

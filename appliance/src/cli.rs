@@ -8,7 +8,7 @@ use tidemark_common::ids::{ApplianceId, check_name};
 
 use crate::commands::{
     completions, cut, demo, failover, group, id, init, lost, man, markers, pair, peer, rejoin, serve, status,
-    switchover, volume, wait,
+    switchover, verify, volume, wait,
 };
 
 /// Journal-based asynchronous remote copy of block volumes.
@@ -67,6 +67,8 @@ pub(crate) enum Command {
     Wait(wait::Args),
     /// Show the appliance, its groups and their pairs
     Status(status::Args),
+    /// Compare a copy with its primary at one marker, while hosts write; exit 1 when they differ
+    Verify(verify::Args),
     /// Take over a group on the secondary
     Failover(failover::Args),
     /// Change roles with a copy, planned: nothing is lost

@@ -207,6 +207,7 @@ async fn the_document_describes_every_route_and_every_route_is_there() {
             "POST /v1/groups/{group}/pairs/{peer}/suspend",
             "POST /v1/groups/{group}/rejoin",
             "POST /v1/groups/{group}/switchover",
+            "POST /v1/groups/{group}/verify",
             "POST /v1/groups/{group}/volumes",
             "POST /v1/groups/{group}/wait",
             "POST /v1/peers",

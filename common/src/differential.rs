@@ -32,6 +32,13 @@ impl Bitmap {
         regions.insert_range(region(extent.offset)..=region(extent.end() - 1));
     }
 
+    /// Whether the region of a place is marked.
+    #[must_use]
+    pub fn is_marked(&self, volume: VolumeIndex, offset: u64) -> bool {
+        let region = u32::try_from(offset / REGION_BYTES).unwrap_or(u32::MAX);
+        self.volumes.get(&volume).is_some_and(|regions| regions.contains(region))
+    }
+
     /// Marks all that the other marks.
     pub fn merge(&mut self, other: &Self) {
         for (volume, regions) in &other.volumes {

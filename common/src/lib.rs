@@ -24,5 +24,6 @@ pub mod pair;
 pub mod record;
 pub mod storage;
 pub mod updater;
+pub mod verify;
 pub mod volumes;
 pub mod wire;

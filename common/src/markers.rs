@@ -41,6 +41,12 @@ impl Markers {
         self.held.lock().iter().rev().find(|(_, marker)| marker.number == number).map(|(_, marker)| marker.clone())
     }
 
+    /// Where one of them lies.
+    #[must_use]
+    pub fn place(&self, number: u64) -> Option<Position> {
+        self.held.lock().iter().rev().find(|(_, marker)| marker.number == number).map(|(at, _)| *at)
+    }
+
     /// Those newer than a number, oldest first.
     #[must_use]
     pub fn after(&self, number: u64) -> Vec<MarkerRecord> {

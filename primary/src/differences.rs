@@ -158,16 +158,16 @@ impl Differences {
         self.inner.lock().points.contains(&(seq, chain))
     }
 
-    /// A range may differ.
+    /// Regions may differ.
     ///
     /// # Errors
     /// [`DifferencesError`].
-    pub fn mark(&self, extent: Extent, arrived: Option<Arrived>) -> Result<(), DifferencesError> {
+    pub fn mark(&self, regions: &Bitmap, arrived: Option<Arrived>) -> Result<(), DifferencesError> {
         let inner = self.lock()?;
         let mut next = inner.clone();
         let mut pair = self.pair()?;
         next.without_arrived(&mut pair, arrived);
-        next.bitmap.mark(extent);
+        next.bitmap.merge(regions);
         self.keep(inner, next, pair)
     }
 

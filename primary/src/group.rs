@@ -237,6 +237,18 @@ impl Primary {
         &self.keeper
     }
 
+    pub(crate) const fn image(&self) -> &Image {
+        &self.image
+    }
+
+    pub(crate) fn marker_place(&self, number: u64) -> Option<Position> {
+        self.desk.markers.place(number)
+    }
+
+    pub(crate) fn want_durable(&self, seq: Seq) {
+        self.desk.want(seq, &self.image.buffer);
+    }
+
     /// Index and bytes of each volume.
     #[must_use]
     pub fn volume_sizes(&self) -> Vec<(VolumeIndex, u64)> {

@@ -15,6 +15,7 @@ mod plan;
 pub mod recovery;
 pub mod ring;
 pub mod ship;
+pub mod verify;
 mod view;
 pub mod volume;
 pub mod writeback;

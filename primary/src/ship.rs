@@ -624,12 +624,26 @@ impl Pair {
     /// # Errors
     /// When that could not be recorded.
     pub async fn hold_for(self: &Arc<Self>, extent: Extent) -> Result<Hold, String> {
+        let mut regions = Bitmap::default();
+        regions.mark(extent);
+        self.hold_to_copy(&regions).await
+    }
+
+    /// Regions that differ are copied again.
+    ///
+    /// # Errors
+    /// When that could not be recorded.
+    pub async fn mend(self: &Arc<Self>, regions: &Bitmap) -> Result<(), String> {
+        self.hold_to_copy(regions).await.map(drop)
+    }
+
+    async fn hold_to_copy(self: &Arc<Self>, regions: &Bitmap) -> Result<Hold, String> {
         let hold = self.hold();
         let mut conversing = self.conversing.subscribe();
         // The sender is part of this pair: it cannot be gone.
         let _ = conversing.wait_for(|conversing| !conversing).await;
         let arrived = self.view.lock().arrived();
-        block_in_place(|| self.differences.mark(extent, arrived)).map_err(|error| error.to_string())?;
+        block_in_place(|| self.differences.mark(regions, arrived)).map_err(|error| error.to_string())?;
         Ok(hold)
     }
 

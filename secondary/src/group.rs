@@ -240,6 +240,12 @@ impl Secondary {
         &self.parts.keeper
     }
 
+    /// Its copy volumes' files.
+    #[must_use]
+    pub const fn files(&self) -> &Arc<Volumes> {
+        &self.parts.volumes
+    }
+
     /// What is known of the copy.
     #[must_use]
     pub const fn state(&self) -> &Arc<CopyState> {

@@ -1,5 +1,6 @@
 //! What a secondary knows of its copy, shared by the intake, the updater, the acknowledgements and status.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tidemark_common::updater::AppliedPosition;
 use tidemark_common::wire::message::Position as Remote;
 use tokio::sync::watch;
 
-use crate::permission::Permission;
+use crate::permission::{Permission, Permitted};
 
 /// What the primary said of the time.
 #[derive(Debug, Clone, Copy, Default)]
@@ -39,6 +40,8 @@ struct Inner {
     problems: [Option<String>; 2],
     /// The updater has applied up to here and given back all it could.
     at_rest: Position,
+    /// Nothing is applied beyond these while somebody looks at the image there.
+    held: Vec<Position>,
 }
 
 /// Whom a problem concerns.
@@ -176,10 +179,23 @@ impl CopyState {
     /// Waits until more than `applied` may be applied, or it is time to stop. The limit then.
     pub fn wait_for_limit(&self, applied: Position, at_most: Duration) -> Position {
         let mut inner = self.inner.lock();
-        if inner.permission.limit() <= applied && !self.is_stopping() {
+        if inner.limit() <= applied && !self.is_stopping() {
             self.moved.wait_for(&mut inner, at_most);
         }
-        inner.permission.limit()
+        inner.limit()
+    }
+
+    /// Nothing is applied beyond the permitted marker of now while the hold lives. `None`: there is no image to hold.
+    #[must_use]
+    pub fn hold(self: &Arc<Self>) -> Option<Hold> {
+        let mut inner = self.inner.lock();
+        if inner.permission.copy().is_some_and(|copy| copy.direct) {
+            return None;
+        }
+        let permitted = inner.permission.permitted()?.clone();
+        inner.held.push(permitted.end);
+        drop(inner);
+        Some(Hold { state: Arc::clone(self), permitted })
     }
 
     /// The updater has applied up to here and given back all it could.
@@ -235,7 +251,41 @@ impl CopyState {
     }
 }
 
+/// The image at a marker, kept as it is.
+#[derive(Debug)]
+pub struct Hold {
+    state: Arc<CopyState>,
+    /// The marker.
+    pub permitted: Permitted,
+}
+
+impl Hold {
+    /// Whether all of the image is in the volumes.
+    #[must_use]
+    pub fn is_reached(&self) -> bool {
+        self.state.inner.lock().at_rest >= self.permitted.end
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        {
+            let mut inner = self.state.inner.lock();
+            if let Some(at) = inner.held.iter().position(|held| *held == self.permitted.end) {
+                inner.held.swap_remove(at);
+            }
+        }
+        self.state.moved.notify_all();
+    }
+}
+
 impl Inner {
+    /// How far may be applied.
+    fn limit(&self) -> Position {
+        let limit = self.permission.limit();
+        self.held.iter().min().map_or(limit, |held| limit.min(*held))
+    }
+
     fn permitted_marker(&self) -> u64 {
         self.permission.permitted().map_or(0, |permitted| permitted.marker.number)
     }

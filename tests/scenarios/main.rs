@@ -12,3 +12,4 @@ mod memory;
 mod permission;
 mod rejoin;
 mod size;
+mod verify;

@@ -17,6 +17,7 @@ pub(crate) mod rejoin;
 pub(crate) mod serve;
 pub(crate) mod status;
 pub(crate) mod switchover;
+pub(crate) mod verify;
 pub(crate) mod volume;
 pub(crate) mod wait;
 
@@ -45,6 +46,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Markers(args) => ask(&common, async |service| markers::run(args, &service).await),
         Command::Wait(args) => ask(&common, async |service| wait::run(args, &service).await),
         Command::Status(args) => ask(&common, async |service| status::run(args, &service).await),
+        Command::Verify(args) => ask(&common, async |service| verify::run(args, &service).await),
         Command::Failover(args) => ask(&common, async |service| failover::run(args, &service).await),
         Command::Switchover(args) => ask(&common, async |service| switchover::run(args, &service).await),
         Command::Lost(command) => ask(&common, async |service| lost::run(command, &service).await),

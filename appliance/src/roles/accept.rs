@@ -5,9 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidemark_common::api::types::ErrorBody;
-use tidemark_common::catalog::{
-    GroupRecord, GroupVolume, OnFullRecord, PairRecord, PairStateRecord, RoleRecord, VolumeRecord,
-};
+use tidemark_common::catalog::{GroupRecord, GroupVolume, OnFullRecord, PairRecord, RoleRecord, VolumeRecord};
 use tidemark_common::ids::{Generation, GroupId, VolumeIndex, check_name};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::link::{Connection, ControlSender};
@@ -48,6 +46,9 @@ impl Appliance {
         let talked = match &first {
             Message::Return(request) => {
                 Some(self.let_return(&connection, &control, &mut incoming, request).await.map(|()| None))
+            }
+            Message::Verify(request) => {
+                Some(self.let_verify(&connection, &control, &mut incoming, request).await.map(|()| None))
             }
             Message::TakeOver(request) => Some(self.let_take_over(&connection, request).await.map(Some)),
             _ => None,
@@ -235,16 +236,8 @@ impl Appliance {
     }
 
     pub(crate) fn pair_with(&self, appliance: &[u8; 32]) -> PairRecord {
-        PairRecord {
-            peer: self.peer_by_id(appliance).unwrap_or_else(|| hex::encode(appliance)),
-            state: PairStateRecord::InitialCopy,
-            reason: None,
-            since_ns: i64::try_from(self.clock.wall().as_nanosecond()).unwrap_or(i64::MAX),
-            copy: None,
-            parted: None,
-            floor: None,
-            counted: None,
-        }
+        let peer = self.peer_by_id(appliance).unwrap_or_else(|| hex::encode(appliance));
+        PairRecord::new(&peer, i64::try_from(self.clock.wall().as_nanosecond()).unwrap_or(i64::MAX))
     }
 
     /// This appliance has met a higher generation: it serves the group no more. What it captured stays where it is.

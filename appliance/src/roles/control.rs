@@ -6,7 +6,7 @@ use tidemark_common::api::control::{Control, Reply};
 use tidemark_common::api::types::{
     Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, LostExport, LostTail, MarkerInfo,
     PairState, PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport,
-    VolumeCreate, VolumeStatus, Wait, WaitFor,
+    VerifyReport, VerifyRequest, VolumeCreate, VolumeStatus, Wait, WaitFor,
 };
 use tidemark_common::catalog::PeerRecord;
 use tidemark_common::ids::{ApplianceId, MarkerNumber, check_name};
@@ -222,6 +222,10 @@ impl Control for Appliance {
 
     fn lost_discard(&self, group: String, tail: String) -> Reply<'_, ()> {
         Box::pin(async move { tokio::task::block_in_place(|| self.discard_lost(&group, &tail)) })
+    }
+
+    fn verify(&self, group: String, request: VerifyRequest) -> Reply<'_, VerifyReport> {
+        Box::pin(async move { Appliance::verify(self, &group, &request).await })
     }
 
     fn rejoin(&self, group: String) -> Reply<'_, RejoinReport> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_common::api::types::{ErrorBody, GroupCreate, GroupStatus, PairStatus};
-use tidemark_common::catalog::{GroupRecord, GroupVolume, PairRecord, PairStateRecord, RoleRecord};
+use tidemark_common::catalog::{GroupRecord, GroupVolume, PairRecord, RoleRecord};
 use tidemark_common::ids::{Generation, GroupId, VolumeIndex, check_name};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::limits::INTERVAL_MS;
@@ -262,16 +262,8 @@ impl Appliance {
         let volumes: Vec<(VolumeIndex, u64)> = primary.volume_sizes();
         let bitmap = everything(&volumes);
         let now = self.clock.wall();
-        let record = PairRecord {
-            peer: peer.into(),
-            state: PairStateRecord::InitialCopy,
-            reason: None,
-            since_ns: i64::try_from(now.as_nanosecond()).unwrap_or(i64::MAX),
-            copy: Some(first_copy(bitmap.bytes())),
-            parted: None,
-            floor: None,
-            counted: None,
-        };
+        let since_ns = i64::try_from(now.as_nanosecond()).unwrap_or(i64::MAX);
+        let record = PairRecord { copy: Some(first_copy(bitmap.bytes())), ..PairRecord::new(peer, since_ns) };
         self.catalog.put_bitmap(primary.keeper().id(), peer, &encode_new(&bitmap)).map_err(failed)?;
         primary.keeper().update(|group| group.pairs.push(record.clone())).map_err(failed)?;
         Ok(primary.add_pair(&record).status())

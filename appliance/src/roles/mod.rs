@@ -15,4 +15,5 @@ mod lost;
 mod rejoin;
 mod status;
 mod switchover;
+mod verify;
 mod volumes;

@@ -311,6 +311,15 @@ impl Appliance {
 
 /// The new primary's side.
 impl Appliance {
+    /// The group that a conversation is about.
+    pub(crate) fn group_asked_for(&self, id: &[u8; 16]) -> Result<Arc<Group>, Refused> {
+        self.group_by_id(GroupId(*id)).ok_or_else(|| Refused {
+            refusal: Refusal::UnknownGroup,
+            message: format!("'{}' knows nothing of this group", self.config.name),
+            generation: 0,
+        })
+    }
+
     /// Answers an old primary that wants to return.
     pub(crate) async fn let_return(
         &self,
@@ -322,9 +331,7 @@ impl Appliance {
         agree(Versions::OURS, Versions { min: request.version_min, max: request.version_max })?;
         let here = &self.config.name;
         let refuse = |refusal, generation, message| Refused { refusal, message, generation };
-        let group = self.group_by_id(GroupId(request.group));
-        let group =
-            group.ok_or_else(|| refuse(Refusal::UnknownGroup, 0, format!("'{here}' knows nothing of this group")))?;
+        let group = self.group_asked_for(&request.group)?;
         let (name, record) = (group.keeper.name(), group.keeper.get());
         let engine = group.engine.read().clone();
         let Engine::Primary(primary) = engine else {

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tidemark_common::api::types::{ErrorBody, Failover, PairState, Switchover, SwitchoverReport};
 use tidemark_common::catalog::RoleRecord;
-use tidemark_common::ids::{Generation, GroupId};
+use tidemark_common::ids::Generation;
 use tidemark_common::link::Connection;
 use tidemark_common::wire::handshake::{Versions, agree};
 use tidemark_common::wire::message::{Message, Refusal, Refused, TakeOver};
@@ -149,9 +149,7 @@ impl Appliance {
         agree(Versions::OURS, Versions { min: request.version_min, max: request.version_max })?;
         let here = &self.config.name;
         let refuse = |refusal, generation, message| Refused { refusal, message, generation };
-        let group = self.group_by_id(GroupId(request.group));
-        let group =
-            group.ok_or_else(|| refuse(Refusal::UnknownGroup, 0, format!("'{here}' knows nothing of this group")))?;
+        let group = self.group_asked_for(&request.group)?;
         let (name, record) = (group.keeper.name(), group.keeper.get());
         let Engine::Secondary(secondary) = group.engine.read().clone() else {
             return Err(refuse(Refusal::Conflict, record.generation, format!("group '{name}' is no copy on '{here}'")));

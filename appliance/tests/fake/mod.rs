@@ -15,7 +15,7 @@ use tidemark_common::api::server::{ControlListener, serve_control};
 use tidemark_common::api::types::{
     Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, LostExport, LostRange, LostTail,
     LostVolume, MarkerInfo, PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover,
-    SwitchoverReport, VolumeCreate, VolumeStatus, Wait,
+    SwitchoverReport, VerifyDifference, VerifyReport, VerifyRequest, VolumeCreate, VolumeStatus, Wait,
 };
 use tidemark_common::config::ControlAccess;
 use tokio::sync::Notify;
@@ -264,6 +264,24 @@ impl Control for Fake {
 
     fn lost_discard(&self, name: String, tail: String) -> Reply<'_, ()> {
         self.reply(format!("lost_discard {name:?} {tail:?}"), move |status| group(status, &name).map(drop))
+    }
+
+    fn verify(&self, name: String, request: VerifyRequest) -> Reply<'_, VerifyReport> {
+        self.reply(format!("verify {name:?} {request:?}"), move |status| {
+            let differs = request.repair;
+            let difference = VerifyDifference { volume: "a".into(), offset: 65536, length: 131_072 };
+            group(status, &name).map(|group| VerifyReport {
+                group: group.name,
+                peer: request.to,
+                marker: 42,
+                compared_bytes: 1 << 30,
+                different_bytes: if differs { 131_072 } else { 0 },
+                differences: if differs { vec![difference] } else { Vec::new() },
+                not_compared_bytes: 0,
+                repaired: differs,
+                took_seconds: 1.5,
+            })
+        })
     }
 
     fn rejoin(&self, name: String) -> Reply<'_, RejoinReport> {

@@ -20,8 +20,8 @@ use tokio::net::UnixStream;
 
 use super::types::{
     Cut, ErrorBody, Failover, FailoverReport, GroupCreate, GroupStatus, GroupVolume, LostExport, LostTail, MarkerInfo,
-    PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, VolumeCreate,
-    VolumeResize, VolumeStatus, Wait,
+    PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, VerifyReport,
+    VerifyRequest, VolumeCreate, VolumeResize, VolumeStatus, Wait,
 };
 use crate::config::{CONFIG_FILE, CONTROL_SOCKET};
 
@@ -31,6 +31,8 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long operations may take that touch disks and peers.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(300);
+/// Volumes of many TiB are read as fast as their disks allow.
+const VERIFY_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// How much later than its own timeout a `wait` may be answered.
 const WAIT_GRACE: Duration = Duration::from_secs(10);
 
@@ -268,6 +270,15 @@ impl Client {
     /// See [`Client::status`].
     pub async fn lost_discard(&self, group: &str, tail: &str) -> Answer<()> {
         self.tell(Ask::new(Method::DELETE, &["groups", group, "lost", tail])).await
+    }
+
+    /// `verify`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn verify(&self, group: &str, request: &VerifyRequest) -> Answer<VerifyReport> {
+        let timeout = VERIFY_TIMEOUT;
+        self.ask(Ask { timeout, ..Ask::new(Method::POST, &["groups", group, "verify"]).with(request) }).await
     }
 
     /// `rejoin`.

@@ -5,8 +5,8 @@ use std::pin::Pin;
 
 use super::types::{
     Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, LostExport, LostTail, MarkerInfo,
-    PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, VolumeCreate,
-    VolumeStatus, Wait,
+    PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, VerifyReport,
+    VerifyRequest, VolumeCreate, VolumeStatus, Wait,
 };
 
 /// What a request resolves to.
@@ -63,6 +63,8 @@ pub trait Control: Send + Sync + 'static {
     fn lost_export(&self, group: String, tail: String, request: LostExport) -> Reply<'_, ()>;
     /// `lost discard`.
     fn lost_discard(&self, group: String, tail: String) -> Reply<'_, ()>;
+    /// `verify`: on the primary.
+    fn verify(&self, group: String, request: VerifyRequest) -> Reply<'_, VerifyReport>;
     /// The metrics page, Prometheus text format.
     fn metrics(&self) -> String;
 }

@@ -20,7 +20,7 @@ use super::control::Control;
 use super::types::{
     Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, GroupVolume, LostExport, LostTail,
     MarkerInfo, PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport,
-    VolumeCreate, VolumeResize, VolumeStatus, Wait,
+    VerifyReport, VerifyRequest, VolumeCreate, VolumeResize, VolumeStatus, Wait,
 };
 
 /// What handlers share.
@@ -75,6 +75,7 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(lost))
         .routes(routes!(lost_export))
         .routes(routes!(lost_discard))
+        .routes(routes!(verify))
         .routes(routes!(rejoin))
         .routes(routes!(switchover))
 }
@@ -289,4 +290,15 @@ async fn lost_discard(
     Names((group, tail)): Names<(String, String)>,
 ) -> Result<StatusCode, ErrorAnswer> {
     api.carry_out(async move |control| control.lost_discard(group, tail).await).await.map(|()| StatusCode::NO_CONTENT)
+}
+
+/// Compares both sides at one marker.
+#[utoipa::path(post, path = "/v1/groups/{group}/verify", params(("group" = String, Path,)),
+    request_body = VerifyRequest, responses((status = 200, body = VerifyReport), (status = "default", body = ErrorBody)))]
+async fn verify(
+    State(api): State<Api>,
+    Names(group): Names<String>,
+    Body(request): Body<VerifyRequest>,
+) -> Answer<VerifyReport> {
+    api.carry_out(async move |control| control.verify(group, request).await).await.map(Json)
 }

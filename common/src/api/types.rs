@@ -489,6 +489,49 @@ pub struct LostExport {
     pub to: String,
 }
 
+/// `verify`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VerifyRequest {
+    /// The appliance with the copy.
+    pub to: String,
+    /// Copy what differs again.
+    pub repair: bool,
+}
+
+/// What `verify` found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct VerifyReport {
+    /// The group.
+    pub group: String,
+    /// The appliance with the copy.
+    pub peer: String,
+    /// The marker at which the last regions were compared.
+    pub marker: u64,
+    /// Bytes compared, regions counted whole.
+    pub compared_bytes: u64,
+    /// Bytes that differ, regions counted whole.
+    pub different_bytes: u64,
+    /// Where, the first ten thousand runs.
+    pub differences: Vec<VerifyDifference>,
+    /// Bytes that hosts wrote again and again, so that no marker could judge them.
+    pub not_compared_bytes: u64,
+    /// What differs is copied again: a resync does it now.
+    pub repaired: bool,
+    /// How long it took.
+    pub took_seconds: f64,
+}
+
+/// A run of regions that differ.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VerifyDifference {
+    /// The volume.
+    pub volume: String,
+    /// Its first byte.
+    pub offset: u64,
+    /// Its bytes.
+    pub length: u64,
+}
+
 /// `switchover`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Switchover {

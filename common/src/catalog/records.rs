@@ -148,6 +148,23 @@ pub struct PairRecord {
     pub counted: Option<(u64, u32, u64)>,
 }
 
+impl PairRecord {
+    /// A pair of which nothing is known yet.
+    #[must_use]
+    pub fn new(peer: &str, since_ns: i64) -> Self {
+        Self {
+            peer: peer.into(),
+            state: PairStateRecord::InitialCopy,
+            reason: None,
+            since_ns,
+            copy: None,
+            parted: None,
+            floor: None,
+            counted: None,
+        }
+    }
+}
+
 /// Where two histories parted: the last marker both have, and the place behind it in the journal of who took over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct PartedRecord {

@@ -23,7 +23,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use super::message::{
     DirtyRun, Hello, Message, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Parted, Position, Refused, Return, TakeOver,
-    VolumeSpec, Welcome,
+    Verify, VolumeSpec, Welcome,
 };
 use crate::limits::CONTROL_MESSAGE_BYTES_MAX;
 
@@ -135,11 +135,19 @@ pub enum Kind {
     TakeOver = 11,
     /// [`Message::Agreed`].
     Agreed = 12,
+    /// [`Message::Verify`].
+    Verify = 13,
+    /// [`Message::Held`].
+    Held = 14,
+    /// [`Message::Ask`].
+    Ask = 15,
+    /// [`Message::Digests`].
+    Digests = 16,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::Hello,
         Self::Welcome,
         Self::Refused,
@@ -152,6 +160,10 @@ impl Kind {
         Self::Dirty,
         Self::TakeOver,
         Self::Agreed,
+        Self::Verify,
+        Self::Held,
+        Self::Ask,
+        Self::Digests,
     ];
 
     /// The number on the wire.
@@ -163,10 +175,22 @@ impl Kind {
     /// The version in which this build writes its body.
     const fn version(self) -> u32 {
         match self {
-            Self::Hello | Self::Welcome | Self::Refused | Self::Goodbye | Self::Return | Self::TakeOver => {
-                HANDSHAKE_VERSION
-            }
-            Self::Heartbeat | Self::Ack | Self::Volumes | Self::Parted | Self::Dirty | Self::Agreed => PROTOCOL_VERSION,
+            Self::Hello
+            | Self::Welcome
+            | Self::Refused
+            | Self::Goodbye
+            | Self::Return
+            | Self::TakeOver
+            | Self::Verify => HANDSHAKE_VERSION,
+            Self::Heartbeat
+            | Self::Ack
+            | Self::Volumes
+            | Self::Parted
+            | Self::Dirty
+            | Self::Agreed
+            | Self::Held
+            | Self::Ask
+            | Self::Digests => PROTOCOL_VERSION,
         }
     }
 
@@ -181,6 +205,13 @@ struct HeartbeatBody {
     as_of_ms: i64,
     captured_seq: u64,
     marker: u64,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct AskBody {
+    volume: u32,
+    offset: u64,
+    regions: u32,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -222,6 +253,12 @@ pub fn encode(message: &Message) -> Result<Bytes, EncodeError> {
             seal(Kind::Dirty, rkyv::to_bytes(&body))
         }
         Message::TakeOver(body) => seal(Kind::TakeOver, rkyv::to_bytes(body)),
+        Message::Verify(body) => seal(Kind::Verify, rkyv::to_bytes(body)),
+        Message::Held { marker } => seal(Kind::Held, rkyv::to_bytes(marker)),
+        &Message::Ask { volume, offset, regions } => {
+            seal(Kind::Ask, rkyv::to_bytes(&AskBody { volume, offset, regions }))
+        }
+        Message::Digests { digests } => seal(Kind::Digests, rkyv::to_bytes(digests)),
         Message::Agreed { generation } => seal(Kind::Agreed, rkyv::to_bytes(generation)),
     }
 }
@@ -327,6 +364,13 @@ fn open(kind: Kind, body: &[u8]) -> Result<Message, DecodeError> {
         Kind::Dirty => rkyv::from_bytes::<DirtyBody, rancor::Error>(body)
             .map(|DirtyBody { runs, whole, last }| Message::Dirty { runs, whole, last }),
         Kind::TakeOver => rkyv::from_bytes::<TakeOver, rancor::Error>(body).map(Message::TakeOver),
+        Kind::Verify => rkyv::from_bytes::<Verify, rancor::Error>(body).map(Message::Verify),
+        Kind::Held => rkyv::from_bytes::<u64, rancor::Error>(body).map(|marker| Message::Held { marker }),
+        Kind::Ask => rkyv::from_bytes::<AskBody, rancor::Error>(body)
+            .map(|AskBody { volume, offset, regions }| Message::Ask { volume, offset, regions }),
+        Kind::Digests => {
+            rkyv::from_bytes::<Vec<[u8; 16]>, rancor::Error>(body).map(|digests| Message::Digests { digests })
+        }
         Kind::Agreed => rkyv::from_bytes::<u64, rancor::Error>(body).map(|generation| Message::Agreed { generation }),
     };
     opened.map_err(|error| DecodeError::Body { kind, reason: error.to_string() })

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::message::{DirtyRun, Parted, Refusal, Return, TakeOver};
+use crate::wire::message::{DirtyRun, Parted, Refusal, Return, TakeOver, Verify};
 
 fn volume() -> impl Strategy<Value = VolumeSpec> {
     (any::<u32>(), ".{0,20}", any::<u64>()).prop_map(|(index, name, size)| VolumeSpec { index, name, size })
@@ -108,6 +108,12 @@ fn message() -> impl Strategy<Value = Message> {
             }
         ),
         any::<u64>().prop_map(|generation| Message::Agreed { generation }),
+        any::<(u32, u32, [u8; 16], u64)>().prop_map(|(version_min, version_max, group, generation)| {
+            Message::Verify(Verify { version_min, version_max, group, generation })
+        }),
+        any::<u64>().prop_map(|marker| Message::Held { marker }),
+        any::<(u32, u64, u32)>().prop_map(|(volume, offset, regions)| Message::Ask { volume, offset, regions }),
+        proptest::collection::vec(any::<[u8; 16]>(), 0..50).prop_map(|digests| Message::Digests { digests }),
     ]
 }
 
@@ -307,6 +313,22 @@ fn golden() -> Vec<(Kind, Message, &'static str)> {
             include_str!("../../tests/fixtures/wire/take_over.hex"),
         ),
         (Kind::Agreed, Message::Agreed { generation: 10 }, include_str!("../../tests/fixtures/wire/agreed.hex")),
+        (
+            Kind::Verify,
+            Message::Verify(Verify { version_min: 1, version_max: 1, group: *b"0123456789abcdef", generation: 9 }),
+            include_str!("../../tests/fixtures/wire/verify.hex"),
+        ),
+        (Kind::Held, Message::Held { marker: 42 }, include_str!("../../tests/fixtures/wire/held.hex")),
+        (
+            Kind::Ask,
+            Message::Ask { volume: 1, offset: 65536, regions: 2 },
+            include_str!("../../tests/fixtures/wire/ask.hex"),
+        ),
+        (
+            Kind::Digests,
+            Message::Digests { digests: vec![*b"0123456789abcdef", *b"fedcba9876543210"] },
+            include_str!("../../tests/fixtures/wire/digests.hex"),
+        ),
     ]
 }
 

@@ -167,6 +167,19 @@ pub struct Parted {
     pub chain: [u8; 16],
 }
 
+/// The first message of a primary that wants to compare.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Verify {
+    /// Oldest protocol version the sender speaks.
+    pub version_min: u32,
+    /// Newest protocol version the sender speaks.
+    pub version_max: u32,
+    /// The group.
+    pub group: [u8; 16],
+    /// The sender's generation.
+    pub generation: u64,
+}
+
 /// A run of regions that differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct DirtyRun {
@@ -230,6 +243,28 @@ pub enum Message {
     },
     /// A primary: opens a conversation about a planned change of roles.
     TakeOver(TakeOver),
+    /// A primary: opens a conversation about what the copy holds; again: at a newer marker.
+    Verify(Verify),
+    /// Answers [`Message::Verify`]: the copy volumes are the image at this marker, and stay it for as long as the conversation
+    /// lasts.
+    Held {
+        /// The marker.
+        marker: u64,
+    },
+    /// A primary: the digests of the regions from here on.
+    Ask {
+        /// Index of the volume.
+        volume: u32,
+        /// Where the first region begins.
+        offset: u64,
+        /// How many.
+        regions: u32,
+    },
+    /// Answers [`Message::Ask`]; fewer, where the volume ends.
+    Digests {
+        /// One for each region.
+        digests: Vec<[u8; 16]>,
+    },
     /// It is done: durably, with this generation.
     Agreed {
         /// The new primary's generation.

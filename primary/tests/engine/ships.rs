@@ -4,13 +4,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tidemark_common::catalog::{CopyRecord, PairRecord, PairStateRecord};
+use tidemark_common::catalog::PairRecord;
 use tidemark_common::identity::Identity;
 use tidemark_common::ids::{ApplianceId, Generation};
 use tidemark_common::limits::{CHUNK_BYTES, DATA_STREAMS};
 use tidemark_common::link::{Connection, Endpoint, LinkConfig, Trust};
 use tidemark_common::record::{FrameKind, FrameView};
 use tidemark_common::wire::message::{Message, PROTOCOL_VERSION, Position, Welcome};
+use tidemark_primary::differences::first_copy;
 use tidemark_primary::ship::Links;
 use tidemark_tests::wait::{check, wait_until};
 
@@ -128,30 +129,7 @@ fn welcome() -> Welcome {
 
 /// A pair whose first copy has not begun.
 fn pair() -> PairRecord {
-    let copy = CopyRecord {
-        number: 0,
-        start_seq: 0,
-        start_marker: 0,
-        start_chain: [0; 16],
-        start_segment: 0,
-        start_offset: 0,
-        direct: true,
-        end_marker: None,
-        cursor_volume: 0,
-        cursor_offset: 0,
-        done_bytes: 0,
-        total_bytes: 1 << 20,
-    };
-    PairRecord {
-        peer: PEER.into(),
-        state: PairStateRecord::InitialCopy,
-        reason: None,
-        since_ns: 0,
-        copy: Some(copy),
-        parted: None,
-        floor: None,
-        counted: None,
-    }
+    PairRecord { copy: Some(first_copy(1 << 20)), ..PairRecord::new(PEER, 0) }
 }
 
 fn wait_applied(engine: &Engine) {

@@ -1,0 +1,263 @@
+//! `verify`: both sides' images compared at one marker, under load; differences listed, and repaired when asked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemark_common::api::types::{ErrorBody, VerifyDifference, VerifyReport, VerifyRequest};
+use tidemark_common::differential::Bitmap;
+use tidemark_common::extent::Extent;
+use tidemark_common::ids::VolumeIndex;
+use tidemark_common::limits::REGION_BYTES;
+use tidemark_common::link::{Connection, ControlReceiver, ControlSender};
+use tidemark_common::verify::{RegionDigest, digests};
+use tidemark_common::wire::handshake::{Versions, agree};
+use tidemark_common::wire::message::{Message, Refusal, Refused, Verify};
+use tidemark_primary::differences::everything;
+use tidemark_primary::group::Primary;
+use tidemark_primary::ship::Pair;
+use tidemark_primary::verify::regions;
+use tidemark_secondary::group::Secondary;
+use tidemark_secondary::state::Hold;
+
+use super::appliance::{Appliance, Engine, failed, refused};
+use super::rejoin::{answer, unexpected};
+
+/// Regions of one question.
+const BATCH: u64 = 1024;
+/// A region that hosts keep writing is compared at so many markers; then it is said to be not compared.
+const PASSES: usize = 8;
+/// Differences listed one by one.
+const LISTED: usize = 10_000;
+/// The copy reaches a marker within this time, or the comparison goes on with the one it has.
+const PERMIT_TIMEOUT: Duration = Duration::from_secs(20);
+/// The copy has applied what it permitted within this time, or nothing can be compared.
+const REACH_TIMEOUT: Duration = Duration::from_secs(15);
+/// A primary that asks nothing for so long lets the copy go on.
+const SILENCE: Duration = Duration::from_secs(120);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// A conversation with the copy.
+struct Asking<'a> {
+    control: ControlSender,
+    answers: ControlReceiver,
+    peer: &'a str,
+}
+
+impl Asking<'_> {
+    async fn hold(&mut self, request: &Verify) -> Result<u64, ErrorBody> {
+        self.control.send(&Message::Verify(request.clone())).await.map_err(failed)?;
+        match answer(&mut self.answers, self.peer).await? {
+            Message::Held { marker } => Ok(marker),
+            other => Err(unexpected(self.peer, other)),
+        }
+    }
+
+    async fn digests(&mut self, part: Extent) -> Result<Vec<RegionDigest>, ErrorBody> {
+        let count = u32::try_from(regions(part.length)).unwrap_or(u32::MAX);
+        let ask = Message::Ask { volume: part.volume.0, offset: part.offset, regions: count };
+        self.control.send(&ask).await.map_err(failed)?;
+        match answer(&mut self.answers, self.peer).await? {
+            Message::Digests { digests } => Ok(digests),
+            other => Err(unexpected(self.peer, other)),
+        }
+    }
+}
+
+impl Appliance {
+    /// `verify`.
+    pub(crate) async fn verify(&self, name: &str, request: &VerifyRequest) -> Result<VerifyReport, ErrorBody> {
+        let begin = self.clock.monotonic();
+        let primary = self.primary(name)?;
+        let pair = primary.pair(&request.to);
+        let pair = pair.ok_or_else(|| refused(format!("group '{name}' is not paired with '{}'", request.to)))?;
+        let (connection, control, answers) = self.call(&request.to).await?;
+        let mut asking = Asking { control, answers, peer: &request.to };
+        let found = self.compare(&primary, &pair, &mut asking).await;
+        connection.close("compared");
+        let found = found?;
+        let repaired = request.repair && !found.different.is_empty();
+        if repaired {
+            pair.mend(&found.different).await.map_err(failed)?;
+        }
+        let members = primary.keeper().get().volumes;
+        let mut differences = Vec::new();
+        let mut at = (VolumeIndex(0), 0);
+        while let Some(run) = found.different.next_run(at.0, at.1).filter(|_| differences.len() < LISTED) {
+            at = (run.volume, run.end());
+            let volume = members.iter().find(|member| member.index == run.volume.0);
+            let volume = volume.map_or_else(|| run.volume.to_string(), |member| member.name.clone());
+            differences.push(VerifyDifference { volume, offset: run.offset, length: run.length });
+        }
+        if !found.different.is_empty() {
+            tracing::error!(
+                group = name,
+                peer = request.to,
+                marker = found.marker,
+                bytes = found.different.bytes(),
+                repaired,
+                "the copy differs from its marker"
+            );
+        }
+        Ok(VerifyReport {
+            group: name.into(),
+            peer: request.to.clone(),
+            marker: found.marker,
+            compared_bytes: found.compared_bytes,
+            different_bytes: found.different.bytes(),
+            differences,
+            not_compared_bytes: found.busy.bytes(),
+            repaired,
+            took_seconds: self.clock.monotonic().saturating_sub(begin).as_secs_f64(),
+        })
+    }
+
+    async fn compare(&self, primary: &Arc<Primary>, pair: &Pair, asking: &mut Asking<'_>) -> Result<Found, ErrorBody> {
+        let keeper = primary.keeper();
+        let request = Verify {
+            version_min: Versions::OURS.min,
+            version_max: Versions::OURS.max,
+            group: keeper.id().0,
+            generation: keeper.generation().0,
+        };
+        let mut found = Found { busy: everything(&primary.volume_sizes()), ..Found::default() };
+        for pass in 0..PASSES {
+            // A new marker: what was written before it can be judged by it.
+            let cut = primary.cut(None).await.map_err(failed)?;
+            let deadline = self.clock.monotonic() + PERMIT_TIMEOUT;
+            while pair.remote().permitted_marker < cut.number && self.clock.monotonic() < deadline {
+                tokio::time::sleep(LOOK).await;
+            }
+            found.marker = asking.hold(&request).await?;
+            found.pass(primary, asking, pass == 0).await?;
+            if found.busy.is_empty() {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// The copy's side: holds its image, and tells digests, for as long as the primary asks.
+    pub(crate) async fn let_verify(
+        &self,
+        connection: &Connection,
+        control: &ControlSender,
+        incoming: &mut ControlReceiver,
+        first: &Verify,
+    ) -> Result<(), Refused> {
+        agree(Versions::OURS, Versions { min: first.version_min, max: first.version_max })?;
+        let secondary = self.copy_of(connection, first)?;
+        let refuse = |message: String| Refused { refusal: Refusal::Unready, message, generation: 0 };
+        let mut hold = self.hold(&secondary).await.map_err(refuse)?;
+        let mut reply = Message::Held { marker: hold.permitted.marker.number };
+        loop {
+            control.send(&reply).await.map_err(|error| refuse(error.to_string()))?;
+            let next = tokio::time::timeout(SILENCE, incoming.recv()).await;
+            reply = match next {
+                Ok(Ok(Some(Message::Ask { volume, offset, regions }))) => {
+                    let told = tokio::task::block_in_place(|| digests_of(&secondary, volume, offset, regions));
+                    Message::Digests { digests: told.map_err(refuse)? }
+                }
+                Ok(Ok(Some(Message::Verify(_)))) => {
+                    drop(hold);
+                    hold = self.hold(&secondary).await.map_err(refuse)?;
+                    Message::Held { marker: hold.permitted.marker.number }
+                }
+                // The end, in good order or not: the hold goes with it.
+                _ => return Ok(()),
+            };
+        }
+    }
+
+    fn copy_of(&self, connection: &Connection, request: &Verify) -> Result<Arc<Secondary>, Refused> {
+        let here = &self.config.name;
+        let refuse = |message: String| Refused { refusal: Refusal::Conflict, message, generation: 0 };
+        let group = self.group_asked_for(&request.group)?;
+        let record = group.keeper.get();
+        let Engine::Secondary(secondary) = group.engine.read().clone() else {
+            return Err(refuse(format!("group '{}' is no copy on '{here}'", record.name)));
+        };
+        if record.primary != Some(connection.peer().0) || record.generation != request.generation {
+            return Err(refuse(format!(
+                "group '{}' on '{here}' is the copy of another appliance or generation",
+                record.name
+            )));
+        }
+        Ok(secondary)
+    }
+
+    async fn hold(&self, secondary: &Secondary) -> Result<Hold, String> {
+        let hold = secondary.state().hold();
+        let hold = hold.ok_or("there is no image yet: the initial copy is not complete")?;
+        let deadline = self.clock.monotonic() + REACH_TIMEOUT;
+        while !hold.is_reached() {
+            if self.clock.monotonic() >= deadline {
+                return Err(format!("marker {} is not applied yet: try again", hold.permitted.marker.number));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(hold)
+    }
+}
+
+/// What a comparison has found so far.
+#[derive(Default)]
+struct Found {
+    marker: u64,
+    compared_bytes: u64,
+    different: Bitmap,
+    /// Still to be compared: hosts wrote there meanwhile.
+    busy: Bitmap,
+}
+
+impl Found {
+    /// Compares everything that is busy, at the marker held.
+    async fn pass(&mut self, primary: &Arc<Primary>, asking: &mut Asking<'_>, first: bool) -> Result<(), ErrorBody> {
+        let todo = std::mem::take(&mut self.busy);
+        let mut since = tokio::task::block_in_place(|| primary.since_marker(self.marker)).map_err(failed)?;
+        let mut at = (VolumeIndex(0), 0);
+        while let Some(run) = todo.next_run(at.0, at.1) {
+            let part = Extent { length: run.length.min(BATCH * REGION_BYTES), ..run };
+            at = (part.volume, part.end());
+            let there = asking.digests(part).await?;
+            let count = usize::try_from(regions(part.length)).unwrap_or(0);
+            let here = tokio::task::block_in_place(|| {
+                let here = primary.digests(part.volume, part.offset, count)?;
+                primary.catch_up(&mut since)?;
+                Ok::<_, tidemark_primary::verify::VerifyError>(here)
+            });
+            let here = here.map_err(failed)?;
+            if first {
+                self.compared_bytes += here.len() as u64 * REGION_BYTES;
+            }
+            for (number, here) in (0..).zip(&here) {
+                let region = Extent { offset: part.offset + number * REGION_BYTES, length: REGION_BYTES, ..part };
+                let same = usize::try_from(number).ok().and_then(|number| there.get(number)) == Some(here);
+                if same {
+                    continue;
+                }
+                if since.has(region.volume, region.offset) {
+                    self.busy.mark(region);
+                } else {
+                    self.different.mark(region);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn digests_of(secondary: &Secondary, volume: u32, offset: u64, count: u32) -> Result<Vec<RegionDigest>, String> {
+    let file = secondary.files().get(VolumeIndex(volume)).ok_or_else(|| format!("there is no volume {volume} here"))?;
+    if !offset.is_multiple_of(REGION_BYTES) || u64::from(count) > BATCH {
+        return Err("a question that makes no sense".into());
+    }
+    let hole = |offset: u64, length: u64| {
+        let data = file.file.next_data(offset)?;
+        Ok(data.map_or(length, |(begin, _)| begin.saturating_sub(offset).min(length)))
+    };
+    let read = |offset: u64, target: &mut [u8]| file.file.read_exact_at(target, offset);
+    let count = usize::try_from(count).unwrap_or(0);
+    digests::<std::io::Error>(file.size(), offset, count, hole, read)
+        .map_err(|error| format!("read volume '{}': {error}", file.name))
+}

@@ -1,0 +1,129 @@
+//! Comparing what hosts read here with what the copy holds at one marker, while hosts go on writing.
+//!
+//! The copy stands at a marker for as long as it is looked at. A region read here is that of the marker unless a frame after
+//! the marker writes it. So after a batch was read, everything captured by then is waited for in the journal, and what its
+//! frames write is not judged by this marker. There is no false alarm that way.
+
+use std::io;
+use std::time::Duration;
+
+use tidemark_common::differential::Bitmap;
+use tidemark_common::extent::Extent;
+use tidemark_common::ids::VolumeIndex;
+use tidemark_common::journal::{JournalError, Position, Reader};
+use tidemark_common::limits::REGION_BYTES;
+use tidemark_common::record::{ControlRecord, FrameKind, FrameView};
+use tidemark_common::verify::{RegionDigest, digests};
+
+use crate::group::Primary;
+use crate::image::ImageError;
+
+/// How long the journal may take to have what was captured.
+const DURABLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why a comparison cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The journal cannot be read, or no longer holds what was written since the marker.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A volume cannot be read.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// A volume cannot be read.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The marker is not in the journal.
+    #[error("the journal no longer holds marker {marker}: try again")]
+    Marker {
+        /// The marker.
+        marker: u64,
+    },
+    /// The journal does not take writes.
+    #[error("what hosts wrote did not reach the journal within {DURABLE_TIMEOUT:?}")]
+    Stalled,
+}
+
+/// What was written since a marker.
+#[derive(Debug)]
+pub struct Since {
+    reader: Reader,
+    written: Bitmap,
+}
+
+impl Since {
+    /// Whether a region was written since.
+    #[must_use]
+    pub fn has(&self, volume: VolumeIndex, offset: u64) -> bool {
+        self.written.is_marked(volume, offset)
+    }
+
+    fn take(&mut self) -> Result<(), JournalError> {
+        while let Some(frame) = self.reader.next_tables()? {
+            if frame.header.kind == FrameKind::Writes
+                && let Ok(view) = FrameView::new(&frame.bytes)
+            {
+                view.extents().for_each(|entry| self.written.mark(entry.extent));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Primary {
+    /// Begins to watch what is written after a marker.
+    ///
+    /// # Errors
+    /// [`VerifyError`].
+    pub fn since_marker(&self, marker: u64) -> Result<Since, VerifyError> {
+        let place = self.marker_place(marker).ok_or(VerifyError::Marker { marker })?;
+        let mut reader = self.image().journal.reader(Position { offset: 1, ..place });
+        while let Some(frame) = reader.next_tables()? {
+            let is_it = frame.header.kind == FrameKind::Control
+                && FrameView::new(&frame.bytes)
+                    .and_then(|view| ControlRecord::of(&view))
+                    .is_ok_and(|record| matches!(record, ControlRecord::Marker(found) if found.number == marker));
+            if is_it {
+                return Ok(Since { reader, written: Bitmap::default() });
+            }
+        }
+        Err(VerifyError::Marker { marker })
+    }
+
+    /// The digests of a volume's regions as they read now.
+    ///
+    /// # Errors
+    /// [`VerifyError`].
+    pub fn digests(&self, volume: VolumeIndex, offset: u64, count: usize) -> Result<Vec<RegionDigest>, VerifyError> {
+        let image = self.image();
+        let size = image.volumes.get(volume).ok_or(ImageError::Unknown { index: volume })?.size();
+        let hole = |offset, length| Ok(image.hole(Extent { volume, offset, length })?);
+        let read =
+            |offset, target: &mut [u8]| Ok(image.read(Extent { volume, offset, length: target.len() as u64 }, target)?);
+        digests::<VerifyError>(size, offset, count, hole, read)
+    }
+
+    /// What hosts had written when this was called is known to `since` when it returns. Waits for the disk.
+    ///
+    /// # Errors
+    /// [`VerifyError`].
+    pub fn catch_up(&self, since: &mut Since) -> Result<(), VerifyError> {
+        let image = self.image();
+        let captured = image.buffer.captured();
+        let deadline = std::time::Instant::now() + DURABLE_TIMEOUT;
+        while image.journal.durable_end().seq < captured {
+            if std::time::Instant::now() >= deadline {
+                return Err(VerifyError::Stalled);
+            }
+            self.want_durable(captured);
+            image.journal.wait_durable(image.journal.durable_end().position, Duration::from_millis(100));
+        }
+        Ok(since.take()?)
+    }
+}
+
+/// Regions in a range of bytes.
+#[must_use]
+pub const fn regions(bytes: u64) -> u64 {
+    bytes.div_ceil(REGION_BYTES)
+}

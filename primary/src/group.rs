@@ -241,6 +241,10 @@ impl Primary {
         &self.image
     }
 
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        &*self.parts.clock
+    }
+
     pub(crate) fn marker_place(&self, number: u64) -> Option<Position> {
         self.desk.markers.place(number)
     }

@@ -110,9 +110,9 @@ impl Primary {
     pub fn catch_up(&self, since: &mut Since) -> Result<(), VerifyError> {
         let image = self.image();
         let captured = image.buffer.captured();
-        let deadline = std::time::Instant::now() + DURABLE_TIMEOUT;
+        let deadline = self.clock().monotonic() + DURABLE_TIMEOUT;
         while image.journal.durable_end().seq < captured {
-            if std::time::Instant::now() >= deadline {
+            if self.clock().monotonic() >= deadline {
                 return Err(VerifyError::Stalled);
             }
             self.want_durable(captured);

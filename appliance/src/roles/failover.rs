@@ -113,7 +113,7 @@ impl Appliance {
         let taken = keeper.update(|record| {
             record.role = RoleRecord::Primary;
             record.generation = record.generation.saturating_add(1);
-            record.generation_start_seq = permitted.marker.boundary_seq + 1;
+            record.generation_start_seq = permitted.marker.boundary_seq.saturating_add(1);
             record.primary = None;
             // The volumes of the image: one that has only begun to come is not served, one that was about to leave is.
             record.volumes = volumes;

@@ -286,8 +286,7 @@ impl Appliance {
 
 fn fenced_here(here: &str, group: &str, by: Generation) -> String {
     format!(
-        "group '{group}' is fenced on '{here}' by generation {by}: `tidemark pair delete {group} --to PEER` there gives it \
-         up and keeps its volumes"
+        "group '{group}' is fenced on '{here}' by generation {by}: `tidemark rejoin {group}` there makes it the copy"
     )
 }
 

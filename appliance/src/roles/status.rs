@@ -85,9 +85,9 @@ impl Appliance {
                 let name = group.keeper.name();
                 let peer = group.keeper.get().pairs.first().map_or_else(|| "PEER".into(), |pair| pair.peer.clone());
                 let reason = format!(
-                    "generation {by} runs on '{peer}': hosts belong there. Nothing is served here, and what was not shipped \
-                     is kept in {}. When it is no longer needed, `tidemark pair delete {name} --to {peer}` gives the group up \
-                     here and keeps its volumes",
+                    "generation {by} runs on '{peer}': hosts belong there, and nothing is served here. `tidemark rejoin {name}` makes \
+                     this side its copy, and keeps what was never shipped; until then that is in {}. To give the group up here \
+                     instead: `tidemark pair delete {name} --to {peer}`, which keeps its volumes",
                     self.journal_folder(group.keeper.id()).display()
                 );
                 at_rest(group, Role::Fenced, PairState::Fenced, reason, self.clock.wall())

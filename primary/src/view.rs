@@ -179,7 +179,8 @@ impl Pair {
         {
             return None;
         }
-        if complete && captured <= view.remote.permitted_seq {
+        // What a pair in error has over there is not known to be what it was.
+        if complete && captured <= view.remote.permitted_seq && view.state != PairState::Error {
             return Some(0.0);
         }
         let age_ms = self.clock.wall().as_millisecond().saturating_sub(view.good_as_of_ms);

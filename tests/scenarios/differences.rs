@@ -203,6 +203,7 @@ fn a_copy_put_back_to_before_a_volume_joined_is_not_followed() {
     pair.west.start();
     let status = pair.east.wait_pair(GROUP, "the gap to be seen", LIMIT, |pair| pair.state == PairState::Error);
     assert!(status.reason.as_deref().is_some_and(|why| why.contains("tidemark pair create")), "{status:?}");
+    assert!(status.rpo_seconds.is_none_or(|rpo| rpo > 0.0), "nobody knows how old it is: {status:?}");
 }
 
 #[test]

@@ -74,7 +74,13 @@ struct Inner {
     points: Vec<(Seq, Chain)>,
     unreadable: Option<String>,
     forgotten: bool,
-    /// Writes counted by [`Self::count`], and their bytes.
+}
+
+/// What some frames of the journal write.
+#[derive(Debug, Default)]
+struct Counted {
+    bitmap: Bitmap,
+    points: Vec<(Seq, Chain)>,
     writes: u64,
     bytes: u64,
 }
@@ -202,8 +208,7 @@ impl Differences {
         arrived: Option<Arrived>,
     ) -> Result<(), DifferencesError> {
         // The frames are read before anybody is kept from anything. What happens meanwhile only ever knows of more.
-        let mut given_up = Inner::default();
-        given_up.count(journal, from, up_to, Some(sent_up_to))?;
+        let given_up = Counted::between(journal, from, up_to, Some(sent_up_to))?;
         let inner = self.lock()?;
         let mut next = inner.clone();
         let mut pair = self.pair()?;
@@ -225,8 +230,7 @@ impl Differences {
         first: Option<&Bitmap>,
         base: Option<(Seq, Chain)>,
     ) -> Result<CopyRecord, DifferencesError> {
-        let mut since = Inner::default();
-        since.count(journal, from, cut.next, None)?;
+        let mut since = Counted::between(journal, from, cut.next, None)?;
         let inner = self.lock()?;
         let mut next = inner.clone();
         let mut pair = self.pair()?;
@@ -340,6 +344,43 @@ impl Differences {
     }
 }
 
+impl Counted {
+    /// Marks what the frames between two places write; with `sent_up_to`, keeps their points up to there.
+    fn between(
+        journal: &Arc<Journal>,
+        from: Position,
+        up_to: Position,
+        sent_up_to: Option<Position>,
+    ) -> Result<Self, JournalError> {
+        let mut counted = Self::default();
+        let mut reader = journal.reader(from);
+        while reader.position() < up_to {
+            let begin = reader.position();
+            let Some(frame) = reader.next_tables()? else { break };
+            if frame.position >= up_to {
+                break;
+            }
+            let header = &frame.header;
+            if header.history && sent_up_to.is_some_and(|sent| begin <= sent) {
+                if counted.points.len() >= 2 * POINTS_MAX {
+                    counted.points.drain(..POINTS_MAX);
+                }
+                counted.points.push((header.seq_before(), header.chain));
+            }
+            if header.kind == FrameKind::Writes
+                && let Ok(view) = FrameView::new(&frame.bytes)
+            {
+                counted.writes += header.last_seq.0.saturating_sub(header.seq_before().0);
+                view.extents().for_each(|entry| {
+                    counted.bytes += entry.extent.length;
+                    counted.bitmap.mark(entry.extent);
+                });
+            }
+        }
+        Ok(counted)
+    }
+}
+
 impl Inner {
     fn unreadable(what: String) -> Self {
         Self { unreadable: Some(what), ..Self::default() }
@@ -369,46 +410,11 @@ impl Inner {
     }
 
     /// Unites with what was counted apart. Of too many points the newest are kept: that is where the other side stands most often.
-    fn add(&mut self, other: &Self) {
+    fn add(&mut self, other: &Counted) {
         self.bitmap.merge(&other.bitmap);
         self.points.extend(&other.points);
         let surplus = self.points.len().saturating_sub(POINTS_MAX);
         self.points.drain(..surplus);
-    }
-
-    /// Marks what the frames between two places write; with `sent_up_to`, keeps their points up to there.
-    fn count(
-        &mut self,
-        journal: &Arc<Journal>,
-        from: Position,
-        up_to: Position,
-        sent_up_to: Option<Position>,
-    ) -> Result<(), JournalError> {
-        let mut reader = journal.reader(from);
-        while reader.position() < up_to {
-            let begin = reader.position();
-            let Some(frame) = reader.next_tables()? else { break };
-            if frame.position >= up_to {
-                break;
-            }
-            let header = &frame.header;
-            if header.history && sent_up_to.is_some_and(|sent| begin <= sent) {
-                if self.points.len() >= 2 * POINTS_MAX {
-                    self.points.drain(..POINTS_MAX);
-                }
-                self.points.push((header.seq_before(), header.chain));
-            }
-            if header.kind == FrameKind::Writes
-                && let Ok(view) = FrameView::new(&frame.bytes)
-            {
-                self.writes += header.last_seq.0.saturating_sub(header.seq_before().0);
-                view.extents().for_each(|entry| {
-                    self.bytes += entry.extent.length;
-                    self.bitmap.mark(entry.extent);
-                });
-            }
-        }
-        Ok(())
     }
 
     /// Number of points, points, bitmap.
@@ -468,9 +474,7 @@ pub const fn first_copy(total_bytes: u64) -> CopyRecord {
 /// # Errors
 /// [`JournalError`].
 pub fn written_since(journal: &Arc<Journal>, from: Position) -> Result<(Bitmap, u64, u64), JournalError> {
-    let mut counted = Inner::default();
-    let end = journal.durable_end();
-    counted.count(journal, from, end.position, None)?;
+    let counted = Counted::between(journal, from, journal.durable_end().position, None)?;
     Ok((counted.bitmap, counted.writes, counted.bytes))
 }
 

@@ -13,7 +13,6 @@ use tidemark_common::record::MarkerRecord;
 use tidemark_common::updater::Updater;
 use tidemark_common::volumes::Volumes;
 
-use crate::group::members;
 use crate::intake::CopyVolumes;
 use crate::permission::Permission;
 use crate::state::{Concern, CopyState};
@@ -59,12 +58,12 @@ impl Apply {
                     let took = self.clock.monotonic().saturating_sub(begin);
                     self.metrics.applied((&applied).into(), took);
                     self.state.applied(self.updater.applied());
-                    self.state.set_problem(Concern::Updater, None);
-                    self.trim();
+                    let trimmed = self.trim();
+                    self.show(trimmed);
                 }
                 Ok(None) => {
-                    self.state.set_problem(Concern::Updater, None);
-                    self.settle(limit);
+                    let settled = self.settle(limit);
+                    self.show(settled);
                     self.state.rests(self.updater.applied().position.max(limit));
                 }
                 Err(error) => {
@@ -93,45 +92,51 @@ impl Apply {
         new
     }
 
-    fn trim(&mut self) {
+    /// Shows how it went: a problem stays until what it kept from being done is done.
+    fn show(&self, done: Result<(), String>) {
+        match done {
+            Ok(()) => drop(self.state.set_problem(Concern::Updater, None)),
+            Err(problem) => drop(self.report(problem)),
+        }
+    }
+
+    fn trim(&mut self) -> Result<(), String> {
         let applied = self.updater.applied().position;
         if applied.segment <= self.journal.oldest().segment {
-            return;
+            return Ok(());
         }
         // In this order: what is taken away is in the volumes, and the catalogue knows.
         let members = self.members_so_far();
         let result = self.record(&members).and_then(|()| self.journal.trim(applied).map_err(|error| error.to_string()));
-        if let Err(problem) = result {
-            self.report(problem);
-        }
         self.state.markers.trim(self.journal.oldest());
+        result.map(drop)
     }
 
     /// Everything permitted is applied: members that the image no longer has are let go, and its set of volumes is recorded. In
     /// this order: what is interrupted is done again. A volume that is just coming was no member yet, and is left alone.
-    fn settle(&mut self, limit: Position) {
+    fn settle(&mut self, limit: Position) -> Result<(), String> {
         let permission = self.state.permission();
         if permission.permitted().is_none() || permission.copy().is_some() || permission.limit() != limit {
-            return;
+            return Ok(());
         }
-        let Some(members) = permission.volumes().map(|volumes| members(volumes)) else { return };
+        let Some(members) = permission.volumes().map(|volumes| GroupVolume::members(volumes)) else { return Ok(()) };
         if self.settled.as_ref() == Some(&members) {
-            return;
+            return Ok(());
         }
         let mut leaving = self.keeper.get().volumes;
         leaving.retain(|member| !members.contains(member));
-        let synced = self.volumes.sync().map_err(|(volume, error)| format!("sync volume '{volume}': {error}"));
-        let let_go = synced.and_then(|()| self.provider.let_go(&self.keeper.name(), &leaving, &self.volumes));
-        match let_go.and_then(|()| self.record(&members)) {
-            Ok(()) => self.settled = Some(members),
-            Err(problem) => drop(self.report(problem)),
-        }
+        self.volumes.sync().map_err(|(volume, error)| format!("sync volume '{volume}': {error}"))?;
+        self.provider.let_go(&self.keeper.name(), &leaving, &self.volumes)?;
+        self.record(&members)?;
+        self.provider.left(&leaving);
+        self.settled = Some(members);
+        Ok(())
     }
 
     /// The members to record while not all that is permitted is applied: those that come are there, those that leave still are.
     fn members_so_far(&self) -> Vec<GroupVolume> {
         let mut all = self.keeper.get().volumes;
-        let coming = self.state.permission().volumes().map_or_else(Vec::new, |volumes| members(volumes));
+        let coming = self.state.permission().volumes().map_or_else(Vec::new, |volumes| GroupVolume::members(volumes));
         all.extend(coming.into_iter().filter(|member| !all.contains(member)).collect::<Vec<_>>());
         all
     }

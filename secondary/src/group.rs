@@ -23,7 +23,7 @@ use tidemark_common::record::{ControlRecord, FrameHeader};
 use tidemark_common::storage::Disk;
 use tidemark_common::updater::{AppliedPosition, Updater};
 use tidemark_common::volumes::Volumes;
-use tidemark_common::wire::message::{Hello, Message, VolumeSpec, Welcome};
+use tidemark_common::wire::message::{Hello, Message, Welcome};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -377,7 +377,7 @@ impl Secondary {
     #[must_use]
     pub fn volumes(&self) -> Vec<GroupVolume> {
         let permission = self.state.permission();
-        permission.volumes().map_or_else(|| self.parts.keeper.get().volumes, |volumes| members(volumes))
+        permission.volumes().map_or_else(|| self.parts.keeper.get().volumes, |volumes| GroupVolume::members(volumes))
     }
 
     /// Bytes of the journal beyond a place.
@@ -509,11 +509,6 @@ fn open_copy(keeper: &GroupKeeper) -> Option<OpenCopy> {
         total_bytes: copy.total_bytes,
         begun: Position::default(),
     })
-}
-
-/// A set of volumes as the catalogue keeps it.
-pub(crate) fn members(volumes: &[VolumeSpec]) -> Vec<GroupVolume> {
-    volumes.iter().map(|spec| GroupVolume { index: spec.index, name: spec.name.clone() }).collect()
 }
 
 /// Keeps a copy under way and the set of volumes in the catalogue, for when the journal no longer has their records.

@@ -103,6 +103,9 @@ pub trait CopyVolumes: Send + Sync + 'static {
     /// # Errors
     /// What happened and what to do.
     fn let_go(&self, group: &str, leaving: &[GroupVolume], of: &Volumes) -> Result<(), String>;
+
+    /// The group's record no longer has these: hosts may use them.
+    fn left(&self, volumes: &[GroupVolume]);
 }
 
 /// One connection's intake.

@@ -71,6 +71,17 @@ fn assert_lost_tail(pair: &Pair, writes: u64, marker: u64) {
     assert!(pair.east.json::<Vec<LostTail>>(&["lost", "list", GROUP]).is_empty());
 }
 
+/// What west serves after its failover is legal; what it left out is not asked for again.
+fn settle_taken_over(pair: &Pair) {
+    let verdict = assert_legal(
+        "the image taken over",
+        &pair.history.writes(),
+        &pair.image(&pair.west),
+        Bounds { holds_acked_before: None, nothing_sent_after: None },
+    );
+    pair.history.settle(&verdict);
+}
+
 #[test]
 fn an_old_primary_returns_as_the_copy_and_its_lost_tail_is_kept() {
     let mut pair = Pair::prefilled(&Setup::seeded(101));
@@ -81,13 +92,7 @@ fn an_old_primary_returns_as_the_copy_and_its_lost_tail_is_kept() {
     pair.east.kill9();
     drop(load.join_broken());
     let report = pair.failover();
-    let verdict = assert_legal(
-        "the image taken over",
-        &pair.history.writes(),
-        &pair.image(&pair.west),
-        Bounds { holds_acked_before: None, nothing_sent_after: None },
-    );
-    pair.history.settle(&verdict);
+    settle_taken_over(&pair);
     let load = pair.load_on(&pair.west, 1);
     load.wait_acked(300);
 
@@ -229,13 +234,7 @@ fn an_old_primary_killed_while_it_returns_returns_again() {
     load.wait_acked(200);
     pair.west.ok(&["failover", GROUP, "--force"]);
     drop(load.end());
-    let verdict = assert_legal(
-        "the image taken over",
-        &pair.history.writes(),
-        &pair.image(&pair.west),
-        Bounds { holds_acked_before: None, nothing_sent_after: None },
-    );
-    pair.history.settle(&verdict);
+    settle_taken_over(&pair);
     let load = pair.load_on(&pair.west, 1);
     load.wait_acked(200);
     load.stop();

@@ -18,8 +18,6 @@ use tidemark_secondary::intake::CopyVolumes;
 
 use super::appliance::{Appliance, Engine, Group, failed};
 
-/// Between two looks whether a volume has left its group.
-const LOOK: Duration = Duration::from_millis(10);
 /// A peer that is let in says what it wants within this time.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -200,7 +198,9 @@ impl Appliance {
             self.groups.write().insert(record.name.clone(), Arc::new(entry));
             self.provide(&record.name, &hello.volumes, &Volumes::default())?;
             // Only now: a kill before this leaves a group whose volumes are made when the primary comes again.
-            keeper.update(|record| record.volumes = members(&hello.volumes)).map_err(|error| error.to_string())?;
+            keeper
+                .update(|record| record.volumes = GroupVolume::members(&hello.volumes))
+                .map_err(|error| error.to_string())?;
             Ok((Arc::clone(&keeper), self.start_secondary(&keeper)?))
         });
         match made {
@@ -265,10 +265,6 @@ impl Appliance {
     }
 }
 
-fn members(specs: &[VolumeSpec]) -> Vec<GroupVolume> {
-    specs.iter().map(|spec| GroupVolume { index: spec.index, name: spec.name.clone() }).collect()
-}
-
 impl Appliance {
     /// Waits for nothing.
     fn turn_hosts_out(&self, name: &str, by: Generation) {
@@ -329,32 +325,21 @@ impl CopyVolumes for Appliance {
         Ok(())
     }
 
+    fn left(&self, volumes: &[GroupVolume]) {
+        volumes.iter().for_each(|member| self.settle_closed_door(&member.name));
+    }
+
     fn let_go(&self, group: &str, leaving: &[GroupVolume], of: &Volumes) -> Result<(), String> {
         for member in leaving {
             self.set_free(&member.name).map_err(|error| error.message)?;
             of.remove(VolumeIndex(member.index));
             tracing::info!(group, volume = %member.name, "a volume left the group with its image: it stays here as a volume in no group");
-            // Its door opens when the group's record has forgotten it.
-            if let Some(appliance) = self.this.upgrade() {
-                let (group, name) = (group.to_owned(), member.name.clone());
-                self.runtime.spawn(async move { appliance.open_when_free(&group, &name).await });
-            }
         }
         Ok(())
     }
 }
 
 impl Appliance {
-    async fn open_when_free(&self, group: &str, name: &str) {
-        while self.group_of(name).as_deref() == Some(group) {
-            if self.group(group).is_err() {
-                break;
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-        self.settle_door(name).await;
-    }
-
     /// Volumes that were made for a group and are not among these.
     fn strays(&self, group: &str, members: &[GroupVolume]) -> Vec<String> {
         let mut strays = self.made_for(|made_for| made_for == group);

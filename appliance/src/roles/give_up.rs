@@ -97,7 +97,7 @@ impl Appliance {
         Ok(())
     }
 
-    fn group_folder(&self, id: GroupId) -> PathBuf {
+    pub(crate) fn group_folder(&self, id: GroupId) -> PathBuf {
         let journal = self.journal_folder(id);
         journal.parent().unwrap_or(&journal).to_owned()
     }

@@ -237,8 +237,7 @@ impl Appliance {
     }
 
     pub(crate) fn lost_folder(&self, id: GroupId) -> PathBuf {
-        let journal = self.journal_folder(id);
-        journal.parent().unwrap_or(&journal).join("lost")
+        self.group_folder(id).join("lost")
     }
 
     /// One step: from here on it is a copy, whatever happens.

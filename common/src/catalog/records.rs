@@ -6,6 +6,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use super::schema::Table;
 use crate::api::types::{OnFull, PairState, Role};
+use crate::wire::message::VolumeSpec;
 
 /// What the catalogue is.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
@@ -72,6 +73,14 @@ pub struct GroupVolume {
     pub index: u32,
     /// Its name.
     pub name: String,
+}
+
+impl GroupVolume {
+    /// The members that a list of volumes names.
+    #[must_use]
+    pub fn members(volumes: &[VolumeSpec]) -> Vec<Self> {
+        volumes.iter().map(|spec| Self { index: spec.index, name: spec.name.clone() }).collect()
+    }
 }
 
 /// A consistency group.

@@ -1,16 +1,23 @@
 //! Several changes that become durable together or not at all.
 
-use rocksdb::WriteBatch;
-
 use super::records::{AppliedRecord, GroupRecord, KeptMarkerRecord, PeerRecord, Record, VolumeRecord};
 use super::schema::{Key, KeyRange, MARKERS_KEPT, MARKERS_PRUNE_STEP, RECORD_BYTES_MAX};
 use super::{CatalogError, envelope};
 use crate::ids::{GroupId, MarkerNumber};
 
+/// One change of the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Change {
+    Put(Vec<u8>, Vec<u8>),
+    Delete(Vec<u8>),
+    /// From the first key to before the second.
+    DeleteRange(Vec<u8>, Vec<u8>),
+}
+
 /// Changes collected for [`Catalog::commit`](super::Catalog::commit), which applies them in their order, all or none.
 #[derive(Default)]
 pub struct Batch {
-    changes: WriteBatch,
+    changes: Vec<Change>,
 }
 
 impl std::fmt::Debug for Batch {
@@ -45,7 +52,7 @@ impl Batch {
     /// # Errors
     /// [`CatalogError::Name`].
     pub fn delete_peer(&mut self, name: &str) -> Result<(), CatalogError> {
-        self.changes.delete(Key::peer(name)?.bytes());
+        self.delete(&Key::peer(name)?);
         Ok(())
     }
 
@@ -62,7 +69,7 @@ impl Batch {
     /// # Errors
     /// [`CatalogError::Name`].
     pub fn delete_volume(&mut self, name: &str) -> Result<(), CatalogError> {
-        self.changes.delete(Key::volume(name)?.bytes());
+        self.delete(&Key::volume(name)?);
         Ok(())
     }
 
@@ -79,8 +86,8 @@ impl Batch {
     /// # Errors
     /// [`CatalogError::Name`].
     pub fn delete_group(&mut self, name: &str, id: GroupId) -> Result<(), CatalogError> {
-        self.changes.delete(Key::group(name)?.bytes());
-        self.changes.delete(Key::applied(id).bytes());
+        self.delete(&Key::group(name)?);
+        self.delete(&Key::applied(id));
         self.delete_range(KeyRange::markers(id));
         self.delete_range(KeyRange::bitmaps(id));
         Ok(())
@@ -96,7 +103,7 @@ impl Batch {
 
     /// Removes a group's applied position, if it is there.
     pub fn delete_applied(&mut self, group: GroupId) {
-        self.changes.delete(Key::applied(group).bytes());
+        self.delete(&Key::applied(group));
     }
 
     /// Adds markers. The newest [`MARKERS_KEPT`] of a group stay; older ones go, a thousand at a time.
@@ -132,7 +139,7 @@ impl Batch {
     /// # Errors
     /// [`CatalogError::Name`].
     pub fn delete_bitmap(&mut self, group: GroupId, peer: &str) -> Result<(), CatalogError> {
-        self.changes.delete(Key::bitmap(group, peer)?.bytes());
+        self.delete(&Key::bitmap(group, peer)?);
         Ok(())
     }
 
@@ -146,17 +153,21 @@ impl Batch {
         let sealed = envelope::seal(key, payload)
             .filter(|sealed| sealed.len() <= RECORD_BYTES_MAX)
             .ok_or_else(|| too_large(key, payload.len()))?;
-        self.changes.put(key.bytes(), sealed);
+        self.changes.push(Change::Put(key.bytes().to_vec(), sealed));
         Ok(())
+    }
+
+    fn delete(&mut self, key: &Key) {
+        self.changes.push(Change::Delete(key.bytes().to_vec()));
     }
 
     fn delete_range(&mut self, range: KeyRange) {
         if range.start < range.end {
-            self.changes.delete_range(range.start, range.end);
+            self.changes.push(Change::DeleteRange(range.start, range.end));
         }
     }
 
-    pub(super) const fn changes(&self) -> &WriteBatch {
+    pub(super) fn changes(&self) -> &[Change] {
         &self.changes
     }
 }

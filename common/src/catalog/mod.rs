@@ -1,7 +1,8 @@
 //! The catalogue: what the journal cannot hold. Names, peers, groups, pairs, bitmaps, the applied position, kept markers.
 //!
 //! ```text
-//! Catalog ─ Batch: records ─▶ envelope: checked under their key ─▶ store: RocksDB at DIR/catalog, synced
+//! Catalog ─ Batch: records ─▶ envelope: checked under their key ─▶ store ─▶ rocks: RocksDB at DIR/catalog, synced
+//!                                                                        └▶ plain: a file on a simulated disk
 //! ```
 //!
 //! Invariants: a change that was answered survives power loss; the changes of a [`Batch`] survive together; what is read
@@ -11,7 +12,9 @@
 mod batch;
 mod envelope;
 mod error;
+mod plain;
 mod records;
+mod rocks;
 mod schema;
 mod store;
 #[cfg(test)]
@@ -20,7 +23,7 @@ mod tests;
 use std::path::Path;
 use std::sync::Arc;
 
-use rocksdb::{Direction, Options};
+use rocksdb::Options;
 
 pub use batch::Batch;
 pub use error::CatalogError;
@@ -32,7 +35,10 @@ pub use schema::{CATALOG_FORMAT, MARKERS_KEPT, RECORD_BYTES_MAX};
 
 use crate::clock::Clock;
 use crate::ids::{GroupId, MarkerNumber};
+use crate::storage::Disk;
+use plain::Plain;
 use records::Record;
+use rocks::Rocks;
 use schema::{Key, KeyRange, Table};
 use store::Store;
 
@@ -56,11 +62,24 @@ impl Catalog {
     /// [`CatalogError::Locked`] by another process, [`CatalogError::Newer`], [`CatalogError::Damaged`],
     /// [`CatalogError::FilesDamaged`], [`CatalogError::NoSpace`], [`CatalogError::Failed`].
     pub fn open(directory: &Path, clock: &dyn Clock) -> Result<Self, CatalogError> {
-        Self::open_with(directory, clock, &store::options())
+        Self::open_with(directory, clock, &rocks::options())
     }
 
     fn open_with(directory: &Path, clock: &dyn Clock, options: &Options) -> Result<Self, CatalogError> {
-        let catalog = Self { store: Arc::new(Store::open(directory.join("catalog"), options)?) };
+        let path = directory.join("catalog");
+        Self::over(Store::new(Rocks::open(path.clone(), options)?, path), clock)
+    }
+
+    /// The catalogue of a simulated appliance: a file on its disk.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_simulated(disk: &dyn Disk, path: &Path, clock: &dyn Clock) -> Result<Self, CatalogError> {
+        Self::over(Store::new(Plain::open(disk, path)?, path.to_owned()), clock)
+    }
+
+    fn over(store: Store, clock: &dyn Clock) -> Result<Self, CatalogError> {
+        let catalog = Self { store: Arc::new(store) };
         catalog.settle_format(clock)?;
         catalog.store.refuse_foreign_keys()?;
         for table in [Table::Applied, Table::Group, Table::Peer, Table::Volume] {
@@ -213,8 +232,7 @@ impl Catalog {
     /// As all reads.
     pub fn markers(&self, group: GroupId, limit: usize) -> Result<Vec<KeptMarkerRecord>, CatalogError> {
         let range = KeyRange::markers(group);
-        let mut markers =
-            self.store.scan(Table::Marker, &range, Direction::Reverse, limit, KeptMarkerRecord::decode)?;
+        let mut markers = self.store.scan(Table::Marker, &range, true, limit, KeptMarkerRecord::decode)?;
         markers.reverse();
         Ok(markers)
     }
@@ -290,11 +308,11 @@ impl Catalog {
     }
 
     fn all<R: Record>(&self) -> Result<Vec<R>, CatalogError> {
-        self.store.scan(R::TABLE, &R::TABLE.range(), Direction::Forward, usize::MAX, R::decode)
+        self.store.scan(R::TABLE, &R::TABLE.range(), false, usize::MAX, R::decode)
     }
 
     fn verify_table(&self, table: Table) -> Result<(), CatalogError> {
         let verified = |payload: &[u8]| records::is_readable(table, payload).then_some(());
-        self.store.scan(table, &table.range(), Direction::Forward, usize::MAX, verified).map(drop)
+        self.store.scan(table, &table.range(), false, usize::MAX, verified).map(drop)
     }
 }

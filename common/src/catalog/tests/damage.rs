@@ -5,12 +5,13 @@ use std::fs;
 use proptest::prelude::*;
 
 use super::*;
+use crate::catalog::batch::Change;
 use crate::catalog::envelope;
 use crate::catalog::records::is_readable;
 
 /// Puts bytes below the envelope.
 fn put_raw(catalog: &Catalog, key: &[u8], value: &[u8]) {
-    catalog.store.database().put(key, value).unwrap();
+    catalog.store.write(&[Change::Put(key.to_vec(), value.to_vec())]).unwrap();
 }
 
 fn raw(catalog: &Catalog, key: &Key) -> Vec<u8> {
@@ -100,7 +101,7 @@ fn a_newer_format_is_refused_and_a_missing_one_is_damage() {
 
     let (directory, catalog) = fresh();
     catalog.put_volume(&volume("data")).unwrap();
-    catalog.store.database().delete(Key::appliance().bytes()).unwrap();
+    catalog.store.write(&[Change::Delete(Key::appliance().bytes().to_vec())]).unwrap();
     drop(catalog);
     assert_names(open(directory.path()), "appliance/self");
 }

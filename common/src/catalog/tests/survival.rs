@@ -46,7 +46,7 @@ fn a_kill_loses_nothing_that_was_answered() {
 #[test]
 fn every_change_is_synced_before_it_is_answered() {
     let directory = tempfile::tempdir().unwrap();
-    let mut options = store::options();
+    let mut options = rocks::options();
     options.enable_statistics();
     let catalog = Catalog::open_with(directory.path(), &SystemClock::new(), &options).unwrap();
     let syncs = || options.get_ticker_count(Ticker::WalFileSynced);

@@ -178,6 +178,19 @@ impl DrainDesk {
     }
 }
 
+/// What came of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Draining {
+    /// Something was made durable.
+    Did,
+    /// There is nothing to do before something is asked for or due.
+    Idle,
+    /// Nothing can be appended before there is space.
+    NoSpace,
+    /// Everything is drained and it is time to stop, or the journal failed for good.
+    Ended,
+}
+
 /// Why a batch was not drained.
 #[derive(Debug, thiserror::Error)]
 enum DrainError {
@@ -278,16 +291,29 @@ impl Drain {
     pub fn run(mut self) {
         loop {
             match self.step() {
-                Ok(true) => self.recovered(),
-                Ok(false) if self.desk.is_stopping() && self.is_drained() => break,
-                Ok(false) => self.sleep(),
-                Err(error) => {
-                    if !self.wait_out(&error) {
-                        break;
-                    }
-                }
+                Draining::Did => {}
+                Draining::Idle => self.sleep(),
+                Draining::NoSpace => self.buffer.bell().sleep(RETRY, || true),
+                Draining::Ended => break,
             }
         }
+        self.end();
+    }
+
+    /// Does what can be done now.
+    pub fn step(&mut self) -> Draining {
+        match self.round() {
+            Ok(true) => {
+                self.recovered();
+                Draining::Did
+            }
+            Ok(false) if self.desk.is_stopping() && self.is_drained() => Draining::Ended,
+            Ok(false) => Draining::Idle,
+            Err(error) => self.judge(&error),
+        }
+    }
+
+    fn end(self) {
         self.desk.stopped.store(true, Ordering::Release);
         // Nobody will answer these: dropping them tells who waits.
         self.desk.cuts.lock().clear();
@@ -296,7 +322,7 @@ impl Drain {
     }
 
     /// One round: cuts, one or more batches, one sync. `false`: there was nothing to do.
-    fn step(&mut self) -> Result<bool, DrainError> {
+    fn round(&mut self) -> Result<bool, DrainError> {
         self.take_cuts();
         self.append_records()?;
         if self.is_due() {
@@ -546,8 +572,8 @@ impl Drain {
         }
     }
 
-    /// What an error means: space may come back, anything else ends the drain. `false`: ends.
-    fn wait_out(&mut self, error: &DrainError) -> bool {
+    /// What an error means: space may come back, anything else ends the drain.
+    fn judge(&mut self, error: &DrainError) -> Draining {
         let (full, no_space) = match error {
             DrainError::Journal(error) => (matches!(error, JournalError::Full { .. }), error.is_no_space()),
             _ => (false, false),
@@ -560,14 +586,14 @@ impl Drain {
             self.metrics.error(Part::Drain);
         }
         if no_space && !self.desk.is_stopping() {
-            return self.wait_for_space(full);
+            return self.await_space(full);
         }
         self.give_up(error);
-        false
+        Draining::Ended
     }
 
     /// A full disk is the host's to know; a full journal is ours to solve, hosts only wait.
-    fn wait_for_space(&mut self, journal_full: bool) -> bool {
+    fn await_space(&mut self, journal_full: bool) -> Draining {
         if !journal_full {
             self.buffer.refuse(Some(IoError::NoSpace));
         }
@@ -576,10 +602,9 @@ impl Drain {
         if self.unsynced_bytes > 0
             && let Err(error) = self.sync()
         {
-            return self.wait_out(&error);
+            return self.judge(&error);
         }
-        self.buffer.bell().sleep(RETRY, || true);
-        true
+        Draining::NoSpace
     }
 
     /// Tells hosts and who waits for a marker that nothing more becomes durable.

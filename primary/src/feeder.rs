@@ -18,13 +18,13 @@ use tidemark_common::record::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::cut::{CutError, CutRequest};
+use crate::cut::{CutDone, CutError, CutRequest};
 use crate::differences::{Differences, DifferencesError};
 use crate::drain::DrainDesk;
 use crate::image::{Image, ImageError};
 
 /// Bytes of regions sent at once, and of frames between two of them.
-const TURN_BYTES: usize = 2 << 20;
+pub const TURN_BYTES: usize = 2 << 20;
 /// Extents of one frame of regions at most.
 const REGION_EXTENTS: usize = 512;
 /// A feeder with nothing to send looks again after this long.
@@ -103,10 +103,35 @@ pub struct Feeder {
     pub tip: Tip,
     /// The copy under way.
     pub copy: Option<CopyFeed>,
-    /// Where shipments go.
-    pub out: mpsc::Sender<Shipment>,
-    /// Set to end.
-    pub stop: Arc<AtomicBool>,
+    /// Made ready and not yet taken.
+    pub ready: Vec<Shipment>,
+    /// Regions that wait for the journal.
+    pub held: Option<Regions>,
+    /// Bytes of frames since the last regions.
+    pub since_regions: usize,
+    /// [`TURN_BYTES`], unless a simulation wants many small turns.
+    pub turn_bytes: usize,
+}
+
+/// Regions that were read.
+#[derive(Debug)]
+pub struct Regions {
+    builder: FrameBuilder,
+    /// Where the next one begins.
+    cursor: (VolumeIndex, u64),
+    /// What they may hold.
+    captured: Seq,
+}
+
+/// What came of a step.
+#[derive(Debug)]
+pub enum Feeding {
+    /// Shipments are ready.
+    Ready,
+    /// Nothing can be sent before the journal is durable beyond this place.
+    Journal(Position),
+    /// The end of the copy was asked for: [`Feeder::end_is_cut`] is to be told of it.
+    Cut(oneshot::Receiver<Result<CutDone, CutError>>),
 }
 
 impl std::fmt::Debug for Feeder {
@@ -120,16 +145,55 @@ impl Feeder {
     ///
     /// # Errors
     /// [`FeedError`]: why it cannot go on.
-    pub fn run(mut self) -> Result<(), FeedError> {
-        self.begin_copy()?;
-        while !self.stop.load(Ordering::Acquire) {
-            let sent = self.send_journal()?;
-            let copied = self.advance_copy()?;
-            if !sent && !copied {
-                self.image.journal.wait_durable(self.reader.position(), IDLE);
+    pub fn run(mut self, out: &mpsc::Sender<Shipment>, stop: &AtomicBool) -> Result<(), FeedError> {
+        while !stop.load(Ordering::Acquire) {
+            match self.step()? {
+                Feeding::Ready => {
+                    for shipment in self.ready.drain(..) {
+                        out.blocking_send(shipment).map_err(|_| FeedError::Stopped)?;
+                    }
+                }
+                Feeding::Journal(past) => self.image.journal.wait_durable(past, IDLE),
+                Feeding::Cut(marker) => {
+                    self.end_is_cut(marker.blocking_recv().map_err(|_| FeedError::Stopped)??)?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Does what can be done now; what it makes ready is to be sent before the next step.
+    ///
+    /// # Errors
+    /// [`FeedError`]: why it cannot go on.
+    pub fn step(&mut self) -> Result<Feeding, FeedError> {
+        if self.begin_copy()? {
+            return Ok(Feeding::Ready);
+        }
+        if let Some(turn) = self.held.take() {
+            return self.send_regions(turn);
+        }
+        if self.since_regions < self.turn_bytes && self.send_journal()? {
+            return Ok(Feeding::Ready);
+        }
+        let journal_waits = self.since_regions >= self.turn_bytes;
+        self.since_regions = 0;
+        match &self.copy {
+            Some(copy) if copy.end.is_none() => match copy.bitmap.next_run(copy.cursor.0, copy.cursor.1) {
+                Some(_) => {
+                    let turn = self.read_regions()?;
+                    self.send_regions(turn)
+                }
+                None => Ok(self.cut_end()),
+            },
+            _ if journal_waits => self.step(),
+            _ => Ok(Feeding::Journal(self.reader.position())),
+        }
+    }
+
+    /// What a step made ready, in order.
+    pub fn take_ready(&mut self) -> Vec<Shipment> {
+        std::mem::take(&mut self.ready)
     }
 
     fn place(&self) -> Place {
@@ -146,8 +210,9 @@ impl Feeder {
 
     fn send(&mut self, bytes: Bytes, header: &FrameHeader) -> Result<(), FeedError> {
         self.tip = self.tip.follow(header).map_err(|what| FeedError::Order { what })?;
-        let shipment = Shipment { bytes, seq: self.tip.seq, marker: self.tip.marker, next: self.reader.position() };
-        self.out.blocking_send(shipment).map_err(|_| FeedError::Stopped)
+        let next = self.reader.position();
+        self.ready.push(Shipment { bytes, seq: self.tip.seq, marker: self.tip.marker, next });
+        Ok(())
     }
 
     fn send_built(&mut self, frame: Vec<u8>) -> Result<(), FeedError> {
@@ -160,61 +225,57 @@ impl Feeder {
         self.send_built(frame)
     }
 
-    /// Sends a turn of what the journal has.
+    /// Sends the next frame of the journal. `false`: there is none.
     fn send_journal(&mut self) -> Result<bool, FeedError> {
-        let mut bytes = 0;
-        while bytes < TURN_BYTES {
-            let Some(frame) = self.reader.next_frame()? else { break };
-            bytes += frame.bytes.len();
-            self.send(frame.bytes, &frame.header)?;
-            self.end_copy_if_reached()?;
-        }
-        Ok(bytes > 0)
-    }
-
-    fn begin_copy(&mut self) -> Result<(), FeedError> {
-        let Some(copy) = &mut self.copy else { return Ok(()) };
-        if let Some(begin) = copy.begin.take() {
-            self.send_record(&begin)?;
-        }
-        self.end_copy_if_reached()
-    }
-
-    /// One turn of the copy: regions, then the end marker, then nothing but waiting for it to be sent.
-    fn advance_copy(&mut self) -> Result<bool, FeedError> {
-        let Some(copy) = &self.copy else { return Ok(false) };
-        if copy.end.is_some() {
-            return Ok(false);
-        }
-        match copy.bitmap.next_run(copy.cursor.0, copy.cursor.1) {
-            Some(_) => self.send_regions()?,
-            None => self.cut_end()?,
-        }
+        let Some(frame) = self.reader.next_frame()? else { return Ok(false) };
+        self.since_regions += frame.bytes.len();
+        self.send(frame.bytes, &frame.header)?;
+        self.end_copy_if_reached()?;
         Ok(true)
     }
 
-    fn send_regions(&mut self) -> Result<(), FeedError> {
-        let Some(copy) = &self.copy else { return Ok(()) };
+    /// `false`: it has begun before.
+    fn begin_copy(&mut self) -> Result<bool, FeedError> {
+        let Some(begin) = self.copy.as_mut().and_then(|copy| copy.begin.take()) else {
+            return self.end_copy_if_reached();
+        };
+        self.send_record(&begin)?;
+        self.end_copy_if_reached()?;
+        Ok(true)
+    }
+
+    fn read_regions(&self) -> Result<Regions, FeedError> {
+        let Some(copy) = &self.copy else { return Err(FeedError::Stopped) };
         let mut builder = FrameBuilder::new();
         let (mut cursor, mut extents, mut buffer) = (copy.cursor, 0, vec![0; CHUNK_BYTES]);
-        while builder.raw_bytes() < TURN_BYTES && extents < REGION_EXTENTS {
+        while builder.raw_bytes() < self.turn_bytes && extents < REGION_EXTENTS {
             let Some(run) = copy.bitmap.next_run(cursor.0, cursor.1) else { break };
             cursor = self.read_region(run, &mut builder, &mut buffer)?;
             extents += 1;
         }
-        let done_bytes = copy.bitmap.bytes_before(cursor.0, cursor.1);
-        let progress =
-            ControlRecord::CopyProgress { copy: copy.number, volume: cursor.0.0, offset: cursor.1, done_bytes };
-        self.wait_until_durable()?;
-        if !builder.is_empty() {
-            let frame = builder.finish(FrameKind::Regions, &self.place());
+        // Invariant 7: a region read now may hold writes that only the buffer has; a loss of power could take them back.
+        let captured = self.image.buffer.captured();
+        self.desk.want(captured, &self.image.buffer);
+        Ok(Regions { builder, cursor, captured })
+    }
+
+    /// Sends regions that were read, and how far the copy is with them; once the journal has what they may hold.
+    fn send_regions(&mut self, mut regions: Regions) -> Result<Feeding, FeedError> {
+        let durable = self.image.journal.durable_end();
+        if durable.seq < regions.captured {
+            self.held = Some(regions);
+            return Ok(Feeding::Journal(durable.position));
+        }
+        if !regions.builder.is_empty() {
+            let frame = regions.builder.finish(FrameKind::Regions, &self.place());
             self.send_built(frame)?;
         }
-        self.send_record(&progress)?;
-        if let Some(copy) = &mut self.copy {
-            copy.cursor = cursor;
-        }
-        Ok(())
+        let Some(copy) = &mut self.copy else { return Err(FeedError::Stopped) };
+        copy.cursor = regions.cursor;
+        let (number, (volume, offset)) = (copy.number, copy.cursor);
+        let done_bytes = copy.bitmap.bytes_before(volume, offset);
+        self.send_record(&ControlRecord::CopyProgress { copy: number, volume: volume.0, offset, done_bytes })?;
+        Ok(Feeding::Ready)
     }
 
     /// Adds the begin of a run of regions, a hole of any length or a chunk of data; returns where the next one begins.
@@ -244,23 +305,18 @@ impl Feeder {
         Ok((run.volume, if part.end() == size { run.end() } else { part.end() }))
     }
 
-    /// Invariant 7: a region read now may hold writes that only the buffer has; a loss of power could take them back.
-    fn wait_until_durable(&self) -> Result<(), FeedError> {
-        let captured = self.image.buffer.captured();
-        self.desk.want(captured, &self.image.buffer);
-        while self.image.journal.durable_end().seq < captured {
-            if self.stop.load(Ordering::Acquire) {
-                return Err(FeedError::Stopped);
-            }
-            self.image.journal.wait_durable(self.image.journal.durable_end().position, IDLE);
-        }
-        Ok(())
-    }
-
-    fn cut_end(&mut self) -> Result<(), FeedError> {
+    fn cut_end(&self) -> Feeding {
         let (reply, marker) = oneshot::channel();
         self.desk.ask_cut(CutRequest { tag: None, reply }, &self.image.buffer);
-        let marker = MarkerNumber(marker.blocking_recv().map_err(|_| FeedError::Stopped)??.marker.number);
+        Feeding::Cut(marker)
+    }
+
+    /// What a step asked for is done.
+    ///
+    /// # Errors
+    /// [`FeedError`]: why it cannot go on.
+    pub fn end_is_cut(&mut self, done: CutDone) -> Result<(), FeedError> {
+        let marker = MarkerNumber(done.marker.number);
         let Some(copy) = &mut self.copy else { return Ok(()) };
         if !self.differences.end_cut(copy.number, marker)? {
             // Another copy has taken its place: this connection is over.
@@ -270,14 +326,16 @@ impl Feeder {
         Ok(())
     }
 
-    fn end_copy_if_reached(&mut self) -> Result<(), FeedError> {
+    /// `false`: the copy's end is not reached, or there is no copy.
+    fn end_copy_if_reached(&mut self) -> Result<bool, FeedError> {
         let Some((number, end)) = self.copy.as_ref().and_then(|copy| Some((copy.number, copy.end?))) else {
-            return Ok(());
+            return Ok(false);
         };
-        if self.tip.marker >= end {
-            self.copy = None;
-            self.send_record(&ControlRecord::CopyEnd { copy: number, marker: end.0 })?;
+        if self.tip.marker < end {
+            return Ok(false);
         }
-        Ok(())
+        self.copy = None;
+        self.send_record(&ControlRecord::CopyEnd { copy: number, marker: end.0 })?;
+        Ok(true)
     }
 }

@@ -90,6 +90,15 @@ impl std::fmt::Debug for Primary {
     }
 }
 
+/// What a group's threads do, a step at a time.
+#[derive(Debug)]
+pub struct Stages {
+    /// The drain.
+    pub drain: Drain,
+    /// The updater.
+    pub writeback: Writeback,
+}
+
 /// Pairs that send nothing while this lives.
 #[derive(Debug, Default)]
 pub struct HeldPairs(Vec<Hold>);
@@ -127,6 +136,19 @@ impl Primary {
     /// # Errors
     /// [`StartError`]; nothing runs then.
     pub fn start(parts: PrimaryParts, options: PrimaryOptions) -> Result<Arc<Self>, StartError> {
+        let (primary, Stages { drain, writeback }) = Self::open(parts, options)?;
+        for pair in primary.pairs() {
+            primary.parts.runtime.spawn(pair.run());
+        }
+        primary.start_threads(drain, writeback)?;
+        Ok(primary)
+    }
+
+    /// Recovers the group. Nothing runs: whoever calls this makes the stages and pairs go.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn open(parts: PrimaryParts, options: PrimaryOptions) -> Result<(Arc<Self>, Stages), StartError> {
         let record = parts.keeper.get();
         let (group, generation) = (parts.keeper.id(), parts.keeper.generation());
         let desk = Arc::new(DrainDesk::new(Duration::from_millis(record.interval_ms)));
@@ -192,14 +214,13 @@ impl Primary {
         });
         // Pairs hold what they need of the journal before anything can be trimmed.
         for pair in &record.pairs {
-            primary.add_pair(pair);
+            primary.insert_pair(pair);
         }
-        primary.start_threads(writer, Updater::new(journal, Arc::clone(&image.volumes), applied))?;
-        Ok(primary)
+        let stages = primary.stages(writer, Updater::new(journal, Arc::clone(&image.volumes), applied));
+        Ok((primary, stages))
     }
 
-    fn start_threads(&self, writer: journal::Writer, updater: Updater) -> Result<(), StartError> {
-        let name = self.keeper.name();
+    fn stages(&self, writer: journal::Writer, updater: Updater) -> Stages {
         let drain = Drain::new(
             self.keeper.id(),
             Arc::clone(&self.image.buffer),
@@ -224,6 +245,11 @@ impl Primary {
             recorded_marker: 0,
             unrecorded: false,
         };
+        Stages { drain, writeback }
+    }
+
+    fn start_threads(&self, drain: Drain, writeback: Writeback) -> Result<(), StartError> {
+        let name = self.keeper.name();
         let drain = std::thread::Builder::new().name(format!("drain {name}")).spawn(move || drain.run())?;
         self.threads.lock().push(drain);
         let writeback = std::thread::Builder::new().name(format!("updater {name}")).spawn(move || writeback.run())?;
@@ -417,6 +443,12 @@ impl Primary {
 
     /// Starts a pair whose record is in the catalogue.
     pub fn add_pair(&self, record: &PairRecord) -> Arc<Pair> {
+        let pair = self.insert_pair(record);
+        self.parts.runtime.spawn(Arc::clone(&pair).run());
+        pair
+    }
+
+    fn insert_pair(&self, record: &PairRecord) -> Arc<Pair> {
         let parts = PairParts {
             image: self.image.clone(),
             desk: Arc::clone(&self.desk),
@@ -428,7 +460,6 @@ impl Primary {
         };
         let pair = Arc::new(Pair::new(record, parts));
         self.pairs.pairs.write().push(Arc::clone(&pair));
-        self.parts.runtime.spawn(Arc::clone(&pair).run());
         pair
     }
 

@@ -1,9 +1,10 @@
 //! The primary's side: following a write.
 //!
 //! [`volume`] (a host's request) → [`buffer`] (gate and ring) → [`drain`] (fold, compress, journal, cut) →
-//! [`writeback`] (the local updater) and [`ship`] (a pair's shipper). [`group`] wires them.
+//! [`writeback`] (the local updater) and [`ship`] (a pair's shipper, which carries what `conversation` says). [`group`] wires them.
 
 pub mod buffer;
+mod conversation;
 pub mod cut;
 pub mod differences;
 pub mod direct;

@@ -16,24 +16,22 @@ use tidemark_common::catalog::{CatalogError, PairRecord};
 use tidemark_common::clock::Clock;
 use tidemark_common::differential::Bitmap;
 use tidemark_common::extent::Extent;
-use tidemark_common::ids::{ApplianceId, Generation, MarkerNumber, Seq};
+use tidemark_common::ids::{ApplianceId, Generation};
 use tidemark_common::journal::{JournalError, Position};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::limits::DATA_STREAMS;
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender, DialError, Endpoint, LinkError};
 use tidemark_common::metrics::{GroupMetrics, PairMetrics, Part};
 use tidemark_common::pair::is_transition_valid;
-use tidemark_common::record::{Chain, Tip};
 use tidemark_common::wire::handshake::{HandshakeError, Versions, read_answer};
-use tidemark_common::wire::message::{Hello, Message, Position as Remote, Refusal, Welcome};
+use tidemark_common::wire::message::{Message, Refusal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::block_in_place;
 
 use crate::differences::{Differences, DifferencesError, everything};
 use crate::drain::DrainDesk;
-use crate::feeder::{FeedError, Feeder, Shipment};
+use crate::feeder::{FeedError, Feeder};
 use crate::image::Image;
-use crate::plan::Plan;
 use crate::view::View;
 
 /// Shipments waiting for the link.
@@ -107,11 +105,11 @@ pub struct PairParts {
 
 /// One pair of a primary's group.
 pub struct Pair {
-    peer: String,
+    pub(crate) peer: String,
     pub(crate) image: Image,
     pub(crate) desk: Arc<DrainDesk>,
-    keeper: Arc<GroupKeeper>,
-    links: Arc<dyn Links>,
+    pub(crate) keeper: Arc<GroupKeeper>,
+    pub(crate) links: Arc<dyn Links>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) heartbeat: Duration,
     orders: watch::Sender<Orders>,
@@ -121,7 +119,7 @@ pub struct Pair {
     /// Held while the state changes, so that the view is free while that is recorded.
     entering: Mutex<()>,
     pub(crate) metrics: GroupMetrics,
-    line: PairMetrics,
+    pub(crate) line: PairMetrics,
 }
 
 impl std::fmt::Debug for Pair {
@@ -132,27 +130,38 @@ impl std::fmt::Debug for Pair {
 
 /// Why a conversation ended.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ShipError {
+pub enum ShipError {
+    /// The peer cannot be reached, or it said goodbye.
     #[error("{0}")]
     Reach(String),
+    /// Nobody answers.
     #[error(transparent)]
     Dial(#[from] DialError),
+    /// The connection.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// The peer refused, or speaks another version.
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
+    /// The catalogue.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    /// The journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The pair's record.
     #[error(transparent)]
     Differences(#[from] DifferencesError),
+    /// What was to be sent.
     #[error(transparent)]
     Feed(#[from] FeedError),
+    /// The peer ended it.
     #[error("the other side ended the conversation")]
     Ended,
+    /// Only a person can help.
     #[error("{0}")]
     Stands(String),
+    /// Told to stop.
     #[error("stopped")]
     Stopped,
 }
@@ -171,12 +180,12 @@ impl ShipError {
     }
 
     /// Whether a record of the journal is not what was written (invariant 9).
-    fn is_damage(&self) -> bool {
+    pub(crate) fn is_damage(&self) -> bool {
         self.journal().is_some_and(JournalError::is_damage)
     }
 
     /// Whether trying again by itself cannot help.
-    fn needs_a_person(&self) -> bool {
+    pub(crate) fn needs_a_person(&self) -> bool {
         match self {
             Self::Stands(_)
             | Self::Differences(DifferencesError::Unreadable { .. })
@@ -233,6 +242,12 @@ impl Pair {
     #[must_use]
     pub fn peer(&self) -> &str {
         &self.peer
+    }
+
+    /// Counts what was asked of it: a conversation under way ends when that changes.
+    #[must_use]
+    pub fn orders(&self) -> u64 {
+        self.orders.borrow().version
     }
 
     /// The oldest place in the journal this pair needs.
@@ -298,7 +313,7 @@ impl Pair {
     }
 
     /// The state that belongs to what is known of the pair's data.
-    fn standing(&self) -> PairState {
+    pub(crate) fn standing(&self) -> PairState {
         match self.differences.copy() {
             Some(copy) if copy.direct => PairState::InitialCopy,
             Some(_) => PairState::Resync,
@@ -384,47 +399,6 @@ impl Pair {
         }
     }
 
-    fn disconnected(&self, error: Option<ShipError>) {
-        let was = std::mem::replace(&mut self.view.lock().connected, false);
-        let Some(error) = error else { return };
-        if matches!(error, ShipError::Stopped) {
-            return;
-        }
-        let group = self.keeper.name();
-        if was {
-            tracing::warn!(%group, peer = %self.peer, %error, "the link is lost; it is tried again");
-        } else {
-            tracing::debug!(%group, peer = %self.peer, %error, "not connected");
-        }
-        if let ShipError::Handshake(HandshakeError::Refused(refused)) = &error
-            && refused.refusal == Refusal::Fenced
-            && refused.generation > self.keeper.generation().0
-        {
-            let reason = format!("{}: hosts belong over there", refused.message);
-            let _ = self.enter(PairState::Fenced, Some(reason));
-            self.links.fenced(&group, &self.peer, Generation(refused.generation));
-            return;
-        }
-        let (state, reason) = (self.view.lock().state, error.to_string());
-        let result = match state {
-            PairState::Suspended | PairState::Fenced | PairState::FailedOver => Ok(false),
-            _ if error.needs_a_person() => {
-                if error.is_damage() && state != PairState::Error {
-                    self.metrics.journal_damaged();
-                }
-                self.enter(PairState::Error, Some(reason))
-            }
-            // What a person has to look at is not covered up by what comes after it.
-            PairState::Error => Ok(false),
-            PairState::Paired => self.enter(PairState::CatchingUp, Some(reason)),
-            state => self.enter(state, Some(reason)),
-        };
-        if let Err(error) = result {
-            tracing::error!(%group, peer = %self.peer, %error, "the pair's state could not be recorded");
-            self.metrics.error(Part::Catalog);
-        }
-    }
-
     /// One connection, from dialing to its end.
     async fn converse(&self) -> Result<(), ShipError> {
         let (id, address) = self.links.reach(&self.peer).map_err(ShipError::Reach)?;
@@ -434,58 +408,8 @@ impl Pair {
         control.send(&Message::Hello(self.hello())).await?;
         let answer = answers.recv().await?.ok_or(ShipError::Ended)?;
         let welcome = read_answer(Versions::OURS, answer)?;
-        let plan = self.plan(&welcome).await?;
-        self.welcomed(&welcome, &plan)?;
-        self.ship(&connection, control, answers, plan, &welcome).await
-    }
-
-    fn hello(&self) -> Hello {
-        let record = self.keeper.get();
-        let create = self.differences.copy().is_some_and(|copy| copy.direct);
-        Hello {
-            version_min: Versions::OURS.min,
-            version_max: Versions::OURS.max,
-            appliance: self.links.name(),
-            group: record.id,
-            group_name: record.name,
-            member: 0,
-            members: 1,
-            generation: record.generation,
-            create,
-            volumes: self.image.volumes.specs(),
-            interval_ms: record.interval_ms,
-            generation_start_seq: record.generation_start_seq,
-        }
-    }
-
-    fn welcomed(&self, welcome: &Welcome, plan: &Plan) -> Result<(), ShipError> {
-        let oldest = self.image.journal.oldest();
-        {
-            let mut view = self.view.lock();
-            view.connect(welcome.position, plan.reader.position(), oldest, self.clock.monotonic());
-            view.copying = plan.copy.as_ref().map(|copy| (copy.number, copy.bitmap.clone()));
-        }
-        self.desk.fit_interval(welcome.journal_capacity_bytes);
-        self.line.connected();
-        self.line.shipped_seq(Seq(welcome.position.durable_seq));
-        self.show(&welcome.position);
-        tracing::info!(group = %self.keeper.name(), peer = %self.peer, from_seq = welcome.position.durable_seq, "connected");
-        self.enter(self.standing(), None)?;
-        Ok(())
-    }
-
-    /// The copy is complete over there, when this is the marker at its end.
-    pub(crate) fn finish_copy(&self, permitted: MarkerNumber) -> Result<(), ShipError> {
-        if self.differences.finish(permitted)? {
-            self.enter(PairState::CatchingUp, None)?;
-        }
-        Ok(())
-    }
-
-    /// How far the other side is, for the metrics.
-    fn show(&self, position: &Remote) {
-        self.line.received_seq(Seq(position.durable_seq));
-        self.line.permitted_seq(Seq(position.permitted_seq));
+        let feeder = self.begin(&welcome).await?;
+        self.ship(&connection, control, answers, feeder).await
     }
 
     async fn ship(
@@ -493,31 +417,13 @@ impl Pair {
         connection: &Connection,
         control: ControlSender,
         answers: ControlReceiver,
-        plan: Plan,
-        welcome: &Welcome,
+        feeder: Feeder,
     ) -> Result<(), ShipError> {
-        let Plan { reader, copy } = plan;
         let mut data = connection.open_data(DATA_STREAMS).await?;
         let (out, mut shipments) = mpsc::channel(QUEUE);
         let stop = StopOnDrop(Arc::new(AtomicBool::new(false)));
-        let tip = Tip {
-            seq: Seq(welcome.position.durable_seq),
-            marker: MarkerNumber(welcome.position.received_marker),
-            generation: self.keeper.generation(),
-            chain: Chain(welcome.chain),
-        };
-        let feeder = Feeder {
-            image: self.image.clone(),
-            desk: Arc::clone(&self.desk),
-            differences: Arc::clone(&self.differences),
-            group: self.keeper.id(),
-            reader,
-            tip,
-            copy,
-            out,
-            stop: Arc::clone(&stop.0),
-        };
-        let feeding = tokio::task::spawn_blocking(move || feeder.run());
+        let stopping = Arc::clone(&stop.0);
+        let feeding = tokio::task::spawn_blocking(move || feeder.run(&out, &stopping));
         let sending = async {
             while let Some(shipment) = shipments.recv().await {
                 self.sent(&shipment);
@@ -536,11 +442,6 @@ impl Pair {
         }
     }
 
-    fn sent(&self, shipment: &Shipment) {
-        self.view.lock().send(shipment.seq, shipment.marker, shipment.next);
-        self.line.shipped(shipment.bytes.len(), shipment.seq);
-    }
-
     /// Tells the time and the newest number, so that the other side knows how good its copy is.
     async fn beat(&self, connection: &Connection, control: ControlSender) -> Result<(), ShipError> {
         let mut ticks = tokio::time::interval(self.heartbeat);
@@ -550,11 +451,7 @@ impl Pair {
         loop {
             ticks.tick().await;
             number += 1;
-            // The time first: what is captured after it may be counted, what was answered before it must be.
-            let as_of_ms = self.clock.wall().as_millisecond();
-            let captured_seq = self.image.buffer.captured().0;
-            let marker = self.desk.markers.newest().map_or(0, |marker| marker.number);
-            control.send(&Message::Heartbeat { number, as_of_ms, captured_seq, marker }).await?;
+            control.send(&self.heartbeat(number)).await?;
             let stats = connection.stats();
             packets.now(stats.sent_packets, stats.lost_packets);
             self.view.lock().round_trip = Some(stats.round_trip);
@@ -564,23 +461,8 @@ impl Pair {
 
     async fn listen(&self, mut answers: ControlReceiver) -> Result<(), ShipError> {
         loop {
-            match answers.recv().await?.ok_or(ShipError::Ended)? {
-                Message::Ack { position, good_as_of_ms, .. } => self.acknowledged(&position, good_as_of_ms)?,
-                Message::Goodbye { message } => return Err(ShipError::Reach(message)),
-                Message::Refused(refused) => return Err(HandshakeError::Refused(refused).into()),
-                _ => return Err(ShipError::Ended),
-            }
+            self.heard(answers.recv().await?.ok_or(ShipError::Ended)?)?;
         }
-    }
-
-    fn acknowledged(&self, position: &Remote, good_as_of_ms: i64) -> Result<(), ShipError> {
-        self.show(position);
-        self.view.lock().acknowledge(*position, good_as_of_ms, self.clock.monotonic());
-        if position.copy == 0 && self.differences.copy().is_some() {
-            block_in_place(|| self.finish_copy(MarkerNumber(position.permitted_marker)))?;
-        }
-        self.judge();
-        Ok(())
     }
 
     /// The journal is full: the pair's frames up to the given place go into its bitmap, durably, and are no longer needed

@@ -48,10 +48,27 @@ impl WritebackDesk {
         self.stop.store(true, Ordering::Release);
     }
 
+    fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
     pub(crate) fn show(&self, applied: &AppliedPosition) {
         self.applied_seq.store(applied.seq.0, Ordering::Release);
         self.applied_marker.store(applied.marker.0, Ordering::Release);
     }
+}
+
+/// What came of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WritingBack {
+    /// Volumes were written.
+    Did,
+    /// There is nothing to do before more is durable.
+    Idle,
+    /// A volume or the journal failed: it is tried again later.
+    Failed,
+    /// It is time to stop.
+    Ended,
 }
 
 /// The updater thread of a primary.
@@ -91,35 +108,43 @@ impl Writeback {
     pub fn run(mut self) {
         loop {
             let limit = self.image.journal.durable_end().position;
-            let begin = self.clock.monotonic();
-            match self.updater.apply_window(limit) {
-                Ok(Some(applied)) => {
-                    self.image.buffer.forget_applied(&applied.extents, applied.last_frame);
-                    self.desk.show(&self.updater.applied());
-                    let took = self.clock.monotonic().saturating_sub(begin);
-                    self.metrics.applied((&applied).into(), took);
-                    if !self.unrecorded {
-                        self.desk.problem.lock().take();
-                    }
-                    self.trim();
-                }
-                Ok(None) => {
-                    if self.desk.stop.load(Ordering::Acquire) {
-                        break;
-                    }
-                    self.trim();
-                    self.image.journal.wait_durable(limit, IDLE);
-                }
-                Err(error) => {
-                    self.report(&error);
-                    if self.desk.stop.load(Ordering::Acquire) {
-                        return;
-                    }
-                    self.image.journal.wait_durable(limit, RETRY);
-                }
+            match self.step(limit) {
+                WritingBack::Did => {}
+                WritingBack::Idle => self.image.journal.wait_durable(limit, IDLE),
+                WritingBack::Failed => self.image.journal.wait_durable(limit, RETRY),
+                WritingBack::Ended => return,
             }
         }
-        self.record();
+    }
+
+    /// Does what can be done now, up to a place of the journal that is durable.
+    pub fn step(&mut self, limit: Position) -> WritingBack {
+        let begin = self.clock.monotonic();
+        match self.updater.apply_window(limit) {
+            Ok(Some(applied)) => {
+                self.image.buffer.forget_applied(&applied.extents, applied.last_frame);
+                self.desk.show(&self.updater.applied());
+                let took = self.clock.monotonic().saturating_sub(begin);
+                self.metrics.applied((&applied).into(), took);
+                if !self.unrecorded {
+                    self.desk.problem.lock().take();
+                }
+                self.trim();
+                WritingBack::Did
+            }
+            Ok(None) if self.desk.is_stopping() => {
+                self.record();
+                WritingBack::Ended
+            }
+            Ok(None) => {
+                self.trim();
+                WritingBack::Idle
+            }
+            Err(error) => {
+                self.report(&error);
+                if self.desk.is_stopping() { WritingBack::Ended } else { WritingBack::Failed }
+            }
+        }
     }
 
     fn report(&self, error: &UpdaterError) {

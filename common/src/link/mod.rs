@@ -38,7 +38,7 @@ pub use endpoint::{BindError, Endpoint};
 pub use error::{DialError, LinkError, Violation};
 pub use network::{Network, UdpNetwork};
 pub use receive::DataReceiver;
-pub use reorder::OrderError;
+pub use reorder::{Admission, OrderError, Reorder};
 pub use send::DataSender;
 pub use trust::Trust;
 

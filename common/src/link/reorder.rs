@@ -49,13 +49,14 @@ pub enum OrderError {
 
 /// Whether a lane may read the frame it announced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Admission {
+pub enum Admission {
     /// Read it, then [`Reorder::fill`].
     Read,
     /// Ask [`Reorder::admit`] again after the next [`Reorder::pop`].
     Wait,
 }
 
+#[derive(Debug)]
 enum Slot {
     /// Announced, not admitted: costs nothing.
     Waiting,
@@ -65,7 +66,7 @@ enum Slot {
     Filled(Bytes),
 }
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 enum Progress {
     /// Nothing announced yet.
     Fresh,
@@ -76,7 +77,8 @@ enum Progress {
 }
 
 /// The frames between those delivered and those not yet begun.
-pub(super) struct Reorder {
+#[derive(Debug)]
+pub struct Reorder {
     next: u64,
     held_bytes: usize,
     slots: BTreeMap<u64, Slot>,
@@ -84,12 +86,17 @@ pub(super) struct Reorder {
 }
 
 impl Reorder {
-    pub(super) fn new(lanes: usize) -> Self {
+    /// Nothing has come yet, over so many lanes.
+    #[must_use]
+    pub fn new(lanes: usize) -> Self {
         Self { next: 0, held_bytes: 0, slots: BTreeMap::new(), lanes: vec![Progress::Fresh; lanes] }
     }
 
     /// Lane `lane` has a frame of so many bytes.
-    pub(super) fn announce(&mut self, lane: usize, ordinal: u64, length: usize) -> Result<Admission, OrderError> {
+    ///
+    /// # Errors
+    /// [`OrderError`].
+    pub fn announce(&mut self, lane: usize, ordinal: u64, length: usize) -> Result<Admission, OrderError> {
         if let Some(progress) = self.lanes.get_mut(lane) {
             match *progress {
                 Progress::At(last) if ordinal < last => return Err(OrderError::Falling { lane, ordinal, last }),
@@ -105,7 +112,7 @@ impl Reorder {
     }
 
     /// Whether a frame announced before may be read now.
-    pub(super) fn admit(&mut self, ordinal: u64, length: usize) -> Admission {
+    pub fn admit(&mut self, ordinal: u64, length: usize) -> Admission {
         let charge = charge(length);
         let fits = self.held_bytes.saturating_add(charge).saturating_add(RESERVED_BYTES) <= REORDER_BYTES_MAX;
         match self.slots.get_mut(&ordinal) {
@@ -120,12 +127,15 @@ impl Reorder {
     }
 
     /// An admitted frame is here.
-    pub(super) fn fill(&mut self, ordinal: u64, frame: Bytes) {
+    pub fn fill(&mut self, ordinal: u64, frame: Bytes) {
         self.slots.insert(ordinal, Slot::Filled(frame));
     }
 
     /// Lane `lane` ended.
-    pub(super) fn end(&mut self, lane: usize) -> Result<(), OrderError> {
+    ///
+    /// # Errors
+    /// [`OrderError`].
+    pub fn end(&mut self, lane: usize) -> Result<(), OrderError> {
         if let Some(progress) = self.lanes.get_mut(lane) {
             *progress = Progress::Ended;
         }
@@ -133,7 +143,10 @@ impl Reorder {
     }
 
     /// The next frame, if it is here.
-    pub(super) fn pop(&mut self) -> Result<Option<Bytes>, OrderError> {
+    ///
+    /// # Errors
+    /// [`OrderError`].
+    pub fn pop(&mut self) -> Result<Option<Bytes>, OrderError> {
         match self.slots.first_entry() {
             Some(entry) if *entry.key() == self.next && matches!(entry.get(), Slot::Filled(_)) => {
                 let Slot::Filled(frame) = entry.remove() else { return Ok(None) };
@@ -147,7 +160,8 @@ impl Reorder {
     }
 
     /// Every lane has ended, and everything announced was delivered.
-    pub(super) fn is_finished(&self) -> bool {
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
         self.slots.is_empty() && self.lanes.iter().all(|progress| matches!(progress, Progress::Ended))
     }
 

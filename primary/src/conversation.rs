@@ -1,0 +1,183 @@
+//! What a primary says to a pair's other side and makes of its answers, whatever carries the messages.
+//!
+//! ```text
+//! hello ─▶ welcome ─▶ begin: where to go on ─▶ feeder ─▶ shipments
+//!                                              heartbeats ─▶ ◀─ acknowledgements
+//! ```
+
+use std::sync::Arc;
+
+use tidemark_common::api::types::PairState;
+use tidemark_common::ids::{Generation, MarkerNumber, Seq};
+use tidemark_common::metrics::Part;
+use tidemark_common::record::{Chain, Tip};
+use tidemark_common::wire::handshake::{HandshakeError, Versions};
+use tidemark_common::wire::message::{Hello, Message, Position as Remote, Refusal, Welcome};
+use tokio::task::block_in_place;
+
+use crate::feeder::{Feeder, Shipment, TURN_BYTES};
+use crate::plan::Plan;
+use crate::ship::{Pair, ShipError};
+
+impl Pair {
+    /// What it says first.
+    #[must_use]
+    pub fn hello(&self) -> Hello {
+        let record = self.keeper.get();
+        let create = self.differences.copy().is_some_and(|copy| copy.direct);
+        Hello {
+            version_min: Versions::OURS.min,
+            version_max: Versions::OURS.max,
+            appliance: self.links.name(),
+            group: record.id,
+            group_name: record.name,
+            member: 0,
+            members: 1,
+            generation: record.generation,
+            create,
+            volumes: self.image.volumes.specs(),
+            interval_ms: record.interval_ms,
+            generation_start_seq: record.generation_start_seq,
+        }
+    }
+
+    /// The other side welcomes it: where to go on, and what sends it from there.
+    ///
+    /// # Errors
+    /// [`ShipError`]: nothing is sent.
+    pub async fn begin(&self, welcome: &Welcome) -> Result<Feeder, ShipError> {
+        let plan = self.plan(welcome).await?;
+        self.welcomed(welcome, &plan)?;
+        let Plan { reader, copy } = plan;
+        let tip = Tip {
+            seq: Seq(welcome.position.durable_seq),
+            marker: MarkerNumber(welcome.position.received_marker),
+            generation: self.keeper.generation(),
+            chain: Chain(welcome.chain),
+        };
+        Ok(Feeder {
+            image: self.image.clone(),
+            desk: Arc::clone(&self.desk),
+            differences: Arc::clone(&self.differences),
+            group: self.keeper.id(),
+            reader,
+            tip,
+            copy,
+            ready: Vec::new(),
+            held: None,
+            since_regions: 0,
+            turn_bytes: TURN_BYTES,
+        })
+    }
+
+    fn welcomed(&self, welcome: &Welcome, plan: &Plan) -> Result<(), ShipError> {
+        let oldest = self.image.journal.oldest();
+        {
+            let mut view = self.view.lock();
+            view.connect(welcome.position, plan.reader.position(), oldest, self.clock.monotonic());
+            view.copying = plan.copy.as_ref().map(|copy| (copy.number, copy.bitmap.clone()));
+        }
+        self.desk.fit_interval(welcome.journal_capacity_bytes);
+        self.line.connected();
+        self.line.shipped_seq(Seq(welcome.position.durable_seq));
+        self.show(&welcome.position);
+        tracing::info!(group = %self.keeper.name(), peer = %self.peer, from_seq = welcome.position.durable_seq, "connected");
+        self.enter(self.standing(), None)?;
+        Ok(())
+    }
+
+    /// A shipment is about to leave.
+    pub fn sent(&self, shipment: &Shipment) {
+        self.view.lock().send(shipment.seq, shipment.marker, shipment.next);
+        self.line.shipped(shipment.bytes.len(), shipment.seq);
+    }
+
+    /// The time and the newest number, so that the other side knows how good its copy is.
+    #[must_use]
+    pub fn heartbeat(&self, number: u64) -> Message {
+        // The time first: what is captured after it may be counted, what was answered before it must be.
+        let as_of_ms = self.clock.wall().as_millisecond();
+        let captured_seq = self.image.buffer.captured().0;
+        let marker = self.desk.markers.newest().map_or(0, |marker| marker.number);
+        Message::Heartbeat { number, as_of_ms, captured_seq, marker }
+    }
+
+    /// What the other side says after its welcome.
+    ///
+    /// # Errors
+    /// [`ShipError`]: the conversation is over.
+    pub fn heard(&self, message: Message) -> Result<(), ShipError> {
+        match message {
+            Message::Ack { position, good_as_of_ms, .. } => self.acknowledged(&position, good_as_of_ms),
+            Message::Goodbye { message } => Err(ShipError::Reach(message)),
+            Message::Refused(refused) => Err(HandshakeError::Refused(refused).into()),
+            _ => Err(ShipError::Ended),
+        }
+    }
+
+    fn acknowledged(&self, position: &Remote, good_as_of_ms: i64) -> Result<(), ShipError> {
+        self.show(position);
+        self.view.lock().acknowledge(*position, good_as_of_ms, self.clock.monotonic());
+        if position.copy == 0 && self.differences.copy().is_some() {
+            block_in_place(|| self.finish_copy(MarkerNumber(position.permitted_marker)))?;
+        }
+        self.judge();
+        Ok(())
+    }
+
+    /// The copy is complete over there, when this is the marker at its end.
+    pub(crate) fn finish_copy(&self, permitted: MarkerNumber) -> Result<(), ShipError> {
+        if self.differences.finish(permitted)? {
+            self.enter(PairState::CatchingUp, None)?;
+        }
+        Ok(())
+    }
+
+    /// How far the other side is, for the metrics.
+    fn show(&self, position: &Remote) {
+        self.line.received_seq(Seq(position.durable_seq));
+        self.line.permitted_seq(Seq(position.permitted_seq));
+    }
+
+    /// The conversation is over: what that makes of the pair.
+    pub fn disconnected(&self, error: Option<ShipError>) {
+        let was = std::mem::replace(&mut self.view.lock().connected, false);
+        let Some(error) = error else { return };
+        if matches!(error, ShipError::Stopped) {
+            return;
+        }
+        let group = self.keeper.name();
+        if was {
+            tracing::warn!(%group, peer = %self.peer, %error, "the link is lost; it is tried again");
+        } else {
+            tracing::debug!(%group, peer = %self.peer, %error, "not connected");
+        }
+        if let ShipError::Handshake(HandshakeError::Refused(refused)) = &error
+            && refused.refusal == Refusal::Fenced
+            && refused.generation > self.keeper.generation().0
+        {
+            let reason = format!("{}: hosts belong over there", refused.message);
+            let _ = self.enter(PairState::Fenced, Some(reason));
+            self.links.fenced(&group, &self.peer, Generation(refused.generation));
+            return;
+        }
+        let (state, reason) = (self.view.lock().state, error.to_string());
+        let result = match state {
+            PairState::Suspended | PairState::Fenced | PairState::FailedOver => Ok(false),
+            _ if error.needs_a_person() => {
+                if error.is_damage() && state != PairState::Error {
+                    self.metrics.journal_damaged();
+                }
+                self.enter(PairState::Error, Some(reason))
+            }
+            // What a person has to look at is not covered up by what comes after it.
+            PairState::Error => Ok(false),
+            PairState::Paired => self.enter(PairState::CatchingUp, Some(reason)),
+            state => self.enter(state, Some(reason)),
+        };
+        if let Err(error) = result {
+            tracing::error!(%group, peer = %self.peer, %error, "the pair's state could not be recorded");
+            self.metrics.error(Part::Catalog);
+        }
+    }
+}

@@ -44,6 +44,23 @@ pub struct Apply {
     pub recorded_marker: u64,
 }
 
+/// What came of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applying {
+    /// Volumes were written.
+    Did,
+    /// All that is permitted is applied.
+    Idle,
+    /// A volume or the journal failed: it is tried again later.
+    Failed,
+}
+
+impl std::fmt::Debug for Apply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Apply").field("updater", &self.updater).finish_non_exhaustive()
+    }
+}
+
 impl Apply {
     /// Applies until told to stop. What is permitted and not yet applied then stays in the journal: a failover reads it
     /// there, so that its time does not grow with the backlog.
@@ -51,35 +68,44 @@ impl Apply {
         while !self.state.is_stopping() {
             let at = self.updater.applied().position;
             let limit = self.state.wait_for_limit(at, RETRY);
-            self.metrics.journal_segments(self.journal.segments());
-            let begin = self.clock.monotonic();
-            match self.updater.apply_window(limit) {
-                Ok(Some(applied)) => {
-                    let took = self.clock.monotonic().saturating_sub(begin);
-                    self.metrics.applied((&applied).into(), took);
-                    self.state.applied(self.updater.applied());
-                    let trimmed = self.trim();
-                    self.show(trimmed);
+            if self.step(limit) == Applying::Failed {
+                if self.state.is_stopping() {
+                    return;
                 }
-                Ok(None) => {
-                    let settled = self.settle(limit);
-                    self.show(settled);
-                    self.state.rests(self.updater.applied().position.max(limit));
-                }
-                Err(error) => {
-                    if self.report(error.to_string()) && error.is_damage() {
-                        self.metrics.journal_damaged();
-                    }
-                    if self.state.is_stopping() {
-                        return;
-                    }
-                    self.state.wait_for_room(RETRY);
-                }
+                self.state.wait_for_room(RETRY);
             }
         }
         let members = self.members_so_far();
         if let Err(problem) = self.record(&members) {
             self.report(problem);
+        }
+    }
+
+    /// Applies what can be applied now, up to the limit.
+    pub fn step(&mut self, limit: Position) -> Applying {
+        self.metrics.journal_segments(self.journal.segments());
+        let begin = self.clock.monotonic();
+        match self.updater.apply_window(limit) {
+            Ok(Some(applied)) => {
+                let took = self.clock.monotonic().saturating_sub(begin);
+                self.metrics.applied((&applied).into(), took);
+                self.state.applied(self.updater.applied());
+                let trimmed = self.trim();
+                self.show(trimmed);
+                Applying::Did
+            }
+            Ok(None) => {
+                let settled = self.settle(limit);
+                self.show(settled);
+                self.state.rests(self.updater.applied().position.max(limit));
+                Applying::Idle
+            }
+            Err(error) => {
+                if self.report(error.to_string()) && error.is_damage() {
+                    self.metrics.journal_damaged();
+                }
+                Applying::Failed
+            }
         }
     }
 

@@ -120,6 +120,18 @@ impl Secondary {
     /// # Errors
     /// [`StartError`]; nothing runs then.
     pub fn start(parts: SecondaryParts) -> Result<Arc<Self>, StartError> {
+        let (secondary, apply) = Self::open(parts)?;
+        let name = format!("updater {}", secondary.parts.keeper.name());
+        let updater = std::thread::Builder::new().name(name).spawn(move || apply.run())?;
+        secondary.updater.lock().replace(updater);
+        Ok(secondary)
+    }
+
+    /// Recovers the copy. Nothing runs: whoever calls this makes its updater go.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn open(parts: SecondaryParts) -> Result<(Arc<Self>, Apply), StartError> {
         let id = parts.keeper.id();
         if let Some((segment, offset)) = parts.keeper.get().cut {
             Self::cut_back(&parts, Position { segment, offset })?;
@@ -188,18 +200,17 @@ impl Secondary {
         let position = state.position();
         parts.pair_metrics.received_seq(Seq(position.durable_seq));
         parts.pair_metrics.permitted_seq(Seq(position.permitted_seq));
-        let name = format!("updater {}", parts.keeper.name());
-        let updater = std::thread::Builder::new().name(name).spawn(move || apply.run())?;
         let now = parts.clock.wall();
-        Ok(Arc::new(Self {
+        let secondary = Self {
             parts,
             journal,
             state,
             writer: tokio::sync::Mutex::new(Some(writer)),
             current: Mutex::default(),
-            updater: Mutex::new(Some(updater)),
+            updater: Mutex::default(),
             since: Mutex::new((PairState::CatchingUp, now)),
-        }))
+        };
+        Ok((Arc::new(secondary), apply))
     }
 
     /// The first start after this side was primary: what lies behind the place where the histories parted is cut from the
@@ -282,21 +293,8 @@ impl Secondary {
         }
         control.send(&Message::Welcome(self.welcome(&writer, version))).await.inspect_err(|_| stop.cancel()).ok();
         let (queue, frames) = mpsc::channel(receive::QUEUE);
-        let intake = Intake {
-            group: self.parts.keeper.id(),
-            name: self.parts.keeper.name(),
-            generation: Generation(hello.generation),
-            writer,
-            volumes: Arc::clone(&self.parts.volumes),
-            provider: Arc::clone(&self.parts.provider),
-            state: Arc::clone(&self.state),
-            metrics: self.parts.metrics.clone(),
-            line: self.parts.pair_metrics.clone(),
-            untold: Vec::new(),
-        };
-        self.parts.pair_metrics.connected();
+        let intake = self.intake(writer, hello);
         let taking = tokio::task::spawn_blocking(move || intake.run(frames));
-        self.state.heard(self.parts.clock.monotonic());
         let result = tokio::select! {
             result = receive::frames(&connection, queue, stop.clone()) => result,
             result = receive::listen(&connection, incoming, &self.state, &*self.parts.clock, &self.parts.pair_metrics) => result,
@@ -313,6 +311,46 @@ impl Secondary {
         };
         self.ended(&connection, control, &result).await;
         result
+    }
+
+    /// What takes the frames of a connection.
+    fn intake(&self, writer: Writer, hello: &Hello) -> Intake {
+        self.parts.pair_metrics.connected();
+        self.state.heard(self.parts.clock.monotonic());
+        Intake {
+            group: self.parts.keeper.id(),
+            name: self.parts.keeper.name(),
+            generation: Generation(hello.generation),
+            writer,
+            volumes: Arc::clone(&self.parts.volumes),
+            provider: Arc::clone(&self.parts.provider),
+            state: Arc::clone(&self.state),
+            metrics: self.parts.metrics.clone(),
+            line: self.parts.pair_metrics.clone(),
+            untold: Vec::new(),
+            waiting: None,
+        }
+    }
+
+    /// The answer to a `Hello` that was found right, and what takes the frames; for whoever carries the messages otherwise.
+    /// `None` while another connection has the journal: it is given back with [`Self::leave`].
+    #[must_use]
+    pub fn enter(&self, hello: &Hello, version: u32) -> Option<(Welcome, Intake)> {
+        let writer = self.writer.try_lock().ok()?.take()?;
+        Some((self.welcome(&writer, version), self.intake(writer, hello)))
+    }
+
+    /// A conversation begun with [`Self::enter`] is over.
+    pub fn leave(&self, intake: Intake) {
+        if let Ok(mut slot) = self.writer.try_lock() {
+            *slot = Some(intake.writer);
+        }
+    }
+
+    /// The acknowledgement of now.
+    #[must_use]
+    pub fn acknowledgement(&self) -> Message {
+        self.state.acknowledgement(self.journal.free_bytes())
     }
 
     fn welcome(&self, writer: &Writer, version: u32) -> Welcome {

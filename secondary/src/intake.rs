@@ -130,6 +130,17 @@ pub struct Intake {
     pub line: PairMetrics,
     /// Records appended and not yet told, with the ends of their frames.
     pub untold: Vec<(ControlRecord, Position)>,
+    /// The frame there was no room for.
+    pub waiting: Option<Bytes>,
+}
+
+/// What came of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taking {
+    /// All there was is taken.
+    Did,
+    /// A frame waits for room in the journal or on the disk.
+    NoRoom,
 }
 
 impl Intake {
@@ -149,22 +160,42 @@ impl Intake {
 
     fn take(&mut self, frames: &mut mpsc::Receiver<Bytes>) -> Result<(), IntakeError> {
         while let Some(first) = frames.blocking_recv() {
-            let mut bytes = 0;
-            let mut next = Some(first);
-            let mut refused = Ok(());
-            while let Some(frame) = next {
-                bytes += frame.len();
-                refused = self.accept(&frame);
-                if refused.is_err() {
-                    break;
-                }
-                next = if bytes < UNSYNCED_BYTES_MAX { frames.try_recv().ok() } else { None };
+            let mut first = Some(first);
+            while self.step(|| first.take().or_else(|| frames.try_recv().ok()))? == Taking::NoRoom {
+                self.state.wait_for_room(RETRY);
             }
-            self.tell()?;
-            // What came before the bad frame counts: the state says what the journal holds.
-            refused?;
         }
         Ok(())
+    }
+
+    /// Takes what there is, makes it durable together and tells it. A frame that finds no room is kept for the next step: that
+    /// slows the sender and nothing else. What may free room is told first: the marker that permits it may lie in the same
+    /// batch.
+    ///
+    /// # Errors
+    /// [`IntakeError`]: nothing more is taken.
+    pub fn step(&mut self, mut next: impl FnMut() -> Option<Bytes>) -> Result<Taking, IntakeError> {
+        let mut bytes = 0;
+        let mut refused = Ok(());
+        while bytes < UNSYNCED_BYTES_MAX
+            && let Some(frame) = self.waiting.take().or_else(&mut next)
+        {
+            bytes += frame.len();
+            refused = self.accept(&frame);
+            if refused.is_err() {
+                self.waiting = Some(frame);
+                break;
+            }
+        }
+        self.tell()?;
+        match refused {
+            Ok(()) => Ok(Taking::Did),
+            Err(IntakeError::Journal(error)) if error.is_no_space() && !self.state.is_stopping() => {
+                self.await_room(&error).map(|()| Taking::NoRoom)
+            }
+            // What came before the bad frame counts: the state says what the journal holds.
+            Err(error) => Err(error),
+        }
     }
 
     /// What is appended becomes durable, and is told.
@@ -195,7 +226,8 @@ impl Intake {
         if let Some(ControlRecord::Volumes { volumes } | ControlRecord::CopyBegin { volumes, .. }) = &record {
             self.provider.provide(&self.name, volumes, &self.volumes).map_err(IntakeError::Volumes)?;
         }
-        self.append(frame)?;
+        self.writer.append(frame)?;
+        self.state.set_problem(Concern::Intake, None);
         self.line.received(frame.len());
         self.untold.extend(record.map(|record| (record, self.writer.end())));
         Ok(())
@@ -211,30 +243,16 @@ impl Intake {
         Ok(())
     }
 
-    /// Appends; a journal or disk that is full is waited for, which slows the sender and nothing else. What may free it is told
-    /// first: the marker that permits it may lie in the same batch.
-    fn append(&mut self, frame: &[u8]) -> Result<(), IntakeError> {
-        loop {
-            match self.writer.append(frame) {
-                Ok(_) => {
-                    self.state.set_problem(Concern::Intake, None);
-                    return Ok(());
-                }
-                Err(error) if error.is_no_space() && !self.state.is_stopping() => {
-                    if self.state.set_problem(Concern::Intake, Some(error.to_string())) {
-                        self.metrics.error(Part::Journal);
-                    }
-                    self.tell()?;
-                    if error.is_journal_full() && self.state.is_at_rest() {
-                        let capacity_bytes = self.writer.journal().capacity_bytes();
-                        let error = IntakeError::TooSmall { capacity_bytes };
-                        self.state.set_problem(Concern::Intake, Some(error.to_string()));
-                        return Err(error);
-                    }
-                    self.state.wait_for_room(RETRY);
-                }
-                Err(error) => return Err(error.into()),
-            }
+    /// A full journal that nothing can make room in is too small.
+    fn await_room(&self, error: &JournalError) -> Result<(), IntakeError> {
+        if self.state.set_problem(Concern::Intake, Some(error.to_string())) {
+            self.metrics.error(Part::Journal);
         }
+        if error.is_journal_full() && self.state.is_at_rest() {
+            let error = IntakeError::TooSmall { capacity_bytes: self.writer.journal().capacity_bytes() };
+            self.state.set_problem(Concern::Intake, Some(error.to_string()));
+            return Err(error);
+        }
+        Ok(())
     }
 }

@@ -9,3 +9,4 @@ pub mod intake;
 pub mod permission;
 pub mod receive;
 pub mod state;
+pub mod takeover;

@@ -99,14 +99,7 @@ pub async fn acknowledge(
     let mut changes = state.watch();
     loop {
         changes.borrow_and_update();
-        let heard = state.last_heard();
-        let ack = Message::Ack {
-            position: state.position(),
-            heartbeat: heard.heartbeat,
-            good_as_of_ms: heard.good_as_of_ms,
-            journal_free_bytes: journal_free_bytes(),
-        };
-        control.send(&ack).await?;
+        control.send(&state.acknowledgement(journal_free_bytes())).await?;
         changes.changed().await.map_err(|_| ReceiveError::Stopped)?;
     }
 }

@@ -10,7 +10,7 @@ use tidemark_common::journal::{DurableEnd, Position};
 use tidemark_common::markers::Markers;
 use tidemark_common::record::ControlRecord;
 use tidemark_common::updater::AppliedPosition;
-use tidemark_common::wire::message::Position as Remote;
+use tidemark_common::wire::message::{Message, Position as Remote};
 use tokio::sync::watch;
 
 use crate::permission::{Permission, Permitted};
@@ -155,6 +155,18 @@ impl CopyState {
         self.inner.lock().durable
     }
 
+    /// What the primary is told.
+    #[must_use]
+    pub fn acknowledgement(&self, journal_free_bytes: u64) -> Message {
+        let heard = self.last_heard();
+        Message::Ack {
+            position: self.position(),
+            heartbeat: heard.heartbeat,
+            good_as_of_ms: heard.good_as_of_ms,
+            journal_free_bytes,
+        }
+    }
+
     /// How far this side is, for the primary.
     #[must_use]
     pub fn position(&self) -> Remote {
@@ -183,6 +195,12 @@ impl CopyState {
             self.moved.wait_for(&mut inner, at_most);
         }
         inner.limit()
+    }
+
+    /// How far may be applied now.
+    #[must_use]
+    pub fn limit(&self) -> Position {
+        self.inner.lock().limit()
     }
 
     /// Nothing is applied beyond the permitted marker of now while the hold lives. `None`: there is no image to hold.

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_common::api::types::{ErrorBody, Failover, FailoverReport};
-use tidemark_common::catalog::{GroupVolume, PairRecord, PairStateRecord, PartedRecord, RoleRecord};
-use tidemark_common::journal;
+use tidemark_common::catalog::GroupVolume;
 use tidemark_common::markers::info;
 use tidemark_primary::group::Primary;
 use tidemark_secondary::permission::Permitted;
+use tidemark_secondary::takeover;
 
 use super::appliance::{Appliance, Engine, Group, failed, refused};
 
@@ -94,32 +94,11 @@ impl Appliance {
     ) -> Result<(u64, Arc<Primary>), String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let keeper = &group.keeper;
-        // A copy that was under way goes with what lies beyond the marker: nobody may go on with half of it.
-        let forgotten = keeper.update(|record| record.pairs.iter_mut().for_each(|pair| pair.copy = None));
-        forgotten.map_err(|error| text(&error))?;
-        // The cut before the role: whatever stops this in between, what runs next sees nothing beyond the marker.
-        let folder = self.journal_folder(keeper.id());
-        let (disk, options) = (Arc::clone(&self.disk), self.journal_options());
-        let opened = journal::open(disk, &folder, keeper.id(), options, Some(permitted.end), &mut |_, _, _| {});
-        let end = opened.map_err(|error| text(&error))?.writer.journal().durable_end();
-        let parted = PartedRecord {
-            marker: permitted.marker.number,
-            seq: end.seq.0,
-            chain: end.chain.0,
-            segment: end.position.segment,
-            offset: end.position.offset,
-        };
+        let (disk, folder) = (Arc::clone(&self.disk), self.journal_folder(keeper.id()));
+        let parted = takeover::cut_behind(permitted, disk, &folder, self.journal_options(), keeper);
+        let parted = parted.map_err(|error| text(&error))?;
         self.discard_strays(&keeper.name(), &volumes).map_err(|error| error.message)?;
-        let taken = keeper.update(|record| {
-            record.role = RoleRecord::Primary;
-            record.generation = record.generation.saturating_add(1);
-            record.generation_start_seq = permitted.marker.boundary_seq.saturating_add(1);
-            record.primary = None;
-            // The volumes of the image: one that has only begun to come is not served, one that was about to leave is.
-            record.volumes = volumes;
-            record.pairs = record.pairs.iter().map(|pair| failed_over(pair, parted)).collect();
-            record.generation
-        });
+        let taken = takeover::record_role(permitted, parted, volumes, keeper);
         let generation = taken.map_err(|error| text(&error))?;
         Ok((generation, self.start_primary(keeper)?))
     }
@@ -143,18 +122,5 @@ impl Appliance {
         for stopped in stopping {
             let _ = stopped.await;
         }
-    }
-}
-
-/// The pair with the old primary stands; when that comes back, it is refused and fenced, and may return as the copy.
-fn failed_over(pair: &PairRecord, parted: PartedRecord) -> PairRecord {
-    PairRecord {
-        state: PairStateRecord::FailedOver,
-        reason: Some("this side took over: the old primary is refused and fenced".into()),
-        copy: None,
-        parted: Some(parted),
-        floor: None,
-        counted: None,
-        ..pair.clone()
     }
 }

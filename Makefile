@@ -15,7 +15,7 @@ WORKSPACE := --release --workspace --locked
 
 .PHONY: help
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: build ## Install what is missing, build, and show the whole story in under a minute
@@ -58,6 +58,21 @@ tests: test-packages build ## All tests, with nextest where it is installed
 mutants: test-packages ## Break mechanisms on purpose: the tests that keep the invariants must fail
 	@scripts/mutants $(MUTANTS)
 
+# Peers come with the test packages. The table, the JSON and the picture go to target/bench.
+BENCH = $(TARGET)/release/tidemark-bench $(if $(FULL),--full) $(if $(ONLY),--only $(ONLY))
+.PHONY: bench
+bench: test-packages build ## Beside other people's servers: make bench (5 minutes), make bench FULL=1 (30), ONLY=hosts
+	TIDEMARK_BIN="$(TARGET)/release/tidemark" $(BENCH) --out "$(TARGET)/bench"
+
+.PHONY: bench-compare
+bench-compare: test-packages build ## Beside another build of ours: make bench-compare REV=main
+	TIDEMARK_BIN="$(TARGET)/release/tidemark" $(BENCH) --out "$(TARGET)/bench-compare" \
+	    --compare "$$(scripts/build-revision "$(or $(REV),HEAD)" "$(TARGET)")"
+
+.PHONY: bench-parts
+bench-parts: build-packages ## The parts alone: codecs, index, ring, journal, bitmap
+	$(CARGO) bench --profile release --locked -p tidemark-common -p tidemark-primary --bench parts
+
 .PHONY: rules
 rules: test-packages ## Prometheus configuration and alerts, by promtool
 	promtool check config grafana/prometheus.yml
@@ -65,7 +80,7 @@ rules: test-packages ## Prometheus configuration and alerts, by promtool
 
 .PHONY: scripts-check
 scripts-check:
-	@for script in .ci/run scripts/install-debian-packages scripts/mutants; do bash -n $$script; done
+	@for script in .ci/run scripts/build-revision scripts/install-debian-packages scripts/mutants; do bash -n $$script; done
 	@if command -v shellcheck >/dev/null; then shellcheck .ci/run scripts/*; fi
 
 .PHONY: deny

@@ -22,6 +22,7 @@ pub mod nbd;
 pub mod overlay;
 pub mod pair;
 pub mod record;
+pub mod stage;
 pub mod storage;
 pub mod updater;
 pub mod verify;

@@ -23,6 +23,7 @@ use tidemark_common::limits::DATA_STREAMS;
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender, DialError, Endpoint, LinkError};
 use tidemark_common::metrics::{GroupMetrics, PairMetrics, Part};
 use tidemark_common::pair::is_transition_valid;
+use tidemark_common::stage;
 use tidemark_common::wire::handshake::{HandshakeError, Versions, read_answer};
 use tidemark_common::wire::message::{Message, Refusal};
 use tokio::sync::{mpsc, watch};
@@ -423,7 +424,7 @@ impl Pair {
         let (out, mut shipments) = mpsc::channel(QUEUE);
         let stop = StopOnDrop(Arc::new(AtomicBool::new(false)));
         let stopping = Arc::clone(&stop.0);
-        let feeding = tokio::task::spawn_blocking(move || feeder.run(&out, &stopping));
+        let feeding = tokio::task::spawn_blocking(move || stage::named(c"feeder", || feeder.run(&out, &stopping)));
         let sending = async {
             while let Some(shipment) = shipments.recv().await {
                 self.sent(&shipment);

@@ -20,6 +20,7 @@ use tidemark_common::markers::{info, marker_of};
 use tidemark_common::metrics::{GroupMetrics, PairMetrics};
 use tidemark_common::pair::paired_or_behind;
 use tidemark_common::record::{ControlRecord, FrameHeader};
+use tidemark_common::stage;
 use tidemark_common::storage::Disk;
 use tidemark_common::updater::{AppliedPosition, Updater};
 use tidemark_common::volumes::Volumes;
@@ -294,7 +295,7 @@ impl Secondary {
         control.send(&Message::Welcome(self.welcome(&writer, version))).await.inspect_err(|_| stop.cancel()).ok();
         let (queue, frames) = mpsc::channel(receive::QUEUE);
         let intake = self.intake(writer, hello);
-        let taking = tokio::task::spawn_blocking(move || intake.run(frames));
+        let taking = tokio::task::spawn_blocking(move || stage::named(c"intake", || intake.run(frames)));
         let result = tokio::select! {
             result = receive::frames(&connection, queue, stop.clone()) => result,
             result = receive::listen(&connection, incoming, &self.state, &*self.parts.clock, &self.parts.pair_metrics) => result,

@@ -28,6 +28,8 @@ pub struct Options {
     pub nbd: Vec<String>,
     /// The QUIC address; any free one by default.
     pub replication: Option<String>,
+    /// Another binary than [`binary`].
+    pub binary: Option<String>,
 }
 
 /// An appliance. Dropping it kills its process and, when the test has failed, shows the end of its log.
@@ -38,6 +40,7 @@ pub struct Appliance {
     id: String,
     replication: String,
     process: Option<Child>,
+    binary: String,
     /// Its rings and its log, in memory: not on the disk that a test may fill, and gone with the test.
     memory: TempDir,
 }
@@ -98,11 +101,13 @@ impl Appliance {
         for address in std::iter::once(&socket).chain(&options.nbd) {
             args.extend(["--nbd", address]);
         }
-        tidemark(&args).done();
-        let id = tidemark(&["id", &dir]).done().trim().to_owned();
+        let binary = options.binary.clone().unwrap_or_else(binary);
+        run(&binary, &args).done();
+        let id = run(&binary, &["id", &dir]).done().trim().to_owned();
         assert_eq!(id.len(), 64, "`tidemark id` prints the fingerprint: {id}");
         let memory = tempfile::Builder::new().prefix("tm").tempdir_in("/dev/shm").expect("a directory on tmpfs");
-        let appliance = Self { name: name.into(), directory: directory.into(), id, replication, process: None, memory };
+        let (name, directory) = (name.into(), directory.into());
+        let appliance = Self { name, directory, id, replication, process: None, binary, memory };
         let rings = appliance.rings();
         std::fs::create_dir(&rings).expect("a directory for rings");
         let ring_path = rings.display().to_string();
@@ -193,7 +198,7 @@ impl Appliance {
     /// # Panics
     /// When it goes on running.
     pub fn start_refused(&self) -> Outcome {
-        let outcome = run_within(START_LIMIT, &binary(), &["serve", &self.directory.display().to_string()]);
+        let outcome = run_within(START_LIMIT, &self.binary, &["serve", &self.directory.display().to_string()]);
         assert_ne!(outcome.code, 124, "{} runs although it should not:\n{}", outcome.line, outcome.stderr);
         outcome
     }
@@ -226,7 +231,7 @@ impl Appliance {
         let log = self.log();
         // setpriv becomes the service, which then dies with the test however the test ends.
         let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", &binary(), "serve"])
+            .args(["--pdeathsig", "KILL", &self.binary, "serve"])
             .arg(&self.directory)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("log handle"))
@@ -310,7 +315,7 @@ impl Appliance {
         let dir = self.directory.display().to_string();
         let mut words = args.to_vec();
         words.extend(["--dir", &dir]);
-        tidemark(&words)
+        run(&self.binary, &words)
     }
 
     /// Runs one that must succeed: its standard output.

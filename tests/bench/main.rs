@@ -1,0 +1,161 @@
+//! `make bench`: our live pair beside other people's servers, on the same machine in the same run; one table, JSON, a
+//! picture. `make bench-compare`: two builds of ours beside each other.
+//!
+//! Everybody shares the processors, so a ratio says it all and an absolute figure little. Rounds are interleaved; figures
+//! are medians, ratios are medians of the rounds' ratios.
+
+mod copies;
+mod half;
+mod hosts;
+mod load;
+mod many;
+mod plan;
+mod report;
+mod servers;
+mod stages;
+mod takeover;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use tidemark_tests::command::run;
+use tidemark_tests::figures::peak_resident_kib;
+
+use plan::Plan;
+use report::{Report, Row, Target};
+use servers::Ours;
+
+/// Parts of a run, for `--only`.
+const PARTS: [&str; 5] = ["hosts", "half", "copies", "takeover", "many"];
+
+/// Measures.
+#[derive(Debug, Parser)]
+struct Args {
+    /// The full form (30 minutes) instead of the small one (5 minutes)
+    #[arg(long)]
+    full: bool,
+    /// Where the table, the JSON and the picture go
+    #[arg(long, default_value = "target/bench")]
+    out: PathBuf,
+    /// Another build's binary, compared with this one instead of peers; exit code 1 when this one is slower
+    #[arg(long, value_name = "BINARY")]
+    compare: Option<String>,
+    /// Only these parts (hosts, half, copies, takeover, many) or jobs (rw4k-qd32, ...)
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Another number of rounds of the host path and of copies
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Another number of seconds for a job of the host path
+    #[arg(long)]
+    seconds: Option<u64>,
+}
+
+impl Args {
+    fn plan(&self) -> Plan {
+        let mut plan = if self.full { Plan::FULL } else { Plan::SMALL };
+        plan.rounds = self.rounds.unwrap_or(plan.rounds);
+        plan.copy_rounds = self.rounds.unwrap_or(plan.copy_rounds);
+        plan.seconds = self.seconds.unwrap_or(plan.seconds);
+        if self.seconds.is_some() {
+            plan.long_seconds = None;
+        }
+        plan
+    }
+
+    fn wants(&self, part: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == part)
+    }
+
+    /// All jobs, unless some are named.
+    fn wants_job(&self, job: &load::Job) -> bool {
+        let named = self.only.iter().any(|only| load::JOBS.iter().any(|job| job.name == only));
+        !named && self.wants("hosts") || self.only.iter().any(|only| only == job.name)
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let unknown = |name: &&String| !PARTS.contains(&name.as_str()) && load::JOBS.iter().all(|job| job.name != **name);
+    if let Some(name) = args.only.iter().find(unknown) {
+        eprintln!("there is no part or job '{name}'");
+        return ExitCode::from(2);
+    }
+    let begin = Instant::now();
+    let plan = args.plan();
+    let mut report = Report::new(plan.name, &revision(), &machine());
+    // On a disk, as peers' files are; short, because the path of a Unix socket may have only 107 bytes.
+    let folder = tempfile::Builder::new().prefix("tmb").tempdir().expect("make a temporary folder");
+    let folder = folder.path();
+    let jobs = load::JOBS.iter().any(|job| args.wants_job(job));
+    if let Some(binary) = &args.compare {
+        if jobs {
+            hosts::against_build(&plan, folder, binary, &|job| args.wants_job(job), &mut report);
+        }
+        if args.wants("copies") {
+            copies::against_build(&plan, folder, binary, &mut report);
+        }
+    } else {
+        if jobs {
+            let ours = hosts::against_peers(&plan, folder, &|job| args.wants_job(job), &mut report);
+            after_load(&ours, &mut report);
+        }
+        if args.wants("half") {
+            half::measure(&plan, folder, &mut report);
+        }
+        if args.wants("copies") {
+            copies::against_peers(&plan, folder, &mut report);
+        }
+        if args.wants("takeover") {
+            takeover::measure(&plan, folder, &mut report);
+        }
+        if args.wants("many") {
+            many::measure(&plan, folder, &mut report);
+        }
+    }
+    report.end(begin.elapsed());
+    finish(&args, &report)
+}
+
+/// What the services themselves say after the load.
+fn after_load(ours: &Ours, report: &mut Report) {
+    let freeze = ours.east.group(ours.group()).freeze;
+    let note = format!("{} freezes under the load above, {} abandoned", freeze.count, freeze.abandoned);
+    report.add(Row::alone("freeze, p99", "µs", freeze.p99_us, Target::AtMost(50.0), &note));
+    report.add(Row::alone("freeze, longest", "µs", freeze.max_us, Target::AtMost(1000.0), &note));
+    for side in [&ours.east, &ours.west] {
+        let buffers: u64 = side.status().groups.iter().map(|group| group.buffer.capacity_bytes).sum();
+        let beyond = (peak_resident_kib(side.pid()) as f64 - buffers as f64 / 1024.0) / 1024.0;
+        let what = format!("memory under full load beyond the write buffer, {}", side.name());
+        report.add(Row::alone(&what, "MiB", beyond, Target::AtMost(256.0), "the peak less the buffer's size"));
+    }
+}
+
+fn finish(args: &Args, report: &Report) -> ExitCode {
+    println!("{}", report.table());
+    if let Err(error) = report.write(&args.out) {
+        eprintln!("write {}: {error}", args.out.display());
+        return ExitCode::FAILURE;
+    }
+    eprintln!("table.md, bench.json and bench.svg are in {}", args.out.display());
+    let regressions = report.regressions();
+    if args.compare.is_some() && !regressions.is_empty() {
+        eprintln!("slower than the other build: {}", regressions.join("; "));
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+fn revision() -> String {
+    let described = run("git", &["describe", "--always", "--dirty"]);
+    if described.code == 0 { described.stdout.trim().to_owned() } else { "no revision".into() }
+}
+
+fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    format!("{cores} × {}", model.map_or("processor", |(_, model)| model))
+}

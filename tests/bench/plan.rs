@@ -1,0 +1,59 @@
+//! How long and how large: the small form ends in five minutes, the full one in thirty.
+
+/// Sizes and times of one run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    /// `small` or `full`.
+    pub(crate) name: &'static str,
+    /// Rounds of the host path.
+    pub(crate) rounds: usize,
+    /// Seconds of one host job.
+    pub(crate) seconds: u64,
+    /// Bytes of the volume that hosts write.
+    pub(crate) volume_bytes: u64,
+    /// Seconds of the sequential write that outlasts every buffer; `None`: it is a job like the others.
+    pub(crate) long_seconds: Option<u64>,
+    /// Rounds of copies.
+    pub(crate) copy_rounds: usize,
+    /// Bytes of a copy.
+    pub(crate) copy_bytes: u64,
+    /// Seconds of the half-rate measures.
+    pub(crate) half_seconds: u64,
+    /// Bytes that wait to be applied when the secondary takes over.
+    pub(crate) backlogs: &'static [u64],
+    /// Volumes of the appliance with many, and its groups.
+    pub(crate) many: (usize, usize),
+    /// Bytes in its journal when it starts again.
+    pub(crate) recover_bytes: u64,
+}
+
+impl Plan {
+    /// Five minutes at most.
+    pub(crate) const SMALL: Self = Self {
+        name: "small",
+        rounds: 2,
+        seconds: 1,
+        volume_bytes: 256 << 20,
+        long_seconds: None,
+        copy_rounds: 2,
+        copy_bytes: 256 << 20,
+        half_seconds: 3,
+        backlogs: &[0, 256 << 20],
+        many: (60, 6),
+        recover_bytes: 128 << 20,
+    };
+    /// Thirty minutes at most.
+    pub(crate) const FULL: Self = Self {
+        name: "full",
+        rounds: 5,
+        seconds: 4,
+        volume_bytes: 1 << 30,
+        long_seconds: Some(60),
+        copy_rounds: 3,
+        copy_bytes: 2 << 30,
+        half_seconds: 20,
+        backlogs: &[0, 1 << 30],
+        many: (1000, 100),
+        recover_bytes: 2 << 30,
+    };
+}

@@ -1,0 +1,43 @@
+//! Failover: from the command until the first read is answered, whatever waits to be applied.
+
+use std::path::Path;
+use std::time::Instant;
+
+use crate::load;
+use crate::plan::Plan;
+use crate::report::{Report, Row, Target};
+use crate::servers::{Group, Ours};
+
+/// Measures.
+pub(crate) fn measure(plan: &Plan, folder: &Path, report: &mut Report) {
+    for bytes in plan.backlogs {
+        let (seconds, waiting) = take_over(&folder.join(format!("backlog{bytes}")), *bytes);
+        let what = format!("failover until the first read, {} MiB received and not applied", bytes >> 20);
+        let note = format!("{:.0} % of it still waited when the read was answered", waiting * 100.0);
+        report.add(Row::alone(&what, "s", seconds, Target::AtMost(1.0), &note));
+    }
+    let why = "needs 60 GiB of disk and minutes; the row above says whether it is flat";
+    report.add(Row::missing("failover until the first read, 20 GiB", Target::AtMost(1.0), why));
+}
+
+/// With one long interval nothing may be applied until its marker comes: the backlog is all of it.
+fn take_over(folder: &Path, backlog: u64) -> (f64, f64) {
+    let group = Group { bytes: (2 * backlog).max(64 << 20), interval: "1h", backing: None, binary: None };
+    let mut ours = Ours::paired(folder, &group);
+    if backlog > 0 {
+        load::fill(&ours.uri(), backlog);
+    }
+    let begun = Ours::counter(&ours.west, "tidemark_apply_bytes_total");
+    let marker = ours.east.ok(&["cut", ours.group()]);
+    ours.wait_for(marker.trim(), "received");
+    ours.east.kill9();
+    let begin = Instant::now();
+    ours.west.ok(&["failover", ours.group(), "--force"]);
+    ours.west.open("v").read(0, 4096).expect("read after the failover");
+    let took = begin.elapsed().as_secs_f64();
+    let applied = Ours::counter(&ours.west, "tidemark_apply_bytes_total") - begun;
+    let waiting = if backlog == 0 { 0.0 } else { 1.0 - (applied / backlog as f64).min(1.0) };
+    drop(ours);
+    let _ = std::fs::remove_dir_all(folder);
+    (took, waiting)
+}

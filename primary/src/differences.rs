@@ -357,15 +357,16 @@ impl Counted {
         while reader.position() < up_to {
             let begin = reader.position();
             let Some(frame) = reader.next_tables()? else { break };
-            if frame.position >= up_to {
-                break;
-            }
             let header = &frame.header;
+            // Also where the range ends: what was sent last may be the last frame of a segment, and nobody else keeps its end.
             if header.history && sent_up_to.is_some_and(|sent| begin <= sent) {
                 if counted.points.len() >= 2 * POINTS_MAX {
                     counted.points.drain(..POINTS_MAX);
                 }
                 counted.points.push((header.seq_before(), header.chain));
+            }
+            if frame.position >= up_to {
+                break;
             }
             if header.kind == FrameKind::Writes
                 && let Ok(view) = FrameView::new(&frame.bytes)

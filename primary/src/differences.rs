@@ -153,7 +153,10 @@ impl Differences {
                 let ended = says.copy == 0 && copy.end_marker.is_some_and(|end| says.permitted_marker >= end);
                 copy.number != 0 && (copy.number == says.copy || ended)
             };
-            pair.copy.as_ref().is_some_and(of_copy)
+            // It had begun that copy, and what is behind a copy's begin is permitted with its end: it has all of it, though its
+            // answer was lost and its end is forgotten here.
+            let over = says.copy == 0 && says.permitted_marker > copy;
+            over || pair.copy.as_ref().is_some_and(of_copy)
                 || says.copy == copy && (says.copy_volume, says.copy_offset) >= (volume, offset)
         })
     }
@@ -493,4 +496,50 @@ pub fn everything(volumes: &[(VolumeIndex, u64)]) -> Bitmap {
         bitmap.mark(Extent { volume: *volume, offset: 0, length: *size });
     }
     bitmap
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemark_common::catalog::{Catalog, GroupRecord, OnFullRecord, RoleRecord};
+    use tidemark_common::clock::SystemClock;
+    use tidemark_common::storage::memory::MemoryDisk;
+
+    use super::*;
+
+    fn differences(pair: PairRecord) -> Differences {
+        let catalog = Catalog::open_simulated(&MemoryDisk::new(), "records".as_ref(), &SystemClock::new()).unwrap();
+        let group = GroupRecord {
+            name: "g".into(),
+            id: [7; 16],
+            role: RoleRecord::Primary,
+            generation: 1,
+            generation_start_seq: 0,
+            interval_ms: 1000,
+            on_full: OnFullRecord::Fold,
+            next_volume_index: 2,
+            volumes: Vec::new(),
+            pairs: vec![pair.clone()],
+            primary: None,
+            cut: None,
+        };
+        catalog.put_group(&group).unwrap();
+        Differences::open(Arc::new(GroupKeeper::new(catalog, group)), &pair)
+    }
+
+    /// Copy 7 had arrived up to a place when its frames were given up, and its end is forgotten.
+    #[test]
+    fn a_side_that_ended_the_copy_whose_end_is_forgotten_is_a_base() {
+        let differences = differences(PairRecord { counted: Some((7, 1, 65536)), ..PairRecord::new("far", 0) });
+        let says = |copy, copy_offset, permitted_marker| Remote {
+            copy,
+            copy_volume: 1,
+            copy_offset,
+            permitted_marker,
+            ..Remote::default()
+        };
+        assert!(differences.can_stand(None, &says(0, 0, 8)), "what is behind the begin is permitted with the end");
+        assert!(!differences.can_stand(None, &says(0, 0, 7)), "it was put back to before the copy");
+        assert!(differences.can_stand(None, &says(7, 65536, 6)), "it stands in the copy");
+        assert!(!differences.can_stand(None, &says(7, 0, 6)), "it was put back to earlier in the copy");
+    }
 }

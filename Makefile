@@ -73,6 +73,13 @@ bench-compare: test-packages build ## Beside another build of ours: make bench-c
 bench-parts: build-packages ## The parts alone: codecs, index, ring, journal, bitmap
 	$(CARGO) bench --profile release --locked -p tidemark-common -p tidemark-primary --bench parts
 
+SEEDS ?= 1000
+FROM ?= 1
+.PHONY: simulate
+simulate: test-packages ## Simulate both engines, one run for each seed: make simulate SEEDS=50000 FROM=1
+	SEEDS=$(SEEDS) FROM=$(FROM) $(CARGO) test --release --locked --quiet -p tidemark-tests --test simulation -- \
+	    --ignored --exact many --nocapture
+
 .PHONY: rules
 rules: test-packages ## Prometheus configuration and alerts, by promtool
 	promtool check config grafana/prometheus.yml

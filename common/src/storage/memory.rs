@@ -143,6 +143,12 @@ impl MemoryDisk {
         self.state.lock().faults.fail_next_sync = Some(how);
     }
 
+    /// Nothing fails any more but what is unreadable, or off.
+    pub fn heal(&self) {
+        let mut state = self.state.lock();
+        state.faults = Faults { effects: state.faults.effects, off: state.faults.off, ..Faults::default() };
+    }
+
     /// The sector with this byte cannot be read until it is written.
     ///
     /// # Errors

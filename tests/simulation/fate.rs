@@ -1,0 +1,195 @@
+//! How a process dies in the middle of what it does: the disk it works on counts what changes it, and at a chosen step the
+//! process unwinds, before that step took effect or right after. Whoever made it work catches that.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use tidemark_common::storage::memory::MemoryDisk;
+use tidemark_common::storage::{Disk, DiskFile, Open};
+
+/// What a dead process unwinds with.
+struct Died;
+
+/// Disk-changing steps of a whole run, counted over both sites, and at which of them whoever does it dies.
+#[derive(Debug, Default)]
+pub(crate) struct Points {
+    steps: AtomicU64,
+    /// Twice the step's number, one more to die after it.
+    deaths: Vec<u64>,
+    /// They count from here on.
+    armed: AtomicBool,
+}
+
+impl Points {
+    pub(crate) fn deadly(deaths: &[u64]) -> Arc<Self> {
+        Arc::new(Self { deaths: deaths.to_vec(), ..Self::default() })
+    }
+
+    pub(crate) fn arm(&self) {
+        self.armed.store(true, Ordering::SeqCst);
+    }
+
+    /// Twice the number of the next step.
+    fn next(&self) -> Option<u64> {
+        self.armed.load(Ordering::SeqCst).then(|| 2 * self.steps.fetch_add(1, Ordering::SeqCst))
+    }
+
+    fn is_deadly(&self, point: Option<u64>) -> bool {
+        point.is_some_and(|point| self.deaths.contains(&point))
+    }
+
+    pub(crate) fn steps(&self) -> u64 {
+        self.steps.load(Ordering::SeqCst)
+    }
+}
+
+/// The fate of one process.
+#[derive(Debug, Clone)]
+pub(crate) struct Fate {
+    points: Arc<Points>,
+    /// Of its own steps, how many are left; `u64::MAX`: all it wants.
+    left: Arc<AtomicU64>,
+    dead: Arc<AtomicBool>,
+}
+
+impl Fate {
+    pub(crate) fn new(points: &Arc<Points>) -> Self {
+        Self { points: Arc::clone(points), left: Arc::new(u64::MAX.into()), dead: Arc::default() }
+    }
+
+    /// It dies after so many more steps.
+    pub(crate) fn doom(&self, steps: u64) {
+        self.left.store(steps, Ordering::SeqCst);
+    }
+
+    pub(crate) fn kill(&self) {
+        self.dead.store(true, Ordering::SeqCst);
+    }
+
+    fn alive(&self) -> io::Result<()> {
+        if self.dead.load(Ordering::SeqCst) { Err(io::Error::other("the process is dead")) } else { Ok(()) }
+    }
+
+    fn act<T>(&self, effect: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.alive()?;
+        let point = self.points.next();
+        let left = self.left.load(Ordering::SeqCst);
+        if self.points.is_deadly(point) || left == 0 {
+            self.die();
+        }
+        if left != u64::MAX {
+            self.left.store(left - 1, Ordering::SeqCst);
+        }
+        let done = effect();
+        if self.points.is_deadly(point.map(|point| point + 1)) {
+            self.die();
+        }
+        done
+    }
+
+    fn die(&self) -> ! {
+        self.kill();
+        resume_unwind(Box::new(Died))
+    }
+}
+
+/// Runs a step of a process. `None`: it died in it.
+pub(crate) fn survives<T>(step: impl FnOnce() -> T) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(step)) {
+        Ok(done) => Some(done),
+        Err(payload) if payload.is::<Died>() => None,
+        Err(payload) => resume_unwind(payload),
+    }
+}
+
+/// The disk as one process sees it.
+#[derive(Debug, Clone)]
+pub(crate) struct MortalDisk {
+    disk: MemoryDisk,
+    fate: Fate,
+}
+
+impl MortalDisk {
+    pub(crate) fn new(disk: &MemoryDisk, fate: &Fate) -> Self {
+        Self { disk: disk.clone(), fate: fate.clone() }
+    }
+}
+
+impl Disk for MortalDisk {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
+        self.fate.alive()?;
+        let file = match self.disk.open(path, Open::Existing) {
+            Ok(file) if how != Open::New => file,
+            _ => self.fate.act(|| self.disk.open(path, how))?,
+        };
+        Ok(Arc::new(MortalFile { file, fate: self.fate.clone() }))
+    }
+
+    fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
+        self.fate.alive()?;
+        self.disk.list(folder)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.fate.act(|| self.disk.rename(from, to))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.fate.act(|| self.disk.remove(path))
+    }
+
+    fn create_folder(&self, folder: &Path) -> io::Result<()> {
+        self.fate.alive()?;
+        self.disk.create_folder(folder)
+    }
+
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        self.fate.act(|| self.disk.sync_folder(folder))
+    }
+}
+
+struct MortalFile {
+    file: Arc<dyn DiskFile>,
+    fate: Fate,
+}
+
+impl DiskFile for MortalFile {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.fate.alive()?;
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    fn read_cached_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
+        self.fate.alive()?;
+        self.file.read_cached_at(buffer, offset)
+    }
+
+    fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.fate.act(|| self.file.write_all_at(data, offset))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.fate.act(|| self.file.sync())
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.fate.alive()?;
+        self.file.size()
+    }
+
+    fn grow(&self, size: u64) -> io::Result<()> {
+        self.fate.act(|| self.file.grow(size))
+    }
+
+    fn zero(&self, offset: u64, length: u64, hole: bool) -> io::Result<()> {
+        self.fate.act(|| self.file.zero(offset, length, hole))
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
+        self.fate.alive()?;
+        self.file.next_data(offset)
+    }
+}

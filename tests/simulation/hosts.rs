@@ -1,0 +1,255 @@
+//! Hosts: dependent, stamped writes over all volumes, trims, flushes, and reads that must show what was answered.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+use tidemark_common::nbd::{IoError, ZeroMode};
+use tidemark_primary::group::Primary;
+use tidemark_tests::history::{History, Kind, Tick};
+use tidemark_tests::image::Image;
+use tidemark_tests::oracle::{Bounds, Verdict, assert_legal};
+use tidemark_tests::stamp::{self, BLOCK_BYTES, Content, WriteId};
+
+use crate::near::{Waiting, now};
+use crate::site::{Site, name_of};
+
+const WRITE_BLOCKS_MAX: u64 = 4;
+
+/// What a host waits for.
+enum Doing {
+    Write { id: WriteId, fua: bool },
+    Flush { moment: Tick },
+}
+
+/// One host: a stripe of blocks of every volume is its own, and it does one thing at a time.
+struct Host {
+    stripe: Range<u64>,
+    volume: usize,
+    doing: Option<(Doing, Waiting<Result<(), IoError>>)>,
+    /// It met an error: it waits for its machine to be started again.
+    stopped: bool,
+}
+
+/// All hosts, and what they know.
+pub(crate) struct Hosts {
+    pub(crate) history: History,
+    hosts: Vec<Host>,
+    blocks: u64,
+    /// Everything answered before this moment was flushed.
+    flushed: Tick,
+    /// Writes answered with FUA.
+    forced: Vec<WriteId>,
+    /// Once each: else a zero would not tell which write it shows.
+    zeroed: BTreeSet<(usize, u64)>,
+    /// What each block of each volume shows, unless a write to it is under way.
+    shows: Vec<Vec<Content>>,
+    pub(crate) reads: u64,
+    /// Nothing new is begun.
+    pub(crate) resting: bool,
+}
+
+impl Hosts {
+    pub(crate) fn new(count: u64, volumes: u32, blocks: u64) -> Self {
+        let stripe = blocks / count;
+        let host =
+            |number| Host { stripe: number * stripe..(number + 1) * stripe, volume: 0, doing: None, stopped: false };
+        Self {
+            history: History::new(),
+            hosts: (0..count).map(host).collect(),
+            blocks,
+            flushed: 0,
+            forced: Vec::new(),
+            zeroed: BTreeSet::new(),
+            shows: vec![vec![Content::Zero; usize::try_from(blocks).unwrap()]; volumes as usize],
+            reads: 0,
+            resting: false,
+        }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.hosts.len()
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.hosts.iter().all(|host| host.doing.is_none())
+    }
+
+    pub(crate) fn all_stopped(&self) -> bool {
+        self.hosts.iter().all(|host| host.stopped)
+    }
+
+    /// One host goes on. Whether it did anything.
+    pub(crate) fn step(&mut self, number: usize, site: &Site, primary: &Primary, random: &mut StdRng) -> bool {
+        let host = &mut self.hosts[number];
+        if host.stopped {
+            return false;
+        }
+        let Some((doing, mut answer)) = host.doing.take() else {
+            return !self.resting && self.begin(number, site, primary, random);
+        };
+        match now(&mut answer) {
+            None => {
+                host.doing = Some((doing, answer));
+                false
+            }
+            Some(Err(_)) => {
+                host.stopped = true;
+                true
+            }
+            Some(Ok(())) => {
+                self.answered(&doing);
+                true
+            }
+        }
+    }
+
+    fn answered(&mut self, doing: &Doing) {
+        match *doing {
+            Doing::Flush { moment } => self.flushed = self.flushed.max(moment),
+            Doing::Write { id, fua } => {
+                self.history.acknowledged(id);
+                self.forced.extend(fua.then_some(id));
+                let write = self.history.writes()[usize::try_from(id).unwrap() - 1].clone();
+                let content = if write.kind == Kind::Zero { Content::Zero } else { Content::Stamp(id) };
+                for block in write.range() {
+                    self.shows[write.volume][usize::try_from(block).unwrap()] = content.clone();
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, number: usize, site: &Site, primary: &Primary, random: &mut StdRng) -> bool {
+        let volumes = self.shows.len();
+        let host = &mut self.hosts[number];
+        // To another volume each time: order holds across volumes.
+        host.volume = (host.volume + random.random_range(1..volumes.max(2))) % volumes;
+        let (volume, stripe) = (host.volume, host.stripe.clone());
+        let blocks = random.random_range(1..=WRITE_BLOCKS_MAX);
+        let first = random.random_range(stripe.start..=stripe.end - blocks);
+        let doing = match random.random_range(0..24) {
+            0 | 1 => {
+                let moment = self.history.tick();
+                let export = primary.export(&name_of(0)).unwrap();
+                (Doing::Flush { moment }, Box::pin(async move { export.flush().await }) as Waiting<_>)
+            }
+            2 | 3 => {
+                self.read(volume, first, blocks, site, primary);
+                return true;
+            }
+            4 if self.may_zero(volume, first, blocks) => self.zero(volume, first, blocks, primary, random),
+            what => self.write(volume, first, blocks, what == 5, primary),
+        };
+        self.hosts[number].doing = Some(doing);
+        true
+    }
+
+    fn read(&mut self, volume: usize, first: u64, blocks: u64, site: &Site, primary: &Primary) {
+        let length = blocks * BLOCK_BYTES as u64;
+        let bytes = site.read(primary, u32::try_from(volume).unwrap(), first * BLOCK_BYTES as u64, length);
+        self.reads += 1;
+        for (block, bytes) in (first..).zip(bytes.chunks(BLOCK_BYTES)) {
+            let shown = stamp::read(bytes, volume, block);
+            let expected = &self.shows[volume][usize::try_from(block).unwrap()];
+            assert_eq!(shown, *expected, "a host reads volume {volume} block {block}");
+        }
+    }
+
+    fn may_zero(&self, volume: usize, first: u64, blocks: u64) -> bool {
+        let fresh = (first..first + blocks).all(|block| !self.zeroed.contains(&(volume, block)));
+        fresh && first + blocks <= self.history.prefilled_to()
+    }
+
+    fn write(
+        &self,
+        volume: usize,
+        first: u64,
+        blocks: u64,
+        fua: bool,
+        primary: &Primary,
+    ) -> (Doing, Waiting<Result<(), IoError>>) {
+        let id = self.history.sending(volume, first, blocks, Kind::Stamp);
+        let data: Vec<u8> = (first..first + blocks).flat_map(|block| stamp::stamp(id, volume, block)).collect();
+        let export = primary.export(&name_of(u32::try_from(volume).unwrap())).unwrap();
+        let offset = first * BLOCK_BYTES as u64;
+        (Doing::Write { id, fua }, Box::pin(async move { export.write(offset, &data, fua).await }))
+    }
+
+    fn zero(
+        &mut self,
+        volume: usize,
+        first: u64,
+        blocks: u64,
+        primary: &Primary,
+        random: &mut StdRng,
+    ) -> (Doing, Waiting<Result<(), IoError>>) {
+        self.zeroed.extend((first..first + blocks).map(|block| (volume, block)));
+        let id = self.history.sending(volume, first, blocks, Kind::Zero);
+        let export = primary.export(&name_of(u32::try_from(volume).unwrap())).unwrap();
+        let (offset, length) = (first * BLOCK_BYTES as u64, blocks * BLOCK_BYTES as u64);
+        let trims = random.random_bool(0.5);
+        let answer = Box::pin(async move {
+            if trims {
+                export.trim(offset, length, false).await
+            } else {
+                export.write_zeroes(offset, length, ZeroMode::default()).await
+            }
+        });
+        (Doing::Write { id, fua: false }, answer)
+    }
+
+    /// What has data from the beginning, in writes of four blocks; whoever calls this makes room.
+    pub(crate) fn prefill(&mut self, primary: &Primary, mut make_room: impl FnMut()) {
+        for volume in 0..self.shows.len() {
+            for first in (0..self.blocks).step_by(4) {
+                let (doing, mut answer) = self.write(volume, first, 4.min(self.blocks - first), false, primary);
+                while now(&mut answer).is_none() {
+                    make_room();
+                }
+                self.answered(&doing);
+            }
+        }
+        self.history.prefilled(self.blocks);
+    }
+
+    /// The machine is down: what was under way will not be answered.
+    pub(crate) fn cut_off(&mut self) {
+        for host in &mut self.hosts {
+            host.doing = None;
+            host.stopped = false;
+        }
+    }
+
+    /// The machine is up again: what it shows has happened, the rest never will.
+    pub(crate) fn settle(&mut self, what: &str, volumes: &[Vec<u8>], power_lost: bool) {
+        let image = Image::from_bytes(volumes);
+        let flushed = Bounds { holds_acked_before: Some(self.flushed), nothing_sent_after: None };
+        let bounds = if power_lost { flushed } else { Bounds::EVERYTHING_ACKED };
+        let verdict = assert_legal(what, &self.history.writes(), &image, bounds);
+        self.check_forced(what, &verdict);
+        self.history.settle(&verdict);
+        for (volume, block, content) in image.blocks() {
+            self.shows[volume][usize::try_from(block).unwrap()] = content.clone();
+        }
+    }
+
+    /// As [`Self::settle`], for a machine that only might have been.
+    pub(crate) fn judge_power_loss(&self, what: &str, volumes: &[Vec<u8>]) {
+        let bounds = Bounds { holds_acked_before: Some(self.flushed), nothing_sent_after: None };
+        let verdict = assert_legal(what, &self.history.writes(), &Image::from_bytes(volumes), bounds);
+        self.check_forced(what, &verdict);
+    }
+
+    fn check_forced(&self, what: &str, verdict: &Verdict) {
+        for id in &self.forced {
+            assert!(verdict.holds(*id), "{what}: write {id} was answered with FUA and is gone");
+        }
+    }
+
+    /// Whether the image of a copy is that of one moment.
+    pub(crate) fn judge_copy(&self, what: &str, volumes: &[Vec<u8>], moment: Tick) {
+        let bounds = Bounds::cut(moment, moment);
+        assert_legal(what, &self.history.writes(), &Image::from_bytes(volumes), bounds);
+    }
+}

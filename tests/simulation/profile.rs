@@ -1,0 +1,137 @@
+//! What kind of run a seed is: how large and slow things are, and what befalls how often.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::site::Settings;
+use crate::world::Side;
+
+/// Something that befalls a site or the line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Calamity {
+    Kill(Side),
+    /// The process dies in the middle of a step, after so many changes of its disk.
+    Doom(Side, u64),
+    PowerLoss(Side, u64),
+    LineLost,
+    Partition(Duration),
+    FailedSync(Side),
+    /// The disk has room for so many bytes more, for so many steps.
+    FullDisk(Side, u64, u64),
+    ClockJump(Side, i64),
+    Suspend,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Profile {
+    pub(crate) settings: Settings,
+    pub(crate) hosts: u64,
+    /// Steps before peace.
+    pub(crate) steps: u64,
+    /// A step takes less than this.
+    pub(crate) step_ns: u64,
+    /// Hosts, drain, updater, conversation; receiving, taking in, applying, acknowledging; cuts; looks.
+    pub(crate) weights: [u32; 10],
+    /// How late anything on the line may be.
+    pub(crate) delay: Duration,
+    /// A side that died stays down for fewer steps than this.
+    pub(crate) down_steps: u64,
+    pub(crate) prefilled: bool,
+    /// Bytes of a turn of a copy.
+    pub(crate) turn: usize,
+    /// Of a million steps, how many something befalls: kills, dooms, losses of power, of the line, partitions, failed syncs,
+    /// full disks, clock jumps, the operator.
+    pub(crate) rates: [u32; 9],
+    /// At this step the line is cut for so long.
+    pub(crate) partition: Option<(u64, Duration)>,
+    /// A process that dies in the middle of a step dies because power is lost there.
+    pub(crate) power_lost: bool,
+}
+
+impl Profile {
+    pub(crate) fn of(seed: u64) -> Self {
+        let random = &mut StdRng::seed_from_u64(seed ^ 0x7069_6465);
+        let mut weight = |usual: u32| if random.random_ratio(1, 5) { usual.div_ceil(8) } else { usual };
+        let weights =
+            [weight(24), weight(14), weight(8), weight(24), weight(20), weight(14), weight(8), weight(8), 1, 1];
+        let mut rate = |usual: u32| match random.random_range(0..4) {
+            0 => 0,
+            1 => usual / 3,
+            2 => usual,
+            _ => usual * 3,
+        };
+        let rates = [rate(600), rate(900), rate(900), rate(900), rate(200), rate(150), rate(200), rate(300), rate(200)];
+        Self {
+            settings: Settings {
+                volumes: 3,
+                blocks: 48,
+                segment_bytes: 160 << 10,
+                near_segments: random.random_range(5..12),
+                far_segments: 24,
+                ring_bytes: 128 << 10,
+                delay: Duration::from_micros(random.random_range(0..4_000)),
+                interval: Duration::from_millis(random.random_range(10..120)),
+            },
+            hosts: random.random_range(1..=4),
+            steps: random.random_range(1_500..4_000),
+            step_ns: 400_000,
+            weights,
+            delay: Duration::from_micros(random.random_range(0..20_000)),
+            down_steps: random.random_range(1..300),
+            prefilled: random.random_bool(0.7),
+            turn: 48 << 10,
+            rates,
+            partition: None,
+            power_lost: false,
+        }
+    }
+
+    /// A short run in which nothing befalls but one partition, long enough for the journal to overflow.
+    pub(crate) fn short() -> Self {
+        let profile = Self::of(0);
+        Self {
+            settings: Settings {
+                volumes: 2,
+                blocks: 24,
+                near_segments: 3,
+                delay: Duration::from_millis(1),
+                interval: Duration::from_millis(20),
+                ..profile.settings
+            },
+            hosts: 2,
+            steps: 1_300,
+            weights: [24, 14, 8, 24, 20, 14, 8, 8, 1, 0],
+            delay: Duration::from_millis(2),
+            down_steps: 20,
+            prefilled: true,
+            partition: Some((300, Duration::from_millis(180))),
+            rates: [0; 9],
+            ..profile
+        }
+    }
+
+    pub(crate) fn calamity(&self, random: &mut StdRng) -> Option<Calamity> {
+        let mut at = random.random_range(0..1_000_000);
+        let kind = self.rates.iter().position(|rate| match u32::checked_sub(at, *rate) {
+            Some(rest) => {
+                at = rest;
+                false
+            }
+            None => true,
+        })?;
+        let side = if random.random_bool(0.5) { Side::Near } else { Side::Far };
+        Some(match kind {
+            0 => Calamity::Kill(side),
+            1 => Calamity::Doom(side, random.random_range(0..40)),
+            2 => Calamity::PowerLoss(side, random.random()),
+            3 => Calamity::LineLost,
+            4 => Calamity::Partition(Duration::from_millis(random.random_range(1..1_500))),
+            5 => Calamity::FailedSync(side),
+            6 => Calamity::FullDisk(side, random.random_range(0..200_000), random.random_range(10..400)),
+            7 => Calamity::ClockJump(side, random.random_range(-5_000_000..5_000_000)),
+            _ => Calamity::Suspend,
+        })
+    }
+}

@@ -1,0 +1,357 @@
+//! One of the two sites: a machine with a disk, memory that outlives processes, and what an appliance there starts from.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tempfile::TempDir;
+use tidemark_common::catalog::{Catalog, GroupRecord, GroupVolume, OnFullRecord, PairRecord, RoleRecord};
+use tidemark_common::clock::Clock;
+use tidemark_common::ids::{ApplianceId, Generation, GroupId, VolumeIndex};
+use tidemark_common::journal::JournalOptions;
+use tidemark_common::keeper::GroupKeeper;
+use tidemark_common::link::Endpoint;
+use tidemark_common::metrics::Metrics;
+use tidemark_common::record::MarkerRecord;
+use tidemark_common::storage::memory::MemoryDisk;
+use tidemark_common::storage::{Disk, Open};
+use tidemark_common::volumes::{VolumeFile, Volumes};
+use tidemark_common::wire::message::VolumeSpec;
+use tidemark_primary::differences::{encode_new, everything, first_copy};
+use tidemark_primary::drain::DrainSettings;
+use tidemark_primary::group::{Primary, PrimaryOptions, PrimaryParts, Stages};
+use tidemark_primary::ship::Links;
+use tidemark_secondary::apply::Apply;
+use tidemark_secondary::group::{Secondary, SecondaryParts};
+use tidemark_secondary::intake::CopyVolumes;
+use tidemark_secondary::takeover;
+use tidemark_tests::stamp::BLOCK_BYTES;
+use tokio::runtime::Runtime;
+
+use crate::fate::{Fate, MortalDisk, Points};
+
+pub(crate) const GROUP: GroupId = GroupId([7; 16]);
+pub(crate) const NEAR: &str = "near";
+pub(crate) const FAR: &str = "far";
+const JOURNAL: &str = "/journal";
+const VOLUMES: &str = "/volumes";
+const CATALOG: &str = "/catalog/records";
+
+/// What both sites have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) volumes: u32,
+    pub(crate) blocks: u64,
+    pub(crate) segment_bytes: u64,
+    pub(crate) near_segments: u64,
+    pub(crate) far_segments: u64,
+    pub(crate) ring_bytes: u64,
+    pub(crate) delay: Duration,
+    pub(crate) interval: Duration,
+}
+
+/// Virtual time: the world moves it, a site's wall clock may jump.
+#[derive(Debug, Clone)]
+pub(crate) struct SimClock {
+    pub(crate) now_ns: Arc<AtomicU64>,
+    pub(crate) jump_ms: Arc<AtomicI64>,
+}
+
+impl Clock for SimClock {
+    fn wall(&self) -> Timestamp {
+        let ms = i64::try_from(self.monotonic().as_millis()).unwrap() + self.jump_ms.load(Ordering::SeqCst);
+        Timestamp::from_millisecond(1_700_000_000_000 + ms).unwrap()
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_nanos(self.now_ns.load(Ordering::SeqCst))
+    }
+}
+
+/// What is carried between the sites is carried by the world.
+struct Nobody;
+
+impl Links for Nobody {
+    fn endpoint(&self) -> Arc<Endpoint> {
+        unreachable!("the world carries what is said")
+    }
+
+    fn reach(&self, peer: &str) -> Result<(ApplianceId, String), String> {
+        Err(format!("the world carries what is said to {peer}"))
+    }
+
+    fn name(&self) -> String {
+        NEAR.into()
+    }
+
+    fn fenced(&self, group: &str, _: &str, _: Generation) {
+        panic!("{group} is fenced, and nobody took over");
+    }
+}
+
+pub(crate) struct Site {
+    pub(crate) name: &'static str,
+    pub(crate) settings: Settings,
+    pub(crate) disk: MemoryDisk,
+    pub(crate) clock: SimClock,
+    pub(crate) fate: Fate,
+    points: Arc<Points>,
+    memory: Arc<TempDir>,
+    lives: u64,
+    metrics: Arc<Metrics>,
+    runtime: Arc<Runtime>,
+}
+
+type Opened = (Arc<dyn Disk>, Arc<GroupKeeper>, Arc<Volumes>);
+
+/// A copy that has become primary.
+pub(crate) struct TakenOver {
+    /// The marker it serves.
+    pub(crate) marker: MarkerRecord,
+    pub(crate) primary: Arc<Primary>,
+    pub(crate) stages: Stages,
+}
+
+/// The shared parts of a world.
+#[derive(Clone)]
+pub(crate) struct Ground {
+    pub(crate) settings: Settings,
+    pub(crate) points: Arc<Points>,
+    pub(crate) memory: Arc<TempDir>,
+    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) now_ns: Arc<AtomicU64>,
+}
+
+impl Site {
+    pub(crate) fn new(name: &'static str, ground: &Ground) -> Self {
+        let clock = SimClock { now_ns: Arc::clone(&ground.now_ns), jump_ms: Arc::default() };
+        let site = Self {
+            name,
+            settings: ground.settings.clone(),
+            disk: MemoryDisk::new(),
+            clock,
+            fate: Fate::new(&ground.points),
+            points: Arc::clone(&ground.points),
+            memory: Arc::clone(&ground.memory),
+            lives: 0,
+            metrics: Arc::new(Metrics::new(name, "simulation", Timestamp::UNIX_EPOCH)),
+            runtime: Arc::clone(&ground.runtime),
+        };
+        site.set_up();
+        site
+    }
+
+    fn set_up(&self) {
+        for folder in [VOLUMES, "/catalog"] {
+            self.disk.create_folder(folder.as_ref()).unwrap();
+        }
+        for index in 0..self.settings.volumes {
+            let file = self.disk.open(&volume_path(index), Open::New).unwrap();
+            file.grow(self.volume_bytes()).unwrap();
+            file.sync().unwrap();
+        }
+        self.disk.sync_folder(VOLUMES.as_ref()).unwrap();
+        let catalog = Catalog::open_simulated(&self.disk, CATALOG.as_ref(), &self.clock).unwrap();
+        catalog.put_group(&self.record()).unwrap();
+        if self.name == NEAR {
+            let sizes: Vec<_> = (1..=self.settings.volumes).map(|i| (VolumeIndex(i), self.volume_bytes())).collect();
+            catalog.put_bitmap(GROUP, FAR, &encode_new(&everything(&sizes))).unwrap();
+        }
+    }
+
+    fn record(&self) -> GroupRecord {
+        let member = |index| GroupVolume { index: index + 1, name: name_of(index) };
+        let near = self.name == NEAR;
+        let pair = if near {
+            let total = u64::from(self.settings.volumes) * self.volume_bytes();
+            PairRecord { copy: Some(first_copy(total)), ..PairRecord::new(FAR, 0) }
+        } else {
+            PairRecord::new(NEAR, 0)
+        };
+        GroupRecord {
+            name: "group".into(),
+            id: GROUP.0,
+            role: if near { RoleRecord::Primary } else { RoleRecord::Secondary },
+            generation: 1,
+            generation_start_seq: 0,
+            interval_ms: u64::try_from(self.settings.interval.as_millis()).unwrap(),
+            on_full: OnFullRecord::Fold,
+            next_volume_index: self.settings.volumes + 1,
+            volumes: (0..self.settings.volumes).map(member).collect(),
+            pairs: vec![pair],
+            primary: (!near).then_some([1; 32]),
+            cut: None,
+        }
+    }
+
+    pub(crate) fn volume_bytes(&self) -> u64 {
+        self.settings.blocks * BLOCK_BYTES as u64
+    }
+
+    fn journal_options(&self) -> JournalOptions {
+        let segments = if self.name == NEAR { self.settings.near_segments } else { self.settings.far_segments };
+        let segment_bytes = self.settings.segment_bytes;
+        JournalOptions { segment_bytes, capacity_bytes: segments * segment_bytes }
+    }
+
+    fn ring_path(&self) -> PathBuf {
+        self.memory.path().join(format!("{}-ring-{}", self.name, self.lives))
+    }
+
+    /// The process is dead: its disk and its ring are as they were at that moment.
+    pub(crate) fn died(&mut self) {
+        self.fate.kill();
+        let ring = self.ring_path();
+        self.lives += 1;
+        // Another file, so that nothing left of the dead process can write to it.
+        if ring.exists() {
+            std::fs::copy(&ring, self.ring_path()).unwrap();
+            std::fs::remove_file(ring).unwrap();
+        }
+    }
+
+    /// Power was lost, and the process with it.
+    pub(crate) fn lost_power(&mut self, seed: u64) {
+        self.died();
+        let _ = std::fs::remove_file(self.ring_path());
+        self.disk = self.disk.crash(seed);
+    }
+
+    /// Another machine that is as this one is now, or, with a seed, as it would be after a loss of power.
+    pub(crate) fn twin(&self, power_lost: Option<u64>) -> Self {
+        let disk = self.disk.fork();
+        let mut twin = Self {
+            name: self.name,
+            settings: self.settings.clone(),
+            disk,
+            clock: self.clock.clone(),
+            fate: Fate::new(&Points::deadly(&[])),
+            points: Points::deadly(&[]),
+            memory: Arc::new(tempfile::Builder::new().prefix("tm").tempdir_in("/dev/shm").unwrap()),
+            lives: 0,
+            metrics: Arc::clone(&self.metrics),
+            runtime: Arc::clone(&self.runtime),
+        };
+        twin.disk.heal();
+        match power_lost {
+            Some(seed) => twin.disk = twin.disk.crash(seed),
+            None if self.ring_path().exists() => drop(std::fs::copy(self.ring_path(), twin.ring_path()).unwrap()),
+            None => {}
+        }
+        twin
+    }
+
+    /// The files of the volumes, and what the group is kept in.
+    fn open(&mut self) -> Result<Opened, String> {
+        self.fate = Fate::new(&self.points);
+        let disk: Arc<dyn Disk> = Arc::new(MortalDisk::new(&self.disk, &self.fate));
+        let catalog = Catalog::open_simulated(&*disk, CATALOG.as_ref(), &self.clock).map_err(|e| e.to_string())?;
+        let record = catalog.groups().map_err(|e| e.to_string())?.remove(0);
+        let volumes = Volumes::default();
+        for index in 0..self.settings.volumes {
+            let file = disk.open(&volume_path(index), Open::Existing).map_err(|e| e.to_string())?;
+            volumes.insert(VolumeFile::new(VolumeIndex(index + 1), name_of(index), file, self.volume_bytes()));
+        }
+        Ok((disk, Arc::new(GroupKeeper::new(catalog, record)), Arc::new(volumes)))
+    }
+
+    pub(crate) fn open_primary(&mut self) -> Result<(Arc<Primary>, Stages), String> {
+        let (disk, keeper, volumes) = self.open()?;
+        let parts = PrimaryParts {
+            disk,
+            clock: Arc::new(self.clock.clone()),
+            links: Arc::new(Nobody),
+            keeper,
+            volumes,
+            runtime: self.runtime.handle().clone(),
+            appliance: [1; 32],
+            metrics: self.metrics.group("group"),
+        };
+        let options = PrimaryOptions {
+            journal_folder: JOURNAL.into(),
+            journal: self.journal_options(),
+            ring_path: self.ring_path(),
+            ring_bytes: self.settings.ring_bytes,
+            drain: DrainSettings { delay: self.settings.delay, freeze_limit: Duration::from_secs(1) },
+            heartbeat: Duration::from_secs(1),
+        };
+        Primary::open(parts, options).map_err(|error| error.to_string())
+    }
+
+    pub(crate) fn open_secondary(&mut self) -> Result<(Arc<Secondary>, Apply), String> {
+        let (disk, keeper, volumes) = self.open()?;
+        let metrics = self.metrics.group("group");
+        let parts = SecondaryParts {
+            disk,
+            clock: Arc::new(self.clock.clone()),
+            keeper,
+            volumes,
+            provider: Arc::new(Provider),
+            journal_folder: JOURNAL.into(),
+            journal: self.journal_options(),
+            appliance: self.name.into(),
+            pair_metrics: metrics.pair(NEAR),
+            metrics,
+        };
+        Secondary::open(parts).map_err(|error| error.to_string())
+    }
+
+    /// This copy, which does not run, becomes primary. `None`: it has no image.
+    pub(crate) fn take_over(&mut self) -> Result<Option<TakenOver>, String> {
+        let (secondary, apply) = self.open_secondary()?;
+        let Some(permitted) = secondary.permitted() else { return Ok(None) };
+        let (keeper, members) = (Arc::clone(secondary.keeper()), secondary.volumes());
+        drop((secondary, apply));
+        let disk: Arc<dyn Disk> = Arc::new(MortalDisk::new(&self.disk, &self.fate));
+        let parted = takeover::cut_behind(&permitted, disk, JOURNAL.as_ref(), self.journal_options(), &keeper);
+        let parted = parted.map_err(|error| error.to_string())?;
+        takeover::record_role(&permitted, parted, members, &keeper).map_err(|error| error.to_string())?;
+        drop(keeper);
+        let (primary, stages) = self.open_primary()?;
+        Ok(Some(TakenOver { marker: permitted.marker, primary, stages }))
+    }
+
+    /// What lies in the volumes' files, bypassing everything.
+    pub(crate) fn raw_volumes(&self) -> Vec<Vec<u8>> {
+        (0..self.settings.volumes).map(|index| self.disk.bytes_of(&volume_path(index)).unwrap()).collect()
+    }
+
+    /// All volumes as a host reads them.
+    pub(crate) fn read_all(&self, primary: &Primary) -> Vec<Vec<u8>> {
+        let read = |index| self.read(primary, index, 0, self.volume_bytes());
+        (0..self.settings.volumes).map(read).collect()
+    }
+
+    pub(crate) fn read(&self, primary: &Primary, volume: u32, offset: u64, length: u64) -> Vec<u8> {
+        let mut bytes = vec![0; usize::try_from(length).unwrap()];
+        let export = primary.export(&name_of(volume)).unwrap();
+        self.runtime.block_on(export.read(offset, &mut bytes)).expect("a read");
+        bytes
+    }
+}
+
+/// The copy volumes are there from the beginning.
+struct Provider;
+
+impl CopyVolumes for Provider {
+    fn provide(&self, _: &str, specs: &[VolumeSpec], into: &Volumes) -> Result<(), String> {
+        let known = |spec: &VolumeSpec| into.get(VolumeIndex(spec.index)).is_some_and(|v| v.size() == spec.size);
+        if specs.iter().all(known) { Ok(()) } else { Err(format!("not the volumes that are here: {specs:?}")) }
+    }
+
+    fn let_go(&self, _: &str, leaving: &[GroupVolume], _: &Volumes) -> Result<(), String> {
+        if leaving.is_empty() { Ok(()) } else { Err(format!("{leaving:?} are to go")) }
+    }
+
+    fn left(&self, _: &[GroupVolume]) {}
+}
+
+pub(crate) fn name_of(index: u32) -> String {
+    format!("volume-{index}")
+}
+
+fn volume_path(index: u32) -> PathBuf {
+    Path::new(VOLUMES).join(name_of(index))
+}

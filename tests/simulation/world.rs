@@ -1,0 +1,628 @@
+//! One run: both sites, the line, the hosts, and what befalls them, one step after another in an order that the seed decides.
+//! Time passes as the steps do. The oracle judges every restart, every copy taken over, and the end.
+//!
+//! Nothing here looks at a real clock, and there is one thread: the same seed gives the same run, step by step.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tidemark_common::api::types::{MarkerInfo, PairState};
+use tidemark_primary::cut::CutError;
+use tidemark_tests::history::Tick;
+use tidemark_tests::image::compare;
+
+use crate::far::Far;
+use crate::fate::{Points, survives};
+use crate::hosts::Hosts;
+use crate::line::Line;
+use crate::near::{Near, Waiting, now};
+use crate::profile::{Calamity, Profile};
+use crate::site::{FAR, Ground, NEAR, Site, TakenOver};
+
+/// A run that has not come to rest after so many steps is stuck.
+const REST_STEPS: u64 = 60_000;
+/// Lines of the trace kept for whoever looks into a failure.
+const LINES: usize = 100;
+
+/// What a run came to.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Figures {
+    pub(crate) steps: u64,
+    pub(crate) disk_steps: u64,
+    pub(crate) writes: u64,
+    pub(crate) reads: u64,
+    pub(crate) kills: u64,
+    pub(crate) power_losses: u64,
+    pub(crate) connections: u64,
+    pub(crate) markers: u64,
+    pub(crate) copies_judged: u64,
+    pub(crate) differential: u64,
+    pub(crate) resyncs: u64,
+    pub(crate) full: u64,
+    /// Over every step and its outcome.
+    pub(crate) trace: u64,
+}
+
+impl Figures {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.steps += other.steps;
+        self.disk_steps += other.disk_steps;
+        self.writes += other.writes;
+        self.reads += other.reads;
+        self.kills += other.kills;
+        self.power_losses += other.power_losses;
+        self.connections += other.connections;
+        self.markers += other.markers;
+        self.copies_judged += other.copies_judged;
+        self.differential += other.differential;
+        self.resyncs += other.resyncs;
+        self.full += other.full;
+    }
+}
+
+impl std::fmt::Display for Figures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let rows = [
+            ("steps", self.steps),
+            ("changes of disks", self.disk_steps),
+            ("writes", self.writes),
+            ("reads", self.reads),
+            ("kills", self.kills),
+            ("losses of power", self.power_losses),
+            ("full disks", self.full),
+            ("connections", self.connections),
+            ("journals given up", self.differential),
+            ("resyncs", self.resyncs),
+            ("markers", self.markers),
+            ("copies judged", self.copies_judged),
+        ];
+        rows.iter().try_for_each(|(name, figure)| writeln!(f, "{name:<18}{figure}"))
+    }
+}
+
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Side {
+    Near,
+    Far,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Act {
+    Host(usize),
+    Drain,
+    WriteBack,
+    Converse,
+    Receive,
+    TakeIn,
+    Apply,
+    Acknowledge,
+    Cut,
+    Look,
+}
+
+pub(crate) struct World {
+    profile: Profile,
+    random: StdRng,
+    now_ns: Arc<AtomicU64>,
+    points: Arc<Points>,
+    near_site: Site,
+    far_site: Site,
+    near: Option<Near>,
+    far: Option<Far>,
+    /// A side that is down comes up after so many steps; whether power was lost meanwhile.
+    near_down: (u64, bool),
+    far_down: u64,
+    line: Line,
+    pub(crate) hosts: Hosts,
+    cut: Option<Waiting<Result<MarkerInfo, CutError>>>,
+    /// The newest marker whose cut was answered.
+    answered_marker: u64,
+    /// By the newest number given out: a moment at which it was.
+    moments: BTreeMap<u64, Tick>,
+    /// What the copy has told at most: durable write, permitted marker, applied marker.
+    told: (u64, u64, u64),
+    /// Faults of a while: after so many steps they are over.
+    lean_until: u64,
+    sync_fails: bool,
+    pair_was: PairState,
+    figures: Figures,
+    hasher: DefaultHasher,
+    lines: VecDeque<String>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, profile: Profile, points: Arc<Points>) -> Self {
+        let ground = Ground {
+            settings: profile.settings.clone(),
+            points: Arc::clone(&points),
+            memory: Arc::new(tempfile::Builder::new().prefix("tm").tempdir_in("/dev/shm").unwrap()),
+            runtime: Arc::new(tokio::runtime::Builder::new_current_thread().build().unwrap()),
+            now_ns: Arc::new(AtomicU64::new(1)),
+        };
+        let hosts = Hosts::new(profile.hosts, profile.settings.volumes, profile.settings.blocks);
+        let mut world = Self {
+            random: StdRng::seed_from_u64(seed),
+            now_ns: Arc::clone(&ground.now_ns),
+            points,
+            near_site: Site::new(NEAR, &ground),
+            far_site: Site::new(FAR, &ground),
+            near: None,
+            far: None,
+            near_down: (0, false),
+            far_down: 0,
+            line: Line::late(profile.delay),
+            hosts,
+            cut: None,
+            answered_marker: 0,
+            moments: BTreeMap::new(),
+            told: (0, 0, 0),
+            lean_until: 0,
+            sync_fails: false,
+            pair_was: PairState::InitialCopy,
+            figures: Figures::default(),
+            hasher: DefaultHasher::new(),
+            lines: VecDeque::new(),
+            profile,
+        };
+        world.start_near();
+        world.start_far();
+        if world.profile.prefilled {
+            world.prefill();
+        }
+        world.points.arm();
+        world
+    }
+
+    /// All of it: what befalls, then peace, then the end. Panics with what is wrong.
+    pub(crate) fn run(&mut self) -> Figures {
+        for _ in 0..self.profile.steps {
+            self.step();
+            self.befall();
+        }
+        self.make_peace();
+        self.rest();
+        self.judge_end();
+        self.figures.writes = self.hosts.history.acked_count() as u64;
+        self.figures.reads = self.hosts.reads;
+        self.figures.disk_steps = self.points.steps();
+        self.figures.trace = self.hasher.finish();
+        self.figures.clone()
+    }
+
+    fn time(&self) -> Duration {
+        Duration::from_nanos(self.now_ns.load(Ordering::SeqCst))
+    }
+
+    fn note(&mut self, what: impl Hash + std::fmt::Debug) {
+        what.hash(&mut self.hasher);
+        self.now_ns.load(Ordering::SeqCst).hash(&mut self.hasher);
+        (self.near_site.disk.effects(), self.far_site.disk.effects()).hash(&mut self.hasher);
+        if self.lines.len() >= lines_kept() {
+            self.lines.pop_front();
+        }
+        let told = self.told;
+        self.lines.push_back(format!("{:>12?} {what:?} told {told:?}", self.time()));
+    }
+
+    fn prefill(&mut self) {
+        let Some(near) = &mut self.near else { return };
+        let primary = Arc::clone(&near.primary);
+        self.hosts.prefill(&primary, || {
+            survives(|| {
+                near.drain();
+                near.write_back();
+            })
+            .expect("nobody dies before the run begins");
+        });
+    }
+
+    /// Somebody does something.
+    fn step(&mut self) {
+        self.figures.steps += 1;
+        let pass = self.random.random_range(0..self.profile.step_ns);
+        self.now_ns.fetch_add(pass, Ordering::SeqCst);
+        self.start_what_is_down();
+        let act = self.choose();
+        let did = self.act(act);
+        if self.figures.steps.is_multiple_of(32) {
+            self.count_states();
+        }
+        self.note((act, did));
+    }
+
+    fn count_states(&mut self) {
+        let Some(near) = &self.near else { return };
+        let state = near.pair.status().state;
+        if state != self.pair_was {
+            self.figures.differential += u64::from(state == PairState::Differential);
+            self.figures.resyncs += u64::from(state == PairState::Resync);
+            self.pair_was = state;
+        }
+    }
+
+    fn choose(&mut self) -> Act {
+        let weights = self.profile.weights;
+        let mut at = self.random.random_range(0..weights.iter().sum::<u32>());
+        let found = weights.iter().position(|weight| match at.checked_sub(*weight) {
+            Some(rest) => {
+                at = rest;
+                false
+            }
+            None => true,
+        });
+        match found {
+            Some(0) => Act::Host(self.random.random_range(0..self.hosts.count())),
+            Some(1) => Act::Drain,
+            Some(2) => Act::WriteBack,
+            Some(3) => Act::Converse,
+            Some(4) => Act::Receive,
+            Some(5) => Act::TakeIn,
+            Some(6) => Act::Apply,
+            Some(7) => Act::Acknowledge,
+            Some(8) => Act::Cut,
+            _ => Act::Look,
+        }
+    }
+
+    fn act(&mut self, act: Act) -> bool {
+        let time = self.time();
+        let (line, random) = (&mut self.line, &mut self.random);
+        let done = match act {
+            Act::Look => return self.look(),
+            Act::Host(_) | Act::Drain | Act::WriteBack | Act::Converse | Act::Cut => {
+                let Some(near) = &mut self.near else { return false };
+                let (hosts, site, cut) = (&mut self.hosts, &self.near_site, &mut self.cut);
+                let (moments, answered) = (&mut self.moments, &mut self.answered_marker);
+                let done = survives(|| match act {
+                    Act::Host(number) => hosts.step(number, site, &near.primary, random),
+                    Act::Drain => {
+                        let captured = near.primary.status().positions.captured_seq;
+                        moments.entry(captured).or_insert_with(|| hosts.history.tick());
+                        near.drain()
+                    }
+                    Act::WriteBack => near.write_back(),
+                    Act::Converse => near.converse(line, time, random),
+                    _ => cut_now(near, cut, answered),
+                });
+                (Side::Near, done)
+            }
+            Act::Receive | Act::TakeIn | Act::Apply | Act::Acknowledge => {
+                let Some(far) = &mut self.far else { return false };
+                let told = &mut self.told;
+                let done = survives(|| match act {
+                    Act::Receive => far.receive(line, time, random),
+                    Act::TakeIn => far.take_in(line, time, random),
+                    Act::Apply => far.apply(),
+                    _ => far.acknowledge(line, time, random).is_some_and(|position| {
+                        // A full disk may keep a copy that was killed from applying again what it had applied.
+                        let applied_back =
+                            position.applied_marker < told.2 && far.secondary.state().problem().is_none();
+                        let back = position.permitted_marker < told.1 || applied_back;
+                        assert!(!back, "invariant 5: told {told:?} before, now {position:?}");
+                        told.0 = told.0.max(position.durable_seq);
+                        told.1 = position.permitted_marker;
+                        told.2 = position.applied_marker;
+                        true
+                    }),
+                });
+                (Side::Far, done)
+            }
+        };
+        match done {
+            (_, Some(did)) => did,
+            (side, None) => {
+                let power = self.profile.power_lost.then(|| self.random.random());
+                self.died(side, power);
+                true
+            }
+        }
+    }
+
+    /// A process is gone; with a seed, power was lost at its site.
+    fn died(&mut self, side: Side, power: Option<u64>) {
+        self.note(("died", side, power));
+        self.line.lose();
+        self.figures.kills += u64::from(power.is_none());
+        self.figures.power_losses += u64::from(power.is_some());
+        let down = self.random.random_range(0..self.profile.down_steps);
+        match side {
+            Side::Near => {
+                self.near_site.fate.kill();
+                self.cut = None;
+                self.hosts.cut_off();
+                self.near = None;
+                match power {
+                    Some(seed) => self.near_site.lost_power(seed),
+                    None => self.near_site.died(),
+                }
+                self.near_down = (self.figures.steps + down, self.near_down.1 || power.is_some());
+            }
+            Side::Far => {
+                self.far_site.fate.kill();
+                self.far = None;
+                match power {
+                    Some(seed) => self.far_site.lost_power(seed),
+                    None => self.far_site.died(),
+                }
+                self.far_down = self.figures.steps + down;
+            }
+        }
+    }
+
+    fn start_what_is_down(&mut self) {
+        if self.near.is_none() && self.figures.steps >= self.near_down.0 {
+            self.start_near();
+        }
+        if self.far.is_none() && self.figures.steps >= self.far_down {
+            self.start_far();
+        }
+        if self.near.as_ref().is_some_and(|near| near.ended) || (self.near.is_some() && self.hosts.all_stopped()) {
+            // The operator starts it again.
+            self.near_site.disk.limit_space(None);
+            self.died(Side::Near, None);
+        }
+    }
+
+    fn start_near(&mut self) {
+        let site = &mut self.near_site;
+        match survives(|| site.open_primary()) {
+            None => self.died(Side::Near, None),
+            Some(Err(reason)) => self.did_not_start(Side::Near, &reason),
+            Some(Ok((primary, stages))) => {
+                let captured = primary.status().positions.captured_seq;
+                self.moments.retain(|seq, _| *seq <= captured);
+                assert!(captured >= self.told.0, "invariant 7: write {} was shipped, and is gone", self.told.0);
+                let marker = primary.marker(None).map_or(0, |marker| marker.number);
+                assert!(marker >= self.answered_marker, "marker {} was answered, and is gone", self.answered_marker);
+                let volumes = self.near_site.read_all(&primary);
+                let what = format!("the primary after its start {:?}", self.near_down);
+                self.hosts.settle(&what, &volumes, self.near_down.1);
+                self.near = Some(Near::new(primary, stages, self.profile.turn));
+                self.near_down.1 = false;
+                self.note(("near is up", captured));
+            }
+        }
+    }
+
+    fn start_far(&mut self) {
+        let site = &mut self.far_site;
+        match survives(|| site.open_secondary()) {
+            None => self.died(Side::Far, None),
+            Some(Err(reason)) => self.did_not_start(Side::Far, &reason),
+            Some(Ok((secondary, apply))) => {
+                self.far = Some(Far::new(secondary, apply, self.far_site.clock.clone()));
+                self.note("far is up");
+            }
+        }
+    }
+
+    /// Only a full disk, or a sync that failed just then, may keep a side from starting.
+    fn did_not_start(&mut self, side: Side, reason: &str) {
+        self.note(("did not start", side, reason));
+        let excused = self.lean_until > self.figures.steps || std::mem::take(&mut self.sync_fails);
+        assert!(excused, "{side:?} does not start: {reason}");
+        self.near_site.disk.heal();
+        self.far_site.disk.heal();
+        self.lean_until = 0;
+        self.died(side, None);
+    }
+
+    /// What the seed has in store.
+    fn befall(&mut self) {
+        if self.lean_until == self.figures.steps {
+            self.near_site.disk.limit_space(None);
+            self.far_site.disk.limit_space(None);
+        }
+        let partition = self.profile.partition.filter(|(step, _)| *step == self.figures.steps);
+        let partition = partition.map(|(_, time)| Calamity::Partition(time));
+        let Some(calamity) = partition.or_else(|| self.profile.calamity(&mut self.random)) else { return };
+        self.note(("befalls", calamity));
+        match calamity {
+            Calamity::Kill(side) => self.died(side, None),
+            Calamity::Doom(side, steps) => self.fate_of(side).doom(steps),
+            Calamity::PowerLoss(side, seed) => self.died(side, Some(seed)),
+            Calamity::LineLost => self.line.lose(),
+            Calamity::Partition(time) => {
+                self.line.lose();
+                self.line.cut_until = self.time() + time;
+            }
+            Calamity::FailedSync(side) => {
+                self.site(side).disk.fail_next_sync(std::io::ErrorKind::Other);
+                self.sync_fails = true;
+            }
+            Calamity::FullDisk(side, bytes, steps) => {
+                let disk = &self.site(side).disk;
+                disk.limit_space(Some(disk.used_bytes() + bytes));
+                self.lean_until = self.figures.steps + steps;
+                self.figures.full += 1;
+            }
+            Calamity::ClockJump(side, ms) => self.site(side).clock.jump_ms.store(ms, Ordering::SeqCst),
+            Calamity::Suspend => self.turn_pair(),
+        }
+    }
+
+    fn site(&self, side: Side) -> &Site {
+        if side == Side::Near { &self.near_site } else { &self.far_site }
+    }
+
+    fn fate_of(&self, side: Side) -> &crate::fate::Fate {
+        &self.site(side).fate
+    }
+
+    /// The operator suspends the pair, or resumes it.
+    fn turn_pair(&mut self) {
+        let Some(near) = &mut self.near else { return };
+        let turned = survives(|| if near.suspended { near.pair.resume() } else { near.pair.suspend() });
+        match turned {
+            None => self.died(Side::Near, None),
+            Some(Ok(())) => near.suspended = !near.suspended,
+            Some(Err(_)) => {}
+        }
+    }
+
+    /// Looks at what a disaster now would leave: the copy taken over as it is, or after a loss of power there; or the
+    /// primary after a loss of power.
+    fn look(&mut self) -> bool {
+        let seed = self.random.random();
+        match self.random.random_range(0..4) {
+            0 if self.near.is_some() => self.look_at_near(seed),
+            1 => self.look_at_copy(None),
+            2 => self.look_at_copy(Some(seed)),
+            _ => self.look_at_volumes(),
+        }
+        true
+    }
+
+    fn look_at_near(&mut self, seed: u64) {
+        let mut twin = self.near_site.twin(Some(seed));
+        let opened = twin.open_primary();
+        let (primary, _) = opened.unwrap_or_else(|reason| panic!("the primary would not start: {reason}"));
+        let captured = primary.status().positions.captured_seq;
+        assert!(captured >= self.told.0, "invariant 7: write {} was shipped, and would be gone", self.told.0);
+        self.hosts.judge_power_loss("the primary, if power were lost", &twin.read_all(&primary));
+    }
+
+    fn look_at_copy(&mut self, power_lost: Option<u64>) {
+        let mut twin = self.far_site.twin(power_lost);
+        let taken = twin.take_over().unwrap_or_else(|reason| panic!("the copy cannot be taken over: {reason}"));
+        let what = format!("the copy, power lost {power_lost:?}");
+        let Some(TakenOver { marker, primary, mut stages }) = taken else {
+            assert_eq!((self.told.1, self.told.2), (0, 0), "{what}: there is no image any more");
+            return;
+        };
+        let (served, told) = (marker.number, self.told.1);
+        assert!(served >= told, "{what}: marker {told} was reported, {served} is served");
+        self.figures.copies_judged += 1;
+        let volumes = twin.read_all(&primary);
+        let moment = self.moment(marker.boundary_seq);
+        self.hosts.judge_copy(&what, &volumes, moment);
+        let limit = stages.writeback.image.journal.durable_end().position;
+        stages.writeback.step(limit);
+        assert!(volumes == twin.read_all(&primary), "{what}: written back, it reads otherwise");
+    }
+
+    /// The files of a copy that has applied all that is permitted are the image.
+    fn look_at_volumes(&mut self) {
+        let Some(far) = &self.far else { return };
+        let state = far.secondary.state();
+        let permission = state.permission();
+        let Some(permitted) = permission.permitted().filter(|_| permission.copy().is_none()) else { return };
+        if state.is_at_rest() && state.applied_position().marker.0 == permitted.marker.number {
+            let moment = self.moment(permitted.marker.boundary_seq);
+            self.figures.copies_judged += 1;
+            self.hosts.judge_copy("the copy's files", &self.far_site.raw_volumes(), moment);
+        }
+    }
+
+    fn moment(&self, boundary: u64) -> Tick {
+        let moment = self.moments.get(&boundary);
+        *moment.unwrap_or_else(|| panic!("there was no cut at write {boundary}: {:?}", self.moments.keys().last()))
+    }
+
+    /// Nothing befalls any more: everybody is up, the line holds, disks are well.
+    fn make_peace(&mut self) {
+        self.near_site.disk.heal();
+        self.far_site.disk.heal();
+        self.line.cut_until = Duration::ZERO;
+        self.near_down.0 = 0;
+        self.far_down = 0;
+        // A sync that failed is only made good by a restart.
+        if self.near.is_some() {
+            self.died(Side::Near, None);
+        }
+        if self.far.is_some() {
+            self.died(Side::Far, None);
+        }
+        self.profile.down_steps = 1;
+        self.near_down.0 = 0;
+        self.far_down = 0;
+    }
+
+    /// Until all that was written is in the copy.
+    fn rest(&mut self) {
+        self.hosts.resting = true;
+        let begin = self.figures.steps;
+        let mut wanted = None;
+        loop {
+            self.step();
+            if let Some(near) = self.near.as_mut().filter(|near| near.suspended || near.pair_is_suspended()) {
+                near.pair.resume().expect("a suspended pair can be resumed");
+                near.suspended = false;
+            }
+            if self.hosts.is_idle() && self.cut.is_none() && wanted.is_none() && self.near.is_some() {
+                let before = self.answered_marker;
+                self.act(Act::Cut);
+                wanted = Some(before + 1);
+            }
+            let reached =
+                wanted.is_some_and(|wanted| self.answered_marker >= wanted && self.told.2 >= self.answered_marker);
+            // What is told as applied while a copy is being applied is behind its end, and no image of its own.
+            if reached && self.told.1 == self.told.2 && self.is_paired() {
+                return;
+            }
+            if wanted.is_some() && self.cut.is_none() && self.answered_marker < wanted.unwrap_or(0) {
+                wanted = None;
+            }
+            let rested = self.figures.steps - begin;
+            assert!(rested < REST_STEPS, "stuck: told {:?}, wanted {wanted:?}, {}", self.told, self.state());
+        }
+    }
+
+    fn is_paired(&self) -> bool {
+        let copying = self.far.as_ref().is_none_or(|far| far.secondary.state().permission().copy().is_some());
+        let differs = self.near.as_ref().is_none_or(|near| near.pair.status().differential_bytes > 0);
+        !copying && !differs
+    }
+
+    fn state(&self) -> String {
+        let near = self.near.as_ref().map(|near| near.primary.status());
+        let far = self.far.as_ref().map(|far| far.secondary.status(NEAR));
+        format!("near {near:#?}, far {far:#?}")
+    }
+
+    fn judge_end(&mut self) {
+        self.look_at_copy(None);
+        let near = self.near.as_ref().expect("up");
+        let held = self.near_site.read_all(&near.primary);
+        self.figures.markers = near.primary.marker(None).map_or(0, |marker| marker.number);
+        for (volume, (far, near)) in self.far_site.raw_volumes().iter().zip(&held).enumerate() {
+            let same = compare(near, far);
+            assert_eq!(same, Ok(()), "both sides are at one marker, and volume {volume} differs");
+        }
+        self.figures.connections = self.line.current();
+    }
+
+    /// The newest steps, for whoever looks into a failure, when TRACE is set; with a number, so many.
+    pub(crate) fn tell_trace(&self) {
+        if std::env::var_os("TRACE").is_some() {
+            self.lines.iter().for_each(|line| eprintln!("{line}"));
+        }
+    }
+}
+
+/// How many lines of the trace are kept.
+fn lines_kept() -> usize {
+    std::env::var("TRACE").ok().and_then(|lines| lines.parse().ok()).unwrap_or(LINES)
+}
+
+/// Asks for a cut, or looks what became of the last one.
+fn cut_now(near: &Near, cut: &mut Option<Waiting<Result<MarkerInfo, CutError>>>, answered: &mut u64) -> bool {
+    let Some(asked) = cut else {
+        let primary = Arc::clone(&near.primary);
+        *cut = Some(Box::pin(async move { primary.cut(None).await }));
+        // The first poll asks.
+        return cut.as_mut().is_some_and(|asked| now(asked).is_none());
+    };
+    let Some(done) = now(asked) else { return false };
+    *cut = None;
+    if let Ok(marker) = done {
+        *answered = (*answered).max(marker.number);
+    }
+    true
+}

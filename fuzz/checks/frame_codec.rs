@@ -63,10 +63,10 @@ fn check_chunks(header: &FrameHeader, tables: &mut [u8], data: &[u8]) {
 }
 
 fn header(input: &mut Input<'_>) -> FrameHeader {
-    let kinds = [FrameKind::Writes, FrameKind::Regions, FrameKind::Control];
+    let kinds = [FrameKind::Writes, FrameKind::Regions, FrameKind::Control, FrameKind::Folded];
     let choice = input.u8();
     FrameHeader {
-        kind: kinds[usize::from(choice) % 3],
+        kind: kinds[usize::from(choice) % 4],
         history: choice & 64 != 0,
         rebase: choice & 128 != 0,
         group: GroupId([1; 16]),

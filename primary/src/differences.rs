@@ -25,7 +25,7 @@ use tidemark_common::extent::Extent;
 use tidemark_common::ids::{MarkerNumber, Seq, VolumeIndex};
 use tidemark_common::journal::{Journal, JournalError, Position};
 use tidemark_common::keeper::GroupKeeper;
-use tidemark_common::record::{Chain, FrameKind, FrameView};
+use tidemark_common::record::{Chain, FrameView};
 use tidemark_common::wire::message::Position as Remote;
 
 use crate::cut::CutDone;
@@ -355,14 +355,14 @@ impl Counted {
         up_to: Position,
         sent_up_to: Option<Position>,
     ) -> Result<Self, JournalError> {
-        let mut counted = Self::default();
+        let (mut counted, mut at) = (Self::default(), None);
         let mut reader = journal.reader(from);
         while reader.position() < up_to {
             let begin = reader.position();
             let Some(frame) = reader.next_tables()? else { break };
             let header = &frame.header;
             // Also where the range ends: what was sent last may be the last frame of a segment, and nobody else keeps its end.
-            if header.history && sent_up_to.is_some_and(|sent| begin <= sent) {
+            if header.continues_history() && sent_up_to.is_some_and(|sent| begin <= sent) {
                 if counted.points.len() >= 2 * POINTS_MAX {
                     counted.points.drain(..POINTS_MAX);
                 }
@@ -371,10 +371,11 @@ impl Counted {
             if frame.position >= up_to {
                 break;
             }
-            if header.kind == FrameKind::Writes
+            counted.writes += header.last_seq.0.saturating_sub(at.unwrap_or_else(|| header.seq_before()).0);
+            at = Some(header.last_seq);
+            if header.kind.holds_writes()
                 && let Ok(view) = FrameView::new(&frame.bytes)
             {
-                counted.writes += header.last_seq.0.saturating_sub(header.seq_before().0);
                 view.extents().for_each(|entry| {
                     counted.bytes += entry.extent.length;
                     counted.bitmap.mark(entry.extent);

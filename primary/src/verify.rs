@@ -60,7 +60,7 @@ impl Since {
 
     fn take(&mut self) -> Result<(), JournalError> {
         while let Some(frame) = self.reader.next_tables()? {
-            if frame.header.kind == FrameKind::Writes
+            if frame.header.kind.holds_writes()
                 && let Ok(view) = FrameView::new(&frame.bytes)
             {
                 view.extents().for_each(|entry| self.written.mark(entry.extent));

@@ -19,7 +19,7 @@ use tidemark_common::link::{Connection, ControlReceiver, ControlSender};
 use tidemark_common::markers::{info, marker_of};
 use tidemark_common::metrics::{GroupMetrics, PairMetrics};
 use tidemark_common::pair::paired_or_behind;
-use tidemark_common::record::{ControlRecord, FrameHeader};
+use tidemark_common::record::{ControlRecord, FoldCheck, FrameHeader};
 use tidemark_common::stage;
 use tidemark_common::storage::Disk;
 use tidemark_common::updater::{AppliedPosition, Updater};
@@ -330,6 +330,7 @@ impl Secondary {
             line: self.parts.pair_metrics.clone(),
             untold: Vec::new(),
             waiting: None,
+            folds: FoldCheck::default(),
         }
     }
 

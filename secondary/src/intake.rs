@@ -9,7 +9,7 @@ use tidemark_common::catalog::GroupVolume;
 use tidemark_common::ids::{Generation, GroupId, Seq};
 use tidemark_common::journal::{JournalError, Position, Writer};
 use tidemark_common::metrics::{FrameRejection, GroupMetrics, PairMetrics, Part};
-use tidemark_common::record::{ControlRecord, FrameError, FrameKind, FrameView};
+use tidemark_common::record::{ControlRecord, FoldCheck, FrameError, FrameKind, FrameView};
 use tidemark_common::volumes::Volumes;
 use tokio::sync::mpsc;
 
@@ -130,6 +130,8 @@ pub struct Intake {
     pub line: PairMetrics,
     /// Records appended and not yet told, with the ends of their frames.
     pub untold: Vec<(ControlRecord, Position)>,
+    /// What has come of a fold.
+    pub folds: FoldCheck,
     /// The frame there was no room for.
     pub waiting: Option<Bytes>,
 }
@@ -218,7 +220,7 @@ impl Intake {
         }
         let record = match view.header.kind {
             FrameKind::Control => Some(ControlRecord::of(&view)?),
-            FrameKind::Writes | FrameKind::Regions => {
+            FrameKind::Writes | FrameKind::Regions | FrameKind::Folded => {
                 self.check_ranges(&view)?;
                 None
             }
@@ -226,7 +228,9 @@ impl Intake {
         if let Some(ControlRecord::Volumes { volumes } | ControlRecord::CopyBegin { volumes, .. }) = &record {
             self.provider.provide(&self.name, volumes, &self.volumes).map_err(IntakeError::Volumes)?;
         }
+        self.folds.check(self.writer.tip(), record.as_ref()).map_err(|what| FrameError::Malformed { what })?;
         self.writer.append(frame)?;
+        self.folds.take(&view.header, record.as_ref());
         self.state.set_problem(Concern::Intake, None);
         self.line.received(frame.len());
         self.untold.extend(record.map(|record| (record, self.writer.end())));

@@ -130,7 +130,8 @@ impl Permission {
                 }
             }
             ControlRecord::Volumes { volumes } => self.received_volumes = Some(volumes.as_slice().into()),
-            ControlRecord::Role { .. } => {}
+            // What was folded counts with the marker behind it.
+            ControlRecord::Role { .. } | ControlRecord::Folded { .. } => {}
         }
     }
 

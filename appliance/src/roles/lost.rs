@@ -11,7 +11,7 @@ use tidemark_common::api::types::{ErrorBody, LostExport, LostRange, LostTail, Lo
 use tidemark_common::ids::{GroupId, VolumeIndex, check_name};
 use tidemark_common::journal::{self, Journal, Position};
 use tidemark_common::overlay::{Locate, Overlay};
-use tidemark_common::record::{ControlRecord, FrameHeader, FrameKind, FrameView};
+use tidemark_common::record::{ControlRecord, FrameHeader, FrameView};
 use tidemark_common::storage::Open;
 use tidemark_common::updater::{AppliedPosition, Updater};
 use tidemark_common::volumes::{VolumeFile, Volumes};
@@ -50,11 +50,13 @@ impl Appliance {
         let id = group.keeper.id();
         let tail = self.open_tail(id, &name)?;
         let mut fold: Overlay<Written> = Overlay::default();
-        let mut writes = 0;
+        let (mut writes, mut at) = (0, None);
         let mut reader = tail.journal.reader(tail.from);
         while let Some(frame) = reader.next_frame().map_err(failed)? {
-            if frame.header.kind == FrameKind::Writes {
-                writes += frame.header.last_seq.0.saturating_sub(frame.header.seq_before().0);
+            let before = at.unwrap_or_else(|| frame.header.seq_before());
+            writes += frame.header.last_seq.0.saturating_sub(before.0);
+            at = Some(frame.header.last_seq);
+            if frame.header.kind.holds_writes() {
                 let view = FrameView::new(&frame.bytes).map_err(failed)?;
                 view.extents().for_each(|entry| fold.insert(entry.extent, Written));
             }

@@ -10,6 +10,7 @@ use crate::storage::Open;
 
 const SEGMENT: &str = ".segment";
 const SPARE: &str = ".spare";
+const FOLD: &str = ".fold";
 
 impl Journal {
     fn numbers(&self, ending: &str) -> Result<Vec<u64>, JournalError> {
@@ -27,16 +28,21 @@ impl Journal {
     pub(super) fn find_line(&self) -> Result<BTreeMap<u64, Arc<Segment>>, JournalError> {
         let numbers = self.numbers(SEGMENT)?;
         let mut line: BTreeMap<u64, Arc<Segment>> = BTreeMap::new();
-        let mut next = numbers.iter().max().copied();
-        while let Some(number) = next {
-            let segment = Arc::new(Segment::open(self, number)?);
+        let unnamed = self.numbers(FOLD)?;
+        let mut next = numbers.iter().max().map(|newest| (*newest, None));
+        while let Some((number, fold)) = next {
+            let segment = Arc::new(self.open_part(number, fold)?);
             if let Some(after) = line.values().next() {
                 segment.seal(after.previous.offset);
             }
             let before = segment.previous.segment;
-            next = numbers.contains(&before).then_some(before);
-            // Trims take segments away in their order: what is older than a missing one was not trimmed.
-            if next.is_none() && numbers.iter().any(|older| *older < number) {
+            let part = segment.fold.filter(|fold| before >= fold.replaces_from);
+            let is_there = numbers.contains(&before) || part.is_some() && unnamed.contains(&before);
+            next = is_there.then_some((before, part.map(|fold| fold.id)));
+            // Trims take segments away in their order: what is older than a missing one was not trimmed. What a fold
+            // replaces may still be there.
+            let replaced = segment.fold.map_or(number, |fold| fold.replaces_from);
+            if next.is_none() && numbers.iter().any(|older| *older < replaced) {
                 return Err(segment.gap(0, "the segment before it is missing, and older ones are there"));
             }
             line.insert(number, segment);
@@ -44,16 +50,54 @@ impl Journal {
         Ok(line)
     }
 
+    /// Opens a segment; with a fold, the one of that fold, which may not have its name yet.
+    fn open_part(&self, number: u64, fold: Option<u64>) -> Result<Segment, JournalError> {
+        let Some(fold) = fold else { return Segment::open(self, number) };
+        let is_part = |segment: &Segment| segment.fold.is_some_and(|found| found.id == fold);
+        let unnamed = self.folder.join(segment::fold_name(number));
+        if self.disk.open(&unnamed, Open::Existing).is_ok()
+            && let Some(segment) = Segment::open_at(self, number, unnamed).ok().filter(is_part)
+        {
+            return Ok(segment);
+        }
+        let segment = Segment::open(self, number)?;
+        if is_part(&segment) { Ok(segment) } else { Err(segment.gap(0, "it is not part of the fold that names it")) }
+    }
+
+    /// Finishes folds: segments of the line take the names of what they replace, and what a fold left unfinished is removed.
+    pub(super) fn name_folds(&self, numbers: impl Iterator<Item = u64>) -> Result<(), JournalError> {
+        let unnamed = self.numbers(FOLD)?;
+        for number in numbers.filter(|number| unnamed.contains(number)) {
+            let from = self.folder.join(segment::fold_name(number));
+            let part = Segment::open_at(self, number, from.clone()).ok().and_then(|part| part.fold);
+            let segment = self.segment(number).and_then(|segment| segment.fold);
+            if part.is_some() && part.map(|fold| fold.id) == segment.map(|fold| fold.id) {
+                let renamed = self.disk.rename(&from, &self.folder.join(segment::file_name(number)));
+                renamed.map_err(|source| JournalError::io("rename", &from, 0, source))?;
+            }
+        }
+        for number in self.numbers(FOLD)? {
+            let path = self.folder.join(segment::fold_name(number));
+            self.disk.remove(&path).map_err(|source| JournalError::io("remove", &path, 0, source))?;
+        }
+        Ok(())
+    }
+
     /// Removes segment files that are not in the line, the rest of a cut; durably, so that none comes back when a trim has
     /// taken the segment before it.
     pub(super) fn remove_void(&self) -> Result<(), JournalError> {
         let numbers = self.numbers(SEGMENT)?;
         let void: Vec<u64> = numbers.into_iter().filter(|number| self.segment(*number).is_none()).collect();
-        if void.is_empty() {
+        self.remove_segments(&void)
+    }
+
+    /// Removes segment files, durably.
+    pub(super) fn remove_segments(&self, numbers: &[u64]) -> Result<(), JournalError> {
+        if numbers.is_empty() {
             return Ok(());
         }
-        for number in void {
-            let path = self.folder.join(segment::file_name(number));
+        for number in numbers {
+            let path = self.folder.join(segment::file_name(*number));
             self.disk.remove(&path).map_err(|source| JournalError::io("remove", &path, 0, source))?;
         }
         let synced = self.disk.sync_folder(&self.folder);

@@ -6,6 +6,7 @@
 //! Keeps: 1 (what is durable comes back), 6 (only [`Journal::trim`] removes), 9 (every record is checked), 10.
 
 mod error;
+mod fold;
 mod line;
 mod reader;
 mod recovery;
@@ -14,6 +15,7 @@ mod tail;
 mod writer;
 
 pub use error::JournalError;
+pub use fold::{FoldRange, Folded};
 pub use reader::{ReadFrame, Reader};
 pub use recovery::{Recovered, TornTail, Visit, open};
 pub use segment::Segment;
@@ -39,6 +41,9 @@ pub struct Position {
     /// Offset in its file.
     pub offset: u64,
 }
+
+/// Where the first record of an ordinary segment begins, in a journal that has none yet.
+const BEGIN: Position = Position { segment: 0, offset: segment::FIRST_RECORD };
 
 /// How a journal is kept.
 #[derive(Debug, Clone, Copy)]
@@ -82,6 +87,8 @@ struct State {
     spares: Vec<PathBuf>,
     durable: DurableEnd,
     poisoned: Option<String>,
+    /// A fold was not finished: what the folder holds is looked at by the next start.
+    fold_failed: bool,
 }
 
 impl std::fmt::Debug for Journal {
@@ -95,8 +102,13 @@ impl std::fmt::Debug for Journal {
 
 impl Journal {
     fn new(disk: Arc<dyn Disk>, folder: &Path, group: GroupId, options: JournalOptions) -> Self {
-        let state =
-            State { segments: BTreeMap::new(), spares: Vec::new(), durable: DurableEnd::default(), poisoned: None };
+        let state = State {
+            segments: BTreeMap::new(),
+            spares: Vec::new(),
+            durable: DurableEnd::default(),
+            poisoned: None,
+            fold_failed: false,
+        };
         Self {
             disk,
             folder: folder.to_owned(),
@@ -145,20 +157,30 @@ impl Journal {
     #[must_use]
     pub fn bytes_between(&self, from: Position, to: Position) -> u64 {
         let state = self.state.lock();
-        let whole: u64 = state.segments.range(from.segment..to.segment).map(|(_, segment)| segment.used_bytes()).sum();
-        (whole + to.offset).saturating_sub(from.offset)
+        let before =
+            |at: Position| state.segments.get(&at.segment).map_or(at.offset, |seg| seg.bytes_before(at.offset));
+        let used = |segment: &Arc<Segment>| segment.bytes_before(segment.used_bytes());
+        let whole: u64 = state.segments.range(from.segment..to.segment).map(|(_, segment)| used(segment)).sum();
+        (whole + before(to)).saturating_sub(before(from))
     }
 
     /// Bytes of its segment files, spares left out.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.state.lock().segments.values().map(|segment| segment.used_bytes()).sum()
+        let state = self.state.lock();
+        state.segments.values().map(|segment| segment.bytes_before(segment.used_bytes())).sum()
     }
 
     /// Segment files it holds.
     #[must_use]
     pub fn segments(&self) -> usize {
         self.state.lock().segments.len()
+    }
+
+    /// Bytes of one segment file.
+    #[must_use]
+    pub const fn segment_bytes(&self) -> u64 {
+        self.options.segment_bytes
     }
 
     /// Bytes it may hold.
@@ -176,7 +198,7 @@ impl Journal {
     }
 
     fn free_segments(&self, state: &State) -> u64 {
-        let held: u64 = state.segments.values().map(|segment| segment.capacity()).sum();
+        let held: u64 = state.segments.values().map(|segment| segment.held_bytes()).sum();
         let free = self.options.capacity_bytes.saturating_sub(held);
         free.checked_div(self.options.segment_bytes).unwrap_or(0)
     }
@@ -189,16 +211,14 @@ impl Journal {
     #[must_use]
     pub fn oldest(&self) -> Position {
         let state = self.state.lock();
-        let segment = state.segments.keys().next().copied().unwrap_or_default();
-        Position { segment, offset: segment::FIRST_RECORD }
+        state.segments.values().next().map_or(BEGIN, |segment| segment.begin())
     }
 
     /// Where the middle of what is held begins, for giving up the older half.
     #[must_use]
     pub fn middle(&self) -> Position {
         let state = self.state.lock();
-        let segment = state.segments.keys().nth(state.segments.len() / 2).copied().unwrap_or_default();
-        Position { segment, offset: segment::FIRST_RECORD }
+        state.segments.values().nth(state.segments.len() / 2).map_or(BEGIN, |segment| segment.begin())
     }
 
     /// A reader that begins at a position; at the oldest frame held when that is [`Position::default`]. One that begins
@@ -206,7 +226,8 @@ impl Journal {
     #[must_use]
     pub fn reader(self: &Arc<Self>, from: Position) -> Reader {
         let from = if from == Position::default() { self.oldest() } else { from };
-        Reader::new(Arc::clone(self), Position { offset: from.offset.max(segment::FIRST_RECORD), ..from })
+        let first = self.segment(from.segment).map_or(segment::FIRST_RECORD, |segment| segment.first_record());
+        Reader::new(Arc::clone(self), Position { offset: from.offset.max(first), ..from })
     }
 
     /// A reader that begins at the frame whose predecessors have this chain; `None` when no frame held does. `seq` is
@@ -219,12 +240,25 @@ impl Journal {
         if end.chain == chain && end.seq == seq {
             return Ok(Some(self.reader(end.position)));
         }
+        let mut begun = None;
         for segment in self.segments_around(seq, end.seq) {
-            if let Some(position) = self.find_chain(segment, seq, chain)? {
-                return Ok(Some(self.reader(position)));
+            match self.find_chain(segment, seq, chain)? {
+                // What is folded may have begun in the segment before.
+                Some((position, true)) => begun = Some(position),
+                Some((position, false)) => return Ok(Some(self.reader(position))),
+                None => {}
             }
         }
-        Ok(None)
+        Ok(begun.filter(|begin| self.is_begin_of_fold(*begin)).map(|begin| self.reader(begin)))
+    }
+
+    /// Whether folded frames that begin at a place are all of them: what was before them may be trimmed.
+    fn is_begin_of_fold(&self, at: Position) -> bool {
+        let Some(segment) = self.segment(at.segment).filter(|segment| segment.begin() == at) else { return true };
+        match segment.fold {
+            Some(fold) => segment.previous.segment < fold.replaces_from,
+            None => self.segment(segment.previous.segment).is_some(),
+        }
     }
 
     /// Segments in which the history may stand at a sequence number, newest first. A copy's begin may set the sequence
@@ -241,15 +275,26 @@ impl Journal {
         found
     }
 
-    /// Where in a segment the record of the frame begins whose predecessors have this chain.
-    fn find_chain(self: &Arc<Self>, segment: u64, seq: Seq, chain: Chain) -> Result<Option<Position>, JournalError> {
+    /// Where in a segment the record of the frame begins whose predecessors have this chain, and whether it is the first of
+    /// folded ones there.
+    fn find_chain(
+        self: &Arc<Self>,
+        segment: u64,
+        seq: Seq,
+        chain: Chain,
+    ) -> Result<Option<(Position, bool)>, JournalError> {
         let mut reader = self.reader(Position { segment, offset: segment::FIRST_RECORD });
+        // A fold of nothing but markers has no frames to find.
+        let folded = self.segment(segment).filter(|segment| segment.fold.is_some());
+        if let Some(folded) = folded.filter(|folded| (folded.start_seq, folded.start.chain) == (seq, chain)) {
+            return Ok(Some((folded.begin(), true)));
+        }
         while let Some((position, header)) = reader.next_header()? {
             if position.segment != segment {
                 break;
             }
-            if header.history && header.chain == chain && header.seq_before() == seq {
-                return Ok(Some(position));
+            if header.continues_history() && header.chain == chain && header.seq_before() == seq {
+                return Ok(Some((position, !header.history)));
             }
         }
         Ok(None)
@@ -266,7 +311,7 @@ impl Journal {
                 self.state.lock().segments.insert(segment.number, segment);
                 return Err(error);
             }
-            freed += segment.capacity();
+            freed += segment.held_bytes();
         }
         Ok(freed)
     }
@@ -284,7 +329,7 @@ impl Journal {
     /// is missing between others is known to be lost.
     fn retire(&self, segment: &Segment) -> Result<(), JournalError> {
         let path = self.folder.join(segment::file_name(segment.number));
-        let keep = segment.capacity() == self.options.segment_bytes && self.state.lock().spares.len() < SPARES;
+        let keep = segment.held_bytes() == self.options.segment_bytes && self.state.lock().spares.len() < SPARES;
         if !keep {
             let removed = self.disk.remove(&path).and_then(|()| self.disk.sync_folder(&self.folder));
             return removed.map_err(|source| JournalError::io("remove", &path, 0, source));
@@ -297,6 +342,11 @@ impl Journal {
 
     fn segment(&self, number: u64) -> Option<Arc<Segment>> {
         self.state.lock().segments.get(&number).cloned()
+    }
+
+    /// Whether what lay at a place before may be gone because it was folded.
+    pub(crate) fn is_folded(&self, at: Position) -> bool {
+        self.segment(at.segment).is_some_and(|segment| segment.fold.is_some())
     }
 
     /// The first segment with a number above this one.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::segment::{ENVELOPE_BYTES, Envelope, FIRST_RECORD, Segment, record_bytes};
+use super::segment::{ENVELOPE_BYTES, Envelope, Segment, record_bytes};
 use super::{Journal, JournalError, Position};
 use crate::ids::GroupId;
 use crate::limits::FRAME_STORED_BYTES_MAX;
@@ -123,7 +123,7 @@ impl Reader {
             let segment = self.current()?;
             if segment.ends_before(self.at.offset) {
                 let Some(next) = self.journal.segment_after(segment.number) else { return Ok(None) };
-                self.at = Position { segment: next.number, offset: FIRST_RECORD };
+                self.at = next.begin();
                 self.segment = Some(next);
                 continue;
             }
@@ -140,6 +140,8 @@ impl Reader {
             return Ok(Arc::clone(segment));
         }
         let segment = self.journal.segment(self.at.segment);
+        // What lay before the records of a folded segment is folded.
+        let segment = segment.filter(|segment| self.at.offset >= segment.first_record());
         let segment = segment.ok_or(JournalError::Trimmed { position: self.at })?;
         self.segment = Some(Arc::clone(&segment));
         Ok(segment)

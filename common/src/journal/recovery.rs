@@ -22,7 +22,7 @@ use super::tail::{Bad, Record, Tail, begun_without_envelope, judge, read_record}
 use super::writer::follow;
 use super::{DurableEnd, Journal, JournalError, JournalOptions, Position, Writer};
 use crate::ids::GroupId;
-use crate::record::{ControlRecord, FrameError, FrameHeader, Tip};
+use crate::record::{ControlRecord, FoldCheck, FrameError, FrameHeader, Tip};
 use crate::storage::Disk;
 
 /// What was cut from the end.
@@ -70,7 +70,15 @@ pub fn open(
     }
     let oldest = segments.values().next().map_or_else(Tip::default, |first| first.start.tip());
     let nowhere = Position::default();
-    let mut scan = Scan { tip: oldest, end: nowhere, proven: nowhere, torn: None, cut_at, visit };
+    let mut scan = Scan {
+        tip: oldest,
+        end: nowhere,
+        proven: nowhere,
+        torn: None,
+        cut_at,
+        visit,
+        folds: FoldCheck::from_the_middle(),
+    };
     let newest = segments.keys().next_back().copied();
     for (number, segment) in &segments {
         scan.segment(segment, newest == Some(*number))?;
@@ -80,6 +88,8 @@ pub fn open(
     journal.find_spares()?;
     make_durable(&journal, proven, end)?;
     let writer = go_on(&journal, tip, end, torn.is_some() || cut_at.is_some())?;
+    let line: Vec<u64> = journal.state.lock().segments.keys().copied().collect();
+    journal.name_folds(line.into_iter())?;
     journal.remove_void()?;
     Ok(Recovered { writer, torn, oldest })
 }
@@ -93,6 +103,7 @@ struct Scan<'a> {
     torn: Option<TornTail>,
     cut_at: Option<Position>,
     visit: Visit<'a>,
+    folds: FoldCheck,
 }
 
 impl Scan<'_> {
@@ -100,7 +111,7 @@ impl Scan<'_> {
         if segment.start.tip() != self.tip {
             return Err(segment.gap(0, "its header tells another history than the segment before"));
         }
-        self.end = Position { segment: segment.number, offset: FIRST_RECORD };
+        self.end = segment.begin();
         match self.cut_at {
             Some(cut) if newest => {
                 self.up_to(segment, cut.offset, true, "the place to cut at is inside it")?;
@@ -158,7 +169,11 @@ impl Scan<'_> {
 
     fn take(&mut self, segment: &Segment, record: &Record) -> Result<(), JournalError> {
         let tip = follow(&self.tip, &record.header, segment.group);
-        self.tip = tip.map_err(|what| segment.gap(self.end.offset, what))?;
+        let tip = tip.map_err(|what| segment.gap(self.end.offset, what))?;
+        let folded = self.folds.check(&self.tip, record.control.as_ref());
+        folded.map_err(|what| segment.gap(self.end.offset, what))?;
+        self.folds.take(&record.header, record.control.as_ref());
+        self.tip = tip;
         (self.visit)(self.end, &record.header, record.control.as_ref());
         self.proven = self.proven.max(record.durable);
         self.end.offset += record_bytes(record.header.frame_bytes());
@@ -174,7 +189,7 @@ fn make_durable(journal: &Journal, proven: Position, end: Position) -> Result<()
     let newest = journal.state.lock().segments.values().next_back().cloned();
     let Some(segment) = newest else { return Ok(()) };
     // A segment is durable as a whole before another follows it.
-    let mut at = if proven.segment == segment.number { proven.offset } else { FIRST_RECORD };
+    let mut at = if proven.segment == segment.number { proven.offset } else { segment.first_record() };
     let mut buffer = Vec::new();
     while at < end.offset {
         buffer.resize(usize::try_from(end.offset - at).unwrap_or(STEP).min(STEP), 0);

@@ -1,9 +1,11 @@
 //! One segment file: its header, its records' envelopes, and how a new one comes to be.
 //!
 //! ```text
-//! 0      segment header (checked), zeroes up to 4096
+//! 0      segment header (checked), in a folded one what was folded (checked), zeroes up to 4096
 //! 4096   envelope (32) | frame | padding to 32 | envelope | frame | ...
 //! ```
+//!
+//! In a folded segment records may begin later, behind a hole: those behind the fold stay where they were.
 //!
 //! The group, the segment's number and the record's offset are mixed into the envelope's checksum, so that what a recycled
 //! file held before never looks valid, nor does what a host writes into its volumes. Each envelope says up to where the journal was durable when it was written: that tells
@@ -26,7 +28,9 @@ pub(super) const FIRST_RECORD: u64 = 4096;
 pub(super) const ENVELOPE_BYTES: usize = 32;
 const HEADER_MAGIC: u32 = 0x534d_4454;
 const ENVELOPE_MAGIC: u32 = 0x524d_4454;
+/// 1: first format. 2: what was folded follows the header.
 const FORMAT_VERSION: u32 = 1;
+const FOLDED_VERSION: u32 = 2;
 /// Zeroes are written in steps of this size.
 const ZERO_STEP: usize = 1 << 20;
 
@@ -88,10 +92,52 @@ impl SegmentHeader {
         if header.magic != HEADER_MAGIC {
             return Err(FrameError::Magic);
         }
-        if header.version != FORMAT_VERSION {
+        if header.version != FORMAT_VERSION && header.version != FOLDED_VERSION {
             return Err(FrameError::Version { version: u16::try_from(header.version).unwrap_or(u16::MAX) });
         }
         Ok(header)
+    }
+}
+
+/// What the header of a segment that came out of a fold says besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FoldHeader {
+    /// The fold: all its segments have the same.
+    pub id: u64,
+    /// The first segment whose records are folded; those from it up to this one's number are replaced.
+    pub replaces_from: u64,
+    /// Where the first record begins.
+    pub first_record: u64,
+}
+
+/// Number of bytes of a stored [`FoldHeader`], behind the segment's header.
+const STORED_FOLD_BYTES: usize = 32;
+
+impl FoldHeader {
+    fn encode(&self) -> [u8; STORED_FOLD_BYTES] {
+        let mut bytes = [0; STORED_FOLD_BYTES];
+        let fields = [self.id, self.replaces_from, self.first_record];
+        let stored = fields.iter().flat_map(|field| field.to_le_bytes());
+        bytes.iter_mut().zip(stored).for_each(|(to, from)| *to = from);
+        let (checked, check) = bytes.split_at_mut(STORED_FOLD_BYTES - 8);
+        check.iter_mut().zip(crc32c(checked).to_le_bytes()).for_each(|(to, from)| *to = from);
+        bytes
+    }
+
+    fn decode(bytes: &[u8; STORED_FOLD_BYTES]) -> Result<Self, FrameError> {
+        let (words, _) = bytes.as_chunks::<8>();
+        let [id, replaces_from, first_record, check] = words else {
+            return Err(FrameError::Short { have: bytes.len(), need: STORED_FOLD_BYTES });
+        };
+        let (checked, _) = bytes.split_at(STORED_FOLD_BYTES - 8);
+        if u64::from_le_bytes(*check) != u64::from(crc32c(checked)) {
+            return Err(FrameError::Checksum { part: "segment's fold" });
+        }
+        let first_record = u64::from_le_bytes(*first_record);
+        if first_record < FIRST_RECORD {
+            return Err(FrameError::Malformed { what: "its first record lies in the segment header" });
+        }
+        Ok(Self { id: u64::from_le_bytes(*id), replaces_from: u64::from_le_bytes(*replaces_from), first_record })
     }
 }
 
@@ -201,6 +247,10 @@ pub(super) fn spare_name(number: u64) -> String {
     format!("{number:016x}.spare")
 }
 
+pub(super) fn fold_name(number: u64) -> String {
+    format!("{number:016x}.fold")
+}
+
 pub(super) fn number_of(name: &str, ending: &str) -> Option<u64> {
     let digits = name.strip_suffix(ending)?;
     u64::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 16)
@@ -215,6 +265,7 @@ pub struct Segment {
     pub(super) group: GroupId,
     pub(super) previous: Position,
     pub(super) start: Start,
+    pub(super) fold: Option<FoldHeader>,
     path: PathBuf,
     file: Arc<dyn DiskFile>,
     capacity: u64,
@@ -231,7 +282,11 @@ impl std::fmt::Debug for Segment {
 impl Segment {
     /// Opens an existing file and reads its header.
     pub(super) fn open(journal: &Journal, number: u64) -> Result<Self, JournalError> {
-        let path = journal.folder.join(file_name(number));
+        Self::open_at(journal, number, journal.folder.join(file_name(number)))
+    }
+
+    /// Opens a segment whose file has this path.
+    pub(super) fn open_at(journal: &Journal, number: u64, path: PathBuf) -> Result<Self, JournalError> {
         let io = |action, source| JournalError::io(action, &path, 0, source);
         let file = journal.disk.open(&path, Open::Existing).map_err(|source| io("open", source))?;
         let capacity = file.size().map_err(|source| io("measure", source))?;
@@ -253,7 +308,68 @@ impl Segment {
                 what: "the segment header names a later segment as the one before",
             }));
         }
-        Ok(Self::with(header, path, file, capacity))
+        let fold = match header.version {
+            FOLDED_VERSION => {
+                let mut bytes = [0; STORED_FOLD_BYTES];
+                file.read_exact_at(&mut bytes, STORED_HEADER_BYTES as u64).map_err(|source| io("read", source))?;
+                Some(FoldHeader::decode(&bytes).map_err(damaged)?)
+            }
+            _ => None,
+        };
+        if fold.is_some_and(|fold| fold.first_record > capacity || fold.replaces_from > number) {
+            return Err(damaged(FrameError::Malformed { what: "the segment header tells of a fold that cannot be" }));
+        }
+        Ok(Self::with(header, fold, path, file, capacity))
+    }
+
+    /// Makes a segment of a fold, still under another name: a new file, its records to be written. What an earlier try left
+    /// there goes first.
+    pub(super) fn create_folded(
+        journal: &Journal,
+        mut header: SegmentHeader,
+        fold: FoldHeader,
+    ) -> Result<Self, JournalError> {
+        header.version = FOLDED_VERSION;
+        let path = journal.folder.join(fold_name(header.number));
+        let io = |action, source| JournalError::io(action, &path, 0, source);
+        if journal.disk.open(&path, Open::Existing).is_ok() {
+            journal.disk.remove(&path).map_err(|source| io("remove", source))?;
+        }
+        let file = journal.disk.open(&path, Open::New).map_err(|source| io("open", source))?;
+        let mut bytes = header.encode().to_vec();
+        bytes.extend_from_slice(&fold.encode());
+        file.grow(fold.first_record).map_err(|source| io("grow", source))?;
+        file.write_all_at(&bytes, 0).map_err(|source| io("write", source))?;
+        let capacity = fold.first_record;
+        Ok(Self::with(header, Some(fold), path, file, capacity))
+    }
+
+    /// The same segment, all its records written and synced, under the name of a segment and as large as it is.
+    pub(super) fn renamed(&self, path: PathBuf) -> Self {
+        let end = self.used_bytes();
+        Self {
+            number: self.number,
+            start_seq: self.start_seq,
+            group: self.group,
+            previous: self.previous,
+            start: self.start,
+            fold: self.fold,
+            path,
+            file: Arc::clone(&self.file),
+            capacity: end,
+            end: AtomicU64::new(end),
+            sealed: true.into(),
+        }
+    }
+
+    /// Gives a file of a fold its whole length: readers look for no byte behind its end.
+    pub(super) fn grow(&self, bytes: u64) -> Result<(), JournalError> {
+        self.file.grow(bytes).map_err(|source| JournalError::io("grow", &self.path, bytes, source))
+    }
+
+    /// The path of its file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Makes a new segment: a file whose blocks have been written before, then its header, then its name.
@@ -281,7 +397,7 @@ impl Segment {
         // appended to the segment before would lie behind the end that this header tells.
         journal.disk.rename(from, &path).map_err(|source| io("rename", std::io::Error::other(source)))?;
         let capacity = file.size().map_err(|source| io("measure", source))?;
-        Ok(Self::with(header, path, file, capacity))
+        Ok(Self::with(header, None, path, file, capacity))
     }
 
     /// Writes every block, so that later syncs have no metadata to write.
@@ -298,7 +414,13 @@ impl Segment {
         file.sync().map_err(|source| io("sync", 0, source))
     }
 
-    fn with(header: SegmentHeader, path: PathBuf, file: Arc<dyn DiskFile>, capacity: u64) -> Self {
+    fn with(
+        header: SegmentHeader,
+        fold: Option<FoldHeader>,
+        path: PathBuf,
+        file: Arc<dyn DiskFile>,
+        capacity: u64,
+    ) -> Self {
         Self {
             number: header.number,
             start_seq: Seq(header.start_seq),
@@ -313,8 +435,9 @@ impl Segment {
             path,
             file,
             capacity,
-            end: AtomicU64::new(FIRST_RECORD),
+            end: AtomicU64::new(fold.map_or(FIRST_RECORD, |fold| fold.first_record)),
             sealed: false.into(),
+            fold,
         }
     }
 
@@ -322,6 +445,29 @@ impl Segment {
     #[must_use]
     pub const fn capacity(&self) -> u64 {
         self.capacity
+    }
+
+    /// The place of its first record.
+    #[must_use]
+    pub fn begin(&self) -> Position {
+        Position { segment: self.number, offset: self.first_record() }
+    }
+
+    /// Where its records begin.
+    #[must_use]
+    pub fn first_record(&self) -> u64 {
+        self.fold.map_or(FIRST_RECORD, |fold| fold.first_record)
+    }
+
+    /// Bytes of the file that take space on the disk.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        self.capacity - (self.first_record() - FIRST_RECORD)
+    }
+
+    /// Bytes from its begin to a place in it, a hole before its records left out.
+    pub(super) fn bytes_before(&self, offset: u64) -> u64 {
+        offset.saturating_sub(self.first_record() - FIRST_RECORD)
     }
 
     /// Where its records end.

@@ -141,8 +141,12 @@ pub fn read_journal(journal: &Journal, place: &JournalPlace, buffer: &mut [u8]) 
     }
     let mut raw = Vec::new();
     if let Err(source) = place.chunk.unpack(&stored, &mut raw) {
-        // A segment that was trimmed in between is used again under another number.
-        return if journal.oldest() > place.frame { Ok(false) } else { Err(journal.damaged(at, source)) };
+        // A segment that was trimmed in between is used again under another number, one that was folded under its own.
+        return if journal.oldest() > place.frame || journal.is_folded(place.frame) {
+            Ok(false)
+        } else {
+            Err(journal.damaged(at, source))
+        };
     }
     let from = place.within as usize;
     let Some(bytes) = raw.get(from..from + buffer.len()) else {

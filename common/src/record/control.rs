@@ -78,6 +78,16 @@ pub enum ControlRecord {
         /// Bytes passed so far.
         done_bytes: u64,
     },
+    /// The folded frames before this stand for all of the history up to this frame's sequence number, marker and chain: they
+    /// are applied together or not at all. Not part of the history itself.
+    Folded {
+        /// The chain where they go on from.
+        from_chain: [u8; 16],
+        /// How many frames they are.
+        frames: u32,
+        /// Their [`super::FoldCheck`].
+        digest: [u8; 16],
+    },
 }
 
 impl ControlRecord {
@@ -86,7 +96,7 @@ impl ControlRecord {
     }
 
     /// The frame that holds this record, at this place. A marker counts itself; the begin of a copy sets sequence number,
-    /// marker and chain to where the copy starts.
+    /// marker and chain to where the copy starts, the record of a fold to the place itself, whatever was before.
     ///
     /// # Errors
     /// [`FrameError::Malformed`] when the record is larger than a frame may be.
@@ -121,6 +131,7 @@ impl ControlRecord {
                 header.marker = MarkerNumber(*start_marker);
                 header.chain = Chain(*chain);
             }
+            Self::Folded { .. } => header.rebase = true,
             _ => {}
         }
         if header.frame_bytes() > crate::limits::FRAME_STORED_BYTES_MAX {
@@ -182,6 +193,7 @@ mod tests {
             },
             ControlRecord::CopyProgress { copy: 1, volume: 0, offset: 65536, done_bytes: 65536 },
             ControlRecord::CopyEnd { copy: 1, marker: 7 },
+            ControlRecord::Folded { from_chain: [2; 16], frames: 2, digest: [3; 16] },
         ]
     }
 
@@ -216,5 +228,7 @@ mod tests {
         assert_eq!((headers[3].marker, headers[3].history, headers[3].rebase), (MarkerNumber(6), false, true));
         assert_eq!((headers[3].last_seq, headers[3].chain), (Seq(20), Chain([9; 16])));
         assert_eq!((headers[5].marker, headers[5].history), (MarkerNumber(4), false));
+        assert_eq!((headers[6].marker, headers[6].history, headers[6].rebase), (MarkerNumber(4), false, true));
+        assert_eq!((headers[6].last_seq, headers[6].chain), (Seq(9), Chain([7; 16])));
     }
 }

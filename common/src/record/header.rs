@@ -22,14 +22,24 @@ pub enum FrameKind {
     Regions,
     /// A [`super::ControlRecord`].
     Control,
+    /// The last writers of each byte of several intervals between markers, folded while they waited in a journal. Not part of
+    /// the history: the [`super::ControlRecord::Folded`] behind the last of them is where it goes on.
+    Folded,
 }
 
 impl FrameKind {
+    /// Whether it holds what hosts wrote, in or instead of the order they wrote it.
+    #[must_use]
+    pub const fn holds_writes(self) -> bool {
+        matches!(self, Self::Writes | Self::Folded)
+    }
+
     const fn code(self) -> u16 {
         match self {
             Self::Writes => 1,
             Self::Regions => 2,
             Self::Control => 3,
+            Self::Folded => 4,
         }
     }
 
@@ -38,6 +48,7 @@ impl FrameKind {
             1 => Some(Self::Writes),
             2 => Some(Self::Regions),
             3 => Some(Self::Control),
+            4 => Some(Self::Folded),
             _ => None,
         }
     }
@@ -69,7 +80,7 @@ pub struct FrameHeader {
     pub kind: FrameKind,
     /// The frame belongs to the history and moves the [`Chain`].
     pub history: bool,
-    /// The history goes on from this frame's sequence number and chain, whatever was before (begin of a copy).
+    /// The history goes on from this frame's sequence number and chain, whatever was before (begin of a copy, end of a fold).
     pub rebase: bool,
     /// The group.
     pub group: GroupId,
@@ -141,8 +152,14 @@ impl FrameHeader {
     pub const fn writes(&self) -> u64 {
         match self.kind {
             FrameKind::Writes => self.last_seq.0.saturating_sub(self.first_seq.0).saturating_add(1),
-            FrameKind::Regions | FrameKind::Control => 0,
+            FrameKind::Regions | FrameKind::Control | FrameKind::Folded => 0,
         }
+    }
+
+    /// Whether who stands at [`Self::seq_before`] and [`Self::chain`] goes on with this frame.
+    #[must_use]
+    pub const fn continues_history(&self) -> bool {
+        self.history || matches!(self.kind, FrameKind::Folded)
     }
 
     /// The last sequence number before this frame.
@@ -150,7 +167,7 @@ impl FrameHeader {
     pub const fn seq_before(&self) -> Seq {
         match self.kind {
             FrameKind::Writes => Seq(self.first_seq.0.saturating_sub(1)),
-            FrameKind::Regions | FrameKind::Control => self.first_seq,
+            FrameKind::Regions | FrameKind::Control | FrameKind::Folded => self.first_seq,
         }
     }
 
@@ -255,7 +272,7 @@ impl FrameHeader {
     fn check_kind(&self) -> Result<(), FrameError> {
         let fits = match self.kind {
             FrameKind::Writes => self.history && !self.rebase,
-            FrameKind::Regions => !self.history && !self.rebase,
+            FrameKind::Regions | FrameKind::Folded => !self.history && !self.rebase,
             FrameKind::Control => {
                 let empty = self.extents == 0 && self.chunks == 0 && self.raw_bytes == 0;
                 empty && self.table_bytes == self.body_bytes && !(self.history && self.rebase)

@@ -10,12 +10,14 @@
 
 pub mod build;
 pub mod control;
+pub mod fold;
 pub mod header;
 pub mod tip;
 pub mod view;
 
 pub use build::{FrameBuilder, Place};
 pub use control::{ControlRecord, MarkerRecord};
+pub use fold::FoldCheck;
 pub use header::{Chain, FrameHeader, FrameKind, HEADER_BYTES};
 pub use tip::Tip;
 pub use view::FrameView;

@@ -37,7 +37,7 @@ impl Tip {
         }
         let first = match header.kind {
             FrameKind::Writes => Seq(self.seq.0.saturating_add(1)),
-            FrameKind::Regions | FrameKind::Control => self.seq,
+            FrameKind::Regions | FrameKind::Control | FrameKind::Folded => self.seq,
         };
         if header.first_seq != first || (header.kind != FrameKind::Writes && header.last_seq != first) {
             return Err("its sequence number is not the next");

@@ -117,7 +117,7 @@ impl<'a> FrameView<'a> {
         }
         match header.kind {
             FrameKind::Control => view.check_control()?,
-            FrameKind::Writes | FrameKind::Regions => view.check_tables()?,
+            FrameKind::Writes | FrameKind::Regions | FrameKind::Folded => view.check_tables()?,
         }
         Ok(view)
     }

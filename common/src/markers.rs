@@ -29,6 +29,11 @@ impl Markers {
         }
     }
 
+    /// Forgets those from one place to another, which are folded.
+    pub fn forget(&self, from: Position, to: Position) {
+        self.held.lock().retain(|(at, _)| *at < from || *at >= to);
+    }
+
     /// The newest one.
     #[must_use]
     pub fn newest(&self) -> Option<MarkerRecord> {

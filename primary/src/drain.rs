@@ -29,6 +29,7 @@ use tokio::sync::oneshot;
 use crate::buffer::Buffer;
 use crate::cut::{CutDone, CutError, CutRequest, Freezes, PendingCut};
 use crate::ring::{Entry, EntryKind, RingError};
+use crate::throttle::Throttle;
 
 /// Raw bytes of a batch at most; one frame.
 const BATCH_BYTES: usize = tidemark_common::limits::FRAME_RAW_BYTES_MAX;
@@ -82,6 +83,8 @@ pub struct DrainDesk {
     disk_full: AtomicBool,
     /// The journal is at its capacity: somebody has to make room.
     journal_full: AtomicBool,
+    /// Slows hosts while the journal fills, where the group is to do that.
+    pub throttle: Throttle,
     /// Freezes.
     pub freezes: Freezes,
     /// Markers in the journal.
@@ -112,6 +115,12 @@ impl DrainDesk {
     /// them. The smallest counts.
     pub fn fit_interval(&self, capacity_bytes: u64) {
         self.interval_bytes.fetch_min((capacity_bytes / 8).max(INTERVAL_BYTES_MIN), Ordering::AcqRel);
+    }
+
+    /// Bytes of an interval at most.
+    #[must_use]
+    pub fn interval_bytes(&self) -> u64 {
+        self.interval_bytes.load(Ordering::Acquire)
     }
 
     /// Somebody waits until this is durable.
@@ -384,7 +393,7 @@ impl Drain {
             self.cut(Some(request));
         }
         let now = self.clock.monotonic();
-        let has_enough = self.since_cut_bytes >= self.desk.interval_bytes.load(Ordering::Acquire);
+        let has_enough = self.since_cut_bytes >= self.desk.interval_bytes();
         if now >= self.next_cut || has_enough {
             self.next_cut = now + self.desk.interval();
             let cut_up_to = self.pending.back().map_or(self.last_boundary, |cut| cut.boundary.seq);
@@ -551,6 +560,8 @@ impl Drain {
         self.metrics.journal_appended(self.clock.monotonic().saturating_sub(begin));
         self.unsynced_bytes = 0;
         self.waiting_since = None;
+        let journal = self.writer.journal();
+        self.metrics.throttled(self.desk.throttle.pace(|| (journal.free_bytes(), journal.capacity_bytes())));
         self.buffer.release(self.position);
         for (_, done, request) in self.unsynced_markers.drain(..) {
             if let Some(request) = request {

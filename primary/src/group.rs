@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use tidemark_common::api::types::{
     BufferStatus, GroupStatus, JournalStatus, MarkerInfo, MarkerStatus, OnFull, Positions, Role,
 };
@@ -30,6 +30,7 @@ use crate::buffer::Buffer;
 use crate::cut::{CutDone, CutError, CutRequest};
 use crate::drain::{Drain, DrainDesk, DrainSettings, RecordRequest};
 use crate::image::Image;
+use crate::pressure::PairSet;
 use crate::recovery::{StartError, applied_position, index_unapplied, recover_ring};
 use crate::ship::{Hold, Links, Pair, PairParts};
 use crate::volume::CapturedVolume;
@@ -103,33 +104,6 @@ pub struct Stages {
 #[derive(Debug, Default)]
 pub struct HeldPairs(Vec<Hold>);
 
-/// The pairs, as readers of the journal.
-#[derive(Debug, Default)]
-struct PairSet {
-    pairs: RwLock<Vec<Arc<Pair>>>,
-    keeps_hosts_fast: bool,
-    journal: RwLock<Option<Arc<journal::Journal>>>,
-}
-
-impl Readers for PairSet {
-    fn oldest_needed(&self) -> Option<Position> {
-        self.pairs.read().iter().filter_map(|pair| pair.holds()).min()
-    }
-
-    fn make_room(&self) {
-        if !self.keeps_hosts_fast {
-            return;
-        }
-        let Some(up_to) = self.journal.read().as_ref().map(|journal| journal.middle()) else { return };
-        let pairs = self.pairs.read().clone();
-        for pair in pairs {
-            if let Err(error) = pair.fall_back(up_to) {
-                tracing::error!(peer = %pair.peer(), %error, "the pair could not fall back to its bitmap");
-            }
-        }
-    }
-}
-
 impl Primary {
     /// Recovers the group and starts its threads and pairs.
     ///
@@ -197,11 +171,10 @@ impl Primary {
             Arc::new(Buffer::new(ring.ring, Arc::clone(&parts.clock), ring.next_seq, index, parts.metrics.clone()));
         let image =
             Image { buffer: Arc::clone(&buffer), journal: Arc::clone(&journal), volumes: Arc::clone(&parts.volumes) };
-        let pairs = Arc::new(PairSet {
-            keeps_hosts_fast: record.on_full == OnFullRecord::Fold,
-            journal: RwLock::new(Some(Arc::clone(&journal))),
-            ..PairSet::default()
-        });
+        let keeps_hosts_fast = record.on_full == OnFullRecord::Fold;
+        desk.throttle.enable(!keeps_hosts_fast);
+        let pairs = PairSet::new(keeps_hosts_fast, &journal, Arc::clone(&desk), parts.metrics.clone());
+        let pairs = Arc::new(pairs);
         let primary = Arc::new(Self {
             keeper: Arc::clone(&parts.keeper),
             image: image.clone(),
@@ -513,7 +486,12 @@ impl Primary {
                 last: marker.as_ref().map_or(0, |marker| marker.number),
                 time: marker.map(|marker| marker.time),
             },
-            journal: JournalStatus { bytes: journal.bytes(), capacity_bytes: journal.capacity_bytes() },
+            journal: JournalStatus {
+                bytes: journal.bytes(),
+                capacity_bytes: journal.capacity_bytes(),
+                full_in_seconds: self.writeback.forecast.sample(self.parts.clock.monotonic(), journal),
+                throttle_ms: self.desk.throttle.delay().as_secs_f64() * 1000.0,
+            },
             buffer: BufferStatus { bytes: self.image.buffer.bytes(), capacity_bytes: self.image.buffer.capacity() },
             freeze: self.desk.freezes.status(),
             positions: Positions {
@@ -551,8 +529,6 @@ impl Primary {
             // Drained: its memory is given back. A kill leaves it, and the next start reads it.
             let _ = std::fs::remove_file(&self.options.ring_path);
         }
-        // The pairs' tasks may hold on to the set for a moment more; the journal is free for another owner now.
-        self.pairs.journal.write().take();
     }
 }
 

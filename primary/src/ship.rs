@@ -479,11 +479,7 @@ impl Pair {
         if self.holds().is_none_or(|holds| holds >= up_to) {
             return Ok(());
         }
-        // Nothing is sent meanwhile: what may have been sent is known, and a connection that goes on plans anew.
-        let _hold = self.hold();
-        while *self.conversing.borrow() {
-            std::thread::sleep(LOOK);
-        }
+        let _hold = self.stand_still();
         let (holds, sent_up_to, arrived) = {
             let view = self.view.lock();
             (view.holds, view.sent_up_to, view.arrived())
@@ -499,6 +495,25 @@ impl Pair {
             self.enter(PairState::Differential, Some(reason)).map_err(|error| error.to_string())?;
         }
         Ok(())
+    }
+
+    /// Nothing is sent while the hold lives: what may have been sent is known, and a connection that goes on plans anew. Waits
+    /// until it is so.
+    pub(crate) fn stand_still(self: &Arc<Self>) -> Hold {
+        let hold = self.hold();
+        while *self.conversing.borrow() {
+            std::thread::sleep(LOOK);
+        }
+        hold
+    }
+
+    /// The place in the journal behind which nothing was ever sent. `None` when that is not all there is to know: a copy is
+    /// under way, or what the other side has is to be looked at as it was.
+    pub(crate) fn sent_up_to(&self) -> Option<Position> {
+        let view = self.view.lock();
+        let follows = matches!(view.state, PairState::Paired | PairState::CatchingUp | PairState::Suspended);
+        let complete = self.differences.are_none() && self.differences.copy().is_none();
+        (follows && complete).then_some(view.sent_up_to)
     }
 
     /// A volume comes to the group with data on it, or more of one: nothing more is shipped while the hold lives, and what is

@@ -51,6 +51,7 @@ impl CapturedVolume {
     }
 
     async fn zero(&self, extent: Extent, hole: bool, fua: bool) -> Result<(), IoError> {
+        self.desk.throttle.wait(0).await;
         let seq = self.image.buffer.zero(extent, hole).await?;
         if fua { self.durable(seq).await } else { Ok(()) }
     }
@@ -136,6 +137,7 @@ impl Export for CapturedVolume {
 
     fn write<'a>(&'a self, offset: u64, data: &'a [u8], fua: bool) -> IoFuture<'a, ()> {
         Box::pin(async move {
+            self.desk.throttle.wait(data.len()).await;
             let seq = self.image.buffer.write(self.extent(offset, data.len() as u64), data).await?;
             if fua { self.durable(seq).await } else { Ok(()) }
         })

@@ -15,6 +15,7 @@ use tidemark_common::metrics::{GroupMetrics, Part};
 use tidemark_common::updater::{AppliedPosition, Updater, UpdaterError};
 
 use crate::drain::DrainDesk;
+use crate::forecast::Forecast;
 use crate::image::Image;
 
 /// How long a failing volume is left alone before the next try.
@@ -26,8 +27,9 @@ const IDLE: Duration = Duration::from_secs(1);
 pub trait Readers: Send + Sync {
     /// The oldest place any of them needs; `None` when none needs anything.
     fn oldest_needed(&self) -> Option<Position>;
-    /// The journal is nearly full: let readers that are behind fall back to their bitmaps.
-    fn make_room(&self);
+    /// The journal is nearly full: fold what readers that are behind wait for, or let them fall back to their bitmaps. `record`
+    /// records how far the volumes are, and says it.
+    fn make_room(&self, record: &mut dyn FnMut() -> Option<Position>);
 }
 
 /// What the updater shows.
@@ -40,6 +42,8 @@ pub struct WritebackDesk {
     pub applied_seq: AtomicU64,
     /// The newest marker applied.
     pub applied_marker: AtomicU64,
+    /// When the journal will be full.
+    pub forecast: Forecast,
 }
 
 impl WritebackDesk {
@@ -160,10 +164,13 @@ impl Writeback {
     /// Takes away the segments that nobody needs. First the volumes are synced, then the position is recorded, then the
     /// segments go: after a crash between any two of them, applying again from the recorded position repairs all.
     fn trim(&mut self) {
-        let journal = &self.image.journal;
+        let journal = Arc::clone(&self.image.journal);
         self.metrics.journal_segments(journal.segments());
+        self.metrics.throttled(self.drain.throttle.pace(|| (journal.free_bytes(), journal.capacity_bytes())));
+        self.metrics.journal_full_in(self.desk.forecast.sample(self.clock.monotonic(), &journal));
         if self.drain.is_journal_full() || journal.free_bytes() < journal.capacity_bytes() / 4 {
-            self.readers.make_room();
+            let readers = Arc::clone(&self.readers);
+            readers.make_room(&mut || self.record().then_some(self.recorded));
         }
         let applied = self.updater.applied().position;
         let needed = self.readers.oldest_needed().map_or(applied, |needed| needed.min(applied));

@@ -455,7 +455,12 @@ impl Secondary {
             generation: record.generation,
             volumes: self.volumes().into_iter().map(|volume| volume.name).collect(),
             marker: MarkerStatus { last: position.received_marker, time: newest.map(|marker| marker.time) },
-            journal: JournalStatus { bytes: self.journal.bytes(), capacity_bytes: self.journal.capacity_bytes() },
+            journal: JournalStatus {
+                bytes: self.journal.bytes(),
+                capacity_bytes: self.journal.capacity_bytes(),
+                full_in_seconds: None,
+                throttle_ms: 0.0,
+            },
             buffer: BufferStatus::default(),
             freeze: FreezeStatus::default(),
             positions: Positions {

@@ -59,7 +59,12 @@ fn group(role: Role, pairs: Vec<PairStatus>) -> GroupStatus {
         generation: 1,
         volumes: vec!["a".into(), "b".into()],
         marker: MarkerStatus { last: 42, time: Some(ago(400)) },
-        journal: JournalStatus { bytes: 1 << 20, capacity_bytes: 10 << 30 },
+        journal: JournalStatus {
+            bytes: 1 << 20,
+            capacity_bytes: 10 << 30,
+            full_in_seconds: Some(5400.0),
+            throttle_ms: 0.0,
+        },
         buffer: BufferStatus { bytes: 8 << 20, capacity_bytes: 64 << 20 },
         freeze: FreezeStatus { count: 42, p50_us: 12.0, p99_us: 30.0, max_us: 45.0, abandoned: 0 },
         positions: Positions { captured_seq: 1042, journaled_seq: 1042, applied_seq: 1000 },

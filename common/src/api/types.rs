@@ -134,12 +134,16 @@ pub struct MarkerStatus {
 }
 
 /// A journal's fill.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 pub struct JournalStatus {
     /// Bytes held.
     pub bytes: u64,
     /// Bytes it may hold.
     pub capacity_bytes: u64,
+    /// On a primary: seconds until it is full, if it goes on as in the last minute; none when it does not fill.
+    pub full_in_seconds: Option<f64>,
+    /// On a primary: what every write of a host is held back because the journal fills, milliseconds.
+    pub throttle_ms: f64,
 }
 
 /// A write buffer's fill.

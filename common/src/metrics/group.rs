@@ -69,6 +69,10 @@ pub(super) struct Inner {
     journal_append: Histogram,
     journal_segments: Gauge,
     journal_damaged: IntCounter,
+    journal_full_in: Gauge,
+    journal_folded_markers: IntCounter,
+    journal_folded_bytes: IntCounter,
+    throttle: Gauge,
     apply: Histogram,
     apply_bytes: IntCounter,
     apply_extents: IntCounter,
@@ -112,6 +116,20 @@ impl Inner {
             journal_damaged: set.counter(
                 "tidemark_journal_damaged_records_total",
                 "Journal records whose checksum did not match when they were read.",
+            ),
+            journal_full_in: set.gauge(
+                "tidemark_journal_full_in_seconds",
+                "When the journal will be full if it goes on as in the last minute; +Inf when it does not fill.",
+            ),
+            journal_folded_markers: set.counter(
+                "tidemark_journal_folded_markers_total",
+                "Markers given up because their intervals were folded in the journal while a pair was behind.",
+            ),
+            journal_folded_bytes: set
+                .counter("tidemark_journal_folded_bytes_total", "Bytes of the journal that came back by folding."),
+            throttle: set.gauge(
+                "tidemark_throttle_delay_seconds",
+                "What every write of a host is held back now because the journal fills (on-full throttle).",
             ),
             apply: set.histogram(
                 "tidemark_apply_duration_seconds",
@@ -186,6 +204,22 @@ impl GroupMetrics {
     /// The journal has this many segment files now.
     pub fn journal_segments(&self, segments: usize) {
         self.0.journal_segments.set(count(segments) as f64);
+    }
+
+    /// The journal will be full then; `None`: it does not fill.
+    pub fn journal_full_in(&self, seconds: Option<f64>) {
+        self.0.journal_full_in.set(seconds.unwrap_or(f64::INFINITY));
+    }
+
+    /// Intervals were folded in the journal.
+    pub fn journal_folded(&self, markers: u64, freed_bytes: u64) {
+        self.0.journal_folded_markers.inc_by(markers);
+        self.0.journal_folded_bytes.inc_by(freed_bytes);
+    }
+
+    /// Every write of a host is held back so long.
+    pub fn throttled(&self, delay: Duration) {
+        self.0.throttle.set(delay.as_secs_f64());
     }
 
     /// A record of the journal was damaged (invariant 9).

@@ -56,7 +56,7 @@ fn group(name: &str, role: Role, peers: &[&str]) -> GroupStatus {
         generation: 1,
         volumes: vec![format!("{name}-data")],
         marker: MarkerStatus { last: 42, time: None },
-        journal: JournalStatus { bytes: 1, capacity_bytes: 2 },
+        journal: JournalStatus { bytes: 1, capacity_bytes: 2, full_in_seconds: None, throttle_ms: 0.0 },
         buffer: BufferStatus { bytes: 3, capacity_bytes: 4 },
         freeze: FreezeStatus::default(),
         positions: Positions { captured_seq: 30, journaled_seq: 20, applied_seq: 10 },

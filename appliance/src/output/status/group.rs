@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tidemark_common::api::types::{FreezeStatus, GroupStatus, Positions, Role, Status};
+use tidemark_common::api::types::{FreezeStatus, GroupStatus, JournalStatus, Positions, Role, Status};
 
 use tidemark_common::config::format_duration;
 
@@ -41,7 +41,7 @@ fn figures_of(group: &GroupStatus, now: Timestamp) -> Vec<Line> {
     if group.buffer.capacity_bytes > 0 {
         lines.push(fill("buffer", group.buffer.bytes, group.buffer.capacity_bytes));
     }
-    lines.push(fill("journal", group.journal.bytes, group.journal.capacity_bytes));
+    lines.push(journal(&group.journal));
     if group.role == Role::Primary || group.freeze.count > 0 {
         lines.push(freeze(&group.freeze));
     }
@@ -117,6 +117,18 @@ fn fill(label: &str, bytes: u64, capacity: u64) -> Line {
     };
     let amount = format!("   {} of {}", figures::bytes(bytes), figures::bytes(capacity));
     with_bar(value(label), share, style).with(Style::Faint, amount)
+}
+
+/// How full it is, when it will be full, and what that costs hosts already.
+fn journal(journal: &JournalStatus) -> Line {
+    let mut line = fill("journal", journal.bytes, journal.capacity_bytes);
+    if let Some(seconds) = journal.full_in_seconds {
+        line = line.with(Style::Warning, format!(", full in {}", figures::seconds(seconds)));
+    }
+    if journal.throttle_ms > 0.0 {
+        line = line.with(Style::Warning, format!(", hosts held back {:.2} ms a write", journal.throttle_ms));
+    }
+    line
 }
 
 /// Adds a bar and its percentage.

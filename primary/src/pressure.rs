@@ -1,0 +1,134 @@
+//! A journal that runs full because a pair is slow or away, in this order (DESIGN 5): what the pair was never sent is folded
+//! inside the journal; what even that does not fit goes into the pair's bitmap, and from there into a differential copy. A group
+//! may instead slow its hosts ([`crate::throttle`]). Owns the set of pairs as readers of the journal.
+//!
+//! Folding stops a pair's sending for as long as it takes: nobody may stand inside of what is folded (invariant 6).
+
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Mutex, RwLock};
+use tidemark_common::journal::{FoldRange, Journal, JournalError, Position};
+use tidemark_common::metrics::GroupMetrics;
+
+use crate::drain::DrainDesk;
+use crate::ship::{Hold, Pair};
+use crate::writeback::Readers;
+
+/// The pairs of a group.
+#[derive(Debug)]
+pub(crate) struct PairSet {
+    pub(crate) pairs: RwLock<Vec<Arc<Pair>>>,
+    /// Hosts are never slowed: room is made instead.
+    keeps_hosts_fast: bool,
+    /// Not kept open by whoever still knows of the pairs.
+    journal: Weak<Journal>,
+    desk: Arc<DrainDesk>,
+    metrics: GroupMetrics,
+    tried: Mutex<Tried>,
+}
+
+/// The last try to fold.
+#[derive(Debug, Default)]
+struct Tried {
+    /// The journal's end then.
+    end: Option<Position>,
+    /// Space came back.
+    helped: bool,
+}
+
+impl PairSet {
+    pub(crate) fn new(
+        keeps_hosts_fast: bool,
+        journal: &Arc<Journal>,
+        desk: Arc<DrainDesk>,
+        metrics: GroupMetrics,
+    ) -> Self {
+        let journal = Arc::downgrade(journal);
+        Self { pairs: RwLock::default(), keeps_hosts_fast, journal, desk, metrics, tried: Mutex::default() }
+    }
+
+    /// Folding reads much of the journal: it is tried again when a sixteenth of it is new.
+    fn begin_to_fold(&self, journal: &Journal) -> bool {
+        let end = journal.durable_end().position;
+        let mut tried = self.tried.lock();
+        let new = tried.end.map_or(u64::MAX, |tried| journal.bytes_between(tried, end));
+        let again = new >= journal.capacity_bytes() / 16 || is_tight(journal) && tried.end != Some(end);
+        if again {
+            *tried = Tried { end: Some(end), helped: false };
+        }
+        again
+    }
+
+    /// Folds what the pairs that are behind were never sent.
+    fn fold(&self, journal: &Arc<Journal>, recorded: Position) -> Result<(), JournalError> {
+        let Some((mut range, _held)) = self.range(recorded) else { return Ok(()) };
+        while let Some(folded) = journal.fold(range)? {
+            range.after = folded.to;
+            self.desk.markers.forget(folded.from, folded.to);
+            self.metrics.journal_folded(folded.markers, folded.bytes_before.saturating_sub(folded.bytes_after));
+            self.tried.lock().helped = true;
+            tracing::info!(
+                markers = folded.markers,
+                bytes_before = folded.bytes_before,
+                bytes_after = folded.bytes_after,
+                "intervals between markers were folded in the journal: a pair is behind"
+            );
+        }
+        Ok(())
+    }
+
+    /// Behind everything that was sent to the pairs that are behind, and before everything that others still need; and those
+    /// pairs, stopped. `None`: what they need has to stay as it is.
+    fn range(&self, recorded: Position) -> Option<(FoldRange, Vec<Hold>)> {
+        let mut pairs: Vec<_> =
+            self.pairs.read().iter().filter_map(|pair| Some((pair.holds()?, Arc::clone(pair)))).collect();
+        pairs.sort_unstable_by_key(|(holds, _)| *holds);
+        let (mut after, mut before, mut held) = (None, recorded, Vec::new());
+        for (holds, pair) in pairs {
+            if after.is_some_and(|after| holds > after) {
+                before = before.min(holds);
+                break;
+            }
+            held.push(pair.stand_still());
+            after = after.max(Some(pair.sent_up_to()?));
+        }
+        Some((FoldRange { after: after?, before, bytes_max: self.desk.interval_bytes() }, held))
+    }
+
+    fn fall_back(&self, journal: &Journal) {
+        let up_to = journal.middle();
+        let pairs = self.pairs.read().clone();
+        for pair in pairs {
+            if let Err(error) = pair.fall_back(up_to) {
+                tracing::error!(peer = %pair.peer(), %error, "the pair could not fall back to its bitmap");
+            }
+        }
+    }
+}
+
+impl Readers for PairSet {
+    fn oldest_needed(&self) -> Option<Position> {
+        self.pairs.read().iter().filter_map(|pair| pair.holds()).min()
+    }
+
+    fn make_room(&self, record: &mut dyn FnMut() -> Option<Position>) {
+        let Some(journal) = self.journal.upgrade().filter(|_| self.keeps_hosts_fast) else { return };
+        if self.begin_to_fold(&journal)
+            && let Some(recorded) = record()
+            && let Err(error) = self.fold(&journal, recorded)
+        {
+            tracing::warn!(%error, "the journal could not be folded");
+            if error.is_damage() {
+                self.metrics.journal_damaged();
+            }
+        }
+        if !self.tried.lock().helped || is_tight(&journal) {
+            self.fall_back(&journal);
+        }
+    }
+}
+
+/// Hosts are about to wait.
+fn is_tight(journal: &Journal) -> bool {
+    journal.free_bytes() < journal.capacity_bytes() / 16
+}

@@ -18,8 +18,13 @@ fn images(side: &Path) -> usize {
 
 #[test]
 fn a_secondary_killed_while_it_makes_the_copy_volumes_finishes_them() {
-    let mut pair =
-        Pair::unpaired(&Setup { volumes: vec![("a", "1MiB".into())], interval: "250ms", seed: 231, journals: None });
+    let mut pair = Pair::unpaired(&Setup {
+        volumes: vec![("a", "1MiB".into())],
+        interval: "250ms",
+        seed: 231,
+        journals: None,
+        on_full: "fold",
+    });
     pair.east.open("a").write(4096, &[7; 4096]).expect("old content");
     let names: Vec<String> = (1..VOLUMES).map(|number| format!("v{number}")).collect();
     let mut words = vec!["group", "create", "many", "--interval", "250ms"];
@@ -60,6 +65,7 @@ fn an_empty_file_that_no_volume_names_is_taken_over_and_one_with_data_is_not() {
         interval: "250ms",
         seed: 232,
         journals: None,
+        on_full: "fold",
     });
     let folder = pair.west.directory().join("volumes");
     std::fs::create_dir_all(&folder).expect("make the folder");
@@ -83,6 +89,7 @@ fn a_volume_that_left_the_group_is_free_on_the_copy_side_also_after_a_restart() 
         interval: "250ms",
         seed: 233,
         journals: None,
+        on_full: "fold",
     });
     pair.east.ok(&["group", "remove", GROUP, "--volume", "b"]);
     wait_until("the copy side to let it go", COPY_LIMIT, || pair.west.try_open("b").map_err(|error| error.to_string()));

@@ -10,7 +10,13 @@ use tidemark_tests::wait::{check, wait_until};
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn small(seed: u64) -> Setup {
-    Setup { volumes: vec![("a", "4MiB".into()), ("b", "4MiB".into())], interval: "250ms", seed, journals: None }
+    Setup {
+        volumes: vec![("a", "4MiB".into()), ("b", "4MiB".into())],
+        interval: "250ms",
+        seed,
+        journals: None,
+        on_full: "fold",
+    }
 }
 
 fn wait_fenced(side: &Appliance) {

@@ -16,6 +16,7 @@ pub mod history;
 pub mod host;
 pub mod image;
 pub mod impairment;
+pub mod noise;
 pub mod oracle;
 pub mod pair;
 pub mod postgres;

@@ -33,6 +33,8 @@ pub struct Setup {
     pub seed: u64,
     /// Bytes of the journals of east and west, in segments of 8 MiB; `None`: as `init` sets them.
     pub journals: Option<(&'static str, &'static str)>,
+    /// What the group does when its journal fills.
+    pub on_full: &'static str,
 }
 
 impl Setup {
@@ -41,19 +43,25 @@ impl Setup {
     pub fn seeded(seed: u64) -> Self {
         let size = Profile::seeded(seed).volume_bytes().to_string();
         let volumes = ["a", "b", "c"].map(|name| (name, size.clone())).to_vec();
-        Self { volumes, interval: "250ms", seed, journals: None }
+        Self { volumes, interval: "250ms", seed, journals: None, on_full: "fold" }
     }
 
     /// One volume, with marks and intervals of its test's own.
     #[must_use]
     pub fn one_volume(name: &'static str, bytes: u64, seed: u64) -> Self {
-        Self { volumes: vec![(name, bytes.to_string())], interval: "250ms", seed, journals: None }
+        Self { volumes: vec![(name, bytes.to_string())], interval: "250ms", seed, journals: None, on_full: "fold" }
     }
 
     /// The same with small journals on east and west.
     #[must_use]
     pub fn journals(self, east: &'static str, west: &'static str) -> Self {
         Self { journals: Some((east, west)), ..self }
+    }
+
+    /// The same, but hosts are slowed when the journal fills.
+    #[must_use]
+    pub fn throttled(self) -> Self {
+        Self { on_full: "throttle", ..self }
     }
 
     /// The same with another interval.
@@ -98,7 +106,7 @@ impl Pair {
         let relay = Relay::start(west.replication(), setup.seed);
         east.trust(&west, Some(&relay.address()));
         west.trust(&east, Some(east.replication()));
-        let mut words = vec!["group", "create", GROUP, "--interval", setup.interval];
+        let mut words = vec!["group", "create", GROUP, "--interval", setup.interval, "--on-full", setup.on_full];
         for (name, size) in &setup.volumes {
             east.ok(&["volume", "create", name, "--size", size]);
             words.extend(["--volume", name]);

@@ -57,7 +57,7 @@ fn number(database: &Postgres, query: &str) -> i64 {
 #[test]
 fn postgresql_with_data_and_wal_on_two_volumes_starts_from_the_copies() {
     let volumes = vec![("data", "512MiB".to_owned()), ("wal", "256MiB".to_owned())];
-    let mut pair = Pair::paired(&Setup { volumes, interval: "250ms", seed: 131, journals: None });
+    let mut pair = Pair::paired(&Setup { volumes, interval: "250ms", seed: 131, journals: None, on_full: "fold" });
     std::fs::set_permissions(pair.cluster.path(), PermissionsExt::from_mode(0o755)).expect("let postgres in");
 
     let mounted = Volumes::mount(&pair, &pair.east, true);

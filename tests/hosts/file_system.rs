@@ -15,7 +15,8 @@ fn same_tree(left: &str, right: &Path) {
 
 #[test]
 fn ext4_survives_the_death_of_the_primary() {
-    let setup = Setup { volumes: vec![("fs", "192MiB".into())], interval: "250ms", seed: 121, journals: None };
+    let setup =
+        Setup { volumes: vec![("fs", "192MiB".into())], interval: "250ms", seed: 121, journals: None, on_full: "fold" };
     let mut pair = Pair::paired(&setup);
     let disk = Disk::attach(&pair.east.uri("fs"), &pair.cluster.join("ef"));
     disk.make_ext4();

@@ -17,6 +17,7 @@ fn pair(seed: u64) -> Pair {
         interval: "250ms",
         seed,
         journals: None,
+        on_full: "fold",
     })
 }
 

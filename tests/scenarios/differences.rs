@@ -8,22 +8,11 @@ use tidemark_common::api::types::PairState;
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::command::run;
 use tidemark_tests::impairment::Weather;
+use tidemark_tests::noise::noise;
 use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const MIB: u64 = 1 << 20;
-
-/// Bytes that lz4 cannot make smaller.
-fn noise(seed: u64, bytes: u64) -> Vec<u8> {
-    let mut state = seed | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    (0..bytes / 8).flat_map(|_| next().to_le_bytes()).collect()
-}
 
 fn write_noise(side: &Appliance, volume: &str, at: u64, bytes: u64, seed: u64) {
     let mut export = side.open(volume);

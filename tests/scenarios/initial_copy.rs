@@ -50,7 +50,7 @@ fn an_initial_copy_interrupted_by_kills_and_a_cut_link_goes_on_where_it_was() {
     // More than the link's windows hold, so that what was handed to the link is far from what has arrived.
     const SIZE: u64 = 48 << 20;
     let volumes = vec![("a", SIZE.to_string()), ("b", SIZE.to_string())];
-    let mut pair = Pair::unpaired(&Setup { volumes, interval: "250ms", seed: 62, journals: None });
+    let mut pair = Pair::unpaired(&Setup { volumes, interval: "250ms", seed: 62, journals: None, on_full: "fold" });
     prefill(&pair.history, &pair.target(&pair.east), SIZE / BLOCK_BYTES as u64).expect("prefill");
     let total = 2 * SIZE;
     pair.relay.set(Weather { bytes_per_second: Some(8_000_000), ..Weather::default() });
@@ -82,7 +82,13 @@ fn an_initial_copy_interrupted_by_kills_and_a_cut_link_goes_on_where_it_was() {
 #[test]
 fn a_huge_sparse_volume_with_little_data_copies_in_seconds() {
     const SIZE: u64 = 100 << 30;
-    let setup = Setup { volumes: vec![("huge", SIZE.to_string())], interval: "250ms", seed: 63, journals: None };
+    let setup = Setup {
+        volumes: vec![("huge", SIZE.to_string())],
+        interval: "250ms",
+        seed: 63,
+        journals: None,
+        on_full: "fold",
+    };
     let pair = Pair::unpaired(&setup);
     let places = [0, SIZE / 2 + 12_288, SIZE - 4096];
     let mut export = pair.east.open("huge");

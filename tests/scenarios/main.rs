@@ -10,6 +10,7 @@ mod link;
 mod members;
 mod memory;
 mod permission;
+mod pressure;
 mod rejoin;
 mod size;
 mod verify;

@@ -50,7 +50,7 @@ fn a_failover_while_a_volume_joins_serves_the_image_without_it() {
 #[test]
 fn a_volume_taken_out_after_the_marker_still_belongs_to_its_image() {
     let volumes = vec![("v", MIB.to_string()), ("w", MIB.to_string())];
-    let mut pair = Pair::paired(&Setup { volumes, interval: "1h", seed: 92, journals: None });
+    let mut pair = Pair::paired(&Setup { volumes, interval: "1h", seed: 92, journals: None, on_full: "fold" });
     written(&pair, "w", 3, MIB);
     let original = pair.east.open("w").read_all().expect("read");
     pair.settle();
@@ -68,7 +68,7 @@ fn a_volume_taken_out_after_the_marker_still_belongs_to_its_image() {
 #[test]
 fn a_volume_that_left_is_let_go_by_the_copy_at_the_next_marker() {
     let volumes = vec![("v", MIB.to_string()), ("w", MIB.to_string())];
-    let mut pair = Pair::paired(&Setup { volumes, interval: "250ms", seed: 93, journals: None });
+    let mut pair = Pair::paired(&Setup { volumes, interval: "250ms", seed: 93, journals: None, on_full: "fold" });
     written(&pair, "w", 4, MIB);
     let original = pair.east.open("w").read_all().expect("read");
     pair.east.ok(&["group", "remove", GROUP, "--volume", "w"]);

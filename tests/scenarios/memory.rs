@@ -84,7 +84,13 @@ impl Flood {
 #[test]
 fn memory_under_full_load_is_the_write_buffer_and_a_fixed_amount() {
     let size = VOLUME_BYTES.to_string();
-    let setup = Setup { volumes: vec![("a", size.clone()), ("b", size)], interval: "250ms", seed: 251, journals: None };
+    let setup = Setup {
+        volumes: vec![("a", size.clone()), ("b", size)],
+        interval: "250ms",
+        seed: 251,
+        journals: None,
+        on_full: "fold",
+    };
     let pair = Pair::paired(&setup);
     let show = |what: &str| {
         let [east, west] = [&pair.east, &pair.west].map(|side| peak_resident_kib(side.pid()) >> 10);

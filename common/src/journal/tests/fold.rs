@@ -1,6 +1,8 @@
 //! What a fold leaves: the same images at the markers that are kept, less space, and one place to stand on each side of it,
 //! wherever the power goes.
 
+#![expect(clippy::cast_possible_truncation, reason = "small numbers of a test")]
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

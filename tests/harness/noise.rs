@@ -1,0 +1,14 @@
+//! Data that compression does not help with.
+
+/// Bytes that lz4 cannot make smaller.
+#[must_use]
+pub fn noise(seed: u64, bytes: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    (0..bytes / 8).flat_map(|_| next().to_le_bytes()).collect()
+}

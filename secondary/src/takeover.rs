@@ -81,3 +81,52 @@ fn failed_over(pair: &PairRecord, parted: PartedRecord) -> PairRecord {
         ..pair.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tidemark_common::catalog::{Catalog, GroupRecord, OnFullRecord};
+    use tidemark_common::clock::SystemClock;
+    use tidemark_common::journal::Position;
+    use tidemark_common::record::MarkerRecord;
+    use tidemark_common::storage::memory::MemoryDisk;
+
+    use super::*;
+
+    fn copy() -> GroupRecord {
+        GroupRecord {
+            name: "g".into(),
+            id: [7; 16],
+            role: RoleRecord::Secondary,
+            generation: 3,
+            generation_start_seq: 1,
+            interval_ms: 1000,
+            on_full: OnFullRecord::Fold,
+            next_volume_index: 3,
+            volumes: Vec::new(),
+            pairs: vec![PairRecord::new("near", 0)],
+            primary: Some([1; 32]),
+            cut: None,
+        }
+    }
+
+    /// Invariant 8: the lower generation is fenced, so whoever takes over must have a higher one, durably.
+    #[test]
+    fn a_taken_over_copy_has_the_next_generation_durably() {
+        let disk = MemoryDisk::new();
+        let open = |disk: &MemoryDisk| Catalog::open_simulated(disk, "records".as_ref(), &SystemClock::new()).unwrap();
+        let catalog = open(&disk);
+        catalog.put_group(&copy()).unwrap();
+        let keeper = GroupKeeper::new(catalog, copy());
+        let marker = MarkerRecord { number: 5, boundary_seq: 40, time_ns: 0, freeze_ns: 0, tag: None };
+        let permitted = Permitted { marker, end: Position { segment: 2, offset: 8192 } };
+        let parted = PartedRecord { marker: 5, seq: 40, chain: [9; 16], segment: 2, offset: 8192 };
+        let member = GroupVolume { index: 1, name: "data".into() };
+        assert_eq!(record_role(&permitted, parted, vec![member.clone()], &keeper).unwrap(), 4);
+
+        let found = open(&disk.crash(1)).groups().unwrap().remove(0);
+        assert_eq!((found.role, found.generation, found.generation_start_seq), (RoleRecord::Primary, 4, 41));
+        assert_eq!((found.primary, found.volumes), (None, vec![member]));
+        assert_eq!(found.pairs[0].state, PairStateRecord::FailedOver, "its old primary is not called");
+        assert_eq!(found.pairs[0].parted, Some(parted));
+    }
+}

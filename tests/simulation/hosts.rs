@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -34,11 +35,11 @@ struct Host {
 
 /// All hosts, and what they know.
 pub(crate) struct Hosts {
-    pub(crate) history: History,
+    pub(crate) history: Arc<History>,
     hosts: Vec<Host>,
     blocks: u64,
-    /// Everything answered before this moment was flushed.
-    flushed: Tick,
+    /// Everything answered before the first moment was flushed, and that was answered at the second.
+    flushed: Vec<(Tick, Tick)>,
     /// Writes answered with FUA.
     forced: Vec<WriteId>,
     /// Once each: else a zero would not tell which write it shows.
@@ -56,10 +57,10 @@ impl Hosts {
         let host =
             |number| Host { stripe: number * stripe..(number + 1) * stripe, volume: 0, doing: None, stopped: false };
         Self {
-            history: History::new(),
+            history: Arc::default(),
             hosts: (0..count).map(host).collect(),
             blocks,
-            flushed: 0,
+            flushed: Vec::new(),
             forced: Vec::new(),
             zeroed: BTreeSet::new(),
             shows: vec![vec![Content::Zero; usize::try_from(blocks).unwrap()]; volumes as usize],
@@ -107,7 +108,7 @@ impl Hosts {
 
     fn answered(&mut self, doing: &Doing) {
         match *doing {
-            Doing::Flush { moment } => self.flushed = self.flushed.max(moment),
+            Doing::Flush { moment } => self.flushed.push((moment, self.history.tick())),
             Doing::Write { id, fua } => {
                 self.history.acknowledged(id);
                 self.forced.extend(fua.then_some(id));
@@ -213,6 +214,17 @@ impl Hosts {
         self.history.prefilled(self.blocks);
     }
 
+    /// Everything answered so far becomes durable.
+    pub(crate) fn flush(&mut self, primary: &Primary, mut make_room: impl FnMut()) {
+        let moment = self.history.tick();
+        let export = primary.export(&name_of(0)).unwrap();
+        let mut answer: Waiting<_> = Box::pin(async move { export.flush().await });
+        while now(&mut answer).is_none() {
+            make_room();
+        }
+        self.answered(&Doing::Flush { moment });
+    }
+
     /// The machine is down: what was under way will not be answered.
     pub(crate) fn cut_off(&mut self) {
         for host in &mut self.hosts {
@@ -224,26 +236,32 @@ impl Hosts {
     /// The machine is up again: what it shows has happened, the rest never will.
     pub(crate) fn settle(&mut self, what: &str, volumes: &[Vec<u8>], power_lost: bool) {
         let image = Image::from_bytes(volumes);
-        let flushed = Bounds { holds_acked_before: Some(self.flushed), nothing_sent_after: None };
-        let bounds = if power_lost { flushed } else { Bounds::EVERYTHING_ACKED };
+        let bounds = if power_lost { self.flushed_before(Tick::MAX) } else { Bounds::EVERYTHING_ACKED };
         let verdict = assert_legal(what, &self.history.writes(), &image, bounds);
-        self.check_forced(what, &verdict);
+        self.check_forced(what, &verdict, Tick::MAX);
         self.history.settle(&verdict);
         for (volume, block, content) in image.blocks() {
             self.shows[volume][usize::try_from(block).unwrap()] = content.clone();
         }
     }
 
-    /// As [`Self::settle`], for a machine that only might have been.
-    pub(crate) fn judge_power_loss(&self, what: &str, volumes: &[Vec<u8>]) {
-        let bounds = Bounds { holds_acked_before: Some(self.flushed), nothing_sent_after: None };
+    /// As [`Self::settle`], for a machine that only might have been, where power was lost before this moment.
+    pub(crate) fn judge_power_loss(&self, what: &str, volumes: &[Vec<u8>], moment: Tick) {
+        let bounds = self.flushed_before(moment);
         let verdict = assert_legal(what, &self.history.writes(), &Image::from_bytes(volumes), bounds);
-        self.check_forced(what, &verdict);
+        self.check_forced(what, &verdict, moment);
     }
 
-    fn check_forced(&self, what: &str, verdict: &Verdict) {
+    fn flushed_before(&self, moment: Tick) -> Bounds {
+        let flushed = self.flushed.iter().filter(|(_, answered)| *answered < moment).map(|(begun, _)| *begun).max();
+        Bounds { holds_acked_before: flushed, nothing_sent_after: None }
+    }
+
+    fn check_forced(&self, what: &str, verdict: &Verdict, moment: Tick) {
+        let writes = self.history.writes();
         for id in &self.forced {
-            assert!(verdict.holds(*id), "{what}: write {id} was answered with FUA and is gone");
+            let answered = writes[usize::try_from(*id).unwrap() - 1].acked.is_some_and(|acked| acked < moment);
+            assert!(verdict.holds(*id) || !answered, "{what}: write {id} was answered with FUA and is gone");
         }
     }
 

@@ -10,6 +10,7 @@ mod line;
 mod near;
 mod points;
 mod profile;
+mod replay;
 mod site;
 mod world;
 

@@ -139,21 +139,22 @@ impl Site {
             metrics: Arc::new(Metrics::new(name, "simulation", Timestamp::UNIX_EPOCH)),
             runtime: Arc::clone(&ground.runtime),
         };
-        site.set_up();
+        site.set_up(&site.disk);
         site
     }
 
-    fn set_up(&self) {
+    /// Everything an appliance there starts from.
+    pub(crate) fn set_up(&self, disk: &dyn Disk) {
         for folder in [VOLUMES, "/catalog"] {
-            self.disk.create_folder(folder.as_ref()).unwrap();
+            disk.create_folder(folder.as_ref()).unwrap();
         }
         for index in 0..self.settings.volumes {
-            let file = self.disk.open(&volume_path(index), Open::New).unwrap();
+            let file = disk.open(&volume_path(index), Open::New).unwrap();
             file.grow(self.volume_bytes()).unwrap();
             file.sync().unwrap();
         }
-        self.disk.sync_folder(VOLUMES.as_ref()).unwrap();
-        let catalog = Catalog::open_simulated(&self.disk, CATALOG.as_ref(), &self.clock).unwrap();
+        disk.sync_folder(VOLUMES.as_ref()).unwrap();
+        let catalog = Catalog::open_simulated(disk, CATALOG.as_ref(), &self.clock).unwrap();
         catalog.put_group(&self.record()).unwrap();
         if self.name == NEAR {
             let sizes: Vec<_> = (1..=self.settings.volumes).map(|i| (VolumeIndex(i), self.volume_bytes())).collect();
@@ -246,7 +247,10 @@ impl Site {
     /// The files of the volumes, and what the group is kept in.
     fn open(&mut self) -> Result<Opened, String> {
         self.fate = Fate::new(&self.points);
-        let disk: Arc<dyn Disk> = Arc::new(MortalDisk::new(&self.disk, &self.fate));
+        self.open_on(Arc::new(MortalDisk::new(&self.disk, &self.fate)))
+    }
+
+    fn open_on(&self, disk: Arc<dyn Disk>) -> Result<Opened, String> {
         let catalog = Catalog::open_simulated(&*disk, CATALOG.as_ref(), &self.clock).map_err(|e| e.to_string())?;
         let record = catalog.groups().map_err(|e| e.to_string())?.remove(0);
         let volumes = Volumes::default();
@@ -258,7 +262,19 @@ impl Site {
     }
 
     pub(crate) fn open_primary(&mut self) -> Result<(Arc<Primary>, Stages), String> {
-        let (disk, keeper, volumes) = self.open()?;
+        let opened = self.open()?;
+        let (parts, options) = self.primary_parts(opened);
+        Primary::open(parts, options).map_err(|error| error.to_string())
+    }
+
+    /// A primary with the threads it has in an appliance.
+    pub(crate) fn start_primary(&self, disk: Arc<dyn Disk>) -> Arc<Primary> {
+        let opened = self.open_on(disk).expect("it can be opened");
+        let (parts, options) = self.primary_parts(opened);
+        Primary::start(parts, options).expect("it starts")
+    }
+
+    fn primary_parts(&self, (disk, keeper, volumes): Opened) -> (PrimaryParts, PrimaryOptions) {
         let parts = PrimaryParts {
             disk,
             clock: Arc::new(self.clock.clone()),
@@ -277,7 +293,7 @@ impl Site {
             drain: DrainSettings { delay: self.settings.delay, freeze_limit: Duration::from_secs(1) },
             heartbeat: Duration::from_secs(1),
         };
-        Primary::open(parts, options).map_err(|error| error.to_string())
+        (parts, options)
     }
 
     pub(crate) fn open_secondary(&mut self) -> Result<(Arc<Secondary>, Apply), String> {

@@ -485,7 +485,8 @@ impl World {
         let (primary, _) = opened.unwrap_or_else(|reason| panic!("the primary would not start: {reason}"));
         let captured = primary.status().positions.captured_seq;
         assert!(captured >= self.told.0, "invariant 7: write {} was shipped, and would be gone", self.told.0);
-        self.hosts.judge_power_loss("the primary, if power were lost", &twin.read_all(&primary));
+        let volumes = twin.read_all(&primary);
+        self.hosts.judge_power_loss("the primary, if power were lost", &volumes, Tick::MAX);
     }
 
     fn look_at_copy(&mut self, power_lost: Option<u64>) {

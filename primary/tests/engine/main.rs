@@ -16,6 +16,7 @@
 mod cut;
 mod death;
 mod faults;
+mod fence;
 mod gate;
 mod hosts;
 mod machine;

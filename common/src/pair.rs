@@ -19,6 +19,8 @@ pub const fn is_transition_valid(from: PairState, to: PairState) -> bool {
             | (S::Paired, S::CatchingUp | S::Differential | S::Resync)
             | (S::CatchingUp, S::Paired | S::Differential | S::Resync)
             | (S::Differential, S::Resync | S::InitialCopy)
+            // The operator gives up the image over there.
+            | (S::Resync, S::InitialCopy)
             | (S::Suspended | S::Error, S::InitialCopy | S::Paired | S::CatchingUp | S::Differential | S::Resync)
             | (S::Error, S::Suspended)
             | (S::FailedOver, S::Resync | S::Error)

@@ -6,6 +6,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tidemark_common::api::types::PairState;
 use tidemark_common::ids::{Generation, MarkerNumber, Seq};
@@ -128,6 +129,7 @@ impl Pair {
     /// The copy is complete over there, when this is the marker at its end.
     pub(crate) fn finish_copy(&self, permitted: MarkerNumber) -> Result<(), ShipError> {
         if self.differences.finish(permitted)? {
+            self.in_place.store(false, Ordering::Release);
             self.enter(PairState::CatchingUp, None)?;
         }
         Ok(())

@@ -180,6 +180,18 @@ impl Differences {
         self.keep(inner, next, pair)
     }
 
+    /// The other side's image is given up: the next copy is a first one, of what differs.
+    ///
+    /// # Errors
+    /// [`DifferencesError`].
+    pub fn go_in_place(&self) -> Result<(), DifferencesError> {
+        let inner = self.lock()?;
+        let next = inner.clone();
+        let mut pair = self.pair()?;
+        pair.copy = Some(first_copy(next.bitmap.bytes()));
+        self.keep(inner, next, pair)
+    }
+
     /// The other side, which was primary, returns: what it wrote after the histories parted differs, too. With `dirty` empty it
     /// stands at that place exactly; `everything` is for one that does not know it.
     ///

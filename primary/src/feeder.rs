@@ -77,6 +77,8 @@ pub enum FeedError {
 pub struct CopyFeed {
     /// Its number.
     pub number: u64,
+    /// The other side's image is given up for it.
+    pub gives_up: bool,
     /// What to send first: the begin record, when the other side does not have it yet.
     pub begin: Option<ControlRecord>,
     /// The regions.
@@ -239,6 +241,9 @@ impl Feeder {
         let Some(begin) = self.copy.as_mut().and_then(|copy| copy.begin.take()) else {
             return self.end_copy_if_reached();
         };
+        if self.copy.as_ref().is_some_and(|copy| copy.gives_up) {
+            self.send_record(&ControlRecord::ImageGivenUp)?;
+        }
         self.send_record(&begin)?;
         self.end_copy_if_reached()?;
         Ok(true)

@@ -1,6 +1,8 @@
 //! From where a connection goes on: what the other side holds is looked up in the journal and in the points of frames
 //! given up, and only then anything is sent.
 
+use std::sync::atomic::Ordering;
+
 use tidemark_common::catalog::CopyRecord;
 use tidemark_common::differential::Bitmap;
 use tidemark_common::ids::{MarkerNumber, Seq, VolumeIndex};
@@ -58,7 +60,8 @@ impl Pair {
         if !base.known || copy.end_marker.is_some() || self.image.journal.oldest() > start {
             return self.begin_copy(&copy, base, welcome).await;
         }
-        Ok(Plan { reader: self.image.journal.reader(start), copy: Some(self.copy_feed(&copy, bitmap)) })
+        let gives_up = self.check_staging(bitmap.bytes(), copy.direct, welcome)?;
+        Ok(Plan { reader: self.image.journal.reader(start), copy: Some(self.copy_feed(&copy, bitmap, gives_up)) })
     }
 
     fn base(&self, welcome: &Welcome) -> Result<Base, ShipError> {
@@ -87,6 +90,23 @@ impl Pair {
         }
     }
 
+    /// Whether a copy of so many bytes finds room over there beside the image that is kept until it is complete, and whether that
+    /// image has to be given up for it: a first copy was ordered, so that is what it comes to.
+    ///
+    /// # Errors
+    /// [`ShipError::Staging`]: only a person can say.
+    fn check_staging(&self, bytes: u64, direct: bool, welcome: &Welcome) -> Result<bool, ShipError> {
+        // The rest is for what hosts write meanwhile.
+        let room = welcome.journal_capacity_bytes / 4 * 3;
+        let has_image = welcome.position.permitted_marker > 0;
+        match (bytes <= room, direct) {
+            (true, _) => Ok(has_image && direct && self.in_place.load(Ordering::Acquire)),
+            (false, true) => Ok(has_image),
+            (false, false) if has_image => Err(ShipError::Staging { bytes, room }),
+            (false, false) => Ok(false),
+        }
+    }
+
     /// Begins a copy anew: over the base it needs, or, when it is a first copy, over whatever is there.
     async fn begin_copy(&self, copy: &CopyRecord, base: Base, welcome: &Welcome) -> Result<Plan, ShipError> {
         if base.known {
@@ -108,7 +128,7 @@ impl Pair {
         )
     }
 
-    fn copy_feed(&self, copy: &CopyRecord, bitmap: Bitmap) -> CopyFeed {
+    fn copy_feed(&self, copy: &CopyRecord, bitmap: Bitmap, gives_up: bool) -> CopyFeed {
         let begin = ControlRecord::CopyBegin {
             copy: copy.number,
             start_seq: copy.start_seq,
@@ -119,7 +139,7 @@ impl Pair {
             volumes: self.image.volumes.specs(),
         };
         let cursor = (VolumeIndex(0), 0);
-        CopyFeed { number: copy.number, begin: Some(begin), bitmap, cursor, end: None }
+        CopyFeed { number: copy.number, gives_up, begin: Some(begin), bitmap, cursor, end: None }
     }
 
     /// Begins a differential copy: a cut, then everything that may differ as of it (DESIGN 5). `held` is where the other
@@ -130,6 +150,9 @@ impl Pair {
         first: Option<Bitmap>,
         welcome: &Welcome,
     ) -> Result<Plan, ShipError> {
+        let direct = self.differences.copy().is_some_and(|copy| copy.direct);
+        let bytes = first.as_ref().map_or_else(|| self.differences.bytes(), Bitmap::bytes);
+        let gives_up = self.check_staging(bytes, direct, welcome)?;
         let stands_at = held.map(|reader| reader.position());
         {
             // Nothing of the journal leaves until the cut's place is known.
@@ -148,7 +171,10 @@ impl Pair {
             let copy = self.differences.begin(&self.image.journal, from, &done, first.as_ref(), base)?;
             let bitmap = self.differences.bitmap();
             self.view.lock().holds = Some(done.next);
-            Ok(Plan { reader: self.image.journal.reader(done.next), copy: Some(self.copy_feed(&copy, bitmap)) })
+            Ok(Plan {
+                reader: self.image.journal.reader(done.next),
+                copy: Some(self.copy_feed(&copy, bitmap, gives_up)),
+            })
         })
     }
 }
@@ -159,5 +185,5 @@ fn resume(copy: &CopyRecord, bitmap: Bitmap, reader: Reader, welcome: &Welcome) 
     let cursor = (VolumeIndex(welcome.position.copy_volume), welcome.position.copy_offset);
     let complete = bitmap.next_run(cursor.0, cursor.1).is_none();
     let end = copy.end_marker.filter(|_| complete).map(MarkerNumber);
-    Plan { reader, copy: Some(CopyFeed { number: copy.number, begin: None, bitmap, cursor, end }) }
+    Plan { reader, copy: Some(CopyFeed { number: copy.number, gives_up: false, begin: None, bitmap, cursor, end }) }
 }

@@ -115,6 +115,8 @@ pub struct Pair {
     pub(crate) heartbeat: Duration,
     orders: watch::Sender<Orders>,
     conversing: watch::Sender<bool>,
+    /// The operator gives up the other side's image.
+    pub(crate) in_place: AtomicBool,
     pub(crate) differences: Arc<Differences>,
     pub(crate) view: Mutex<View>,
     /// Held while the state changes, so that the view is free while that is recorded.
@@ -159,6 +161,19 @@ pub enum ShipError {
     /// The peer ended it.
     #[error("the other side ended the conversation")]
     Ended,
+    /// A resync finds no room over there.
+    #[error(
+        "{} MiB differ, and the copy's journal there has {} MiB for them beside the image that is kept until all have come: raise \
+         journal_bytes in the configuration there and restart it, or give that image up with `tidemark pair resume --in-place`; \
+         until then it stays usable",
+        bytes >> 20, room >> 20
+    )]
+    Staging {
+        /// What differs.
+        bytes: u64,
+        /// What the journal there has for it.
+        room: u64,
+    },
     /// Only a person can help.
     #[error("{0}")]
     Stands(String),
@@ -231,6 +246,7 @@ impl Pair {
             heartbeat,
             orders: watch::Sender::new(Orders { wanted, held: 0, version: 0 }),
             conversing: watch::Sender::new(false),
+            in_place: AtomicBool::new(false),
             differences,
             view: Mutex::new(view),
             entering: Mutex::new(()),
@@ -274,6 +290,22 @@ impl Pair {
     /// When the pair's state does not allow it, or it could not be recorded.
     pub fn resume(&self) -> Result<(), String> {
         self.enter_by_hand(self.standing(), None, "resumed")?;
+        self.want(Wanted::Run);
+        Ok(())
+    }
+
+    /// By the operator: the image over there is given up, and what differs is written over it.
+    ///
+    /// # Errors
+    /// When nothing differs, the pair's state does not allow it, or it could not be recorded.
+    pub fn resume_in_place(self: &Arc<Self>) -> Result<(), String> {
+        if self.differences.are_none() && self.differences.copy().is_none() {
+            return Err(format!("nothing has to be copied to '{}': its image is not given up", self.peer));
+        }
+        let _hold = self.hold();
+        self.in_place.store(true, Ordering::Release);
+        block_in_place(|| self.differences.go_in_place()).map_err(|error| error.to_string())?;
+        self.enter_by_hand(PairState::InitialCopy, None, "copied in place")?;
         self.want(Wanted::Run);
         Ok(())
     }

@@ -130,6 +130,11 @@ impl Permission {
                 }
             }
             ControlRecord::Volumes { volumes } => self.received_volumes = Some(volumes.as_slice().into()),
+            // By the operator, because a copy beside it would not fit.
+            ControlRecord::ImageGivenUp => {
+                self.permitted = None;
+                self.permitted_volumes = None;
+            }
             // What was folded counts with the marker behind it.
             ControlRecord::Role { .. } | ControlRecord::Folded { .. } => {}
         }
@@ -296,6 +301,20 @@ mod tests {
         permission.durable(&begin(false), at(200));
         permission.durable(&marker(2), at(300));
         assert_eq!(names(&permission), ["a", "b"], "and stays so during a copy");
+    }
+
+    #[test]
+    fn an_image_given_up_is_none_until_the_copy_over_it_is_complete() {
+        let mut permission = Permission::default();
+        permission.durable(&marker(1), at(100));
+        permission.durable(&ControlRecord::ImageGivenUp, at(150));
+        assert!(permission.permitted().is_none());
+        permission.durable(&begin(true), at(200));
+        permission.durable(&progress(), at(300));
+        assert_eq!(permission.limit(), at(300), "it is applied as it comes");
+        permission.durable(&marker(2), at(400));
+        permission.durable(&end(2), at(500));
+        assert_eq!(permission.permitted().unwrap().marker.number, 2);
     }
 
     #[test]

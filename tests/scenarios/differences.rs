@@ -146,29 +146,54 @@ fn an_interval_larger_than_the_copys_journal_is_cut_in_time() {
     assert_same(&pair);
 }
 
-#[test]
-fn a_resync_larger_than_the_copys_journal_stops_and_says_what_to_do() {
-    let mut pair = Pair::paired(&Setup::one_volume("v", 160 * MIB, 87).journals("64MiB", "64MiB"));
+/// West misses more than its journal can hold beside its image: nothing is sent, and the reason says what there is to do.
+fn too_large_a_resync(seed: u64) -> (Pair, Vec<Vec<u8>>) {
+    let pair = Pair::paired(&Setup::one_volume("v", 160 * MIB, seed).journals("64MiB", "64MiB"));
     write_noise(&pair.east, "v", 0, MIB, 9);
     pair.settle();
     let before = pair.backing(&pair.west);
     pair.relay.cut();
     write_noise(&pair.east, "v", 0, 160 * MIB, 10);
     pair.east.wait_pair(GROUP, "the fall back", LIMIT, |pair| pair.state == PairState::Differential);
+    let held = pair.west.group(GROUP).journal.bytes;
     pair.relay.heal();
-    for side in [&pair.east, &pair.west] {
-        side.wait_pair(GROUP, "the reason", LIMIT, |pair| {
-            pair.reason.as_deref().is_some_and(|reason| reason.contains("raise journal_bytes"))
-        });
-    }
+    pair.east.wait_pair(GROUP, "the reason", LIMIT, |pair| {
+        pair.reason.as_deref().is_some_and(|why| why.contains("raise journal_bytes") && why.contains("--in-place"))
+    });
+    assert_eq!(pair.east.pair(GROUP).state, PairState::Differential);
     assert_eq!(pair.backing(&pair.west), before, "the old image stays");
-    // What the reason says helps.
+    assert_eq!(pair.west.group(GROUP).journal.bytes, held, "found out before, not in the middle");
+    (pair, before)
+}
+
+#[test]
+fn a_resync_that_finds_no_room_is_not_begun_and_goes_on_by_itself_when_there_is() {
+    let (mut pair, _) = too_large_a_resync(87);
     pair.west.stop();
     let path = pair.west.directory().join("config.toml");
     let text = std::fs::read_to_string(&path).expect("read config.toml");
     std::fs::write(&path, text.replacen("\"64MiB\"", "\"512MiB\"", 1)).expect("write config.toml");
     pair.west.start();
     assert_same(&pair);
+}
+
+#[test]
+fn an_image_is_given_up_for_a_resync_only_when_the_operator_says_so() {
+    let (mut pair, before) = too_large_a_resync(89);
+    // The old image is what a failover would serve, as long as nobody says otherwise.
+    pair.west.restart();
+    assert_eq!(pair.backing(&pair.west), before);
+    assert!(pair.west.pair(GROUP).permitted_marker > 0);
+    let sent = pair.relay.forward().bytes();
+    pair.east.ok(&["pair", "resume", GROUP, "--to", "west", "--in-place"]);
+    pair.east.wait_pair(GROUP, "the copy in place", LIMIT, |pair| pair.state == PairState::InitialCopy);
+    pair.west.kill9();
+    pair.west.start();
+    assert_same(&pair);
+    let sent = pair.relay.forward().bytes() - sent;
+    assert!(sent < 330 * MIB, "{sent} bytes for what differs");
+    let refused = pair.east.refuses(&["pair", "resume", GROUP, "--to", "west", "--in-place"]);
+    assert!(refused.contains("nothing has to be copied"), "{refused}");
 }
 
 #[test]

@@ -37,6 +37,7 @@ fn every_line_of_the_contract_is_understood() {
         "pair create g --to west",
         "pair suspend g --to west",
         "pair resume g --to west",
+        "pair resume g --to west --in-place",
         "pair delete g --to west",
         "cut g",
         "cut g --tag x",

@@ -16,8 +16,8 @@ pub(crate) enum Command {
     Create(Pair),
     /// Stop sending to a peer until resumed; the copy over there stays usable
     Suspend(Pair),
-    /// Go on with a suspended pair
-    Resume(Pair),
+    /// Go on with a suspended pair, or with one whose copy finds no room beside the image over there
+    Resume(Resume),
     /// End a pair; the copy over there stays as it is
     Delete(Pair),
 }
@@ -33,6 +33,16 @@ pub(crate) struct Pair {
     to: String,
 }
 
+/// A pair to go on with.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Resume {
+    #[command(flatten)]
+    pair: Pair,
+    /// Give up the image over there and write what differs over it: no failover is possible until that is complete
+    #[arg(long)]
+    in_place: bool,
+}
+
 /// Carries it out.
 pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failure> {
     let client = &service.client;
@@ -45,8 +55,12 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
             let pair = client.pair_suspend(&group, &to).await?;
             (group, pair)
         }
-        Command::Resume(Pair { group, to }) => {
-            let pair = client.pair_resume(&group, &to).await?;
+        Command::Resume(Resume { pair: Pair { group, to }, in_place }) => {
+            let pair = if in_place {
+                client.pair_in_place(&group, &to).await?
+            } else {
+                client.pair_resume(&group, &to).await?
+            };
             (group, pair)
         }
         Command::Delete(Pair { group, to }) => return delete(service, &group, &to).await,

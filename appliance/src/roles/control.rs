@@ -192,6 +192,15 @@ impl Control for Appliance {
         })
     }
 
+    fn pair_in_place(&self, group: String, request: PairTarget) -> Reply<'_, PairStatus> {
+        Box::pin(async move {
+            let pair = self.pair_of(&group, &request.to)?;
+            refuse_at_rest(&group, &pair)?;
+            pair.resume_in_place().map_err(failed)?;
+            Ok(pair.status())
+        })
+    }
+
     fn pair_delete(&self, group: String, request: PairTarget) -> Reply<'_, ()> {
         Box::pin(async move { self.delete_pair(&group, &request.to).await })
     }

@@ -196,6 +196,10 @@ impl Control for Fake {
         self.reply(format!("pair_resume {group:?} {:?}", request.to), move |status| pair(status, &group, &request.to))
     }
 
+    fn pair_in_place(&self, group: String, request: PairTarget) -> Reply<'_, PairStatus> {
+        self.reply(format!("pair_in_place {group:?} {:?}", request.to), move |status| pair(status, &group, &request.to))
+    }
+
     fn pair_delete(&self, group: String, request: PairTarget) -> Reply<'_, ()> {
         self.reply(format!("pair_delete {group:?} {:?}", request.to), move |status| {
             pair(status, &group, &request.to).map(drop)

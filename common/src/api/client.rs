@@ -207,6 +207,14 @@ impl Client {
         self.ask(Ask::new(Method::POST, &["groups", group, "pairs", peer, "resume"])).await
     }
 
+    /// `pair resume --in-place`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn pair_in_place(&self, group: &str, peer: &str) -> Answer<PairStatus> {
+        self.ask(Ask::new(Method::POST, &["groups", group, "pairs", peer, "in-place"])).await
+    }
+
     /// `pair delete`.
     ///
     /// # Errors

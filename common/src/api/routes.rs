@@ -69,6 +69,7 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(pair_delete))
         .routes(routes!(pair_suspend))
         .routes(routes!(pair_resume))
+        .routes(routes!(pair_in_place))
         .routes(routes!(markers, cut))
         .routes(routes!(wait))
         .routes(routes!(failover))
@@ -204,6 +205,14 @@ async fn pair_suspend(State(api): State<Api>, Names((group, to)): Names<(String,
     responses((status = 200, body = PairStatus), (status = "default", body = ErrorBody)))]
 async fn pair_resume(State(api): State<Api>, Names((group, to)): Names<(String, String)>) -> Answer<PairStatus> {
     api.carry_out(async move |control| control.pair_resume(group, PairTarget { to }).await).await.map(Json)
+}
+
+/// Goes on with a pair whose copy finds no room beside the image over there: that image is given up.
+#[utoipa::path(post, path = "/v1/groups/{group}/pairs/{peer}/in-place",
+    params(("group" = String, Path,), ("peer" = String, Path,)),
+    responses((status = 200, body = PairStatus), (status = "default", body = ErrorBody)))]
+async fn pair_in_place(State(api): State<Api>, Names((group, to)): Names<(String, String)>) -> Answer<PairStatus> {
+    api.carry_out(async move |control| control.pair_in_place(group, PairTarget { to }).await).await.map(Json)
 }
 
 /// The markers held, newest first.

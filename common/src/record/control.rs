@@ -88,6 +88,8 @@ pub enum ControlRecord {
         /// Their [`super::FoldCheck`].
         digest: [u8; 16],
     },
+    /// The receiver's image is given up: the copy that begins next is written over it. Not part of the history.
+    ImageGivenUp,
 }
 
 impl ControlRecord {
@@ -194,6 +196,7 @@ mod tests {
             ControlRecord::CopyProgress { copy: 1, volume: 0, offset: 65536, done_bytes: 65536 },
             ControlRecord::CopyEnd { copy: 1, marker: 7 },
             ControlRecord::Folded { from_chain: [2; 16], frames: 2, digest: [3; 16] },
+            ControlRecord::ImageGivenUp,
         ]
     }
 

@@ -177,7 +177,8 @@ impl Scan {
             | ControlRecord::Volumes { .. }
             | ControlRecord::CopyBegin { .. }
             | ControlRecord::CopyEnd { .. }
-            | ControlRecord::CopyProgress { .. } => false,
+            | ControlRecord::CopyProgress { .. }
+            | ControlRecord::ImageGivenUp => false,
         }
     }
 

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::roles::appliance::{Appliance, KnownPeers};
 use crate::roles::exports::{Served, Watched};
+use crate::roles::images::Images;
 
 /// Runs the appliance in `directory` until SIGTERM or SIGINT.
 ///
@@ -47,6 +48,7 @@ pub(crate) async fn run(directory: &Path) -> anyhow::Result<()> {
     for door in doors {
         let _ = door.await;
     }
+    tokio::task::block_in_place(|| appliance.flush_clones());
     appliance.stop_groups().await;
     if let Some(endpoint) = appliance.endpoint.get() {
         endpoint.close("the appliance is stopping");
@@ -63,6 +65,7 @@ fn open(directory: &Path) -> anyhow::Result<Arc<Appliance>> {
     let catalog = open_catalog(directory, &*clock)?;
     let peers = catalog.peers()?.into_iter().map(|peer| (peer.name.clone(), peer)).collect();
     let metrics = Arc::new(Metrics::new(&config.name, env!("CARGO_PKG_VERSION"), clock.wall()));
+    let images = Images::new(config.images.side_store_bytes);
     Ok(Arc::new_cyclic(|this| Appliance {
         directory: directory.to_owned(),
         config,
@@ -78,6 +81,7 @@ fn open(directory: &Path) -> anyhow::Result<Arc<Appliance>> {
         volumes: parking_lot::RwLock::default(),
         unopened: parking_lot::RwLock::default(),
         groups: parking_lot::RwLock::default(),
+        images,
         changing: tokio::sync::Mutex::default(),
         this: this.clone(),
     }))
@@ -131,6 +135,7 @@ async fn start(appliance: &Arc<Appliance>, stop: &CancellationToken) -> anyhow::
     let _ = appliance.addresses.set(addresses);
     let _ = appliance.endpoint.set(Arc::new(endpoint));
     appliance.open_volumes()?;
+    appliance.open_images().map_err(|error| anyhow!("open the images: {}", error.message))?;
     appliance.start_groups().await?;
     let control = Arc::clone(appliance) as Arc<dyn Control>;
     let socket = ControlListener::bind(&appliance.directory, config.control.access)?;

@@ -43,6 +43,9 @@ pub struct Config {
     /// What each group gets.
     #[serde(default)]
     pub groups: GroupConfig,
+    /// Images at a moment.
+    #[serde(default)]
+    pub images: ImageConfig,
     /// Where operators come in.
     #[serde(default)]
     pub control: ControlConfig,
@@ -139,6 +142,24 @@ impl Default for GroupConfig {
     }
 }
 
+/// `[images]`: T0 copies, clones and drills.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageConfig {
+    /// Disk space for what images need of content that was overwritten since, for all of them together.
+    #[serde(with = "size")]
+    pub side_store_bytes: u64,
+    /// What may be written over one clone, unless its maker says otherwise.
+    #[serde(with = "size")]
+    pub clone_bytes: u64,
+}
+
+impl Default for ImageConfig {
+    fn default() -> Self {
+        Self { side_store_bytes: 10 << 30, clone_bytes: 10 << 30 }
+    }
+}
+
 /// `[control]`: `DIR/api.sock`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -217,6 +238,7 @@ impl Config {
                 idle_timeout: defaults::idle_timeout(),
             },
             groups: GroupConfig::default(),
+            images: ImageConfig::default(),
             control: ControlConfig::default(),
             log: LogConfig::default(),
             metrics: MetricsConfig { address: local(9411), allow_remote_metrics: false },

@@ -1,7 +1,7 @@
 //! What both sides of Tidemark stand on.
 //!
 //! Reading order: [`ids`] and [`extent`] (the words), [`record`] (a frame), [`journal`] (where frames lie),
-//! [`overlay`] (what is not yet written back), [`updater`] (journal to volume), [`catalog`] (what the journal does not
+//! [`overlay`] (what is not yet written back), [`updater`] (journal to volume), [`t0`] (images at a moment), [`catalog`] (what the journal does not
 //! hold), [`wire`] and [`link`] (what crosses the line), [`nbd`] (how hosts come in), [`api`] (how operators come in).
 
 pub mod api;
@@ -24,6 +24,7 @@ pub mod pair;
 pub mod record;
 pub mod stage;
 pub mod storage;
+pub mod t0;
 pub mod updater;
 pub mod verify;
 pub mod volumes;

@@ -13,6 +13,7 @@ use crate::journal::{Journal, JournalError, Position, ReadFrame, Reader};
 use crate::overlay::{Locate, Overlay};
 use crate::record::view::ExtentKind;
 use crate::record::{FrameError, FrameKind, FrameView};
+use crate::t0::Eras;
 use crate::volumes::{VolumeFile, Volumes};
 
 /// Raw bytes of one window.
@@ -36,6 +37,9 @@ pub enum UpdaterError {
         /// What is wrong.
         source: FrameError,
     },
+    /// Images can neither be kept nor be ended.
+    #[error("what images need can neither be saved nor be given up: {0}")]
+    Images(#[source] io::Error),
     /// A volume cannot be written.
     #[error("{action} volume '{volume}' at {offset}: {source}")]
     Volume {
@@ -57,7 +61,7 @@ impl UpdaterError {
         match self {
             Self::Journal(error) => error.is_damage(),
             Self::Frame { source, .. } => matches!(source, FrameError::Checksum { .. }),
-            Self::Volume { .. } => false,
+            Self::Images(_) | Self::Volume { .. } => false,
         }
     }
 
@@ -103,6 +107,8 @@ pub struct Updater {
     reader: Reader,
     applied: AppliedPosition,
     strict: bool,
+    /// What must be saved before it is overwritten.
+    eras: Option<Arc<Eras>>,
 }
 
 /// Where in a window a byte comes from.
@@ -126,7 +132,7 @@ impl Updater {
     #[must_use]
     pub fn new(journal: Arc<Journal>, volumes: Arc<Volumes>, applied: AppliedPosition) -> Self {
         let reader = journal.reader(applied.position);
-        Self { journal, volumes, reader, applied, strict: false }
+        Self { journal, volumes, reader, applied, strict: false, eras: None }
     }
 
     /// A frame for a volume that is not there is an error: on a copy, where every volume is there until its last frame is
@@ -134,6 +140,12 @@ impl Updater {
     #[must_use]
     pub fn of_all_volumes(self) -> Self {
         Self { strict: true, ..self }
+    }
+
+    /// What images at older moments need is saved before it is overwritten, and no window crosses the begin of one.
+    #[must_use]
+    pub fn saving(self, eras: Option<Arc<Eras>>) -> Self {
+        Self { eras, ..self }
     }
 
     /// How far the volumes are.
@@ -147,9 +159,14 @@ impl Updater {
     /// # Errors
     /// [`UpdaterError`]; the position stays and the window can be tried again.
     pub fn apply_window(&mut self, limit: Position) -> Result<Option<Applied>, UpdaterError> {
+        let eras = self.eras.clone();
+        let _window = eras.as_ref().map(|eras| eras.window());
+        let limit = eras.as_ref().map_or(limit, |eras| eras.limit(self.applied.position, limit));
         let result = self.try_window(limit);
         if result.is_err() {
             self.reader = self.journal.reader(self.applied.position);
+        } else if let Some(eras) = &eras {
+            eras.applied(self.applied.position);
         }
         result
     }
@@ -159,6 +176,7 @@ impl Updater {
         let Some(last) = frames.last() else { return Ok(None) };
         let (fold, data) = fold(&frames)?;
         let mut applied = Applied { frames: frames.len(), last_frame: last.position, ..Applied::default() };
+        self.save(&fold)?;
         self.write(&fold, &data, &mut applied)?;
         self.applied =
             AppliedPosition { position: self.reader.position(), seq: last.header.last_seq, marker: last.header.marker };
@@ -179,6 +197,12 @@ impl Updater {
             frames.push(frame);
         }
         Ok(frames)
+    }
+
+    fn save(&self, fold: &Overlay<Source>) -> Result<(), UpdaterError> {
+        let Some(eras) = &self.eras else { return Ok(()) };
+        let extents: Vec<Extent> = fold.all().map(|(extent, _)| extent).collect();
+        eras.save(self.applied.position, &extents, &self.volumes).map_err(UpdaterError::Images)
     }
 
     fn write(&self, fold: &Overlay<Source>, data: &[Vec<u8>], applied: &mut Applied) -> Result<(), UpdaterError> {

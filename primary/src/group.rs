@@ -21,6 +21,7 @@ use tidemark_common::metrics::GroupMetrics;
 use tidemark_common::nbd::{Export, IoError};
 use tidemark_common::record::{ControlRecord, FrameHeader, Place};
 use tidemark_common::storage::Disk;
+use tidemark_common::t0::{Eras, ImagePoint};
 use tidemark_common::updater::Updater;
 use tidemark_common::volumes::{VolumeFile, Volumes};
 use tokio::runtime::Handle;
@@ -71,6 +72,8 @@ pub struct PrimaryParts {
     pub appliance: [u8; 32],
     /// Where figures go.
     pub metrics: GroupMetrics,
+    /// What images of older moments need; `None`: there never are any.
+    pub eras: Option<Arc<Eras>>,
 }
 
 /// A running group.
@@ -189,7 +192,12 @@ impl Primary {
         for pair in &record.pairs {
             primary.insert_pair(pair);
         }
-        let stages = primary.stages(writer, Updater::new(journal, Arc::clone(&image.volumes), applied));
+        let eras = primary.parts.eras.clone();
+        if let Some(eras) = &eras {
+            eras.attach(&journal, applied.position)?;
+        }
+        let updater = Updater::new(journal, Arc::clone(&image.volumes), applied).saving(eras);
+        let stages = primary.stages(writer, updater);
         Ok((primary, stages))
     }
 
@@ -270,11 +278,27 @@ impl Primary {
     /// # Errors
     /// [`CutError`].
     pub async fn cut(&self, tag: Option<String>) -> Result<MarkerInfo, CutError> {
+        self.cut_now(tag).await.map(|done| info(&done.marker))
+    }
+
+    async fn cut_now(&self, tag: Option<String>) -> Result<CutDone, CutError> {
         let (reply, done) = oneshot::channel();
         self.desk.ask_cut(CutRequest { tag, reply }, &self.image.buffer);
         let failed = |_| CutError::Failed { reason: self.held_up().unwrap_or_else(|| "the group is stopping".into()) };
-        let CutDone { marker, .. } = done.await.map_err(failed)??;
-        Ok(info(&marker))
+        done.await.map_err(failed)?
+    }
+
+    /// Makes a marker at which an image may begin: the volumes are not written beyond it while the answer lives.
+    ///
+    /// # Errors
+    /// [`CutError`].
+    pub async fn image_point(&self, tag: Option<String>) -> Result<ImagePoint, CutError> {
+        let none = || CutError::Failed { reason: "this group keeps no images".into() };
+        let eras = self.parts.eras.as_ref().ok_or_else(none)?;
+        // What is durable now lies before the marker: the updater cannot pass it before we know where it lies.
+        let _until_cut = eras.hold(self.image.journal.durable_end().position);
+        let done = self.cut_now(tag).await?;
+        Ok(ImagePoint { marker: done.marker, barrier: eras.hold(done.next), volumes: self.image.volumes.specs() })
     }
 
     /// The markers held, newest first.
@@ -632,6 +656,7 @@ mod tests {
             runtime: Handle::current(),
             appliance: [1; 32],
             metrics: Metrics::new("east", "0", clock.wall()).group("g"),
+            eras: None,
         };
         let options = PrimaryOptions {
             journal_folder: directory.join("journal"),

@@ -58,6 +58,9 @@ pub enum StartError {
         /// Where the volumes are.
         applied: u64,
     },
+    /// The images of older moments.
+    #[error("the images of this group cannot go on: {0}")]
+    Images(#[from] tidemark_common::t0::T0Error),
     /// A thread could not be started.
     #[error("a thread could not be started: {0}")]
     Thread(#[from] std::io::Error),

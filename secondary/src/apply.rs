@@ -10,6 +10,7 @@ use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::markers::kept;
 use tidemark_common::metrics::{GroupMetrics, Part};
 use tidemark_common::record::MarkerRecord;
+use tidemark_common::t0::Eras;
 use tidemark_common::updater::Updater;
 use tidemark_common::volumes::Volumes;
 
@@ -19,6 +20,8 @@ use crate::state::{Concern, CopyState};
 
 /// How long a failing volume is left alone before the next try, and how long an idle thread sleeps.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a barrier is waited for before the next look; it wakes who waits.
+const BARRIER_LOOK: Duration = Duration::from_millis(20);
 
 /// The updater thread of a copy.
 pub struct Apply {
@@ -38,6 +41,8 @@ pub struct Apply {
     pub metrics: GroupMetrics,
     /// Who has the copy volumes.
     pub provider: Arc<dyn CopyVolumes>,
+    /// What images of older moments need.
+    pub eras: Arc<Eras>,
     /// The set of volumes settled last.
     pub settled: Option<Vec<GroupVolume>>,
     /// The newest marker recorded.
@@ -67,7 +72,13 @@ impl Apply {
     pub fn run(mut self) {
         while !self.state.is_stopping() {
             let at = self.updater.applied().position;
-            let limit = self.state.wait_for_limit(at, RETRY);
+            let permitted = self.state.wait_for_limit(at, RETRY);
+            let limit = self.eras.limit(at, permitted);
+            if limit <= at && at < permitted {
+                // An image is just being begun.
+                self.eras.wait_lifted(BARRIER_LOOK);
+                continue;
+            }
             if self.step(limit) == Applying::Failed {
                 if self.state.is_stopping() {
                     return;

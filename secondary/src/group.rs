@@ -22,6 +22,7 @@ use tidemark_common::pair::paired_or_behind;
 use tidemark_common::record::{ControlRecord, FoldCheck, FrameHeader};
 use tidemark_common::stage;
 use tidemark_common::storage::Disk;
+use tidemark_common::t0::{Eras, T0Error};
 use tidemark_common::updater::{AppliedPosition, Updater};
 use tidemark_common::volumes::Volumes;
 use tidemark_common::wire::message::{Hello, Message, Welcome};
@@ -62,6 +63,8 @@ pub struct SecondaryParts {
     pub metrics: GroupMetrics,
     /// Where the pair's figures go.
     pub pair_metrics: PairMetrics,
+    /// What images of older moments need.
+    pub eras: Arc<Eras>,
 }
 
 /// Why a copy does not start.
@@ -84,6 +87,12 @@ pub enum StartError {
     /// A copy volume cannot be used.
     #[error("{0}")]
     Volumes(String),
+    /// The images of older moments.
+    #[error("the images of this group cannot go on: {0}")]
+    Images(#[from] T0Error),
+    /// Their record.
+    #[error("the images of this group cannot go on: {0}")]
+    ImagesRecord(String),
     /// A thread could not be started.
     #[error("a thread could not be started: {0}")]
     Thread(#[from] std::io::Error),
@@ -106,6 +115,8 @@ pub struct Secondary {
     writer: tokio::sync::Mutex<Option<Writer>>,
     current: Mutex<Current>,
     updater: Mutex<Option<JoinHandle<()>>>,
+    /// The volumes may hold writes up to here since before the last restart.
+    floor: Position,
     since: Mutex<(PairState, jiff::Timestamp)>,
 }
 
@@ -179,12 +190,15 @@ impl Secondary {
         if let Some(kept) = kept {
             state.markers.add(Position::default(), kept.marker);
         }
-        for (at, record, _) in &records {
+        for (_, record, end) in &records {
             if let ControlRecord::Marker(marker) = record {
-                state.markers.add(*at, marker.clone());
+                state.markers.add(*end, marker.clone());
             }
         }
-        let mut updater = Updater::new(Arc::clone(&journal), Arc::clone(&parts.volumes), applied).of_all_volumes();
+        parts.eras.attach(&journal, applied.position)?;
+        let updater = Updater::new(Arc::clone(&journal), Arc::clone(&parts.volumes), applied).of_all_volumes();
+        let mut updater = updater.saving(Some(Arc::clone(&parts.eras)));
+        let floor = state.permission().limit();
         catch_up(&mut updater, &state, applied.position.segment.max(oldest));
         let apply = Apply {
             updater,
@@ -195,6 +209,7 @@ impl Secondary {
             clock: Arc::clone(&parts.clock),
             metrics: parts.metrics.clone(),
             provider: Arc::clone(&parts.provider),
+            eras: Arc::clone(&parts.eras),
             settled: None,
             recorded_marker: 0,
         };
@@ -209,6 +224,7 @@ impl Secondary {
             writer: tokio::sync::Mutex::new(Some(writer)),
             current: Mutex::default(),
             updater: Mutex::default(),
+            floor,
             since: Mutex::new((PairState::CatchingUp, now)),
         };
         Ok((Arc::new(secondary), apply))
@@ -218,6 +234,8 @@ impl Secondary {
     /// journal, and all before it is in the volumes.
     fn cut_back(parts: &SecondaryParts, at: Position) -> Result<(), StartError> {
         let id = parts.keeper.id();
+        // The places behind the cut are used again: images must not go by them any more.
+        parts.eras.all_reached().map_err(StartError::ImagesRecord)?;
         let disk = Arc::clone(&parts.disk);
         let opened = journal::open(disk, &parts.journal_folder, id, parts.journal, Some(at), &mut |_, _, _| {})?;
         let end = opened.writer.journal().durable_end();
@@ -244,6 +262,18 @@ impl Secondary {
             tracing::warn!(group = %parts.keeper.name(), at = ?torn.position, "a torn end of the journal was cut: the primary sends it again");
         }
         Ok((opened.writer, records))
+    }
+
+    pub(crate) const fn eras(&self) -> &Arc<Eras> {
+        &self.parts.eras
+    }
+
+    pub(crate) const fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
+    pub(crate) const fn floor(&self) -> Position {
+        self.floor
     }
 
     /// The group's record keeper.

@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod group;
+pub mod image_point;
 pub mod intake;
 pub mod permission;
 pub mod receive;

@@ -3,6 +3,7 @@
 mod cut;
 mod differences;
 mod failover;
+mod images;
 mod initial_copy;
 mod kill_primary;
 mod kill_secondary;

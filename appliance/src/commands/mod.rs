@@ -1,5 +1,6 @@
 //! One file per command: its arguments and what it does with them.
 
+pub(crate) mod clone;
 pub(crate) mod completions;
 pub(crate) mod cut;
 pub(crate) mod demo;
@@ -17,6 +18,7 @@ pub(crate) mod rejoin;
 pub(crate) mod serve;
 pub(crate) mod status;
 pub(crate) mod switchover;
+pub(crate) mod t0;
 pub(crate) mod verify;
 pub(crate) mod volume;
 pub(crate) mod wait;
@@ -51,6 +53,8 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Switchover(args) => ask(&common, async |service| switchover::run(args, &service).await),
         Command::Lost(command) => ask(&common, async |service| lost::run(command, &service).await),
         Command::Rejoin(args) => ask(&common, async |service| rejoin::run(args, &service).await),
+        Command::T0(command) => ask(&common, async |service| t0::run(command, &service).await),
+        Command::Clone(command) => ask(&common, async |service| clone::run(command, &service).await),
         Command::Demo(args) => demo::run(&args, &common),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

@@ -331,6 +331,9 @@ impl CopyVolumes for Appliance {
 
     fn let_go(&self, group: &str, leaving: &[GroupVolume], of: &Volumes) -> Result<(), String> {
         for member in leaving {
+            if let Ok(found) = self.group(group) {
+                self.break_images_of(found.keeper.id(), &member.name);
+            }
             self.set_free(&member.name).map_err(|error| error.message)?;
             of.remove(VolumeIndex(member.index));
             tracing::info!(group, volume = %member.name, "a volume left the group with its image: it stays here as a volume in no group");

@@ -25,6 +25,7 @@ use tidemark_secondary::group::Secondary;
 use tokio::runtime::Handle;
 
 use super::door::{Closed, Door};
+use super::images::Images;
 
 /// What runs for a group.
 #[derive(Clone)]
@@ -104,6 +105,8 @@ pub(crate) struct Appliance {
     /// Volumes of the catalogue that could not be opened, and why.
     pub(crate) unopened: RwLock<BTreeMap<String, String>>,
     pub(crate) groups: RwLock<BTreeMap<String, Arc<Group>>>,
+    /// T0 copies and clones.
+    pub(crate) images: Images,
     /// Operators' changes and peers' new groups, one at a time.
     pub(crate) changing: tokio::sync::Mutex<()>,
     pub(crate) this: Weak<Self>,

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tidemark_common::api::control::{Control, Reply};
 use tidemark_common::api::types::{
-    Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, LostExport, LostTail, MarkerInfo,
-    PairState, PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport,
-    VerifyReport, VerifyRequest, VolumeCreate, VolumeStatus, Wait, WaitFor,
+    CloneCreate, Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, ImageStatus,
+    LostExport, LostTail, MarkerInfo, PairState, PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status,
+    Switchover, SwitchoverReport, T0Create, VerifyReport, VerifyRequest, VolumeCreate, VolumeStatus, Wait, WaitFor,
 };
 use tidemark_common::catalog::PeerRecord;
 use tidemark_common::ids::{ApplianceId, MarkerNumber, check_name};
@@ -243,6 +243,18 @@ impl Control for Appliance {
 
     fn switchover(&self, group: String, request: Switchover) -> Reply<'_, SwitchoverReport> {
         Box::pin(async move { self.switch_over(&group, &request).await })
+    }
+
+    fn t0_create(&self, request: T0Create) -> Reply<'_, ImageStatus> {
+        Box::pin(self.create_t0(request))
+    }
+
+    fn clone_create(&self, request: CloneCreate) -> Reply<'_, ImageStatus> {
+        Box::pin(self.create_clone(request))
+    }
+
+    fn image_delete(&self, name: String, force: bool) -> Reply<'_, ()> {
+        Box::pin(async move { self.delete_image(&name, force).await })
     }
 
     fn metrics(&self) -> String {

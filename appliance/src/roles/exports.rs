@@ -17,10 +17,16 @@ pub(crate) struct Served(pub(crate) Arc<Appliance>);
 impl Exports for Served {
     fn list(&self) -> Vec<String> {
         let names: Vec<String> = self.0.volumes.read().keys().cloned().collect();
-        names.into_iter().filter(|name| self.0.served(name).is_ok()).collect()
+        let mut names: Vec<String> = names.into_iter().filter(|name| self.0.served(name).is_ok()).collect();
+        names.extend(self.0.image_exports());
+        names.sort_unstable();
+        names
     }
 
     fn open(&self, name: &str) -> Result<Arc<dyn Export>, OpenError> {
+        if let Some((image, volume)) = name.split_once('/') {
+            return self.0.image_door(image, volume).map(|door| door as Arc<dyn Export>);
+        }
         let volume = self.0.volume(name).map_err(|_| OpenError::Unknown { name: name.into() })?;
         match self.0.served(name) {
             Ok(_) => Ok(Arc::clone(&volume.door) as Arc<dyn Export>),
@@ -52,7 +58,11 @@ impl Observer for Watched {
             Some(group) => self.metrics.group(&group).host().clone(),
             None => self.metrics.ungrouped(),
         };
-        let visit = self.appliance.volume(export).ok().map(|volume| Visit::new(Arc::clone(&volume.door)));
+        let door = match export.split_once('/') {
+            Some((image, volume)) => self.appliance.image_door(image, volume).ok(),
+            None => self.appliance.volume(export).ok().map(|volume| Arc::clone(&volume.door)),
+        };
+        let visit = door.map(Visit::new);
         Arc::new(Session { group: Arc::new(group), _visit: visit })
     }
 

@@ -28,6 +28,7 @@ impl Appliance {
             }
             Engine::Secondary(secondary) => {
                 self.check_other_side(&record, peer)?;
+                self.refuse_with_images(found.keeper.id(), None, "given up")?;
                 secondary.stop().await;
                 self.forget_group(group, &found, None).await
             }
@@ -36,10 +37,12 @@ impl Appliance {
             ))),
             Engine::Fenced { by } => {
                 self.check_other_side(&record, peer)?;
+                self.refuse_with_images(found.keeper.id(), None, "given up")?;
                 self.forget_group(group, &found, Some(by)).await
             }
             Engine::Failed(_) => {
                 self.check_other_side(&record, peer)?;
+                self.refuse_with_images(found.keeper.id(), None, "given up")?;
                 self.forget_group(group, &found, None).await
             }
         }

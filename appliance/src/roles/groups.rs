@@ -105,6 +105,7 @@ impl Appliance {
             runtime: self.runtime.clone(),
             appliance: self.identity.id().0,
             metrics: self.metrics.group(&keeper.name()),
+            eras: Some(self.eras(keeper.id()).map_err(|error| error.message)?),
         };
         Primary::start(parts, options).map_err(|error| error.to_string())
     }
@@ -125,6 +126,7 @@ impl Appliance {
             appliance: self.config.name.clone(),
             pair_metrics: metrics.pair(&peer),
             metrics,
+            eras: self.eras(keeper.id()).map_err(|error| error.message)?,
         };
         Secondary::start(parts).map_err(|error| error.to_string())
     }
@@ -228,6 +230,17 @@ impl Appliance {
         self.group_status(group)
     }
 
+    /// What images need is saved only while a volume is written through its group.
+    pub(crate) fn refuse_with_images(&self, group: GroupId, volume: Option<&str>, what: &str) -> Result<(), ErrorBody> {
+        let images = self.images_of(group, volume);
+        if images.is_empty() {
+            return Ok(());
+        }
+        let (which, names) =
+            (volume.map_or_else(|| "the group".into(), |name| format!("volume '{name}'")), images.join("', '"));
+        Err(refused(format!("{which} cannot be {what} while there are images of it: delete '{names}' first")))
+    }
+
     /// `group remove`.
     pub(crate) async fn remove_from_group(&self, group: &str, name: &str) -> Result<GroupStatus, ErrorBody> {
         let _alone = self.changing.lock().await;
@@ -238,6 +251,7 @@ impl Appliance {
         if primary.keeper().get().volumes.len() == 1 {
             return Err(refused(format!("'{name}' is the last volume of group '{group}': a group has at least one")));
         }
+        self.refuse_with_images(primary.keeper().id(), Some(name), "taken out of its group")?;
         let volume = self.volume(name)?;
         let held = volume.door.hold().await;
         // Hosts may have been waited for, and the group may be fenced by now.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use tidemark_common::api::types::{
     Addresses, ApplianceStatus, BufferStatus, ErrorBody, FreezeStatus, GroupStatus, JournalStatus, MarkerStatus,
-    PairState, PairStatus, PeerStatus, Positions, Role, Status, VolumeStatus,
+    PairState, PairStatus, PeerStatus, Positions, Role, SideStoreStatus, Status, VolumeStatus,
 };
 use tidemark_common::catalog::PeerRecord;
 
@@ -27,6 +27,11 @@ impl Appliance {
             volumes: self.volumes_now(),
             groups: self.groups_now(),
             peers: self.peers_now(),
+            images: self.images_now(),
+            side_store: SideStoreStatus {
+                bytes: self.images.space.used(),
+                capacity_bytes: self.images.space.capacity(),
+            },
         }
     }
 

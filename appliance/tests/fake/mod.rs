@@ -13,9 +13,10 @@ use tidemark_common::api::client::Client;
 use tidemark_common::api::control::{Control, Reply};
 use tidemark_common::api::server::{ControlListener, serve_control};
 use tidemark_common::api::types::{
-    Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, LostExport, LostRange, LostTail,
-    LostVolume, MarkerInfo, PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover,
-    SwitchoverReport, VerifyDifference, VerifyReport, VerifyRequest, VolumeCreate, VolumeStatus, Wait,
+    CloneCreate, Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, ImageKind, ImageStatus,
+    LostExport, LostRange, LostTail, LostVolume, MarkerInfo, PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport,
+    Status, Switchover, SwitchoverReport, T0Create, VerifyDifference, VerifyReport, VerifyRequest, VolumeCreate,
+    VolumeStatus, Wait,
 };
 use tidemark_common::config::ControlAccess;
 use tokio::sync::Notify;
@@ -315,6 +316,18 @@ impl Control for Fake {
                 problem: None,
             })
         })
+    }
+
+    fn t0_create(&self, request: T0Create) -> Reply<'_, ImageStatus> {
+        self.reply(format!("t0_create {request:?}"), move |_| Some(samples::image(&request.name, ImageKind::T0)))
+    }
+
+    fn clone_create(&self, request: CloneCreate) -> Reply<'_, ImageStatus> {
+        self.reply(format!("clone_create {request:?}"), move |_| Some(samples::image(&request.name, ImageKind::Clone)))
+    }
+
+    fn image_delete(&self, name: String, force: bool) -> Reply<'_, ()> {
+        self.reply(format!("image_delete {name:?} {force}"), |_| Some(()))
     }
 
     fn metrics(&self) -> String {

@@ -5,8 +5,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 use tidemark_common::api::types::{
-    Addresses, ApplianceStatus, BufferStatus, CopyProgress, FreezeStatus, GroupStatus, JournalStatus, MarkerStatus,
-    PairState, PairStatus, PeerStatus, Positions, Role, Status, VolumeStatus,
+    Addresses, ApplianceStatus, BufferStatus, CopyProgress, FreezeStatus, GroupStatus, ImageKind, ImageState,
+    ImageStatus, JournalStatus, MarkerStatus, PairState, PairStatus, PeerStatus, Positions, Role, SideStoreStatus,
+    Status, VolumeStatus,
 };
 
 /// The moment all samples are of.
@@ -38,6 +39,8 @@ fn appliance(name: &str, groups: Vec<GroupStatus>) -> Status {
             id: "91c03f2a".repeat(8),
             address: Some("west.example:7411".into()),
         }],
+        images: Vec::new(),
+        side_store: SideStoreStatus::default(),
     }
 }
 
@@ -255,4 +258,25 @@ pub(crate) fn all() -> Vec<(&'static str, Status)> {
         ("large", large()),
         ("empty", empty()),
     ]
+}
+
+/// An image of the group `g`.
+pub(crate) fn image(name: &str, kind: ImageKind) -> ImageStatus {
+    ImageStatus {
+        name: name.into(),
+        kind,
+        group: "g".into(),
+        marker: 42,
+        marker_time: ago(65_000),
+        created: ago(61_000),
+        age_seconds: 61.0,
+        state: ImageState::Ready,
+        reason: None,
+        volumes: vec!["a".into(), "b".into()],
+        exports: vec![format!("nbd+unix:///{name}/a?socket=/srv/east/nbd.sock")],
+        connections: 0,
+        saved_bytes: 1 << 20,
+        written_bytes: 8192,
+        space_bytes: 1 << 30,
+    }
 }

@@ -19,9 +19,9 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::types::{
-    Cut, ErrorBody, Failover, FailoverReport, GroupCreate, GroupStatus, GroupVolume, LostExport, LostTail, MarkerInfo,
-    PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, VerifyReport,
-    VerifyRequest, VolumeCreate, VolumeResize, VolumeStatus, Wait,
+    CloneCreate, Cut, ErrorBody, Failover, FailoverReport, GroupCreate, GroupStatus, GroupVolume, ImageStatus,
+    LostExport, LostTail, MarkerInfo, PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover,
+    SwitchoverReport, T0Create, VerifyReport, VerifyRequest, VolumeCreate, VolumeResize, VolumeStatus, Wait,
 };
 use crate::config::{CONFIG_FILE, CONTROL_SOCKET};
 
@@ -304,6 +304,34 @@ impl Client {
     pub async fn switchover(&self, group: &str, request: &Switchover) -> Answer<SwitchoverReport> {
         let timeout = Duration::from_millis(request.timeout_ms).saturating_add(OPERATION_TIMEOUT);
         self.ask(Ask { timeout, ..Ask::new(Method::POST, &["groups", group, "switchover"]).with(request) }).await
+    }
+
+    /// `t0 create`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn t0_create(&self, request: &T0Create) -> Answer<ImageStatus> {
+        self.ask(Ask::new(Method::POST, &["t0"]).with(request)).await
+    }
+
+    /// `clone create`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn clone_create(&self, request: &CloneCreate) -> Answer<ImageStatus> {
+        self.ask(Ask::new(Method::POST, &["clones"]).with(request)).await
+    }
+
+    /// `t0 delete`, `clone delete`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn image_delete(&self, name: &str, force: bool) -> Answer<()> {
+        let mut ask = Ask::new(Method::DELETE, &["images", name]);
+        if force {
+            ask.path.push_str("?force=true");
+        }
+        self.tell(ask).await
     }
 
     async fn ask<T: DeserializeOwned>(&self, ask: Ask) -> Answer<T> {

@@ -4,9 +4,9 @@ use std::future::Future;
 use std::pin::Pin;
 
 use super::types::{
-    Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, LostExport, LostTail, MarkerInfo,
-    PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, VerifyReport,
-    VerifyRequest, VolumeCreate, VolumeStatus, Wait,
+    CloneCreate, Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, ImageStatus,
+    LostExport, LostTail, MarkerInfo, PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover,
+    SwitchoverReport, T0Create, VerifyReport, VerifyRequest, VolumeCreate, VolumeStatus, Wait,
 };
 
 /// What a request resolves to.
@@ -67,6 +67,12 @@ pub trait Control: Send + Sync + 'static {
     fn lost_discard(&self, group: String, tail: String) -> Reply<'_, ()>;
     /// `verify`: on the primary.
     fn verify(&self, group: String, request: VerifyRequest) -> Reply<'_, VerifyReport>;
+    /// `t0 create`: on a primary at a new marker, on a secondary at the newest permitted one.
+    fn t0_create(&self, request: T0Create) -> Reply<'_, ImageStatus>;
+    /// `clone create`.
+    fn clone_create(&self, request: CloneCreate) -> Reply<'_, ImageStatus>;
+    /// `t0 delete`, `clone delete`: refused while a host is connected, unless forced.
+    fn image_delete(&self, name: String, force: bool) -> Reply<'_, ()>;
     /// The metrics page, Prometheus text format.
     fn metrics(&self) -> String;
 }

@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -18,9 +18,10 @@ use utoipa_axum::routes;
 use super::answer::{BODY_BYTES_MAX, Body, ErrorAnswer, Names, method_not_allowed, not_found};
 use super::control::Control;
 use super::types::{
-    Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, GroupVolume, LostExport, LostTail,
-    MarkerInfo, PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport,
-    VerifyReport, VerifyRequest, VolumeCreate, VolumeResize, VolumeStatus, Wait,
+    CloneCreate, Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, GroupVolume,
+    ImageStatus, LostExport, LostTail, MarkerInfo, PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status,
+    Switchover, SwitchoverReport, T0Create, VerifyReport, VerifyRequest, VolumeCreate, VolumeResize, VolumeStatus,
+    Wait,
 };
 
 /// What handlers share.
@@ -79,6 +80,9 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(verify))
         .routes(routes!(rejoin))
         .routes(routes!(switchover))
+        .routes(routes!(t0_create))
+        .routes(routes!(clone_create))
+        .routes(routes!(image_delete))
 }
 
 impl Api {
@@ -299,6 +303,41 @@ async fn lost_discard(
     Names((group, tail)): Names<(String, String)>,
 ) -> Result<StatusCode, ErrorAnswer> {
     api.carry_out(async move |control| control.lost_discard(group, tail).await).await.map(|()| StatusCode::NO_CONTENT)
+}
+
+/// Makes a read-only image of a group, or of volumes of one, at a marker.
+#[utoipa::path(post, path = "/v1/t0", request_body = T0Create,
+    responses((status = 200, body = ImageStatus), (status = "default", body = ErrorBody)))]
+async fn t0_create(State(api): State<Api>, Body(request): Body<T0Create>) -> Answer<ImageStatus> {
+    api.carry_out(async move |control| control.t0_create(request).await).await.map(Json)
+}
+
+/// Makes a writable image of a group at a marker.
+#[utoipa::path(post, path = "/v1/clones", request_body = CloneCreate,
+    responses((status = 200, body = ImageStatus), (status = "default", body = ErrorBody)))]
+async fn clone_create(State(api): State<Api>, Body(request): Body<CloneCreate>) -> Answer<ImageStatus> {
+    api.carry_out(async move |control| control.clone_create(request).await).await.map(Json)
+}
+
+/// How an image is deleted.
+#[derive(Debug, serde::Deserialize, utoipa::IntoParams)]
+struct ImageDelete {
+    /// Also while hosts are connected, who then get errors.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Deletes a T0 copy or a clone.
+#[utoipa::path(delete, path = "/v1/images/{image}", params(("image" = String, Path,), ImageDelete),
+    responses((status = 204), (status = "default", body = ErrorBody)))]
+async fn image_delete(
+    State(api): State<Api>,
+    Names(image): Names<String>,
+    Query(how): Query<ImageDelete>,
+) -> Result<StatusCode, ErrorAnswer> {
+    api.carry_out(async move |control| control.image_delete(image, how.force).await)
+        .await
+        .map(|()| StatusCode::NO_CONTENT)
 }
 
 /// Compares both sides at one marker.

@@ -1,5 +1,6 @@
 //! Several changes that become durable together or not at all.
 
+use super::image_records::{DrillRecord, ImageRecord, ScheduleRecord};
 use super::records::{AppliedRecord, GroupRecord, KeptMarkerRecord, PeerRecord, Record, VolumeRecord};
 use super::schema::{Key, KeyRange, MARKERS_KEPT, MARKERS_PRUNE_STEP, RECORD_BYTES_MAX};
 use super::{CatalogError, envelope};
@@ -90,6 +91,53 @@ impl Batch {
         self.delete(&Key::applied(id));
         self.delete_range(KeyRange::markers(id));
         self.delete_range(KeyRange::bitmaps(id));
+        Ok(())
+    }
+
+    /// Adds or replaces an image.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`], [`CatalogError::TooLarge`].
+    pub fn put_image(&mut self, image: &ImageRecord) -> Result<(), CatalogError> {
+        self.put(&Key::image(&image.name)?, image)
+    }
+
+    /// Removes an image, if it is there.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`].
+    pub fn delete_image(&mut self, name: &str) -> Result<(), CatalogError> {
+        self.delete(&Key::image(name)?);
+        Ok(())
+    }
+
+    /// Adds or replaces a drill.
+    ///
+    /// # Errors
+    /// [`CatalogError::TooLarge`].
+    pub fn put_drill(&mut self, drill: &DrillRecord) -> Result<(), CatalogError> {
+        self.put(&Key::drill(drill.number), drill)
+    }
+
+    /// Removes a drill, if it is there.
+    pub fn delete_drill(&mut self, number: u64) {
+        self.delete(&Key::drill(number));
+    }
+
+    /// Adds or replaces a schedule.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`], [`CatalogError::TooLarge`].
+    pub fn put_schedule(&mut self, schedule: &ScheduleRecord) -> Result<(), CatalogError> {
+        self.put(&Key::schedule(&schedule.group)?, schedule)
+    }
+
+    /// Removes a schedule, if it is there.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`].
+    pub fn delete_schedule(&mut self, group: &str) -> Result<(), CatalogError> {
+        self.delete(&Key::schedule(group)?);
         Ok(())
     }
 

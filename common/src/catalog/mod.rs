@@ -12,6 +12,7 @@
 mod batch;
 mod envelope;
 mod error;
+mod image_records;
 mod plain;
 mod records;
 mod rocks;
@@ -27,6 +28,9 @@ use rocksdb::Options;
 
 pub use batch::Batch;
 pub use error::CatalogError;
+pub use image_records::{
+    DrillRecord, DrillResultRecord, ImageKindRecord, ImageRecord, ImageVolumeRecord, ScheduleRecord,
+};
 pub use records::{
     ApplianceRecord, AppliedRecord, CopyRecord, GroupRecord, GroupVolume, KeptMarkerRecord, OnFullRecord, PairRecord,
     PairStateRecord, PartedRecord, PeerRecord, RoleRecord, VolumeRecord,
@@ -82,7 +86,7 @@ impl Catalog {
         let catalog = Self { store: Arc::new(store) };
         catalog.settle_format(clock)?;
         catalog.store.refuse_foreign_keys()?;
-        for table in [Table::Applied, Table::Group, Table::Peer, Table::Volume] {
+        for table in [Table::Applied, Table::Group, Table::Image, Table::Peer, Table::Schedule, Table::Volume] {
             catalog.verify_table(table)?;
         }
         Ok(catalog)
@@ -208,6 +212,89 @@ impl Catalog {
     /// As [`Batch::delete_group`] and [`Catalog::commit`].
     pub fn delete_group(&self, name: &str, id: GroupId) -> Result<(), CatalogError> {
         self.change(|batch| batch.delete_group(name, id))
+    }
+
+    /// All images, by name.
+    ///
+    /// # Errors
+    /// As all reads.
+    pub fn images(&self) -> Result<Vec<ImageRecord>, CatalogError> {
+        self.all()
+    }
+
+    /// Adds or replaces an image.
+    ///
+    /// # Errors
+    /// As [`Batch::put_image`] and [`Catalog::commit`].
+    pub fn put_image(&self, image: &ImageRecord) -> Result<(), CatalogError> {
+        self.change(|batch| batch.put_image(image))
+    }
+
+    /// Removes an image, if it is there.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`] and as [`Catalog::commit`].
+    pub fn delete_image(&self, name: &str) -> Result<(), CatalogError> {
+        self.change(|batch| batch.delete_image(name))
+    }
+
+    /// All drills, by number.
+    ///
+    /// # Errors
+    /// As all reads.
+    pub fn drills(&self) -> Result<Vec<DrillRecord>, CatalogError> {
+        self.all()
+    }
+
+    /// One drill.
+    ///
+    /// # Errors
+    /// As all reads.
+    pub fn drill(&self, number: u64) -> Result<Option<DrillRecord>, CatalogError> {
+        self.get(&Key::drill(number))
+    }
+
+    /// Adds or replaces a drill.
+    ///
+    /// # Errors
+    /// As [`Batch::put_drill`] and [`Catalog::commit`].
+    pub fn put_drill(&self, drill: &DrillRecord) -> Result<(), CatalogError> {
+        self.change(|batch| batch.put_drill(drill))
+    }
+
+    /// Removes a drill, if it is there.
+    ///
+    /// # Errors
+    /// As [`Catalog::commit`].
+    pub fn delete_drill(&self, number: u64) -> Result<(), CatalogError> {
+        self.change(|batch| {
+            batch.delete_drill(number);
+            Ok(())
+        })
+    }
+
+    /// All schedules, by group.
+    ///
+    /// # Errors
+    /// As all reads.
+    pub fn schedules(&self) -> Result<Vec<ScheduleRecord>, CatalogError> {
+        self.all()
+    }
+
+    /// Adds or replaces a schedule.
+    ///
+    /// # Errors
+    /// As [`Batch::put_schedule`] and [`Catalog::commit`].
+    pub fn put_schedule(&self, schedule: &ScheduleRecord) -> Result<(), CatalogError> {
+        self.change(|batch| batch.put_schedule(schedule))
+    }
+
+    /// Removes a schedule, if it is there.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`] and as [`Catalog::commit`].
+    pub fn delete_schedule(&self, group: &str) -> Result<(), CatalogError> {
+        self.change(|batch| batch.delete_schedule(group))
     }
 
     /// How far a group's updater is; nothing before it was first put.

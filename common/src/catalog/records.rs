@@ -4,6 +4,7 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
+use super::image_records::{DrillRecord, ImageRecord, ScheduleRecord};
 use super::schema::Table;
 use crate::api::types::{OnFull, PairState, Role};
 use crate::wire::message::VolumeSpec;
@@ -282,9 +283,12 @@ macro_rules! records {
 records! {
     ApplianceRecord => Appliance,
     AppliedRecord => Applied,
+    DrillRecord => Drill,
     GroupRecord => Group,
+    ImageRecord => Image,
     KeptMarkerRecord => Marker,
     PeerRecord => Peer,
+    ScheduleRecord => Schedule,
     VolumeRecord => Volume,
 }
 

@@ -6,9 +6,12 @@
 //! appliance/self                    format of this catalogue, when it was made
 //! applied/GROUP                     how far the updater is
 //! bitmap/GROUP/PEER                 differential bitmap of a pair
+//! drill/NUMBER                      one rehearsal
 //! group/NAME                        a group with its volumes and pairs
+//! image/NAME                        a T0 copy or a clone
 //! marker/GROUP/NUMBER               one kept marker
 //! peer/NAME                         a trusted appliance
+//! schedule/GROUP                    rehearsals of a group, again and again; by the group's name
 //! volume/NAME                       a volume
 //! ```
 //!
@@ -22,7 +25,7 @@ use super::CatalogError;
 use crate::ids::{GroupId, MarkerNumber, check_name};
 
 /// The layout of tables and records that this build writes. Raised by any change an older build would misread.
-pub const CATALOG_FORMAT: u32 = 4;
+pub const CATALOG_FORMAT: u32 = 5;
 /// Stored bytes of one record at most: a roaring bitmap of 64 TiB in regions needs no more.
 pub const RECORD_BYTES_MAX: usize = 256 << 20;
 /// Markers kept per group, at least; pruning is by blocks of `MARKERS_PRUNE_STEP`.
@@ -41,12 +44,25 @@ pub(super) enum Table {
     Marker = 5,
     Peer = 6,
     Volume = 7,
+    Image = 8,
+    Drill = 9,
+    Schedule = 10,
 }
 
 impl Table {
     /// All of them, in the order of their keys.
-    pub(super) const ALL: [Self; 7] =
-        [Self::Appliance, Self::Applied, Self::Bitmap, Self::Group, Self::Marker, Self::Peer, Self::Volume];
+    pub(super) const ALL: [Self; 10] = [
+        Self::Appliance,
+        Self::Applied,
+        Self::Bitmap,
+        Self::Drill,
+        Self::Group,
+        Self::Image,
+        Self::Marker,
+        Self::Peer,
+        Self::Schedule,
+        Self::Volume,
+    ];
 
     pub(super) const fn kind(self) -> u16 {
         self as u16
@@ -57,9 +73,12 @@ impl Table {
             Self::Appliance => "appliance",
             Self::Applied => "applied",
             Self::Bitmap => "bitmap",
+            Self::Drill => "drill",
             Self::Group => "group",
+            Self::Image => "image",
             Self::Marker => "marker",
             Self::Peer => "peer",
+            Self::Schedule => "schedule",
             Self::Volume => "volume",
         }
     }
@@ -78,6 +97,9 @@ impl Table {
             }
             Self::Applied => "restore the catalogue from a backup, or repair this copy by a new pair",
             Self::Bitmap => "delete the pair and create it again, so that everything is compared",
+            Self::Drill => "restore the catalogue from a backup; only the record of a past rehearsal is lost",
+            Self::Image => "delete the image and make it again: the volumes are not touched",
+            Self::Schedule => "schedule the drills of this group again",
             Self::Marker => "restore the catalogue from a backup; the markers in the journal are not touched",
             Self::Peer => {
                 "restore the catalogue from a backup; without one, set up a new directory and its peers again"
@@ -111,6 +133,18 @@ impl Key {
 
     pub(super) fn group(name: &str) -> Result<Self, CatalogError> {
         Self::named(Table::Group, name)
+    }
+
+    pub(super) fn image(name: &str) -> Result<Self, CatalogError> {
+        Self::named(Table::Image, name)
+    }
+
+    pub(super) fn drill(number: u64) -> Self {
+        Self { table: Table::Drill, text: format!("drill/{number:016x}") }
+    }
+
+    pub(super) fn schedule(group: &str) -> Result<Self, CatalogError> {
+        Self::named(Table::Schedule, group)
     }
 
     pub(super) fn applied(group: GroupId) -> Self {
@@ -203,9 +237,12 @@ mod tests {
             Key::appliance(),
             Key::applied(group),
             Key::bitmap(group, "z").unwrap(),
+            Key::drill(u64::MAX),
             Key::group("z").unwrap(),
+            Key::image("z").unwrap(),
             Key::marker(group, MarkerNumber(u64::MAX)),
             Key::peer("z").unwrap(),
+            Key::schedule("z").unwrap(),
             Key::volume("0").unwrap(),
         ];
         for (key, table) in keys.iter().zip(Table::ALL) {

@@ -27,6 +27,8 @@ const WRITE_BUFFER_BYTES: RangeInclusive<u64> = (FRAME_RAW_BYTES_MAX as u64) * 2
 const SEGMENT_BYTES: RangeInclusive<u64> = (8 << 20)..=4 << 30;
 /// Segments a journal needs: one being written, one being read, one being recycled, one to spare.
 const SEGMENTS_MIN: u64 = 4;
+/// Room for one window of the updater, up to more than any disk has.
+const IMAGE_BYTES: RangeInclusive<u64> = (64 << 20)..=1 << 60;
 /// Below this a link makes no progress that an operator would recognise as such.
 const RATE_LIMIT_MIN: u64 = 64 << 10;
 /// Cutting is useless when hosts cannot be held at all, and hosts give up when they are held for long.
@@ -42,7 +44,7 @@ const _: () = assert!(*SEGMENT_BYTES.start() >= FRAME_STORED_BYTES_MAX as u64, "
 
 /// The first setting that cannot be used.
 pub(super) fn first_problem(config: &Config) -> Option<Problem> {
-    let checks = [name, addresses, tls, link, metrics, groups, ring_directory];
+    let checks = [name, addresses, tls, link, metrics, groups, images, ring_directory];
     checks.iter().find_map(|check| check(config))
 }
 
@@ -109,6 +111,12 @@ fn groups(config: &Config) -> Option<Problem> {
         .or_else(|| out_of(&SEGMENT_BYTES, groups.segment_bytes, "groups", "segment_bytes", format_size))
         .or_else(|| out_of(&journal, groups.journal_bytes, "groups", "journal_bytes", format_size))
         .or_else(|| out_of(&FREEZE_LIMIT, groups.freeze_limit, "groups", "freeze_limit", format_duration))
+}
+
+fn images(config: &Config) -> Option<Problem> {
+    let images = &config.images;
+    out_of(&IMAGE_BYTES, images.side_store_bytes, "images", "side_store_bytes", format_size)
+        .or_else(|| out_of(&IMAGE_BYTES, images.clone_bytes, "images", "clone_bytes", format_size))
 }
 
 fn ring_directory(config: &Config) -> Option<Problem> {

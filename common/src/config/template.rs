@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use toml::Value;
 
-use super::{Config, GroupConfig, ReplicationConfig, duration::format_duration, size::format_size};
+use super::{Config, GroupConfig, ImageConfig, ReplicationConfig, duration::format_duration, size::format_size};
 
 /// The file for these settings; reading it gives them back.
 pub(super) fn render(config: &Config) -> String {
@@ -16,6 +16,7 @@ pub(super) fn render(config: &Config) -> String {
     nbd(&mut file, config);
     replication(&mut file, config);
     groups(&mut file, config);
+    images(&mut file, config);
     control_and_log(&mut file, config);
     metrics(&mut file, config);
     file.0
@@ -115,6 +116,15 @@ fn groups(file: &mut File, config: &Config) {
     file.defaulted("segment_bytes", size(groups.segment_bytes), size(default.segment_bytes));
     file.about("Longest time a cut may hold hosts; past it the marker is given up, counted and reported.");
     file.defaulted("freeze_limit", format_duration(groups.freeze_limit), format_duration(default.freeze_limit));
+}
+
+fn images(file: &mut File, config: &Config) {
+    let (images, default) = (&config.images, ImageConfig::default());
+    file.table("images", "Images at a moment: T0 copies, clones, drills.");
+    file.about("Disk space for what they need of content that was overwritten since, for all together. When it is used up, the\noldest image ends; hosts and replication never wait for it.");
+    file.defaulted("side_store_bytes", format_size(images.side_store_bytes), format_size(default.side_store_bytes));
+    file.about("What may be written over one clone, unless its maker says otherwise.");
+    file.defaulted("clone_bytes", format_size(images.clone_bytes), format_size(default.clone_bytes));
 }
 
 fn control_and_log(file: &mut File, config: &Config) {

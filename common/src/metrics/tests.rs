@@ -35,6 +35,8 @@ fn status(groups: Vec<GroupStatus>) -> Status {
         volumes,
         groups,
         peers: vec![],
+        images: vec![],
+        side_store: Default::default(),
     }
 }
 

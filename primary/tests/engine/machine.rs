@@ -193,6 +193,7 @@ impl Machine {
             runtime: self.runtime.handle().clone(),
             appliance: [1; 32],
             metrics: self.metrics.group("group"),
+            eras: None,
         };
         let options = PrimaryOptions {
             journal_folder: JOURNAL.into(),

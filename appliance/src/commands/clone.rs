@@ -1,0 +1,45 @@
+//! `tidemark clone`: writable images of a group at a moment.
+
+use clap::Subcommand;
+use tidemark_common::api::types::{CloneCreate, ImageKind};
+
+use super::{Service, t0};
+use crate::cli::{self, name};
+use crate::failure::Failure;
+use crate::output;
+
+/// `tidemark clone ...`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make one, at once; replication goes on
+    Create {
+        /// Its name; its exports are NAME/VOLUME
+        #[arg(value_parser = name)]
+        name: String,
+        /// The group
+        #[arg(long, value_name = "GROUP", value_parser = name)]
+        of: String,
+        /// A marker that is held; the newest by default. On a primary a new one is cut
+        #[arg(long, value_name = "N")]
+        marker: Option<u64>,
+        /// What may be written over the image; by default as the configuration says
+        #[arg(long, value_name = "SIZE", value_parser = cli::size)]
+        space: Option<u64>,
+    },
+    /// Delete one, with all that was written to it
+    Delete(t0::Delete),
+    /// List them
+    List,
+}
+
+/// Carries it out.
+pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failure> {
+    match command {
+        Command::Create { name, of, marker, space } => {
+            let image = service.client.clone_create(&CloneCreate { name, of, marker, space_bytes: space }).await?;
+            output::done(service.json, &image, t0::made)
+        }
+        Command::Delete(t0::Delete { name, force }) => t0::delete(service, "clone", &name, force).await,
+        Command::List => t0::list(service, |kind| kind != ImageKind::T0).await,
+    }
+}

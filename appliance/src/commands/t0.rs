@@ -1,0 +1,99 @@
+//! `tidemark t0`: read-only images of volumes at a moment.
+
+use clap::Subcommand;
+use serde_json::json;
+use tidemark_common::api::types::{ImageKind, ImageState, ImageStatus, T0Create};
+
+use super::Service;
+use crate::cli::name;
+use crate::failure::Failure;
+use crate::output::{self, figures, table::Table};
+
+/// `tidemark t0 ...`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make one: on a primary at a marker cut now, on a secondary at its newest marker
+    Create {
+        /// Its name; its exports are NAME/VOLUME
+        #[arg(value_parser = name)]
+        name: String,
+        /// A group, or volumes of one group
+        #[arg(long, value_name = "GROUP|VOLUME", value_parser = name, required = true, num_args = 1..)]
+        of: Vec<String>,
+    },
+    /// Delete one
+    Delete(Delete),
+    /// List them
+    List,
+}
+
+/// What to delete.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Delete {
+    /// Its name
+    #[arg(value_parser = name)]
+    pub(crate) name: String,
+    /// Also while hosts are connected: they get errors from then on
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// Carries it out.
+pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failure> {
+    match command {
+        Command::Create { name, of } => {
+            let image = service.client.t0_create(&T0Create { name, of }).await?;
+            output::done(service.json, &image, made)
+        }
+        Command::Delete(Delete { name, force }) => delete(service, "T0 copy", &name, force).await,
+        Command::List => list(service, |kind| kind == ImageKind::T0).await,
+    }
+}
+
+/// What was made, and how to open it.
+pub(crate) fn made(image: &ImageStatus) -> String {
+    let ImageStatus { name, group, marker, exports, .. } = image;
+    format!("'{name}' shows group '{group}' at marker {marker}:\n  {}", exports.join("\n  "))
+}
+
+pub(crate) async fn delete(service: &Service, what: &str, name: &str, force: bool) -> Result<(), Failure> {
+    service.client.image_delete(name, force).await?;
+    output::done(service.json, &json!({ "name": name }), |_| format!("{what} '{name}' is deleted"))
+}
+
+/// The images of some kinds.
+pub(crate) async fn list(service: &Service, fits: impl Fn(ImageKind) -> bool) -> Result<(), Failure> {
+    let mut images = service.client.status().await?.images;
+    images.retain(|image| fits(image.kind));
+    output::answer(service.json, &images, |images: &Vec<ImageStatus>| Ok(table(images)))
+}
+
+/// Images for people.
+pub(crate) fn table(images: &[ImageStatus]) -> String {
+    let mut table =
+        Table::new(&["NAME", "KIND", "GROUP", ">MARKER", ">AGE", "STATE", ">SAVED", ">WRITTEN", ">HOSTS", "VOLUMES"]);
+    for image in images {
+        let kind = match image.kind {
+            ImageKind::T0 => "t0",
+            ImageKind::Clone => "clone",
+            ImageKind::Drill => "drill",
+        };
+        let state = match (image.state, &image.reason) {
+            (ImageState::Ready, _) => "ready".to_owned(),
+            (ImageState::Broken, reason) => format!("broken: {}", reason.as_deref().unwrap_or("unknown")),
+        };
+        table.row(&[
+            &image.name,
+            kind,
+            &image.group,
+            &image.marker.to_string(),
+            &figures::seconds(image.age_seconds),
+            &state,
+            &figures::bytes(image.saved_bytes),
+            &figures::bytes(image.written_bytes),
+            &image.connections.to_string(),
+            &image.volumes.join(", "),
+        ]);
+    }
+    table.to_string()
+}

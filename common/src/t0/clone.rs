@@ -1,0 +1,291 @@
+//! One volume of a clone: what hosts wrote lies in a sparse file, its block map says what that is, all else is read from the
+//! image.
+//!
+//! The map reaches its file only with a flush, and after the content: what a loss of power leaves is the clone as of the last
+//! flush, with later writes or without them, block by block, as on any disk.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::clone_map::{BLOCK_BYTES, BlockState, CloneMap};
+use super::image::{Image, ImageError, ImageVolume};
+use crate::storage::{Disk, DiskFile, Open};
+
+/// Why a request on a clone failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CloneError {
+    /// The image below.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The clone's own files.
+    #[error("the files of the clone: {0}")]
+    Io(#[from] io::Error),
+    /// It was given so much and no more.
+    #[error("the clone has used all of its {0} bytes: make it again with more --space")]
+    Full(u64),
+}
+
+/// The bytes that all volumes of a clone may take together.
+#[derive(Debug)]
+pub struct CloneSpace {
+    limit: u64,
+    used: AtomicU64,
+}
+
+impl CloneSpace {
+    /// So many bytes.
+    #[must_use]
+    pub const fn new(limit: u64) -> Self {
+        Self { limit, used: AtomicU64::new(0) }
+    }
+
+    /// Bytes used now.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Acquire)
+    }
+
+    fn take(&self, bytes: u64) -> Result<(), CloneError> {
+        let more = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
+        let taken = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+        taken.map(drop).map_err(|_| CloneError::Full(self.limit))
+    }
+
+    fn give(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::AcqRel);
+    }
+}
+
+/// One volume of a clone.
+pub struct CloneVolume {
+    image: Image,
+    volume: ImageVolume,
+    data: Arc<dyn DiskFile>,
+    map_file: Arc<dyn DiskFile>,
+    map: Mutex<CloneMap>,
+    /// One change at a time: parts of blocks are read, changed and written.
+    changing: Mutex<()>,
+    /// Whoever comes while another flushes waits for that. Set when a sync failed: the kernel may have dropped what it could not
+    /// write, so no later one is believed.
+    flushing: Mutex<bool>,
+    space: Arc<CloneSpace>,
+}
+
+impl std::fmt::Debug for CloneVolume {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CloneVolume").field("volume", &self.volume).finish_non_exhaustive()
+    }
+}
+
+/// A run of blocks in the same state.
+struct Run {
+    offset: u64,
+    length: u64,
+    state: BlockState,
+}
+
+impl CloneVolume {
+    /// Opens a clone's volume in its folder, or makes it there.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn open(
+        disk: &dyn Disk,
+        folder: &Path,
+        image: &Image,
+        volume: &ImageVolume,
+        space: &Arc<CloneSpace>,
+    ) -> io::Result<Self> {
+        disk.create_folder(folder)?;
+        let data = disk.open(&folder.join(format!("{}.data", volume.name)), Open::ExistingOrNew)?;
+        let map_file = disk.open(&folder.join(format!("{}.map", volume.name)), Open::ExistingOrNew)?;
+        data.grow(volume.size.div_ceil(BLOCK_BYTES) * BLOCK_BYTES)?;
+        data.sync()?;
+        map_file.sync()?;
+        disk.sync_folder(folder)?;
+        let map = CloneMap::read(&*map_file)?;
+        space.used.fetch_add(map.written() * BLOCK_BYTES, Ordering::AcqRel);
+        Ok(Self {
+            image: image.clone(),
+            volume: volume.clone(),
+            data,
+            map_file,
+            map: Mutex::new(map),
+            changing: Mutex::default(),
+            flushing: Mutex::default(),
+            space: Arc::clone(space),
+        })
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.volume.size
+    }
+
+    /// Its volume's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.volume.name
+    }
+
+    fn runs(&self, offset: u64, length: u64) -> Vec<Run> {
+        let map = self.map.lock();
+        let end = offset.saturating_add(length);
+        let mut runs: Vec<Run> = Vec::new();
+        let mut at = offset;
+        while at < end {
+            let block = at / BLOCK_BYTES;
+            let next = ((block + 1) * BLOCK_BYTES).min(end);
+            let state = map.state(block);
+            match runs.last_mut().filter(|run| run.state == state) {
+                Some(run) => run.length += next - at,
+                None => runs.push(Run { offset: at, length: next - at, state }),
+            }
+            at = next;
+        }
+        runs
+    }
+
+    /// Reads a range, waiting for disks where needed.
+    ///
+    /// # Errors
+    /// [`CloneError`].
+    pub fn read(&self, offset: u64, target: &mut [u8]) -> Result<(), CloneError> {
+        let mut rest = target;
+        for run in self.runs(offset, rest.len() as u64) {
+            let (part, behind) = rest.split_at_mut(usize::try_from(run.length).unwrap_or(0).min(rest.len()));
+            match run.state {
+                BlockState::Image => self.image.read(self.volume.index, run.offset, part)?,
+                BlockState::Written => self.data.read_exact_at(part, run.offset)?,
+                BlockState::Zero => part.fill(0),
+            }
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    /// Writes a range.
+    ///
+    /// # Errors
+    /// [`CloneError`]; of a range that spans blocks, some may have been written.
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), CloneError> {
+        let _alone = self.changing.lock();
+        let mut rest = bytes;
+        let mut at = offset;
+        while !rest.is_empty() {
+            let head = at % BLOCK_BYTES;
+            let whole = rest.len() as u64 / BLOCK_BYTES * BLOCK_BYTES;
+            let step = if head == 0 && whole > 0 { whole } else { (BLOCK_BYTES - head).min(rest.len() as u64) };
+            let (part, behind) = rest.split_at(usize::try_from(step).unwrap_or(rest.len()).min(rest.len()));
+            if step.is_multiple_of(BLOCK_BYTES) && head == 0 {
+                self.write_blocks(at, part)?;
+            } else {
+                let mut block = self.block(at / BLOCK_BYTES)?;
+                let from = usize::try_from(head).unwrap_or(0);
+                if let Some(target) = block.get_mut(from..from + part.len()) {
+                    target.copy_from_slice(part);
+                }
+                self.write_blocks(at - head, &block)?;
+            }
+            at += step;
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    /// The whole of a block; what lies behind the volume's end reads as zeroes.
+    fn block(&self, block: u64) -> Result<Vec<u8>, CloneError> {
+        let offset = block * BLOCK_BYTES;
+        let inside = BLOCK_BYTES.min(self.volume.size.saturating_sub(offset));
+        let mut bytes = vec![0; usize::try_from(inside).unwrap_or(0)];
+        self.read(offset, &mut bytes)?;
+        bytes.resize(usize::try_from(BLOCK_BYTES).unwrap_or(0), 0);
+        Ok(bytes)
+    }
+
+    fn write_blocks(&self, offset: u64, bytes: &[u8]) -> Result<(), CloneError> {
+        let blocks = offset / BLOCK_BYTES..(offset + bytes.len() as u64).div_ceil(BLOCK_BYTES);
+        let new = {
+            let map = self.map.lock();
+            blocks.clone().filter(|block| map.state(*block) != BlockState::Written).count() as u64
+        };
+        self.space.take(new * BLOCK_BYTES)?;
+        if let Err(error) = self.data.write_all_at(bytes, offset) {
+            self.space.give(new * BLOCK_BYTES);
+            return Err(error.into());
+        }
+        let mut map = self.map.lock();
+        blocks.for_each(|block| map.set(block, BlockState::Written));
+        Ok(())
+    }
+
+    /// Makes a range read as zeroes, and gives its space back.
+    ///
+    /// # Errors
+    /// [`CloneError`].
+    pub fn zero(&self, offset: u64, length: u64) -> Result<(), CloneError> {
+        let end = offset.saturating_add(length);
+        let (first, last) = (offset.div_ceil(BLOCK_BYTES), end / BLOCK_BYTES);
+        // The last block of a volume may be a short one.
+        let last = if end == self.volume.size { end.div_ceil(BLOCK_BYTES) } else { last };
+        if first >= last {
+            return self.write(offset, &vec![0; usize::try_from(length).unwrap_or(0)]);
+        }
+        let (begin, behind) = (first * BLOCK_BYTES, (last * BLOCK_BYTES).min(end));
+        if begin > offset {
+            self.write(offset, &vec![0; usize::try_from(begin - offset).unwrap_or(0)])?;
+        }
+        if end > behind {
+            self.write(behind, &vec![0; usize::try_from(end - behind).unwrap_or(0)])?;
+        }
+        let _alone = self.changing.lock();
+        let before = {
+            let mut map = self.map.lock();
+            let before = map.written();
+            (first..last).for_each(|block| map.set(block, BlockState::Zero));
+            before - map.written()
+        };
+        self.space.give(before * BLOCK_BYTES);
+        Ok(self.data.zero(begin, last * BLOCK_BYTES - begin, true)?)
+    }
+
+    /// Everything answered before is durable when this returns.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn flush(&self) -> io::Result<()> {
+        let mut failed = self.flushing.lock();
+        if *failed {
+            return Err(io::Error::other("an earlier flush of this clone failed: make it again"));
+        }
+        let changed = self.map.lock().take_changed();
+        let result = self.data.sync().and_then(|()| {
+            // Only now: a state that is durable says that its content is.
+            changed.iter().try_for_each(|(at, bytes)| self.map_file.write_all_at(bytes, *at))?;
+            if changed.is_empty() { Ok(()) } else { self.map_file.sync() }
+        });
+        *failed = result.is_err();
+        result
+    }
+
+    /// How far from the begin of a range it is all zeroes or all not: (bytes, zeroes).
+    ///
+    /// # Errors
+    /// [`CloneError`].
+    pub fn status(&self, offset: u64, length: u64) -> Result<(u64, bool), CloneError> {
+        let Some(run) = self.runs(offset, length).into_iter().next() else { return Ok((length, false)) };
+        match run.state {
+            BlockState::Zero => Ok((run.length, true)),
+            BlockState::Written => Ok((run.length, false)),
+            BlockState::Image => {
+                let hole = self.image.hole(self.volume.index, offset, run.length)?;
+                if hole > 0 { Ok((hole, true)) } else { Ok((run.length.min(super::export::DATA_STEP), false)) }
+            }
+        }
+    }
+}

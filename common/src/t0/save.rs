@@ -1,0 +1,181 @@
+//! Copy before write, by the updater: what a window is about to overwrite, and no era since the marker has, is read, appended to
+//! the newest era's file, synced, entered into the concordance. Only then the volume is written.
+//!
+//! Hosts and replication come first: when something cannot be saved, eras end, the oldest first, until it can or none is left.
+//! An era ends durably (its file is removed) before the volume is written, so that no restart takes it for whole.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, Weak};
+
+use super::concordance::Saved;
+use super::eras::{Eras, State};
+use super::side_file::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, PIECE_BYTES_MAX, Saving, SideError, SideFile, batch_bytes};
+use crate::extent::Extent;
+use crate::ids::VolumeIndex;
+use crate::journal::Position;
+use crate::volumes::{VolumeFile, Volumes};
+
+/// Content is saved in blocks of this many bytes: what file systems and databases write.
+const BLOCK_BYTES: u64 = 4096;
+
+impl Eras {
+    /// Saves what ranges hold now, where an image needs it; `start` is where the volumes are.
+    ///
+    /// # Errors
+    /// When images can neither be kept whole nor be ended; nothing may be written then.
+    pub fn save(&self, start: Position, extents: &[Extent], volumes: &Volumes) -> io::Result<()> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        for extent in self.unsaved(start, extents, volumes) {
+            let Some(volume) = volumes.get(extent.volume) else { continue };
+            let Some(pieces) = self.read_pieces(start, &volume, extent)? else { return Ok(()) };
+            for piece in pieces {
+                bytes += piece.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
+                batch.push(piece);
+                if bytes >= BATCH_BYTES_MAX || batch.len() >= BATCH_ENTRIES_MAX {
+                    self.save_batch(start, &batch)?;
+                    batch.clear();
+                    bytes = 0;
+                }
+            }
+        }
+        if batch.is_empty() { Ok(()) } else { self.save_batch(start, &batch) }
+    }
+
+    /// The blocks the ranges touch that are not saved in the era under way.
+    fn unsaved(&self, start: Position, extents: &[Extent], volumes: &Volumes) -> Vec<Extent> {
+        let state = self.state.read();
+        let Some(active) = state.active(start) else { return Vec::new() };
+        let begun = state.eras.iter().take_while(|era| era.number <= active.number);
+        let needed: BTreeSet<VolumeIndex> = begun.flat_map(|era| era.volumes.iter().copied()).collect();
+        let mut unsaved: Vec<Extent> = Vec::new();
+        for extent in extents.iter().filter(|extent| needed.contains(&extent.volume)) {
+            let Some(size) = volumes.get(extent.volume).map(|volume| volume.size()) else { continue };
+            let offset = extent.offset / BLOCK_BYTES * BLOCK_BYTES;
+            let end = extent.end().div_ceil(BLOCK_BYTES).saturating_mul(BLOCK_BYTES).min(size);
+            // Ranges that follow each other may share a block.
+            let before = unsaved.last().filter(|last| last.volume == extent.volume).map_or(0, Extent::end);
+            let offset = offset.max(before);
+            let blocks = Extent { volume: extent.volume, offset, length: end.saturating_sub(offset) };
+            let missing = active.concordance.pieces(blocks).filter(|piece| piece.location.is_none());
+            unsaved.extend(missing.map(|piece| piece.extent).filter(|piece| piece.length > 0));
+        }
+        unsaved
+    }
+
+    /// What a range holds, as pieces; `None` when it cannot be read and all images ended because of that.
+    fn read_pieces(&self, start: Position, volume: &VolumeFile, extent: Extent) -> io::Result<Option<Vec<Saving>>> {
+        match read_pieces(volume, extent) {
+            Ok(pieces) => Ok(Some(pieces)),
+            Err(error) => {
+                let reason = format!("volume '{}' cannot be read at {}: {error}", volume.name, extent.offset);
+                self.end_all(start, &reason)?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn save_batch(&self, start: Position, pieces: &[Saving]) -> io::Result<()> {
+        let needed = batch_bytes(pieces);
+        loop {
+            let Some(file) = self.active_file(start) else { return Ok(()) };
+            if !self.parts.space.take(needed) {
+                let capacity = self.parts.space.capacity();
+                self.end_oldest(&format!(
+                    "hosts overwrote more than the {capacity} bytes that side_store_bytes gives to images"
+                ))?;
+                continue;
+            }
+            match file.append(pieces) {
+                Ok(placed) => {
+                    self.enter(start, &placed);
+                    return Ok(());
+                }
+                Err(error) => {
+                    self.parts.space.give(needed);
+                    self.append_failed(start, &error)?;
+                }
+            }
+        }
+    }
+
+    /// A file whose write or sync failed takes nothing more: all that need it end.
+    fn append_failed(&self, start: Position, error: &SideError) -> io::Result<()> {
+        let hint = if error.is_no_space() { ". Make room on that disk, or lower side_store_bytes" } else { "" };
+        self.end_all(start, &format!("{error}{hint}"))
+    }
+
+    fn active_file(&self, start: Position) -> Option<Arc<SideFile>> {
+        self.state.read().active(start).and_then(|era| era.files.first().cloned())
+    }
+
+    fn enter(&self, start: Position, placed: &[(Extent, Saved)]) {
+        let mut state = self.state.write();
+        let number = state.active(start).map(|era| era.number);
+        if let Some(era) = state.eras.iter_mut().find(|era| Some(era.number) == number) {
+            for (extent, saved) in placed {
+                era.concordance.add(*extent, *saved);
+            }
+        }
+    }
+
+    fn end_all(&self, start: Position, reason: &str) -> io::Result<()> {
+        while self.state.read().active(start).is_some() {
+            self.end_oldest(reason)?;
+        }
+        Ok(())
+    }
+
+    fn end_oldest(&self, reason: &str) -> io::Result<()> {
+        let (number, files) = {
+            let state = self.state.read();
+            let Some(oldest) = state.eras.first() else { return Ok(()) };
+            (oldest.number, oldest.files.clone())
+        };
+        for file in &files {
+            match self.parts.disk.remove(file.path()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        self.parts.disk.sync_folder(&self.parts.folder)?;
+        self.parts.space.give(files.iter().map(|file| file.bytes()).sum());
+        self.state.write().eras.retain(|era| era.number != number);
+        if let Some(watch) = self.watch.get().and_then(Weak::upgrade) {
+            watch.on_era_ended(self.parts.group, number, reason);
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// The era under way where the volumes are: the newest that they have reached.
+    fn active(&self, start: Position) -> Option<&super::eras::Era> {
+        self.eras.iter().rev().find(|era| era.begin <= start)
+    }
+}
+
+fn read_pieces(volume: &VolumeFile, extent: Extent) -> io::Result<Vec<Saving>> {
+    let mut pieces = Vec::new();
+    let mut at = extent.offset;
+    while at < extent.end() {
+        let (begin, end) = volume.file.next_data(at)?.unwrap_or((extent.end(), extent.end()));
+        let begin = begin.clamp(at, extent.end());
+        if begin > at {
+            pieces.push(Saving { extent: Extent { offset: at, length: begin - at, ..extent }, bytes: None });
+            at = begin;
+        }
+        let end = end.clamp(at, extent.end());
+        while at < end {
+            let length = (end - at).min(PIECE_BYTES_MAX);
+            let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+            volume.file.read_exact_at(&mut bytes, at)?;
+            let zero = bytes.iter().all(|byte| *byte == 0);
+            let extent = Extent { offset: at, length, ..extent };
+            pieces.push(Saving { extent, bytes: (!zero).then_some(bytes) });
+            at += length;
+        }
+    }
+    Ok(pieces)
+}

@@ -1,0 +1,474 @@
+//! Eras and images against an oracle: whole snapshots. The updater is played by [`Rig::write`]: save, write, move on.
+
+#![expect(clippy::cast_possible_truncation, reason = "small numbers of a test")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use proptest::prelude::*;
+
+use super::side_file::SideFile;
+use super::*;
+use crate::extent::Extent;
+use crate::ids::{GroupId, VolumeIndex};
+use crate::journal::Position;
+use crate::storage::memory::MemoryDisk;
+use crate::storage::{Disk, DiskFile, Open};
+use crate::volumes::{VolumeFile, Volumes};
+
+const SIZE: usize = 64 << 10;
+const GROUP: GroupId = GroupId([9; 16]);
+const VOLUME: VolumeIndex = VolumeIndex(1);
+const FOLDER: &str = "/t0";
+
+fn extent(offset: u64, length: u64) -> Extent {
+    Extent { volume: VOLUME, offset, length }
+}
+
+const fn at(place: u64) -> Position {
+    Position { segment: 1, offset: place }
+}
+
+/// What the catalogue knows of an image, and what it must show.
+#[derive(Debug, Clone)]
+struct Known {
+    user: EraUser,
+    snapshot: Vec<u8>,
+}
+
+struct Rig {
+    disk: MemoryDisk,
+    space: Arc<SideSpace>,
+    file: Arc<dyn DiskFile>,
+    volumes: Volumes,
+    eras: Arc<Eras>,
+    place: u64,
+    oracle: Vec<u8>,
+    known: Vec<Known>,
+    writes: Vec<(Extent, u8)>,
+}
+
+#[derive(Default)]
+struct Told(Mutex<Vec<(u64, String)>>);
+
+impl ErasWatch for Told {
+    fn on_era_ended(&self, _: GroupId, era: u64, reason: &str) {
+        self.0.lock().push((era, reason.to_owned()));
+    }
+
+    fn on_all_reached(&self, _: GroupId) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+fn parts(disk: &MemoryDisk, space: &Arc<SideSpace>) -> ErasParts {
+    ErasParts { disk: Arc::new(disk.clone()), folder: FOLDER.into(), group: GROUP, space: Arc::clone(space) }
+}
+
+fn open_volume(disk: &MemoryDisk) -> (Arc<dyn DiskFile>, Volumes) {
+    let file = disk.open(Path::new("/volumes/a"), Open::ExistingOrNew).unwrap();
+    file.grow(SIZE as u64).unwrap();
+    let volumes = Volumes::default();
+    volumes.insert(VolumeFile::new(VOLUME, "a".into(), Arc::clone(&file), SIZE as u64));
+    (file, volumes)
+}
+
+impl Rig {
+    fn new(space: u64) -> Self {
+        let disk = MemoryDisk::new();
+        disk.create_folder(Path::new("/volumes")).unwrap();
+        let (file, volumes) = open_volume(&disk);
+        file.sync().unwrap();
+        disk.sync_folder(Path::new("/volumes")).unwrap();
+        let space = Arc::new(SideSpace::new(space));
+        let (eras, lost) = Eras::open(parts(&disk, &space), &[]).unwrap();
+        assert_eq!(lost, []);
+        Self {
+            disk,
+            space,
+            file,
+            volumes,
+            eras,
+            place: 1,
+            oracle: vec![0; SIZE],
+            known: Vec::new(),
+            writes: Vec::new(),
+        }
+    }
+
+    /// What the updater does with one window.
+    fn write(&mut self, extent: Extent, byte: u8) -> std::io::Result<()> {
+        self.writes.push((extent, byte));
+        self.apply(self.place, extent, byte)?;
+        let range = extent.offset as usize..extent.end() as usize;
+        self.oracle[range].fill(byte);
+        self.place += 1;
+        Ok(())
+    }
+
+    fn apply(&self, place: u64, extent: Extent, byte: u8) -> std::io::Result<()> {
+        self.eras.save(at(place), &[extent], &self.volumes)?;
+        if byte == 0 {
+            self.file.zero(extent.offset, extent.length, true)?;
+        } else {
+            self.file.write_all_at(&vec![byte; extent.length as usize], extent.offset)?;
+        }
+        self.eras.applied(at(place + 1));
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<u64, T0Error> {
+        let volumes = BTreeSet::from([VOLUME]);
+        let barrier = self.eras.hold(at(self.place));
+        let joined = self.eras.begin(&barrier, &volumes)?;
+        let user = EraUser { era: joined.era, begin: joined.begin, volumes };
+        self.known.push(Known { user, snapshot: self.oracle.clone() });
+        Ok(joined.era)
+    }
+
+    /// The record goes first, as in the product.
+    fn end(&mut self, which: usize) {
+        let known = self.known.remove(which);
+        self.eras.leave(known.user.era);
+    }
+
+    fn users(&self) -> Vec<EraUser> {
+        self.known.iter().map(|known| known.user.clone()).collect()
+    }
+
+    fn restart(&mut self, disk: MemoryDisk) {
+        self.space = Arc::new(SideSpace::new(self.space.capacity()));
+        let (eras, lost) = Eras::open(parts(&disk, &self.space), &self.users()).unwrap();
+        assert_eq!(lost, []);
+        (self.file, self.volumes) = open_volume(&disk);
+        (self.disk, self.eras) = (disk, eras);
+        self.eras.applied(at(self.place));
+    }
+
+    fn image(&self, era: u64) -> Image {
+        let volume = ImageVolume { index: VOLUME, name: "a".into(), size: SIZE as u64, file: Arc::clone(&self.file) };
+        Image::new(Arc::clone(&self.eras), era, vec![volume])
+    }
+
+    fn check(&self, what: &str) {
+        for known in &self.known {
+            let image = self.image(known.user.era);
+            let mut bytes = vec![0xEE; SIZE];
+            image.read(VOLUME, 0, &mut bytes).unwrap_or_else(|error| panic!("{what}: {error}"));
+            let differs = bytes.iter().zip(&known.snapshot).position(|(one, other)| one != other);
+            assert_eq!(differs, None, "{what}: image of era {:x}", known.user.era);
+            for offset in (0..SIZE).step_by(8192) {
+                let zero = image.hole(VOLUME, offset as u64, (SIZE - offset) as u64).unwrap() as usize;
+                assert!(
+                    known.snapshot[offset..offset + zero].iter().all(|byte| *byte == 0),
+                    "{what}: no hole at {offset}"
+                );
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Write(u64, u64, u8),
+    Begin,
+    End(usize),
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let write = (0..SIZE as u64 / 512, 1..40_u64, 0..5_u8)
+        .prop_map(|(from, count, byte)| Step::Write(from * 512, (count * 512).min(SIZE as u64 - from * 512), byte));
+    prop_oneof![6 => write, 2 => Just(Step::Begin), 1 => (0..8_usize).prop_map(Step::End), 1 => Just(Step::Restart)]
+}
+
+fn take(rig: &mut Rig, step: &Step) -> Result<(), String> {
+    match *step {
+        Step::Write(offset, length, byte) => rig.write(extent(offset, length), byte).map_err(|error| error.to_string()),
+        Step::Begin => rig.begin().map(drop).map_err(|error| error.to_string()),
+        Step::End(which) => {
+            if which < rig.known.len() {
+                rig.end(which);
+            }
+            Ok(())
+        }
+        Step::Restart => {
+            let disk = rig.disk.clone();
+            rig.restart(disk);
+            Ok(())
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn every_image_shows_its_moment_whatever_is_written_deleted_and_restarted(
+        steps in proptest::collection::vec(step(), 1..40)
+    ) {
+        let mut rig = Rig::new(64 << 20);
+        for step in &steps {
+            take(&mut rig, step).unwrap();
+            rig.check(&format!("after {step:?}"));
+        }
+        while !rig.known.is_empty() {
+            rig.end(rig.known.len() / 2);
+            rig.check("after an end");
+        }
+        prop_assert_eq!(rig.space.used(), 0, "all space is given back");
+        prop_assert_eq!(rig.disk.list(Path::new(FOLDER)).unwrap_or_default().len(), 0);
+    }
+
+    /// Power goes at any effect; afterwards the updater applies again what it had not recorded, which is everything.
+    #[test]
+    fn a_loss_of_power_anywhere_costs_no_image(
+        steps in proptest::collection::vec(step(), 1..14), after in 0..120_u64, seed in 0..1000_u64
+    ) {
+        let mut rig = Rig::new(64 << 20);
+        rig.disk.power_off_after(after);
+        for step in steps.iter().filter(|step| !matches!(step, Step::Restart)) {
+            if take(&mut rig, step).is_err() {
+                break;
+            }
+        }
+        // A write that was cut off is in the journal, and is applied after the restart.
+        rig.place = rig.writes.len() as u64 + 1;
+        let crashed = rig.disk.crash(seed);
+        let (place, users) = (rig.place, rig.users());
+        rig.place = 1;
+        rig.restart(crashed);
+        prop_assert_eq!(rig.users(), users);
+        for (place, (extent, byte)) in (1..).zip(rig.writes.clone()) {
+            let limit = rig.eras.limit(at(place), at(place + 1));
+            prop_assert_eq!(limit, at(place + 1), "one write is one window here");
+            rig.apply(place, extent, byte).unwrap();
+        }
+        prop_assert_eq!(rig.eras.applied_position().max(at(1)), at(place));
+        rig.check("after the crash");
+    }
+}
+
+fn side_files(disk: &MemoryDisk) -> Vec<PathBuf> {
+    disk.list(Path::new(FOLDER)).unwrap().iter().map(|name| Path::new(FOLDER).join(name)).collect()
+}
+
+#[test]
+fn what_is_saved_is_saved_once_for_all_images() {
+    let mut rig = Rig::new(64 << 20);
+    rig.write(extent(0, 32768), 1).unwrap();
+    rig.begin().unwrap();
+    rig.begin().unwrap();
+    assert_eq!(rig.known[0].user.era, rig.known[1].user.era, "at the same moment: the same era");
+    rig.write(extent(4096, 4096), 2).unwrap();
+    rig.begin().unwrap();
+    let before = rig.space.used();
+    rig.write(extent(8192, 4096), 3).unwrap();
+    let one_batch = rig.space.used() - before;
+    rig.write(extent(8192, 4096), 4).unwrap();
+    assert_eq!((one_batch, rig.space.used() - before), (8192, 8192), "header and block, once");
+    rig.check("shared");
+}
+
+#[test]
+fn a_full_side_store_ends_the_oldest_image_and_nothing_else() {
+    let mut rig = Rig::new(44 << 10);
+    let told = Arc::new(Told::default());
+    let watch: std::sync::Weak<dyn ErasWatch> = Arc::downgrade(&(Arc::clone(&told) as Arc<dyn ErasWatch>));
+    rig.eras.watched_by(watch);
+    rig.write(extent(0, SIZE as u64), 1).unwrap();
+    let oldest = rig.begin().unwrap();
+    rig.write(extent(0, 16384), 2).unwrap();
+    rig.begin().unwrap();
+    rig.write(extent(16384, 16384), 3).unwrap();
+    assert_eq!(told.0.lock().len(), 1, "two times 16 KiB and their headers do not fit");
+    let (era, reason) = told.0.lock()[0].clone();
+    assert_eq!(era, oldest);
+    assert!(reason.contains("side_store_bytes"), "{reason}");
+    assert_eq!(rig.oracle[16384], 3, "the write went through");
+    let mut byte = [0];
+    assert!(matches!(rig.image(oldest).read(VOLUME, 0, &mut byte), Err(ImageError::Gone)));
+    rig.known.remove(0);
+    rig.check("the younger one is whole");
+    let disk = rig.disk.clone();
+    let record = EraUser { era: oldest, begin: at(2), volumes: BTreeSet::from([VOLUME]) };
+    let users = [rig.users(), vec![record]].concat();
+    let (_, lost) = Eras::open(parts(&disk, &Arc::new(SideSpace::new(1 << 20))), &users).unwrap();
+    assert_eq!(lost.iter().map(|lost| lost.0).collect::<Vec<_>>(), [oldest], "and is known to be lost after a restart");
+    rig.restart(disk);
+    rig.check("after a restart");
+}
+
+#[test]
+fn a_full_disk_ends_images_and_not_the_write() {
+    let mut rig = Rig::new(64 << 20);
+    rig.write(extent(0, SIZE as u64), 1).unwrap();
+    let era = rig.begin().unwrap();
+    rig.disk.limit_space(Some(rig.disk.used_bytes() + 4096));
+    rig.write(extent(0, 32768), 2).unwrap();
+    assert!(!rig.eras.has(era));
+    assert_eq!(rig.space.used(), 0);
+    rig.known.clear();
+    let next = rig.begin().unwrap();
+    rig.check("there is room for the next");
+    assert_ne!(next, era, "who still holds the one that is gone does not find another");
+}
+
+#[test]
+fn saved_content_that_was_altered_is_never_served() {
+    let mut rig = Rig::new(64 << 20);
+    rig.write(extent(0, SIZE as u64), 1).unwrap();
+    let era = rig.begin().unwrap();
+    rig.write(extent(0, 4096), 2).unwrap();
+    rig.write(extent(8192, 4096), 3).unwrap();
+    let path = side_files(&rig.disk).remove(0);
+    rig.disk.flip_bit(&path, (4096 + 64 + 32 + 100) * 8).unwrap();
+    let mut bytes = [0; 4096];
+    let error = rig.image(era).read(VOLUME, 0, &mut bytes).unwrap_err().to_string();
+    assert!(error.contains("checksum"), "{error}");
+    rig.image(era).read(VOLUME, 8192, &mut bytes).unwrap();
+    // A header that cannot be read, with a younger batch behind it, is no torn end.
+    rig.disk.flip_bit(&path, (4096 + 10) * 8).unwrap();
+    let (_, lost) = Eras::open(parts(&rig.disk, &rig.space), &rig.users()).unwrap();
+    assert!(lost[0].1.contains("a younger one follows"), "{lost:?}");
+}
+
+#[test]
+fn what_a_volume_holds_is_never_taken_for_a_batch() {
+    let disk = MemoryDisk::new();
+    disk.create_folder(Path::new(FOLDER)).unwrap();
+    let path = Path::new(FOLDER).join("1.side");
+    let file = SideFile::create(&disk, &path, GROUP, 1).unwrap();
+    let saving = |bytes: Vec<u8>| [side_file::Saving { extent: extent(0, bytes.len() as u64), bytes: Some(bytes) }];
+    file.append(&saving(vec![1; 4096])).unwrap();
+    file.append(&saving(vec![2; 4096])).unwrap();
+    let inner = disk.bytes_of(&path).unwrap();
+    // A volume that held that very side file, where batches of the outer one could begin.
+    let mut held = vec![0; 4000];
+    held.extend(&inner[4096..]);
+    file.append(&saving(held)).unwrap();
+    let mut found = 0;
+    SideFile::open(&disk, &path, GROUP, 1, &mut |_, _| found += 1).unwrap();
+    assert_eq!(found, 3);
+    assert!(SideFile::open(&disk, &path, GroupId([1; 16]), 1, &mut |_, _| {}).is_err(), "another group's");
+}
+
+#[test]
+fn an_image_may_begin_before_one_that_is_not_reached_yet() {
+    let rig = Rig::new(64 << 20);
+    let volumes = BTreeSet::from([VOLUME]);
+    let begin = |place| {
+        let barrier = rig.eras.hold(at(place));
+        assert_eq!(rig.eras.limit(at(place), at(30)), at(place), "held");
+        rig.eras.begin(&barrier, &volumes).unwrap()
+    };
+    let (later, sooner) = (begin(20), begin(10));
+    assert!(sooner.era < later.era);
+    assert_eq!(rig.eras.limit(at(1), at(30)), at(10));
+    assert_eq!(rig.eras.limit(at(10), at(30)), at(20));
+    assert_eq!(rig.eras.limit(at(20), at(30)), at(30));
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Write(u64, u64, u8),
+    Zero(u64, u64),
+    Flush,
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let range = (0..SIZE as u64 / 512, 1..60_u64).prop_map(|(from, count)| {
+        let from = from * 512;
+        (from, (count * 512).min(SIZE as u64 - from))
+    });
+    (0..5, range, 1..200_u8).prop_map(|(kind, (offset, length), byte)| match kind {
+        0..=2 => Change::Write(offset, length, byte),
+        3 => Change::Zero(offset, length),
+        _ => Change::Flush,
+    })
+}
+
+/// A clone over an image of ones, below which the volume goes on changing.
+fn cloned(rig: &Rig, space: u64) -> std::io::Result<CloneVolume> {
+    let image = rig.image(rig.known[0].user.era);
+    let space = Arc::new(CloneSpace::new(space));
+    CloneVolume::open(&rig.disk, Path::new("/clone"), &image, &image.volumes()[0].clone(), &space)
+}
+
+fn content(clone: &CloneVolume) -> Vec<u8> {
+    let mut bytes = vec![0xEE; SIZE];
+    clone.read(0, &mut bytes).unwrap();
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    /// After a loss of power each sector holds what it held at the last flush, or a later version of it; with all of its power a
+    /// clone holds what was written.
+    #[test]
+    fn a_clone_holds_what_was_written_and_after_a_loss_of_power_what_was_flushed(
+        changes in proptest::collection::vec(change(), 1..16), after in 0..160_u64, seed in 0..1000_u64
+    ) {
+        let mut rig = Rig::new(64 << 20);
+        rig.write(extent(0, SIZE as u64), 1).unwrap();
+        rig.begin().unwrap();
+        rig.write(extent(0, 30_000), 2).unwrap();
+        rig.file.sync().unwrap();
+        let clone = cloned(&rig, 64 << 20).unwrap();
+        rig.disk.power_off_after(after);
+        let mut versions = vec![vec![1_u8; SIZE]];
+        let mut broken = false;
+        for change in &changes {
+            let mut next = versions.last().unwrap().clone();
+            let done = match *change {
+                Change::Write(offset, length, byte) => {
+                    next[offset as usize..(offset + length) as usize].fill(byte);
+                    clone.write(offset, &vec![byte; length as usize]).is_ok()
+                }
+                Change::Zero(offset, length) => {
+                    next[offset as usize..(offset + length) as usize].fill(0);
+                    clone.zero(offset, length).is_ok()
+                }
+                Change::Flush => clone.flush().is_ok(),
+            };
+            versions.push(next);
+            if !done {
+                broken = true;
+                break;
+            }
+            prop_assert_eq!(&content(&clone), versions.last().unwrap());
+            if matches!(change, Change::Flush) {
+                versions.drain(..versions.len() - 1);
+            }
+        }
+        if !broken {
+            clone.flush().ok();
+        }
+        let crashed = rig.disk.crash(seed);
+        rig.restart(crashed);
+        let found = content(&cloned(&rig, 64 << 20).unwrap());
+        for sector in 0..SIZE / 512 {
+            let range = sector * 512..(sector + 1) * 512;
+            let legal = versions.iter().any(|version| version[range.clone()] == found[range.clone()]);
+            prop_assert!(legal, "sector {} holds {} which it never held since the last flush", sector, found[range.start]);
+        }
+    }
+}
+
+#[test]
+fn a_clone_takes_no_more_than_its_space_and_gives_back_what_is_trimmed() {
+    let mut rig = Rig::new(64 << 20);
+    rig.begin().unwrap();
+    let clone = cloned(&rig, 16384).unwrap();
+    clone.write(0, &[5; 16384]).unwrap();
+    assert!(matches!(clone.write(20480, &[6; 512]), Err(CloneError::Full(16384))));
+    clone.write(0, &[7; 16384]).unwrap();
+    clone.zero(4096, 4096).unwrap();
+    clone.write(20480, &[6; 512]).unwrap();
+    let bytes = content(&clone);
+    assert_eq!((bytes[0], bytes[4096], bytes[8192], bytes[20480], bytes[20992]), (7, 0, 7, 6, 0));
+    assert_eq!(clone.status(4096, 4096).unwrap(), (4096, true));
+}

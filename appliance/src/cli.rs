@@ -7,8 +7,8 @@ use tidemark_common::config::{parse_duration, parse_size};
 use tidemark_common::ids::{ApplianceId, check_name};
 
 use crate::commands::{
-    clone, completions, cut, demo, failover, group, id, init, lost, man, markers, pair, peer, rejoin, serve, status,
-    switchover, t0, verify, volume, wait,
+    clone, completions, cut, demo, drill, failover, group, id, init, lost, man, markers, pair, peer, rejoin, serve,
+    status, switchover, t0, verify, volume, wait,
 };
 
 /// Journal-based asynchronous remote copy of block volumes.
@@ -78,6 +78,9 @@ pub(crate) enum Command {
     /// What an old primary had written and never shipped
     #[command(subcommand)]
     Lost(lost::Command),
+    /// Failovers rehearsed on clones
+    #[command(subcommand)]
+    Drill(drill::Command),
     /// Read-only images of volumes at a moment
     #[command(subcommand)]
     T0(t0::Command),

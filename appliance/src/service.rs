@@ -23,6 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::roles::appliance::{Appliance, KnownPeers};
+use crate::roles::drill::Drills;
 use crate::roles::exports::{Served, Watched};
 use crate::roles::images::Images;
 
@@ -45,6 +46,7 @@ pub(crate) async fn run(directory: &Path) -> anyhow::Result<()> {
     tracing::info!("stopping: hosts first, then the buffers are drained");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop.cancel();
+    appliance.drills.stop.cancel();
     for door in doors {
         let _ = door.await;
     }
@@ -82,6 +84,7 @@ fn open(directory: &Path) -> anyhow::Result<Arc<Appliance>> {
         unopened: parking_lot::RwLock::default(),
         groups: parking_lot::RwLock::default(),
         images,
+        drills: Drills::default(),
         changing: tokio::sync::Mutex::default(),
         this: this.clone(),
     }))
@@ -137,6 +140,8 @@ async fn start(appliance: &Arc<Appliance>, stop: &CancellationToken) -> anyhow::
     appliance.open_volumes()?;
     appliance.open_images().map_err(|error| anyhow!("open the images: {}", error.message))?;
     appliance.start_groups().await?;
+    appliance.open_drills().await.map_err(|error| anyhow!("open the drills: {}", error.message))?;
+    tokio::spawn(Arc::clone(appliance).tick_drills());
     let control = Arc::clone(appliance) as Arc<dyn Control>;
     let socket = ControlListener::bind(&appliance.directory, config.control.access)?;
     tokio::spawn(Arc::clone(appliance).accept_peers());

@@ -4,6 +4,7 @@ pub(crate) mod clone;
 pub(crate) mod completions;
 pub(crate) mod cut;
 pub(crate) mod demo;
+pub(crate) mod drill;
 pub(crate) mod failover;
 pub(crate) mod group;
 pub(crate) mod id;
@@ -55,6 +56,9 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Rejoin(args) => ask(&common, async |service| rejoin::run(args, &service).await),
         Command::T0(command) => ask(&common, async |service| t0::run(command, &service).await),
         Command::Clone(command) => ask(&common, async |service| clone::run(command, &service).await),
+        Command::Drill(drill::Command::Check(command)) => drill::check::run(command),
+        Command::Drill(drill::Command::Shell { command }) => drill::shell::run(&command),
+        Command::Drill(command) => ask(&common, async |service| drill::run(command, &service).await),
         Command::Demo(args) => demo::run(&args, &common),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

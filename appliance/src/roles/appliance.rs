@@ -25,6 +25,7 @@ use tidemark_secondary::group::Secondary;
 use tokio::runtime::Handle;
 
 use super::door::{Closed, Door};
+use super::drill::Drills;
 use super::images::Images;
 
 /// What runs for a group.
@@ -107,6 +108,8 @@ pub(crate) struct Appliance {
     pub(crate) groups: RwLock<BTreeMap<String, Arc<Group>>>,
     /// T0 copies and clones.
     pub(crate) images: Images,
+    /// Rehearsals.
+    pub(crate) drills: Drills,
     /// Operators' changes and peers' new groups, one at a time.
     pub(crate) changing: tokio::sync::Mutex<()>,
     pub(crate) this: Weak<Self>,

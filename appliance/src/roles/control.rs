@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use tidemark_common::api::control::{Control, Reply};
 use tidemark_common::api::types::{
-    CloneCreate, Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, ImageStatus,
-    LostExport, LostTail, MarkerInfo, PairState, PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status,
-    Switchover, SwitchoverReport, T0Create, VerifyReport, VerifyRequest, VolumeCreate, VolumeStatus, Wait, WaitFor,
+    CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, ErrorKind, Failover, FailoverReport,
+    GroupCreate, GroupDrills, GroupStatus, ImageStatus, LostExport, LostTail, MarkerInfo, PairState, PairStatus,
+    PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, T0Create, VerifyReport,
+    VerifyRequest, VolumeCreate, VolumeStatus, Wait, WaitFor,
 };
 use tidemark_common::catalog::PeerRecord;
 use tidemark_common::ids::{ApplianceId, MarkerNumber, check_name};
@@ -255,6 +256,26 @@ impl Control for Appliance {
 
     fn image_delete(&self, name: String, force: bool) -> Reply<'_, ()> {
         Box::pin(async move { self.delete_image(&name, force).await })
+    }
+
+    fn drill_run(&self, group: String, request: DrillRun) -> Reply<'_, DrillReport> {
+        Box::pin(async move { self.run_drill(&group, request, false).await })
+    }
+
+    fn drills(&self) -> Reply<'_, Vec<DrillReport>> {
+        Box::pin(async move { Ok(self.past_drills()) })
+    }
+
+    fn drill(&self, id: u64) -> Reply<'_, DrillReport> {
+        Box::pin(async move { self.past_drill(id) })
+    }
+
+    fn drill_schedule(&self, group: String, request: DrillSchedule) -> Reply<'_, GroupDrills> {
+        Box::pin(async move { self.schedule_drill(&group, &request) })
+    }
+
+    fn drill_unschedule(&self, group: String) -> Reply<'_, ()> {
+        Box::pin(async move { self.unschedule_drill(&group) })
     }
 
     fn metrics(&self) -> String {

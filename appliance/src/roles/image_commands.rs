@@ -33,6 +33,19 @@ impl Appliance {
         self.make_image(&request.name, &wanted, ImageKindRecord::Clone { space_bytes }, request.marker).await
     }
 
+    /// The clone of a drill.
+    pub(crate) async fn create_drill_clone(
+        &self,
+        name: &str,
+        group: &str,
+        marker: Option<u64>,
+    ) -> Result<ImageStatus, ErrorBody> {
+        let wanted = Wanted { group: self.group(group)?, volumes: Vec::new() };
+        let space_bytes = self.config.images.clone_bytes;
+        let _alone = self.changing.lock().await;
+        self.make_image(name, &wanted, ImageKindRecord::Drill { space_bytes }, marker).await
+    }
+
     /// A group, or volumes of one group.
     fn wanted(&self, of: &[String]) -> Result<Wanted, ErrorBody> {
         let mut found: Option<(String, Arc<Group>)> = None;

@@ -1,12 +1,14 @@
 //! Which engine runs for which group on this appliance, and the volumes they stand on.
 //!
 //! Reading order: `appliance` (what there is), `door` (what hosts hold), `volumes` and `groups` (what operators change),
-//! `accept` (peers that come in), `failover`, `give_up`, `images` and `image_commands` (T0 copies, clones), `exports` (the NBD names), `control` (the API's side of all that).
+//! `accept` (peers that come in), `failover`, `give_up`, `images` and `image_commands` (T0 copies, clones), `drill` and `drill_check` (rehearsals), `exports` (the NBD names), `control` (the API's side of all that).
 
 mod accept;
 pub(crate) mod appliance;
 mod control;
 mod door;
+pub(crate) mod drill;
+mod drill_check;
 pub(crate) mod exports;
 mod failover;
 mod give_up;

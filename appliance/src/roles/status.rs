@@ -28,6 +28,7 @@ impl Appliance {
             groups: self.groups_now(),
             peers: self.peers_now(),
             images: self.images_now(),
+            drills: self.drills_now(),
             side_store: SideStoreStatus {
                 bytes: self.images.space.used(),
                 capacity_bytes: self.images.space.capacity(),

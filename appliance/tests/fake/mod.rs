@@ -13,10 +13,10 @@ use tidemark_common::api::client::Client;
 use tidemark_common::api::control::{Control, Reply};
 use tidemark_common::api::server::{ControlListener, serve_control};
 use tidemark_common::api::types::{
-    CloneCreate, Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, ImageKind, ImageStatus,
-    LostExport, LostRange, LostTail, LostVolume, MarkerInfo, PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport,
-    Status, Switchover, SwitchoverReport, T0Create, VerifyDifference, VerifyReport, VerifyRequest, VolumeCreate,
-    VolumeStatus, Wait,
+    CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, ErrorKind, Failover, FailoverReport,
+    GroupCreate, GroupDrills, GroupStatus, ImageKind, ImageStatus, LostExport, LostRange, LostTail, LostVolume,
+    MarkerInfo, PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport,
+    T0Create, VerifyDifference, VerifyReport, VerifyRequest, VolumeCreate, VolumeStatus, Wait,
 };
 use tidemark_common::config::ControlAccess;
 use tokio::sync::Notify;
@@ -328,6 +328,30 @@ impl Control for Fake {
 
     fn image_delete(&self, name: String, force: bool) -> Reply<'_, ()> {
         self.reply(format!("image_delete {name:?} {force}"), |_| Some(()))
+    }
+
+    fn drill_run(&self, name: String, request: DrillRun) -> Reply<'_, DrillReport> {
+        self.reply(format!("drill_run {name:?} {request:?}"), move |status| {
+            group(status, &name).map(|_| samples::drill())
+        })
+    }
+
+    fn drills(&self) -> Reply<'_, Vec<DrillReport>> {
+        self.reply("drills".into(), |_| Some(vec![samples::drill()]))
+    }
+
+    fn drill(&self, id: u64) -> Reply<'_, DrillReport> {
+        self.reply(format!("drill {id}"), move |_| Some(samples::drill()).filter(|drill| drill.id == id))
+    }
+
+    fn drill_schedule(&self, name: String, request: DrillSchedule) -> Reply<'_, GroupDrills> {
+        self.reply(format!("drill_schedule {name:?} {request:?}"), move |status| {
+            group(status, &name).map(|_| samples::drills())
+        })
+    }
+
+    fn drill_unschedule(&self, name: String) -> Reply<'_, ()> {
+        self.reply(format!("drill_unschedule {name:?}"), move |status| group(status, &name).map(drop))
     }
 
     fn metrics(&self) -> String {

@@ -5,9 +5,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 use tidemark_common::api::types::{
-    Addresses, ApplianceStatus, BufferStatus, CopyProgress, FreezeStatus, GroupStatus, ImageKind, ImageState,
-    ImageStatus, JournalStatus, MarkerStatus, PairState, PairStatus, PeerStatus, Positions, Role, SideStoreStatus,
-    Status, VolumeStatus,
+    Addresses, ApplianceStatus, BufferStatus, CopyProgress, DrillReport, DrillResult, FreezeStatus, GroupDrills,
+    GroupStatus, ImageKind, ImageState, ImageStatus, JournalStatus, MarkerStatus, PairState, PairStatus, PeerStatus,
+    Positions, Role, SideStoreStatus, Status, VolumeStatus,
 };
 
 /// The moment all samples are of.
@@ -41,6 +41,7 @@ fn appliance(name: &str, groups: Vec<GroupStatus>) -> Status {
         }],
         images: Vec::new(),
         side_store: SideStoreStatus::default(),
+        drills: Vec::new(),
     }
 }
 
@@ -278,5 +279,43 @@ pub(crate) fn image(name: &str, kind: ImageKind) -> ImageStatus {
         saved_bytes: 1 << 20,
         written_bytes: 8192,
         space_bytes: 1 << 30,
+    }
+}
+
+/// A drill that passed.
+pub(crate) fn drill() -> DrillReport {
+    DrillReport {
+        id: 7,
+        name: "drill-7".into(),
+        group: "g".into(),
+        marker: 42,
+        marker_time: ago(65_000),
+        started: ago(61_000),
+        took_seconds: 3.5,
+        result: DrillResult::Passed,
+        reason: None,
+        rto_seconds: Some(0.02),
+        rpo_seconds: Some(0.5),
+        check: Some("tidemark drill check ext4".into()),
+        check_exit_code: Some(0),
+        output: "volume 'a' is well\n".into(),
+        exports: vec!["nbd+unix:///drill-7/a?socket=/srv/east/nbd.sock".into()],
+        scheduled: false,
+        lag: Vec::new(),
+    }
+}
+
+/// What it has proven.
+pub(crate) fn drills() -> GroupDrills {
+    GroupDrills {
+        group: "g".into(),
+        proven_marker: Some(42),
+        proven_time: Some(ago(65_000)),
+        proven_age_seconds: Some(65.0),
+        last: Some(7),
+        last_passed: Some(true),
+        last_rto_seconds: Some(0.02),
+        running: false,
+        every_seconds: Some(3600.0),
     }
 }

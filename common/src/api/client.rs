@@ -19,9 +19,10 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::types::{
-    CloneCreate, Cut, ErrorBody, Failover, FailoverReport, GroupCreate, GroupStatus, GroupVolume, ImageStatus,
-    LostExport, LostTail, MarkerInfo, PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover,
-    SwitchoverReport, T0Create, VerifyReport, VerifyRequest, VolumeCreate, VolumeResize, VolumeStatus, Wait,
+    CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, Failover, FailoverReport, GroupCreate,
+    GroupDrills, GroupStatus, GroupVolume, ImageStatus, LostExport, LostTail, MarkerInfo, PairStatus, PairTarget,
+    PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, T0Create, VerifyReport, VerifyRequest,
+    VolumeCreate, VolumeResize, VolumeStatus, Wait,
 };
 use crate::config::{CONFIG_FILE, CONTROL_SOCKET};
 
@@ -332,6 +333,47 @@ impl Client {
             ask.path.push_str("?force=true");
         }
         self.tell(ask).await
+    }
+
+    /// `drill run`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn drill_run(&self, group: &str, request: &DrillRun) -> Answer<DrillReport> {
+        let timeout = Duration::from_millis(request.timeout_ms).saturating_add(OPERATION_TIMEOUT);
+        self.ask(Ask { timeout, ..Ask::new(Method::POST, &["groups", group, "drills"]).with(request) }).await
+    }
+
+    /// `drill list`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn drills(&self) -> Answer<Vec<DrillReport>> {
+        self.ask(Ask::new(Method::GET, &["drills"])).await
+    }
+
+    /// `drill show`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn drill(&self, id: u64) -> Answer<DrillReport> {
+        self.ask(Ask::new(Method::GET, &["drills", &id.to_string()])).await
+    }
+
+    /// `drill schedule`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn drill_schedule(&self, group: &str, request: &DrillSchedule) -> Answer<GroupDrills> {
+        self.ask(Ask::new(Method::PUT, &["groups", group, "drill-schedule"]).with(request)).await
+    }
+
+    /// `drill unschedule`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn drill_unschedule(&self, group: &str) -> Answer<()> {
+        self.tell(Ask::new(Method::DELETE, &["groups", group, "drill-schedule"])).await
     }
 
     async fn ask<T: DeserializeOwned>(&self, ask: Ask) -> Answer<T> {

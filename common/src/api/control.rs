@@ -4,9 +4,10 @@ use std::future::Future;
 use std::pin::Pin;
 
 use super::types::{
-    CloneCreate, Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, ImageStatus,
-    LostExport, LostTail, MarkerInfo, PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover,
-    SwitchoverReport, T0Create, VerifyReport, VerifyRequest, VolumeCreate, VolumeStatus, Wait,
+    CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, ErrorKind, Failover, FailoverReport,
+    GroupCreate, GroupDrills, GroupStatus, ImageStatus, LostExport, LostTail, MarkerInfo, PairStatus, PairTarget,
+    PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, T0Create, VerifyReport, VerifyRequest,
+    VolumeCreate, VolumeStatus, Wait,
 };
 
 /// What a request resolves to.
@@ -73,6 +74,16 @@ pub trait Control: Send + Sync + 'static {
     fn clone_create(&self, request: CloneCreate) -> Reply<'_, ImageStatus>;
     /// `t0 delete`, `clone delete`: refused while a host is connected, unless forced.
     fn image_delete(&self, name: String, force: bool) -> Reply<'_, ()>;
+    /// `drill run`: answers when it has ended.
+    fn drill_run(&self, group: String, request: DrillRun) -> Reply<'_, DrillReport>;
+    /// `drill list`: newest first, without what the checks said.
+    fn drills(&self) -> Reply<'_, Vec<DrillReport>>;
+    /// `drill show`.
+    fn drill(&self, id: u64) -> Reply<'_, DrillReport>;
+    /// `drill schedule`.
+    fn drill_schedule(&self, group: String, request: DrillSchedule) -> Reply<'_, GroupDrills>;
+    /// `drill unschedule`.
+    fn drill_unschedule(&self, group: String) -> Reply<'_, ()>;
     /// The metrics page, Prometheus text format.
     fn metrics(&self) -> String;
 }

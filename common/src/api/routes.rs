@@ -18,10 +18,10 @@ use utoipa_axum::routes;
 use super::answer::{BODY_BYTES_MAX, Body, ErrorAnswer, Names, method_not_allowed, not_found};
 use super::control::Control;
 use super::types::{
-    CloneCreate, Cut, ErrorBody, ErrorKind, Failover, FailoverReport, GroupCreate, GroupStatus, GroupVolume,
-    ImageStatus, LostExport, LostTail, MarkerInfo, PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status,
-    Switchover, SwitchoverReport, T0Create, VerifyReport, VerifyRequest, VolumeCreate, VolumeResize, VolumeStatus,
-    Wait,
+    CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, ErrorKind, Failover, FailoverReport,
+    GroupCreate, GroupDrills, GroupStatus, GroupVolume, ImageStatus, LostExport, LostTail, MarkerInfo, PairStatus,
+    PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, T0Create, VerifyReport,
+    VerifyRequest, VolumeCreate, VolumeResize, VolumeStatus, Wait,
 };
 
 /// What handlers share.
@@ -83,6 +83,10 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(t0_create))
         .routes(routes!(clone_create))
         .routes(routes!(image_delete))
+        .routes(routes!(drill_run))
+        .routes(routes!(drills))
+        .routes(routes!(drill))
+        .routes(routes!(drill_schedule, drill_unschedule))
 }
 
 impl Api {
@@ -338,6 +342,49 @@ async fn image_delete(
     api.carry_out(async move |control| control.image_delete(image, how.force).await)
         .await
         .map(|()| StatusCode::NO_CONTENT)
+}
+
+/// Rehearses a failover of a group; answers when the rehearsal has ended.
+#[utoipa::path(post, path = "/v1/groups/{group}/drills", params(("group" = String, Path,)), request_body = DrillRun,
+    responses((status = 200, body = DrillReport), (status = "default", body = ErrorBody)))]
+async fn drill_run(
+    State(api): State<Api>,
+    Names(group): Names<String>,
+    Body(request): Body<DrillRun>,
+) -> Answer<DrillReport> {
+    api.carry_out(async move |control| control.drill_run(group, request).await).await.map(Json)
+}
+
+/// The rehearsals so far, newest first.
+#[utoipa::path(get, path = "/v1/drills",
+    responses((status = 200, body = Vec<DrillReport>), (status = "default", body = ErrorBody)))]
+async fn drills(State(api): State<Api>) -> Answer<Vec<DrillReport>> {
+    Ok(Json(api.control.drills().await?))
+}
+
+/// One rehearsal.
+#[utoipa::path(get, path = "/v1/drills/{drill}", params(("drill" = u64, Path,)),
+    responses((status = 200, body = DrillReport), (status = "default", body = ErrorBody)))]
+async fn drill(State(api): State<Api>, Names(drill): Names<u64>) -> Answer<DrillReport> {
+    Ok(Json(api.control.drill(drill).await?))
+}
+
+/// Rehearses a group again and again.
+#[utoipa::path(put, path = "/v1/groups/{group}/drill-schedule", params(("group" = String, Path,)),
+    request_body = DrillSchedule, responses((status = 200, body = GroupDrills), (status = "default", body = ErrorBody)))]
+async fn drill_schedule(
+    State(api): State<Api>,
+    Names(group): Names<String>,
+    Body(request): Body<DrillSchedule>,
+) -> Answer<GroupDrills> {
+    api.carry_out(async move |control| control.drill_schedule(group, request).await).await.map(Json)
+}
+
+/// Ends the schedule of a group's rehearsals.
+#[utoipa::path(delete, path = "/v1/groups/{group}/drill-schedule", params(("group" = String, Path,)),
+    responses((status = 204), (status = "default", body = ErrorBody)))]
+async fn drill_unschedule(State(api): State<Api>, Names(group): Names<String>) -> Result<StatusCode, ErrorAnswer> {
+    api.carry_out(async move |control| control.drill_unschedule(group).await).await.map(|()| StatusCode::NO_CONTENT)
 }
 
 /// Compares both sides at one marker.

@@ -37,6 +37,7 @@ fn status(groups: Vec<GroupStatus>) -> Status {
         peers: vec![],
         images: vec![],
         side_store: Default::default(),
+        drills: vec![],
     }
 }
 

@@ -1,0 +1,111 @@
+//! An export as a file (nbdfuse), and what lies in it mounted (a loop device). Given back in the opposite order when dropped.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+/// How often it is asked whether nbdfuse serves.
+const LOOK: Duration = Duration::from_millis(20);
+/// So often at most.
+const LOOKS: u32 = 500;
+
+/// An export as a file.
+pub(super) struct Attached {
+    fuse: Child,
+    folder: PathBuf,
+    file: PathBuf,
+}
+
+/// A program, what it is for, and the package that has it.
+pub(super) fn command(program: &str, package: &str) -> anyhow::Result<Command> {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&folders)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file());
+    let path = found.with_context(|| format!("'{program}' is missing: install it with `apt-get install {package}`"))?;
+    Ok(Command::new(path))
+}
+
+/// Runs a program to its end; what it says goes where ours goes.
+pub(super) fn finish(mut command: Command, what: &str, good: &[i32]) -> anyhow::Result<i32> {
+    let status = command.stdin(Stdio::null()).status().with_context(|| format!("start {what}"))?;
+    match status.code() {
+        Some(code) if good.contains(&code) => Ok(code),
+        Some(code) => bail!("{what} ended with exit code {code}"),
+        None => bail!("{what} was ended by a signal"),
+    }
+}
+
+impl Attached {
+    /// Has the export of a URI served as a file in this folder.
+    pub(super) fn new(uri: &str, folder: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+        let file = folder.join("disk");
+        let mut nbdfuse = command("nbdfuse", "libnbd-bin fuse3")?;
+        let fuse = nbdfuse.arg(&file).arg(uri).stdin(Stdio::null()).spawn().context("start nbdfuse")?;
+        let mut attached = Self { fuse, folder: folder.to_owned(), file };
+        for _ in 0..LOOKS {
+            if attached.file.exists() {
+                return Ok(attached);
+            }
+            if let Some(status) = attached.fuse.try_wait()? {
+                bail!("nbdfuse ended with {status}: it needs /dev/fuse, and the right to mount");
+            }
+            std::thread::sleep(LOOK);
+        }
+        bail!("nbdfuse does not serve {uri}")
+    }
+
+    /// The file.
+    pub(super) fn file(&self) -> &Path {
+        &self.file
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        if let Ok(mut unmount) = command("fusermount3", "fuse3") {
+            let done = unmount.arg("-u").arg(&self.folder).stderr(Stdio::null()).status();
+            if !done.is_ok_and(|status| status.success()) {
+                let _ = Command::new("fusermount3").arg("-uz").arg(&self.folder).status();
+                let _ = self.fuse.kill();
+            }
+        }
+        let _ = self.fuse.wait();
+    }
+}
+
+/// A file system in an attached export.
+pub(super) struct Mounted {
+    path: PathBuf,
+    _disk: Attached,
+}
+
+impl Mounted {
+    /// Mounts what is in an attached export.
+    pub(super) fn new(disk: Attached, path: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(path).with_context(|| format!("make {}", path.display()))?;
+        let mut mount = command("mount", "mount")?;
+        mount.args(["-o", "loop"]).arg(disk.file()).arg(path);
+        finish(mount, "mount", &[0])
+            .context("mount the file system of a volume: that needs to be root, and a loop device")?;
+        Ok(Self { path: path.to_owned(), _disk: disk })
+    }
+
+    /// Where.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(&self.path).status();
+        if !unmounted.is_ok_and(|status| status.success()) {
+            let _ = Command::new("umount").arg("--lazy").arg(&self.path).status();
+        }
+    }
+}

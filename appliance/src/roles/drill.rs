@@ -1,0 +1,448 @@
+//! Drills: a failover rehearsed on a clone, timed and recorded; replication is not touched (DESIGN 7).
+//!
+//! ```text
+//! clone ─▶ record "running" ─▶ first reads answered (RTO) ─▶ check ─▶ clone deleted ─▶ record with the result
+//! ```
+//!
+//! A record that says "running" at a start was interrupted, and its clone goes.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tidemark_common::api::types::{
+    DrillReport, DrillResult, DrillRun, DrillSchedule, ErrorBody, GroupDrills, ImageStatus,
+};
+use tidemark_common::catalog::{DrillRecord, DrillResultRecord, ImageKindRecord, ScheduleRecord};
+use tidemark_common::nbd::Export;
+use tokio_util::sync::CancellationToken;
+
+use super::appliance::{Appliance, failed, invalid, not_found, refused};
+use super::drill_check::{self, Checked};
+
+/// Past drills kept.
+const KEPT: usize = 1000;
+/// Between two looks at schedules and at how old copies are.
+const TICK: Duration = Duration::from_secs(1);
+/// How old copies were is kept for so many looks.
+const LAG_POINTS: usize = 600;
+
+/// Drills of this appliance.
+#[derive(Default)]
+pub(crate) struct Drills {
+    /// By number; what checks said is left out.
+    past: Mutex<BTreeMap<u64, DrillRecord>>,
+    schedules: Mutex<BTreeMap<String, ScheduleRecord>>,
+    running: Mutex<BTreeSet<String>>,
+    /// How old the copy of a group was: (monotonic, milliseconds), newest last.
+    lag: Mutex<BTreeMap<String, VecDeque<(Duration, u32)>>>,
+    pub(crate) stop: CancellationToken,
+}
+
+/// A group is rehearsed for as long as this lives.
+struct Running<'a> {
+    drills: &'a Drills,
+    group: String,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.drills.running.lock().remove(&self.group);
+    }
+}
+
+impl Drills {
+    fn begin(&self, group: &str) -> Result<Running<'_>, ErrorBody> {
+        if !self.running.lock().insert(group.to_owned()) {
+            return Err(refused(format!("a drill of group '{group}' is under way: wait until it has ended")));
+        }
+        Ok(Running { drills: self, group: group.to_owned() })
+    }
+}
+
+impl Appliance {
+    /// What past drills there were. Those that were under way when the service ended have failed, and their clones go.
+    pub(crate) async fn open_drills(&self) -> Result<(), ErrorBody> {
+        for mut record in self.catalog.drills().map_err(failed)? {
+            if record.result == DrillResultRecord::Running {
+                let reason = "interrupted: the service was stopped or killed in the middle".to_owned();
+                tracing::warn!(drill = record.number, group = %record.group, %reason, "a drill has failed");
+                record.result = DrillResultRecord::Failed { reason };
+                self.catalog.put_drill(&record).map_err(failed)?;
+            }
+            self.drills.past.lock().insert(record.number, DrillRecord { output: String::new(), ..record });
+        }
+        for schedule in self.catalog.schedules().map_err(failed)? {
+            self.drills.schedules.lock().insert(schedule.group.clone(), schedule);
+        }
+        let held: Vec<_> = self.images.held.read().values().cloned().collect();
+        for held in held {
+            let record = held.record.read().clone();
+            if matches!(record.kind, ImageKindRecord::Drill { .. }) {
+                self.delete_image(&record.name, true).await?;
+            }
+        }
+        let _ = std::fs::remove_dir_all(self.directory.join("drills"));
+        Ok(())
+    }
+
+    /// `drill run`.
+    pub(crate) async fn run_drill(
+        &self,
+        group: &str,
+        request: DrillRun,
+        scheduled: bool,
+    ) -> Result<DrillReport, ErrorBody> {
+        if request.timeout_ms == 0 {
+            return Err(invalid("a check that may take no time at all cannot pass: give it a --timeout"));
+        }
+        let order = self.clock.monotonic();
+        let found = self.group(group)?;
+        let _running = self.drills.begin(group)?;
+        let rpo_ms = self.rpo_ms(group);
+        let mut record = DrillRecord {
+            number: self.drills.past.lock().last_key_value().map_or(1, |(last, _)| last + 1),
+            group: group.into(),
+            group_id: found.keeper.id().0,
+            marker: 0,
+            marker_ns: 0,
+            started_ns: i64::try_from(self.clock.wall().as_nanosecond()).unwrap_or(i64::MAX),
+            took_ms: 0,
+            rto_ms: None,
+            rpo_ms,
+            check: request.check.clone(),
+            exit_code: None,
+            result: DrillResultRecord::Running,
+            output: String::new(),
+            exports: Vec::new(),
+            scheduled,
+            lag: self.lag_before(group),
+        };
+        let name = clone_name(record.number);
+        match self.create_drill_clone(&name, group, request.marker).await {
+            Ok(clone) => self.rehearse(&mut record, &clone, &request, order).await?,
+            // What an operator asked for and cannot have is no drill; one that was due and could not begin is.
+            Err(error) if !scheduled => return Err(error),
+            Err(error) => record.result = DrillResultRecord::Failed { reason: error.message },
+        }
+        record.took_ms = millis(self.clock.monotonic().saturating_sub(order));
+        self.keep_drill(&record)?;
+        Ok(self.drill_report(record))
+    }
+
+    async fn rehearse(
+        &self,
+        record: &mut DrillRecord,
+        clone: &ImageStatus,
+        request: &DrillRun,
+        order: Duration,
+    ) -> Result<(), ErrorBody> {
+        record.marker = clone.marker;
+        record.marker_ns = i64::try_from(clone.marker_time.as_nanosecond()).unwrap_or(i64::MAX);
+        record.exports.clone_from(&clone.exports);
+        if let Err(error) = self.catalog.put_drill(record) {
+            self.delete_image(&clone.name, true).await?;
+            return Err(failed(error));
+        }
+        let checked = match self.first_reads(clone).await {
+            Ok(()) => {
+                record.rto_ms = Some(millis(self.clock.monotonic().saturating_sub(order)));
+                self.check(record, clone, request).await
+            }
+            Err(reason) => Checked { failure: Some(reason), ..Checked::default() },
+        };
+        let broken = self.image(&clone.name).ok().and_then(|held| held.record.read().broken.clone());
+        let failure = broken.map(|reason| format!("its clone broke: {reason}")).or(checked.failure);
+        record.exit_code = checked.exit_code;
+        record.output = checked.output;
+        record.result = failure.map_or(DrillResultRecord::Passed, |reason| DrillResultRecord::Failed { reason });
+        if let Err(error) = self.delete_image(&clone.name, true).await {
+            tracing::error!(clone = %clone.name, error = %error.message, "the clone of a drill could not be deleted; the next start does it");
+        }
+        Ok(())
+    }
+
+    async fn first_reads(&self, clone: &ImageStatus) -> Result<(), String> {
+        for volume in &clone.volumes {
+            let door = self.image_door(&clone.name, volume).map_err(|error| error.to_string())?;
+            let mut first = vec![0; usize::try_from(door.bounds().size.min(4096)).unwrap_or(0)];
+            let read = door.read(0, &mut first).await;
+            read.map_err(|error| format!("the first read of volume '{volume}' failed: {error}"))?;
+        }
+        Ok(())
+    }
+
+    async fn check(&self, record: &DrillRecord, clone: &ImageStatus, request: &DrillRun) -> Checked {
+        let Some(command) = &request.check else { return Checked::default() };
+        let folder = self.directory.join("drills").join(record.number.to_string());
+        if let Err(error) = std::fs::create_dir_all(&folder) {
+            return Checked { failure: Some(format!("make {}: {error}", folder.display())), ..Checked::default() };
+        }
+        let command = if request.mount {
+            "exec \"$TIDEMARK\" drill check mounted \"$TIDEMARK_DRILL_CHECK\"".into()
+        } else {
+            command.clone()
+        };
+        let environment = environment(record, clone, &folder, request);
+        let timeout = Duration::from_millis(request.timeout_ms);
+        let (clock, stop) = (Arc::clone(&self.clock), self.drills.stop.clone());
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let place = folder.clone();
+        // A thread of its own, because the check is killed with the thread that started it.
+        let started = std::thread::Builder::new().name(format!("drill {}", record.number)).spawn(move || {
+            let _ = tell.send(drill_check::run(&command, &environment, &place, timeout, &*clock, &stop));
+        });
+        let checked = match started {
+            Ok(_) => told.await.unwrap_or_else(|_| Checked {
+                failure: Some("the check ended without an answer".into()),
+                ..Checked::default()
+            }),
+            Err(error) => Checked { failure: Some(format!("no thread for the check: {error}")), ..Checked::default() },
+        };
+        let _ = std::fs::remove_dir_all(&folder);
+        checked
+    }
+
+    fn keep_drill(&self, record: &DrillRecord) -> Result<(), ErrorBody> {
+        self.catalog.put_drill(record).map_err(failed)?;
+        let oldest = {
+            let mut past = self.drills.past.lock();
+            past.insert(record.number, DrillRecord { output: String::new(), ..record.clone() });
+            if past.len() > KEPT { past.pop_first().map(|(number, _)| number) } else { None }
+        };
+        if let Some(oldest) = oldest {
+            self.catalog.delete_drill(oldest).map_err(failed)?;
+        }
+        let passed = record.result == DrillResultRecord::Passed;
+        tracing::info!(drill = record.number, group = %record.group, marker = record.marker, passed, "a drill has ended");
+        Ok(())
+    }
+
+    fn rpo_ms(&self, group: &str) -> Option<u64> {
+        let status = self.group_status(group).ok()?;
+        let seconds = match status.role {
+            tidemark_common::api::types::Role::Secondary => status.pairs.first()?.rpo_seconds?,
+            // On a primary the marker is cut for the drill: nothing lies behind it.
+            _ => 0.0,
+        };
+        Some(millis(Duration::try_from_secs_f64(seconds).unwrap_or_default()))
+    }
+
+    fn lag_before(&self, group: &str) -> Vec<(u32, u32)> {
+        let now = self.clock.monotonic();
+        let lag = self.drills.lag.lock();
+        let points = lag.get(group).into_iter().flatten();
+        points
+            .map(|(at, behind)| (u32::try_from(now.saturating_sub(*at).as_secs()).unwrap_or(u32::MAX), *behind))
+            .collect()
+    }
+
+    /// Runs what is due and notes how old copies are, until the service stops.
+    pub(crate) async fn tick_drills(self: Arc<Self>) {
+        while !self.drills.stop.is_cancelled() {
+            tokio::select! {
+                () = self.drills.stop.cancelled() => return,
+                () = tokio::time::sleep(TICK) => {}
+            }
+            self.note_lag();
+            let now = i64::try_from(self.clock.wall().as_nanosecond()).unwrap_or(i64::MAX);
+            for due in self.due(now) {
+                let this = Arc::clone(&self);
+                tokio::spawn(async move { this.run_scheduled(due).await });
+            }
+        }
+    }
+
+    fn note_lag(&self) {
+        let groups: Vec<String> = self.groups.read().keys().cloned().collect();
+        let now = self.clock.monotonic();
+        for group in groups {
+            if let Some(behind) = self.rpo_ms(&group) {
+                let mut lag = self.drills.lag.lock();
+                let points = lag.entry(group).or_default();
+                points.push_back((now, u32::try_from(behind).unwrap_or(u32::MAX)));
+                if points.len() > LAG_POINTS {
+                    points.pop_front();
+                }
+            }
+        }
+    }
+
+    /// Schedules whose time has come; it counts as begun.
+    fn due(&self, now: i64) -> Vec<ScheduleRecord> {
+        let mut due = Vec::new();
+        for schedule in self.drills.schedules.lock().values_mut() {
+            let every = i64::try_from(schedule.every_ms).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+            // A clock that was set back does not keep drills from running.
+            if now < schedule.last_ns || now.saturating_sub(schedule.last_ns) >= every {
+                schedule.last_ns = now;
+                due.push(schedule.clone());
+            }
+        }
+        due
+    }
+
+    async fn run_scheduled(&self, schedule: ScheduleRecord) {
+        if let Err(error) = self.catalog.put_schedule(&schedule) {
+            tracing::warn!(group = %schedule.group, %error, "when the last drill began could not be recorded");
+        }
+        let request =
+            DrillRun { marker: None, check: schedule.check, timeout_ms: schedule.timeout_ms, mount: schedule.mount };
+        match self.run_drill(&schedule.group, request, true).await {
+            Ok(report) if report.result == DrillResult::Passed => {}
+            Ok(report) => tracing::error!(
+                group = %schedule.group, drill = report.id, reason = report.reason.as_deref().unwrap_or("unknown"),
+                "a scheduled drill has failed: `tidemark drill show` has what the check said"
+            ),
+            Err(error) => {
+                tracing::error!(group = %schedule.group, error = %error.message, "a scheduled drill could not run")
+            }
+        }
+    }
+
+    /// `drill schedule`.
+    pub(crate) fn schedule_drill(&self, group: &str, request: &DrillSchedule) -> Result<GroupDrills, ErrorBody> {
+        self.group(group)?;
+        if request.every_ms < 1000 || request.timeout_ms == 0 {
+            return Err(invalid("drills follow each other after a second at least, and their check needs some time"));
+        }
+        let record = ScheduleRecord {
+            group: group.into(),
+            every_ms: request.every_ms,
+            check: request.check.clone(),
+            timeout_ms: request.timeout_ms,
+            mount: request.mount,
+            last_ns: 0,
+        };
+        self.catalog.put_schedule(&record).map_err(failed)?;
+        self.drills.schedules.lock().insert(group.into(), record);
+        Ok(self.drills_of(group))
+    }
+
+    /// `drill unschedule`.
+    pub(crate) fn unschedule_drill(&self, group: &str) -> Result<(), ErrorBody> {
+        if !self.drills.schedules.lock().contains_key(group) {
+            return Err(not_found(format!("no drills of group '{group}' are scheduled")));
+        }
+        self.catalog.delete_schedule(group).map_err(failed)?;
+        self.drills.schedules.lock().remove(group);
+        Ok(())
+    }
+
+    /// `drill list`, newest first.
+    pub(crate) fn past_drills(&self) -> Vec<DrillReport> {
+        let past: Vec<_> = self.drills.past.lock().values().rev().cloned().collect();
+        past.into_iter().map(|record| self.drill_report(record)).collect()
+    }
+
+    /// `drill show`.
+    pub(crate) fn past_drill(&self, number: u64) -> Result<DrillReport, ErrorBody> {
+        let record = self.catalog.drill(number).map_err(failed)?;
+        let record = record.ok_or_else(|| {
+            not_found(format!("there is no drill {number}: `tidemark drill list` lists the last {KEPT}"))
+        })?;
+        Ok(self.drill_report(record))
+    }
+
+    fn drill_report(&self, record: DrillRecord) -> DrillReport {
+        let time = |ns: i64| jiff::Timestamp::from_nanosecond(i128::from(ns)).unwrap_or_default();
+        let (result, reason) = match record.result {
+            DrillResultRecord::Running => (DrillResult::Running, None),
+            DrillResultRecord::Passed => (DrillResult::Passed, None),
+            DrillResultRecord::Failed { reason } => (DrillResult::Failed, Some(reason)),
+        };
+        DrillReport {
+            id: record.number,
+            name: clone_name(record.number),
+            group: record.group,
+            marker: record.marker,
+            marker_time: time(record.marker_ns),
+            started: time(record.started_ns),
+            took_seconds: seconds(record.took_ms),
+            result,
+            reason,
+            rto_seconds: record.rto_ms.map(seconds),
+            rpo_seconds: record.rpo_ms.map(seconds),
+            check: record.check,
+            check_exit_code: record.exit_code,
+            output: record.output,
+            exports: record.exports,
+            scheduled: record.scheduled,
+            lag: record.lag.iter().map(|(before, behind)| (f64::from(*before), f64::from(*behind) / 1000.0)).collect(),
+        }
+    }
+
+    /// What drills have proven, for status: groups that have been rehearsed, or are to be.
+    pub(crate) fn drills_now(&self) -> Vec<GroupDrills> {
+        let names: Vec<String> = self.groups.read().keys().cloned().collect();
+        names.iter().map(|group| self.drills_of(group)).collect()
+    }
+
+    fn drills_of(&self, group: &str) -> GroupDrills {
+        let id = self.group(group).map(|group| group.keeper.id().0).unwrap_or_default();
+        let (proven, last) = {
+            let past = self.drills.past.lock();
+            let ended =
+                past.values().filter(|drill| drill.group_id == id && drill.result != DrillResultRecord::Running);
+            let passed = ended.clone().filter(|drill| drill.result == DrillResultRecord::Passed);
+            (passed.max_by_key(|drill| drill.marker).cloned(), ended.last().cloned())
+        };
+        let time =
+            proven.as_ref().and_then(|proven| jiff::Timestamp::from_nanosecond(i128::from(proven.marker_ns)).ok());
+        let age = time.map(|time| (self.clock.wall() - time).total(jiff::Unit::Second).unwrap_or(0.0).max(0.0));
+        GroupDrills {
+            group: group.into(),
+            proven_marker: proven.as_ref().map(|proven| proven.marker),
+            proven_time: time,
+            proven_age_seconds: age,
+            last: last.as_ref().map(|last| last.number),
+            last_passed: last.as_ref().map(|last| last.result == DrillResultRecord::Passed),
+            last_rto_seconds: last.and_then(|last| last.rto_ms).map(seconds),
+            running: self.drills.running.lock().contains(group),
+            every_seconds: self.drills.schedules.lock().get(group).map(|schedule| seconds(schedule.every_ms)),
+        }
+    }
+}
+
+fn clone_name(number: u64) -> String {
+    format!("drill-{number}")
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+fn seconds(millis: u64) -> f64 {
+    millis as f64 / 1000.0
+}
+
+/// What a check finds in its environment.
+fn environment(
+    record: &DrillRecord,
+    clone: &ImageStatus,
+    folder: &std::path::Path,
+    request: &DrillRun,
+) -> Vec<(String, String)> {
+    let program = std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_else(|_| "tidemark".into());
+    let mut all = vec![
+        ("TIDEMARK".to_owned(), program),
+        ("TIDEMARK_DRILL".to_owned(), record.number.to_string()),
+        ("TIDEMARK_DRILL_GROUP".to_owned(), record.group.clone()),
+        ("TIDEMARK_DRILL_MARKER".to_owned(), record.marker.to_string()),
+        ("TIDEMARK_DRILL_VOLUMES".to_owned(), clone.volumes.join(" ")),
+        ("TIDEMARK_DRILL_EXPORTS".to_owned(), clone.exports.join(" ")),
+        ("TIDEMARK_DRILL_DIR".to_owned(), folder.display().to_string()),
+        ("TIDEMARK_DRILL_CHECK".to_owned(), request.check.clone().unwrap_or_default()),
+    ];
+    for (volume, uri) in clone.volumes.iter().zip(&clone.exports) {
+        all.push((format!("TIDEMARK_DRILL_NBD_{}", variable(volume)), uri.clone()));
+    }
+    all
+}
+
+/// A volume's name as the end of a variable's: `pg-data` is `PG_DATA`.
+pub(crate) fn variable(volume: &str) -> String {
+    volume.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
+}

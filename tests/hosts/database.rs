@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tidemark_common::api::types::{DrillReport, DrillResult};
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::disk::{Disk, Mounted};
-use tidemark_tests::pair::{Pair, Setup};
+use tidemark_tests::pair::{GROUP, Pair, Setup};
 use tidemark_tests::postgres::{self, Postgres};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -68,6 +69,10 @@ fn postgresql_with_data_and_wal_on_two_volumes_starts_from_the_copies() {
     let mut bench = database.bench(120);
     let mut beats = heartbeats(&database, 0, 20);
     pair.settle();
+    // While pgbench is at work: would the copy start?
+    let check = "\"$TIDEMARK\" drill check postgresql --data data --path pg --wal wal --wal-path pg";
+    let drill: DrillReport = pair.west.json(&["drill", "run", GROUP, "--check", check]);
+    assert_eq!(drill.result, DrillResult::Passed, "{drill:?}");
     beats.extend(heartbeats(&database, 20, 20));
     pair.east.kill9();
     let _ = bench.kill();

@@ -2,6 +2,7 @@
 
 mod cut;
 mod differences;
+mod drills;
 mod failover;
 mod images;
 mod initial_copy;

@@ -17,6 +17,7 @@ use tidemark_common::metrics::Metrics;
 use tidemark_common::record::MarkerRecord;
 use tidemark_common::storage::memory::MemoryDisk;
 use tidemark_common::storage::{Disk, Open};
+use tidemark_common::t0::{Eras, ErasParts, SideSpace};
 use tidemark_common::volumes::{VolumeFile, Volumes};
 use tidemark_common::wire::message::VolumeSpec;
 use tidemark_primary::differences::{encode_new, everything, first_copy};
@@ -284,6 +285,7 @@ impl Site {
             runtime: self.runtime.handle().clone(),
             appliance: [1; 32],
             metrics: self.metrics.group("group"),
+            eras: None,
         };
         let options = PrimaryOptions {
             journal_folder: JOURNAL.into(),
@@ -299,6 +301,10 @@ impl Site {
     pub(crate) fn open_secondary(&mut self) -> Result<(Arc<Secondary>, Apply), String> {
         let (disk, keeper, volumes) = self.open()?;
         let metrics = self.metrics.group("group");
+        let (folder, group) = ("/images".into(), keeper.id());
+        let space = Arc::new(SideSpace::new(1 << 30));
+        let images = ErasParts { disk: Arc::clone(&disk), folder, group, space };
+        let (eras, _) = Eras::open(images, &[]).map_err(|error| error.to_string())?;
         let parts = SecondaryParts {
             disk,
             clock: Arc::new(self.clock.clone()),
@@ -310,6 +316,7 @@ impl Site {
             appliance: self.name.into(),
             pair_metrics: metrics.pair(NEAR),
             metrics,
+            eras,
         };
         Secondary::open(parts).map_err(|error| error.to_string())
     }

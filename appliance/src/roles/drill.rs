@@ -7,6 +7,8 @@
 //! A record that says "running" at a start was interrupted, and its clone goes.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,7 +85,7 @@ impl Appliance {
                 self.delete_image(&record.name, true).await?;
             }
         }
-        let _ = std::fs::remove_dir_all(self.directory.join("drills"));
+        self.clear_drill_folders();
         Ok(())
     }
 
@@ -175,8 +177,10 @@ impl Appliance {
 
     async fn check(&self, record: &DrillRecord, clone: &ImageStatus, request: &DrillRun) -> Checked {
         let Some(command) = &request.check else { return Checked::default() };
-        let folder = self.directory.join("drills").join(record.number.to_string());
-        if let Err(error) = std::fs::create_dir_all(&folder) {
+        let folder = self.drill_folder(record.number);
+        // Others may pass through it: databases do not run as root.
+        let made = std::fs::DirBuilder::new().mode(0o711).create(&folder);
+        if let Err(error) = made {
             return Checked { failure: Some(format!("make {}: {error}", folder.display())), ..Checked::default() };
         }
         let command = if request.mount {
@@ -200,8 +204,27 @@ impl Appliance {
             }),
             Err(error) => Checked { failure: Some(format!("no thread for the check: {error}")), ..Checked::default() },
         };
-        let _ = std::fs::remove_dir_all(&folder);
+        drill_check::clear(&folder);
         checked
+    }
+
+    /// Not below the appliance's directory, which others cannot reach.
+    fn drill_folder(&self, number: u64) -> PathBuf {
+        std::env::temp_dir().join(format!("{}{number}", self.drill_folder_prefix()))
+    }
+
+    fn drill_folder_prefix(&self) -> String {
+        let id = self.identity.id().to_string();
+        format!("tidemark-{}-drill-", id.get(..16).unwrap_or(&id))
+    }
+
+    /// What a kill in the middle of a drill leaves: folders, and file systems mounted in them.
+    fn clear_drill_folders(&self) {
+        let prefix = self.drill_folder_prefix();
+        let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else { return };
+        for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
+            drill_check::clear(&entry.path());
+        }
     }
 
     fn keep_drill(&self, record: &DrillRecord) -> Result<(), ErrorBody> {
@@ -386,7 +409,7 @@ impl Appliance {
             let ended =
                 past.values().filter(|drill| drill.group_id == id && drill.result != DrillResultRecord::Running);
             let passed = ended.clone().filter(|drill| drill.result == DrillResultRecord::Passed);
-            (passed.max_by_key(|drill| drill.marker).cloned(), ended.last().cloned())
+            (passed.max_by_key(|drill| drill.marker).cloned(), ended.max_by_key(|drill| drill.number).cloned())
         };
         let time =
             proven.as_ref().and_then(|proven| jiff::Timestamp::from_nanosecond(i128::from(proven.marker_ns)).ok());

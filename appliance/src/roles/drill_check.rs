@@ -82,6 +82,28 @@ pub(crate) fn run(
     }
 }
 
+/// Takes away the folder of a check, and before that whatever it has left mounted there.
+pub(crate) fn clear(folder: &Path) {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let below = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new);
+    let mut mounted: Vec<&Path> = below.filter(|place| place.starts_with(folder)).collect();
+    // The youngest first: a disk is mounted before what lies in it.
+    mounted.reverse();
+    for place in mounted {
+        let done = Command::new("umount").arg("--lazy").arg(place).stdin(Stdio::null()).status();
+        if !done.is_ok_and(|status| status.success()) {
+            tracing::error!(place = %place.display(), "what a drill's check has mounted could not be unmounted: do it by hand");
+            return;
+        }
+    }
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(folder = %folder.display(), %error, "the folder of a drill could not be removed");
+        }
+        _ => {}
+    }
+}
+
 fn start(command: &str, environment: &[(String, String)], folder: &Path) -> io::Result<Child> {
     // By way of this program, which has itself killed when the service dies, and then becomes the shell.
     Command::new(std::env::current_exe()?)

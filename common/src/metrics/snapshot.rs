@@ -4,7 +4,7 @@ use prometheus::proto::MetricFamily;
 
 use super::UNGROUPED;
 use super::define::Set;
-use crate::api::types::{GroupStatus, PairState, PairStatus, Role, Status};
+use crate::api::types::{GroupDrills, GroupStatus, ImageState, PairState, PairStatus, Role, Status};
 
 const ROLES: &[(Role, &str)] = &[(Role::Primary, "primary"), (Role::Secondary, "secondary"), (Role::Fenced, "fenced")];
 
@@ -12,6 +12,8 @@ const ROLES: &[(Role, &str)] = &[(Role::Primary, "primary"), (Role::Secondary, "
 pub(super) fn families(status: &Status) -> Vec<MetricFamily> {
     let page = Set::new(&[]);
     connections(&page, status);
+    images(&page, status);
+    status.drills.iter().for_each(|drills| of_drills(&page, drills));
     for group in &status.groups {
         let labelled = page.with(&[("group", &group.name)]);
         of_group(&labelled, group);
@@ -49,6 +51,39 @@ fn connections(page: &Set, status: &Status) {
     for group in groups.chain([None]) {
         let labelled = page.with(&[("group", group.unwrap_or(UNGROUPED))]);
         set(&labelled, "tidemark_nbd_connections", "NBD connections open on the group's volumes.", of(group) as f64);
+    }
+}
+
+fn images(page: &Set, status: &Status) {
+    let used = status.side_store;
+    let help = "Bytes of overwritten content kept for images (T0 copies, clones, drills).";
+    set(page, "tidemark_side_store_bytes", help, used.bytes as f64);
+    let help = "Bytes there are for that; when they are used up, the oldest image ends.";
+    set(page, "tidemark_side_store_capacity_bytes", help, used.capacity_bytes as f64);
+    for (state, text) in [(ImageState::Ready, "ready"), (ImageState::Broken, "broken")] {
+        let labelled = page.with(&[("state", text)]);
+        let count = status.images.iter().filter(|image| image.state == state).count();
+        set(&labelled, "tidemark_images", "T0 copies and clones, by whether they can be used.", count as f64);
+    }
+    let oldest = status.images.iter().map(|image| image.age_seconds).fold(0.0, f64::max);
+    set(page, "tidemark_images_oldest_age_seconds", "Age of the oldest image, 0 when there is none.", oldest);
+}
+
+fn of_drills(page: &Set, drills: &GroupDrills) {
+    let labelled = page.with(&[("group", &drills.group)]);
+    if let Some(every) = drills.every_seconds {
+        set(&labelled, "tidemark_drill_interval_seconds", "Time between two scheduled drills.", every);
+    }
+    if let Some(age) = drills.proven_age_seconds {
+        let help = "Age of the newest moment that a drill has proven to be recoverable; absent before the first.";
+        set(&labelled, "tidemark_drill_proven_age_seconds", help, age);
+    }
+    if let Some(passed) = drills.last_passed {
+        set(&labelled, "tidemark_drill_passed", "1 when the last drill passed, 0 when it failed.", one_hot(passed));
+    }
+    if let Some(rto) = drills.last_rto_seconds {
+        let help = "Time from the order to the first answered reads in the last drill.";
+        set(&labelled, "tidemark_drill_rto_seconds", help, rto);
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::api::types::{
-    Addresses, ApplianceStatus, BufferStatus, CopyProgress, FreezeStatus, GroupStatus, JournalStatus, MarkerStatus,
-    PairState, PairStatus, Positions, Role, VolumeStatus,
+    Addresses, ApplianceStatus, BufferStatus, CopyProgress, FreezeStatus, GroupDrills, GroupStatus, JournalStatus,
+    MarkerStatus, PairState, PairStatus, Positions, Role, VolumeStatus,
 };
 use crate::ids::Seq;
 use crate::nbd::SessionObserver;
@@ -37,7 +37,17 @@ fn status(groups: Vec<GroupStatus>) -> Status {
         peers: vec![],
         images: vec![],
         side_store: Default::default(),
-        drills: vec![],
+        drills: vec![GroupDrills {
+            group: "h".into(),
+            proven_marker: Some(7),
+            proven_time: Some(Timestamp::UNIX_EPOCH),
+            proven_age_seconds: Some(70.0),
+            last: Some(2),
+            last_passed: Some(false),
+            last_rto_seconds: Some(0.25),
+            running: false,
+            every_seconds: Some(3600.0),
+        }],
     }
 }
 
@@ -207,6 +217,10 @@ fn the_status_gives_the_gauges() {
         (r#"tidemark_link_round_trip_seconds{group="g",peer="west",side="primary"}"#, Some(0.02)),
         (r#"tidemark_nbd_connections{group="g"}"#, Some(2.0)),
         (r#"tidemark_nbd_connections{group="-"}"#, Some(2.0)),
+        (r#"tidemark_drill_proven_age_seconds{group="h"}"#, Some(70.0)),
+        (r#"tidemark_drill_passed{group="h"}"#, Some(0.0)),
+        (r#"tidemark_drill_interval_seconds{group="h"}"#, Some(3600.0)),
+        (r#"tidemark_images{state="broken"}"#, Some(0.0)),
     ] {
         assert_eq!(value(&page, series), expected, "{series}\n{page}");
     }

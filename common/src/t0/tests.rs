@@ -339,19 +339,26 @@ fn saved_content_that_was_altered_is_never_served() {
 fn what_a_volume_holds_is_never_taken_for_a_batch() {
     let disk = MemoryDisk::new();
     disk.create_folder(Path::new(FOLDER)).unwrap();
-    let path = Path::new(FOLDER).join("1.side");
-    let file = SideFile::create(&disk, &path, GROUP, 1).unwrap();
+    let make = |name: &str, number| SideFile::create(&disk, &Path::new(FOLDER).join(name), GROUP, number).unwrap();
     let saving = |bytes: Vec<u8>| [side_file::Saving { extent: extent(0, bytes.len() as u64), bytes: Some(bytes) }];
-    file.append(&saving(vec![1; 4096])).unwrap();
-    file.append(&saving(vec![2; 4096])).unwrap();
-    let inner = disk.bytes_of(&path).unwrap();
-    // A volume that held that very side file, where batches of the outer one could begin.
+    let inner = make("inner", 1);
+    for byte in 1..6 {
+        inner.append(&saving(vec![byte; 3000])).unwrap();
+    }
+    let inner = disk.bytes_of(&Path::new(FOLDER).join("inner")).unwrap();
+    // A volume that held a side file, saved so that its batches lie where those of the outer one could begin.
     let mut held = vec![0; 4000];
     held.extend(&inner[4096..]);
-    file.append(&saving(held)).unwrap();
-    let mut found = 0;
-    SideFile::open(&disk, &path, GROUP, 1, &mut |_, _| found += 1).unwrap();
-    assert_eq!(found, 3);
+    let path = Path::new(FOLDER).join("1.side");
+    make("1.side", 1).append(&saving(held)).unwrap();
+    let found = || {
+        let mut found = 0;
+        SideFile::open(&disk, &path, GROUP, 1, &mut |_, _| found += 1).map(|_| found)
+    };
+    assert_eq!(found().unwrap(), 1);
+    // Torn: what lies behind its begin is no younger batch.
+    disk.flip_bit(&path, (4096 + 10) * 8).unwrap();
+    assert_eq!(found().unwrap(), 0);
     assert!(SideFile::open(&disk, &path, GroupId([1; 16]), 1, &mut |_, _| {}).is_err(), "another group's");
 }
 

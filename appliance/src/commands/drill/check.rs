@@ -76,7 +76,7 @@ fn checked(command: Command) -> anyhow::Result<()> {
             let mounted = drill.mount(&data)?;
             let other = wal.map(|wal| drill.mount(&wal)).transpose()?;
             let wal = other.as_ref().map(|other| other.path().join(wal_path));
-            postgresql(&mounted.path().join(path), wal.as_deref(), &drill.folder)
+            postgresql(&mounted.path().join(path), wal.as_deref())
         }
         Command::Mounted { command } => drill.mounted(&command),
     }
@@ -190,7 +190,7 @@ fn as_owner(data: &Path, program: &Path) -> anyhow::Result<Program> {
     Ok(run)
 }
 
-fn postgresql(data: &Path, wal: Option<&Path>, folder: &Path) -> anyhow::Result<()> {
+fn postgresql(data: &Path, wal: Option<&Path>) -> anyhow::Result<()> {
     use std::os::unix::fs::{MetadataExt, chown, symlink};
     let programs = postgres_programs()?;
     if let Some(wal) = wal {
@@ -202,7 +202,6 @@ fn postgresql(data: &Path, wal: Option<&Path>, folder: &Path) -> anyhow::Result<
     let owner = std::fs::metadata(data)?;
     let sockets = tempfile::Builder::new().prefix("drill").tempdir().context("make a folder for its socket")?;
     chown(sockets.path(), Some(owner.uid()), Some(owner.gid())).context("give the socket's folder to PostgreSQL")?;
-    make_reachable(folder);
     let _ = std::fs::remove_file(data.join("postmaster.pid"));
     let options = format!("-c listen_addresses= -k {}", sockets.path().display());
     let control = |word: &str| -> anyhow::Result<Program> {
@@ -227,18 +226,4 @@ fn postgresql(data: &Path, wal: Option<&Path>, folder: &Path) -> anyhow::Result<
     checked.and(stopped)?;
     say("PostgreSQL starts, and all its tables and indexes are well");
     Ok(())
-}
-
-/// The mounts lie below the appliance's directory, which may be closed to PostgreSQL's user.
-fn make_reachable(folder: &Path) {
-    let closed = folder.ancestors().find(|above| {
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::metadata(above).is_ok_and(|found| found.permissions().mode() & 0o001 == 0)
-    });
-    if let Some(closed) = closed {
-        say(&format!(
-            "note: {} is closed to other users; PostgreSQL, which does not run as root, must be able to pass through it",
-            closed.display()
-        ));
-    }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tidemark_common::api::types::{FreezeStatus, GroupStatus, JournalStatus, Positions, Role, Status};
+use tidemark_common::api::types::{FreezeStatus, GroupStatus, ImageStatus, JournalStatus, Positions, Role, Status};
 
 use tidemark_common::config::format_duration;
 
@@ -32,7 +32,37 @@ pub(super) fn block(group: &GroupStatus, status: &Status, now: Timestamp, column
         lines.push(unpaired(group));
     }
     lines.extend(group.pairs.iter().flat_map(|pair| pair::block(pair, group, now, columns)));
+    lines.extend(images(group, status));
+    lines.extend(proven(group, status));
     lines
+}
+
+fn images(group: &GroupStatus, status: &Status) -> Vec<Line> {
+    let of = status.images.iter().filter(|image| image.group == group.name);
+    let said = |image: &ImageStatus| {
+        let age = figures::seconds(image.age_seconds);
+        let about = match &image.reason {
+            Some(reason) => format!("broken: {reason}"),
+            None => format!("{} kept for it", figures::bytes(image.saved_bytes + image.written_bytes)),
+        };
+        format!("{} at marker {}, {age} old, {about}", image.name, image.marker)
+    };
+    let lines: Vec<String> = of.map(said).collect();
+    labelled("images", Style::Plain, &lines)
+}
+
+/// What drills have proven.
+fn proven(group: &GroupStatus, status: &Status) -> Option<Line> {
+    let drills = status.drills.iter().find(|drills| drills.group == group.name)?;
+    let last = drills.last?;
+    let passed = drills.last_passed.unwrap_or(false);
+    let moment = match (drills.proven_marker, drills.proven_age_seconds) {
+        (Some(marker), Some(age)) => format!("marker {marker}, {} old", figures::seconds(age)),
+        _ => "nothing yet".into(),
+    };
+    let style = if passed { Style::Plain } else { Style::Bad };
+    let result = if passed { "passed" } else { "failed" };
+    Some(value("proven").plain(moment).with(style, format!("   drill {last} {result}")))
 }
 
 fn figures_of(group: &GroupStatus, now: Timestamp) -> Vec<Line> {

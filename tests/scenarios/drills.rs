@@ -1,0 +1,148 @@
+//! Drills: they pass, fail, hang and are interrupted; the copy never notices, and nothing of them stays behind.
+
+use std::time::Duration;
+
+use tidemark_common::api::types::{DrillReport, DrillResult, GroupDrills, ImageStatus};
+use tidemark_tests::appliance::Appliance;
+use tidemark_tests::command::run;
+use tidemark_tests::disk::Disk;
+use tidemark_tests::pair::{GROUP, Pair, Setup};
+use tidemark_tests::wait::{check, wait_until};
+
+fn drill(side: &Appliance, words: &[&str]) -> (i32, DrillReport) {
+    let outcome = side.cli(&[&["drill", "run", GROUP, "--json"], words].concat());
+    let report = serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {outcome:?}"));
+    (outcome.code, report)
+}
+
+fn proven(side: &Appliance) -> GroupDrills {
+    side.status().drills.remove(0)
+}
+
+fn assert_nothing_left(side: &Appliance) {
+    let status = side.status();
+    assert_eq!((status.images.len(), status.side_store.bytes), (0, 0), "{:?}", status.images);
+    let prefix = format!("tidemark-{}-drill-", &side.id()[..16]);
+    let left = std::env::temp_dir().read_dir().expect("list").flatten().map(|entry| entry.file_name());
+    let left: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with(&prefix)).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn drills_under_load_pass_fail_and_hang_and_the_copy_never_notices() {
+    let pair = Pair::prefilled(&Setup::seeded(211));
+    let load = pair.load(0);
+    load.wait_acked(200);
+    let west = &pair.west;
+    let look = "for uri in $TIDEMARK_DRILL_EXPORTS; do nbdinfo --size $uri; done; test -n \"$TIDEMARK_DRILL_NBD_A\"; echo seen";
+    let (code, passed) = drill(west, &["--check", look]);
+    assert_eq!((code, passed.result, passed.check_exit_code), (0, DrillResult::Passed, Some(0)), "{passed:?}");
+    assert_eq!(passed.output.lines().count(), 4, "{passed:?}");
+    assert!(
+        passed.rto_seconds.is_some_and(|rto| rto < 2.0) && passed.rpo_seconds.is_some_and(|rpo| rpo < 30.0),
+        "{passed:?}"
+    );
+    assert_eq!(passed.exports.len(), 3);
+    let after = proven(west);
+    assert_eq!((after.proven_marker, after.last_passed), (Some(passed.marker), Some(true)), "{after:?}");
+
+    let (code, failed) = drill(west, &["--check", "echo broken >&2; exit 3"]);
+    assert_eq!((code, failed.result, failed.check_exit_code), (1, DrillResult::Failed, Some(3)));
+    assert_eq!(failed.output, "broken\n");
+    let after = proven(west);
+    assert_eq!((after.proven_marker, after.last_passed), (Some(passed.marker), Some(false)), "{after:?}");
+
+    // A check that hangs in a child of its shell; both must go.
+    let mark = format!("31{}", west.pid());
+    let (code, hung) = drill(west, &["--check", &format!("sleep {mark} & sleep {mark}; true"), "--timeout", "500ms"]);
+    assert_eq!((code, hung.result, hung.check_exit_code), (1, DrillResult::Failed, None));
+    assert!(hung.reason.as_deref().unwrap_or_default().contains("--timeout"), "{hung:?}");
+    wait_until("the check's processes to be gone", Duration::from_secs(5), || {
+        let left = run("pgrep", &["-f", &format!("^sleep {mark}")]);
+        check(left.code == 1, || left.stdout.clone())
+    });
+    load.wait_acked(100);
+    assert_nothing_left(west);
+    let listed: Vec<DrillReport> = west.json(&["drill", "list"]);
+    assert_eq!(listed.iter().map(|drill| drill.id).collect::<Vec<_>>(), [3, 2, 1], "newest first");
+    let shown: DrillReport = west.json(&["drill", "show", "2"]);
+    assert_eq!(shown.output, "broken\n");
+    let page = west.ok(&["drill", "report", "2"]);
+    assert!(page.starts_with("<!doctype html>") && page.contains("exit code 3"), "{page}");
+    assert!(west.refuses(&["drill", "run", "nothing"]).contains("no group"));
+    assert!(west.refuses(&["drill", "run", GROUP, "--marker", "999999"]).contains("not held"));
+    load.stop();
+    pair.wait_paired();
+    pair.assert_copy_equals();
+}
+
+#[test]
+fn a_drill_interrupted_by_kill_9_has_failed_and_leaves_nothing() {
+    let mut pair = Pair::prefilled(&Setup::seeded(212));
+    pair.settle();
+    let mark = format!("32{}", pair.west.pid());
+    let command = format!("exec sleep {mark}");
+    pair.west.ok(&["drill", "schedule", GROUP, "--every", "1h", "--check", &command]);
+    wait_until("the scheduled drill to run its check", Duration::from_secs(20), || {
+        let found = run("pgrep", &["-f", &format!("^sleep {mark}")]);
+        check(found.code == 0, || format!("{:?}", pair.west.status().drills))
+    });
+    assert!(pair.west.refuses(&["drill", "run", GROUP]).contains("under way"));
+    let clones: Vec<ImageStatus> = pair.west.json(&["clone", "list"]);
+    assert_eq!(clones.len(), 1, "{clones:?}");
+    pair.west.kill9();
+    wait_until("the check to go with the service", Duration::from_secs(5), || {
+        let left = run("pgrep", &["-f", &format!("^sleep {mark}")]);
+        check(left.code == 1, || left.stdout.clone())
+    });
+    pair.west.start();
+    let shown: DrillReport = pair.west.json(&["drill", "show", "1"]);
+    assert!(shown.scheduled && shown.result == DrillResult::Failed, "{shown:?}");
+    assert!(shown.reason.as_deref().unwrap_or_default().starts_with("interrupted"), "{shown:?}");
+    assert_nothing_left(&pair.west);
+    assert_eq!(proven(&pair.west).every_seconds, Some(3600.0), "the schedule stays, and is not due");
+    pair.west.ok(&["drill", "unschedule", GROUP]);
+    assert_eq!(drill(&pair.west, &[]).0, 0, "without a check the exports are read");
+    pair.wait_paired();
+}
+
+#[test]
+fn the_ready_checks_tell_a_sound_file_system_from_a_broken_one() {
+    let pair = Pair::paired(&Setup::one_volume("a", 64 << 20, 213));
+    let ext4 = "\"$TIDEMARK\" drill check ext4";
+    {
+        let disk = Disk::attach(&pair.east.uri("a"), &pair.cluster.join("disk"));
+        disk.make_ext4();
+        let mounted = disk.mount(&pair.cluster.join("mnt"));
+        for number in 0..200 {
+            std::fs::write(mounted.join(&format!("file-{number}")), vec![7; 20_000]).expect("write a file");
+        }
+        run("sqlite3", &[&mounted.join("db").display().to_string(), "create table t(x); insert into t values (1)"])
+            .done();
+        mounted.sync();
+        // While it is mounted and written: what a disaster would leave.
+        pair.settle();
+        let (code, report) = drill(&pair.west, &["--check", ext4]);
+        assert_eq!((code, report.result), (0, DrillResult::Passed), "{report:?}");
+        let sqlite = "\"$TIDEMARK\" drill check sqlite --volume a db";
+        let (code, report) = drill(&pair.west, &["--check", sqlite]);
+        assert_eq!(code, 0, "{report:?}");
+        let mounted = "test \"$(ls $TIDEMARK_DRILL_MOUNT_A | grep -c file-)\" = 200";
+        let (code, report) = drill(&pair.west, &["--mount", "--check", mounted]);
+        assert_eq!(code, 0, "{report:?}");
+        let hanging = "echo mounted; sleep 1000";
+        let (code, report) = drill(&pair.west, &["--mount", "--check", hanging, "--timeout", "5s"]);
+        assert_eq!((code, report.output.trim()), (1, "mounted"), "{report:?}");
+        assert_nothing_left(&pair.west);
+    }
+    let mut host = pair.east.open("a");
+    let end = host.size();
+    for offset in (0..end).step_by(1 << 20) {
+        host.write(offset, &[0xA5; 65536]).expect("break it");
+    }
+    host.flush().expect("flush");
+    pair.settle();
+    let (code, report) = drill(&pair.west, &["--check", ext4]);
+    assert_eq!((code, report.result), (1, DrillResult::Failed), "{report:?}");
+    assert_nothing_left(&pair.west);
+}

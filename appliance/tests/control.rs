@@ -190,15 +190,21 @@ async fn the_document_describes_every_route_and_every_route_is_there() {
     assert_eq!(
         described,
         [
+            "DELETE /v1/groups/{group}/drill-schedule",
             "DELETE /v1/groups/{group}/lost/{tail}",
             "DELETE /v1/groups/{group}/pairs/{peer}",
             "DELETE /v1/groups/{group}/volumes/{volume}",
+            "DELETE /v1/images/{image}",
             "DELETE /v1/volumes/{volume}",
+            "GET /v1/drills",
+            "GET /v1/drills/{drill}",
             "GET /v1/groups/{group}/lost",
             "GET /v1/groups/{group}/markers",
             "GET /v1/status",
             "PATCH /v1/volumes/{volume}",
+            "POST /v1/clones",
             "POST /v1/groups",
+            "POST /v1/groups/{group}/drills",
             "POST /v1/groups/{group}/failover",
             "POST /v1/groups/{group}/lost/{tail}/export",
             "POST /v1/groups/{group}/markers",
@@ -211,7 +217,9 @@ async fn the_document_describes_every_route_and_every_route_is_there() {
             "POST /v1/groups/{group}/volumes",
             "POST /v1/groups/{group}/wait",
             "POST /v1/peers",
+            "POST /v1/t0",
             "POST /v1/volumes",
+            "PUT /v1/groups/{group}/drill-schedule",
         ]
     );
     every_reference_resolves(&document, &document);

@@ -293,6 +293,20 @@ impl Differences {
         Ok(ours)
     }
 
+    /// Regions of a copy are sent again: whatever end was cut before is not its end.
+    ///
+    /// # Errors
+    /// [`DifferencesError`].
+    pub fn forget_end(&self, number: u64) -> Result<(), DifferencesError> {
+        let _alone = self.lock()?;
+        self.keeper.update_pair(&self.peer, |pair| {
+            if let Some(copy) = pair.copy.as_mut().filter(|copy| copy.number == number) {
+                copy.end_marker = None;
+            }
+        })?;
+        Ok(())
+    }
+
     /// The other side permits the end of the copy: nothing differs any more. `false`: it is not that copy's end.
     ///
     /// # Errors

@@ -52,7 +52,7 @@ impl Pair {
         let bitmap = self.differences.bitmap();
         if welcome.position.copy == copy.number {
             return match base.held {
-                Some(reader) if reader.position() >= start => Ok(resume(&copy, bitmap, reader, welcome)),
+                Some(reader) if reader.position() >= start => self.go_on(&copy, bitmap, reader, welcome),
                 held => self.begin_copy(&copy, Base { held, ..base }, welcome).await,
             };
         }
@@ -177,13 +177,19 @@ impl Pair {
             })
         })
     }
-}
 
-/// A copy goes on at the other side's cursor. Regions that were only on their way when the end was cut are sent again, and
-/// a new end is cut.
-fn resume(copy: &CopyRecord, bitmap: Bitmap, reader: Reader, welcome: &Welcome) -> Plan {
-    let cursor = (VolumeIndex(welcome.position.copy_volume), welcome.position.copy_offset);
-    let complete = bitmap.next_run(cursor.0, cursor.1).is_none();
-    let end = copy.end_marker.filter(|_| complete).map(MarkerNumber);
-    Plan { reader, copy: Some(CopyFeed { number: copy.number, gives_up: false, begin: None, bitmap, cursor, end }) }
+    /// A copy goes on at the other side's cursor. Regions that were only on their way when the end was cut are sent again; they
+    /// may hold what is behind that end, so it is forgotten first, durably, and a new one is cut (invariant 4).
+    fn go_on(&self, copy: &CopyRecord, bitmap: Bitmap, reader: Reader, welcome: &Welcome) -> Result<Plan, ShipError> {
+        let cursor = (VolumeIndex(welcome.position.copy_volume), welcome.position.copy_offset);
+        let complete = bitmap.next_run(cursor.0, cursor.1).is_none();
+        if !complete && copy.end_marker.is_some() {
+            block_in_place(|| self.differences.forget_end(copy.number))?;
+        }
+        let end = copy.end_marker.filter(|_| complete).map(MarkerNumber);
+        Ok(Plan {
+            reader,
+            copy: Some(CopyFeed { number: copy.number, gives_up: false, begin: None, bitmap, cursor, end }),
+        })
+    }
 }

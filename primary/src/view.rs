@@ -35,6 +35,7 @@ pub(crate) struct View {
     sent: VecDeque<(Seq, MarkerNumber, Position)>,
     /// The copy under way: its number and regions.
     pub(crate) copying: Option<(u64, Bitmap)>,
+    pub(crate) verify: Option<CopyProgress>,
     pub(crate) round_trip: Option<Duration>,
     pub(crate) rate: Rate,
 }
@@ -53,6 +54,7 @@ impl View {
             sent_up_to: Position::default(),
             sent: VecDeque::new(),
             copying: None,
+            verify: None,
             round_trip: None,
             rate: Rate::default(),
         }
@@ -219,8 +221,14 @@ impl Pair {
             lag_bytes: if caught_up { 0 } else { behind + self.image.buffer.bytes() },
             differential_bytes,
             copy: copying.then_some(CopyProgress { done_bytes, total_bytes, bytes_per_second, seconds_left }),
+            verify: view.verify,
             round_trip_ms: view.round_trip.map(|time| time.as_secs_f64() * 1000.0),
         }
+    }
+
+    /// How far a comparison is, for status; `None`: it is over.
+    pub fn verifying(&self, progress: Option<CopyProgress>) {
+        self.view.lock().verify = progress;
     }
 
     /// How far the other side is.

@@ -542,6 +542,7 @@ impl Secondary {
                 total_bytes: copy.total_bytes,
                 ..CopyProgress::default()
             }),
+            verify: None,
             round_trip_ms: round_trip.map(|time| time.as_secs_f64() * 1000.0),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tidemark_common::api::types::{PairState, VerifyReport};
 use tidemark_tests::cluster::flip_byte;
@@ -89,4 +90,42 @@ fn what_cannot_be_compared_is_said() {
     pair.wait_paired();
     flip_byte(&copy_of(&pair, "a"), 5);
     assert_eq!(verify(&pair, &[]).0, 1);
+}
+
+/// In the background, at a rate: the copy stands for a slice at a time, progress is shown, and whoever goes away ends it.
+#[test]
+fn a_slow_comparison_shows_its_progress_lets_the_copy_follow_and_can_be_broken_off() {
+    const LIMIT: Duration = Duration::from_secs(30);
+    let pair = Pair::prefilled(&Setup::seeded(114));
+    pair.east.ok(&["volume", "create", "n", "--size", "96MiB"]);
+    pair.east.ok(&["group", "add", GROUP, "--volume", "n"]);
+    pair.wait_paired();
+    let marker = pair.settle();
+    let load = pair.load(0);
+    let (code, report) = std::thread::scope(|scope| {
+        let comparing = scope.spawn(|| verify(&pair, &["--rate", "24MiB"]));
+        let shown = pair.east.wait_pair(GROUP, "its progress", LIMIT, |pair| {
+            pair.verify.is_some_and(|verify| verify.done_bytes > 0 && verify.seconds_left.is_some())
+        });
+        let total = shown.verify.expect("progress").total_bytes;
+        assert!(total > 96 << 20, "{shown:?}");
+        pair.east.wait_pair(GROUP, "the copy to go on meanwhile", LIMIT, |pair| {
+            pair.verify.is_some() && pair.applied_marker > marker + 3
+        });
+        comparing.join().expect("the comparison")
+    });
+    assert_eq!((code, report.different_bytes), (0, 0), "{report:?}");
+    assert!(report.took_seconds >= 4.0, "118 MiB at 24 MiB/s: {report:?}");
+    assert_eq!(pair.east.pair(GROUP).verify, None);
+
+    let directory = pair.east.directory().display().to_string();
+    let mut command = std::process::Command::new(tidemark_tests::appliance::binary());
+    command.args(["verify", GROUP, "--to", "west", "--rate", "16MiB", "--dir", &directory]);
+    let mut child = command.stderr(std::process::Stdio::null()).spawn().expect("run tidemark");
+    pair.east.wait_pair(GROUP, "it to begin", LIMIT, |pair| pair.verify.is_some());
+    child.kill().expect("kill it");
+    child.wait().expect("wait for it");
+    pair.east.wait_pair(GROUP, "it to end", LIMIT, |pair| pair.verify.is_none());
+    load.stop();
+    pair.assert_copy_equals();
 }

@@ -1,9 +1,12 @@
 //! `tidemark verify`: is the copy what it says it is?
 
+use indicatif::{ProgressBar, ProgressStyle};
 use tidemark_common::api::types::{VerifyReport, VerifyRequest};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::Service;
-use crate::cli::name;
+use super::wait::{LOOK_INTERVAL, Line};
+use crate::cli::{name, size};
 use crate::failure::Failure;
 use crate::output::{self, figures};
 
@@ -22,14 +25,43 @@ pub(crate) struct Args {
     /// Copy what differs again
     #[arg(long)]
     repair: bool,
+    /// Bytes of the volumes to compare per second at most, as 50MiB [default: as fast as it goes]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    rate: Option<u64>,
 }
 
 /// Compares, and fails when they differ, repaired or not.
 pub(crate) async fn run(args: Args, service: &Service) -> Result<(), Failure> {
     output::say("comparing: the copy stands at a marker meanwhile, hosts and shipping go on");
-    let report = service.client.verify(&args.group, &VerifyRequest { to: args.to, repair: args.repair }).await?;
+    let Args { group, to, repair, rate } = args;
+    let request = VerifyRequest { to, repair, rate_bytes_per_second: rate };
+    let report = tokio::select! {
+        report = service.client.verify(&group, &request) => report?,
+        never = show_progress(service, &group, &request.to) => match never {},
+    };
     output::done(service.json, &report, told)?;
     if report.different_bytes > 0 { Err(Failure::Logged) } else { Ok(()) }
+}
+
+/// Shows how far it is until it is dropped, which clears the line. indicatif draws only on a terminal.
+async fn show_progress(service: &Service, group: &str, peer: &str) -> std::convert::Infallible {
+    let line = Line(ProgressBar::new(0));
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent}%  {bytes} of {total_bytes}  {msg}") {
+        line.0.set_style(style);
+    }
+    let mut looks = interval(LOOK_INTERVAL);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        looks.tick().await;
+        // A failed look is not worth a word here: the comparison itself tells how it ends.
+        let Ok(status) = service.client.status().await else { continue };
+        let found = status.groups.into_iter().find(|found| found.name == group);
+        let pair = found.and_then(|found| found.pairs.into_iter().find(|pair| pair.peer == peer));
+        let Some(progress) = pair.and_then(|pair| pair.verify) else { continue };
+        line.0.set_length(progress.total_bytes);
+        line.0.set_position(progress.done_bytes);
+        line.0.set_message(progress.seconds_left.map_or_else(String::new, |left| figures::seconds(left) + " left"));
+    }
 }
 
 fn told(report: &VerifyReport) -> String {

@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::output;
 
 /// Time between two looks at the progress.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// `tidemark wait GROUP`.
 #[derive(Debug, clap::Args)]
@@ -86,7 +86,7 @@ async fn show_progress(service: &Service, group: &str, request: &Wait) -> std::c
 }
 
 /// A progress line that leaves nothing behind. indicatif draws on stderr, and only when that is a terminal.
-struct Line(ProgressBar);
+pub(super) struct Line(pub(super) ProgressBar);
 
 impl Drop for Line {
     fn drop(&mut self) {

@@ -122,6 +122,7 @@ fn at_rest(group: &Group, role: Role, state: PairState, reason: String, now: jif
         lag_bytes: 0,
         differential_bytes: 0,
         copy: None,
+        verify: None,
         round_trip_ms: None,
     };
     GroupStatus {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidemark_common::api::types::{ErrorBody, VerifyDifference, VerifyReport, VerifyRequest};
+use tidemark_common::api::types::{CopyProgress, ErrorBody, VerifyDifference, VerifyReport, VerifyRequest};
 use tidemark_common::differential::Bitmap;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::VolumeIndex;
@@ -26,6 +26,8 @@ use super::rejoin::{answer, unexpected};
 const BATCH: u64 = 1024;
 /// A region that hosts keep writing is compared at so many markers; then it is said to be not compared.
 const PASSES: usize = 8;
+/// Bytes compared at one marker when there is a rate: the copy does not stand for longer than they take.
+const SLICE_BYTES: (u64, u64) = (16 << 20, 1 << 30);
 /// Differences listed one by one.
 const LISTED: usize = 10_000;
 /// The copy reaches a marker within this time, or the comparison goes on with the one it has.
@@ -71,11 +73,7 @@ impl Appliance {
         let primary = self.primary(name)?;
         let pair = primary.pair(&request.to);
         let pair = pair.ok_or_else(|| refused(format!("group '{name}' is not paired with '{}'", request.to)))?;
-        let (connection, control, answers) = self.call(&request.to).await?;
-        let mut asking = Asking { control, answers, peer: &request.to };
-        let found = self.compare(&primary, &pair, &mut asking).await;
-        connection.close("compared");
-        let found = found?;
+        let found = self.compare_all(&primary, &pair, request).await?;
         let repaired = request.repair && !found.different.is_empty();
         if repaired {
             pair.mend(&found.different).await.map_err(failed)?;
@@ -112,7 +110,42 @@ impl Appliance {
         })
     }
 
-    async fn compare(&self, primary: &Arc<Primary>, pair: &Pair, asking: &mut Asking<'_>) -> Result<Found, ErrorBody> {
+    /// Everything at one marker, or, with a rate, one slice after another: the copy stands only while a slice is compared.
+    async fn compare_all(
+        &self,
+        primary: &Arc<Primary>,
+        pair: &Arc<Pair>,
+        request: &VerifyRequest,
+    ) -> Result<Found, ErrorBody> {
+        let all = everything(&primary.volume_sizes());
+        let shown = Shown { pair: Arc::clone(pair), begin: self.clock.monotonic(), total_bytes: all.bytes() };
+        let slice_bytes =
+            request.rate_bytes_per_second.map_or(u64::MAX, |rate| rate.clamp(SLICE_BYTES.0, SLICE_BYTES.1));
+        let (mut found, mut at) = (Found::default(), (VolumeIndex(0), 0));
+        while let Some(slice) = next_slice(&all, &mut at, slice_bytes) {
+            let (connection, control, answers) = self.call(&request.to).await?;
+            let mut asking = Asking { control, answers, peer: &request.to };
+            let left = std::mem::replace(&mut found.busy, slice);
+            let compared = self.compare(primary, &shown, &mut asking, &mut found).await;
+            connection.close("compared");
+            compared?;
+            found.busy.merge(&left);
+            if let Some(rate) = request.rate_bytes_per_second.filter(|rate| *rate > 0) {
+                let due = Duration::from_millis(found.compared_bytes.saturating_mul(1000) / rate);
+                let took = self.clock.monotonic().saturating_sub(shown.begin);
+                tokio::time::sleep(due.saturating_sub(took)).await;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn compare(
+        &self,
+        primary: &Arc<Primary>,
+        shown: &Shown,
+        asking: &mut Asking<'_>,
+        found: &mut Found,
+    ) -> Result<(), ErrorBody> {
         let keeper = primary.keeper();
         let request = Verify {
             version_min: Versions::OURS.min,
@@ -120,21 +153,20 @@ impl Appliance {
             group: keeper.id().0,
             generation: keeper.generation().0,
         };
-        let mut found = Found { busy: everything(&primary.volume_sizes()), ..Found::default() };
         for pass in 0..PASSES {
             // A new marker: what was written before it can be judged by it.
             let cut = primary.cut(None).await.map_err(failed)?;
             let deadline = self.clock.monotonic() + PERMIT_TIMEOUT;
-            while pair.remote().permitted_marker < cut.number && self.clock.monotonic() < deadline {
+            while shown.pair.remote().permitted_marker < cut.number && self.clock.monotonic() < deadline {
                 tokio::time::sleep(LOOK).await;
             }
             found.marker = asking.hold(&request).await?;
-            found.pass(primary, asking, pass == 0).await?;
+            found.pass(primary, asking, |compared| shown.progress(compared, self.clock.monotonic()), pass == 0).await?;
             if found.busy.is_empty() {
                 break;
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     /// The copy's side: holds its image, and tells digests, for as long as the primary asks.
@@ -200,6 +232,45 @@ impl Appliance {
     }
 }
 
+/// The comparison as status shows it, for as long as it runs.
+struct Shown {
+    pair: Arc<Pair>,
+    begin: Duration,
+    total_bytes: u64,
+}
+
+impl Shown {
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    fn progress(&self, done_bytes: u64, now: Duration) {
+        let seconds = now.saturating_sub(self.begin).as_secs_f64();
+        let bytes_per_second = if seconds > 0.0 { done_bytes as f64 / seconds } else { 0.0 };
+        let left = self.total_bytes.saturating_sub(done_bytes) as f64;
+        let seconds_left = (bytes_per_second > 0.0).then(|| left / bytes_per_second);
+        let total_bytes = self.total_bytes;
+        self.pair.verifying(Some(CopyProgress { done_bytes, total_bytes, bytes_per_second, seconds_left }));
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.pair.verifying(None);
+    }
+}
+
+/// The next regions of a bitmap, so many bytes of them.
+fn next_slice(all: &Bitmap, at: &mut (VolumeIndex, u64), bytes: u64) -> Option<Bitmap> {
+    let (mut slice, mut left) = (Bitmap::default(), bytes / REGION_BYTES * REGION_BYTES);
+    while left > 0
+        && let Some(run) = all.next_run(at.0, at.1)
+    {
+        let part = Extent { length: run.length.min(left), ..run };
+        slice.mark(part);
+        left -= part.length;
+        *at = (part.volume, part.end());
+    }
+    (!slice.is_empty()).then_some(slice)
+}
+
 /// What a comparison has found so far.
 #[derive(Default)]
 struct Found {
@@ -212,7 +283,13 @@ struct Found {
 
 impl Found {
     /// Compares everything that is busy, at the marker held.
-    async fn pass(&mut self, primary: &Arc<Primary>, asking: &mut Asking<'_>, first: bool) -> Result<(), ErrorBody> {
+    async fn pass(
+        &mut self,
+        primary: &Arc<Primary>,
+        asking: &mut Asking<'_>,
+        mut progress: impl FnMut(u64),
+        first: bool,
+    ) -> Result<(), ErrorBody> {
         let todo = std::mem::take(&mut self.busy);
         let mut since = tokio::task::block_in_place(|| primary.since_marker(self.marker)).map_err(failed)?;
         let mut at = (VolumeIndex(0), 0);
@@ -229,6 +306,7 @@ impl Found {
             let here = here.map_err(failed)?;
             if first {
                 self.compared_bytes += here.len() as u64 * REGION_BYTES;
+                progress(self.compared_bytes);
             }
             for (number, here) in (0..).zip(&here) {
                 let region = Extent { offset: part.offset + number * REGION_BYTES, length: REGION_BYTES, ..part };
@@ -260,4 +338,23 @@ fn digests_of(secondary: &Secondary, volume: u32, offset: u64, count: u32) -> Re
     let count = usize::try_from(count).unwrap_or(0);
     digests::<std::io::Error>(file.size(), offset, count, hole, read)
         .map_err(|error| format!("read volume '{}': {error}", file.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_cover_everything_once_and_none_is_larger_than_asked_for() {
+        const MIB: u64 = 1 << 20;
+        let all =
+            everything(&[(VolumeIndex(1), 40 * MIB + 512), (VolumeIndex(2), 3 * MIB), (VolumeIndex(7), 33 * MIB)]);
+        let (mut seen, mut sum, mut at) = (Bitmap::default(), 0, (VolumeIndex(0), 0));
+        while let Some(slice) = next_slice(&all, &mut at, 16 * MIB) {
+            assert!(slice.bytes() <= 16 * MIB);
+            sum += slice.bytes();
+            seen.merge(&slice);
+        }
+        assert_eq!((seen, sum), (all.clone(), all.bytes()));
+    }
 }

@@ -92,6 +92,7 @@ fn pair(peer: &str, state: PairState) -> PairStatus {
         lag_bytes: 4096,
         differential_bytes: 0,
         copy: None,
+        verify: None,
         round_trip_ms: Some(12.4),
     }
 }
@@ -176,6 +177,7 @@ pub(crate) fn failed_over() -> Status {
     let old = PairStatus {
         reason: Some("this side took over at marker 41".into()),
         connected: false,
+        verify: None,
         round_trip_ms: None,
         received_marker: 41,
         permitted_marker: 41,
@@ -210,6 +212,7 @@ pub(crate) fn no_pair() -> Status {
 pub(crate) fn link_down() -> Status {
     let silent = PairStatus {
         connected: false,
+        verify: None,
         round_trip_ms: None,
         rpo_seconds: Some(65.0),
         lag_bytes: 800 << 20,

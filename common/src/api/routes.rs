@@ -387,7 +387,7 @@ async fn drill_unschedule(State(api): State<Api>, Names(group): Names<String>) -
     api.carry_out(async move |control| control.drill_unschedule(group).await).await.map(|()| StatusCode::NO_CONTENT)
 }
 
-/// Compares both sides at one marker.
+/// Compares both sides at one marker. Who goes away meanwhile ends it.
 #[utoipa::path(post, path = "/v1/groups/{group}/verify", params(("group" = String, Path,)),
     request_body = VerifyRequest, responses((status = 200, body = VerifyReport), (status = "default", body = ErrorBody)))]
 async fn verify(
@@ -395,5 +395,5 @@ async fn verify(
     Names(group): Names<String>,
     Body(request): Body<VerifyRequest>,
 ) -> Answer<VerifyReport> {
-    api.carry_out(async move |control| control.verify(group, request).await).await.map(Json)
+    Ok(Json(api.control.verify(group, request).await?))
 }

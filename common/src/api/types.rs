@@ -463,6 +463,8 @@ pub struct PairStatus {
     pub differential_bytes: u64,
     /// The differential copy under way.
     pub copy: Option<CopyProgress>,
+    /// The comparison under way.
+    pub verify: Option<CopyProgress>,
     /// Round trip time of the link, milliseconds.
     pub round_trip_ms: Option<f64>,
 }
@@ -704,6 +706,9 @@ pub struct VerifyRequest {
     pub to: String,
     /// Copy what differs again.
     pub repair: bool,
+    /// Bytes of the volumes to compare per second at most; none: as fast as it goes.
+    #[serde(default)]
+    pub rate_bytes_per_second: Option<u64>,
 }
 
 /// What `verify` found.

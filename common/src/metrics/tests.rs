@@ -93,6 +93,7 @@ fn pair(peer: &str) -> PairStatus {
         lag_bytes: 4096,
         differential_bytes: 0,
         copy: Some(CopyProgress { done_bytes: 1, total_bytes: 2, ..CopyProgress::default() }),
+        verify: None,
         round_trip_ms: Some(20.0),
     }
 }

@@ -17,7 +17,8 @@ pub(super) fn block(pair: &PairStatus, group: &GroupStatus, now: Timestamp, colu
     if !is_over(pair.state) {
         lines.push(markers(pair));
     }
-    lines.extend(pair.copy.iter().map(copy));
+    lines.extend(pair.copy.iter().map(|progress| copy("copy", progress)));
+    lines.extend(pair.verify.iter().map(|progress| copy("verify", progress)));
     let style = if is_bad(pair.state) { Style::Bad } else { Style::Plain };
     // What is the group's problem stands there already.
     let reason = pair.reason.iter().filter(|_| pair.reason != group.problem);
@@ -103,8 +104,8 @@ fn markers(pair: &PairStatus) -> Line {
     number(line, "   applied ", pair.applied_marker)
 }
 
-fn copy(copy: &CopyProgress) -> Line {
-    let line = Line::indented(2).with(Style::Faint, "copy").to(VALUE_COLUMN);
+fn copy(label: &str, copy: &CopyProgress) -> Line {
+    let line = Line::indented(2).with(Style::Faint, label).to(VALUE_COLUMN);
     let line = with_bar(line, figures::share(copy.done_bytes, copy.total_bytes), Style::Busy);
     let amount = format!("   {} of {}", figures::bytes(copy.done_bytes), figures::bytes(copy.total_bytes));
     let left = copy.seconds_left.map_or_else(|| "time left unknown".into(), |left| figures::seconds(left) + " left");

@@ -7,8 +7,8 @@ use tidemark_common::config::{parse_duration, parse_size};
 use tidemark_common::ids::{ApplianceId, check_name};
 
 use crate::commands::{
-    clone, completions, cut, demo, drill, failover, group, id, init, lost, man, markers, pair, peer, rejoin, serve,
-    status, switchover, t0, verify, volume, wait,
+    backup, clone, completions, cut, demo, drill, failover, group, id, init, lost, man, markers, pair, peer, rejoin,
+    serve, set, status, switchover, t0, verify, volume, wait,
 };
 
 /// Journal-based asynchronous remote copy of block volumes.
@@ -87,6 +87,12 @@ pub(crate) enum Command {
     /// Writable images of a group at a moment
     #[command(subcommand)]
     Clone(clone::Command),
+    /// Data sets: what backups are made of
+    #[command(subcommand)]
+    Set(set::Command),
+    /// Backups of data sets at one moment
+    #[command(subcommand)]
+    Backup(backup::Command),
     /// The whole story in under a minute: two appliances, a load, a disaster, a failover, and the proof
     Demo(demo::Args),
     /// Print shell completions

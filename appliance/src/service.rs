@@ -23,6 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::roles::appliance::{Appliance, KnownPeers};
+use crate::roles::backups::Backups;
 use crate::roles::drill::Drills;
 use crate::roles::exports::{Served, Watched};
 use crate::roles::images::Images;
@@ -51,6 +52,7 @@ pub(crate) async fn run(directory: &Path) -> anyhow::Result<()> {
         let _ = door.await;
     }
     tokio::task::block_in_place(|| appliance.flush_clones());
+    appliance.stop_backups().await;
     appliance.stop_groups().await;
     if let Some(endpoint) = appliance.endpoint.get() {
         endpoint.close("the appliance is stopping");
@@ -86,6 +88,7 @@ fn open(directory: &Path) -> anyhow::Result<Arc<Appliance>> {
         images,
         drills: Drills::default(),
         changing: tokio::sync::Mutex::default(),
+        backups: Backups::default(),
         this: this.clone(),
     }))
 }
@@ -142,6 +145,7 @@ async fn start(appliance: &Arc<Appliance>, stop: &CancellationToken) -> anyhow::
     appliance.start_groups().await?;
     appliance.open_drills().await.map_err(|error| anyhow!("open the drills: {}", error.message))?;
     tokio::spawn(Arc::clone(appliance).tick_drills());
+    appliance.recover_backups()?;
     let control = Arc::clone(appliance) as Arc<dyn Control>;
     let socket = ControlListener::bind(&appliance.directory, config.control.access)?;
     tokio::spawn(Arc::clone(appliance).accept_peers());

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use fake::{Fake, Served, samples};
 use serde_json::Value;
+use tidemark_common::api::backup::types::{BackupCreate, BackupOrder, RestoreRequest, SetCreate};
 use tidemark_common::api::client::{Client, ClientError};
 use tidemark_common::api::control::Control;
 use tidemark_common::api::openapi;
@@ -104,6 +105,50 @@ async fn every_method_arrives_as_it_was_asked() {
         text(r#"failover "g" Failover { force: true }"#),
         text(r#"rejoin "g""#),
         text(r#"switchover "g" Switchover { to: "west", timeout_ms: 1000 }"#),
+    ];
+    assert_eq!(served.fake.calls(), expected);
+}
+
+#[tokio::test]
+async fn what_is_asked_of_sets_and_backups_arrives_as_it_was_asked() {
+    let served = Served::showing(samples::paired());
+    let client = served.client();
+    let text = String::from;
+    let set = SetCreate { name: text("s"), extents: vec![text("a:p1:/x")] };
+    assert_eq!(client.set_create(&set).await.unwrap().name, "s");
+    assert_eq!(client.sets().await.unwrap().len(), 1);
+    client.set_delete("s").await.unwrap();
+    let backup = BackupCreate {
+        name: text("b"),
+        sets: vec![text("s")],
+        order: BackupOrder::SmallestFirst,
+        to: text("-"),
+        at: Some(samples::now()),
+        rate: Some(1),
+        when_idle: true,
+    };
+    assert_eq!(client.backup_create(&backup).await.unwrap().name, "b");
+    assert_eq!(client.backups().await.unwrap().len(), 1);
+    assert_eq!(client.backup("b").await.unwrap().name, "b");
+    assert_eq!(client.backup_cancel("b").await.unwrap().name, "b");
+    client.backup_delete("b").await.unwrap();
+    let mut archive = Vec::new();
+    let taken = client.backup_stream("b", |piece| std::io::Write::write_all(&mut archive, piece)).await.unwrap();
+    taken.unwrap();
+    assert_eq!(archive, b"an archive");
+    let restore = RestoreRequest { from: text("/b"), set: None, onto: Some(text("c")) };
+    assert_eq!(client.restore(&restore).await.unwrap().members, 1);
+    let expected = [
+        format!("set_create {set:?}"),
+        text("sets"),
+        text("set_delete s"),
+        format!("backup_create {backup:?}"),
+        text("backups"),
+        text("backup b"),
+        text("backup_cancel b"),
+        text("backup_delete b"),
+        text("backup_stream b"),
+        format!("restore {restore:?}"),
     ];
     assert_eq!(served.fake.calls(), expected);
 }

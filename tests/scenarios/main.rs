@@ -1,5 +1,6 @@
 //! Two appliances and what happens to them: kills, cuts, takeovers, bad links. Judged by the oracle.
 
+mod backup;
 mod cut;
 mod differences;
 mod drills;

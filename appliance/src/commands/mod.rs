@@ -1,5 +1,6 @@
 //! One file per command: its arguments and what it does with them.
 
+pub(crate) mod backup;
 pub(crate) mod clone;
 pub(crate) mod completions;
 pub(crate) mod cut;
@@ -17,6 +18,7 @@ pub(crate) mod pair;
 pub(crate) mod peer;
 pub(crate) mod rejoin;
 pub(crate) mod serve;
+pub(crate) mod set;
 pub(crate) mod status;
 pub(crate) mod switchover;
 pub(crate) mod t0;
@@ -53,6 +55,8 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Failover(args) => ask(&common, async |service| failover::run(args, &service).await),
         Command::Switchover(args) => ask(&common, async |service| switchover::run(args, &service).await),
         Command::Lost(command) => ask(&common, async |service| lost::run(command, &service).await),
+        Command::Set(command) => ask(&common, async |service| set::run(command, &service).await),
+        Command::Backup(command) => backup::run(command, &common),
         Command::Rejoin(args) => ask(&common, async |service| rejoin::run(args, &service).await),
         Command::T0(command) => ask(&common, async |service| t0::run(command, &service).await),
         Command::Clone(command) => ask(&common, async |service| clone::run(command, &service).await),

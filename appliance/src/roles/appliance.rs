@@ -24,6 +24,7 @@ use tidemark_primary::ship::Links;
 use tidemark_secondary::group::Secondary;
 use tokio::runtime::Handle;
 
+use super::backups::Backups;
 use super::door::{Closed, Door};
 use super::drill::Drills;
 use super::images::Images;
@@ -112,6 +113,7 @@ pub(crate) struct Appliance {
     pub(crate) drills: Drills,
     /// Operators' changes and peers' new groups, one at a time.
     pub(crate) changing: tokio::sync::Mutex<()>,
+    pub(crate) backups: Backups,
     pub(crate) this: Weak<Self>,
 }
 

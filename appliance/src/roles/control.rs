@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tidemark_common::api::backup::BackupControl;
 use tidemark_common::api::control::{Control, Reply};
 use tidemark_common::api::types::{
     CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, ErrorKind, Failover, FailoverReport,
@@ -276,6 +277,10 @@ impl Control for Appliance {
 
     fn drill_unschedule(&self, group: String) -> Reply<'_, ()> {
         Box::pin(async move { self.unschedule_drill(&group) })
+    }
+
+    fn backups(&self) -> &dyn BackupControl {
+        self
     }
 
     fn metrics(&self) -> String {

@@ -13,12 +13,19 @@ pub(crate) struct Door {
     inside: tokio::sync::RwLock<()>,
     /// NBD connections open on it.
     pub(crate) connections: AtomicU64,
+    /// Requests of hosts so far.
+    asked: AtomicU64,
 }
 
 impl Door {
     /// A door to an export.
     pub(crate) fn new(behind: Arc<dyn Export>) -> Arc<Self> {
-        Arc::new(Self { behind: RwLock::new(behind), inside: tokio::sync::RwLock::new(()), connections: 0.into() })
+        Arc::new(Self {
+            behind: RwLock::new(behind),
+            inside: tokio::sync::RwLock::new(()),
+            connections: 0.into(),
+            asked: 0.into(),
+        })
     }
 
     /// Waits until nobody is inside, and keeps everybody out for as long as the guard lives.
@@ -37,6 +44,16 @@ impl Door {
         *self.behind.write() = next;
     }
 
+    /// Requests of hosts so far: whoever wants to know whether they are quiet looks twice.
+    pub(crate) fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    async fn enter(&self) -> tokio::sync::RwLockReadGuard<'_, ()> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.inside.read().await
+    }
+
     fn behind(&self) -> Arc<dyn Export> {
         Arc::clone(&self.behind.read())
     }
@@ -53,49 +70,49 @@ impl Export for Door {
 
     fn read<'a>(&'a self, offset: u64, buffer: &'a mut [u8]) -> IoFuture<'a, ()> {
         Box::pin(async move {
-            let _inside = self.inside.read().await;
+            let _inside = self.enter().await;
             self.behind().read(offset, buffer).await
         })
     }
 
     fn write<'a>(&'a self, offset: u64, data: &'a [u8], fua: bool) -> IoFuture<'a, ()> {
         Box::pin(async move {
-            let _inside = self.inside.read().await;
+            let _inside = self.enter().await;
             self.behind().write(offset, data, fua).await
         })
     }
 
     fn flush(&self) -> IoFuture<'_, ()> {
         Box::pin(async move {
-            let _inside = self.inside.read().await;
+            let _inside = self.enter().await;
             self.behind().flush().await
         })
     }
 
     fn trim(&self, offset: u64, length: u64, fua: bool) -> IoFuture<'_, ()> {
         Box::pin(async move {
-            let _inside = self.inside.read().await;
+            let _inside = self.enter().await;
             self.behind().trim(offset, length, fua).await
         })
     }
 
     fn write_zeroes(&self, offset: u64, length: u64, mode: ZeroMode) -> IoFuture<'_, ()> {
         Box::pin(async move {
-            let _inside = self.inside.read().await;
+            let _inside = self.enter().await;
             self.behind().write_zeroes(offset, length, mode).await
         })
     }
 
     fn cache(&self, offset: u64, length: u64) -> IoFuture<'_, ()> {
         Box::pin(async move {
-            let _inside = self.inside.read().await;
+            let _inside = self.enter().await;
             self.behind().cache(offset, length).await
         })
     }
 
     fn block_status(&self, offset: u64, length: u64) -> IoFuture<'_, Vec<Allocation>> {
         Box::pin(async move {
-            let _inside = self.inside.read().await;
+            let _inside = self.enter().await;
             self.behind().block_status(offset, length).await
         })
     }

@@ -109,7 +109,12 @@ impl Appliance {
     }
 
     /// The moment of an image; the updater stands there until it is begun.
-    async fn image_point(&self, group: &Group, name: &str, marker: Option<u64>) -> Result<ImagePoint, ErrorBody> {
+    pub(crate) async fn image_point(
+        &self,
+        group: &Group,
+        name: &str,
+        marker: Option<u64>,
+    ) -> Result<ImagePoint, ErrorBody> {
         let engine = group.engine.read().clone();
         let of = group.keeper.name();
         match engine {

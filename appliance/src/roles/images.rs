@@ -283,6 +283,7 @@ impl Appliance {
 
 impl ErasWatch for Appliance {
     fn on_era_ended(&self, group: GroupId, era: u64, reason: &str) {
+        self.backups.on_era_ended(group, era, reason);
         let held: Vec<_> = self.images.held.read().values().cloned().collect();
         for held in held {
             let hit = {

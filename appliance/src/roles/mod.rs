@@ -5,6 +5,7 @@
 
 mod accept;
 pub(crate) mod appliance;
+pub(crate) mod backups;
 mod control;
 mod door;
 pub(crate) mod drill;

@@ -9,6 +9,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use tidemark_common::api::backup::types::{
+    BackupCreate, BackupInfo, BackupProgress, BackupState, RestoreReport, RestoreRequest, SetCreate, SetInfo,
+};
+use tidemark_common::api::backup::{ArchiveStream, BackupControl};
 use tidemark_common::api::client::Client;
 use tidemark_common::api::control::{Control, Reply};
 use tidemark_common::api::server::{ControlListener, serve_control};
@@ -131,6 +135,78 @@ fn report(group: GroupStatus) -> FailoverReport {
         missing_writes_known: 1054,
         took_ms: 12.3,
         exports: group.volumes,
+    }
+}
+
+fn set_of(status: &Status, name: &str) -> Option<SetInfo> {
+    let volume = volume(status, "a")?.name;
+    Some(SetInfo { name: name.into(), extents: vec![volume], missing_volumes: Vec::new() })
+}
+
+fn backup_of(status: &Status, name: &str) -> Option<BackupInfo> {
+    let set = set_of(status, "s")?;
+    Some(BackupInfo {
+        name: name.into(),
+        state: BackupState::Done,
+        reason: None,
+        sets: vec![SetCreate { name: set.name, extents: set.extents }],
+        order: "given".into(),
+        to: "/backups/b.tar".into(),
+        at: None,
+        rate: None,
+        when_idle: false,
+        asked: samples::now(),
+        began: Some(samples::now()),
+        ended: Some(samples::now()),
+        moments: Vec::new(),
+        progress: BackupProgress { done_bytes: 1 << 20, total_bytes: 1 << 20, ..BackupProgress::default() },
+    })
+}
+
+impl BackupControl for Fake {
+    fn set_create(&self, request: SetCreate) -> Reply<'_, SetInfo> {
+        self.reply(format!("set_create {request:?}"), move |status| set_of(status, &request.name))
+    }
+
+    fn sets(&self) -> Reply<'_, Vec<SetInfo>> {
+        self.reply("sets".into(), |status| Some(vec![set_of(status, "s")?]))
+    }
+
+    fn set_delete(&self, name: String) -> Reply<'_, ()> {
+        self.reply(format!("set_delete {name}"), |_| Some(()))
+    }
+
+    fn backup_create(&self, request: BackupCreate) -> Reply<'_, BackupInfo> {
+        self.reply(format!("backup_create {request:?}"), move |status| backup_of(status, &request.name))
+    }
+
+    fn backups(&self) -> Reply<'_, Vec<BackupInfo>> {
+        self.reply("backups".into(), |status| Some(vec![backup_of(status, "b")?]))
+    }
+
+    fn backup(&self, name: String) -> Reply<'_, BackupInfo> {
+        self.reply(format!("backup {name}"), move |status| backup_of(status, &name))
+    }
+
+    fn backup_cancel(&self, name: String) -> Reply<'_, BackupInfo> {
+        self.reply(format!("backup_cancel {name}"), move |status| backup_of(status, &name))
+    }
+
+    fn backup_delete(&self, name: String) -> Reply<'_, ()> {
+        self.reply(format!("backup_delete {name}"), |_| Some(()))
+    }
+
+    fn backup_stream(&self, name: String) -> Reply<'_, ArchiveStream> {
+        self.reply(format!("backup_stream {name}"), |_| {
+            let (sender, stream) = tokio::sync::mpsc::channel(4);
+            sender.try_send(Ok(b"an ".to_vec())).ok()?;
+            sender.try_send(Ok(b"archive".to_vec())).ok()?;
+            Some(stream)
+        })
+    }
+
+    fn restore(&self, request: RestoreRequest) -> Reply<'_, RestoreReport> {
+        self.reply(format!("restore {request:?}"), |_| Some(RestoreReport { members: 1, data_bytes: 512 }))
     }
 }
 
@@ -352,6 +428,10 @@ impl Control for Fake {
 
     fn drill_unschedule(&self, name: String) -> Reply<'_, ()> {
         self.reply(format!("drill_unschedule {name:?}"), move |status| group(status, &name).map(drop))
+    }
+
+    fn backups(&self) -> &dyn BackupControl {
+        self
     }
 
     fn metrics(&self) -> String {

@@ -103,10 +103,10 @@ pub struct Client {
     socket: PathBuf,
 }
 
-type Answer<T> = Result<T, ClientError>;
+pub(super) type Answer<T> = Result<T, ClientError>;
 
 /// A request before it is sent.
-struct Ask {
+pub(super) struct Ask {
     method: Method,
     path: String,
     body: Option<Vec<u8>>,
@@ -376,12 +376,12 @@ impl Client {
         self.tell(Ask::new(Method::DELETE, &["groups", group, "drill-schedule"])).await
     }
 
-    async fn ask<T: DeserializeOwned>(&self, ask: Ask) -> Answer<T> {
+    pub(super) async fn ask<T: DeserializeOwned>(&self, ask: Ask) -> Answer<T> {
         let bytes = self.exchange(ask).await?;
         serde_json::from_slice(&bytes).map_err(|error| self.garbled(&error))
     }
 
-    async fn tell(&self, ask: Ask) -> Answer<()> {
+    pub(super) async fn tell(&self, ask: Ask) -> Answer<()> {
         self.exchange(ask).await.map(drop)
     }
 
@@ -395,6 +395,15 @@ impl Client {
     }
 
     async fn exchange_unbounded(&self, ask: Ask) -> Answer<Bytes> {
+        self.converse(ask, async |response| self.read_all(response).await).await
+    }
+
+    /// One request on one connection; a good answer is for who asks to read.
+    pub(super) async fn converse<T>(
+        &self,
+        ask: Ask,
+        read: impl AsyncFnOnce(Response<Incoming>) -> Answer<T>,
+    ) -> Answer<T> {
         let broken_off = |source| ClientError::BrokenOff { socket: self.socket.clone(), source };
         let stream =
             UnixStream::connect(&self.socket).await.map_err(|source| ClientError::unreachable(&self.socket, source))?;
@@ -402,7 +411,12 @@ impl Client {
         let request = ask.into_request().map_err(|error| self.garbled(&error))?;
         let converse = async {
             let response = sender.send_request(request).await.map_err(broken_off)?;
-            self.read(response).await
+            if response.status().is_success() {
+                return read(response).await;
+            }
+            let bytes = self.read_all(response).await?;
+            let error = serde_json::from_slice(&bytes).map_err(|error| self.garbled(&error))?;
+            Err(ClientError::Answered(error))
         };
         // The connection only moves while it is polled; its own end is told through the request as well.
         let connection = async {
@@ -415,15 +429,9 @@ impl Client {
         }
     }
 
-    async fn read(&self, response: Response<Incoming>) -> Answer<Bytes> {
-        let good = response.status().is_success();
+    async fn read_all(&self, response: Response<Incoming>) -> Answer<Bytes> {
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-        let bytes = body.map_err(|error| self.garbled(&error))?.to_bytes();
-        if good {
-            return Ok(bytes);
-        }
-        let error = serde_json::from_slice(&bytes).map_err(|error| self.garbled(&error))?;
-        Err(ClientError::Answered(error))
+        Ok(body.map_err(|error| self.garbled(&error))?.to_bytes())
     }
 
     fn garbled(&self, why: &dyn std::fmt::Display) -> ClientError {
@@ -432,12 +440,16 @@ impl Client {
 }
 
 impl Ask {
-    fn new(method: Method, segments: &[&str]) -> Self {
+    pub(super) fn new(method: Method, segments: &[&str]) -> Self {
         let path = segments.iter().fold(String::from("/v1"), |path, segment| path + "/" + &encoded(segment));
         Self { method, path, body: None, timeout: OPERATION_TIMEOUT }
     }
 
-    fn with(mut self, body: &impl Serialize) -> Self {
+    pub(super) fn within(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    pub(super) fn with(mut self, body: &impl Serialize) -> Self {
         // The API's types are plain structs of text and numbers: writing them to memory cannot fail.
         self.body = serde_json::to_vec(body).ok();
         self

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use super::backup::BackupControl;
 use super::types::{
     CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, ErrorKind, Failover, FailoverReport,
     GroupCreate, GroupDrills, GroupStatus, ImageStatus, LostExport, LostTail, MarkerInfo, PairStatus, PairTarget,
@@ -84,6 +85,8 @@ pub trait Control: Send + Sync + 'static {
     fn drill_schedule(&self, group: String, request: DrillSchedule) -> Reply<'_, GroupDrills>;
     /// `drill unschedule`.
     fn drill_unschedule(&self, group: String) -> Reply<'_, ()>;
+    /// Data sets and backups.
+    fn backups(&self) -> &dyn BackupControl;
     /// The metrics page, Prometheus text format.
     fn metrics(&self) -> String;
 }

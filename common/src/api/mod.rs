@@ -4,6 +4,7 @@
 //! which method), [`server`] and [`client`] (the two ends of the socket).
 
 mod answer;
+pub mod backup;
 pub mod client;
 pub mod control;
 mod listen;

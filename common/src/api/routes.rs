@@ -16,6 +16,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::answer::{BODY_BYTES_MAX, Body, ErrorAnswer, Names, method_not_allowed, not_found};
+use super::backup::routes::backup_router;
 use super::control::Control;
 use super::types::{
     CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, ErrorKind, Failover, FailoverReport,
@@ -31,7 +32,7 @@ pub(super) struct Api {
     pub(super) stop: CancellationToken,
 }
 
-type Answer<T> = Result<Json<T>, ErrorAnswer>;
+pub(super) type Answer<T> = Result<Json<T>, ErrorAnswer>;
 
 /// All paths, with 404 and 405 answered like every other error.
 pub(super) fn router(api: Api) -> Router {
@@ -87,6 +88,7 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(drills))
         .routes(routes!(drill))
         .routes(routes!(drill_schedule, drill_unschedule))
+        .merge(backup_router())
 }
 
 impl Api {
@@ -94,7 +96,7 @@ impl Api {
     ///
     /// # Cancel safety
     /// Dropping the returned future leaves the operation running.
-    async fn carry_out<T, F>(self, operation: impl FnOnce(Arc<dyn Control>) -> F) -> Result<T, ErrorAnswer>
+    pub(super) async fn carry_out<T, F>(self, operation: impl FnOnce(Arc<dyn Control>) -> F) -> Result<T, ErrorAnswer>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, ErrorBody>> + Send + 'static,

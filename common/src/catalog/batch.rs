@@ -1,7 +1,9 @@
 //! Several changes that become durable together or not at all.
 
 use super::image_records::{DrillRecord, ImageRecord, ScheduleRecord};
-use super::records::{AppliedRecord, GroupRecord, KeptMarkerRecord, PeerRecord, Record, VolumeRecord};
+use super::records::{
+    AppliedRecord, BackupRecord, GroupRecord, KeptMarkerRecord, PeerRecord, Record, SetRecord, VolumeRecord,
+};
 use super::schema::{Key, KeyRange, MARKERS_KEPT, MARKERS_PRUNE_STEP, RECORD_BYTES_MAX};
 use super::{CatalogError, envelope};
 use crate::ids::{GroupId, MarkerNumber};
@@ -71,6 +73,40 @@ impl Batch {
     /// [`CatalogError::Name`].
     pub fn delete_volume(&mut self, name: &str) -> Result<(), CatalogError> {
         self.delete(&Key::volume(name)?);
+        Ok(())
+    }
+
+    /// Adds or replaces a data set.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`], [`CatalogError::TooLarge`].
+    pub fn put_set(&mut self, set: &SetRecord) -> Result<(), CatalogError> {
+        self.put(&Key::set(&set.name)?, set)
+    }
+
+    /// Removes a data set, if it is there.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`].
+    pub fn delete_set(&mut self, name: &str) -> Result<(), CatalogError> {
+        self.delete(&Key::set(name)?);
+        Ok(())
+    }
+
+    /// Adds or replaces a backup.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`], [`CatalogError::TooLarge`].
+    pub fn put_backup(&mut self, backup: &BackupRecord) -> Result<(), CatalogError> {
+        self.put(&Key::backup(&backup.name)?, backup)
+    }
+
+    /// Removes a backup's record, if it is there.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`].
+    pub fn delete_backup(&mut self, name: &str) -> Result<(), CatalogError> {
+        self.delete(&Key::backup(name)?);
         Ok(())
     }
 

@@ -32,8 +32,9 @@ pub use image_records::{
     DrillRecord, DrillResultRecord, ImageKindRecord, ImageRecord, ImageVolumeRecord, ScheduleRecord,
 };
 pub use records::{
-    ApplianceRecord, AppliedRecord, CopyRecord, GroupRecord, GroupVolume, KeptMarkerRecord, OnFullRecord, PairRecord,
-    PairStateRecord, PartedRecord, PeerRecord, RoleRecord, VolumeRecord,
+    ApplianceRecord, AppliedRecord, BackupRecord, BackupStateRecord, CopyRecord, GroupRecord, GroupVolume,
+    KeptMarkerRecord, OnFullRecord, PairRecord, PairStateRecord, PartedRecord, PeerRecord, RoleRecord, SetRecord,
+    VolumeRecord,
 };
 pub use schema::{CATALOG_FORMAT, MARKERS_KEPT, RECORD_BYTES_MAX};
 
@@ -86,7 +87,17 @@ impl Catalog {
         let catalog = Self { store: Arc::new(store) };
         catalog.settle_format(clock)?;
         catalog.store.refuse_foreign_keys()?;
-        for table in [Table::Applied, Table::Group, Table::Image, Table::Peer, Table::Schedule, Table::Volume] {
+        let small = [
+            Table::Applied,
+            Table::Backup,
+            Table::Group,
+            Table::Image,
+            Table::Peer,
+            Table::Schedule,
+            Table::Set,
+            Table::Volume,
+        ];
+        for table in small {
             catalog.verify_table(table)?;
         }
         Ok(catalog)
@@ -180,6 +191,70 @@ impl Catalog {
     /// As [`Batch::delete_volume`] and [`Catalog::commit`].
     pub fn delete_volume(&self, name: &str) -> Result<(), CatalogError> {
         self.change(|batch| batch.delete_volume(name))
+    }
+
+    /// All data sets, by name.
+    ///
+    /// # Errors
+    /// As all reads.
+    pub fn sets(&self) -> Result<Vec<SetRecord>, CatalogError> {
+        self.all()
+    }
+
+    /// One data set.
+    ///
+    /// # Errors
+    /// As all reads; [`CatalogError::Name`].
+    pub fn set(&self, name: &str) -> Result<Option<SetRecord>, CatalogError> {
+        self.get(&Key::set(name)?)
+    }
+
+    /// Adds or replaces a data set.
+    ///
+    /// # Errors
+    /// As [`Batch::put_set`] and [`Catalog::commit`].
+    pub fn put_set(&self, set: &SetRecord) -> Result<(), CatalogError> {
+        self.change(|batch| batch.put_set(set))
+    }
+
+    /// Removes a data set, if it is there.
+    ///
+    /// # Errors
+    /// As [`Batch::delete_set`] and [`Catalog::commit`].
+    pub fn delete_set(&self, name: &str) -> Result<(), CatalogError> {
+        self.change(|batch| batch.delete_set(name))
+    }
+
+    /// All backups, by name.
+    ///
+    /// # Errors
+    /// As all reads.
+    pub fn backups(&self) -> Result<Vec<BackupRecord>, CatalogError> {
+        self.all()
+    }
+
+    /// One backup.
+    ///
+    /// # Errors
+    /// As all reads; [`CatalogError::Name`].
+    pub fn backup(&self, name: &str) -> Result<Option<BackupRecord>, CatalogError> {
+        self.get(&Key::backup(name)?)
+    }
+
+    /// Adds or replaces a backup.
+    ///
+    /// # Errors
+    /// As [`Batch::put_backup`] and [`Catalog::commit`].
+    pub fn put_backup(&self, backup: &BackupRecord) -> Result<(), CatalogError> {
+        self.change(|batch| batch.put_backup(backup))
+    }
+
+    /// Removes a backup's record, if it is there.
+    ///
+    /// # Errors
+    /// As [`Batch::delete_backup`] and [`Catalog::commit`].
+    pub fn delete_backup(&self, name: &str) -> Result<(), CatalogError> {
+        self.change(|batch| batch.delete_backup(name))
     }
 
     /// All groups, by name.

@@ -6,6 +6,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use super::image_records::{DrillRecord, ImageRecord, ScheduleRecord};
 use super::schema::Table;
+use crate::api::backup::types::BackupState;
 use crate::api::types::{OnFull, PairState, Role};
 use crate::wire::message::VolumeSpec;
 
@@ -245,6 +246,67 @@ pub struct KeptMarkerRecord {
     pub tag: Option<String>,
 }
 
+/// A data set.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct SetRecord {
+    /// Its name.
+    pub name: String,
+    /// Its extents, as operators write them.
+    pub extents: Vec<String>,
+}
+
+/// Where a backup is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum BackupStateRecord {
+    /// It begins at a time.
+    Scheduled,
+    /// For memory, or for somebody to read its stream.
+    Waiting,
+    /// It copies.
+    Copying,
+    /// It is complete.
+    Done,
+    /// It ended early.
+    Failed,
+    /// It was ended by the operator.
+    Cancelled,
+}
+
+/// A backup.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct BackupRecord {
+    /// Its name.
+    pub name: String,
+    /// Its sets with their extents, as they were when it was asked for.
+    pub sets: Vec<SetRecord>,
+    /// The order of its members, by name.
+    pub order: String,
+    /// Where it goes.
+    pub to: String,
+    /// When it begins, nanoseconds since 1970.
+    pub at_ns: Option<i64>,
+    /// Bytes per second at most.
+    pub rate: Option<u64>,
+    /// Only while hosts are quiet.
+    pub when_idle: bool,
+    /// Where it is.
+    pub state: BackupStateRecord,
+    /// Why it is there.
+    pub reason: Option<String>,
+    /// When it was asked for.
+    pub asked_ns: i64,
+    /// When it began.
+    pub began_ns: Option<i64>,
+    /// When it ended.
+    pub ended_ns: Option<i64>,
+    /// As of when: group, marker, nanoseconds since 1970.
+    pub moments: Vec<(String, u64, i64)>,
+    /// Bytes copied.
+    pub done_bytes: u64,
+    /// Bytes in all.
+    pub total_bytes: u64,
+}
+
 /// A record that has its own table.
 pub(super) trait Record: Sized {
     const TABLE: Table;
@@ -284,11 +346,13 @@ records! {
     ApplianceRecord => Appliance,
     AppliedRecord => Applied,
     DrillRecord => Drill,
+    BackupRecord => Backup,
     GroupRecord => Group,
     ImageRecord => Image,
     KeptMarkerRecord => Marker,
     PeerRecord => Peer,
     ScheduleRecord => Schedule,
+    SetRecord => Set,
     VolumeRecord => Volume,
 }
 
@@ -314,6 +378,7 @@ macro_rules! same_states {
 same_states!(PairStateRecord, PairState:
     InitialCopy, Paired, CatchingUp, Differential, Resync, Suspended, FailedOver, Fenced, Error);
 same_states!(OnFullRecord, OnFull: Fold, Throttle);
+same_states!(BackupStateRecord, BackupState: Scheduled, Waiting, Copying, Done, Failed, Cancelled);
 
 impl From<RoleRecord> for Role {
     fn from(role: RoleRecord) -> Self {

@@ -5,6 +5,7 @@
 //! ```text
 //! appliance/self                    format of this catalogue, when it was made
 //! applied/GROUP                     how far the updater is
+//! backup/NAME                       a backup: what, where to, how it went
 //! bitmap/GROUP/PEER                 differential bitmap of a pair
 //! drill/NUMBER                      one rehearsal
 //! group/NAME                        a group with its volumes and pairs
@@ -12,6 +13,7 @@
 //! marker/GROUP/NUMBER               one kept marker
 //! peer/NAME                         a trusted appliance
 //! schedule/GROUP                    rehearsals of a group, again and again; by the group's name
+//! set/NAME                          a data set
 //! volume/NAME                       a volume
 //! ```
 //!
@@ -47,13 +49,16 @@ pub(super) enum Table {
     Image = 8,
     Drill = 9,
     Schedule = 10,
+    Set = 20,
+    Backup = 21,
 }
 
 impl Table {
     /// All of them, in the order of their keys.
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Appliance,
         Self::Applied,
+        Self::Backup,
         Self::Bitmap,
         Self::Drill,
         Self::Group,
@@ -61,6 +66,7 @@ impl Table {
         Self::Marker,
         Self::Peer,
         Self::Schedule,
+        Self::Set,
         Self::Volume,
     ];
 
@@ -80,6 +86,8 @@ impl Table {
             Self::Peer => "peer",
             Self::Schedule => "schedule",
             Self::Volume => "volume",
+            Self::Set => "set",
+            Self::Backup => "backup",
         }
     }
 
@@ -104,6 +112,12 @@ impl Table {
             Self::Peer => {
                 "restore the catalogue from a backup; without one, set up a new directory and its peers again"
             }
+            Self::Set => {
+                "restore the catalogue from a backup, or make the set again; volumes and backups are not touched"
+            }
+            Self::Backup => {
+                "restore the catalogue from a backup; the backup itself is where it was written and is not touched"
+            }
             Self::Volume => {
                 "restore the catalogue from a backup; the volume's data is in its backing file and is not touched"
             }
@@ -125,6 +139,14 @@ impl Key {
 
     pub(super) fn volume(name: &str) -> Result<Self, CatalogError> {
         Self::named(Table::Volume, name)
+    }
+
+    pub(super) fn set(name: &str) -> Result<Self, CatalogError> {
+        Self::named(Table::Set, name)
+    }
+
+    pub(super) fn backup(name: &str) -> Result<Self, CatalogError> {
+        Self::named(Table::Backup, name)
     }
 
     pub(super) fn peer(name: &str) -> Result<Self, CatalogError> {
@@ -236,6 +258,7 @@ mod tests {
         let keys = [
             Key::appliance(),
             Key::applied(group),
+            Key::backup("z").unwrap(),
             Key::bitmap(group, "z").unwrap(),
             Key::drill(u64::MAX),
             Key::group("z").unwrap(),
@@ -243,6 +266,7 @@ mod tests {
             Key::marker(group, MarkerNumber(u64::MAX)),
             Key::peer("z").unwrap(),
             Key::schedule("z").unwrap(),
+            Key::set("z").unwrap(),
             Key::volume("0").unwrap(),
         ];
         for (key, table) in keys.iter().zip(Table::ALL) {

@@ -1,0 +1,206 @@
+//! `tidemark backup`: data sets at one moment, as an archive in the order asked for.
+
+mod show;
+mod stored;
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+
+use clap::{Subcommand, ValueEnum};
+use serde_json::json;
+use tidemark_common::api::backup::types::{BackupCreate, BackupInfo, BackupOrder, BackupState};
+
+use super::{Service, ask};
+use crate::cli::{Common, name, size};
+use crate::failure::Failure;
+use crate::output;
+
+/// `tidemark backup ...`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Back data sets up as they are now: returns as soon as the images are there, and copies in the background
+    Create(Create),
+    /// List the backups
+    List,
+    /// Show one backup: as of when it is, how far it is, or why it ended
+    Show {
+        /// Its name
+        #[arg(value_parser = name)]
+        name: String,
+    },
+    /// Wait until a backup is over, with a progress bar on a terminal; exit 1 when it is not complete
+    Wait {
+        /// Its name
+        #[arg(value_parser = name)]
+        name: String,
+    },
+    /// End a backup; nothing half-valid is left of it
+    Cancel {
+        /// Its name
+        #[arg(value_parser = name)]
+        name: String,
+    },
+    /// Delete the record of a backup that is over; its archive stays where it is
+    Delete {
+        /// Its name
+        #[arg(value_parser = name)]
+        name: String,
+    },
+    /// Recompute every digest of a backup, without a service; exit 1 when something is not as it was backed up
+    Verify {
+        /// An archive, a folder of raw files, '-' for an archive on the standard input, or the name of a backup
+        #[arg(value_name = "FILE|NAME")]
+        backup: String,
+    },
+    /// Restore a backup, or one set of it: onto volumes as a host would write them, or into a folder
+    Restore(Restore),
+}
+
+/// The order of an archive's members.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Order {
+    /// As sets and extents were given
+    Given,
+    /// By volume and address
+    Address,
+    /// The fewest bytes first
+    SmallestFirst,
+}
+
+/// `tidemark backup create`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Create {
+    /// Its name
+    #[arg(value_parser = name)]
+    name: String,
+    /// A data set; several may be named
+    #[arg(long = "set", value_name = "SET", required = true, value_parser = name)]
+    sets: Vec<String>,
+    /// The order of the archive's members
+    #[arg(long, value_enum, default_value = "given")]
+    order: Order,
+    /// A file that is not there yet, a folder (raw files), a pipe, a tape, or '-' for the standard output
+    #[arg(long, value_name = "TARGET")]
+    to: PathBuf,
+    /// Begin then, as in 2026-01-31T03:00:00Z
+    #[arg(long, value_name = "TIME")]
+    at: Option<jiff::Timestamp>,
+    /// Copy at most so many bytes per second
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    rate: Option<u64>,
+    /// Copy only while hosts are quiet
+    #[arg(long)]
+    when_idle: bool,
+    /// Wait until it is over
+    #[arg(long)]
+    wait: bool,
+}
+
+/// `tidemark backup restore`.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("where").required(true).args(["onto", "onto_volumes", "into"]))]
+pub(crate) struct Restore {
+    /// An archive, a folder of raw files, or the name of a backup
+    #[arg(value_name = "FILE|NAME")]
+    backup: String,
+    /// One set of it
+    #[arg(long, value_name = "SET", value_parser = name)]
+    set: Option<String>,
+    /// Overwrite this volume with what was read from one volume
+    #[arg(long, value_name = "VOLUME", value_parser = name)]
+    onto: Option<String>,
+    /// Overwrite the volumes it was read from
+    #[arg(long)]
+    onto_volumes: bool,
+    /// Write files into this folder
+    #[arg(long, value_name = "FOLDER")]
+    into: Option<PathBuf>,
+}
+
+/// Carries it out. What lies in files needs no service to be verified or taken out.
+pub(crate) fn run(command: Command, common: &Common) -> Result<(), Failure> {
+    match command {
+        Command::Verify { backup } if stored::is_here(&backup) => stored::verify_here(&backup, common.json),
+        Command::Restore(Restore { backup, set, into: Some(folder), .. }) if stored::is_here(&backup) => {
+            stored::take_out(&backup, set.as_deref(), &folder, common.json)
+        }
+        command => ask(common, async |service| run_with(command, &service).await),
+    }
+}
+
+async fn run_with(command: Command, service: &Service) -> Result<(), Failure> {
+    match command {
+        Command::Create(args) => create(args, service).await,
+        Command::List => show::list(service).await,
+        Command::Show { name } => show::show(service, &name).await,
+        Command::Wait { name } => {
+            let backup = show::follow(service, &name).await?;
+            over(service, &backup)
+        }
+        Command::Cancel { name } => {
+            let backup = service.client.backup_cancel(&name).await?;
+            output::done(service.json, &backup, |backup| format!("backup '{}' is {}", backup.name, backup.state.name()))
+        }
+        Command::Delete { name } => {
+            service.client.backup_delete(&name).await?;
+            output::done(service.json, &json!({ "name": name }), |_| {
+                format!("the record of backup '{name}' is deleted")
+            })
+        }
+        Command::Verify { backup } => stored::verify(&backup, service).await,
+        Command::Restore(args) => stored::restore(args, service).await,
+    }
+}
+
+async fn create(args: Create, service: &Service) -> Result<(), Failure> {
+    let stream = args.to.as_os_str() == "-";
+    if stream && (std::io::stdout().is_terminal() || args.at.is_some() || service.json) {
+        let why = "an archive on the standard output goes to a file or a pipe, now, and leaves no room for --json";
+        return Err(Failure::Usage(why.into()));
+    }
+    let order = match args.order {
+        Order::Given => BackupOrder::Given,
+        Order::Address => BackupOrder::Address,
+        Order::SmallestFirst => BackupOrder::SmallestFirst,
+    };
+    let to = if stream { "-".to_owned() } else { absolute(&args.to)? };
+    let Create { name, sets, at, rate, when_idle, .. } = args;
+    let request = BackupCreate { name: name.clone(), sets, order, to, at, rate, when_idle };
+    let backup = service.client.backup_create(&request).await?;
+    if stream {
+        return take_stream(service, &name).await;
+    }
+    if args.wait {
+        let backup = show::follow(service, &name).await?;
+        return over(service, &backup);
+    }
+    output::done(service.json, &backup, show::created)
+}
+
+/// A target as the service sees it: a slash at its end says that it is a folder.
+fn absolute(path: &std::path::Path) -> Result<String, Failure> {
+    let absolute = std::path::absolute(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
+    let text = absolute.into_os_string().into_string();
+    text.map_err(|path| Failure::Usage(format!("{} is not a path in UTF-8", path.display())))
+}
+
+async fn take_stream(service: &Service, name: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    let taken = service.client.backup_stream(name, |piece| stdout.write_all(piece)).await?;
+    let taken = taken.and_then(|()| stdout.flush());
+    // A stream that ends early is said by the backup's own record.
+    let backup = service.client.backup(name).await?;
+    match (taken, backup.state) {
+        (Ok(()), BackupState::Done) => Ok(()),
+        (Err(error), _) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        (taken, _) => {
+            let why = backup.reason.or_else(|| taken.err().map(|error| error.to_string()));
+            Err(Failure::Here(anyhow::anyhow!("backup '{name}': {}", why.unwrap_or_else(|| "it broke off".into()))))
+        }
+    }
+}
+
+fn over(service: &Service, backup: &BackupInfo) -> Result<(), Failure> {
+    output::done(service.json, backup, show::ended)?;
+    if backup.state == BackupState::Done { Ok(()) } else { Err(Failure::Logged) }
+}

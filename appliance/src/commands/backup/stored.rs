@@ -1,0 +1,100 @@
+//! Finished backups: verified here, restored into a folder here, or onto volumes by the service.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::anyhow;
+use tidemark_backup::restore::to_folder;
+use tidemark_backup::source::{self, Source, Verified};
+use tidemark_common::api::backup::types::{RestoreReport, RestoreRequest};
+
+use super::{Restore, Service};
+use crate::failure::Failure;
+use crate::output::{self, figures};
+
+/// Faults shown to people; all of them with --json.
+const SHOWN: usize = 20;
+
+/// A path is meant before a backup's name.
+pub(super) fn is_here(text: &str) -> bool {
+    text == "-" || text.contains('/') || Path::new(text).exists()
+}
+
+fn here(text: &str) -> Source {
+    if text == "-" { Source::Input } else { Source::Path(text.into()) }
+}
+
+/// Where the service has put a backup.
+async fn find(text: &str, service: &Service) -> Result<String, Failure> {
+    if is_here(text) {
+        return Ok(text.to_owned());
+    }
+    let backup = service.client.backup(text).await?;
+    let to = PathBuf::from(&backup.to);
+    let found = if to.is_dir() { to.join(&backup.name) } else { to };
+    Ok(found.display().to_string())
+}
+
+/// Recomputes every digest; fails when one does not agree.
+pub(super) fn verify_here(text: &str, json: bool) -> Result<(), Failure> {
+    let found = source::verify(&here(text)).map_err(|error| Failure::Here(anyhow!("{text}: {error}")))?;
+    output::done(json, &found, told)?;
+    if found.bad.is_empty() { Ok(()) } else { Err(Failure::Logged) }
+}
+
+/// The backup of this name.
+pub(super) async fn verify(text: &str, service: &Service) -> Result<(), Failure> {
+    verify_here(&find(text, service).await?, service.json)
+}
+
+/// Writes what it holds as files.
+pub(super) fn take_out(text: &str, set: Option<&str>, folder: &Path, json: bool) -> Result<(), Failure> {
+    let Source::Path(path) = here(text) else { return Err(Failure::Usage(TWICE.into())) };
+    let restored =
+        to_folder(&Source::Path(path), set, folder).map_err(|why| Failure::Here(anyhow!("{text}: {why}")))?;
+    told_restored(json, &RestoreReport { members: restored.members, data_bytes: restored.data_bytes })
+}
+
+const TWICE: &str = "a backup is read twice to be restored, first to verify it: put it into a file";
+
+fn told(found: &Verified) -> String {
+    let manifest = &found.manifest;
+    let bytes = figures::bytes(manifest.members.iter().map(|member| member.data_bytes).sum());
+    let as_of: Vec<_> = manifest
+        .moments
+        .iter()
+        .map(|moment| format!("group {} at marker {}, {}", moment.group, moment.marker, figures::time(moment.time)))
+        .collect();
+    let as_of = as_of.join("; ");
+    if found.bad.is_empty() {
+        return format!("backup '{}' ({as_of}) is as it was made: {} members, {bytes}", manifest.name, found.good);
+    }
+    let mut lines = vec![format!(
+        "backup '{}' ({as_of}) is damaged: {} of {} members",
+        manifest.name,
+        found.bad.len(),
+        manifest.members.len()
+    )];
+    lines.extend(found.bad.iter().take(SHOWN).map(|(member, what)| format!("  {member}: {what}")));
+    lines.join("\n")
+}
+
+pub(super) async fn restore(args: Restore, service: &Service) -> Result<(), Failure> {
+    let found = find(&args.backup, service).await?;
+    if found == "-" {
+        return Err(Failure::Usage(TWICE.into()));
+    }
+    if let Some(folder) = args.into {
+        return take_out(&found, args.set.as_deref(), &folder, service.json);
+    }
+    output::say("verifying first, then writing as a host would: it is captured and replicated");
+    let path = std::path::absolute(&found).map_err(|error| Failure::Usage(format!("{found}: {error}")))?;
+    let from = path.display().to_string();
+    let report = service.client.restore(&RestoreRequest { from, set: args.set, onto: args.onto }).await?;
+    told_restored(service.json, &report)
+}
+
+fn told_restored(json: bool, report: &RestoreReport) -> Result<(), Failure> {
+    output::done(json, report, |report| {
+        format!("restored {} members, {}", report.members, figures::bytes(report.data_bytes))
+    })
+}

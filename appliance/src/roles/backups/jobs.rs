@@ -1,0 +1,486 @@
+//! A backup from the request to its end.
+//!
+//! ```text
+//! create ─▶ (scheduled) ─▶ images ─▶ members ─▶ waiting ─▶ copying ─▶ done
+//!                              │         │          │          ├────▶ failed     the reason is in the record,
+//!                              └─────────┴──────────┴──────────┴────▶ cancelled  nothing else is left
+//! ```
+//!
+//! A backup that a kill interrupts is not gone on with: regions that were copied may have been overwritten since, unsaved. It
+//! ends as failed when the service comes back.
+
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tidemark_backup::copy::{CopyError, Copying, Progress, copy};
+use tidemark_backup::manifest::{FORMAT, Manifest, SetSaid};
+use tidemark_backup::pace::{Asked, Pace};
+use tidemark_backup::plan::{Member, Order, arrange, data_bytes};
+use tidemark_backup::sets::resolve;
+use tidemark_backup::stop::Stop;
+use tidemark_backup::destination::{self, TargetKind};
+use tidemark_common::api::backup::ArchiveStream;
+use tidemark_common::api::backup::types::{
+    BackupCreate, BackupInfo, BackupMoment, BackupProgress, BackupState, SetCreate,
+};
+use tidemark_common::api::types::{ErrorBody, ErrorKind};
+use tidemark_common::catalog::{BackupRecord, BackupStateRecord};
+use tidemark_common::ids::{GroupId, check_name};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use super::Backups;
+use super::moment::Moment;
+use super::sets;
+use super::targets::{self, Pieces, Readers};
+use crate::roles::appliance::{Appliance, failed, invalid, not_found, refused};
+
+/// Pieces between an archive and who reads its stream.
+const STREAM_PIECES: usize = 8;
+/// How long a cancelled backup may take to let go of its target.
+const CANCEL_LIMIT: Duration = Duration::from_secs(30);
+
+/// A backup that is not over.
+pub(super) struct Job {
+    pub(super) stop: Stop,
+    progress: Progress,
+    record: Mutex<BackupRecord>,
+    /// Who reads the stream comes in here.
+    readers: Mutex<Option<mpsc::SyncSender<Pieces>>>,
+    over: watch::Sender<bool>,
+    /// The eras it uses.
+    eras: Mutex<Vec<(GroupId, u64)>>,
+}
+
+impl Backups {
+    /// What a backup's image needs could not be saved: it ends, and says why.
+    pub(crate) fn on_era_ended(&self, group: GroupId, era: u64, reason: &str) {
+        for job in self.jobs.lock().values() {
+            if job.eras.lock().contains(&(group, era)) {
+                job.stop.stop(format!("its image could not be kept: {reason}"));
+            }
+        }
+    }
+}
+
+/// What a job needs to copy.
+struct Work {
+    kind: TargetKind,
+    moment: Moment,
+    members: Vec<Member>,
+    readers: Readers,
+}
+
+impl Appliance {
+    /// `backup create`.
+    pub(super) async fn create_backup(&self, request: BackupCreate) -> Result<BackupInfo, ErrorBody> {
+        let _alone = self.backups.changing.lock().await;
+        let record = self.check_request(&request)?;
+        let (job, readers) = self.new_job(record.clone());
+        if record.at_ns.is_some() {
+            self.catalog.put_backup(&record).map_err(failed)?;
+            self.wait_for_time(Arc::clone(&job), readers);
+            return self.show_backup(&request.name);
+        }
+        // What cannot be backed up as it was asked for is said to who asked, and leaves no record.
+        let prepared = self.prepare(&job, readers).await;
+        let work = prepared.inspect_err(|_| self.forget(&request.name)).map_err(refused)?;
+        self.begin(job, work);
+        self.show_backup(&request.name)
+    }
+
+    fn check_request(&self, request: &BackupCreate) -> Result<BackupRecord, ErrorBody> {
+        check_name(&request.name).map_err(|error| invalid(error.to_string()))?;
+        if request.rate == Some(0) {
+            return Err(invalid("at a rate of 0 a backup never ends"));
+        }
+        let (known, now) = (self.catalog.backup(&request.name).map_err(failed)?, self.clock.wall());
+        let running = self.backups.jobs.lock().contains_key(&request.name);
+        if running || known.is_some_and(|known| BackupState::from(known.state) == BackupState::Done) {
+            return Err(refused(format!(
+                "there is a backup '{}' already: use another name, or `tidemark backup delete {}` first",
+                request.name, request.name
+            )));
+        }
+        if request.at.is_some_and(|at| at <= now) {
+            return Err(invalid("that time is over: without --at it begins now"));
+        }
+        let mut found = Vec::new();
+        for name in &request.sets {
+            if request.sets.iter().filter(|other| *other == name).count() > 1 {
+                return Err(invalid(format!("set '{name}' is named twice")));
+            }
+            found.push(self.find_set(name)?);
+        }
+        if found.is_empty() {
+            return Err(invalid("a backup needs at least one --set"));
+        }
+        destination::kind_of(&request.to, &request.name).map_err(refused)?;
+        let ns = |time: Timestamp| i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX);
+        Ok(BackupRecord {
+            name: request.name.clone(),
+            sets: found,
+            order: request.order.name().into(),
+            to: request.to.clone(),
+            at_ns: request.at.map(ns),
+            rate: request.rate,
+            when_idle: request.when_idle,
+            state: if request.at.is_some() { BackupStateRecord::Scheduled } else { BackupStateRecord::Waiting },
+            reason: None,
+            asked_ns: ns(now),
+            began_ns: None,
+            ended_ns: None,
+            moments: Vec::new(),
+            done_bytes: 0,
+            total_bytes: 0,
+        })
+    }
+
+    fn new_job(&self, record: BackupRecord) -> (Arc<Job>, Readers) {
+        let (sender, readers) = mpsc::sync_channel(1);
+        let name = record.name.clone();
+        let job = Arc::new(Job {
+            stop: Stop::default(),
+            progress: Progress::new(Arc::clone(&self.clock)),
+            record: Mutex::new(record),
+            readers: Mutex::new(Some(sender)),
+            over: watch::Sender::new(false),
+            eras: Mutex::default(),
+        });
+        self.backups.jobs.lock().insert(name, Arc::clone(&job));
+        (job, readers)
+    }
+
+    fn forget(&self, name: &str) {
+        if let Some(job) = self.backups.jobs.lock().remove(name) {
+            job.over.send_replace(true);
+        }
+    }
+
+    /// The images of its moment and what is copied of them.
+    async fn prepare(&self, job: &Arc<Job>, readers: Readers) -> Result<Work, String> {
+        let record = job.record.lock().clone();
+        let kind = destination::kind_of(&record.to, &record.name)?;
+        let found = sets::read(&record.sets)?;
+        let moment = self.moment(&record.name, &sets::volumes(&found)).await?;
+        *job.eras.lock() = moment.eras();
+        let order = Order::named(&record.order).unwrap_or_default();
+        let (moment, members) = tokio::task::spawn_blocking(move || {
+            let members = resolve::members(&found, &moment.images);
+            (moment, members)
+        })
+        .await
+        .map_err(|error| error.to_string())?;
+        let mut members = members?;
+        arrange(&mut members, order);
+        let now = self.now_ns();
+        {
+            let mut record = job.record.lock();
+            record.began_ns = Some(now);
+            record.total_bytes = data_bytes(&members);
+            record.moments = moment.said.iter().map(|said| (said.group.clone(), said.marker, ns(said.time))).collect();
+        }
+        self.enter(job, BackupStateRecord::Waiting)?;
+        Ok(Work { kind, moment, members, readers })
+    }
+
+    fn now_ns(&self) -> i64 {
+        ns(self.clock.wall())
+    }
+
+    /// Records where the job is now.
+    fn enter(&self, job: &Job, state: BackupStateRecord) -> Result<(), String> {
+        let record = {
+            let mut record = job.record.lock();
+            record.state = state;
+            record.clone()
+        };
+        self.catalog.put_backup(&record).map_err(|error| error.to_string())
+    }
+
+    /// Waits until its time has come, also when the clock is set meanwhile.
+    pub(super) fn wait_for_time(&self, job: Arc<Job>, readers: Readers) {
+        let Some(this) = self.this.upgrade() else { return };
+        self.runtime.spawn(async move {
+            let at = job.record.lock().at_ns.unwrap_or(0);
+            while this.now_ns() < at && job.stop.reason().is_none() {
+                let left = u64::try_from(at - this.now_ns()).unwrap_or(0);
+                tokio::time::sleep(Duration::from_nanos(left).min(Duration::from_millis(500))).await;
+            }
+            if let Some(reason) = job.stop.reason() {
+                this.end(&job, Err(CopyError::Stopped(reason)));
+                return;
+            }
+            match this.prepare(&job, readers).await {
+                Ok(work) => this.begin(job, work),
+                Err(why) => this.end(&job, Err(CopyError::Image(tidemark_backup::image::ImageError(why)))),
+            }
+        });
+    }
+
+    /// Copies on a thread of its own, as soon as there is memory for it.
+    fn begin(&self, job: Arc<Job>, work: Work) {
+        let Some(this) = self.this.upgrade() else { return };
+        self.runtime.spawn(async move {
+            let copyings = Arc::clone(&this.backups.copyings);
+            let Ok(permit) = copyings.acquire_owned().await else { return };
+            let runtime = this.runtime.clone();
+            runtime.spawn_blocking(move || this.carry(&job, work, permit));
+        });
+    }
+
+    fn carry(&self, job: &Job, work: Work, permit: OwnedSemaphorePermit) {
+        let name = job.record.lock().name.clone();
+        let kind = work.kind.clone();
+        let outcome = match job.stop.reason() {
+            Some(reason) => Err(CopyError::Stopped(reason)),
+            None => self.copy(job, &work),
+        };
+        // Whatever it was waiting for when it was told to stop, that is why it ended.
+        let outcome = outcome.map_err(|error| job.stop.reason().map_or(error, CopyError::Stopped));
+        let outcome = outcome.inspect_err(|_| {
+            if let Err(why) = destination::remove_unfinished(&kind) {
+                tracing::error!(backup = %name, %why, "what is left of a backup must be removed by hand");
+            }
+        });
+        // The images go before the end is said: whoever waits for it finds their space given back.
+        drop(work);
+        drop(permit);
+        self.end(job, outcome);
+    }
+
+    fn copy(&self, job: &Job, work: &Work) -> Result<(), CopyError> {
+        let recorded = |why| CopyError::Image(tidemark_backup::image::ImageError(why));
+        self.enter(job, BackupStateRecord::Copying).map_err(recorded)?;
+        let record = job.record.lock().clone();
+        let began = timestamp(record.began_ns.unwrap_or(record.asked_ns));
+        let at_target = |source| CopyError::Target { member: record.to.clone(), source };
+        let mut form =
+            targets::open(&work.kind, began.as_second(), &job.stop, &self.runtime, &work.readers).map_err(at_target)?;
+        job.progress.begin(data_bytes(&work.members));
+        let pace = Pace::new(Arc::clone(&self.clock), record.rate, record.when_idle.then(|| self.asked(&work.moment)));
+        let copying = Copying { members: &work.members, pace, stop: &job.stop, progress: &job.progress };
+        let members = copy(copying, &work.moment.images, form.as_mut())?;
+        let sets =
+            record.sets.iter().map(|set| SetSaid { name: set.name.clone(), extents: set.extents.clone() }).collect();
+        let manifest = Manifest {
+            format: FORMAT,
+            name: record.name.clone(),
+            appliance: self.config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            began,
+            order: record.order.clone(),
+            moments: work.moment.said.clone(),
+            skew_seconds: work.moment.skew_seconds(),
+            sets,
+            members,
+        };
+        let text = manifest.encode().map_err(|error| recorded(error.to_string()))?;
+        form.finish(&text).map_err(at_target)
+    }
+
+    /// Counts what hosts ask of the volumes.
+    fn asked(&self, moment: &Moment) -> Asked {
+        let doors: Vec<_> = moment.images.keys().filter_map(|name| self.volume(name).ok()).collect();
+        Box::new(move || doors.iter().map(|volume| volume.door.asked()).sum())
+    }
+
+    /// It is over: recorded first, then said.
+    fn end(&self, job: &Job, outcome: Result<(), CopyError>) {
+        let name = {
+            let mut record = job.record.lock();
+            record.ended_ns = Some(self.now_ns());
+            record.done_bytes = job.progress.told().done_bytes;
+            let (state, reason) = match outcome {
+                Ok(()) => (BackupStateRecord::Done, None),
+                Err(CopyError::Stopped(reason)) if reason == CANCELLED => (BackupStateRecord::Cancelled, Some(reason)),
+                Err(error) => (BackupStateRecord::Failed, Some(error.to_string())),
+            };
+            if let Some(reason) = &reason {
+                tracing::warn!(backup = %record.name, %reason, "the backup ended early");
+            }
+            (record.state, record.reason) = (state, reason);
+            if let Err(error) = self.catalog.put_backup(&record) {
+                tracing::error!(backup = %record.name, %error, "how the backup ended could not be recorded");
+            }
+            record.name.clone()
+        };
+        self.forget(&name);
+    }
+
+    /// `backup list`.
+    pub(super) fn list_backups(&self) -> Result<Vec<BackupInfo>, ErrorBody> {
+        let mut listed: std::collections::BTreeMap<String, BackupInfo> = std::collections::BTreeMap::new();
+        for record in self.catalog.backups().map_err(failed)? {
+            listed.insert(record.name.clone(), info(&record, None));
+        }
+        for (name, job) in &*self.backups.jobs.lock() {
+            listed.insert(name.clone(), info(&job.record.lock(), Some(&job.progress)));
+        }
+        Ok(listed.into_values().collect())
+    }
+
+    /// `backup show`.
+    pub(super) fn show_backup(&self, name: &str) -> Result<BackupInfo, ErrorBody> {
+        check_name(name).map_err(|error| invalid(error.to_string()))?;
+        if let Some(job) = self.backups.jobs.lock().get(name) {
+            return Ok(info(&job.record.lock(), Some(&job.progress)));
+        }
+        let found = self.catalog.backup(name).map_err(failed)?;
+        let missing = || not_found(format!("there is no backup '{name}': `tidemark backup list` lists the backups"));
+        found.map(|record| info(&record, None)).ok_or_else(missing)
+    }
+
+    /// `backup cancel`.
+    pub(super) async fn cancel_backup(&self, name: &str) -> Result<BackupInfo, ErrorBody> {
+        let job = self.backups.jobs.lock().get(name).cloned();
+        let Some(job) = job else {
+            let backup = self.show_backup(name)?;
+            return Err(refused(format!("backup '{name}' is {} already", backup.state.name())));
+        };
+        job.stop.stop(CANCELLED);
+        let mut over = job.over.subscribe();
+        let ended = tokio::time::timeout(CANCEL_LIMIT, over.wait_for(|over| *over)).await;
+        if ended.is_err() {
+            return Err(ErrorBody::new(
+                ErrorKind::Timeout,
+                format!(
+                    "backup '{name}' is being cancelled, and its target does not let go of what it was given: see to the device"
+                ),
+            ));
+        }
+        self.show_backup(name)
+    }
+
+    /// `backup delete`.
+    pub(super) async fn delete_backup(&self, name: &str) -> Result<(), ErrorBody> {
+        let _alone = self.backups.changing.lock().await;
+        let backup = self.show_backup(name)?;
+        if !backup.state.is_over() {
+            return Err(refused(format!(
+                "backup '{name}' is {}: `tidemark backup cancel {name}` ends it",
+                backup.state.name()
+            )));
+        }
+        self.catalog.delete_backup(name).map_err(failed)
+    }
+
+    /// Whoever reads a backup to `-`.
+    pub(super) fn stream_backup(&self, name: &str) -> Result<ArchiveStream, ErrorBody> {
+        let job = self.backups.jobs.lock().get(name).cloned();
+        let Some(job) = job.filter(|job| job.record.lock().to == "-") else {
+            self.show_backup(name)?;
+            return Err(refused(format!("backup '{name}' has no stream to be read now")));
+        };
+        let readers = job.readers.lock().take();
+        let readers = readers.ok_or_else(|| refused(format!("the stream of backup '{name}' is read already")))?;
+        let (sender, stream) = tokio::sync::mpsc::channel(STREAM_PIECES);
+        readers.try_send(sender).map_err(|_| refused(format!("backup '{name}' has just ended")))?;
+        Ok(stream)
+    }
+
+    /// What a kill or a stop interrupted ends here, and what is scheduled waits again.
+    pub(crate) fn recover_backups(&self) -> Result<(), tidemark_common::catalog::CatalogError> {
+        for mut record in self.catalog.backups()? {
+            match record.state {
+                BackupStateRecord::Scheduled => {
+                    let (job, readers) = self.new_job(record);
+                    self.wait_for_time(job, readers);
+                }
+                BackupStateRecord::Waiting | BackupStateRecord::Copying => {
+                    self.recover_interrupted(&mut record);
+                    self.catalog.put_backup(&record)?;
+                }
+                BackupStateRecord::Done | BackupStateRecord::Failed | BackupStateRecord::Cancelled => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn recover_interrupted(&self, record: &mut BackupRecord) {
+        let kind = interrupted_kind(&record.to, &record.name);
+        record.ended_ns = Some(self.now_ns());
+        // It gets its name when it is complete, and what was there before it began had another one.
+        if matches!(&kind, TargetKind::File(path) | TargetKind::Folder(path) if path.exists())
+            && record.state == BackupStateRecord::Copying
+        {
+            record.state = BackupStateRecord::Done;
+            record.done_bytes = record.total_bytes;
+            return;
+        }
+        record.state = BackupStateRecord::Failed;
+        let left = match destination::remove_unfinished(&kind) {
+            Ok(()) => "nothing of it is left".to_owned(),
+            Err(why) => why,
+        };
+        record.reason = Some(format!("interrupted: the service ended while it was copied; {left}. Ask for it again"));
+        tracing::warn!(backup = %record.name, "a backup was interrupted by the end of the service");
+    }
+
+    /// The service stops: what is under way ends early, and says why.
+    pub(crate) async fn stop_backups(&self) {
+        let jobs: Vec<_> = self.backups.jobs.lock().values().cloned().collect();
+        for job in jobs.iter().filter(|job| job.record.lock().state != BackupStateRecord::Scheduled) {
+            job.stop.stop("the service was stopped; nothing of it is left. Ask for it again");
+            let mut over = job.over.subscribe();
+            let _ = tokio::time::timeout(CANCEL_LIMIT, over.wait_for(|over| *over)).await;
+        }
+    }
+}
+
+const CANCELLED: &str = "cancelled by the operator";
+
+fn ns(time: Timestamp) -> i64 {
+    i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX)
+}
+
+fn timestamp(ns: i64) -> Timestamp {
+    Timestamp::from_nanosecond(ns.into()).unwrap_or_default()
+}
+
+/// What a target was, when it may be half-written or complete now.
+fn interrupted_kind(to: &str, name: &str) -> TargetKind {
+    let path = std::path::Path::new(to);
+    match destination::kind_of(to, name) {
+        Ok(kind @ (TargetKind::Device(_) | TargetKind::Stream)) => kind,
+        _ if path.is_dir() => TargetKind::Folder(path.join(name)),
+        _ => TargetKind::File(path.to_owned()),
+    }
+}
+
+fn info(record: &BackupRecord, progress: Option<&Progress>) -> BackupInfo {
+    let told = progress.map(Progress::told).unwrap_or_default();
+    let over = BackupState::from(record.state).is_over();
+    BackupInfo {
+        name: record.name.clone(),
+        state: record.state.into(),
+        reason: record.reason.clone(),
+        sets: record
+            .sets
+            .iter()
+            .map(|set| SetCreate { name: set.name.clone(), extents: set.extents.clone() })
+            .collect(),
+        order: record.order.clone(),
+        to: record.to.clone(),
+        at: record.at_ns.map(timestamp),
+        rate: record.rate,
+        when_idle: record.when_idle,
+        asked: timestamp(record.asked_ns),
+        began: record.began_ns.map(timestamp),
+        ended: record.ended_ns.map(timestamp),
+        moments: record
+            .moments
+            .iter()
+            .map(|(group, marker, time)| BackupMoment { group: group.clone(), marker: *marker, time: timestamp(*time) })
+            .collect(),
+        progress: BackupProgress {
+            done_bytes: if over { record.done_bytes } else { told.done_bytes },
+            total_bytes: record.total_bytes,
+            bytes_per_second: told.bytes_per_second,
+            seconds_left: told.seconds_left,
+            member: told.member,
+            stalled_seconds: told.stalled.map(|stalled| stalled.as_secs_f64()),
+        },
+    }
+}

@@ -1,0 +1,87 @@
+//! Data sets and backups of this appliance.
+//!
+//! `sets` (what may be backed up), `moment` (images of the groups concerned), `jobs` (from the request to the end), `targets`
+//! (opening where it goes), `restore` (back onto volumes).
+
+mod jobs;
+mod moment;
+mod restore;
+mod sets;
+mod targets;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tidemark_common::api::backup::types::{
+    BackupCreate, BackupInfo, RestoreReport, RestoreRequest, SetCreate, SetInfo,
+};
+use tidemark_common::api::backup::{ArchiveStream, BackupControl};
+use tidemark_common::api::control::Reply;
+use tokio::sync::Semaphore;
+
+use super::appliance::Appliance;
+use jobs::Job;
+
+/// Copyings at once: each takes [`tidemark_backup::copy::COPY_BYTES`] of memory; the others wait with their images made.
+const COPYINGS_MAX: usize = 8;
+
+/// The backups under way, and the one owner of the memory they copy with. What their images save is owned by the side store.
+pub(crate) struct Backups {
+    jobs: Mutex<BTreeMap<String, Arc<Job>>>,
+    /// Creating, cancelling and deleting, one at a time.
+    changing: tokio::sync::Mutex<()>,
+    copyings: Arc<Semaphore>,
+}
+
+impl Default for Backups {
+    fn default() -> Self {
+        Self {
+            jobs: Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
+            copyings: Arc::new(Semaphore::new(COPYINGS_MAX)),
+        }
+    }
+}
+
+impl BackupControl for Appliance {
+    fn set_create(&self, request: SetCreate) -> Reply<'_, SetInfo> {
+        Box::pin(async move { tokio::task::block_in_place(|| self.create_set(&request)) })
+    }
+
+    fn sets(&self) -> Reply<'_, Vec<SetInfo>> {
+        Box::pin(async move { tokio::task::block_in_place(|| self.list_sets()) })
+    }
+
+    fn set_delete(&self, name: String) -> Reply<'_, ()> {
+        Box::pin(async move { tokio::task::block_in_place(|| self.delete_set(&name)) })
+    }
+
+    fn backup_create(&self, request: BackupCreate) -> Reply<'_, BackupInfo> {
+        Box::pin(self.create_backup(request))
+    }
+
+    fn backups(&self) -> Reply<'_, Vec<BackupInfo>> {
+        Box::pin(async move { tokio::task::block_in_place(|| self.list_backups()) })
+    }
+
+    fn backup(&self, name: String) -> Reply<'_, BackupInfo> {
+        Box::pin(async move { tokio::task::block_in_place(|| self.show_backup(&name)) })
+    }
+
+    fn backup_cancel(&self, name: String) -> Reply<'_, BackupInfo> {
+        Box::pin(async move { self.cancel_backup(&name).await })
+    }
+
+    fn backup_delete(&self, name: String) -> Reply<'_, ()> {
+        Box::pin(async move { self.delete_backup(&name).await })
+    }
+
+    fn backup_stream(&self, name: String) -> Reply<'_, ArchiveStream> {
+        Box::pin(std::future::ready(self.stream_backup(&name)))
+    }
+
+    fn restore(&self, request: RestoreRequest) -> Reply<'_, RestoreReport> {
+        Box::pin(self.restore_backup(request))
+    }
+}

@@ -1,0 +1,148 @@
+//! The images of a backup: every group concerned is cut at once, and its image kept until the backup is over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tidemark_backup::image::{Image as Readable, ImageError};
+use tidemark_backup::manifest::{Moment as Said, VolumeSaid};
+use tidemark_backup::plan::Images;
+use tidemark_common::ids::{GroupId, VolumeIndex};
+use tidemark_common::t0::{Eras, Image, ImagePoint, ImageVolume};
+
+use crate::roles::appliance::Appliance;
+
+/// As of when a backup is, and the images of its volumes.
+pub(super) struct Moment {
+    pub(super) images: Images,
+    pub(super) said: Vec<Said>,
+    held: Vec<Held>,
+}
+
+impl Moment {
+    /// The eras it uses.
+    pub(super) fn eras(&self) -> Vec<(GroupId, u64)> {
+        self.held.iter().map(|held| (held.group, held.era)).collect()
+    }
+
+    /// Between the first and the last cut.
+    pub(super) fn skew_seconds(&self) -> f64 {
+        let times = || self.said.iter().map(|said| said.time);
+        match (times().min(), times().max()) {
+            (Some(first), Some(last)) => last.duration_since(first).as_secs_f64(),
+            _ => 0.0,
+        }
+    }
+}
+
+/// A user of an era, as long as it lives.
+struct Held {
+    group: GroupId,
+    eras: Arc<Eras>,
+    era: u64,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.eras.leave(self.era);
+    }
+}
+
+/// One volume of a group's image.
+struct VolumeImage {
+    image: Image,
+    index: VolumeIndex,
+    size: u64,
+}
+
+impl Readable for VolumeImage {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), ImageError> {
+        self.image.read(self.index, offset, buffer).map_err(|error| ImageError(error.to_string()))
+    }
+
+    fn hole(&self, offset: u64, length: u64) -> Result<u64, ImageError> {
+        self.image.hole(self.index, offset, length).map_err(|error| ImageError(error.to_string()))
+    }
+
+    fn copied(&self, _offset: u64, _length: u64) {}
+}
+
+impl Appliance {
+    /// Images of these volumes, as they are now.
+    pub(super) async fn moment(&self, backup: &str, volumes: &BTreeSet<String>) -> Result<Moment, String> {
+        let mut groups: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for volume in volumes {
+            self.volume(volume).map_err(|error| error.message)?;
+            let group = self.group_of(volume).ok_or_else(|| {
+                format!(
+                    "volume '{volume}' is in no group, so nothing says what it held at a moment: \
+                     `tidemark group create NAME --volume {volume}` makes one"
+                )
+            })?;
+            groups.entry(group).or_default().insert(volume.clone());
+        }
+        // Not one after the other: the cuts lie as near to each other as they can.
+        let taken = groups.iter().map(|(group, volumes)| self.image_of(backup, group, volumes));
+        let taken = futures_util::future::join_all(taken).await;
+        let mut moment = Moment { images: Images::new(), said: Vec::new(), held: Vec::new() };
+        for one in taken {
+            let (held, said, images) = one?;
+            moment.held.push(held);
+            moment.said.push(said);
+            moment.images.extend(images);
+        }
+        Ok(moment)
+    }
+
+    async fn image_of(
+        &self,
+        backup: &str,
+        group: &str,
+        volumes: &BTreeSet<String>,
+    ) -> Result<(Held, Said, Images), String> {
+        let found = self.group(group).map_err(|error| error.message)?;
+        let point = self.image_point(&found, backup, None).await.map_err(|error| error.message)?;
+        let eras = self.eras(found.keeper.id()).map_err(|error| error.message)?;
+        let begun = tokio::task::block_in_place(|| self.use_era(group, volumes, &eras, point));
+        begun.map_err(|why| format!("group '{group}': {why}"))
+    }
+
+    fn use_era(
+        &self,
+        group: &str,
+        volumes: &BTreeSet<String>,
+        eras: &Arc<Eras>,
+        point: ImagePoint,
+    ) -> Result<(Held, Said, Images), String> {
+        let wanted: Vec<_> = point.volumes.iter().filter(|spec| volumes.contains(&spec.name)).collect();
+        let indices = wanted.iter().map(|spec| VolumeIndex(spec.index)).collect();
+        let joined = eras.begin(&point.barrier, &indices).map_err(|error| error.to_string())?;
+        let held = Held {
+            group: self.group(group).map_err(|error| error.message)?.keeper.id(),
+            eras: Arc::clone(eras),
+            era: joined.era,
+        };
+        let mut of_image = Vec::new();
+        for spec in &wanted {
+            let file = Arc::clone(&self.volume(&spec.name).map_err(|error| error.message)?.file.file);
+            of_image.push(ImageVolume {
+                index: VolumeIndex(spec.index),
+                name: spec.name.clone(),
+                size: spec.size,
+                file,
+            });
+        }
+        let image = Image::new(Arc::clone(eras), joined.era, of_image);
+        let images = wanted.iter().map(|spec| {
+            let volume = VolumeImage { image: image.clone(), index: VolumeIndex(spec.index), size: spec.size };
+            (spec.name.clone(), Arc::new(volume) as Arc<dyn Readable>)
+        });
+        let time = jiff::Timestamp::from_nanosecond(point.marker.time_ns.into()).unwrap_or_default();
+        let volumes = wanted.iter().map(|spec| VolumeSaid { name: spec.name.clone(), size: spec.size }).collect();
+        let said = Said { group: group.into(), marker: point.marker.number, time, volumes };
+        Ok((held, said, images.collect()))
+    }
+}

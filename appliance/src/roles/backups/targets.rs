@@ -1,0 +1,105 @@
+//! Opening where a backup goes.
+
+use std::io::{self, Write};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use tidemark_backup::archive::write::ArchiveWriter;
+use tidemark_backup::form::Form;
+use tidemark_backup::stop::Stop;
+use tidemark_backup::destination::TargetKind;
+use tidemark_backup::destination::file::NamedLater;
+use tidemark_backup::destination::folder::RawFiles;
+use tidemark_backup::destination::pipe::Device;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::Sender;
+use tokio::time::timeout;
+
+/// How long one wait lasts before it is looked whether to stop.
+const LOOK: Duration = Duration::from_millis(100);
+/// A stream that nobody has begun to read after this long ends.
+const READER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes handed over at once.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Pieces of an archive, or why it ends early.
+pub(super) type Pieces = Sender<io::Result<Vec<u8>>>;
+
+/// Where the reader of a stream comes in.
+pub(super) type Readers = mpsc::Receiver<Pieces>;
+
+/// Opens a target for things as they were at a time, seconds since 1970.
+///
+/// # Errors
+/// As the system says; for a stream, that nobody reads.
+pub(super) fn open(
+    kind: &TargetKind,
+    modified: i64,
+    stop: &Stop,
+    runtime: &Handle,
+    readers: &Readers,
+) -> io::Result<Box<dyn Form>> {
+    Ok(match kind {
+        TargetKind::File(path) => Box::new(ArchiveWriter::new(NamedLater::create(path)?, modified)),
+        TargetKind::Folder(path) => Box::new(RawFiles::create(path)?),
+        TargetKind::Device(path) => Box::new(ArchiveWriter::new(Device::open(path, stop)?, modified)),
+        TargetKind::Stream => {
+            let to = reader(readers, stop)?;
+            let stream = Stream { to, piece: Vec::new(), stop: stop.clone(), runtime: runtime.clone() };
+            Box::new(ArchiveWriter::new(stream, modified))
+        }
+    })
+}
+
+fn reader(readers: &Readers, stop: &Stop) -> io::Result<Pieces> {
+    let mut waited = Duration::ZERO;
+    while waited < READER_TIMEOUT && stop.reason().is_none() {
+        if let Ok(reader) = readers.recv_timeout(LOOK) {
+            return Ok(reader);
+        }
+        waited += LOOK;
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, stop.reason().unwrap_or_else(|| "nobody reads the stream".into())))
+}
+
+/// An archive on its way to whoever asked for it.
+struct Stream {
+    to: Pieces,
+    piece: Vec<u8>,
+    stop: Stop,
+    runtime: Handle,
+}
+
+impl Stream {
+    fn send(&mut self) -> io::Result<()> {
+        let piece = std::mem::take(&mut self.piece);
+        loop {
+            if let Some(reason) = self.stop.reason() {
+                return Err(io::Error::other(reason));
+            }
+            let place = self.runtime.block_on(async { timeout(LOOK, self.to.reserve()).await });
+            match place {
+                Err(_) => {}
+                Ok(Ok(place)) => {
+                    place.send(Ok(piece));
+                    return Ok(());
+                }
+                Ok(Err(_)) => return Err(io::Error::new(io::ErrorKind::BrokenPipe, "whoever read the stream hung up")),
+            }
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.piece.extend_from_slice(bytes);
+        if self.piece.len() >= PIECE_BYTES {
+            self.send()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.send()
+    }
+}

@@ -1,0 +1,139 @@
+//! The headers before a member: a pax header where one is needed, then the ustar header.
+
+use tar::{EntryType, Header};
+
+use super::{BLOCK, padding};
+use crate::plan::{Kind, Member};
+
+/// What a header says.
+#[derive(Debug)]
+pub(crate) struct Head<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) kind: EntryType,
+    pub(crate) link: Option<&'a str>,
+    pub(crate) mode: u32,
+    pub(crate) owner: (u32, u32),
+    pub(crate) modified: i64,
+    /// Bytes in the archive.
+    pub(crate) stored: u64,
+    /// The size with holes, when a sparse map precedes the data.
+    pub(crate) sparse: Option<u64>,
+}
+
+impl<'a> Head<'a> {
+    /// A plain file.
+    pub(crate) const fn file(name: &'a str, stored: u64, modified: i64) -> Self {
+        let kind = EntryType::Regular;
+        Self { name, kind, link: None, mode: 0o600, owner: (0, 0), modified, stored, sparse: None }
+    }
+
+    /// A member of a plan.
+    pub(crate) fn member(member: &'a Member, stored: u64, modified: i64) -> Self {
+        let sparse = member.content.is_sparse().then_some(member.content.size);
+        let mut head = Self { sparse, ..Self::file(&member.name, stored, modified) };
+        let (kind, meta) = match &member.kind {
+            Kind::Range { .. } => return head,
+            Kind::File(meta) => (EntryType::Regular, meta),
+            Kind::Folder(meta) => (EntryType::Directory, meta),
+            Kind::Link(meta, target) => {
+                head.link = Some(target);
+                (EntryType::Symlink, meta)
+            }
+        };
+        head.kind = kind;
+        head.mode = meta.mode & 0o7777;
+        head.owner = (meta.uid, meta.gid);
+        head.modified = meta.modified;
+        head
+    }
+
+    /// The header blocks.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut records = Vec::new();
+        let mut name = self.name.to_owned();
+        if let Some(size) = self.sparse {
+            record(&mut records, "GNU.sparse.major", "1");
+            record(&mut records, "GNU.sparse.minor", "0");
+            record(&mut records, "GNU.sparse.name", self.name);
+            record(&mut records, "GNU.sparse.realsize", &size.to_string());
+            let (folder, file) = self.name.rsplit_once('/').unwrap_or((".", self.name));
+            name = format!("{folder}/GNUSparseFile.0/{file}");
+        }
+        if !fits(&name) {
+            record(&mut records, "path", &name);
+        }
+        if let Some(link) = self.link.filter(|link| !fits(link)) {
+            record(&mut records, "linkpath", link);
+        }
+        if self.stored >= 1 << 33 {
+            record(&mut records, "size", &self.stored.to_string());
+        }
+        if self.modified < 0 {
+            record(&mut records, "mtime", &self.modified.to_string());
+        }
+        let mut blocks = Vec::new();
+        if !records.is_empty() {
+            let extension = self.block("PaxHeaders/member", EntryType::XHeader, records.len() as u64, None);
+            blocks.extend_from_slice(extension.as_bytes());
+            blocks.extend_from_slice(&records);
+            blocks.resize(blocks.len() + usize::try_from(padding(records.len() as u64)).unwrap_or(0), 0);
+        }
+        blocks.extend_from_slice(self.block(&name, self.kind, self.stored, self.link).as_bytes());
+        blocks
+    }
+
+    fn block(&self, name: &str, kind: EntryType, size: u64, link: Option<&str>) -> Header {
+        let mut header = Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_mode(self.mode);
+        header.set_uid(self.owner.0.into());
+        header.set_gid(self.owner.1.into());
+        header.set_mtime(u64::try_from(self.modified).unwrap_or(0));
+        header.set_size(size);
+        place(&mut header.as_old_mut().name, name);
+        place(&mut header.as_old_mut().linkname, link.unwrap_or_default());
+        header.set_cksum();
+        header
+    }
+}
+
+/// Whether a path fits into the header itself: its other encodings are older than pax.
+fn fits(path: &str) -> bool {
+    path.len() <= 100 && path.is_ascii()
+}
+
+fn place(field: &mut [u8], text: &str) {
+    let fitting = text.as_bytes().iter().take(field.len());
+    field.iter_mut().zip(fitting).for_each(|(to, from)| *to = *from);
+}
+
+/// `LENGTH KEY=VALUE\n`, the length being that of the whole.
+fn record(records: &mut Vec<u8>, key: &str, value: &str) {
+    let rest = key.len() + value.len() + 3;
+    let mut length = rest + 1;
+    while rest + length.to_string().len() != length {
+        length = rest + length.to_string().len();
+    }
+    records.extend_from_slice(format!("{length} {key}={value}\n").as_bytes());
+}
+
+/// Bytes of the blocks that end an archive of so many bytes: two empty ones, and up to the end of the record.
+pub(crate) const fn end(written: u64) -> u64 {
+    let marked = written.saturating_add(2 * BLOCK);
+    marked.next_multiple_of(super::RECORD) - written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_say_their_own_length() {
+        for length in 1..400 {
+            let mut records = Vec::new();
+            record(&mut records, "path", &"x".repeat(length));
+            let said: usize = std::str::from_utf8(&records).unwrap().split(' ').next().unwrap().parse().unwrap();
+            assert_eq!(said, records.len());
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Whole archives: copied, verified, restored, damaged; and read by the tools people have.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use tidemark_common::clock::SystemClock;
+
+use super::read::{ArchiveError, Found, Taker, walk};
+use super::write::ArchiveWriter;
+use crate::copy::{Copying, Progress, copy};
+use crate::form::Form;
+use crate::image::Image;
+use crate::image::memory::Bytes;
+use crate::manifest::{FORMAT, Manifest, Moment, SetSaid, VolumeSaid};
+use crate::pace::Pace;
+use crate::plan::{Images, Member, Order, arrange};
+use crate::restore::{VolumeWriter, to_folder, to_volumes};
+use crate::sets::parse;
+use crate::sets::resolve::{DataSet, members};
+use crate::source::{Source, verify};
+use crate::stop::Stop;
+use crate::destination::file::NamedLater;
+use crate::destination::folder::RawFiles;
+
+fn images(volumes: &[(&str, Vec<u8>)]) -> Images {
+    let image = |bytes: &Vec<u8>| Arc::new(Bytes::new(bytes.clone())) as Arc<dyn Image>;
+    volumes.iter().map(|(name, bytes)| ((*name).to_owned(), image(bytes))).collect()
+}
+
+fn set(name: &str, extents: &[&str]) -> DataSet {
+    let texts: Vec<_> = extents.iter().map(|text| (*text).to_owned()).collect();
+    DataSet { name: name.into(), extents: parse(&texts).unwrap() }
+}
+
+/// Backs the sets up into a form.
+fn back_up(images: &Images, sets: &[DataSet], order: Order, form: &mut dyn Form) -> Vec<Member> {
+    let mut planned = members(sets, images).unwrap();
+    arrange(&mut planned, order);
+    let clock = Arc::new(SystemClock::new());
+    let (stop, progress) = (Stop::default(), Progress::new(clock.clone()));
+    let work = Copying { members: &planned, pace: Pace::new(clock, None, None), stop: &stop, progress: &progress };
+    let said = copy(work, images, form).unwrap();
+    let manifest = Manifest {
+        format: FORMAT,
+        name: "b".into(),
+        appliance: "east".into(),
+        version: "0".into(),
+        began: jiff::Timestamp::UNIX_EPOCH,
+        order: order.name().into(),
+        moments: vec![Moment {
+            group: "g".into(),
+            marker: 1,
+            time: jiff::Timestamp::UNIX_EPOCH,
+            volumes: images.iter().map(|(name, image)| VolumeSaid { name: name.clone(), size: image.size() }).collect(),
+        }],
+        skew_seconds: 0.0,
+        sets: sets
+            .iter()
+            .map(|set| SetSaid {
+                name: set.name.clone(),
+                extents: set.extents.iter().map(ToString::to_string).collect(),
+            })
+            .collect(),
+        members: said,
+    };
+    form.finish(&manifest.encode().unwrap()).unwrap();
+    planned
+}
+
+/// A volume whose blocks of 16 KiB are empty or filled.
+fn volume(blocks: &[Option<u8>]) -> Vec<u8> {
+    let block = |(number, value): (usize, &Option<u8>)| {
+        let mut block = vec![value.unwrap_or(0); 16384];
+        if value.is_some() {
+            block[..8].copy_from_slice(&(number as u64 + 1).to_le_bytes());
+        }
+        block
+    };
+    blocks.iter().enumerate().flat_map(block).collect()
+}
+
+#[derive(Default)]
+struct Memory(std::collections::BTreeMap<String, Vec<u8>>);
+
+impl VolumeWriter for Memory {
+    fn size(&self, volume: &str) -> Option<u64> {
+        self.0.get(volume).map(|bytes| bytes.len() as u64)
+    }
+
+    fn write(&mut self, volume: &str, offset: u64, bytes: &[u8]) -> Result<(), String> {
+        let begin = usize::try_from(offset).unwrap();
+        self.0.get_mut(volume).unwrap()[begin..begin + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn zero(&mut self, volume: &str, offset: u64, length: u64) -> Result<(), String> {
+        self.write(volume, offset, &vec![0; usize::try_from(length).unwrap()])
+    }
+
+    fn flush(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+fn archive(path: &Path, images: &Images, sets: &[DataSet], order: Order) -> Vec<Member> {
+    back_up(images, sets, order, &mut ArchiveWriter::new(NamedLater::create(path).unwrap(), 0))
+}
+
+fn blocks() -> impl Strategy<Value = Vec<Option<u8>>> {
+    proptest::collection::vec(prop_oneof![Just(None), (1..=255_u8).prop_map(Some)], 1..40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn what_was_backed_up_is_what_is_restored(a in blocks(), b in blocks(), order in 0..3_usize, raw: bool) {
+        let (a, b) = (volume(&a), volume(&b));
+        let half = b.len() / 2 / 512 * 512;
+        let images = images(&[("a", a.clone()), ("b", b.clone())]);
+        let second = format!("b:0+{half}");
+        let third = format!("b:{half}+{}", b.len() - half);
+        let sets = [set("one", &["a"]), set("two", &[&third, &second])];
+        let folder = tempfile::tempdir().unwrap();
+        let order = [Order::Given, Order::Address, Order::SmallestFirst][order];
+        let path = folder.path().join("backup");
+        let planned = if raw {
+            back_up(&images, &sets, order, &mut RawFiles::create(&path).unwrap())
+        } else {
+            archive(&path, &images, &sets, order)
+        };
+        prop_assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        let source = Source::Path(path);
+        let verified = verify(&source).unwrap();
+        prop_assert_eq!((verified.bad.as_slice(), verified.good), (&[][..], planned.len()));
+        let mut onto = Memory::default();
+        onto.0.insert("a".into(), vec![0xaa; a.len()]);
+        onto.0.insert("b".into(), vec![0xbb; b.len()]);
+        to_volumes(&source, None, None, &mut onto).unwrap();
+        prop_assert!(onto.0["a"] == a && onto.0["b"] == b);
+        // One set, onto another volume.
+        let mut other = Memory::default();
+        other.0.insert("c".into(), vec![0xcc; b.len()]);
+        to_volumes(&source, Some("two"), Some("c"), &mut other).unwrap();
+        prop_assert!(other.0["c"] == b);
+        let files = folder.path().join("files");
+        to_folder(&source, Some("one"), &files).unwrap();
+        prop_assert!(std::fs::read(files.join("one/a")).unwrap() == a);
+        prop_assert!(!files.join("two").exists());
+        // What was copied was said to be copied, once each.
+        for (name, image) in &images {
+            let image = Arc::clone(image);
+            prop_assert!(image.size() > 0, "{}", name);
+        }
+    }
+
+    #[test]
+    fn every_altered_byte_is_found(at: proptest::sample::Index, value in 1..=255_u8) {
+        static BACKUP: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("backup");
+            let images = images(&[("a", volume(&[Some(1), None, None, None, None, Some(3), None]))]);
+            archive(&path, &images, &[set("s", &["a"])], Order::Given);
+            std::fs::read(path).unwrap()
+        });
+        let mut bytes = BACKUP.clone();
+        // The end is padding: nothing is lost with it. Header fields that say nothing of the content are not compared.
+        let at = at.index(bytes.len());
+        bytes[at] ^= value;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().write_all(&bytes).unwrap();
+        let outcome = verify(&Source::Path(file.path().to_owned()));
+        let untouched = outcome.is_ok_and(|verified| verified.bad.is_empty());
+        if untouched {
+            // Then what tar takes out of it is the same all the same.
+            let (before, after) = (contents(&BACKUP), contents(&bytes));
+            prop_assert!(before == after, "byte {at} of {}", bytes.len());
+        }
+    }
+
+    #[test]
+    fn an_archive_that_was_cut_is_not_complete(keep: proptest::sample::Index) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("backup");
+        archive(&path, &images(&[("a", volume(&[Some(1), None, Some(2)]))]), &[set("s", &["a"])], Order::Given);
+        let bytes = std::fs::read(&path).unwrap();
+        let end = bytes.windows(5).rposition(|window| window == b".json").unwrap();
+        let cut = &bytes[..keep.index(end)];
+        struct Nobody;
+        impl Taker for Nobody {
+            fn begin(&mut self, _: &Found) -> Result<(), String> { Ok(()) }
+            fn data(&mut self, _: u64, _: &[u8]) -> Result<(), String> { Ok(()) }
+            fn end(&mut self) -> Result<(), String> { Ok(()) }
+        }
+        let outcome = walk(cut, &mut Nobody);
+        prop_assert!(matches!(outcome, Err(ArchiveError::Incomplete(_) | ArchiveError::Read(_) | ArchiveError::Damaged { .. })), "{:?}", outcome);
+    }
+
+    #[test]
+    fn random_archives_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 512..4096), sparse: bool) {
+        struct Nobody;
+        impl Taker for Nobody {
+            fn begin(&mut self, _: &Found) -> Result<(), String> { Ok(()) }
+            fn data(&mut self, _: u64, _: &[u8]) -> Result<(), String> { Ok(()) }
+            fn end(&mut self) -> Result<(), String> { Ok(()) }
+        }
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(if sparse { tar::EntryType::XHeader } else { tar::EntryType::Regular });
+        header.set_size(1024);
+        header.set_cksum();
+        bytes[..512].copy_from_slice(header.as_bytes());
+        let _ = walk(bytes.as_slice(), &mut Nobody);
+    }
+}
+
+/// A member's name and its pieces.
+type Taken = (String, Vec<(u64, Vec<u8>)>);
+
+/// Names and contents as they would be taken out.
+fn contents(bytes: &[u8]) -> Vec<Taken> {
+    #[derive(Default)]
+    struct All(Vec<Taken>);
+    impl Taker for All {
+        fn begin(&mut self, found: &Found) -> Result<(), String> {
+            self.0.push((found.name.clone(), Vec::new()));
+            Ok(())
+        }
+        fn data(&mut self, at: u64, bytes: &[u8]) -> Result<(), String> {
+            self.0.last_mut().unwrap().1.push((at, bytes.to_vec()));
+            Ok(())
+        }
+        fn end(&mut self) -> Result<(), String> {
+            Ok(())
+        }
+    }
+    let mut all = All::default();
+    walk(bytes, &mut all).unwrap();
+    all.0
+}
+
+#[test]
+fn the_tools_people_have_read_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("backup.tar");
+    let (a, b) = (volume(&[None, Some(1), None, None, Some(2), None, None]), volume(&[Some(9); 3]));
+    let long = format!("{}@0+512", "v".repeat(64));
+    let images = images(&[("a", a.clone()), ("b", b.clone()), (&"v".repeat(64), vec![5; 1024])]);
+    archive(
+        &path,
+        &images,
+        &[set("one", &["a", "b"]), set(&"t".repeat(64), &[&format!("{}:0+512", "v".repeat(64))])],
+        Order::Given,
+    );
+    let out = folder.path().join("out");
+    std::fs::create_dir(&out).unwrap();
+    let done = Command::new("tar").arg("-xf").arg(&path).arg("-C").arg(&out).output().unwrap();
+    assert!(done.status.success() && done.stderr.is_empty(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert!(std::fs::read(out.join("one/a")).unwrap() == a);
+    assert!(std::fs::read(out.join("one/b")).unwrap() == b);
+    assert_eq!(std::fs::read(out.join("t".repeat(64)).join(long)).unwrap(), [5; 512]);
+    let sparse = std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(out.join("one/a")).unwrap()) * 512;
+    assert!(sparse < a.len() as u64, "{sparse} bytes for two blocks of seven");
+    let listed = Command::new("tar").arg("-tf").arg(&path).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.ends_with("tidemark-manifest.json\ntidemark-manifest.json.b3\n"), "{listed}");
+    let size = std::fs::metadata(&path).unwrap().len();
+    assert_eq!(size % super::RECORD, 0);
+}
+
+#[test]
+fn a_volume_that_is_too_small_is_not_begun() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("backup");
+    archive(&path, &images(&[("a", volume(&[Some(1); 4]))]), &[set("s", &["a"])], Order::Given);
+    let source = Source::Path(path.clone());
+    let mut onto = Memory::default();
+    onto.0.insert("a".into(), vec![3; 16384]);
+    let why = to_volumes(&source, None, None, &mut onto).unwrap_err();
+    assert!(why.contains("has 16384 bytes") && onto.0["a"] == vec![3; 16384], "{why}");
+    assert!(to_volumes(&source, None, Some("z"), &mut onto).unwrap_err().contains("no volume 'z'"));
+    assert!(to_volumes(&source, Some("q"), None, &mut onto).unwrap_err().contains("no set 'q'; it has s"));
+    // A damaged one overwrites nothing.
+    onto.0.insert("a".into(), vec![3; 65536]);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[40_000] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let why = to_volumes(&source, None, None, &mut onto).unwrap_err();
+    assert!(why.contains("damaged") && onto.0["a"] == vec![3; 65536], "{why}");
+}

@@ -1,0 +1,288 @@
+//! The copying: one thread reads the images in the plan's order, at its pace; another writes what it becomes, with a few
+//! pieces between them. A target that is slow holds up the reading, and nobody else.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tidemark_common::clock::Clock;
+
+use crate::digest::Digest;
+use crate::form::Form;
+use crate::image::{Image, ImageError};
+use crate::manifest::{KindSaid, MemberSaid};
+use crate::pace::Pace;
+use crate::plan::{Images, Kind, Member};
+use crate::stop::Stop;
+
+/// Bytes of one piece.
+const PIECE_BYTES: u64 = 1 << 20;
+/// Pieces between reading and writing.
+const PIECES: usize = 4;
+/// Memory one copying takes: the pieces in between, one being read and one being written.
+pub const COPY_BYTES: u64 = PIECE_BYTES * (PIECES as u64 + 2);
+/// A target that has taken nothing for so long is said to stall.
+const STALL: Duration = Duration::from_secs(5);
+
+/// Why a copying ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// The image.
+    #[error("{0}")]
+    Image(#[from] ImageError),
+    /// The target.
+    #[error("write {member}: {source}")]
+    Target {
+        /// What was being written.
+        member: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// As asked.
+    #[error("{0}")]
+    Stopped(String),
+}
+
+/// How far a copying is; many may look.
+pub struct Progress {
+    clock: Arc<dyn Clock>,
+    total: OnceLock<u64>,
+    done: AtomicU64,
+    began_ms: OnceLock<u64>,
+    moved_ms: AtomicU64,
+    member: Mutex<String>,
+}
+
+impl std::fmt::Debug for Progress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Progress").field("done", &self.done).field("total", &self.total).finish_non_exhaustive()
+    }
+}
+
+/// What is known of a copying now.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Told {
+    /// Bytes written.
+    pub done_bytes: u64,
+    /// Bytes in all.
+    pub total_bytes: u64,
+    /// Over the whole time.
+    pub bytes_per_second: f64,
+    /// At that speed.
+    pub seconds_left: Option<f64>,
+    /// What is being written.
+    pub member: String,
+    /// The target has taken nothing for so long.
+    pub stalled: Option<Duration>,
+}
+
+impl Progress {
+    /// Nothing is copied yet.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            total: OnceLock::new(),
+            done: 0.into(),
+            began_ms: OnceLock::new(),
+            moved_ms: 0.into(),
+            member: Mutex::default(),
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// It begins, with so many bytes before it.
+    pub fn begin(&self, total: u64) {
+        let now = self.now_ms();
+        let _ = self.total.set(total);
+        let _ = self.began_ms.set(now);
+        self.moved_ms.store(now, Ordering::Relaxed);
+    }
+
+    fn moved(&self, bytes: u64) {
+        self.done.fetch_add(bytes, Ordering::Relaxed);
+        self.moved_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    /// See [`Told`].
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    pub fn told(&self) -> Told {
+        let (done, total) = (self.done.load(Ordering::Relaxed), self.total.get().copied().unwrap_or(0));
+        let Some(began) = self.began_ms.get() else { return Told { total_bytes: total, ..Told::default() } };
+        let now = self.now_ms();
+        let seconds = now.saturating_sub(*began) as f64 / 1000.0;
+        let speed = if seconds > 0.0 { done as f64 / seconds } else { 0.0 };
+        let silent = Duration::from_millis(now.saturating_sub(self.moved_ms.load(Ordering::Relaxed)));
+        Told {
+            done_bytes: done,
+            total_bytes: total,
+            bytes_per_second: speed,
+            seconds_left: (speed > 0.0).then(|| total.saturating_sub(done) as f64 / speed),
+            member: self.member.lock().clone(),
+            stalled: (silent >= STALL).then_some(silent),
+        }
+    }
+}
+
+/// What goes from reading to writing.
+enum Step {
+    Begin(usize),
+    Data(u64, Vec<u8>),
+    End,
+}
+
+/// What a copying needs.
+#[derive(Debug)]
+pub struct Copying<'a> {
+    /// What to copy, in this order.
+    pub members: &'a [Member],
+    /// Its pace.
+    pub pace: Pace,
+    /// Told to stop through this.
+    pub stop: &'a Stop,
+    /// Where it says how far it is.
+    pub progress: &'a Progress,
+}
+
+/// Copies all members; what the manifest says of each.
+///
+/// # Errors
+/// [`CopyError`]; what was written is worth nothing then.
+pub fn copy(mut work: Copying<'_>, images: &Images, form: &mut dyn Form) -> Result<Vec<MemberSaid>, CopyError> {
+    let (members, stop, progress) = (work.members, work.stop, work.progress);
+    let (sender, receiver) = sync_channel(PIECES);
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(move || {
+            let outcome = read_all(members, images, &mut work.pace, stop, &sender);
+            drop(sender);
+            outcome
+        });
+        let written = write_all(members, receiver, form, stop, progress);
+        // What could not be read is the cause of what was not written.
+        let read =
+            reading.join().unwrap_or_else(|_| Err(CopyError::Stopped("the reading ended, which is a defect".into())));
+        match (read, written) {
+            (Err(CopyError::Stopped(_)) | Ok(()), written) => match stop.reason() {
+                Some(reason) => Err(CopyError::Stopped(reason)),
+                None => written,
+            },
+            (Err(error), _) => Err(error),
+        }
+    })
+}
+
+fn read_all(
+    members: &[Member],
+    images: &Images,
+    pace: &mut Pace,
+    stop: &Stop,
+    to: &SyncSender<Step>,
+) -> Result<(), CopyError> {
+    // The other side hangs up only when it cannot write, and says why itself.
+    let send = |step| to.send(step).map_err(|_| CopyError::Stopped("the target takes nothing more".into()));
+    for (number, member) in members.iter().enumerate() {
+        send(Step::Begin(number))?;
+        if !member.content.runs.is_empty() {
+            let image = images.get(&member.volume);
+            let image = image.ok_or_else(|| ImageError(format!("there is no image of volume '{}'", member.volume)))?;
+            read_member(member, image.as_ref(), pace, stop, &send)?;
+        }
+        send(Step::End)?;
+    }
+    Ok(())
+}
+
+fn read_member(
+    member: &Member,
+    image: &dyn Image,
+    pace: &mut Pace,
+    stop: &Stop,
+    send: &impl Fn(Step) -> Result<(), CopyError>,
+) -> Result<(), CopyError> {
+    for run in &member.content.runs {
+        let mut done = 0;
+        while done < run.length {
+            let from = run.from + done;
+            // To the next multiple of a piece in the volume.
+            let length = (PIECE_BYTES - from % PIECE_BYTES).min(run.length - done);
+            if pace.wait(length, stop) {
+                return Err(CopyError::Stopped(stop.reason().unwrap_or_default()));
+            }
+            let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+            image.read(from, &mut bytes)?;
+            image.copied(from, length);
+            send(Step::Data(run.at + done, bytes))?;
+            done += length;
+        }
+    }
+    Ok(())
+}
+
+fn write_all(
+    members: &[Member],
+    from: Receiver<Step>,
+    form: &mut dyn Form,
+    stop: &Stop,
+    progress: &Progress,
+) -> Result<Vec<MemberSaid>, CopyError> {
+    let mut said = Vec::with_capacity(members.len());
+    let mut current: Option<(&Member, Digest)> = None;
+    for step in from {
+        if let Some(reason) = stop.reason() {
+            return Err(CopyError::Stopped(reason));
+        }
+        let name = || current.as_ref().map_or_else(String::new, |(member, _)| member.name.clone());
+        let at_target = |source| CopyError::Target { member: name(), source };
+        match step {
+            Step::Begin(number) => {
+                let Some(member) = members.get(number) else { continue };
+                progress.member.lock().clone_from(&member.name);
+                form.begin(member).map_err(|source| CopyError::Target { member: member.name.clone(), source })?;
+                current = Some((member, Digest::default()));
+            }
+            Step::Data(at, bytes) => {
+                form.data(at, &bytes).map_err(at_target)?;
+                if let Some((_, digest)) = &mut current {
+                    digest.add(at, &bytes);
+                }
+                progress.moved(bytes.len() as u64);
+            }
+            Step::End => {
+                form.end().map_err(at_target)?;
+                said.extend(current.take().map(|(member, digest)| describe(member, digest)));
+            }
+        }
+    }
+    Ok(said)
+}
+
+fn describe(member: &Member, mut digest: Digest) -> MemberSaid {
+    let extents = || member.content.runs.iter().map(|run| (run.from, run.length)).collect();
+    let (kind, offset, extents) = match &member.kind {
+        Kind::Range { offset } => (KindSaid::Range, Some(*offset), Vec::new()),
+        Kind::File(_) => (KindSaid::File, None, extents()),
+        Kind::Folder(_) => (KindSaid::Folder, None, Vec::new()),
+        Kind::Link(_, to) => {
+            digest.add(0, to.as_bytes());
+            (KindSaid::Link, None, Vec::new())
+        }
+    };
+    MemberSaid {
+        set: member.set.clone(),
+        name: member.name.clone(),
+        volume: member.volume.clone(),
+        kind,
+        offset,
+        size: member.content.size,
+        data_bytes: member.content.data_bytes(),
+        extents,
+        blake3: digest.finish(member.content.size),
+    }
+}

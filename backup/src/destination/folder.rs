@@ -1,0 +1,96 @@
+//! Raw files: a folder per set, a sparse file per member, the manifest beside them. The folder gets its name when it is complete.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use super::file::sync_folder;
+use super::part;
+use crate::archive::{MANIFEST, MANIFEST_CHECK};
+use crate::form::Form;
+use crate::plan::{Kind, Member};
+use crate::source::inside;
+
+/// See the module.
+#[derive(Debug)]
+pub struct RawFiles {
+    folder: PathBuf,
+    current: Option<File>,
+}
+
+impl RawFiles {
+    /// Begins it. What lies under its interim name is an earlier try, and goes.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn create(folder: &Path) -> io::Result<Self> {
+        let interim = part(folder);
+        match fs::remove_dir_all(&interim) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        fs::create_dir(&interim)?;
+        Ok(Self { folder: folder.to_owned(), current: None })
+    }
+
+    fn path(&self, name: &str) -> io::Result<PathBuf> {
+        let inside = inside(name).ok_or_else(|| io::Error::other(format!("'{name}' leads out of the folder")))?;
+        Ok(part(&self.folder).join(inside))
+    }
+
+    fn whole(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let file = File::create(self.path(name)?)?;
+        file.write_all_at(bytes, 0)?;
+        file.sync_all()
+    }
+}
+
+impl Form for RawFiles {
+    fn begin(&mut self, member: &Member) -> io::Result<()> {
+        let path = self.path(&member.name)?;
+        if let Some(above) = path.parent() {
+            fs::create_dir_all(above)?;
+        }
+        let mode = match &member.kind {
+            Kind::Folder(_) => return fs::create_dir_all(&path),
+            Kind::Link(_, to) => return symlink(to, &path),
+            Kind::File(meta) => meta.mode & 0o777,
+            Kind::Range { .. } => 0o600,
+        };
+        let file = File::create_new(&path)?;
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.set_len(member.content.size)?;
+        self.current = Some(file);
+        Ok(())
+    }
+
+    fn data(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.current.as_ref().map_or(Ok(()), |file| file.write_all_at(bytes, at))
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        self.current.take().map_or(Ok(()), |file| file.sync_all())
+    }
+
+    fn finish(&mut self, manifest: &str) -> io::Result<()> {
+        self.whole(MANIFEST, manifest.as_bytes())?;
+        let check = format!("{}  {MANIFEST}\n", blake3::hash(manifest.as_bytes()).to_hex());
+        self.whole(MANIFEST_CHECK, check.as_bytes())?;
+        let interim = part(&self.folder);
+        sync_tree(&interim)?;
+        fs::rename(&interim, &self.folder)?;
+        sync_folder(&self.folder)
+    }
+}
+
+/// Makes the names in a folder and in those below it durable.
+fn sync_tree(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_tree(&entry.path())?;
+        }
+    }
+    File::open(folder)?.sync_all()
+}

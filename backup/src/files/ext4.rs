@@ -1,0 +1,338 @@
+//! ext4 (and ext3, ext2) as far as names and places of bytes go. What its journal holds and has not yet written to its
+//! place is read from the journal, as a mount would do it.
+
+use std::collections::BTreeMap;
+
+use super::ext4_journal::{Moved, replay};
+use super::{FileSystem, Node, NodeKind, Place};
+use crate::bytes::Bytes;
+use crate::content::{Content, RUNS_MAX, Run};
+use crate::plan::Meta;
+
+const MAGIC: u16 = 0xef53;
+const ROOT: u64 = 2;
+const EXTENTS: u32 = 0x0008_0000;
+const ENCRYPTED: u32 = 0x800;
+const INLINE: u32 = 0x1000_0000;
+/// What a reader must know and this one does: file types, recovery, meta groups aside, extents, 64 bit, multi-mount
+/// protection, flexible groups, large attributes, checksum seed, large directories, data in inodes, encryption (of single
+/// files, which are refused), case folding.
+const KNOWN: u32 = 0x2 | 0x4 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x8000 | 0x1_0000 | 0x2_0000;
+const NEEDS_RECOVERY: u32 = 0x4;
+const WIDE: u32 = 0x80;
+/// Nodes of one file's extent tree at most.
+const TREE_NODES_MAX: usize = 1 << 18;
+/// Bytes of one directory at most.
+const FOLDER_BYTES_MAX: u64 = 1 << 30;
+
+/// See the module.
+pub(super) struct Ext4<'a> {
+    place: Place<'a>,
+    block_bytes: u64,
+    blocks: u64,
+    inodes: u64,
+    inodes_per_group: u64,
+    inode_bytes: u64,
+    descriptor_bytes: u64,
+    first_block: u64,
+    /// Blocks that lie in the journal still.
+    moved: BTreeMap<u64, Moved>,
+}
+
+/// The file system at a place, if it is one of these.
+pub(super) fn open(place: Place<'_>) -> Result<Option<Ext4<'_>>, String> {
+    let Ok(bytes) = place.read(1024, 1024) else { return Ok(None) };
+    let block = Bytes::new(&bytes, "its superblock");
+    if block.u16(0x38)? != MAGIC {
+        return Ok(None);
+    }
+    let incompatible = block.u32(0x60)?;
+    if incompatible & !KNOWN != 0 {
+        return Err(format!(
+            "its ext4 file system uses features that are not known here ({:#x}): back up the volume or partition whole",
+            incompatible & !KNOWN
+        ));
+    }
+    let wide = incompatible & WIDE != 0;
+    let shift = block.u32(0x18)?;
+    if shift > 6 {
+        return Err("its ext4 superblock makes no sense (block size)".into());
+    }
+    let high = if wide { u64::from(block.u32(0x150)?) << 32 } else { 0 };
+    let dynamic = block.u32(0x4c)? > 0;
+    let mut system = Ext4 {
+        place,
+        block_bytes: 1024 << shift,
+        blocks: u64::from(block.u32(4)?) | high,
+        inodes: block.u32(0)?.into(),
+        inodes_per_group: block.u32(0x28)?.into(),
+        inode_bytes: if dynamic { block.u16(0x58)?.into() } else { 128 },
+        descriptor_bytes: if wide { block.u16(0xfe)?.into() } else { 32 },
+        first_block: block.u32(0x14)?.into(),
+        moved: BTreeMap::new(),
+    };
+    let sound = system.inodes_per_group > 0
+        && (128..=system.block_bytes).contains(&system.inode_bytes)
+        && (32..=1024).contains(&system.descriptor_bytes)
+        && system.blocks.checked_mul(system.block_bytes).is_some_and(|bytes| bytes <= place.length);
+    if !sound {
+        return Err("its ext4 superblock makes no sense, or it is larger than its volume or partition".into());
+    }
+    if incompatible & NEEDS_RECOVERY != 0 {
+        let journal = u64::from(block.u32(0xe0)?);
+        if journal == 0 {
+            return Err("its ext4 journal is on another device: unmount or freeze it for the backup".into());
+        }
+        system.moved =
+            replay(&system, &system.node(journal)?.content).map_err(|why| format!("its ext4 journal: {why}"))?;
+    }
+    Ok(Some(system))
+}
+
+impl Ext4<'_> {
+    /// Bytes of a block.
+    pub(super) const fn block_bytes(&self) -> u64 {
+        self.block_bytes
+    }
+
+    /// The place of the file system in its volume.
+    pub(super) const fn place(&self) -> &Place<'_> {
+        &self.place
+    }
+
+    fn is_block(&self, block: u64) -> bool {
+        (self.first_block.max(1)..self.blocks).contains(&block)
+    }
+
+    fn block(&self, block: u64) -> Result<Vec<u8>, String> {
+        if block >= self.blocks {
+            return Err(format!("it points to block {block}, and has {}", self.blocks));
+        }
+        let length = usize::try_from(self.block_bytes).unwrap_or(0);
+        let Some(moved) = self.moved.get(&block) else { return self.place.read(block * self.block_bytes, length) };
+        let mut bytes = self.place.read(moved.at, length)?;
+        if moved.escaped
+            && let Some(head) = bytes.get_mut(..4)
+        {
+            head.copy_from_slice(&[0xc0, 0x3b, 0x39, 0x98]);
+        }
+        Ok(bytes)
+    }
+
+    /// Bytes that may lie across blocks.
+    fn meta(&self, at: u64, length: u64) -> Result<Vec<u8>, String> {
+        let mut bytes = Vec::new();
+        let (mut at, end) = (at, at.checked_add(length).ok_or("it points beyond its end")?);
+        while at < end {
+            let within = at % self.block_bytes;
+            let some = (self.block_bytes - within).min(end - at);
+            let block = self.block(at / self.block_bytes)?;
+            let begin = usize::try_from(within).unwrap_or(0);
+            bytes.extend_from_slice(Bytes::new(&block, "a block").part(begin, usize::try_from(some).unwrap_or(0))?);
+            at += some;
+        }
+        Ok(bytes)
+    }
+
+    fn inode(&self, number: u64) -> Result<Vec<u8>, String> {
+        let index = number.checked_sub(1).filter(|index| *index < self.inodes);
+        let index = index.ok_or_else(|| format!("it names inode {number}, which cannot be"))?;
+        let (group, index) = (index / self.inodes_per_group, index % self.inodes_per_group);
+        let table = (self.first_block + 1) * self.block_bytes;
+        let descriptor = self.meta(table + group * self.descriptor_bytes, self.descriptor_bytes)?;
+        let descriptor = Bytes::new(&descriptor, "a group's descriptor");
+        let high = if self.descriptor_bytes >= 64 { u64::from(descriptor.u32(0x28)?) << 32 } else { 0 };
+        let inodes = u64::from(descriptor.u32(8)?) | high;
+        let at = inodes.checked_mul(self.block_bytes).and_then(|at| at.checked_add(index * self.inode_bytes));
+        self.meta(at.ok_or("a group's descriptor makes no sense")?, self.inode_bytes)
+    }
+
+    /// Where a file's bytes lie, by extents.
+    fn by_extents(&self, root: &[u8], runs: &mut Runs<'_>) -> Result<(), String> {
+        let mut nodes = 0;
+        let mut waiting = vec![(root.to_vec(), None)];
+        while let Some((bytes, above)) = waiting.pop() {
+            nodes += 1;
+            let node = Bytes::new(&bytes, "an extent tree");
+            let (entries, depth) = (usize::from(node.u16(2)?), node.u16(6)?);
+            if node.u16(0)? != 0xf30a
+                || above.is_some_and(|above| depth >= above)
+                || depth > 5
+                || nodes > TREE_NODES_MAX
+            {
+                return Err("its extent tree is damaged".into());
+            }
+            let mut below = Vec::new();
+            for entry in 0..entries {
+                let entry = node.below(12 + entry * 12, 12)?;
+                if depth > 0 {
+                    let child = u64::from(entry.u32(4)?) | u64::from(entry.u16(8)?) << 32;
+                    below.push((self.block(child)?, Some(depth)));
+                    continue;
+                }
+                let (length, first) =
+                    (u64::from(entry.u16(4)?), u64::from(entry.u32(8)?) | u64::from(entry.u16(6)?) << 32);
+                // Beyond 32768 the extent is allocated and not written: it reads as zeroes.
+                if length <= 32768 {
+                    runs.add(entry.u32(0)?.into(), first, length)?;
+                }
+            }
+            // In their order, with a stack.
+            waiting.extend(below.into_iter().rev());
+        }
+        Ok(())
+    }
+
+    /// Where a file's bytes lie, by the block maps of ext2 and ext3.
+    fn by_blocks(&self, root: &[u8], runs: &mut Runs<'_>) -> Result<(), String> {
+        let root = Bytes::new(root, "a block map");
+        for index in 0..12_u32 {
+            let block = u64::from(root.u32(usize::try_from(index).unwrap_or(0) * 4)?);
+            if block != 0 {
+                runs.add(index.into(), block, 1)?;
+            }
+        }
+        let per_block = self.block_bytes / 4;
+        let mut first = 12;
+        for (level, at) in [(1, 48), (2, 52), (3, 56)] {
+            self.indirect(root.u32(at)?.into(), level, first, runs)?;
+            first += per_block.pow(level);
+        }
+        Ok(())
+    }
+
+    fn indirect(&self, block: u64, level: u32, first: u64, runs: &mut Runs<'_>) -> Result<(), String> {
+        if block == 0 || first * self.block_bytes >= runs.content.size {
+            return Ok(());
+        }
+        runs.nodes += 1;
+        if runs.nodes > TREE_NODES_MAX {
+            return Err("its block map is damaged".into());
+        }
+        let per_entry = (self.block_bytes / 4).pow(level - 1);
+        for (entry, index) in self.block(block)?.chunks_exact(4).zip(0_u64..) {
+            let child = u64::from(Bytes::new(entry, "a block map").u32(0)?);
+            let at = first + index * per_entry;
+            match (child, level) {
+                (0, _) => {}
+                (_, 1) => runs.add(at, child, 1)?,
+                _ => self.indirect(child, level - 1, at, runs)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file's runs being put together.
+struct Runs<'a> {
+    system: &'a Ext4<'a>,
+    content: Content,
+    nodes: usize,
+}
+
+impl Runs<'_> {
+    /// Blocks of the file and where they lie; those that the journal holds lie there.
+    fn add(&mut self, first: u64, block: u64, blocks: u64) -> Result<(), String> {
+        let end = block.checked_add(blocks).filter(|end| *end <= self.system.blocks && self.system.is_block(block));
+        let end = end.ok_or_else(|| format!("it points to block {block}, which cannot be"))?;
+        let bytes = self.system.block_bytes;
+        let mut at = block;
+        for (moved_block, moved) in self.system.moved.range(block..end) {
+            self.push(first + (at - block), at * bytes, (moved_block - at) * bytes)?;
+            if moved.escaped {
+                return Err("a block of it is in the journal in a form that cannot be copied: freeze the file system for the backup".into());
+            }
+            self.push(first + (moved_block - block), moved.at, bytes)?;
+            at = moved_block + 1;
+        }
+        self.push(first + (at - block), at * bytes, (end - at) * bytes)
+    }
+
+    fn push(&mut self, first: u64, from: u64, length: u64) -> Result<(), String> {
+        let at = first.checked_mul(self.system.block_bytes).ok_or("an extent makes no sense")?;
+        let last = self.content.runs.last().map_or(0, Run::end);
+        let length = length.min(self.content.size.saturating_sub(at));
+        if length == 0 {
+            return Ok(());
+        }
+        if at < last || self.content.runs.len() >= RUNS_MAX {
+            return Err("its extents overlap, or are too many".into());
+        }
+        self.content.push(Run { at, from: self.system.place.offset + from, length });
+        Ok(())
+    }
+}
+
+impl FileSystem for Ext4<'_> {
+    fn root(&self) -> u64 {
+        ROOT
+    }
+
+    fn node(&self, number: u64) -> Result<Node, String> {
+        let bytes = self.inode(number)?;
+        let inode = Bytes::new(&bytes, "an inode");
+        let (mode, flags) = (inode.u16(0)?, inode.u32(0x20)?);
+        let kind = match mode >> 12 {
+            0x8 => NodeKind::File,
+            0x4 => NodeKind::Folder,
+            0xa => NodeKind::Link,
+            0x1 | 0x2 | 0x6 | 0xc => NodeKind::Other,
+            _ => return Err(format!("inode {number} is of no known kind")),
+        };
+        let size = u64::from(inode.u32(4)?) | u64::from(inode.u32(0x6c)?) << 32;
+        let epoch = if self.inode_bytes >= 0x8c { i64::from(inode.u32(0x88)? & 3) << 32 } else { 0 };
+        let meta = Meta {
+            mode: u32::from(mode & 0o7777),
+            uid: u32::from(inode.u16(2)?) | u32::from(inode.u16(0x78)?) << 16,
+            gid: u32::from(inode.u16(0x18)?) | u32::from(inode.u16(0x7a)?) << 16,
+            modified: i64::from(inode.u32(0x10)?.cast_signed()) + epoch,
+        };
+        let map = inode.part(0x28, 60)?;
+        let mut node = Node { number, kind, meta, content: Content::default(), inside: None };
+        if node.kind == NodeKind::Other {
+            return Ok(node);
+        }
+        if flags & ENCRYPTED != 0 {
+            return Err("it is encrypted: back up the volume or partition whole".into());
+        }
+        if node.kind == NodeKind::Link && size < 60 && flags & EXTENTS == 0 {
+            node.inside = Some(inode.part(0x28, usize::try_from(size).unwrap_or(0))?.to_vec());
+            return Ok(node);
+        }
+        if flags & INLINE != 0 {
+            return Err("its content lies in its inode (inline_data), which is not read here: back up the volume or partition whole".into());
+        }
+        let mut runs = Runs { system: self, content: Content { size, runs: Vec::new() }, nodes: 0 };
+        if flags & EXTENTS != 0 {
+            self.by_extents(map, &mut runs)?
+        } else {
+            self.by_blocks(map, &mut runs)?
+        }
+        node.content = runs.content;
+        Ok(node)
+    }
+
+    fn entries(&self, node: &Node) -> Result<Vec<(Vec<u8>, u64)>, String> {
+        let bytes = super::content(&self.place, &node.content, FOLDER_BYTES_MAX)?;
+        let mut found = Vec::new();
+        for block in bytes.chunks(usize::try_from(self.block_bytes).unwrap_or(1024)) {
+            let block = Bytes::new(block, "a directory");
+            let mut at = 0;
+            while at + 8 <= block.bytes.len() {
+                let (number, length) = (block.u32(at)?, usize::from(block.u16(at + 4)?));
+                // 64 KiB does not fit into the field.
+                let length =
+                    if matches!(length, 0 | 0xffff) && block.bytes.len() == 1 << 16 { 1 << 16 } else { length };
+                if length < 8 {
+                    return Err("a directory is damaged".into());
+                }
+                let name = block.part(at + 8, usize::from(block.u8(at + 6)?))?;
+                if number != 0 && name != b"." && name != b".." {
+                    found.push((name.to_vec(), u64::from(number)));
+                }
+                at += length;
+            }
+        }
+        Ok(found)
+    }
+}

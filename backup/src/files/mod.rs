@@ -1,0 +1,203 @@
+//! The files of a directory in a file system, read from an image: names, what they are, and where their bytes lie.
+//!
+//! Nothing is mounted, and nothing in the image is believed: a file system that makes no sense is an error that says where.
+
+mod ext4;
+mod ext4_journal;
+mod xfs;
+mod xfs_log;
+
+use std::collections::BTreeSet;
+
+use crate::content::Content;
+use crate::image::Image;
+use crate::plan::Meta;
+
+/// Files and folders of one directory tree at most.
+pub const FILES_MAX: usize = 1 << 20;
+/// How deep folders lie in each other at most.
+const DEPTH_MAX: usize = 1024;
+
+/// Where a file system lies in a volume.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    /// The volume.
+    pub image: &'a dyn Image,
+    /// Where it begins.
+    pub offset: u64,
+    /// The bytes it may use.
+    pub length: u64,
+}
+
+impl Place<'_> {
+    fn read(&self, at: u64, length: usize) -> Result<Vec<u8>, String> {
+        if at.checked_add(length as u64).is_none_or(|end| end > self.length) {
+            return Err(format!("it points to {at}, beyond its end"));
+        }
+        crate::bytes::read(self.image, self.offset.saturating_add(at), length)
+    }
+}
+
+/// What a file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeKind {
+    /// A file.
+    File,
+    /// A directory.
+    Folder,
+    /// A symbolic link.
+    Link,
+    /// A device, pipe or socket: it has no content.
+    Other,
+}
+
+/// A file as its file system describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its inode's number.
+    pub number: u64,
+    /// What it is.
+    pub kind: NodeKind,
+    /// Owner, permissions, time.
+    pub meta: Meta,
+    /// Where its bytes lie.
+    pub content: Content,
+    /// Its bytes, when they lie in the inode itself.
+    pub inside: Option<Vec<u8>>,
+}
+
+/// A file system.
+trait FileSystem {
+    fn root(&self) -> u64;
+    fn node(&self, number: u64) -> Result<Node, String>;
+    /// Names and inodes, without `.` and `..`.
+    fn entries(&self, node: &Node) -> Result<Vec<(Vec<u8>, u64)>, String>;
+}
+
+/// A file of a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its path below the directory, empty for the directory itself.
+    pub path: String,
+    /// What it is.
+    pub node: Node,
+    /// For a symbolic link: where it leads.
+    pub leads_to: Option<String>,
+}
+
+/// All files below a directory, by name, each folder before what is in it.
+///
+/// # Errors
+/// What is wrong with the file system, or that the directory is not there.
+pub fn list(place: Place<'_>, directory: &str) -> Result<Vec<Entry>, String> {
+    let system = open(place)?;
+    let system = system.as_ref();
+    let mut node = system.node(system.root())?;
+    let mut walked = String::new();
+    for name in directory.split('/').filter(|name| !name.is_empty()) {
+        if node.kind != NodeKind::Folder {
+            return Err(format!("{walked} is no directory"));
+        }
+        walked = format!("{walked}/{name}");
+        let found = system.entries(&node)?.into_iter().find(|(there, _)| there == name.as_bytes());
+        let (_, number) = found.ok_or_else(|| format!("there is no {walked} in its file system"))?;
+        node = system.node(number)?;
+    }
+    if node.kind != NodeKind::Folder {
+        return Err(format!("{directory} is no directory: name the one it is in"));
+    }
+    let mut walk = Walk { place, system, found: Vec::new(), folders: BTreeSet::new() };
+    walk.folder(String::new(), node, 0)?;
+    Ok(walk.found)
+}
+
+fn open(place: Place<'_>) -> Result<Box<dyn FileSystem + '_>, String> {
+    if let Some(system) = ext4::open(place)? {
+        return Ok(Box::new(system));
+    }
+    if let Some(system) = xfs::open(place)? {
+        return Ok(Box::new(system));
+    }
+    Err("there is no file system that can be read here (ext4 or XFS): back up the volume or partition whole".into())
+}
+
+struct Walk<'a> {
+    place: Place<'a>,
+    system: &'a dyn FileSystem,
+    found: Vec<Entry>,
+    /// Folders seen: one that is met twice is damage, and would go round for ever.
+    folders: BTreeSet<u64>,
+}
+
+impl Walk<'_> {
+    fn folder(&mut self, path: String, node: Node, depth: usize) -> Result<(), String> {
+        if depth > DEPTH_MAX || !self.folders.insert(node.number) {
+            return Err(format!("its directories are damaged: /{path} is inside itself"));
+        }
+        let mut entries = self.system.entries(&node)?;
+        entries.sort();
+        self.push(Entry { path: path.clone(), node, leads_to: None })?;
+        for (name, number) in entries {
+            let name = readable(&name)?;
+            let path = if path.is_empty() { name } else { format!("{path}/{name}") };
+            let node = self.system.node(number).map_err(|why| format!("/{path}: {why}"))?;
+            match node.kind {
+                NodeKind::Folder => self.folder(path, node, depth + 1)?,
+                NodeKind::Link => {
+                    let leads_to = Some(self.link(&node).map_err(|why| format!("/{path}: {why}"))?);
+                    self.push(Entry { path, node, leads_to })?;
+                }
+                NodeKind::File | NodeKind::Other => self.push(Entry { path, node, leads_to: None })?,
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, entry: Entry) -> Result<(), String> {
+        if self.found.len() >= FILES_MAX {
+            return Err(format!("it has more than {FILES_MAX} files: back up the volume or partition whole"));
+        }
+        self.found.push(entry);
+        Ok(())
+    }
+
+    fn link(&self, node: &Node) -> Result<String, String> {
+        let bytes = match &node.inside {
+            Some(bytes) => bytes.clone(),
+            None => content(&self.place, &node.content, 4096)?,
+        };
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+/// A content of at most so many bytes.
+fn content(place: &Place<'_>, content: &Content, most: u64) -> Result<Vec<u8>, String> {
+    if content.size > most {
+        return Err(format!("it has {} bytes, which is more than there can be", content.size));
+    }
+    let mut bytes = vec![0; usize::try_from(content.size).unwrap_or(0)];
+    for run in &content.runs {
+        let begin = usize::try_from(run.at).unwrap_or(usize::MAX);
+        let length = usize::try_from(run.length.min(content.size.saturating_sub(run.at))).unwrap_or(0);
+        let Some(part) = bytes.get_mut(begin..begin.saturating_add(length)) else { continue };
+        let at = run.from.checked_sub(place.offset).ok_or("it points before its begin")?;
+        part.copy_from_slice(&place.read(at, length)?);
+    }
+    Ok(bytes)
+}
+
+/// A name as it can stand in an archive: bytes that are no UTF-8 are written as `\xHH`.
+fn readable(name: &[u8]) -> Result<String, String> {
+    if name.is_empty() || name == b"." || name == b".." || name.iter().any(|byte| matches!(byte, 0 | b'/')) {
+        return Err(format!("it has a file with an impossible name ({:?})", String::from_utf8_lossy(name)));
+    }
+    let mut text = String::new();
+    for chunk in name.utf8_chunks() {
+        text.push_str(chunk.valid());
+        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests;

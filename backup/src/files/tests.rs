@@ -1,0 +1,299 @@
+//! File systems made by their own tools, read back.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::image::memory::Bytes;
+
+/// Files of all kinds: empty, small, large, sparse, in fragments, many in one folder, deep ones, links.
+fn tree(folder: &Path) {
+    let write = |name: &str, bytes: &[u8]| {
+        let path = folder.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    };
+    write("empty", b"");
+    write("small", b"hello");
+    let large: Vec<u8> = (0..3_000_001_u32).map(|n| (n * 7 % 251) as u8).collect();
+    write("deep/er/still/large", &large);
+    for number in 0..900 {
+        write(&format!("many/file-with-a-rather-long-name-{number:04}"), format!("{number}").as_bytes());
+    }
+    let sparse = std::fs::File::create(folder.join("sparse")).unwrap();
+    sparse.set_len(40 << 20).unwrap();
+    for at in [0_u64, 5 << 20, 30 << 20] {
+        std::os::unix::fs::FileExt::write_all_at(&sparse, b"island", at + 100).unwrap();
+    }
+    symlink("deep/er", folder.join("short-link")).unwrap();
+    symlink("x".repeat(200), folder.join("long-link")).unwrap();
+}
+
+fn run(program: &str, args: &[&str]) {
+    let output = Command::new(program).args(args).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The tree in a file system, at an offset of a volume.
+fn image(folder: &Path, make: impl Fn(&str, &str), offset: usize) -> Bytes {
+    let source = folder.join("tree");
+    if !source.exists() {
+        tree(&source);
+    }
+    let path = folder.join("image");
+    std::fs::File::create(&path).unwrap().set_len(64 << 20).unwrap();
+    make(path.to_str().unwrap(), source.to_str().unwrap());
+    let mut bytes = vec![0xee; offset];
+    bytes.extend(std::fs::read(&path).unwrap());
+    Bytes::new(bytes)
+}
+
+fn place(image: &Bytes, offset: u64) -> Place<'_> {
+    Place { image, offset, length: image.size() - offset }
+}
+
+/// What is in the folder itself: path, kind, bytes or target.
+fn there(root: &Path, folder: &Path, found: &mut BTreeMap<String, (char, Vec<u8>)>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+        let meta = std::fs::symlink_metadata(&path).unwrap();
+        if meta.is_dir() {
+            found.insert(name, ('d', Vec::new()));
+            there(root, &path, found);
+        } else if meta.is_symlink() {
+            found.insert(name, ('l', std::fs::read_link(&path).unwrap().to_str().unwrap().into()));
+        } else {
+            found.insert(name, ('f', std::fs::read(&path).unwrap()));
+        }
+    }
+}
+
+fn assert_same(image: &Bytes, offset: u64, source: &Path) {
+    let mut expected = BTreeMap::new();
+    there(source, source, &mut expected);
+    let place = place(image, offset);
+    let mut found = BTreeMap::new();
+    for entry in list(place, "/").unwrap() {
+        if entry.path.is_empty() || entry.path == "lost+found" {
+            continue;
+        }
+        let original = std::fs::symlink_metadata(source.join(&entry.path)).unwrap();
+        assert_eq!(entry.node.meta.mode, original.mode() & 0o7777, "{}", entry.path);
+        let what = match entry.node.kind {
+            NodeKind::Folder => ('d', Vec::new()),
+            NodeKind::Link => ('l', entry.leads_to.unwrap().into_bytes()),
+            NodeKind::File => ('f', content(&place, &entry.node.content, 1 << 30).unwrap()),
+            NodeKind::Other => ('o', Vec::new()),
+        };
+        found.insert(entry.path, what);
+    }
+    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    for (path, what) in &expected {
+        assert!(found[path] == *what, "{path} differs");
+    }
+}
+
+fn ext4(options: &'static [&'static str]) -> impl Fn(&str, &str) {
+    move |image, source| run("mke2fs", &[&["-q", "-F", "-d", source], options, &[image]].concat())
+}
+
+#[test]
+fn ext4_as_it_is_made_today() {
+    let folder = tempfile::tempdir().unwrap();
+    for options in [
+        &["-t", "ext4"][..],
+        &["-t", "ext4", "-b", "1024", "-I", "128"],
+        &["-t", "ext4", "-O", "^64bit,^flex_bg,^metadata_csum"],
+        &["-t", "ext3"],
+        &["-t", "ext2", "-b", "1024"],
+    ] {
+        let image = image(folder.path(), ext4(options), 1 << 20);
+        assert_same(&image, 1 << 20, &folder.path().join("tree"));
+    }
+}
+
+#[test]
+fn a_directory_that_is_not_there_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = image(folder.path(), ext4(&["-t", "ext4"]), 0);
+    let why = |path| list(place(&image, 0), path).unwrap_err();
+    assert_eq!(why("/deep/nowhere/x"), "there is no /deep/nowhere in its file system");
+    assert_eq!(why("/small/x"), "/small is no directory");
+    assert!(why("/small").contains("name the one it is in"));
+    let below: Vec<_> = list(place(&image, 0), "/deep/er").unwrap().into_iter().map(|entry| entry.path).collect();
+    assert_eq!(below, ["", "still", "still/large"]);
+}
+
+/// What a transaction of the journal changed and nobody wrote to its place yet is what is read.
+#[test]
+fn what_is_only_in_the_journal_of_ext4_is_read_there() {
+    let folder = tempfile::tempdir().unwrap();
+    for features in ["^metadata_csum", "metadata_csum", "metadata_csum,^64bit"] {
+        let make = |image: &str, source: &str| {
+            run("mke2fs", &["-q", "-F", "-t", "ext4", "-b", "4096", "-O", features, "-d", source, image]);
+        };
+        let clean = image(folder.path(), make, 0);
+        let path = folder.path().join("image");
+        // The block of the root directory, with one name changed, goes into the journal alone.
+        let root = list(place(&clean, 0), "/").unwrap().remove(0).node.content.runs[0];
+        let (from, block) = (usize::try_from(root.from).unwrap(), root.from / 4096);
+        let mut changed = clean.bytes[from..from + 4096].to_vec();
+        let at = changed.windows(5).position(|name| name == b"small").unwrap();
+        changed[at..at + 5].copy_from_slice(b"SMALL");
+        let other = folder.path().join("block");
+        std::fs::write(&other, &changed).unwrap();
+        let commands = format!("jo\njw -b {block} {}\njc\n", other.display());
+        let script = folder.path().join("script");
+        std::fs::write(&script, commands).unwrap();
+        run("debugfs", &["-w", "-f", script.to_str().unwrap(), path.to_str().unwrap()]);
+        let dirty = Bytes::new(std::fs::read(&path).unwrap());
+        let superblock_flag = dirty.bytes[1024 + 0x60];
+        assert_ne!(superblock_flag & 4, 0, "{features}: the journal is not said to be needed");
+        let names = |image: &Bytes| {
+            list(place(image, 0), "/")
+                .unwrap()
+                .into_iter()
+                .map(|entry| entry.path)
+                .filter(|path| path.to_lowercase() == "small")
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names(&dirty), ["SMALL"], "{features}");
+        // Without the journal the old name is there.
+
+        let mut ignored = Bytes::new(dirty.bytes.clone());
+        ignored.bytes[1024 + 0x60] = superblock_flag & !4;
+        assert_eq!(names(&ignored), ["small"]);
+    }
+}
+
+/// XFS has no tool that copies a tree, but one that takes a description of it.
+fn xfs(options: &'static [&'static str]) -> impl Fn(&str, &str) {
+    move |image, source| {
+        let description = format!("{image}.tree");
+        std::fs::write(&description, format!("/\n0 0\nd--755 0 0\n{}$\n", described(Path::new(source)))).unwrap();
+        std::fs::File::options().write(true).open(image).unwrap().set_len(400 << 20).unwrap();
+        run("mkfs.xfs", &[&["-q", "-f", "-p", &description], options, &[image]].concat());
+    }
+}
+
+fn described(folder: &Path) -> String {
+    let mut text = String::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let meta = std::fs::symlink_metadata(&path).unwrap();
+        let mode = meta.mode() & 0o777;
+        if meta.is_dir() {
+            text += &format!("{name} d--{mode:03o} 0 0\n{}$\n", described(&path));
+        } else if meta.is_symlink() {
+            text += &format!("{name} l--777 0 0 {}\n", std::fs::read_link(&path).unwrap().display());
+        } else {
+            text += &format!("{name} ---{mode:03o} 0 0 {}\n", path.display());
+        }
+    }
+    text
+}
+
+#[test]
+fn xfs_as_it_is_made_today() {
+    let folder = tempfile::tempdir().unwrap();
+    for options in
+        [&["-m", "crc=1"][..], &["-m", "crc=0,finobt=0,rmapbt=0,reflink=0"], &["-b", "size=1024", "-n", "size=8192"]]
+    {
+        let image = image(folder.path(), xfs(options), 1 << 20);
+        assert_same(&image, 1 << 20, &folder.path().join("tree"));
+    }
+}
+
+#[test]
+fn an_xfs_whose_log_is_not_empty_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut image = image(folder.path(), xfs(&["-m", "crc=1"]), 0);
+    let block = |at: usize| u64::from_be_bytes(image.bytes[at..at + 8].try_into().unwrap());
+    let (log, shift) = (block(48), u32::from(image.bytes[124]));
+    let group = u64::from(u32::from_be_bytes(image.bytes[84..88].try_into().unwrap()));
+    let at = usize::try_from(((log >> shift) * group + (log & ((1 << shift) - 1))) * 4096).unwrap();
+    assert_eq!(image.bytes[at..at + 4], [0xfe, 0xed, 0xba, 0xbe]);
+    // A later record, of a file system in use.
+    let mut record = image.bytes[at..at + 1024].to_vec();
+    record[23] += 4;
+    record[43] = 9;
+    image.bytes[at + 2048..at + 3072].copy_from_slice(&record);
+    assert!(list(place(&image, 0), "/").unwrap_err().contains("remount it read-only"));
+}
+
+fn small_xfs() -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    image(folder.path(), xfs(&["-b", "size=1024"]), 0).bytes
+}
+
+fn small_ext4() -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    let source = folder.path().join("source");
+    std::fs::create_dir_all(source.join("x/y")).unwrap();
+    std::fs::write(source.join("x/y/z"), vec![7; 300_000]).unwrap();
+    std::fs::File::create(&path).unwrap().set_len(4 << 20).unwrap();
+    ext4(&["-t", "ext4", "-b", "1024"])(path.to_str().unwrap(), source.to_str().unwrap());
+    std::fs::read(&path).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    #[test]
+    fn a_damaged_xfs_never_panics(flips in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>(), 0..4_u8), 1..60)) {
+        // Large, so it is altered where it is, and put right again.
+        static IMAGE: std::sync::LazyLock<parking_lot::Mutex<(Bytes, Vec<usize>)>> = std::sync::LazyLock::new(|| {
+            let bytes = small_xfs();
+            // Metadata: superblock, directories, inodes, trees.
+            let magic = [&b"XFSB"[..], b"XDB3", b"XDD3", b"BMA3", b"XSLM", b"IN"];
+            let heads = (0..bytes.len()).step_by(512).filter(|at| magic.iter().any(|magic| bytes[*at..].starts_with(magic)));
+            let used = heads.flat_map(|at| at..at + 512).filter(|at| bytes[*at] != 0).collect();
+            parking_lot::Mutex::new((Bytes::new(bytes), used))
+        });
+        let (image, used) = &mut *IMAGE.lock();
+        let mut undo = Vec::new();
+        for (at, value, how) in flips {
+            let at = used[at.index(used.len())];
+            let byte = image.bytes[at];
+            undo.push((at, byte));
+            image.bytes[at] = match how { 0 => value, 1 => 0xff, 2 => 0, _ => byte ^ (1 << (value % 8)) };
+        }
+        if let Ok(entries) = list(place(image, 0), "/") {
+            for entry in entries.iter().take(50) {
+                let _ = content(&place(image, 0), &entry.node.content, 1 << 22);
+            }
+        }
+        for (at, byte) in undo.into_iter().rev() {
+            image.bytes[at] = byte;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn a_damaged_file_system_never_panics(flips in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>(), 0..4_u8), 1..60)) {
+        static IMAGE: std::sync::LazyLock<(Vec<u8>, Vec<usize>)> = std::sync::LazyLock::new(|| {
+            let bytes = small_ext4();
+            let used = bytes.iter().enumerate().filter(|(_, byte)| **byte != 0 && **byte != 7).map(|(at, _)| at).collect();
+            (bytes, used)
+        });
+        let mut bytes = IMAGE.0.clone();
+        for (at, value, how) in flips {
+            let at = IMAGE.1[at.index(IMAGE.1.len())];
+            bytes[at] = match how { 0 => value, 1 => 0xff, 2 => 0, _ => bytes[at] ^ (1 << (value % 8)) };
+        }
+        let image = Bytes::new(bytes);
+        if let Ok(entries) = list(place(&image, 0), "/") {
+            for entry in entries {
+                let _ = content(&place(&image, 0), &entry.node.content, 1 << 22);
+            }
+        }
+    }
+}

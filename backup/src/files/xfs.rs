@@ -1,0 +1,308 @@
+//! XFS as far as names and places of bytes go. Its log is not replayed: a file system whose log holds changes that are not at
+//! their places is refused, and what to do is said.
+
+use super::xfs_log::is_clean;
+use super::{FileSystem, Node, NodeKind, Place};
+use crate::bytes::Bytes;
+use crate::content::{Content, RUNS_MAX, Run};
+use crate::plan::Meta;
+
+/// File types in directories, sparse inodes, another UUID in metadata, large times, many extents, exchanged ranges, parent
+/// pointers.
+const KNOWN: u32 = 1 | 2 | 4 | 8 | 32 | 64 | 128;
+const FILE_TYPES: u32 = 1;
+const FILE_TYPES_4: u32 = 0x200;
+const BIG_TIME: u64 = 8;
+const MANY_EXTENTS: u64 = 16;
+const REAL_TIME: u16 = 1;
+/// Where in a directory its index begins: all entries lie before.
+const INDEX_AT: u64 = 32 << 30;
+/// Nodes of one file's extent tree at most.
+const TREE_NODES_MAX: usize = 1 << 18;
+/// Bytes of one directory at most.
+const FOLDER_BYTES_MAX: u64 = 1 << 30;
+
+/// See the module.
+pub(super) struct Xfs<'a> {
+    place: Place<'a>,
+    block_bytes: u64,
+    group_blocks: u64,
+    groups: u64,
+    group_shift: u32,
+    inode_bytes: u64,
+    inode_shift: u32,
+    root: u64,
+    folder_block_bytes: usize,
+    five: bool,
+    file_types: bool,
+}
+
+/// The file system at a place, if it is one.
+pub(super) fn open(place: Place<'_>) -> Result<Option<Xfs<'_>>, String> {
+    let Ok(bytes) = place.read(0, 512) else { return Ok(None) };
+    let block = Bytes::new(&bytes, "its superblock");
+    if block.part(0, 4)? != b"XFSB" {
+        return Ok(None);
+    }
+    let five = block.be16(100)? & 15 == 5;
+    let incompatible = if five { block.be32(216)? } else { 0 };
+    if incompatible & !KNOWN != 0 || !(4..=5).contains(&(block.be16(100)? & 15)) {
+        return Err(format!(
+            "its XFS file system uses features that are not known here ({incompatible:#x}): back up the volume or partition whole"
+        ));
+    }
+    let block_bytes = u64::from(block.be32(4)?);
+    let folder_shift = u32::from(block.u8(192)?);
+    let system = Xfs {
+        place,
+        block_bytes,
+        group_blocks: block.be32(84)?.into(),
+        groups: block.be32(88)?.into(),
+        group_shift: block.u8(124)?.into(),
+        inode_bytes: block.be16(104)?.into(),
+        inode_shift: block.u8(123)?.into(),
+        root: block.be64(56)?,
+        folder_block_bytes: usize::try_from(block_bytes).unwrap_or(0).checked_shl(folder_shift).unwrap_or(0),
+        five,
+        file_types: if five { incompatible & FILE_TYPES != 0 } else { block.be32(200)? & FILE_TYPES_4 != 0 },
+    };
+    let blocks = block.be64(8)?;
+    let sound = (512..=65536).contains(&block_bytes)
+        && block_bytes.is_power_of_two()
+        && (256..=2048).contains(&system.inode_bytes)
+        && system.group_shift < 32
+        && system.inode_shift <= 8
+        && system.inode_bytes.checked_shl(system.inode_shift) == Some(block_bytes)
+        && system.group_blocks > 0
+        && system.group_blocks <= 1 << system.group_shift
+        && folder_shift <= 7
+        && (512..=65536).contains(&system.folder_block_bytes)
+        && blocks.checked_mul(block_bytes).is_some_and(|bytes| bytes <= place.length);
+    if !sound {
+        return Err("its XFS superblock makes no sense, or it is larger than its volume or partition".into());
+    }
+    let (log, log_blocks) = (block.be64(48)?, u64::from(block.be32(96)?));
+    if log == 0 {
+        return Err("its XFS log is on another device: back up the volume or partition whole".into());
+    }
+    let uuid = block.part(32, 16)?;
+    if !is_clean(&place, system.byte(log)?, log_blocks.saturating_mul(block_bytes), uuid)? {
+        return Err(
+            "its XFS file system was being written, and its log is not replayed here: unmount it or remount it read-only for \
+             the moment of the backup, or back up the volume or partition whole"
+                .into(),
+        );
+    }
+    Ok(Some(system))
+}
+
+impl Xfs<'_> {
+    /// Where a block lies, in bytes from the begin of the file system.
+    fn byte(&self, block: u64) -> Result<u64, String> {
+        let (group, within) = (block >> self.group_shift, block & ((1 << self.group_shift) - 1));
+        if group >= self.groups || within >= self.group_blocks {
+            return Err(format!("it points to block {block}, which cannot be"));
+        }
+        Ok((group * self.group_blocks + within) * self.block_bytes)
+    }
+
+    fn block(&self, block: u64) -> Result<Vec<u8>, String> {
+        self.place.read(self.byte(block)?, usize::try_from(self.block_bytes).unwrap_or(0))
+    }
+
+    fn inode(&self, number: u64) -> Result<Vec<u8>, String> {
+        let within = number & ((1 << self.inode_shift) - 1);
+        let at = self.byte(number >> self.inode_shift)? + within * self.inode_bytes;
+        self.place.read(at, usize::try_from(self.inode_bytes).unwrap_or(0))
+    }
+
+    /// Extents as they lie in inodes and leaves.
+    fn add(&self, records: &Bytes<'_>, count: usize, content: &mut Content) -> Result<(), String> {
+        for record in 0..count {
+            let (high, low) = (records.be64(record * 16)?, records.be64(record * 16 + 8)?);
+            let unwritten = high >> 63 != 0;
+            let at = ((high & (u64::MAX >> 1)) >> 9).checked_mul(self.block_bytes).ok_or("an extent makes no sense")?;
+            let block = (high & 0x1ff) << 43 | low >> 21;
+            let length = (low & 0x1f_ffff) * self.block_bytes;
+            // Beyond the end of a file there may be blocks kept for it.
+            let length = length.min(content.size.saturating_sub(at));
+            if length == 0 {
+                continue;
+            }
+            let last = content.runs.last().map_or(0, Run::end);
+            if at < last || content.runs.len() >= RUNS_MAX {
+                return Err("its extents overlap, or are too many".into());
+            }
+            // An extent lies in one group.
+            let begin = self.byte(block)?;
+            self.byte(block + (length - 1) / self.block_bytes)?;
+            if !unwritten {
+                content.push(Run { at, from: self.place.offset + begin, length });
+            }
+        }
+        Ok(())
+    }
+
+    fn by_tree(&self, fork: &Bytes<'_>, content: &mut Content) -> Result<(), String> {
+        let (level, count) = (fork.be16(0)?, usize::from(fork.be16(2)?));
+        let pointers = 4 + fork.bytes.len().saturating_sub(4) / 16 * 8;
+        let mut nodes = 0;
+        let mut waiting = pointers_of(fork, pointers, count, level)?;
+        let head = if self.five { 72 } else { 24 };
+        let below = head + usize::try_from(self.block_bytes).unwrap_or(0).saturating_sub(head) / 16 * 8;
+        while let Some((block, above)) = waiting.pop() {
+            nodes += 1;
+            let bytes = self.block(block)?;
+            let node = Bytes::new(&bytes, "an extent tree");
+            let (level, count) = (node.be16(4)?, usize::from(node.be16(6)?));
+            let magic = node.part(0, 4)?;
+            if level + 1 != above || nodes > TREE_NODES_MAX || (magic != b"BMAP" && magic != b"BMA3") {
+                return Err("its extent tree is damaged".into());
+            }
+            if level == 0 {
+                self.add(&node.below(head, node.bytes.len() - head)?, count, content)?;
+            } else {
+                waiting.extend(pointers_of(&node, below, count, level)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn short_folder(&self, bytes: &[u8]) -> Result<Vec<(Vec<u8>, u64)>, String> {
+        let folder = Bytes::new(bytes, "a directory");
+        let (count, wide) = (folder.u8(0)?, folder.u8(1)? > 0);
+        let number_bytes = if wide { 8 } else { 4 };
+        let mut at = 2 + number_bytes;
+        let mut found = Vec::new();
+        for _ in 0..count {
+            let length = usize::from(folder.u8(at)?);
+            let name = folder.part(at + 3, length)?.to_vec();
+            at += 3 + length + usize::from(self.file_types);
+            found.push((name, if wide { folder.be64(at)? } else { folder.be32(at)?.into() }));
+            at += number_bytes;
+        }
+        Ok(found)
+    }
+
+    fn folder_block(&self, bytes: &[u8], found: &mut Vec<(Vec<u8>, u64)>) -> Result<(), String> {
+        let block = Bytes::new(bytes, "a directory");
+        let magic = block.part(0, 4)?;
+        let end = match magic {
+            b"XD2B" | b"XDB3" => {
+                let index = usize::try_from(block.be32(bytes.len().saturating_sub(8))?).unwrap_or(usize::MAX);
+                bytes.len().saturating_sub(8).checked_sub(index.saturating_mul(8)).ok_or("a directory is damaged")?
+            }
+            b"XD2D" | b"XDD3" => bytes.len(),
+            _ => return Err("a directory is damaged".into()),
+        };
+        let mut at = if self.five { 64 } else { 16 };
+        while at + 8 <= end {
+            if block.be16(at)? == 0xffff {
+                at += usize::from(block.be16(at + 2)?).max(8);
+                continue;
+            }
+            let (number, length) = (block.be64(at)?, usize::from(block.u8(at + 8)?));
+            let name = block.part(at + 9, length)?;
+            if name != b"." && name != b".." {
+                found.push((name.to_vec(), number));
+            }
+            at += (8 + 1 + length + usize::from(self.file_types) + 2).next_multiple_of(8);
+        }
+        Ok(())
+    }
+}
+
+/// Blocks to visit, with their levels; in their order when they are taken from the end.
+fn pointers_of(node: &Bytes<'_>, at: usize, count: usize, level: u16) -> Result<Vec<(u64, u16)>, String> {
+    (0..count).rev().map(|index| Ok((node.be64(at + index * 8)?, level))).collect()
+}
+
+impl FileSystem for Xfs<'_> {
+    fn root(&self) -> u64 {
+        self.root
+    }
+
+    fn node(&self, number: u64) -> Result<Node, String> {
+        let bytes = self.inode(number)?;
+        let inode = Bytes::new(&bytes, "an inode");
+        let (mode, version, format) = (inode.be16(2)?, inode.u8(4)?, inode.u8(5)?);
+        if inode.be16(0)? != 0x494e || !(1..=3).contains(&version) {
+            return Err(format!("inode {number} is not one"));
+        }
+        let kind = match mode >> 12 {
+            0x8 => NodeKind::File,
+            0x4 => NodeKind::Folder,
+            0xa => NodeKind::Link,
+            0x1 | 0x2 | 0x6 | 0xc => NodeKind::Other,
+            _ => return Err(format!("inode {number} is of no known kind")),
+        };
+        let flags = if version == 3 { inode.be64(120)? } else { 0 };
+        let modified = if flags & BIG_TIME != 0 {
+            i64::try_from(inode.be64(40)? / 1_000_000_000).unwrap_or(0) - (1 << 31)
+        } else {
+            inode.be32(40)?.cast_signed().into()
+        };
+        let meta = Meta { mode: u32::from(mode & 0o7777), uid: inode.be32(8)?, gid: inode.be32(12)?, modified };
+        let size = inode.be64(56)?;
+        let mut node = Node { number, kind, meta, content: Content { size, runs: Vec::new() }, inside: None };
+        if node.kind == NodeKind::Other {
+            node.content.size = 0;
+            return Ok(node);
+        }
+        if inode.be16(90)? & REAL_TIME != 0 {
+            return Err("it lies in the realtime section, which is not read here".into());
+        }
+        let core = if version == 3 { 176 } else { 100 };
+        let attributes = usize::from(inode.u8(82)?) * 8;
+        let fork_bytes = if attributes > 0 { attributes } else { bytes.len().saturating_sub(core) };
+        let fork = inode.below(core, fork_bytes)?;
+        let count = if flags & MANY_EXTENTS != 0 { inode.be64(24)? } else { inode.be32(76)?.into() };
+        match format {
+            1 => node.inside = Some(fork.part(0, usize::try_from(size).unwrap_or(usize::MAX))?.to_vec()),
+            2 => self.add(&fork, usize::try_from(count).unwrap_or(usize::MAX), &mut node.content)?,
+            3 => self.by_tree(&fork, &mut node.content)?,
+            _ => return Err(format!("inode {number} keeps its content in no known form")),
+        }
+        if node.kind == NodeKind::Link && node.inside.is_none() {
+            node.inside = Some(self.remote_link(&node.content)?);
+        }
+        Ok(node)
+    }
+
+    fn entries(&self, node: &Node) -> Result<Vec<(Vec<u8>, u64)>, String> {
+        if let Some(inside) = &node.inside {
+            return self.short_folder(inside);
+        }
+        let mut entries = node.content.clone();
+        entries.size = entries.runs.iter().filter(|run| run.at < INDEX_AT).map(Run::end).max().unwrap_or(0);
+        entries.runs.retain(|run| run.at < INDEX_AT);
+        let bytes = super::content(&self.place, &entries, FOLDER_BYTES_MAX)?;
+        let mut found = Vec::new();
+        for block in bytes.chunks(self.folder_block_bytes).filter(|block| block.iter().any(|byte| *byte != 0)) {
+            self.folder_block(block, &mut found)?;
+        }
+        Ok(found)
+    }
+}
+
+impl Xfs<'_> {
+    /// A link that is too long for its inode: on version 5 each block of it has a header.
+    fn remote_link(&self, content: &Content) -> Result<Vec<u8>, String> {
+        let mut whole = Content { size: content.runs.last().map_or(0, Run::end), runs: content.runs.clone() };
+        let size = usize::try_from(content.size).unwrap_or(usize::MAX);
+        // The last run was cut to the link's length, which its header is not part of.
+        let block = usize::try_from(self.block_bytes).unwrap_or(512);
+        whole.size = whole.size.next_multiple_of(self.block_bytes);
+        if let Some(last) = whole.runs.last_mut() {
+            last.length = last.length.next_multiple_of(self.block_bytes);
+        }
+        let bytes = super::content(&self.place, &whole, 1 << 16)?;
+        let head = if self.five { 56 } else { 0 };
+        let mut link = Vec::new();
+        for block in bytes.chunks(block) {
+            link.extend_from_slice(block.get(head..).unwrap_or_default());
+        }
+        link.truncate(size);
+        Ok(link)
+    }
+}

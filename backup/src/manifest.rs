@@ -1,0 +1,132 @@
+//! The manifest: what a backup holds, as of when, and the digest of each member. JSON, the end of an archive.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// What this build writes, and the newest it reads.
+pub const FORMAT: u32 = 1;
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this description.
+    pub format: u32,
+    /// The backup's name.
+    pub name: String,
+    /// The appliance that made it.
+    pub appliance: String,
+    /// The version of Tidemark that made it.
+    pub version: String,
+    /// When it was asked for, or began by its schedule.
+    pub began: Timestamp,
+    /// The order of the members.
+    pub order: String,
+    /// As of when: one moment per group.
+    pub moments: Vec<Moment>,
+    /// Seconds between the first and the last of these moments: what was written across groups in between may be in one of
+    /// them and not in the other. 0 with one group.
+    pub skew_seconds: f64,
+    /// The sets asked for.
+    pub sets: Vec<SetSaid>,
+    /// What the archive holds, in its order.
+    pub members: Vec<MemberSaid>,
+}
+
+/// The moment of one group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Moment {
+    /// The group.
+    pub group: String,
+    /// The marker.
+    pub marker: u64,
+    /// Wall clock at the cut.
+    pub time: Timestamp,
+    /// Volumes it is the moment of, with their bytes.
+    pub volumes: Vec<VolumeSaid>,
+}
+
+/// A volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeSaid {
+    /// Its name.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// A set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetSaid {
+    /// Its name.
+    pub name: String,
+    /// Its extents, as they were given.
+    pub extents: Vec<String>,
+}
+
+/// A member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberSaid {
+    /// Its set.
+    pub set: String,
+    /// Its name in the archive.
+    pub name: String,
+    /// The volume it was read from.
+    pub volume: String,
+    /// What it is.
+    pub kind: KindSaid,
+    /// For a range: where it began in the volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    /// Bytes with holes.
+    pub size: u64,
+    /// Bytes without holes.
+    pub data_bytes: u64,
+    /// For a file: where its content lay in the volume, (offset, length).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extents: Vec<(u64, u64)>,
+    /// The digest of its content.
+    pub blake3: String,
+}
+
+/// What a member is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KindSaid {
+    /// A range of a volume, or all of it.
+    Range,
+    /// A file of a directory.
+    File,
+    /// A directory.
+    Folder,
+    /// A symbolic link.
+    Link,
+}
+
+/// Bytes of a manifest that is believed, at most.
+pub const MANIFEST_BYTES_MAX: u64 = 1 << 30;
+
+impl Manifest {
+    /// As text.
+    ///
+    /// # Errors
+    /// When it cannot be written, which its types do not allow.
+    pub fn encode(&self) -> serde_json::Result<String> {
+        serde_json::to_string_pretty(self)
+    }
+
+    /// From text that anybody may have written.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn decode(text: &[u8]) -> Result<Self, String> {
+        let manifest: Self =
+            serde_json::from_slice(text).map_err(|error| format!("the manifest is not one: {error}"))?;
+        if manifest.format > FORMAT {
+            return Err(format!(
+                "the manifest has format {}, and this build knows {FORMAT}: use a newer one",
+                manifest.format
+            ));
+        }
+        Ok(manifest)
+    }
+}

@@ -1,0 +1,144 @@
+//! How fast a backup copies: no faster than the rate given, and, when asked for, only while hosts are quiet.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemark_common::clock::Clock;
+
+use crate::stop::Stop;
+
+/// Hosts must have been quiet for so long before a backup that runs when they are idle goes on.
+pub const QUIET: Duration = Duration::from_millis(200);
+
+/// Counts what hosts ask of the volumes.
+pub type Asked = Box<dyn Fn() -> u64 + Send>;
+
+/// See the module.
+pub struct Pace {
+    clock: Arc<dyn Clock>,
+    /// Bytes per second.
+    rate: Option<u64>,
+    /// When the next piece may go, monotonic.
+    next: Duration,
+    quiet: Option<Quiet>,
+}
+
+struct Quiet {
+    asked: Asked,
+    last: u64,
+    since: Duration,
+}
+
+impl std::fmt::Debug for Pace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pace")
+            .field("rate", &self.rate)
+            .field("when_idle", &self.quiet.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Pace {
+    /// A pace; without a rate and without a counter, as fast as it goes.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>, rate: Option<u64>, when_idle: Option<Asked>) -> Self {
+        let now = clock.monotonic();
+        let quiet = when_idle.map(|asked| Quiet { last: asked(), asked, since: now });
+        Self { clock, rate, next: now, quiet }
+    }
+
+    /// Waits until a piece of so many bytes may be copied; whether it is to stop instead.
+    #[must_use]
+    pub fn wait(&mut self, bytes: u64, stop: &Stop) -> bool {
+        loop {
+            let now = self.clock.monotonic();
+            let wait = self.due(now).max(self.quiet.as_mut().map_or(Duration::ZERO, |quiet| quiet.due(now)));
+            if wait.is_zero() {
+                self.took(bytes, now);
+                return stop.reason().is_some();
+            }
+            if stop.wait(wait) {
+                return true;
+            }
+        }
+    }
+
+    fn due(&self, now: Duration) -> Duration {
+        if self.rate.is_some() { self.next.saturating_sub(now) } else { Duration::ZERO }
+    }
+
+    /// A piece that was late does not let the next ones come sooner than the rate says, but for a tenth of a second.
+    #[expect(clippy::cast_precision_loss, reason = "a piece is small")]
+    fn took(&mut self, bytes: u64, now: Duration) {
+        let Some(rate) = self.rate else { return };
+        let lasts = Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
+        self.next = self.next.max(now.saturating_sub(Duration::from_millis(100))).saturating_add(lasts);
+    }
+}
+
+impl Quiet {
+    /// How long to wait at least until hosts count as quiet.
+    fn due(&mut self, now: Duration) -> Duration {
+        let asked = (self.asked)();
+        if asked != self.last {
+            self.last = asked;
+            self.since = now;
+        }
+        QUIET.saturating_sub(now.saturating_sub(self.since))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    /// A clock that is set by hand.
+    #[derive(Debug, Default)]
+    struct Hand(AtomicU64);
+
+    impl Clock for Hand {
+        fn monotonic(&self) -> Duration {
+            Duration::from_millis(self.0.load(Ordering::Relaxed))
+        }
+
+        fn wall(&self) -> jiff::Timestamp {
+            jiff::Timestamp::UNIX_EPOCH
+        }
+    }
+
+    #[test]
+    fn the_rate_holds_however_late_pieces_are() {
+        let clock = Arc::new(Hand::default());
+        let mut pace = Pace::new(Arc::clone(&clock) as Arc<dyn Clock>, Some(1 << 20), None);
+        let mut copied = 0;
+        for ms in 0..20_000_u64 {
+            clock.0.store(ms, Ordering::Relaxed);
+            // Every third second nobody comes.
+            if (ms / 1000) % 3 != 2 && pace.due(clock.monotonic()).is_zero() {
+                pace.took(64 << 10, clock.monotonic());
+                copied += 64 << 10;
+            }
+            let allowed = (ms + 200) * (1 << 20) / 1000 + (64 << 10);
+            assert!(copied <= allowed, "{copied} bytes after {ms} ms");
+        }
+        assert!(copied >= 13 << 20, "{copied}");
+    }
+
+    #[test]
+    fn hosts_that_ask_hold_it_up() {
+        let clock = Arc::new(Hand::default());
+        let asked = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&asked);
+        let counted: Asked = Box::new(move || counter.load(Ordering::Relaxed));
+        let mut pace = Pace::new(Arc::clone(&clock) as Arc<dyn Clock>, None, Some(counted));
+        let quiet = pace.quiet.as_mut().unwrap();
+        assert_eq!(quiet.due(Duration::from_millis(50)), Duration::from_millis(150));
+        asked.store(1, Ordering::Relaxed);
+        assert_eq!(quiet.due(Duration::from_millis(150)), QUIET);
+        assert_eq!(quiet.due(Duration::from_millis(350)), Duration::ZERO);
+        asked.store(2, Ordering::Relaxed);
+        assert_eq!(quiet.due(Duration::from_millis(351)), QUIET);
+    }
+}

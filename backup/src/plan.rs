@@ -1,0 +1,139 @@
+//! What a backup copies, member by member, in the order asked for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::content::Content;
+use crate::image::Image;
+
+/// Images by the name of their volume.
+pub type Images = BTreeMap<String, Arc<dyn Image>>;
+
+/// The order of members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Order {
+    /// As the sets and their extents were given; files of a directory by name.
+    #[default]
+    Given,
+    /// By volume, then by the place of their first byte.
+    Address,
+    /// The fewest bytes first.
+    SmallestFirst,
+}
+
+impl Order {
+    /// As people write it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Given => "given",
+            Self::Address => "address",
+            Self::SmallestFirst => "smallest-first",
+        }
+    }
+
+    /// From its name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Given, Self::Address, Self::SmallestFirst].into_iter().find(|order| order.name() == name)
+    }
+}
+
+/// What a file system says of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Meta {
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Owning group.
+    pub gid: u32,
+    /// Last change of its content, seconds since 1970.
+    pub modified: i64,
+}
+
+/// What a member is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// A range of a volume.
+    Range {
+        /// Where it begins.
+        offset: u64,
+    },
+    /// A file.
+    File(Meta),
+    /// A directory.
+    Folder(Meta),
+    /// A symbolic link and where it leads.
+    Link(Meta, String),
+}
+
+/// One member of an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its set.
+    pub set: String,
+    /// Its name in the archive.
+    pub name: String,
+    /// The volume it is read from.
+    pub volume: String,
+    /// What it is.
+    pub kind: Kind,
+    /// Where its bytes lie.
+    pub content: Content,
+}
+
+/// Puts members into their order.
+pub fn arrange(members: &mut [Member], order: Order) {
+    match order {
+        Order::Given => {}
+        Order::Address => members.sort_by(|a, b| place(a).cmp(&place(b))),
+        Order::SmallestFirst => members.sort_by_key(|member| member.content.data_bytes()),
+    }
+}
+
+fn place(member: &Member) -> (&str, u64) {
+    let first = match member.kind {
+        Kind::Range { offset } => offset,
+        _ => member.content.runs.first().map_or(0, |run| run.from),
+    };
+    (&member.volume, first)
+}
+
+/// Bytes to copy in all.
+#[must_use]
+pub fn data_bytes(members: &[Member]) -> u64 {
+    members.iter().map(|member| member.content.data_bytes()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::Run;
+
+    fn member(name: &str, volume: &str, from: u64, length: u64) -> Member {
+        Member {
+            set: "s".into(),
+            name: name.into(),
+            volume: volume.into(),
+            kind: Kind::Range { offset: from },
+            content: Content { size: length, runs: vec![Run { at: 0, from, length }] },
+        }
+    }
+
+    #[test]
+    fn members_come_in_the_order_asked_for() {
+        let given = [member("1", "b", 0, 9), member("2", "a", 8, 5), member("3", "a", 4, 7)];
+        let names = |order| {
+            let mut members = given.to_vec();
+            arrange(&mut members, order);
+            members.iter().map(|member| member.name.clone()).collect::<String>()
+        };
+        assert_eq!(names(Order::Given), "123");
+        assert_eq!(names(Order::Address), "321");
+        assert_eq!(names(Order::SmallestFirst), "231");
+        for order in [Order::Given, Order::Address, Order::SmallestFirst] {
+            assert_eq!(Order::named(order.name()), Some(order));
+        }
+    }
+}

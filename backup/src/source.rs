@@ -1,0 +1,174 @@
+//! Where a finished backup is: an archive in a file or coming in, or the files of a folder.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
+
+use crate::archive::read::{ArchiveError, Found, FoundKind, Taker, walk};
+use crate::archive::{MANIFEST, MANIFEST_CHECK};
+use crate::digest::Digest;
+use crate::manifest::{KindSaid, Manifest, MemberSaid};
+
+/// Bytes read at once from a file of a folder.
+const PIECE: usize = 256 << 10;
+
+/// A backup to be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// An archive or a folder of raw files.
+    Path(PathBuf),
+    /// An archive on standard input.
+    Input,
+}
+
+impl Source {
+    /// Hands every member to the taker, and gives the manifest.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub fn walk(&self, taker: &mut dyn Taker) -> Result<Manifest, ArchiveError> {
+        match self {
+            Self::Input => walk(io::stdin().lock(), taker),
+            Self::Path(path) if path.is_dir() => walk_folder(path, taker),
+            Self::Path(path) => walk(open(path)?, taker),
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<File, ArchiveError> {
+    File::open(path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())).into())
+}
+
+fn walk_folder(folder: &Path, taker: &mut dyn Taker) -> Result<Manifest, ArchiveError> {
+    let text = |name: &str| std::fs::read(folder.join(name));
+    let missing = |error: io::Error| ArchiveError::Incomplete(format!("{}: {MANIFEST}: {error}", folder.display()));
+    let (manifest, check) = (text(MANIFEST).map_err(missing)?, text(MANIFEST_CHECK).map_err(missing)?);
+    let damaged = |name: &str, what: String| ArchiveError::Damaged { name: name.into(), what };
+    if !check.starts_with(blake3::hash(&manifest).to_hex().as_bytes()) {
+        return Err(damaged(MANIFEST, "its digest does not agree".into()));
+    }
+    let manifest = Manifest::decode(&manifest).map_err(|what| damaged(MANIFEST, what))?;
+    for member in &manifest.members {
+        let path = folder.join(
+            inside(&member.name).ok_or_else(|| damaged(&member.name, "its name leads out of the folder".into()))?,
+        );
+        walk_file(&path, member, taker)?;
+    }
+    Ok(manifest)
+}
+
+fn walk_file(path: &Path, member: &MemberSaid, taker: &mut dyn Taker) -> Result<(), ArchiveError> {
+    let at_path =
+        |error: io::Error| ArchiveError::from(io::Error::new(error.kind(), format!("{}: {error}", path.display())));
+    let kind = match member.kind {
+        KindSaid::Range | KindSaid::File => FoundKind::File,
+        KindSaid::Folder => FoundKind::Folder,
+        KindSaid::Link => FoundKind::Link(std::fs::read_link(path).map_err(at_path)?.to_string_lossy().into_owned()),
+    };
+    let is_file = kind == FoundKind::File;
+    let found = std::fs::symlink_metadata(path).map_err(at_path)?;
+    let size = if is_file { found.len() } else { 0 };
+    taker.begin(&Found { name: member.name.clone(), kind, size }).map_err(ArchiveError::Taker)?;
+    if is_file && found.is_file() {
+        copy_data(&open(path)?, size, taker)?;
+    }
+    taker.end().map_err(ArchiveError::Taker)
+}
+
+fn copy_data(file: &File, size: u64, taker: &mut dyn Taker) -> Result<(), ArchiveError> {
+    let mut buffer = vec![0; PIECE];
+    let mut at = 0;
+    while at < size {
+        let begin = match seek(file, SeekFrom::Data(at)) {
+            Ok(begin) => begin,
+            Err(Errno::NXIO) => return Ok(()),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => at,
+            Err(error) => return Err(io::Error::from(error).into()),
+        };
+        let length = usize::try_from(size - begin).unwrap_or(usize::MAX).min(PIECE);
+        let some = buffer.get_mut(..length).unwrap_or_default();
+        file.read_exact_at(some, begin)?;
+        taker.data(begin, some).map_err(ArchiveError::Taker)?;
+        at = begin + length as u64;
+    }
+    Ok(())
+}
+
+/// A member's name as a path that stays inside a folder.
+#[must_use]
+pub fn inside(name: &str) -> Option<&Path> {
+    let path = Path::new(name);
+    let plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    (plain && !name.is_empty()).then_some(path)
+}
+
+/// What `verify` found.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Verified {
+    /// The manifest.
+    pub manifest: Manifest,
+    /// Members whose digest agrees.
+    pub good: usize,
+    /// What is wrong: (member, what).
+    pub bad: Vec<(String, String)>,
+}
+
+/// Recomputes every digest and compares with the manifest.
+///
+/// # Errors
+/// [`ArchiveError`].
+pub fn verify(source: &Source) -> Result<Verified, ArchiveError> {
+    let mut digests = Digests::default();
+    let manifest = source.walk(&mut digests)?;
+    let mut bad = Vec::new();
+    let mut there = digests.done.into_iter();
+    for said in &manifest.members {
+        match there.next() {
+            Some((name, _)) if name != said.name => {
+                bad.push((said.name.clone(), format!("'{name}' is in its place")));
+                break;
+            }
+            Some((_, digest)) if digest == said.blake3 => {}
+            Some(_) => bad.push((said.name.clone(), "its content is not what was backed up".into())),
+            None => bad.push((said.name.clone(), "it is missing".into())),
+        }
+    }
+    bad.extend(there.take(10).map(|(name, _)| (name, "the manifest does not know it".into())));
+    let good = manifest.members.len().saturating_sub(bad.len());
+    Ok(Verified { manifest, good, bad })
+}
+
+/// Digests of all members.
+#[derive(Debug, Default)]
+struct Digests {
+    done: Vec<(String, String)>,
+    current: Option<(Found, Digest)>,
+}
+
+impl Taker for Digests {
+    fn begin(&mut self, found: &Found) -> Result<(), String> {
+        self.current = Some((found.clone(), Digest::default()));
+        Ok(())
+    }
+
+    fn data(&mut self, at: u64, bytes: &[u8]) -> Result<(), String> {
+        if let Some((_, digest)) = &mut self.current {
+            digest.add(at, bytes);
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), String> {
+        if let Some((found, mut digest)) = self.current.take() {
+            if let FoundKind::Link(to) = &found.kind {
+                digest.add(0, to.as_bytes());
+            }
+            self.done.push((found.name, digest.finish(found.size)));
+        }
+        Ok(())
+    }
+}

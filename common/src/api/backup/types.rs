@@ -1,0 +1,197 @@
+//! What is said of data sets and backups.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// `set create`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SetCreate {
+    /// Its name.
+    pub name: String,
+    /// Its extents: `VOLUME`, `VOLUME:OFFSET+LENGTH`, `VOLUME:pN`, `VOLUME:/DIRECTORY`, `VOLUME:pN:/DIRECTORY`.
+    pub extents: Vec<String>,
+}
+
+/// A data set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SetInfo {
+    /// Its name.
+    pub name: String,
+    /// Its extents.
+    pub extents: Vec<String>,
+    /// Its volumes that are not here now.
+    pub missing_volumes: Vec<String>,
+}
+
+/// The order in which an archive holds its members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackupOrder {
+    /// As sets and extents were given.
+    #[default]
+    Given,
+    /// By volume and address.
+    Address,
+    /// The fewest bytes first.
+    SmallestFirst,
+}
+
+impl BackupOrder {
+    /// As people write it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Given => "given",
+            Self::Address => "address",
+            Self::SmallestFirst => "smallest-first",
+        }
+    }
+}
+
+/// `backup create`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BackupCreate {
+    /// Its name.
+    pub name: String,
+    /// Names of data sets, in order.
+    pub sets: Vec<String>,
+    /// The order of its members.
+    #[serde(default)]
+    pub order: BackupOrder,
+    /// An absolute path (a file that is not there yet, a folder, a pipe, a tape), or `-` for `GET …/stream`.
+    pub to: String,
+    /// When to begin; without it, now.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub at: Option<Timestamp>,
+    /// Bytes per second at most.
+    pub rate: Option<u64>,
+    /// Copy only while hosts are quiet.
+    #[serde(default)]
+    pub when_idle: bool,
+}
+
+/// Where a backup is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackupState {
+    /// It begins at a time.
+    Scheduled,
+    /// For memory, or for somebody to read its stream.
+    Waiting,
+    /// It copies.
+    Copying,
+    /// It is complete.
+    Done,
+    /// It ended early; the reason says why. Nothing half-valid is left.
+    Failed,
+    /// It was ended by the operator.
+    Cancelled,
+}
+
+impl BackupState {
+    /// As people and scripts know it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Waiting => "waiting",
+            Self::Copying => "copying",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether nothing more happens to it.
+    #[must_use]
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::Done | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// As of when a backup is, for one group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BackupMoment {
+    /// The group.
+    pub group: String,
+    /// The marker.
+    pub marker: u64,
+    /// When it was cut.
+    #[schema(value_type = String, format = DateTime)]
+    pub time: Timestamp,
+}
+
+/// How far a backup is.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+pub struct BackupProgress {
+    /// Bytes written.
+    pub done_bytes: u64,
+    /// Bytes in all, without holes.
+    pub total_bytes: u64,
+    /// Bytes per second since it began to copy.
+    pub bytes_per_second: f64,
+    /// Time left at that speed, seconds.
+    pub seconds_left: Option<f64>,
+    /// What is being written.
+    pub member: String,
+    /// The target has taken nothing for so long, seconds.
+    pub stalled_seconds: Option<f64>,
+}
+
+/// A backup.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct BackupInfo {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub state: BackupState,
+    /// Why it is there, when that is not obvious.
+    pub reason: Option<String>,
+    /// Its sets, with their extents when it was asked for.
+    pub sets: Vec<SetCreate>,
+    /// The order of its members.
+    pub order: String,
+    /// Where it goes.
+    pub to: String,
+    /// When it begins.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub at: Option<Timestamp>,
+    /// Bytes per second at most.
+    pub rate: Option<u64>,
+    /// Only while hosts are quiet.
+    pub when_idle: bool,
+    /// When it was asked for.
+    #[schema(value_type = String, format = DateTime)]
+    pub asked: Timestamp,
+    /// When it began.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub began: Option<Timestamp>,
+    /// When it ended.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub ended: Option<Timestamp>,
+    /// As of when, one moment per group.
+    pub moments: Vec<BackupMoment>,
+    /// How far it is.
+    pub progress: BackupProgress,
+}
+
+/// `backup restore` onto volumes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RestoreRequest {
+    /// Absolute path of an archive or of a folder of raw files.
+    pub from: String,
+    /// One set of it.
+    pub set: Option<String>,
+    /// Another volume than the one it was read from.
+    pub onto: Option<String>,
+}
+
+/// What was restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RestoreReport {
+    /// Members.
+    pub members: usize,
+    /// Bytes of data.
+    pub data_bytes: u64,
+}

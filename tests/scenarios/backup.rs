@@ -1,0 +1,400 @@
+//! Backups of data sets: the image at a marker, whatever hosts do meanwhile and whatever happens to the backup.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tidemark_common::api::backup::types::{BackupInfo, BackupState, RestoreReport};
+use tidemark_tests::appliance::{Appliance, binary};
+use tidemark_tests::image::{Image, compare};
+use tidemark_tests::oracle::{Bounds, assert_legal};
+use tidemark_tests::pair::{GROUP, Pair, Setup};
+use tidemark_tests::wait::wait_until;
+
+/// Until a backup of some megabytes is over.
+const BACKUP_LIMIT: Duration = Duration::from_secs(30);
+
+/// A folder for what is backed up, on the same disk as everything else of the test.
+fn place(pair: &Pair) -> PathBuf {
+    let folder = pair.east.directory().with_file_name("backups");
+    std::fs::create_dir_all(&folder).expect("make a folder for backups");
+    folder
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn all_volumes(pair: &Pair, side: &Appliance) {
+    let volumes = pair.volumes();
+    let mut words = vec!["set", "create", "all"];
+    words.extend(volumes.iter().map(String::as_str));
+    side.ok(&words);
+}
+
+fn show(side: &Appliance, name: &str) -> BackupInfo {
+    side.json(&["backup", "show", name])
+}
+
+fn wait_state(side: &Appliance, name: &str, wanted: impl Fn(&BackupInfo) -> bool) -> BackupInfo {
+    wait_until(&format!("backup {name}"), BACKUP_LIMIT, || {
+        let backup = show(side, name);
+        if wanted(&backup) { Ok(backup) } else { Err(format!("{backup:?}")) }
+    })
+}
+
+/// What tar takes out of an archive: the volumes of set `all`.
+fn taken_out(pair: &Pair, archive: &Path) -> Vec<Vec<u8>> {
+    let out = archive.with_extension("out");
+    std::fs::create_dir_all(&out).expect("a folder");
+    let done = Command::new("tar").arg("-xf").arg(archive).arg("-C").arg(&out).output().expect("run tar");
+    assert!(done.status.success() && done.stderr.is_empty(), "{}", String::from_utf8_lossy(&done.stderr));
+    pair.volumes().iter().map(|name| std::fs::read(out.join("all").join(name)).expect("a volume")).collect()
+}
+
+fn parts(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("list").map(|entry| entry.expect("entry").path());
+    entries.filter(|path| path.extension().is_some_and(|extension| extension == "part")).collect()
+}
+
+#[test]
+fn backups_under_load_are_the_images_of_their_markers() {
+    let pair = Pair::prefilled(&Setup::seeded(131));
+    let folder = place(&pair);
+    all_volumes(&pair, &pair.east);
+    let load = pair.load(0);
+    let mut begun = Vec::new();
+    // Several at once, in all orders, one of them slow: they share what is saved.
+    for (number, words) in [
+        &["--order", "given"][..],
+        &["--order", "address", "--rate", "1MiB"],
+        &["--order", "smallest-first"],
+        &["--when-idle", "--rate", "100MiB"],
+    ]
+    .iter()
+    .enumerate()
+    {
+        load.wait_acked(100);
+        let (name, to) = (format!("b{number}"), folder.join(format!("b{number}.tar")));
+        let began = pair.history.tick();
+        let path = text(&to);
+        pair.east.ok(&[&["backup", "create", &name, "--set", "all", "--to", &path], *words].concat());
+        begun.push((name, to, Bounds::cut(began, pair.history.tick())));
+    }
+    load.wait_acked(500);
+    load.stop();
+    for (name, to, bounds) in begun {
+        let backup = wait_state(&pair.east, &name, |backup| backup.state.is_over());
+        assert_eq!((backup.state, &backup.reason), (BackupState::Done, &None));
+        assert_eq!(backup.progress.done_bytes, backup.progress.total_bytes);
+        let image = Image::from_bytes(&taken_out(&pair, &to));
+        assert_legal(&name, &pair.history.writes(), &image, bounds);
+        assert!(pair.east.ok(&["backup", "verify", &name, "--json"]).contains("\"bad\": []"));
+    }
+    assert_eq!(parts(&folder), Vec::<PathBuf>::new());
+    pair.assert_copy_equals();
+}
+
+#[test]
+fn a_secondary_backs_its_copy_up_while_it_follows() {
+    let pair = Pair::prefilled(&Setup::seeded(132));
+    let folder = place(&pair);
+    all_volumes(&pair, &pair.west);
+    let load = pair.load(0);
+    load.wait_acked(200);
+    let to = folder.join("copy.tar");
+    let backup: BackupInfo =
+        pair.west.json(&["backup", "create", "b", "--set", "all", "--to", &text(&to), "--rate", "2MiB"]);
+    let marker = backup.moments.first().expect("a moment").marker;
+    assert!(marker > 0, "{backup:?}");
+    load.wait_acked(400);
+    load.stop();
+    let backup = wait_state(&pair.west, "b", |backup| backup.state.is_over());
+    assert_eq!((backup.state, backup.reason), (BackupState::Done, None));
+    assert_legal("the copy", &pair.history.writes(), &Image::from_bytes(&taken_out(&pair, &to)), Bounds::ANY);
+    pair.assert_copy_equals();
+}
+
+#[test]
+fn kill_9_in_the_middle_of_a_backup_leaves_nothing_half_valid_and_the_volumes_alone() {
+    let mut pair = Pair::prefilled(&Setup::seeded(133));
+    let folder = place(&pair);
+    all_volumes(&pair, &pair.east);
+    let load = pair.load(0);
+    let to = text(&folder.join("b.tar"));
+    pair.east.ok(&["backup", "create", "b", "--set", "all", "--to", &to, "--rate", "512KiB"]);
+    let raw = text(&folder);
+    pair.east.ok(&["backup", "create", "raw", "--set", "all", "--to", &raw, "--rate", "512KiB"]);
+    pair.east.ok(&[
+        "backup",
+        "create",
+        "later",
+        "--set",
+        "all",
+        "--to",
+        &text(&folder.join("later.tar")),
+        "--at",
+        "2100-01-01T00:00:00Z",
+    ]);
+    for name in ["b", "raw"] {
+        wait_state(&pair.east, name, |backup| backup.progress.done_bytes > 0);
+    }
+    load.wait_acked(200);
+    assert_eq!(parts(&folder).len(), 2);
+    pair.east.kill9();
+    drop(load.join_broken());
+    pair.east.start();
+    for name in ["b", "raw"] {
+        let backup = show(&pair.east, name);
+        let reason = backup.reason.expect("a reason");
+        assert!(backup.state == BackupState::Failed && reason.contains("interrupted"), "{reason}");
+    }
+    assert_eq!(show(&pair.east, "later").state, BackupState::Scheduled);
+    assert_eq!(std::fs::read_dir(&folder).expect("list").count(), 0, "{:?}", parts(&folder));
+    let image = pair.image(&pair.east);
+    let verdict = assert_legal("the volumes", &pair.history.writes(), &image, Bounds::EVERYTHING_ACKED);
+    pair.history.settle(&verdict);
+    // The same again is fine now, and a clean stop ends it as well.
+    let backup: BackupInfo = pair.east.json(&["backup", "create", "b", "--set", "all", "--to", &to, "--wait"]);
+    assert_eq!(backup.state, BackupState::Done);
+    let source = pair.image(&pair.east);
+    assert_eq!(Image::from_bytes(&taken_out(&pair, Path::new(&to))), source);
+    pair.east.ok(&["backup", "create", "raw", "--set", "all", "--to", &raw, "--rate", "512KiB"]);
+    pair.east.restart();
+    let backup = show(&pair.east, "raw");
+    assert!(backup.reason.expect("a reason").contains("stopped"));
+    assert_eq!(parts(&folder), Vec::<PathBuf>::new());
+    pair.assert_copy_equals();
+}
+
+#[test]
+fn a_pipe_that_stalls_or_breaks_off_is_told_and_holds_up_nobody() {
+    let pair = Pair::prefilled(&Setup::seeded(134));
+    let folder = place(&pair);
+    all_volumes(&pair, &pair.east);
+    let pipe = folder.join("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status().expect("run mkfifo");
+    assert!(made.success());
+    let create = |name: &str| pair.east.ok(&["backup", "create", name, "--set", "all", "--to", &text(&pipe)]);
+    // Nobody reads yet.
+    create("early");
+    wait_state(&pair.east, "early", |backup| backup.state == BackupState::Copying);
+    pair.east.ok(&["backup", "cancel", "early"]);
+    assert_eq!(show(&pair.east, "early").state, BackupState::Cancelled);
+    // Somebody reads a little and then no more.
+    create("stalls");
+    let mut reader = std::fs::File::open(&pipe).expect("open the pipe");
+    let mut some = [0; 4096];
+    reader.read_exact(&mut some).expect("the begin of the archive");
+    let backup = wait_state(&pair.east, "stalls", |backup| backup.progress.stalled_seconds.is_some());
+    assert!(pair.east.ok(&["backup", "show", "stalls"]).contains("taken nothing"), "{backup:?}");
+    // Hosts go on meanwhile.
+    let load = pair.load(0);
+    load.wait_acked(200);
+    drop(reader);
+    let backup = wait_state(&pair.east, "stalls", |backup| backup.state.is_over());
+    assert!(backup.state == BackupState::Failed && backup.reason.expect("a reason").contains("Broken pipe"));
+    // Again, and all of it.
+    create("stalls");
+    let mut archive = Vec::new();
+    std::fs::File::open(&pipe).expect("open the pipe").read_to_end(&mut archive).expect("read the archive");
+    load.stop();
+    assert_eq!(wait_state(&pair.east, "stalls", |backup| backup.state.is_over()).state, BackupState::Done);
+    let path = folder.join("piped.tar");
+    std::fs::write(&path, &archive).expect("keep the archive");
+    assert_legal("piped", &pair.history.writes(), &Image::from_bytes(&taken_out(&pair, &path)), Bounds::ANY);
+    // The standard output is a pipe as well, and so is the standard input of `verify`.
+    let tidemark = |words: &[&str], input: Stdio| {
+        let mut command = Command::new(binary());
+        command.args(words).arg("--dir").arg(pair.east.directory()).stdin(input);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start tidemark")
+    };
+    let mut creating = tidemark(&["backup", "create", "out", "--set", "all", "--to", "-"], Stdio::null());
+    let archive = creating.stdout.take().expect("its output");
+    let verifying = tidemark(&["backup", "verify", "-"], archive.into());
+    let (created, verified) =
+        (creating.wait_with_output().expect("its end"), verifying.wait_with_output().expect("its end"));
+    let said = |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(created.status.success() && verified.status.success(), "{}{}", said(&created), said(&verified));
+    assert!(said(&verified).contains("as it was made: 3 members"), "{}", said(&verified));
+    // Who hangs up ends it.
+    let mut creating = tidemark(&["backup", "create", "hung-up", "--set", "all", "--to", "-"], Stdio::null());
+    drop(creating.stdout.take());
+    let _ = creating.wait().expect("its end");
+    let backup = wait_state(&pair.east, "hung-up", |backup| backup.state.is_over());
+    assert!(backup.state == BackupState::Failed && backup.reason.expect("a reason").contains("hung up"));
+    pair.assert_copy_equals();
+}
+
+#[test]
+fn what_was_backed_up_is_restored_through_the_hosts_path_and_replicated() {
+    let pair = Pair::prefilled(&Setup::seeded(135));
+    let folder = place(&pair);
+    all_volumes(&pair, &pair.east);
+    pair.east.ok(&["set", "create", "some", "a:64KiB+64KiB", "b"]);
+    let before: Vec<Vec<u8>> =
+        pair.open(&pair.east).iter_mut().map(|export| export.read_all().expect("read")).collect();
+    let to = text(&folder.join("b.tar"));
+    pair.east.ok(&["backup", "create", "b", "--set", "some", "--to", &to, "--wait"]);
+    pair.east.ok(&["backup", "create", "r", "--set", "all", "--to", &text(&folder), "--wait"]);
+    assert!(folder.join("r/all/c").exists());
+    let load = pair.load(0);
+    load.wait_acked(400);
+    // A volume that is in use is not written behind its hosts' backs.
+    let why = pair.east.refuses(&["backup", "restore", "b", "--onto-volumes"]);
+    assert!(why.contains("hosts are connected"), "{why}");
+    load.stop();
+    let changed: Vec<Vec<u8>> =
+        pair.open(&pair.east).iter_mut().map(|export| export.read_all().expect("read")).collect();
+    assert!(changed[1] != before[1]);
+    let gone = |pair: &Pair| {
+        wait_until("hosts to be gone", BACKUP_LIMIT, || {
+            let connected = pair.east.status().volumes.iter().map(|volume| volume.connections).sum::<u64>();
+            if connected == 0 { Ok(()) } else { Err(format!("{connected} connections")) }
+        });
+    };
+    gone(&pair);
+    let report: RestoreReport = pair.east.json(&["backup", "restore", "b", "--onto-volumes", "--set", "some"]);
+    assert_eq!(report.members, 2);
+    let restored: Vec<Vec<u8>> =
+        pair.open(&pair.east).iter_mut().map(|export| export.read_all().expect("read")).collect();
+    let mut expected = changed;
+    expected[0][65536..131_072].copy_from_slice(&before[0][65536..131_072]);
+    expected[1].clone_from(&before[1]);
+    for (now, expected) in restored.iter().zip(&expected) {
+        assert_eq!(compare(now, expected), Ok(()));
+    }
+    gone(&pair);
+    pair.east.ok(&["backup", "restore", "r", "--onto-volumes"]);
+    for (mut export, before) in pair.open(&pair.east).into_iter().zip(&before) {
+        assert_eq!(compare(&export.read_all().expect("read"), before), Ok(()));
+    }
+    pair.assert_copy_equals();
+    let out = folder.join("out");
+    pair.east.ok(&["backup", "restore", &to, "--into", &text(&out), "--set", "some"]);
+    assert!(std::fs::read(out.join("some/b")).expect("the file") == before[1]);
+}
+
+#[test]
+fn a_backup_across_groups_says_how_far_its_moments_lie_apart() {
+    let pair = Pair::prefilled(&Setup::seeded(136));
+    let folder = place(&pair);
+    pair.east.ok(&["volume", "create", "x", "--size", "4MiB"]);
+    pair.east.ok(&["volume", "create", "loose", "--size", "4MiB"]);
+    pair.east.ok(&["group", "create", "h", "--volume", "x"]);
+    pair.east.ok(&["set", "create", "both", "a", "x"]);
+    pair.east.ok(&["set", "create", "loose", "loose"]);
+    let to = folder.join("b.tar");
+    let backup: BackupInfo = pair.east.json(&["backup", "create", "b", "--set", "both", "--to", &text(&to), "--wait"]);
+    let groups: Vec<_> = backup.moments.iter().map(|moment| moment.group.as_str()).collect();
+    assert_eq!(groups, [GROUP, "h"]);
+    let listed = Command::new("tar").arg("-xOf").arg(&to).arg("tidemark-manifest.json").output().expect("run tar");
+    let manifest: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("a manifest");
+    let skew = manifest["skew_seconds"].as_f64().expect("a number");
+    let apart = backup.moments[0].time.duration_since(backup.moments[1].time).abs().as_secs_f64();
+    assert!(skew < 1.0 && (skew - apart).abs() < 1e-6, "{skew} {apart}");
+    let why = pair.east.refuses(&["backup", "create", "l", "--set", "loose", "--to", &text(&folder.join("l.tar"))]);
+    assert!(why.contains("in no group") && why.contains("group create"), "{why}");
+    assert!(pair.east.refuses(&["backup", "show", "l"]).contains("no backup"));
+}
+
+#[test]
+fn the_files_of_a_directory_come_out_as_files() {
+    let pair = Pair::unpaired(&Setup::seeded(137));
+    let folder = place(&pair);
+    let source = folder.join("source");
+    std::fs::create_dir_all(source.join("etc/conf.d")).expect("folders");
+    std::fs::write(source.join("etc/conf.d/app"), vec![b'x'; 200_000]).expect("a file");
+    std::fs::write(source.join("etc/hosts"), "127.0.0.1 localhost\n").expect("a file");
+    std::fs::write(source.join("other"), "not this").expect("a file");
+    let disk = folder.join("disk");
+    std::fs::File::create(&disk).expect("a file").set_len(16 << 20).expect("its size");
+    let made = Command::new("mke2fs").args(["-q", "-F", "-t", "ext4", "-d"]).arg(&source).arg(&disk).status();
+    assert!(made.expect("run mke2fs").success());
+    pair.east.ok(&["volume", "create", "fs", "--size", "16MiB", "--backing", &text(&disk)]);
+    pair.east.ok(&["group", "create", "h", "--volume", "fs"]);
+    pair.east.ok(&["set", "create", "etc", "fs:/etc"]);
+    let to = folder.join("etc.tar");
+    let backup: BackupInfo = pair.east.json(&["backup", "create", "b", "--set", "etc", "--to", &text(&to), "--wait"]);
+    assert_eq!((backup.state, backup.progress.total_bytes), (BackupState::Done, 200_020), "{backup:?}");
+    pair.east.ok(&["backup", "verify", &text(&to)]);
+    let out = folder.join("out");
+    pair.east.ok(&["backup", "restore", &text(&to), "--into", &text(&out)]);
+    let file = |name: &str| std::fs::read(out.join("etc/fs/etc").join(name)).expect("a file");
+    assert_eq!(file("hosts"), b"127.0.0.1 localhost\n");
+    assert_eq!(file("conf.d/app"), vec![b'x'; 200_000]);
+    assert!(!out.join("etc/fs/other").exists());
+    let why = pair.east.refuses(&["backup", "restore", &text(&to), "--onto-volumes"]);
+    assert!(why.contains("--into FOLDER"), "{why}");
+}
+
+#[test]
+fn a_scheduled_backup_begins_by_itself_also_after_a_restart() {
+    let mut pair = Pair::unpaired(&Setup::seeded(138));
+    pair.prefill();
+    let folder = place(&pair);
+    all_volumes(&pair, &pair.east);
+    let at = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(3);
+    let to = text(&folder.join("b.tar"));
+    let backup: BackupInfo =
+        pair.east.json(&["backup", "create", "b", "--set", "all", "--to", &to, "--at", &at.to_string()]);
+    assert_eq!(backup.state, BackupState::Scheduled);
+    pair.east.restart();
+    let backup = wait_state(&pair.east, "b", |backup| backup.state.is_over());
+    assert_eq!((backup.state, &backup.reason), (BackupState::Done, &None));
+    assert!(backup.began.expect("its begin") >= at, "{backup:?}");
+    pair.east.ok(&["backup", "verify", &to]);
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_and_leaves_nothing() {
+    let pair = Pair::unpaired(&Setup::seeded(139));
+    let folder = place(&pair);
+    all_volumes(&pair, &pair.east);
+    let refuses = |words: &[&str], say: &str| {
+        let why = pair.east.refuses(words);
+        assert!(why.contains(say), "{words:?}: {why}");
+    };
+    refuses(&["set", "create", "all", "a"], "there is a set 'all' already");
+    refuses(&["set", "create", "s", "nowhere"], "no volume 'nowhere'");
+    refuses(&["set", "create", "s", "a:0+8KiB", "a:4KiB+8KiB"], "overlap");
+    refuses(&["set", "create", "s", "a", "a:p1"], "overlap");
+    refuses(&["set", "create", "s", "a:x"], "OFFSET+LENGTH");
+    refuses(&["set", "delete", "s"], "no set 's'");
+    pair.east.ok(&["set", "create", "beyond", "a:1TiB+4KiB"]);
+    pair.east.ok(&["set", "create", "files", "a:/etc"]);
+    pair.east.ok(&["set", "create", "partition", "a:p1"]);
+    let to = text(&folder.join("b.tar"));
+    let create = |set: &str, to: &str, say: &str| refuses(&["backup", "create", "b", "--set", set, "--to", to], say);
+    create("nothing", &to, "no set 'nothing'");
+    create("beyond", &to, "ends beyond the volume");
+    create("files", &to, "no file system");
+    create("partition", &to, "no partition table");
+    create("all", &text(&folder.join("missing/b.tar")), "make it first");
+    std::fs::write(&to, "mine").expect("a file");
+    create("all", &to, "is there already");
+    assert_eq!(std::fs::read(&to).expect("the file"), b"mine");
+    let other = text(&folder.join("c.tar"));
+    refuses(&["backup", "create", "b", "--set", "all", "--set", "all", "--to", &other], "named twice");
+    refuses(&["backup", "create", "b", "--set", "all", "--to", &other, "--rate", "0"], "never ends");
+    refuses(&["backup", "create", "b", "--set", "all", "--to", &other, "--at", "2001-01-01T00:00:00Z"], "over");
+    refuses(&["backup", "show", "b"], "no backup 'b'");
+    refuses(&["backup", "verify", &to], "archive");
+    refuses(&["backup", "restore", &to, "--onto-volumes"], "archive");
+    refuses(&["backup", "cancel", "b"], "no backup");
+    pair.east.ok(&["backup", "create", "b", "--set", "all", "--to", &other, "--wait"]);
+    create("all", &text(&folder.join("d.tar")), "there is a backup 'b' already");
+    refuses(&["backup", "cancel", "b"], "done already");
+    refuses(&["backup", "restore", "b", "--onto-volumes", "--set", "x"], "no set 'x'; it has all");
+    refuses(&["backup", "restore", "b", "--onto", "a"], "several volumes");
+    pair.east.ok(&["backup", "delete", "b"]);
+    assert!(Path::new(&other).exists(), "the archive stays");
+    let mut bytes = std::fs::read(&other).expect("the archive");
+    bytes.truncate(bytes.len() / 2);
+    std::fs::write(&other, bytes).expect("cut it");
+    refuses(&["backup", "verify", &other], "not complete");
+    let names: Vec<_> =
+        std::fs::read_dir(&folder).expect("list").map(|entry| entry.expect("entry").file_name()).collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+}

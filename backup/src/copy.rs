@@ -15,7 +15,7 @@ use crate::form::Form;
 use crate::image::{Image, ImageError};
 use crate::manifest::{KindSaid, MemberSaid};
 use crate::pace::Pace;
-use crate::plan::{Images, Kind, Member};
+use crate::plan::{Images, Kind, Member, reads_once};
 use crate::stop::Stop;
 
 /// Bytes of one piece.
@@ -185,6 +185,7 @@ fn read_all(
     stop: &Stop,
     to: &SyncSender<Step>,
 ) -> Result<(), CopyError> {
+    let once = reads_once(members);
     // The other side hangs up only when it cannot write, and says why itself.
     let send = |step| to.send(step).map_err(|_| CopyError::Stopped("the target takes nothing more".into()));
     for (number, member) in members.iter().enumerate() {
@@ -192,7 +193,7 @@ fn read_all(
         if !member.content.runs.is_empty() {
             let image = images.get(&member.volume);
             let image = image.ok_or_else(|| ImageError(format!("there is no image of volume '{}'", member.volume)))?;
-            read_member(member, image.as_ref(), pace, stop, &send)?;
+            read_member(member, image.as_ref(), once, pace, stop, &send)?;
         }
         send(Step::End)?;
     }
@@ -202,6 +203,7 @@ fn read_all(
 fn read_member(
     member: &Member,
     image: &dyn Image,
+    once: bool,
     pace: &mut Pace,
     stop: &Stop,
     send: &impl Fn(Step) -> Result<(), CopyError>,
@@ -217,7 +219,9 @@ fn read_member(
             }
             let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
             image.read(from, &mut bytes)?;
-            image.copied(from, length);
+            if once {
+                image.copied(from, length);
+            }
             send(Step::Data(run.at + done, bytes))?;
             done += length;
         }

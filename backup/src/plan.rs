@@ -100,6 +100,26 @@ fn place(member: &Member) -> (&str, u64) {
     (&member.volume, first)
 }
 
+/// Whether no byte is read twice: sets may overlap each other, and files of a directory may share blocks.
+#[must_use]
+pub fn reads_once(members: &[Member]) -> bool {
+    let mut places: Vec<(&str, u64, u64)> = Vec::new();
+    for member in members {
+        places.extend(
+            member
+                .content
+                .runs
+                .iter()
+                .map(|run| (member.volume.as_str(), run.from, run.from.saturating_add(run.length))),
+        );
+    }
+    places.sort_unstable();
+    places.windows(2).all(|pair| match pair {
+        [(volume, _, end), (next_volume, begin, _)] => volume != next_volume || end <= begin,
+        _ => true,
+    })
+}
+
 /// Bytes to copy in all.
 #[must_use]
 pub fn data_bytes(members: &[Member]) -> u64 {
@@ -135,5 +155,13 @@ mod tests {
         for order in [Order::Given, Order::Address, Order::SmallestFirst] {
             assert_eq!(Order::named(order.name()), Some(order));
         }
+        assert!(!reads_once(&given));
+    }
+
+    #[test]
+    fn what_is_read_twice_is_seen() {
+        let one = member("1", "a", 0, 8);
+        assert!(reads_once(&[member("2", "a", 8, 8), one.clone(), member("3", "b", 0, 8)]));
+        assert!(!reads_once(&[one, member("2", "b", 0, 1), member("3", "a", 7, 1)]));
     }
 }

@@ -11,6 +11,8 @@ use tidemark_common::clock::SystemClock;
 use super::read::{ArchiveError, Found, Taker, walk};
 use super::write::ArchiveWriter;
 use crate::copy::{Copying, Progress, copy};
+use crate::destination::file::NamedLater;
+use crate::destination::folder::RawFiles;
 use crate::form::Form;
 use crate::image::Image;
 use crate::image::memory::Bytes;
@@ -22,8 +24,6 @@ use crate::sets::parse;
 use crate::sets::resolve::{DataSet, members};
 use crate::source::{Source, verify};
 use crate::stop::Stop;
-use crate::destination::file::NamedLater;
-use crate::destination::folder::RawFiles;
 
 fn images(volumes: &[(&str, Vec<u8>)]) -> Images {
     let image = |bytes: &Vec<u8>| Arc::new(Bytes::new(bytes.clone())) as Arc<dyn Image>;

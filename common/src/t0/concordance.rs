@@ -74,6 +74,38 @@ impl Concordance {
     }
 }
 
+/// Ranges that their only user has copied and will not read again: they need not be saved for it any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Done;
+
+impl Locate for Done {
+    fn advance(self, _bytes: u64) -> Self {
+        self
+    }
+}
+
+/// What of an era was copied.
+#[derive(Debug, Default)]
+pub struct Copied(Overlay<Done>);
+
+impl Copied {
+    /// A range was.
+    pub fn add(&mut self, extent: Extent) {
+        self.0.insert(extent, Done);
+    }
+
+    /// Whether nothing was.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.ranges() == 0
+    }
+
+    /// The parts of a range that were.
+    pub fn within(&self, extent: Extent) -> impl Iterator<Item = Extent> + '_ {
+        self.0.pieces(extent).filter(|piece| piece.location.is_some()).map(|piece| piece.extent)
+    }
+}
+
 /// The side file of a place.
 #[must_use]
 pub fn file_of(files: &[std::sync::Arc<SideFile>], place: &SavedPlace) -> Option<std::sync::Arc<SideFile>> {

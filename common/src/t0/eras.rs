@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
-use super::concordance::{Concordance, Saved};
+use super::concordance::{Concordance, Copied, Saved};
 use super::side_file::{SideError, SideFile};
 use super::space::SideSpace;
 use crate::extent::Extent;
@@ -140,6 +140,8 @@ pub(super) struct Era {
     /// Its own file first, then those of eras that became part of it.
     pub(super) files: Vec<Arc<SideFile>>,
     pub(super) concordance: Concordance,
+    /// What its only user has copied.
+    pub(super) copied: Copied,
     /// What lies between the volumes and its begin, while they are not there.
     pending: Option<Arc<Overlay<Location>>>,
 }
@@ -184,6 +186,7 @@ impl Era {
             volumes: user.volumes.clone(),
             files: vec![file],
             concordance: Concordance::default(),
+            copied: Copied::default(),
             pending: None,
         }
     }
@@ -312,7 +315,8 @@ impl Eras {
     /// Joins the era that begins at a place, when nothing was overwritten there that a new user needs.
     fn join(&self, begin: Position, volumes: &BTreeSet<VolumeIndex>) -> Option<Joined> {
         let mut state = self.state.write();
-        let fits = |era: &&mut Era| era.begin == begin && volumes.is_subset(&era.volumes);
+        // Of what was copied, something may have been overwritten unsaved.
+        let fits = |era: &&mut Era| era.begin == begin && volumes.is_subset(&era.volumes) && era.copied.is_empty();
         let era = state.eras.iter_mut().find(fits)?;
         era.users += 1;
         Some(Joined { era: era.number, begin })
@@ -324,9 +328,19 @@ impl Eras {
     /// [`T0Error::Gone`].
     pub fn share(&self, number: u64) -> Result<Joined, T0Error> {
         let mut state = self.state.write();
-        let era = state.eras.iter_mut().find(|era| era.number == number).ok_or(T0Error::Gone)?;
+        let whole = |era: &&mut Era| era.number == number && era.copied.is_empty();
+        let era = state.eras.iter_mut().find(whole).ok_or(T0Error::Gone)?;
         era.users += 1;
         Ok(Joined { era: number, begin: era.begin })
+    }
+
+    /// A user has copied a range and will not read it again: when it is the only one, what is overwritten there is not saved for
+    /// it any more.
+    pub fn copied(&self, number: u64, extent: Extent) {
+        let mut state = self.state.write();
+        if let Some(era) = state.eras.iter_mut().find(|era| era.number == number && era.users == 1) {
+            era.copied.add(extent);
+        }
     }
 
     fn pending(&self, begin: Position) -> Result<Option<Arc<Overlay<Location>>>, T0Error> {

@@ -99,6 +99,11 @@ impl Image {
         Self { eras, era, volumes: volumes.into() }
     }
 
+    /// Its only user has copied a range and will not read it again.
+    pub fn copied(&self, extent: Extent) {
+        self.eras.copied(self.era, extent);
+    }
+
     /// Its volumes, in the group's order.
     #[must_use]
     pub fn volumes(&self) -> &[ImageVolume] {

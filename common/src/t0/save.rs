@@ -59,7 +59,9 @@ impl Eras {
             let offset = offset.max(before);
             let blocks = Extent { volume: extent.volume, offset, length: end.saturating_sub(offset) };
             let missing = active.concordance.pieces(blocks).filter(|piece| piece.location.is_none());
-            unsaved.extend(missing.map(|piece| piece.extent).filter(|piece| piece.length > 0));
+            for piece in missing.filter(|piece| piece.extent.length > 0) {
+                unsaved.extend(state.still_needed(active.number, piece.extent));
+            }
         }
         unsaved
     }
@@ -150,6 +152,24 @@ impl Eras {
 }
 
 impl State {
+    /// What of a range some era up to this one has not copied.
+    fn still_needed(&self, newest: u64, extent: Extent) -> Vec<Extent> {
+        let begun = self.eras.iter().take_while(|era| era.number <= newest);
+        let mut copied = vec![extent];
+        for era in begun.filter(|era| era.volumes.contains(&extent.volume)) {
+            copied = copied.into_iter().flat_map(|part| era.copied.within(part).collect::<Vec<_>>()).collect();
+        }
+        let mut needed = Vec::new();
+        let mut at = extent.offset;
+        for part in copied {
+            needed.push(Extent { offset: at, length: part.offset - at, ..extent });
+            at = part.end();
+        }
+        needed.push(Extent { offset: at, length: extent.end() - at, ..extent });
+        needed.retain(|part| part.length > 0);
+        needed
+    }
+
     /// The era under way where the volumes are: the newest that they have reached.
     fn active(&self, start: Position) -> Option<&super::eras::Era> {
         self.eras.iter().rev().find(|era| era.begin <= start)

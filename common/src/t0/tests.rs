@@ -479,3 +479,43 @@ fn a_clone_takes_no_more_than_its_space_and_gives_back_what_is_trimmed() {
     assert_eq!((bytes[0], bytes[4096], bytes[8192], bytes[20480], bytes[20992]), (7, 0, 7, 6, 0));
     assert_eq!(clone.status(4096, 4096).unwrap(), (4096, true));
 }
+
+#[test]
+fn what_every_user_has_copied_is_not_saved_any_more() {
+    let mut rig = Rig::new(1 << 20);
+    rig.write(extent(0, SIZE as u64), 1).unwrap();
+    let backup = rig.begin().unwrap();
+    // Another image at the same moment: both users' copies count, and one of an era with two users does not.
+    let shared = rig.eras.share(backup).unwrap().era;
+    rig.eras.copied(backup, extent(0, 8192));
+    let saved = |rig: &mut Rig, offset: u64| {
+        let before = rig.space.used();
+        rig.write(extent(offset, 4096), 2).unwrap();
+        rig.space.used() > before
+    };
+    assert!(saved(&mut rig, 0), "the other user has not copied it");
+    rig.eras.leave(shared);
+    rig.eras.copied(backup, extent(4096, 12_288));
+    assert!(!saved(&mut rig, 4096) && !saved(&mut rig, 8192));
+    let before = rig.space.used();
+    assert!(saved(&mut rig, 20_480), "nobody has copied it");
+    let one_block = rig.space.used() - before;
+    assert!(rig.eras.share(backup).is_err(), "it is not whole any more");
+    // A range that was copied in part is saved in part.
+    let before = rig.space.used();
+    rig.write(extent(12_288, 8192), 3).unwrap();
+    assert_eq!(rig.space.used() - before, one_block);
+    // A younger image needs what lies there now.
+    let younger = rig.begin().unwrap();
+    assert!(saved(&mut rig, 4096));
+    let image = rig.image(younger);
+    let mut read = [0; 4096];
+    image.read(VOLUME, 4096, &mut read).unwrap();
+    assert_eq!(read, [2; 4096]);
+    // What was not copied is what it was.
+    let image = rig.image(backup);
+    for offset in [0, 16_384, 20_480, 61_440] {
+        image.read(VOLUME, offset, &mut read).unwrap();
+        assert_eq!(read, [1; 4096], "{offset}");
+    }
+}

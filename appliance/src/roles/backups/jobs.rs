@@ -15,12 +15,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tidemark_backup::copy::{CopyError, Copying, Progress, copy};
+use tidemark_backup::destination::{self, TargetKind};
 use tidemark_backup::manifest::{FORMAT, Manifest, SetSaid};
 use tidemark_backup::pace::{Asked, Pace};
 use tidemark_backup::plan::{Member, Order, arrange, data_bytes};
 use tidemark_backup::sets::resolve;
 use tidemark_backup::stop::Stop;
-use tidemark_backup::destination::{self, TargetKind};
 use tidemark_common::api::backup::ArchiveStream;
 use tidemark_common::api::backup::types::{
     BackupCreate, BackupInfo, BackupMoment, BackupProgress, BackupState, SetCreate,

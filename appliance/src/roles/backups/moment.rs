@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tidemark_backup::image::{Image as Readable, ImageError};
 use tidemark_backup::manifest::{Moment as Said, VolumeSaid};
 use tidemark_backup::plan::Images;
+use tidemark_common::extent::Extent;
 use tidemark_common::ids::{GroupId, VolumeIndex};
 use tidemark_common::t0::{Eras, Image, ImagePoint, ImageVolume};
 
@@ -67,7 +68,9 @@ impl Readable for VolumeImage {
         self.image.hole(self.index, offset, length).map_err(|error| ImageError(error.to_string()))
     }
 
-    fn copied(&self, _offset: u64, _length: u64) {}
+    fn copied(&self, offset: u64, length: u64) {
+        self.image.copied(Extent { volume: self.index, offset, length });
+    }
 }
 
 impl Appliance {

@@ -5,12 +5,12 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use tidemark_backup::archive::write::ArchiveWriter;
-use tidemark_backup::form::Form;
-use tidemark_backup::stop::Stop;
 use tidemark_backup::destination::TargetKind;
 use tidemark_backup::destination::file::NamedLater;
 use tidemark_backup::destination::folder::RawFiles;
 use tidemark_backup::destination::pipe::Device;
+use tidemark_backup::form::Form;
+use tidemark_backup::stop::Stop;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 use tokio::time::timeout;

@@ -189,7 +189,9 @@ fn a_pipe_that_stalls_or_breaks_off_is_told_and_holds_up_nobody() {
     reader.read_exact(&mut some).expect("the begin of the archive");
     let backup = wait_state(&pair.east, "stalls", |backup| backup.progress.stalled_seconds.is_some());
     assert!(pair.east.ok(&["backup", "show", "stalls"]).contains("taken nothing"), "{backup:?}");
-    // Hosts go on meanwhile.
+    // What it reads stays in its group; hosts go on meanwhile.
+    let why = pair.east.refuses(&["group", "remove", GROUP, "--volume", "a"]);
+    assert!(why.contains("backup 'stalls'") && why.contains("backup cancel"), "{why}");
     let load = pair.load(0);
     load.wait_acked(200);
     drop(reader);

@@ -232,6 +232,12 @@ impl Appliance {
 
     /// What images need is saved only while a volume is written through its group.
     pub(crate) fn refuse_with_images(&self, group: GroupId, volume: Option<&str>, what: &str) -> Result<(), ErrorBody> {
+        if let Some(backup) = self.backups.using(group) {
+            let which = volume.map_or_else(|| "the group".into(), |name| format!("volume '{name}'"));
+            return Err(refused(format!(
+                "{which} cannot be {what} while backup '{backup}' reads the group: wait for it, or `tidemark backup cancel {backup}`"
+            )));
+        }
         let images = self.images_of(group, volume);
         if images.is_empty() {
             return Ok(());

@@ -256,6 +256,7 @@ impl Appliance {
 
     /// A volume leaves its group, and from now on it is written without anything being saved: images that need it end.
     pub(crate) fn break_images_of(&self, group: GroupId, volume: &str) {
+        self.backups.end_those_of(group, &format!("volume '{volume}' left the group"));
         for name in self.images_of(group, Some(volume)) {
             let Ok(held) = self.image(&name) else { continue };
             self.break_image(&held, &format!("volume '{volume}' left the group"));

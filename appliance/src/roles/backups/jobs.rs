@@ -62,6 +62,22 @@ impl Backups {
             }
         }
     }
+
+    /// A backup that reads a group, if there is one.
+    pub(crate) fn using(&self, group: GroupId) -> Option<String> {
+        let jobs = self.jobs.lock();
+        let reads = |job: &Arc<Job>| job.eras.lock().iter().any(|(read, _)| *read == group);
+        jobs.iter().find(|(_, job)| reads(job)).map(|(name, _)| name.clone())
+    }
+
+    /// From now on a group's volumes may be written without anything being saved: what reads them ends.
+    pub(crate) fn end_those_of(&self, group: GroupId, reason: &str) {
+        for job in self.jobs.lock().values() {
+            if job.eras.lock().iter().any(|(read, _)| *read == group) {
+                job.stop.stop(reason);
+            }
+        }
+    }
 }
 
 /// What a job needs to copy.
@@ -163,8 +179,13 @@ impl Appliance {
         let record = job.record.lock().clone();
         let kind = destination::kind_of(&record.to, &record.name)?;
         let found = sets::read(&record.sets)?;
-        let moment = self.moment(&record.name, &sets::volumes(&found)).await?;
-        *job.eras.lock() = moment.eras();
+        let moment = {
+            // No volume leaves its group between the begin of its image and its being known as read.
+            let _alone = self.changing.lock().await;
+            let moment = self.moment(&record.name, &sets::volumes(&found)).await?;
+            *job.eras.lock() = moment.eras();
+            moment
+        };
         let order = Order::named(&record.order).unwrap_or_default();
         let (moment, members) = tokio::task::spawn_blocking(move || {
             let members = resolve::members(&found, &moment.images);
@@ -276,6 +297,9 @@ impl Appliance {
             sets,
             members,
         };
+        if let Some(reason) = job.stop.reason() {
+            return Err(CopyError::Stopped(reason));
+        }
         let text = manifest.encode().map_err(|error| recorded(error.to_string()))?;
         form.finish(&text).map_err(at_target)
     }

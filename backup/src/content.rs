@@ -41,14 +41,16 @@ impl Content {
     pub fn of_range(image: &dyn Image, offset: u64, length: u64) -> Result<Self, ImageError> {
         let end = offset.saturating_add(length);
         let mut content = Self { size: length, runs: Vec::new() };
+        let step = step_of(length);
         let mut at = offset;
         while at < end {
-            let hole = image.hole(at, end - at)?.min(end - at);
+            let span = (end - at).min(HOLE_SPAN);
+            let hole = image.hole(at, span)?.min(span);
             if hole > 0 {
                 at += hole;
                 continue;
             }
-            let data = if content.runs.len() < RUNS_MAX { data_length(image, at, end)? } else { end - at };
+            let data = if content.runs.len() < RUNS_MAX { data_length(image, at, end, step)? } else { end - at };
             content.push(Run { at: at - offset, from: at, length: data });
             at += data;
         }
@@ -79,14 +81,23 @@ impl Content {
     }
 }
 
-/// How far data goes on: holes are looked for at this distance, so that small ones are read as what they are.
+/// Holes are looked for at this distance, so that small ones are read as what they are.
 const HOLE_STEP: u64 = 64 << 10;
+/// How far one look goes: what it costs grows with what lies there.
+const HOLE_SPAN: u64 = 64 << 20;
+/// Looks into one member at most, about: in larger ones holes are looked for at larger distances.
+const LOOKS: u64 = 1 << 20;
 
-fn data_length(image: &dyn Image, at: u64, end: u64) -> Result<u64, ImageError> {
+fn step_of(length: u64) -> u64 {
+    (length / LOOKS).next_multiple_of(HOLE_STEP).max(HOLE_STEP)
+}
+
+/// How far data goes on.
+fn data_length(image: &dyn Image, at: u64, end: u64, step: u64) -> Result<u64, ImageError> {
     let mut next = at;
     while next < end {
         // To the next multiple of the step: a hole that begins there is worth a run of its own.
-        next = (next / HOLE_STEP + 1).saturating_mul(HOLE_STEP).min(end);
+        next = (next / step + 1).saturating_mul(step).min(end);
         if next < end && image.hole(next, HOLE_STEP.min(end - next))? >= HOLE_STEP.min(end - next) {
             break;
         }

@@ -139,7 +139,7 @@ pub enum Violation {
 pub fn judge(writes: &[Write], image: &Image, bounds: Bounds) -> Result<Verdict, Vec<Violation>> {
     let mut violations = Vec::new();
     let blocks = Blocks::of(writes);
-    let newest = shown(writes, &blocks, image, &mut violations);
+    let newest = shown(writes, &blocks, image, bounds, &mut violations);
     let held = held(writes, &blocks, &newest, &mut violations);
     check_closed(writes, &held, &mut violations);
     check_bounds(writes, &held, bounds, &mut violations);
@@ -202,13 +202,14 @@ fn shown(
     writes: &[Write],
     blocks: &Blocks,
     image: &Image,
+    bounds: Bounds,
     violations: &mut Vec<Violation>,
 ) -> HashMap<(usize, u64), usize> {
     let mut shown = HashMap::new();
     for (volume, block, content) in image.blocks() {
         let list = blocks.at(volume, block);
         let found = match content {
-            Content::Zero => Ok(zero_position(writes, list)),
+            Content::Zero => Ok(zero_position(writes, list, bounds)),
             Content::Foreign(what) => Err(Violation::Foreign { volume, block, what: what.clone() }),
             Content::Stamp(id) => match list.iter().position(|at| writes[*at].id == *id) {
                 Some(position) if writes[list[position]].kind == Kind::Stamp => Ok(position + 1),
@@ -225,9 +226,12 @@ fn shown(
     shown
 }
 
-/// A zero shows the one write that zeroed the block, or that it was never written.
-fn zero_position(writes: &[Write], list: &[usize]) -> usize {
-    let mut zeroed = list.iter().enumerate().filter(|(_, at)| writes[**at].kind == Kind::Zero);
+/// A zero shows the one write that zeroed the block, or that it was never written: so it does when that write was sent only
+/// after what the image may hold. What was written before and is not there is missing then.
+fn zero_position(writes: &[Write], list: &[usize], bounds: Bounds) -> usize {
+    let in_time = |write: &Write| bounds.nothing_sent_after.is_none_or(|ceiling| write.sent <= ceiling);
+    let zeroes = |at: usize| writes[at].kind == Kind::Zero && in_time(&writes[at]);
+    let mut zeroed = list.iter().enumerate().filter(|(_, at)| zeroes(**at));
     let last = zeroed.next().map_or(0, |(position, _)| position + 1);
     assert!(zeroed.next().is_none(), "a block was zeroed twice: the history is ambiguous");
     last

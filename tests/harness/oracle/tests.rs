@@ -203,3 +203,24 @@ fn a_zero_shows_the_write_that_zeroed() {
     let verdict = judge(&history.writes(), &image, Bounds::EVERYTHING_ACKED).expect("legal");
     assert!(verdict.holds(zeroing));
 }
+
+/// At a moment before a block was first written it reads as zeroes, whatever zeroed it later.
+#[test]
+fn a_block_not_yet_written_is_not_taken_for_one_zeroed_later() {
+    let history = History::new();
+    let early = history.sending(0, 0, 1, Kind::Stamp);
+    history.acknowledged(early);
+    let moment = history.tick();
+    for (block, kind) in [(1, Kind::Stamp), (2, Kind::Stamp), (2, Kind::Zero)] {
+        let id = history.sending(0, block, 1, kind);
+        history.acknowledged(id);
+    }
+    let writes = history.writes();
+    let image = image_of(&writes, &[early]);
+    assert_eq!(judge(&writes, &image, Bounds::cut(moment, moment)).map(|verdict| verdict.count()), Ok(1));
+    // Without a moment it can only be the later one, and then the writes before it are missing.
+    assert!(judge(&writes, &image, Bounds::ANY).is_err());
+    // What was there at that moment and is zero now is missing.
+    let nothing = image_of(&writes, &[]);
+    assert!(judge(&writes, &nothing, Bounds::cut(moment, moment)).is_err());
+}

@@ -69,10 +69,6 @@ bench-compare: test-packages build ## Beside another build of ours: make bench-c
 	TIDEMARK_BIN="$(TARGET)/release/tidemark" $(BENCH) --out "$(TARGET)/bench-compare" \
 	    --compare "$$(scripts/build-revision "$(or $(REV),HEAD)" "$(TARGET)")"
 
-.PHONY: bench-parts
-bench-parts: build-packages ## The parts alone: codecs, index, ring, journal, bitmap
-	$(CARGO) bench --profile release --locked -p tidemark-common -p tidemark-primary --bench parts
-
 SEEDS ?= 1000
 FROM ?= 1
 .PHONY: simulate

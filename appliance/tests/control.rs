@@ -262,6 +262,7 @@ async fn the_document_describes_every_route_and_every_route_is_there() {
             "POST /v1/groups/{group}/lost/{tail}/export",
             "POST /v1/groups/{group}/markers",
             "POST /v1/groups/{group}/pairs",
+            "POST /v1/groups/{group}/pairs/{peer}/in-place",
             "POST /v1/groups/{group}/pairs/{peer}/resume",
             "POST /v1/groups/{group}/pairs/{peer}/suspend",
             "POST /v1/groups/{group}/rejoin",

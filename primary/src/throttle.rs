@@ -5,9 +5,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The shortest and the longest time one write is held back: the range of the finest pacing known, IBM's XRC.
+/// The shortest time one write is held back. From it to the longest is the range of the finest pacing known, IBM's XRC.
 const DELAY_MIN: Duration = Duration::from_micros(20);
-/// See [`DELAY_MIN`].
+/// The longest time one write is held back.
 pub const DELAY_MAX: Duration = Duration::from_secs(1);
 /// Timers are no finer than this: shorter delays are added up.
 const TICK: Duration = Duration::from_millis(1);

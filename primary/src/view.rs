@@ -33,6 +33,8 @@ pub(crate) struct View {
     /// Nothing from this place of the journal on was ever sent.
     pub(crate) sent_up_to: Position,
     sent: VecDeque<(Seq, MarkerNumber, Position)>,
+    /// The numbers of the last frame that has certainly come there.
+    come: Option<(Seq, MarkerNumber)>,
     /// The copy under way: its number and regions.
     pub(crate) copying: Option<(u64, Bitmap)>,
     pub(crate) verify: Option<CopyProgress>,
@@ -53,6 +55,7 @@ impl View {
             holds: None,
             sent_up_to: Position::default(),
             sent: VecDeque::new(),
+            come: None,
             copying: None,
             verify: None,
             round_trip: None,
@@ -69,6 +72,7 @@ impl View {
         self.holds = Some(self.holds.map_or(at, |holds| holds.min(at)).max(oldest));
         self.sent_up_to = at;
         self.sent.clear();
+        self.come = Some((Seq(remote.durable_seq), MarkerNumber(remote.received_marker)));
         self.rate = Rate::default();
     }
 
@@ -101,6 +105,12 @@ impl View {
             if seq.0 > passed_seq || marker.0 > passed_marker {
                 break;
             }
+            // A record that is no write has the numbers of the frame before it: only something behind both tells that it has come.
+            let latest = (seq.0, marker.0) == (passed_seq, passed_marker);
+            if latest && self.come == Some((seq, marker)) {
+                break;
+            }
+            self.come = Some((seq, marker));
             self.holds = self.holds.max(Some(next));
             self.sent.pop_front();
         }
@@ -235,5 +245,48 @@ impl Pair {
     #[must_use]
     pub fn remote(&self) -> Remote {
         self.view.lock().remote
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn at(offset: u64) -> Position {
+        Position { segment: 1, offset }
+    }
+
+    fn far(seq: u64, marker: u64) -> Remote {
+        Remote {
+            durable_seq: seq,
+            received_marker: marker,
+            permitted_seq: seq,
+            permitted_marker: marker,
+            ..Remote::default()
+        }
+    }
+
+    #[test]
+    fn a_record_with_the_numbers_of_the_frame_before_it_is_held_until_something_behind_it_has_come() {
+        let mut view = View::new(PairState::CatchingUp, None, jiff::Timestamp::UNIX_EPOCH);
+        let acknowledge = |view: &mut View, seq, marker| {
+            view.acknowledge(far(seq, marker), 0, Duration::ZERO);
+            view.holds
+        };
+        view.connect(far(55, 5), at(100), at(0), Duration::ZERO);
+        // A record of the group's volumes, then what follows it.
+        view.send(Seq(55), MarkerNumber(5), at(200));
+        assert_eq!(acknowledge(&mut view, 55, 5), Some(at(100)), "where it stood when it connected");
+        view.send(Seq(60), MarkerNumber(5), at(300));
+        view.send(Seq(60), MarkerNumber(6), at(400));
+        view.send(Seq(60), MarkerNumber(6), at(500));
+        assert_eq!(
+            acknowledge(&mut view, 60, 6),
+            Some(at(400)),
+            "the marker has come, the record behind it perhaps not"
+        );
+        assert_eq!(acknowledge(&mut view, 60, 6), Some(at(400)));
+        view.send(Seq(61), MarkerNumber(7), at(600));
+        assert_eq!(acknowledge(&mut view, 61, 7), Some(at(600)));
     }
 }

@@ -50,8 +50,10 @@ impl Plain {
             state.end += (HEAD_BYTES + batch.len()) as u64;
             state.apply(decode(batch));
         }
-        // A kill leaves what was written and not yet synced: from here on it counts.
-        file.sync().map_err(failed)?;
+        // A kill leaves what was written and not yet synced, perhaps because a sync failed: from here on it counts, so it is
+        // written once more. What was not written again after such a sync would read well and be gone after a loss of power.
+        let held = bytes.get(..usize::try_from(state.end).unwrap_or(usize::MAX)).unwrap_or_default();
+        file.write_all_at(held, 0).and_then(|()| file.sync()).map_err(failed)?;
         Ok(Self { file, path: path.to_owned(), state: Mutex::new(state) })
     }
 }

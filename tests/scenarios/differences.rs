@@ -5,20 +5,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use tidemark_common::api::types::PairState;
-use tidemark_tests::appliance::Appliance;
 use tidemark_tests::command::run;
 use tidemark_tests::impairment::Weather;
-use tidemark_tests::noise::noise;
+use tidemark_tests::noise::{noise, write_noise};
 use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const MIB: u64 = 1 << 20;
-
-fn write_noise(side: &Appliance, volume: &str, at: u64, bytes: u64, seed: u64) {
-    let mut export = side.open(volume);
-    export.write_all(at, &noise(seed, bytes)).expect("write");
-    export.flush().expect("flush");
-}
 
 /// With the hosts at rest: every volume of the group holds the same on both sides.
 fn assert_same(pair: &Pair) {

@@ -3,9 +3,8 @@
 use std::time::{Duration, Instant};
 
 use tidemark_common::api::types::PairState;
-use tidemark_tests::appliance::Appliance;
 use tidemark_tests::impairment::Weather;
-use tidemark_tests::noise::noise;
+use tidemark_tests::noise::{noise, write_noise};
 use tidemark_tests::oracle::{Bounds, assert_legal};
 use tidemark_tests::pair::{GROUP, Pair, Setup};
 use tidemark_tests::wait::{check, wait_until};
@@ -13,12 +12,6 @@ use tidemark_tests::wait::{check, wait_until};
 const MIB: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(60);
 const FOLDED: &str = "intervals between markers were folded";
-
-fn write_noise(side: &Appliance, volume: &str, at: u64, bytes: u64, seed: u64) {
-    let mut export = side.open(volume);
-    export.write_all(at, &noise(seed, bytes)).expect("write");
-    export.flush().expect("flush");
-}
 
 #[test]
 fn a_hot_region_written_many_times_over_while_the_link_is_down_stays_in_the_journal() {

@@ -8,7 +8,6 @@ use super::super::segment::{
 use super::super::{Journal, JournalError, Position};
 use super::Folded;
 use super::plan::{Plan, Source};
-use crate::extent::Extent;
 use crate::limits::FRAME_RAW_BYTES_MAX;
 use crate::overlay::location::read_journal;
 use crate::record::fold::{FOLDED_FRAMES_MAX, fold_digest};
@@ -86,7 +85,7 @@ impl<'a> Output<'a> {
                         let what = "a chunk cannot be read";
                         return Err(self.journal.damaged(place.frame, FrameError::Malformed { what }));
                     }
-                    self.push(extent, &bytes);
+                    self.builder.push_data(extent, &bytes);
                 }
             }
             if self.is_too_large(bytes_max) {
@@ -98,10 +97,6 @@ impl<'a> Output<'a> {
         }
         self.seal()?;
         Ok(!self.is_too_large(bytes_max))
-    }
-
-    fn push(&mut self, extent: Extent, bytes: &[u8]) {
-        self.builder.push_data(extent, bytes);
     }
 
     /// The last segment of the stretch is needed for its end.

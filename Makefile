@@ -76,6 +76,15 @@ simulate: test-packages ## Simulate both engines, one run for each seed: make si
 	SEEDS=$(SEEDS) FROM=$(FROM) $(CARGO) test --release --locked --quiet -p tidemark-tests --test simulation -- \
 	    --ignored --exact many --nocapture
 
+# One test each, with nothing beside it; what it prints is what it has been through.
+ORDEAL = TIDEMARK_BIN="$(TARGET)/release/tidemark" $(CARGO) test --release --locked --quiet -p tidemark-tests \
+    --test scenarios -- --ignored --exact --nocapture
+.PHONY: kills soak
+kills: test-packages build ## kill -9 of either side under load, again and again: make kills ROUNDS=300 SEED=1
+	$(ORDEAL) ordeal::kills
+soak: test-packages build ## Everything that can befall a pair, PostgreSQL on top: make soak MINUTES=60 SEED=1
+	$(ORDEAL) ordeal::soak
+
 .PHONY: rules
 rules: test-packages ## Prometheus configuration and alerts, by promtool
 	promtool check config grafana/prometheus.yml

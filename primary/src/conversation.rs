@@ -62,6 +62,7 @@ impl Pair {
             differences: Arc::clone(&self.differences),
             group: self.keeper.id(),
             reader,
+            reading: Arc::clone(&self.reading),
             tip,
             copy,
             ready: Vec::new(),

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tidemark_common::differential::Bitmap;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::{GroupId, MarkerNumber, Seq, VolumeIndex};
@@ -89,6 +90,16 @@ pub struct CopyFeed {
     pub end: Option<MarkerNumber>,
 }
 
+/// Where a pair's feeder stands in the journal. It is locked for each of its steps: who holds the lock keeps it where it is,
+/// with the connection as it is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Reading {
+    /// What it reads next.
+    pub at: Position,
+    /// The newest marker before that.
+    pub marker: MarkerNumber,
+}
+
 /// The feeder of one connection.
 pub struct Feeder {
     /// What to read.
@@ -101,6 +112,8 @@ pub struct Feeder {
     pub group: GroupId,
     /// What comes next of the journal.
     pub reader: Reader,
+    /// Where others see that.
+    pub reading: Arc<Mutex<Reading>>,
     /// Where the other side's history stands.
     pub tip: Tip,
     /// The copy under way.
@@ -169,6 +182,14 @@ impl Feeder {
     /// # Errors
     /// [`FeedError`]: why it cannot go on.
     pub fn step(&mut self) -> Result<Feeding, FeedError> {
+        let reading = Arc::clone(&self.reading);
+        let mut reading = reading.lock();
+        let done = self.go_on();
+        *reading = Reading { at: self.reader.position(), marker: self.tip.marker };
+        done
+    }
+
+    fn go_on(&mut self) -> Result<Feeding, FeedError> {
         if self.begin_copy()? {
             return Ok(Feeding::Ready);
         }
@@ -188,7 +209,7 @@ impl Feeder {
                 }
                 None => Ok(self.cut_end()),
             },
-            _ if journal_waits => self.step(),
+            _ if journal_waits => self.go_on(),
             _ => Ok(Feeding::Journal(self.reader.position())),
         }
     }

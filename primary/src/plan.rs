@@ -71,6 +71,8 @@ impl Pair {
             return Ok(unknown);
         }
         let (seq, chain) = (Seq(welcome.position.durable_seq), Chain(welcome.chain));
+        // Not while the journal is being folded.
+        let _reading = self.reading.lock();
         let held = self.image.journal.reader_at_chain(seq, chain)?;
         let stands_at = held.as_ref().map(Reader::position);
         if !self.differences.can_stand(stands_at, &welcome.position) {

@@ -2,16 +2,19 @@
 //! inside the journal; what even that does not fit goes into the pair's bitmap, and from there into a differential copy. A group
 //! may instead slow its hosts ([`crate::throttle`]). Owns the set of pairs as readers of the journal.
 //!
-//! Folding stops a pair's sending for as long as it takes: nobody may stand inside of what is folded (invariant 6).
+//! Nobody may stand inside of what is folded (invariant 6): while that lasts, the pairs that are behind read no further. Their
+//! connections stay, and what a pair has begun to send up to the next marker stays as it is: however often the journal is
+//! folded, an image is always on its way.
 
 use std::sync::{Arc, Weak};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use tidemark_common::journal::{FoldRange, Journal, JournalError, Position};
 use tidemark_common::metrics::GroupMetrics;
 
 use crate::drain::DrainDesk;
-use crate::ship::{Hold, Pair};
+use crate::feeder::Reading;
+use crate::ship::Pair;
 use crate::writeback::Readers;
 
 /// The pairs of a group.
@@ -34,6 +37,13 @@ struct Tried {
     end: Option<Position>,
     /// Space came back.
     helped: bool,
+}
+
+/// What may be folded now.
+struct Foldable<'a> {
+    range: FoldRange,
+    /// Keeps the pairs that are behind where they are.
+    still: Vec<MutexGuard<'a, Reading>>,
 }
 
 impl PairSet {
@@ -61,7 +71,10 @@ impl PairSet {
 
     /// Folds what the pairs that are behind were never sent.
     fn fold(&self, journal: &Arc<Journal>, recorded: Position) -> Result<(), JournalError> {
-        let Some((mut range, _held)) = self.range(recorded) else { return Ok(()) };
+        let pairs = self.by_need();
+        let Some(Foldable { mut range, still: _still }) = self.foldable(&pairs, journal, recorded)? else {
+            return Ok(());
+        };
         while let Some(folded) = journal.fold(range)? {
             range.after = folded.to;
             self.desk.markers.forget(folded.from, folded.to);
@@ -77,22 +90,37 @@ impl PairSet {
         Ok(())
     }
 
-    /// Behind everything that was sent to the pairs that are behind, and before everything that others still need; and those
-    /// pairs, stopped. `None`: what they need has to stay as it is.
-    fn range(&self, recorded: Position) -> Option<(FoldRange, Vec<Hold>)> {
-        let mut pairs: Vec<_> =
-            self.pairs.read().iter().filter_map(|pair| Some((pair.holds()?, Arc::clone(pair)))).collect();
+    /// The pairs that need the journal, the one that is furthest behind first.
+    fn by_need(&self) -> Vec<(Position, Arc<Pair>)> {
+        let pairs = self.pairs.read();
+        let mut pairs: Vec<_> = pairs.iter().filter_map(|pair| Some((pair.holds()?, Arc::clone(pair)))).collect();
         pairs.sort_unstable_by_key(|(holds, _)| *holds);
-        let (mut after, mut before, mut held) = (None, recorded, Vec::new());
+        pairs
+    }
+
+    /// Behind everything that was read for the pairs that are behind, and before everything that others still need. `None`: what
+    /// they need has to stay as it is.
+    fn foldable<'a>(
+        &self,
+        pairs: &'a [(Position, Arc<Pair>)],
+        journal: &Arc<Journal>,
+        recorded: Position,
+    ) -> Result<Option<Foldable<'a>>, JournalError> {
+        let (mut after, mut before, mut still) = (None, recorded, Vec::new());
         for (holds, pair) in pairs {
-            if after.is_some_and(|after| holds > after) {
-                before = before.min(holds);
+            if after.is_some_and(|after| *holds > after) {
+                before = before.min(*holds);
                 break;
             }
-            held.push(pair.stand_still());
-            after = after.max(Some(pair.sent_up_to()?));
+            let reading = pair.reading.lock();
+            let Some(sent_up_to) = pair.sent_up_to() else { return Ok(None) };
+            let read_up_to = reading.at.max(sent_up_to).max(journal.oldest());
+            let Some(marker) = journal.next_marker(read_up_to, reading.marker)? else { return Ok(None) };
+            after = after.max(Some(marker));
+            still.push(reading);
         }
-        Some((FoldRange { after: after?, before, bytes_max: self.desk.interval_bytes() }, held))
+        let bytes_max = self.desk.interval_bytes();
+        Ok(after.map(|after| Foldable { range: FoldRange { after, before, bytes_max }, still }))
     }
 
     fn fall_back(&self, journal: &Journal) {

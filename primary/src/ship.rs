@@ -31,7 +31,7 @@ use tokio::task::block_in_place;
 
 use crate::differences::{Differences, DifferencesError, everything};
 use crate::drain::DrainDesk;
-use crate::feeder::{FeedError, Feeder};
+use crate::feeder::{FeedError, Feeder, Reading};
 use crate::image::Image;
 use crate::view::View;
 
@@ -119,6 +119,8 @@ pub struct Pair {
     pub(crate) in_place: AtomicBool,
     pub(crate) differences: Arc<Differences>,
     pub(crate) view: Mutex<View>,
+    /// Where its feeder is in the journal. Taken before the view.
+    pub(crate) reading: Arc<Mutex<Reading>>,
     /// Held while the state changes, so that the view is free while that is recorded.
     entering: Mutex<()>,
     pub(crate) metrics: GroupMetrics,
@@ -249,6 +251,7 @@ impl Pair {
             in_place: AtomicBool::new(false),
             differences,
             view: Mutex::new(view),
+            reading: Arc::default(),
             entering: Mutex::new(()),
             line: metrics.pair(&record.peer),
             metrics,
@@ -531,7 +534,7 @@ impl Pair {
 
     /// Nothing is sent while the hold lives: what may have been sent is known, and a connection that goes on plans anew. Waits
     /// until it is so.
-    pub(crate) fn stand_still(self: &Arc<Self>) -> Hold {
+    fn stand_still(self: &Arc<Self>) -> Hold {
         let hold = self.hold();
         while *self.conversing.borrow() {
             std::thread::sleep(LOOK);

@@ -18,6 +18,8 @@ use crate::wait::wait_until;
 /// How long a service may take to answer, or to stop.
 const START_LIMIT: Duration = Duration::from_secs(20);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// Debian's libfaketime: what the clock on the wall shows is then up to a file. The monotonic clock stays.
+const FAKE_CLOCK: &str = "faketime/libfaketimeMT.so.1";
 /// Lines of a service's log shown when a test fails.
 const LOG_LINES_SHOWN: usize = 60;
 
@@ -87,6 +89,13 @@ pub fn files_under(folder: &Path, fits: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     }
     found.sort();
     found
+}
+
+/// The library lies in a folder named by the machine's kind.
+fn fake_clock() -> PathBuf {
+    let folders = std::fs::read_dir("/usr/lib").expect("list /usr/lib").flatten();
+    let found = folders.map(|folder| folder.path().join(FAKE_CLOCK)).find(|path| path.exists());
+    found.expect("the package libfaketime is installed")
 }
 
 impl Appliance {
@@ -230,7 +239,14 @@ impl Appliance {
         assert!(self.process.is_none(), "{} runs already", self.name);
         let log = self.log();
         // setpriv becomes the service, which then dies with the test however the test ends.
-        let child = Command::new("setpriv")
+        let mut command = Command::new("setpriv");
+        let clock = self.clock();
+        if clock.exists() {
+            command.env("LD_PRELOAD", fake_clock()).env("FAKETIME_TIMESTAMP_FILE", &clock);
+            let settings = ["FAKETIME_DONT_FAKE_MONOTONIC", "FAKETIME_CACHE_DURATION", "NO_FAKE_STAT"];
+            command.envs(settings.map(|name| (name, "1")));
+        }
+        let child = command
             .args(["--pdeathsig", "KILL", &self.binary, "serve"])
             .arg(&self.directory)
             .stdin(Stdio::null())
@@ -239,6 +255,19 @@ impl Appliance {
             .spawn()
             .expect("start the service");
         self.process = Some(child);
+    }
+
+    fn clock(&self) -> PathBuf {
+        self.memory.path().join("clock")
+    }
+
+    /// Puts the clock on its wall so many seconds before or after the right time: within a second when it was done before
+    /// its last start, else from the next start on.
+    ///
+    /// # Panics
+    /// When the clock cannot be set.
+    pub fn set_clock(&self, seconds: i64) {
+        std::fs::write(self.clock(), format!("{seconds:+}\n")).expect("set the clock");
     }
 
     fn log(&self) -> File {

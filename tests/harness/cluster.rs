@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::appliance::{Appliance, Options};
+use crate::small_disk::SmallDisk;
 
 /// A test's place. Keep it until the appliances in it are gone.
 #[derive(Debug)]
 pub struct Cluster {
+    /// Disks of some appliances' own, by the appliances' names; unmounted before the directory goes.
+    disks: Vec<(String, SmallDisk)>,
     directory: TempDir,
 }
 
@@ -23,7 +26,25 @@ impl Cluster {
     pub fn new() -> Self {
         // Short, because the path of a Unix socket may have only 107 bytes.
         let directory = tempfile::Builder::new().prefix("tm").tempdir().expect("make a temporary directory");
-        Self { directory }
+        Self { disks: Vec::new(), directory }
+    }
+
+    /// Gives the directory of an appliance that is not initialised yet a disk of its own, of this size.
+    #[must_use]
+    pub fn with_disk(mut self, name: &str, bytes: u64) -> Self {
+        let disk = SmallDisk::mount(&self.join(name), bytes);
+        self.disks.push((name.into(), disk));
+        self
+    }
+
+    /// The disk of an appliance that was given one.
+    ///
+    /// # Panics
+    /// When it was given none.
+    #[must_use]
+    pub fn disk(&self, name: &str) -> &SmallDisk {
+        let found = self.disks.iter().find(|(of, _)| of == name);
+        &found.unwrap_or_else(|| panic!("{name} has no disk of its own")).1
     }
 
     /// Its directory.

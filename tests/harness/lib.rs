@@ -10,6 +10,7 @@
 pub mod appliance;
 pub mod cluster;
 pub mod command;
+pub mod database;
 pub mod disk;
 pub mod figures;
 pub mod history;

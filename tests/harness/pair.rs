@@ -91,7 +91,12 @@ impl Pair {
     /// Both run and trust each other, east has the group, nothing is copied yet.
     #[must_use]
     pub fn unpaired(setup: &Setup) -> Self {
-        let cluster = Cluster::new();
+        Self::unpaired_in(Cluster::new(), setup)
+    }
+
+    /// The same at a place that was prepared.
+    #[must_use]
+    pub fn unpaired_in(cluster: Cluster, setup: &Setup) -> Self {
         let running = |name, journal| {
             let mut appliance = cluster.appliance(name);
             if let Some(bytes) = journal {

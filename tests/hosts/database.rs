@@ -1,46 +1,14 @@
 //! PostgreSQL with its data and its WAL on two volumes of one group: the copy is one consistent moment of both.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tidemark_common::api::types::{DrillReport, DrillResult};
-use tidemark_tests::appliance::Appliance;
-use tidemark_tests::disk::{Disk, Mounted};
+use tidemark_tests::database::{Volumes, assert_sums_agree, number};
 use tidemark_tests::pair::{GROUP, Pair, Setup};
 use tidemark_tests::postgres::{self, Postgres};
 
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// Both file systems of one side.
-struct Volumes {
-    data: Mounted,
-    wal: Mounted,
-}
-
-impl Volumes {
-    fn mount(pair: &Pair, side: &Appliance, fresh: bool) -> Self {
-        let mount = |volume: &str| {
-            let place = |kind: &str| pair.cluster.join(&format!("{}-{volume}-{kind}", side.name()));
-            let disk = Disk::attach(&side.uri(volume), &place("f"));
-            if fresh {
-                disk.make_ext4();
-            }
-            // One path on both sides: the WAL directory is a symbolic link in the data directory.
-            disk.mount(&pair.cluster.join(volume))
-        };
-        Self { data: mount("data"), wal: mount("wal") }
-    }
-
-    fn data(&self) -> PathBuf {
-        self.data.join("pg")
-    }
-
-    fn wal(&self) -> PathBuf {
-        self.wal.join("pg")
-    }
-}
 
 /// Commits heartbeats; when each commit was answered.
 fn heartbeats(database: &Postgres, from: u32, count: u32) -> Vec<(u32, Timestamp)> {
@@ -51,17 +19,11 @@ fn heartbeats(database: &Postgres, from: u32, count: u32) -> Vec<(u32, Timestamp
     (from..from + count).map(beat).collect()
 }
 
-fn number(database: &Postgres, query: &str) -> i64 {
-    database.sql(query).done().trim().parse().expect("a number")
-}
-
 #[test]
 fn postgresql_with_data_and_wal_on_two_volumes_starts_from_the_copies() {
     let volumes = vec![("data", "512MiB".to_owned()), ("wal", "256MiB".to_owned())];
     let mut pair = Pair::paired(&Setup { volumes, interval: "250ms", seed: 131, journals: None, on_full: "fold" });
-    std::fs::set_permissions(pair.cluster.path(), PermissionsExt::from_mode(0o755)).expect("let postgres in");
-
-    let mounted = Volumes::mount(&pair, &pair.east, true);
+    let mounted = Volumes::mount(&pair.cluster, &pair.east, true);
     postgres::init(&mounted.data(), &mounted.wal());
     let database = Postgres::start(&mounted.data(), &pair.cluster.join("es"));
     database.sql("create table heartbeat (number int primary key, at timestamptz default clock_timestamp())").done();
@@ -81,7 +43,7 @@ fn postgresql_with_data_and_wal_on_two_volumes_starts_from_the_copies() {
     drop(mounted);
 
     let report = pair.failover();
-    let mounted = Volumes::mount(&pair, &pair.west, false);
+    let mounted = Volumes::mount(&pair.cluster, &pair.west, false);
     let database = Postgres::start(&mounted.data(), &pair.cluster.join("ws"));
     database.client(LIMIT, "pg_amcheck", &["--all", "--install-missing", "--heapallindexed"]).done();
     let newest = number(&database, "select coalesce(max(number), -1) from heartbeat");
@@ -89,10 +51,7 @@ fn postgresql_with_data_and_wal_on_two_volumes_starts_from_the_copies() {
     let expected = i64::from(expected.expect("heartbeats before the marker"));
     assert!(newest >= expected, "heartbeat {expected} was committed before the marker; the newest is {newest}");
     assert_eq!(number(&database, "select count(*) from heartbeat"), newest + 1, "none is missing in between");
-    let sums = "select count(distinct total) from (select sum(abalance) as total from pgbench_accounts union all \
-                select sum(bbalance) from pgbench_branches union all select sum(tbalance) from pgbench_tellers union all \
-                select coalesce(sum(delta), 0) from pgbench_history) as sums";
-    assert_eq!(number(&database, sums), 1, "pgbench's four sums agree");
+    assert_sums_agree(&database);
     assert!(number(&database, "select count(*) from pgbench_history") > 0, "pgbench was at work");
     let _ = heartbeats(&database, 1_000, 3);
 }

@@ -12,6 +12,7 @@ mod kill_secondary;
 mod link;
 mod members;
 mod memory;
+mod ordeal;
 mod permission;
 mod pressure;
 mod rejoin;

@@ -78,6 +78,7 @@ fn a_primary_killed_between_folds_has_lost_nothing_and_the_copy_follows() {
     let mut pair = Pair::prefilled(&Setup { journals: Some(("256MiB", "256MiB")), ..Setup::seeded(95) });
     pair.east.ok(&["volume", "create", "n", "--size", "32MiB"]);
     pair.east.ok(&["group", "add", GROUP, "--volume", "n"]);
+    pair.settle();
     pair.wait_paired();
     pair.relay.cut();
     let load = pair.load(0);

@@ -29,7 +29,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
-use crate::ids::{GroupId, Seq};
+use crate::ids::{GroupId, MarkerNumber, Seq};
 use crate::record::{Chain, FrameHeader};
 use crate::storage::Disk;
 
@@ -228,6 +228,24 @@ impl Journal {
         let from = if from == Position::default() { self.oldest() } else { from };
         let first = self.segment(from.segment).map_or(segment::FIRST_RECORD, |segment| segment.first_record());
         Reader::new(Arc::clone(self), Position { offset: from.offset.max(first), ..from })
+    }
+
+    /// Where the first marker newer than this one lies, from a position on; `None`: none is durable yet.
+    ///
+    /// # Errors
+    /// [`JournalError`] when the journal cannot be read.
+    pub fn next_marker(
+        self: &Arc<Self>,
+        from: Position,
+        newer: MarkerNumber,
+    ) -> Result<Option<Position>, JournalError> {
+        let mut reader = self.reader(from);
+        while let Some((at, header)) = reader.next_header()? {
+            if header.marker > newer {
+                return Ok(Some(at));
+            }
+        }
+        Ok(None)
     }
 
     /// A reader that begins at the frame whose predecessors have this chain; `None` when no frame held does. `seq` is

@@ -171,6 +171,10 @@ impl DiskFile for MortalFile {
         self.fate.act(|| self.file.write_all_at(data, offset))
     }
 
+    fn write_direct_at(&self, data: &[u8], offset: u64) -> io::Result<bool> {
+        self.fate.act(|| self.file.write_direct_at(data, offset))
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.fate.act(|| self.file.sync())
     }

@@ -77,6 +77,17 @@ impl Recorder {
         self.below.join(path.strip_prefix("/").unwrap_or(path))
     }
 
+    /// An effect that may turn out to be none.
+    fn record_if(&self, change: Change, effect: impl FnOnce() -> io::Result<bool>) -> io::Result<bool> {
+        let mut changes = self.changes.lock().unwrap();
+        let moment = self.history.tick();
+        let done = effect()?;
+        if done {
+            changes.push((moment, change));
+        }
+        Ok(done)
+    }
+
     /// One at a time, so that the list has the order of the effects.
     fn record<T>(&self, change: Change, effect: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let mut changes = self.changes.lock().unwrap();
@@ -141,6 +152,12 @@ impl DiskFile for RecordedFile {
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         let bytes = data.to_vec();
         self.recorder.record(Change::Written(self.id, bytes, offset), || self.file.write_all_at(data, offset))
+    }
+
+    fn write_direct_at(&self, data: &[u8], offset: u64) -> io::Result<bool> {
+        // Played as any other write: on the disk in memory a loss of power does the same to both.
+        let bytes = data.to_vec();
+        self.recorder.record_if(Change::Written(self.id, bytes, offset), || self.file.write_direct_at(data, offset))
     }
 
     fn sync(&self) -> io::Result<()> {

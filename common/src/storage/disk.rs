@@ -1,14 +1,18 @@
 //! The machine's own disks, by plain positioned system calls.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use parking_lot::Mutex;
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, seek};
 use rustix::io::{Errno, ReadWriteFlags};
 
+use super::aligned::is_whole_blocks;
 use super::{Disk, DiskFile, Open};
 
 /// Zeroes written at once where a range cannot be zeroed otherwise.
@@ -23,6 +27,8 @@ pub struct SystemDisk;
 struct SystemFile {
     file: File,
     device: bool,
+    /// The same file once more, for direct I/O; `None` inside where there is none.
+    direct: OnceLock<Option<File>>,
 }
 
 impl Disk for SystemDisk {
@@ -40,7 +46,7 @@ impl Disk for SystemDisk {
         }
         let file = options.open(path)?;
         let device = file.metadata()?.file_type().is_block_device();
-        Ok(Arc::new(SystemFile { file, device }))
+        Ok(Arc::new(SystemFile { file, device, direct: OnceLock::new() }))
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
@@ -97,6 +103,22 @@ impl DiskFile for SystemFile {
         self.file.write_all_at(data, offset)
     }
 
+    fn write_direct_at(&self, data: &[u8], offset: u64) -> io::Result<bool> {
+        if !is_whole_blocks(data, offset) {
+            return Ok(false);
+        }
+        let Some(direct) = self.direct.get_or_init(|| self.open_direct()) else { return Ok(false) };
+        match direct.write_all_at(data, offset) {
+            Ok(()) => Ok(true),
+            // Some file systems tell only now, or want larger blocks: all of it is written once more the usual way.
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+                self.tell_no_direct();
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
@@ -142,7 +164,33 @@ impl DiskFile for SystemFile {
     }
 }
 
+/// File systems of which it is said that they take no direct I/O, by their device numbers.
+static WITHOUT_DIRECT: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
+
 impl SystemFile {
+    /// By its descriptor: the name may have changed since it was opened. A device keeps its one handle.
+    fn open_direct(&self) -> Option<File> {
+        if self.device {
+            return None;
+        }
+        let flags = i32::try_from(OFlags::DIRECT.bits()).ok()?;
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let direct = File::options().read(true).write(true).custom_flags(flags).open(path).ok();
+        if direct.is_none() {
+            self.tell_no_direct();
+        }
+        direct
+    }
+
+    /// Once for each file system.
+    fn tell_no_direct(&self) {
+        let Ok(device) = self.file.metadata().map(|metadata| metadata.dev()) else { return };
+        if WITHOUT_DIRECT.lock().insert(device) {
+            let file = std::fs::read_link(format!("/proc/self/fd/{}", self.file.as_raw_fd())).unwrap_or_default();
+            tracing::info!(file = %file.display(), "this file system takes no direct I/O: writes go through the page cache");
+        }
+    }
+
     fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
         let mut at = offset;
         let end = offset.saturating_add(length);
@@ -157,6 +205,7 @@ impl SystemFile {
 
 #[cfg(test)]
 mod tests {
+    use super::super::aligned::AlignedBuffer;
     use super::*;
 
     #[test]
@@ -169,6 +218,26 @@ mod tests {
         SystemDisk.create_folder(Path::new(".")).unwrap();
         SystemDisk.create_folder(Path::new("src")).unwrap();
         SystemDisk.create_folder(Path::new("/")).unwrap();
+    }
+
+    #[test]
+    fn whole_blocks_go_past_the_cache_and_are_seen_and_anything_else_is_left_to_the_usual_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = SystemDisk.open(&folder.path().join("f"), Open::New).unwrap();
+        file.write_all_at(&[1; 16384], 0).unwrap();
+        let mut data = AlignedBuffer::default();
+        data.extend_from_slice(&[2; 8192]);
+        if !file.write_direct_at(data.as_slice(), 4096).unwrap() {
+            eprintln!("no direct I/O in {}", folder.path().display());
+            return;
+        }
+        assert!(!file.write_direct_at(data.as_slice(), 100).unwrap());
+        assert!(!file.write_direct_at(&data.as_slice()[..100], 0).unwrap());
+        assert!(!file.write_direct_at(&data.as_slice()[1..4097], 0).unwrap());
+        let mut read = [0; 16384];
+        file.read_exact_at(&mut read, 0).unwrap();
+        assert!(read[..4096].iter().chain(&read[12288..]).all(|byte| *byte == 1));
+        assert!(read[4096..12288].iter().all(|byte| *byte == 2));
     }
 
     #[test]

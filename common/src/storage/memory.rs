@@ -12,6 +12,7 @@
 //! | power gone in the middle ([`MemoryDisk::power_off_after`]) | the last call took effect, unsynced, and fails; so does every call after it |
 //! | a full disk ([`MemoryDisk::limit_space`]) | a write that needs more fails with `StorageFull`, the part that fits written |
 //! | a failing sync ([`MemoryDisk::fail_next_sync`]) | fails once, later ones succeed, as on Linux: the sectors written before it read well until a crash, and are durable only once they are written again |
+//! | no direct I/O ([`MemoryDisk::refuse_direct`]) | direct writes are answered with `Ok(false)`; where they are taken, they are writes as others are |
 //! | an unreadable sector ([`MemoryDisk::break_sector`]) | reads of it fail until it is written |
 //! | silent damage ([`MemoryDisk::flip_bit`]) | a durable bit is another |
 //!
@@ -32,6 +33,7 @@ use parking_lot::Mutex;
 use self::chance::Chance;
 use self::content::Content;
 pub use self::content::SECTOR;
+use super::aligned::{BLOCK_BYTES, is_whole_blocks};
 use super::{Disk, DiskFile, Open};
 
 /// A file system in memory; clones are the same disk.
@@ -60,6 +62,15 @@ struct Faults {
     effects_left: Option<u64>,
     effects: u64,
     off: bool,
+    direct: Direct,
+}
+
+/// Writes past a page cache.
+#[derive(Debug, Clone, Copy, Default)]
+struct Direct {
+    refused: bool,
+    /// Blocks written so.
+    blocks: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -143,10 +154,22 @@ impl MemoryDisk {
         self.state.lock().faults.fail_next_sync = Some(how);
     }
 
+    /// Files take no direct writes from now on, as on some file systems.
+    pub fn refuse_direct(&self) {
+        self.state.lock().faults.direct.refused = true;
+    }
+
+    /// Blocks that came by direct writes so far.
+    #[must_use]
+    pub fn direct_blocks(&self) -> u64 {
+        self.state.lock().faults.direct.blocks
+    }
+
     /// Nothing fails any more but what is unreadable, or off.
     pub fn heal(&self) {
         let mut state = self.state.lock();
-        state.faults = Faults { effects: state.faults.effects, off: state.faults.off, ..Faults::default() };
+        let Faults { effects, off, direct, .. } = state.faults;
+        state.faults = Faults { effects, off, direct, ..Faults::default() };
     }
 
     /// The sector with this byte cannot be read until it is written.
@@ -211,7 +234,8 @@ impl State {
                 files.insert(*id, content.after_crash(chance));
             }
         }
-        let faults = Faults { space_bytes: self.faults.space_bytes, ..Faults::default() };
+        let Faults { space_bytes, direct, .. } = self.faults;
+        let faults = Faults { space_bytes, direct, ..Faults::default() };
         Self { files, durable_names: names.clone(), names, pending: Vec::new(), folders: self.folders.clone(), faults }
     }
 
@@ -373,6 +397,15 @@ impl DiskFile for MemoryFile {
             let room = usize::try_from(room).unwrap_or(usize::MAX);
             content.write(data.get(..room).unwrap_or(data), offset);
         })
+    }
+
+    fn write_direct_at(&self, data: &[u8], offset: u64) -> io::Result<bool> {
+        if !is_whole_blocks(data, offset) || self.state.lock().faults.direct.refused {
+            return Ok(false);
+        }
+        self.write_all_at(data, offset)?;
+        self.state.lock().faults.direct.blocks += (data.len() / BLOCK_BYTES) as u64;
+        Ok(true)
     }
 
     fn sync(&self) -> io::Result<()> {

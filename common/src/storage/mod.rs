@@ -1,6 +1,7 @@
 //! The disk seam: every file the product reads or writes goes through these two traits, so that simulation can put a
 //! faulty disk under the engines. Volumes, journal segments and the ring's file are [`DiskFile`]s; RocksDB is not.
 
+pub mod aligned;
 pub mod disk;
 pub mod memory;
 
@@ -70,6 +71,13 @@ pub trait DiskFile: Send + Sync + 'static {
     /// # Errors
     /// As the system says.
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
+    /// Writes whole blocks past the page cache, out of memory that begins at a block's border ([`aligned`]). `Ok(false)`: these
+    /// are no whole blocks, or the file takes no such writes; [`Self::write_all_at`] does it. Readers see what is written,
+    /// and [`Self::sync`] makes it durable as any other write.
+    ///
+    /// # Errors
+    /// As the system says; part of it may be written.
+    fn write_direct_at(&self, data: &[u8], offset: u64) -> io::Result<bool>;
     /// Makes what was written durable.
     ///
     /// # Errors

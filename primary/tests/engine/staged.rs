@@ -181,6 +181,16 @@ impl DiskFile for StagedFile {
         self.change(|| self.file.write_all_at(data, offset))
     }
 
+    fn write_direct_at(&self, data: &[u8], offset: u64) -> io::Result<bool> {
+        self.disk.call(Call::Write, &self.path, |fails| {
+            if fails {
+                Err(io::Error::other("a write that was to fail"))
+            } else {
+                self.file.write_direct_at(data, offset)
+            }
+        })
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.disk.call(Call::Sync, &self.path, |fails| {
             let _alone = self.disk.stage.syncing.lock();

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tidemark_common::clock::Clock;
 use tidemark_common::extent::Extent;
@@ -467,8 +468,8 @@ impl Drain {
         let Some((_, last)) = entries.last() else { return Ok(false) };
         let last_seq = last.seq;
         let kept_bytes = self.build(&entries)?;
-        let frame = self.builder.finish(FrameKind::Writes, &self.place(last_seq));
-        let at = self.writer.append(&frame)?;
+        let frame = Bytes::from(self.builder.finish(FrameKind::Writes, &self.place(last_seq)));
+        let at = self.writer.append_frame(frame.clone())?;
         let placed: Vec<(Extent, Location)> = locations(&FrameView::new(&frame)?, at).collect();
         self.buffer.moved_to_journal(&placed, last_seq);
         self.position = next;

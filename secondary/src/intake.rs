@@ -229,7 +229,7 @@ impl Intake {
             self.provider.provide(&self.name, volumes, &self.volumes).map_err(IntakeError::Volumes)?;
         }
         self.folds.check(self.writer.tip(), record.as_ref()).map_err(|what| FrameError::Malformed { what })?;
-        self.writer.append(frame)?;
+        self.writer.append_later(frame.clone())?;
         self.folds.take(&view.header, record.as_ref());
         self.state.set_problem(Concern::Intake, None);
         self.line.received(frame.len());

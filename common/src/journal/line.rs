@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::segment::{self, Segment, number_of};
-use super::{Journal, JournalError, SPARES};
+use super::{Journal, JournalError};
 use crate::storage::Open;
 
 const SEGMENT: &str = ".segment";
@@ -110,7 +110,7 @@ impl Journal {
             let path = self.folder.join(segment::spare_name(number));
             let size = self.disk.open(&path, Open::Existing).and_then(|file| file.size());
             let mut state = self.state.lock();
-            if size.is_ok_and(|size| size == self.options.segment_bytes) && state.spares.len() < SPARES {
+            if size.is_ok_and(|size| size == self.options.segment_bytes) && state.spares.len() < self.spares_max() {
                 state.spares.push(path);
             } else {
                 self.disk.remove(&path).map_err(|source| JournalError::io("remove", &path, 0, source))?;

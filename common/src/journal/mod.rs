@@ -11,6 +11,7 @@ mod line;
 mod reader;
 mod recovery;
 mod segment;
+mod staging;
 mod tail;
 mod writer;
 
@@ -347,7 +348,8 @@ impl Journal {
     /// is missing between others is known to be lost.
     fn retire(&self, segment: &Segment) -> Result<(), JournalError> {
         let path = self.folder.join(segment::file_name(segment.number));
-        let keep = segment.held_bytes() == self.options.segment_bytes && self.state.lock().spares.len() < SPARES;
+        let keep =
+            segment.held_bytes() == self.options.segment_bytes && self.state.lock().spares.len() < self.spares_max();
         if !keep {
             let removed = self.disk.remove(&path).and_then(|()| self.disk.sync_folder(&self.folder));
             return removed.map_err(|source| JournalError::io("remove", &path, 0, source));
@@ -356,6 +358,12 @@ impl Journal {
         self.disk.rename(&path, &spare).map_err(|source| JournalError::io("rename", &path, 0, source))?;
         self.state.lock().spares.push(spare);
         Ok(())
+    }
+
+    /// A small part of the journal: a load that comes in bursts finds segments as it left them.
+    fn spares_max(&self) -> usize {
+        let segments = self.options.capacity_bytes.checked_div(self.options.segment_bytes).unwrap_or(0);
+        usize::try_from(segments / 64).unwrap_or(SPARES_MIN).clamp(SPARES_MIN, SPARES_MAX)
     }
 
     fn segment(&self, number: u64) -> Option<Arc<Segment>> {
@@ -390,8 +398,10 @@ impl Journal {
     }
 }
 
-/// Trimmed segments kept for reuse: a segment that has been written before syncs twice as fast as a new one.
-const SPARES: usize = 2;
+/// Trimmed segments kept for reuse: a segment that has been written before syncs twice as fast as a new one, and need not be
+/// filled with zeroes first.
+const SPARES_MIN: usize = 2;
+const SPARES_MAX: usize = 8;
 
 #[cfg(test)]
 mod tests;

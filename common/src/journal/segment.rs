@@ -20,6 +20,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 use super::{Journal, JournalError, Position};
 use crate::ids::{Generation, GroupId, MarkerNumber, Seq};
 use crate::record::{Chain, FrameError, HEADER_BYTES, Tip, crc32c};
+use crate::storage::aligned::AlignedBuffer;
 use crate::storage::{DiskFile, Open};
 
 /// Where records begin.
@@ -403,12 +404,16 @@ impl Segment {
     /// Writes every block, so that later syncs have no metadata to write.
     fn write_zeroes(journal: &Journal, path: &Path, file: &dyn DiskFile) -> Result<(), JournalError> {
         let io = |action, offset, source| JournalError::io(action, path, offset, source);
-        let zeroes = vec![0; ZERO_STEP];
+        let mut zeroes = AlignedBuffer::default();
+        zeroes.resize(ZERO_STEP);
+        let zeroes = zeroes.as_slice();
         let mut at = 0;
         while at < journal.options.segment_bytes {
             let step = usize::try_from(journal.options.segment_bytes - at).unwrap_or(ZERO_STEP).min(ZERO_STEP);
-            let data = zeroes.get(..step).unwrap_or(&zeroes);
-            file.write_all_at(data, at).map_err(|source| io("preallocate", at, source))?;
+            let data = zeroes.get(..step).unwrap_or(zeroes);
+            let done = file.write_direct_at(data, at);
+            done.and_then(|done| if done { Ok(()) } else { file.write_all_at(data, at) })
+                .map_err(|source| io("preallocate", at, source))?;
             at += step as u64;
         }
         file.sync().map_err(|source| io("sync", 0, source))
@@ -498,6 +503,12 @@ impl Segment {
 
     pub(super) fn write(&self, data: &[u8], offset: u64) -> Result<(), JournalError> {
         let result = self.file.write_all_at(data, offset);
+        result.map_err(|source| JournalError::io("write", &self.path, offset, source))
+    }
+
+    /// `Ok(false)`: not written, see [`DiskFile::write_direct_at`].
+    pub(super) fn write_direct(&self, data: &[u8], offset: u64) -> Result<bool, JournalError> {
+        let result = self.file.write_direct_at(data, offset);
         result.map_err(|source| JournalError::io("write", &self.path, offset, source))
     }
 

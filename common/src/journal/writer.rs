@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::segment::{Envelope, FIRST_RECORD, Segment, SegmentHeader, Start, record_bytes};
+use super::staging::Staging;
 use super::{DurableEnd, Journal, JournalError, Position};
 use crate::ids::GroupId;
 use crate::record::{FrameError, FrameHeader, Tip};
-
-/// Frames up to this size are copied behind their envelope and written with it at once.
-const COPIED_BYTES_MAX: usize = 128 << 10;
 
 /// The one writer of a journal.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub struct Writer {
     active: Arc<Segment>,
     at: u64,
     tip: Tip,
-    buffer: Vec<u8>,
+    staging: Staging,
     /// Something is appended to the active segment and not synced; older segments always are.
     dirty: bool,
     poisoned: bool,
@@ -28,7 +28,7 @@ pub struct Writer {
 
 impl Writer {
     pub(super) fn new(journal: Arc<Journal>, active: Arc<Segment>, at: u64, tip: Tip) -> Self {
-        Self { journal, active, at, tip, buffer: Vec::new(), dirty: false, poisoned: false }
+        Self { journal, active, at, tip, staging: Staging::default(), dirty: false, poisoned: false }
     }
 
     /// Where the history stands, synced or not.
@@ -49,13 +49,34 @@ impl Writer {
         Position { segment: self.active.number, offset: self.at }
     }
 
-    /// Appends one frame; durable only after [`Self::sync`]. Returns where its first byte lies.
+    /// Appends one frame that is borrowed, see [`Self::append_frame`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn append(&mut self, frame: &[u8]) -> Result<Position, JournalError> {
+        self.append_frame(Bytes::copy_from_slice(frame))
+    }
+
+    /// Appends one frame; durable only after [`Self::sync`], readable at once for whoever keeps an index. Returns where its
+    /// first byte lies.
     ///
     /// # Errors
     /// [`JournalError`]; one that [`JournalError::is_no_space`] left everything as it was.
-    pub fn append(&mut self, frame: &[u8]) -> Result<Position, JournalError> {
+    pub fn append_frame(&mut self, frame: Bytes) -> Result<Position, JournalError> {
+        self.take(frame, true)
+    }
+
+    /// Appends one frame that nobody reads before it is durable: it may wait for others to be written with it.
+    ///
+    /// # Errors
+    /// As [`Self::append_frame`].
+    pub fn append_later(&mut self, frame: Bytes) -> Result<Position, JournalError> {
+        self.take(frame, false)
+    }
+
+    fn take(&mut self, frame: Bytes, at_once: bool) -> Result<Position, JournalError> {
         self.check_poison()?;
-        let tip = self.follow(frame)?;
+        let tip = self.follow(&frame)?;
         let need = record_bytes(frame.len());
         if need > self.journal.options.segment_bytes.saturating_sub(FIRST_RECORD) {
             return Err(JournalError::TooLarge { bytes: frame.len() });
@@ -65,7 +86,7 @@ impl Writer {
         }
         let at = Position { segment: self.active.number, offset: self.at };
         // The part that was written lies behind the end: the next try writes over it, and recovery cuts it.
-        self.write(frame, at).map_err(|error| self.poison_unless_no_space(error))?;
+        self.write(&frame, at, at_once).map_err(|error| self.poison_unless_no_space(error))?;
         self.at += need;
         self.active.set_end(self.at);
         self.tip = tip;
@@ -83,16 +104,20 @@ impl Writer {
         follow(&self.tip, &header, self.journal.group).map_err(|what| self.active.gap(self.at, what))
     }
 
-    fn write(&mut self, frame: &[u8], at: Position) -> Result<(), JournalError> {
-        let envelope = Envelope::of(frame, self.journal.durable_end().position).encode(self.journal.group, at);
-        if frame.len() > COPIED_BYTES_MAX {
-            self.active.write(&envelope, at.offset)?;
-            return self.active.write(frame, at.offset + envelope.len() as u64);
+    fn write(&mut self, frame: &[u8], at: Position, at_once: bool) -> Result<(), JournalError> {
+        self.staging.at(&self.active, at.offset)?;
+        if self.staging.is_full() {
+            self.staging.write(&self.active)?;
         }
-        self.buffer.clear();
-        self.buffer.extend_from_slice(&envelope);
-        self.buffer.extend_from_slice(frame);
-        self.active.write(&self.buffer, at.offset)
+        let before = self.staging.len();
+        let envelope = Envelope::of(frame, self.journal.durable_end().position).encode(self.journal.group, at);
+        self.staging.push(&envelope);
+        self.staging.push(frame);
+        self.staging.pad_to(at.offset + record_bytes(frame.len()));
+        if !at_once {
+            return Ok(());
+        }
+        self.staging.write(&self.active).inspect_err(|_| self.staging.cut(before))
     }
 
     /// Makes everything appended durable and tells all who wait. Does nothing when nothing was appended.
@@ -104,6 +129,8 @@ impl Writer {
         if !self.dirty {
             return Ok(self.journal.durable_end());
         }
+        // Without space, what waits to be written still waits.
+        self.staging.write(&self.active).map_err(|error| self.poison_unless_no_space(error))?;
         self.active.sync().map_err(|error| self.poison(error))?;
         self.dirty = false;
         let end = DurableEnd { position: self.end(), seq: self.tip.seq, chain: self.tip.chain };

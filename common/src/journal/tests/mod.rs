@@ -6,6 +6,7 @@ mod chain;
 mod crash;
 mod cut;
 mod damage;
+mod direct;
 mod fold;
 mod golden;
 mod refusal;

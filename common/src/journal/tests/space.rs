@@ -105,6 +105,31 @@ fn a_write_refused_for_space_can_be_tried_again() {
     assert_eq!(reopened(&disk), frames);
 }
 
+/// The same where frames wait for each other: the sync that would write them is tried again.
+#[test]
+fn waiting_frames_refused_for_space_wait_on() {
+    let (disk, mut writer) = fresh();
+    let mut frames = fill(&mut writer, 1);
+    let file = disk.open(&path_of(1), Open::Existing).unwrap();
+    file.zero((writer.end().offset + 512).next_multiple_of(512), 4096, true).unwrap();
+    disk.limit_space(Some(disk.used_bytes() + 1024));
+    for _ in 0..2 {
+        let frame = Bytes::from(writes(writer.tip(), 1, 2 * QUARTER / 3));
+        let position = writer.append_later(frame.clone()).unwrap();
+        frames.push(Held { position, bytes: frame });
+    }
+    for _ in 0..2 {
+        let error = writer.sync().unwrap_err();
+        assert!(error.is_no_space(), "{error}");
+        assert_eq!(writer.journal().poisoned(), None);
+        assert_eq!(held(writer.journal()), frames[..1]);
+    }
+    disk.limit_space(None);
+    assert_eq!(writer.sync().unwrap().seq, Seq(3));
+    assert_eq!(held(writer.journal()), frames);
+    assert_eq!(reopened(&disk.crash(1)), frames);
+}
+
 #[test]
 fn a_sync_refused_for_space_is_not_tried_again() {
     let (disk, mut writer) = fresh();

@@ -114,7 +114,12 @@ impl Writeback {
             let limit = self.image.journal.durable_end().position;
             match self.step(limit) {
                 WritingBack::Did => {}
-                WritingBack::Idle => self.image.journal.wait_durable(limit, IDLE),
+                WritingBack::Idle => {
+                    self.image.journal.wait_durable(limit, IDLE);
+                    if self.image.journal.durable_end().position == limit {
+                        self.image.journal.rest();
+                    }
+                }
                 WritingBack::Failed => self.image.journal.wait_durable(limit, RETRY),
                 WritingBack::Ended => return,
             }

@@ -72,6 +72,7 @@ impl Apply {
     pub fn run(mut self) {
         while !self.state.is_stopping() {
             let at = self.updater.applied().position;
+            let end = self.journal.durable_end().position;
             let permitted = self.state.wait_for_limit(at, RETRY);
             let limit = self.eras.limit(at, permitted);
             if limit <= at && at < permitted {
@@ -79,11 +80,14 @@ impl Apply {
                 self.eras.wait_lifted(BARRIER_LOOK);
                 continue;
             }
-            if self.step(limit) == Applying::Failed {
-                if self.state.is_stopping() {
-                    return;
+            match self.step(limit) {
+                Applying::Did => {}
+                Applying::Idle if self.journal.durable_end().position == end => {
+                    self.journal.rest();
                 }
-                self.state.wait_for_room(RETRY);
+                Applying::Idle => {}
+                Applying::Failed if self.state.is_stopping() => return,
+                Applying::Failed => self.state.wait_for_room(RETRY),
             }
         }
         let members = self.members_so_far();

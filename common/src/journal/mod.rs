@@ -9,6 +9,7 @@ mod error;
 mod fold;
 mod line;
 mod reader;
+mod recent;
 mod recovery;
 mod segment;
 mod staging;
@@ -80,6 +81,7 @@ pub struct Journal {
     options: JournalOptions,
     state: Mutex<State>,
     advanced: Condvar,
+    recent: Mutex<recent::Recent>,
     durable: watch::Sender<DurableEnd>,
 }
 
@@ -117,6 +119,7 @@ impl Journal {
             options,
             state: Mutex::new(state),
             advanced: Condvar::new(),
+            recent: Mutex::default(),
             durable: watch::Sender::new(DurableEnd::default()),
         }
     }
@@ -330,6 +333,7 @@ impl Journal {
                 self.state.lock().segments.insert(segment.number, segment);
                 return Err(error);
             }
+            self.recent.lock().trim(segment.number + 1);
             freed += segment.held_bytes();
         }
         Ok(freed)
@@ -385,6 +389,18 @@ impl Journal {
     #[must_use]
     pub fn damaged(&self, at: Position, source: crate::record::FrameError) -> JournalError {
         JournalError::Damaged { path: self.folder.join(segment::file_name(at.segment)), offset: at.offset, source }
+    }
+
+    /// A frame that is still in memory, by the place of its first byte; verified.
+    #[must_use]
+    pub fn recent(&self, frame: Position) -> Option<bytes::Bytes> {
+        let begin = frame.offset.checked_sub(segment::ENVELOPE_BYTES as u64)?;
+        self.recent.lock().get(Position { offset: begin, ..frame })
+    }
+
+    /// Nothing has happened for a while: the memory of the newest frames is given back.
+    pub fn rest(&self) {
+        self.recent.lock().clear();
     }
 
     /// Reads stored bytes of a frame, for whoever keeps an index of chunks.

@@ -51,7 +51,11 @@ impl Reader {
     }
 
     fn read_frame(&mut self) -> Result<Option<ReadFrame>, JournalError> {
-        let Some((segment, envelope)) = self.next_record()? else { return Ok(None) };
+        let Some(segment) = self.next_place()? else { return Ok(None) };
+        if let Some(frame) = self.recent_frame(&segment)? {
+            return Ok(Some(frame));
+        }
+        let envelope = self.envelope(&segment)?;
         let begin = self.at.offset + ENVELOPE_BYTES as u64;
         let mut bytes = vec![0; envelope.frame_bytes as usize];
         segment.read(&mut bytes, begin)?;
@@ -61,6 +65,15 @@ impl Reader {
         let position = Position { offset: begin, ..self.at };
         self.at.offset += record_bytes(bytes.len());
         Ok(Some(ReadFrame { position, next: self.at, header, bytes: Bytes::from(bytes) }))
+    }
+
+    /// What was appended a moment ago is still in memory, and was verified before.
+    fn recent_frame(&mut self, segment: &Segment) -> Result<Option<ReadFrame>, JournalError> {
+        let position = Position { offset: self.at.offset + ENVELOPE_BYTES as u64, ..self.at };
+        let Some(bytes) = self.journal.recent(position) else { return Ok(None) };
+        let header = FrameHeader::decode(&bytes).map_err(|source| segment.damaged(position.offset, source))?;
+        self.at.offset += record_bytes(bytes.len());
+        Ok(Some(ReadFrame { position, next: self.at, header, bytes }))
     }
 
     /// The next durable frame's header, the frame itself skipped: (where its record begins, header).
@@ -115,6 +128,13 @@ impl Reader {
     }
 
     fn next_record(&mut self) -> Result<Option<(Arc<Segment>, Envelope)>, JournalError> {
+        let Some(segment) = self.next_place()? else { return Ok(None) };
+        let envelope = self.envelope(&segment)?;
+        Ok(Some((segment, envelope)))
+    }
+
+    /// The segment in which the next durable record begins, at `self.at`; `None` at the durable end.
+    fn next_place(&mut self) -> Result<Option<Arc<Segment>>, JournalError> {
         loop {
             let durable = self.journal.durable_end().position;
             if self.at >= durable {
@@ -127,12 +147,14 @@ impl Reader {
                 self.segment = Some(next);
                 continue;
             }
-            let mut bytes = [0; ENVELOPE_BYTES];
-            segment.read(&mut bytes, self.at.offset)?;
-            let envelope = read_envelope(&bytes, segment.group, self.at);
-            let envelope = envelope.map_err(|source| segment.damaged(self.at.offset, source))?;
-            return Ok(Some((segment, envelope)));
+            return Ok(Some(segment));
         }
+    }
+
+    fn envelope(&self, segment: &Segment) -> Result<Envelope, JournalError> {
+        let mut bytes = [0; ENVELOPE_BYTES];
+        segment.read(&mut bytes, self.at.offset)?;
+        read_envelope(&bytes, segment.group, self.at).map_err(|source| segment.damaged(self.at.offset, source))
     }
 
     fn current(&mut self) -> Result<Arc<Segment>, JournalError> {

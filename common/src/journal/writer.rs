@@ -1,7 +1,8 @@
 //! Appending: frames in, durable positions out. Owns the end of the journal and the [`Tip`] of its history.
 //!
-//! Frames are written one behind the other and become durable together at [`Writer::sync`] (group commit). What failed to
-//! sync is in an unknown state, so a failure poisons the journal for good: only a restart reads it again.
+//! Frames are written one behind the other and become durable together at [`Writer::sync`] (group commit). Each is kept in
+//! memory for the readers that want it next. What failed to sync is in an unknown state, so a failure poisons the journal
+//! for good: only a restart reads it again.
 
 use std::sync::Arc;
 
@@ -91,6 +92,7 @@ impl Writer {
         self.active.set_end(self.at);
         self.tip = tip;
         self.dirty = true;
+        self.journal.recent.lock().add(at, frame);
         Ok(Position { offset: at.offset + super::segment::ENVELOPE_BYTES as u64, ..at })
     }
 

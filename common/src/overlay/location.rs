@@ -1,5 +1,7 @@
 //! Where the newest bytes of a group's volumes are: the write buffer, the journal, or nowhere because they are zero.
 
+use bytes::Bytes;
+
 use super::{Locate, Overlay};
 use crate::extent::Extent;
 use crate::ids::Seq;
@@ -128,17 +130,26 @@ pub fn forget_applied(overlay: &mut Overlay<Location>, extent: Extent, up_to: Po
     overlay.remove_if(extent, |location| location.frame().is_some_and(|frame| frame <= up_to));
 }
 
+/// A chunk as it is stored, from memory or from the disk; `None` when it is trimmed.
+fn stored_bytes(journal: &Journal, place: &JournalPlace, at: Position) -> Result<Option<Bytes>, JournalError> {
+    let (begin, length) = (place.chunk.frame_offset as usize, place.chunk.stored_bytes as usize);
+    if let Some(frame) = journal.recent(place.frame)
+        && let Some(end) = begin.checked_add(length).filter(|end| *end <= frame.len())
+    {
+        return Ok(Some(frame.slice(begin..end)));
+    }
+    let mut stored = vec![0; length];
+    Ok(journal.read_stored(at, &mut stored)?.then(|| Bytes::from(stored)))
+}
+
 /// Reads bytes that lie in the journal. `Ok(false)`: they are no longer there, because they have been written back since
 /// the index was asked; ask again.
 ///
 /// # Errors
 /// [`JournalError`] when the disk fails or what it holds is not what was written.
 pub fn read_journal(journal: &Journal, place: &JournalPlace, buffer: &mut [u8]) -> Result<bool, JournalError> {
-    let mut stored = vec![0; place.chunk.stored_bytes as usize];
     let at = Position { offset: place.frame.offset + u64::from(place.chunk.frame_offset), ..place.frame };
-    if !journal.read_stored(at, &mut stored)? {
-        return Ok(false);
-    }
+    let Some(stored) = stored_bytes(journal, place, at)? else { return Ok(false) };
     let mut raw = Vec::new();
     if let Err(source) = place.chunk.unpack(&stored, &mut raw) {
         // A segment that was trimmed in between is used again under another number, one that was folded under its own.

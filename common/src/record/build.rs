@@ -133,6 +133,8 @@ impl FrameBuilder {
             slot.copy_from_slice(&header.encode());
         }
         self.clear();
+        // It may be kept for a while; compressed it is half of what was made room for.
+        frame.shrink_to_fit();
         frame
     }
 

@@ -206,6 +206,8 @@ impl<'a> Output<'a> {
             }
             state.segments.extend(new.iter().map(|new| (new.number, Arc::clone(new))));
         }
+        // Other frames lie at these places now.
+        journal.rest();
         // From here on a restart would finish it: what cannot be done now is no reason to undo it.
         let mut replaced: Vec<u64> = self.plan.segments.iter().map(|old| old.number).collect();
         replaced.retain(|number| new.iter().all(|new| new.number != *number));

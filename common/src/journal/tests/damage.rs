@@ -47,6 +47,9 @@ fn a_reader_stops_at_damaged_data_and_says_where() {
     let (disk, mut writer) = fresh();
     let frames = fill(&mut writer, 10);
     flip(&disk, Position { offset: frames[2].position.offset + 1000, ..frames[2].position }, 0);
+    // What is still in memory is sound.
+    assert_eq!(held(writer.journal()), frames);
+    writer.journal().rest();
     for journal in [Arc::clone(writer.journal()), Arc::clone(open(&disk).writer.journal())] {
         let mut reader = journal.reader(Position::default());
         reader.next_frame().unwrap().unwrap();

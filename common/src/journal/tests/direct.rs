@@ -58,6 +58,8 @@ proptest! {
         }
         writer.sync().unwrap();
         let bytes = |journal: &Arc<Journal>| held(journal).into_iter().map(|held| held.bytes).collect::<Vec<_>>();
+        prop_assert!(bytes(writer.journal()) == appended, "from memory");
+        writer.journal().rest();
         prop_assert!(bytes(writer.journal()) == appended, "from the disk");
         drop(writer);
         prop_assert!(bytes(open_in(folder.path()).journal()) == appended, "after a start");
@@ -97,6 +99,8 @@ fn a_frame_can_be_read_as_soon_as_it_is_appended() {
     for _ in 0..3 {
         let frame = Bytes::from(writes(writer.tip(), 1, 5_000));
         let at = writer.append_frame(frame.clone()).unwrap();
+        assert_eq!(writer.journal().recent(at), Some(frame.clone()));
+        writer.journal().rest();
         let mut read = vec![0; frame.len()];
         assert!(writer.journal().read_stored(at, &mut read).unwrap());
         assert!(read == frame, "it is in the file, too");

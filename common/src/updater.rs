@@ -13,6 +13,7 @@ use crate::journal::{Journal, JournalError, Position, ReadFrame, Reader};
 use crate::overlay::{Locate, Overlay};
 use crate::record::view::ExtentKind;
 use crate::record::{FrameError, FrameKind, FrameView};
+use crate::storage::aligned::AlignedBuffer;
 use crate::t0::Eras;
 use crate::volumes::{VolumeFile, Volumes};
 
@@ -22,6 +23,8 @@ const WINDOW_BYTES: usize = 16 << 20;
 const WINDOW_FRAMES: usize = 1024;
 /// Neighbouring ranges are joined up to this many bytes for one write.
 const WRITE_BYTES: usize = 1 << 20;
+/// From so many bytes on a disk takes direct I/O as fast as the page cache does.
+const DIRECT_BYTES_MIN: usize = 64 << 10;
 
 /// Why a window was not applied. Nothing is lost: it is tried again from the same position.
 #[derive(Debug, thiserror::Error)]
@@ -107,21 +110,32 @@ pub struct Updater {
     reader: Reader,
     applied: AppliedPosition,
     strict: bool,
+    past_cache: bool,
     /// What must be saved before it is overwritten.
     eras: Option<Arc<Eras>>,
+    scratch: Scratch,
+}
+
+/// Memory that one window leaves to the next.
+#[derive(Debug, Default)]
+struct Scratch {
+    /// The raw data of a window's frames, one behind the other.
+    raw: Vec<u8>,
+    /// Neighbouring ranges on their way to one write.
+    run: AlignedBuffer,
 }
 
 /// Where in a window a byte comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
-    Data { frame: usize, raw: usize },
+    Data { raw: usize },
     Zero { hole: bool },
 }
 
 impl Locate for Source {
     fn advance(self, bytes: u64) -> Self {
         match self {
-            Self::Data { frame, raw } => Self::Data { frame, raw: raw + usize::try_from(bytes).unwrap_or(usize::MAX) },
+            Self::Data { raw } => Self::Data { raw: raw + usize::try_from(bytes).unwrap_or(usize::MAX) },
             Self::Zero { .. } => self,
         }
     }
@@ -132,7 +146,13 @@ impl Updater {
     #[must_use]
     pub fn new(journal: Arc<Journal>, volumes: Arc<Volumes>, applied: AppliedPosition) -> Self {
         let reader = journal.reader(applied.position);
-        Self { journal, volumes, reader, applied, strict: false, eras: None }
+        let scratch = Scratch::default();
+        Self { journal, volumes, reader, applied, strict: false, past_cache: false, eras: None, scratch }
+    }
+
+    /// Nothing has happened for a while: memory is given back.
+    pub fn rest(&mut self) {
+        self.scratch = Scratch::default();
     }
 
     /// A frame for a volume that is not there is an error: on a copy, where every volume is there until its last frame is
@@ -140,6 +160,12 @@ impl Updater {
     #[must_use]
     pub fn of_all_volumes(self) -> Self {
         Self { strict: true, ..self }
+    }
+
+    /// Long runs go past the page cache: for volumes that nobody reads for now.
+    #[must_use]
+    pub fn past_the_page_cache(self) -> Self {
+        Self { past_cache: true, ..self }
     }
 
     /// What images at older moments need is saved before it is overwritten, and no window crosses the begin of one.
@@ -174,10 +200,13 @@ impl Updater {
     fn try_window(&mut self, limit: Position) -> Result<Option<Applied>, UpdaterError> {
         let frames = self.read_window(limit)?;
         let Some(last) = frames.last() else { return Ok(None) };
-        let (fold, data) = fold(&frames)?;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.raw.clear();
+        let fold = fold(&frames, &mut scratch.raw)?;
         let mut applied = Applied { frames: frames.len(), last_frame: last.position, ..Applied::default() };
         self.save(&fold)?;
-        self.write(&fold, &data, &mut applied)?;
+        self.write(&fold, &mut scratch, &mut applied)?;
+        self.scratch = scratch;
         self.applied =
             AppliedPosition { position: self.reader.position(), seq: last.header.last_seq, marker: last.header.marker };
         Ok(Some(applied))
@@ -205,8 +234,10 @@ impl Updater {
         eras.save(self.applied.position, &extents, &self.volumes).map_err(UpdaterError::Images)
     }
 
-    fn write(&self, fold: &Overlay<Source>, data: &[Vec<u8>], applied: &mut Applied) -> Result<(), UpdaterError> {
-        let mut run = Run::default();
+    fn write(&self, fold: &Overlay<Source>, scratch: &mut Scratch, applied: &mut Applied) -> Result<(), UpdaterError> {
+        let Scratch { raw: data, run: bytes } = scratch;
+        bytes.clear();
+        let mut run = Run { volume: None, offset: 0, bytes, past_cache: self.past_cache };
         for (extent, source) in fold.all() {
             applied.extents.push(extent);
             // A volume taken out of the group may still have frames in the journal.
@@ -219,9 +250,9 @@ impl Updater {
             };
             check_range(&volume, extent, applied.last_frame)?;
             match source {
-                Source::Data { frame, raw } => {
+                Source::Data { raw } => {
                     let length = usize::try_from(extent.length).unwrap_or(usize::MAX);
-                    let bytes = data.get(frame).and_then(|data| data.get(raw..raw.saturating_add(length)));
+                    let bytes = data.get(raw..raw.saturating_add(length));
                     run.push(&volume, extent.offset, bytes.unwrap_or_default())?;
                     applied.data_bytes += extent.length;
                 }
@@ -236,27 +267,23 @@ impl Updater {
     }
 }
 
-/// The last writer of each byte of a window, and the frames' data.
-fn fold(frames: &[ReadFrame]) -> Result<(Overlay<Source>, Vec<Vec<u8>>), UpdaterError> {
+/// The last writer of each byte of a window; the frames' data goes behind what the buffer has.
+fn fold(frames: &[ReadFrame], data: &mut Vec<u8>) -> Result<Overlay<Source>, UpdaterError> {
     let mut fold = Overlay::default();
-    let mut data = Vec::with_capacity(frames.len());
-    for (index, frame) in frames.iter().enumerate() {
+    for frame in frames.iter().filter(|frame| frame.header.kind != FrameKind::Control) {
         let broken = |source| UpdaterError::Frame { position: frame.position, source };
-        let mut raw = Vec::new();
-        if frame.header.kind != FrameKind::Control {
-            let view = FrameView::new(&frame.bytes).map_err(broken)?;
-            view.unpack(&mut raw).map_err(broken)?;
-            for entry in view.extents() {
-                let source = match entry.kind {
-                    ExtentKind::Data => Source::Data { frame: index, raw: entry.raw_offset as usize },
-                    ExtentKind::Zero { hole } => Source::Zero { hole },
-                };
-                fold.insert(entry.extent, source);
-            }
+        let begin = data.len();
+        let view = FrameView::new(&frame.bytes).map_err(broken)?;
+        view.unpack(data).map_err(broken)?;
+        for entry in view.extents() {
+            let source = match entry.kind {
+                ExtentKind::Data => Source::Data { raw: begin + entry.raw_offset as usize },
+                ExtentKind::Zero { hole } => Source::Zero { hole },
+            };
+            fold.insert(entry.extent, source);
         }
-        data.push(raw);
     }
-    Ok((fold, data))
+    Ok(fold)
 }
 
 fn check_range(volume: &VolumeFile, extent: Extent, position: Position) -> Result<(), UpdaterError> {
@@ -278,14 +305,14 @@ fn zero(volume: &VolumeFile, extent: Extent, hole: bool) -> Result<(), UpdaterEr
 }
 
 /// Neighbouring ranges on their way to one write.
-#[derive(Default)]
-struct Run {
+struct Run<'a> {
     volume: Option<Arc<VolumeFile>>,
     offset: u64,
-    bytes: Vec<u8>,
+    bytes: &'a mut AlignedBuffer,
+    past_cache: bool,
 }
 
-impl Run {
+impl Run<'_> {
     fn push(&mut self, volume: &Arc<VolumeFile>, offset: u64, bytes: &[u8]) -> Result<(), UpdaterError> {
         let same = self.volume.as_ref().is_some_and(|before| before.index == volume.index);
         let adjacent = same && self.offset + self.bytes.len() as u64 == offset;
@@ -298,10 +325,19 @@ impl Run {
         Ok(())
     }
 
+    fn write_to(&self, volume: &VolumeFile) -> std::io::Result<()> {
+        let bytes = self.bytes.as_slice();
+        let is_long = self.past_cache && bytes.len() >= DIRECT_BYTES_MIN;
+        if is_long && volume.file.write_direct_at(bytes, self.offset)? {
+            return Ok(());
+        }
+        volume.file.write_all_at(bytes, self.offset)
+    }
+
     fn flush(&mut self) -> Result<(), UpdaterError> {
         let Some(volume) = self.volume.take() else { return Ok(()) };
         volume.touch();
-        let written = volume.file.write_all_at(&self.bytes, self.offset);
+        let written = self.write_to(&volume);
         self.bytes.clear();
         written.map_err(|source| UpdaterError::Volume {
             action: "write",

@@ -118,6 +118,7 @@ impl Writeback {
                     self.image.journal.wait_durable(limit, IDLE);
                     if self.image.journal.durable_end().position == limit {
                         self.image.journal.rest();
+                        self.updater.rest();
                     }
                 }
                 WritingBack::Failed => self.image.journal.wait_durable(limit, RETRY),

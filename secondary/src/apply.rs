@@ -84,6 +84,7 @@ impl Apply {
                 Applying::Did => {}
                 Applying::Idle if self.journal.durable_end().position == end => {
                     self.journal.rest();
+                    self.updater.rest();
                 }
                 Applying::Idle => {}
                 Applying::Failed if self.state.is_stopping() => return,

@@ -197,7 +197,7 @@ impl Secondary {
         }
         parts.eras.attach(&journal, applied.position)?;
         let updater = Updater::new(Arc::clone(&journal), Arc::clone(&parts.volumes), applied).of_all_volumes();
-        let mut updater = updater.saving(Some(Arc::clone(&parts.eras)));
+        let mut updater = updater.saving(Some(Arc::clone(&parts.eras))).past_the_page_cache();
         let floor = state.permission().limit();
         catch_up(&mut updater, &state, applied.position.segment.max(oldest));
         let apply = Apply {

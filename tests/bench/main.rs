@@ -14,6 +14,7 @@ mod report;
 mod servers;
 mod stages;
 mod takeover;
+mod wire;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,7 +29,7 @@ use report::{Report, Row, Target};
 use servers::Ours;
 
 /// Parts of a run, for `--only`.
-const PARTS: [&str; 5] = ["hosts", "half", "copies", "takeover", "many"];
+const PARTS: [&str; 6] = ["hosts", "half", "copies", "wire", "takeover", "many"];
 
 /// Measures.
 #[derive(Debug, Parser)]
@@ -42,7 +43,7 @@ struct Args {
     /// Another build's binary, compared with this one instead of peers; exit code 1 when this one is slower
     #[arg(long, value_name = "BINARY")]
     compare: Option<String>,
-    /// Only these parts (hosts, half, copies, takeover, many) or jobs (rw4k-qd32, ...)
+    /// Only these parts (hosts, half, copies, wire, takeover, many) or jobs (rw4k-qd32, ...)
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
     /// Another number of rounds of the host path and of copies
@@ -107,6 +108,9 @@ fn main() -> ExitCode {
         }
         if args.wants("copies") {
             copies::against_peers(&plan, folder, &mut report);
+        }
+        if args.wants("wire") {
+            wire::measure(&plan, &mut report);
         }
         if args.wants("takeover") {
             takeover::measure(&plan, folder, &mut report);

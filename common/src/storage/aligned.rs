@@ -106,7 +106,7 @@ mod tests {
             for (kind, length) in steps {
                 match kind {
                     0 => {
-                        let more: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+                        let more: Vec<u8> = (0..length).map(|at| u8::try_from(at % 251).unwrap()).collect();
                         buffer.extend_from_slice(&more);
                         model.extend_from_slice(&more);
                     }

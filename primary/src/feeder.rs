@@ -90,11 +90,11 @@ pub struct CopyFeed {
     pub end: Option<MarkerNumber>,
 }
 
-/// Where a pair's feeder stands in the journal. It is locked for each of its steps: who holds the lock keeps it where it is,
+/// How far a pair's feeders have come in the journal. It is locked for each of its steps: who holds the lock keeps it where it is,
 /// with the connection as it is.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Reading {
-    /// What it reads next.
+    /// Nothing from here on was read.
     pub at: Position,
     /// The newest marker before that.
     pub marker: MarkerNumber,
@@ -112,7 +112,7 @@ pub struct Feeder {
     pub group: GroupId,
     /// What comes next of the journal.
     pub reader: Reader,
-    /// Where others see that.
+    /// Where others see how far that is.
     pub reading: Arc<Mutex<Reading>>,
     /// Where the other side's history stands.
     pub tip: Tip,
@@ -185,7 +185,10 @@ impl Feeder {
         let reading = Arc::clone(&self.reading);
         let mut reading = reading.lock();
         let done = self.go_on();
-        *reading = Reading { at: self.reader.position(), marker: self.tip.marker };
+        // Only ahead: what was read for a connection that is over may still be on its way.
+        if self.reader.position() > reading.at {
+            *reading = Reading { at: self.reader.position(), marker: self.tip.marker };
+        }
         done
     }
 

@@ -20,10 +20,6 @@ const INLINE: u32 = 0x1000_0000;
 const KNOWN: u32 = 0x2 | 0x4 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x8000 | 0x1_0000 | 0x2_0000;
 const NEEDS_RECOVERY: u32 = 0x4;
 const WIDE: u32 = 0x80;
-/// Nodes of one file's extent tree at most.
-const TREE_NODES_MAX: usize = 1 << 18;
-/// Bytes of one directory at most.
-const FOLDER_BYTES_MAX: u64 = 1 << 30;
 
 /// See the module.
 pub(super) struct Ext4<'a> {
@@ -158,7 +154,7 @@ impl Ext4<'_> {
             if node.u16(0)? != 0xf30a
                 || above.is_some_and(|above| depth >= above)
                 || depth > 5
-                || nodes > TREE_NODES_MAX
+                || nodes > super::TREE_NODES_MAX
             {
                 return Err("its extent tree is damaged".into());
             }
@@ -206,7 +202,7 @@ impl Ext4<'_> {
             return Ok(());
         }
         runs.nodes += 1;
-        if runs.nodes > TREE_NODES_MAX {
+        if runs.nodes > super::TREE_NODES_MAX {
             return Err("its block map is damaged".into());
         }
         let per_entry = (self.block_bytes / 4).pow(level - 1);
@@ -313,7 +309,7 @@ impl FileSystem for Ext4<'_> {
     }
 
     fn entries(&self, node: &Node) -> Result<Vec<(Vec<u8>, u64)>, String> {
-        let bytes = super::content(&self.place, &node.content, FOLDER_BYTES_MAX)?;
+        let bytes = super::content(&self.place, &node.content, super::FOLDER_BYTES_MAX)?;
         let mut found = Vec::new();
         for block in bytes.chunks(usize::try_from(self.block_bytes).unwrap_or(1024)) {
             let block = Bytes::new(block, "a directory");

@@ -17,6 +17,10 @@ use crate::plan::Meta;
 pub const FILES_MAX: usize = 1 << 20;
 /// How deep folders lie in each other at most.
 const DEPTH_MAX: usize = 1024;
+/// Nodes of one file's extent tree at most.
+const TREE_NODES_MAX: usize = 1 << 18;
+/// Bytes of one directory at most.
+const FOLDER_BYTES_MAX: u64 = 1 << 30;
 
 /// Where a file system lies in a volume.
 #[derive(Clone, Copy)]

@@ -17,10 +17,6 @@ const MANY_EXTENTS: u64 = 16;
 const REAL_TIME: u16 = 1;
 /// Where in a directory its index begins: all entries lie before.
 const INDEX_AT: u64 = 32 << 30;
-/// Nodes of one file's extent tree at most.
-const TREE_NODES_MAX: usize = 1 << 18;
-/// Bytes of one directory at most.
-const FOLDER_BYTES_MAX: u64 = 1 << 30;
 
 /// See the module.
 pub(super) struct Xfs<'a> {
@@ -156,7 +152,7 @@ impl Xfs<'_> {
             let node = Bytes::new(&bytes, "an extent tree");
             let (level, count) = (node.be16(4)?, usize::from(node.be16(6)?));
             let magic = node.part(0, 4)?;
-            if level + 1 != above || nodes > TREE_NODES_MAX || (magic != b"BMAP" && magic != b"BMA3") {
+            if level + 1 != above || nodes > super::TREE_NODES_MAX || (magic != b"BMAP" && magic != b"BMA3") {
                 return Err("its extent tree is damaged".into());
             }
             if level == 0 {
@@ -276,7 +272,7 @@ impl FileSystem for Xfs<'_> {
         let mut entries = node.content.clone();
         entries.size = entries.runs.iter().filter(|run| run.at < INDEX_AT).map(Run::end).max().unwrap_or(0);
         entries.runs.retain(|run| run.at < INDEX_AT);
-        let bytes = super::content(&self.place, &entries, FOLDER_BYTES_MAX)?;
+        let bytes = super::content(&self.place, &entries, super::FOLDER_BYTES_MAX)?;
         let mut found = Vec::new();
         for block in bytes.chunks(self.folder_block_bytes).filter(|block| block.iter().any(|byte| *byte != 0)) {
             self.folder_block(block, &mut found)?;

@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 use crate::ring::{ENTRY_BYTES, Entry, EntryKind, Ring};
 
 /// Payload of one entry at most: larger host writes become several.
-const PIECE_BYTES_MAX: u64 = 1 << 20;
+pub(crate) const PIECE_BYTES_MAX: u64 = 1 << 20;
 
 /// What a cut found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub struct Buffer {
     /// Held shared while bytes are copied out of the ring, exclusively while the tail moves.
     pins: RwLock<()>,
     captured: AtomicU64,
+    /// Bytes it may hold: those of the ring, or fewer.
+    capacity: AtomicU64,
     space: Notify,
     /// The file system of the ring was full when it was last asked for more.
     lacks_space: AtomicBool,
@@ -109,6 +111,7 @@ impl Buffer {
         Self {
             gate: Mutex::new(Gate { head, tail, next_seq, reserved, refusing: None }),
             captured: AtomicU64::new(next_seq.0.saturating_sub(1)),
+            capacity: ring.capacity().into(),
             ring,
             clock,
             index: Mutex::new(index),
@@ -135,8 +138,13 @@ impl Buffer {
 
     /// Bytes it may hold.
     #[must_use]
-    pub const fn capacity(&self) -> u64 {
-        self.ring.capacity()
+    pub fn capacity(&self) -> u64 {
+        self.capacity.load(Ordering::Acquire)
+    }
+
+    /// From now on it holds no more than this: what is held when a cut is made is one interval.
+    pub fn hold_at_most(&self, bytes: u64) {
+        self.capacity.fetch_min(bytes, Ordering::AcqRel);
     }
 
     /// Rings when there is something to drain.
@@ -212,7 +220,7 @@ impl Buffer {
         let newer = |there: &Location| there.buffered_seq() > Some(entry.seq);
         self.index.lock().insert_unless(extent, location, newer);
         self.ring.commit(position);
-        if was_empty || held > self.ring.capacity() / 4 {
+        if was_empty || held > self.capacity() / 4 {
             self.drain.ring_if_asleep();
         }
         Try::Done(entry.seq)
@@ -225,6 +233,9 @@ impl Buffer {
         }
         let Some((position, pad)) = self.ring.place(gate.head, gate.tail, entry.ring_bytes()) else { return Ok(None) };
         let end = position + entry.ring_bytes();
+        if end - gate.tail > self.capacity() && gate.head > gate.tail {
+            return Ok(None);
+        }
         if gate.reserved < self.ring.capacity() {
             let need = if end > self.ring.capacity() { self.ring.capacity() } else { end };
             match self.ring.reserve_blocks(gate.reserved, need) {

@@ -79,7 +79,7 @@ impl Pair {
             view.connect(welcome.position, plan.reader.position(), oldest, self.clock.monotonic());
             view.copying = plan.copy.as_ref().map(|copy| (copy.number, copy.bitmap.clone()));
         }
-        self.desk.fit_interval(welcome.journal_capacity_bytes);
+        self.desk.fit_interval(welcome.journal_capacity_bytes, &self.image.buffer);
         self.line.connected();
         self.line.shipped_seq(Seq(welcome.position.durable_seq));
         self.show(&welcome.position);

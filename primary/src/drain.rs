@@ -27,7 +27,7 @@ use tidemark_common::record::{
 };
 use tokio::sync::oneshot;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, PIECE_BYTES_MAX};
 use crate::cut::{CutDone, CutError, CutRequest, Freezes, PendingCut};
 use crate::ring::{Entry, EntryKind, RingError};
 use crate::throttle::Throttle;
@@ -65,6 +65,8 @@ pub struct RecordRequest {
 
 /// Bytes of an interval that are never too many.
 const INTERVAL_BYTES_MIN: u64 = 4 << 20;
+
+const _: () = assert!(PIECE_BYTES_MAX <= INTERVAL_BYTES_MIN / 4, "the smallest batch holds an entry");
 
 /// What others ask of the drain, and what it shows them.
 #[derive(Debug, Default)]
@@ -112,10 +114,13 @@ impl DrainDesk {
         Duration::from_millis(self.interval_ms.load(Ordering::Acquire))
     }
 
-    /// A journal that must hold whole intervals, and may hold so many bytes: an interval ends early when it has an eighth of
-    /// them. The smallest counts.
-    pub fn fit_interval(&self, capacity_bytes: u64) {
-        self.interval_bytes.fetch_min((capacity_bytes / 8).max(INTERVAL_BYTES_MIN), Ordering::AcqRel);
+    /// A journal that must hold whole intervals, and may hold so many bytes: an interval ends early when an eighth of them is
+    /// appended. What the buffer holds then belongs to the next one, and a round may be under way: with both bounded by the same,
+    /// an interval stays below the half of a journal. The smallest counts.
+    pub fn fit_interval(&self, capacity_bytes: u64, buffer: &Buffer) {
+        let bytes = (capacity_bytes / 8).max(INTERVAL_BYTES_MIN);
+        self.interval_bytes.fetch_min(bytes, Ordering::AcqRel);
+        buffer.hold_at_most(bytes);
     }
 
     /// Bytes of an interval at most.
@@ -253,6 +258,10 @@ struct FromEntry {
     offset: u64,
 }
 
+fn bytes(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
 impl Locate for FromEntry {
     fn advance(self, bytes: u64) -> Self {
         Self { offset: self.offset + bytes, ..self }
@@ -272,7 +281,7 @@ impl Drain {
         metrics: GroupMetrics,
     ) -> Self {
         let next_cut = clock.monotonic() + desk.interval();
-        desk.fit_interval(writer.journal().capacity_bytes());
+        desk.fit_interval(writer.journal().capacity_bytes(), &buffer);
         let volumes_changed = desk.volumes_changed.load(Ordering::Acquire);
         let last_boundary = Seq(desk.markers.newest().map_or(0, |marker| marker.boundary_seq));
         Self {
@@ -336,7 +345,8 @@ impl Drain {
         self.take_cuts();
         self.append_records()?;
         if self.is_due() {
-            while self.unsynced_bytes < UNSYNCED_BYTES_MAX && (self.append_batch()? || self.append_marker()?) {}
+            let bytes_max = UNSYNCED_BYTES_MAX.min(bytes(self.desk.interval_bytes()));
+            while self.unsynced_bytes < bytes_max && (self.append_batch()? || self.append_marker()?) {}
         }
         let did = self.unsynced_bytes > 0;
         if did {
@@ -490,9 +500,11 @@ impl Drain {
         let limit = self.pending.front().map_or(Seq(u64::MAX), |cut| cut.boundary.seq);
         let mut entries: Vec<(u64, Entry)> = Vec::new();
         let (mut next, mut raw) = (self.position, 0);
+        // Frames leave some of a segment unused: small journals have small ones.
+        let bytes_max = BATCH_BYTES.min(bytes(self.desk.interval_bytes() / 4));
         while let Some((position, entry)) = self.buffer.entry_at(next)? {
             raw += entry.payload_bytes as usize;
-            if entry.seq > limit || entries.len() == BATCH_ENTRIES || raw > BATCH_BYTES {
+            if entry.seq > limit || entries.len() == BATCH_ENTRIES || raw > bytes_max {
                 break;
             }
             next = position + entry.ring_bytes();

@@ -262,13 +262,17 @@ impl Feeder {
 
     /// `false`: it has begun before.
     fn begin_copy(&mut self) -> Result<bool, FeedError> {
-        let Some(begin) = self.copy.as_mut().and_then(|copy| copy.begin.take()) else {
+        let Some(copy) = &mut self.copy else { return Ok(false) };
+        let (gives_up, begin) = (std::mem::take(&mut copy.gives_up), copy.begin.take());
+        if !gives_up && begin.is_none() {
             return self.end_copy_if_reached();
-        };
-        if self.copy.as_ref().is_some_and(|copy| copy.gives_up) {
+        }
+        if gives_up {
             self.send_record(&ControlRecord::ImageGivenUp)?;
         }
-        self.send_record(&begin)?;
+        if let Some(begin) = begin {
+            self.send_record(&begin)?;
+        }
         self.end_copy_if_reached()?;
         Ok(true)
     }

@@ -96,8 +96,11 @@ impl Pair {
     /// image has to be given up for it: a first copy was ordered, so that is what it comes to.
     ///
     /// # Errors
-    /// [`ShipError::Staging`]: only a person can say.
+    /// [`ShipError::Staging`], [`ShipError::Outgrown`]: only a person can say.
     fn check_staging(&self, bytes: u64, direct: bool, welcome: &Welcome) -> Result<bool, ShipError> {
+        if self.check_room_left(direct, welcome)? {
+            return Ok(true);
+        }
         // The rest is for what hosts write meanwhile.
         let room = welcome.journal_capacity_bytes / 4 * 3;
         let has_image = welcome.position.permitted_marker > 0;
@@ -107,6 +110,19 @@ impl Pair {
             (false, false) if has_image => Err(ShipError::Staging { bytes, room }),
             (false, false) => Ok(false),
         }
+    }
+
+    /// Whether a copy that has begun still finds room over there. Hosts may have written more meanwhile than was left for that:
+    /// then the image beside it is given up when a first copy was ordered.
+    ///
+    /// # Errors
+    /// [`ShipError::Outgrown`]: only a person can say.
+    fn check_room_left(&self, direct: bool, welcome: &Welcome) -> Result<bool, ShipError> {
+        let has_image = welcome.position.permitted_marker > 0;
+        if !has_image || welcome.journal_free_bytes > 0 {
+            return Ok(false);
+        }
+        if direct { Ok(true) } else { Err(ShipError::Outgrown { capacity_bytes: welcome.journal_capacity_bytes }) }
     }
 
     /// Begins a copy anew: over the base it needs, or, when it is a first copy, over whatever is there.
@@ -183,15 +199,13 @@ impl Pair {
     /// A copy goes on at the other side's cursor. Regions that were only on their way when the end was cut are sent again; they
     /// may hold what is behind that end, so it is forgotten first, durably, and a new one is cut (invariant 4).
     fn go_on(&self, copy: &CopyRecord, bitmap: Bitmap, reader: Reader, welcome: &Welcome) -> Result<Plan, ShipError> {
+        let gives_up = self.check_room_left(copy.direct, welcome)?;
         let cursor = (VolumeIndex(welcome.position.copy_volume), welcome.position.copy_offset);
         let complete = bitmap.next_run(cursor.0, cursor.1).is_none();
         if !complete && copy.end_marker.is_some() {
             block_in_place(|| self.differences.forget_end(copy.number))?;
         }
         let end = copy.end_marker.filter(|_| complete).map(MarkerNumber);
-        Ok(Plan {
-            reader,
-            copy: Some(CopyFeed { number: copy.number, gives_up: false, begin: None, bitmap, cursor, end }),
-        })
+        Ok(Plan { reader, copy: Some(CopyFeed { number: copy.number, gives_up, begin: None, bitmap, cursor, end }) })
     }
 }

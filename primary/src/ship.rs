@@ -176,6 +176,17 @@ pub enum ShipError {
         /// What the journal there has for it.
         room: u64,
     },
+    /// A resync finds no more room over there.
+    #[error(
+        "the copy's journal there, {} MiB, is full of a resync that is not complete: hosts wrote more meanwhile than there was \
+         room for beside the image that is kept until then; raise journal_bytes in the configuration there and restart it (the \
+         resync goes on where it stands), or give that image up with `tidemark pair resume --in-place`; until then it stays usable",
+        capacity_bytes >> 20
+    )]
+    Outgrown {
+        /// What the journal there may hold.
+        capacity_bytes: u64,
+    },
     /// Only a person can help.
     #[error("{0}")]
     Stands(String),

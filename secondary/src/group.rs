@@ -385,6 +385,11 @@ impl Secondary {
         self.state.acknowledgement(self.journal.free_bytes())
     }
 
+    /// What came last found no room, and none comes back before more is permitted.
+    fn is_out_of_room(&self) -> bool {
+        self.state.is_refusing_at_rest() && self.journal.is_full()
+    }
+
     fn welcome(&self, writer: &Writer, version: u32) -> Welcome {
         let position = self.state.position();
         Welcome {
@@ -394,7 +399,7 @@ impl Secondary {
             generation: self.parts.keeper.generation().0,
             position,
             chain: writer.tip().chain.0,
-            journal_free_bytes: self.journal.free_bytes(),
+            journal_free_bytes: if self.is_out_of_room() { 0 } else { self.journal.free_bytes() },
             journal_capacity_bytes: self.journal.capacity_bytes(),
         }
     }

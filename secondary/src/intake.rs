@@ -229,7 +229,11 @@ impl Intake {
             self.provider.provide(&self.name, volumes, &self.volumes).map_err(IntakeError::Volumes)?;
         }
         self.folds.check(self.writer.tip(), record.as_ref()).map_err(|what| FrameError::Malformed { what })?;
-        self.writer.append_later(frame.clone())?;
+        match record {
+            // The journal may be full of what was staged to keep that image.
+            Some(ControlRecord::ImageGivenUp) => self.writer.append_to_free(frame.clone())?,
+            _ => self.writer.append_later(frame.clone())?,
+        };
         self.folds.take(&view.header, record.as_ref());
         self.state.set_problem(Concern::Intake, None);
         self.line.received(frame.len());
@@ -252,7 +256,8 @@ impl Intake {
         if self.state.set_problem(Concern::Intake, Some(error.to_string())) {
             self.metrics.error(Part::Journal);
         }
-        if error.is_journal_full() && self.state.is_at_rest() {
+        // In this order: what the updater gave back before it rested counts.
+        if error.is_journal_full() && self.state.is_at_rest() && self.writer.journal().is_full() {
             let error = IntakeError::TooSmall { capacity_bytes: self.writer.journal().capacity_bytes() };
             self.state.set_problem(Concern::Intake, Some(error.to_string()));
             return Err(error);

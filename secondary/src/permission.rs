@@ -130,10 +130,13 @@ impl Permission {
                 }
             }
             ControlRecord::Volumes { volumes } => self.received_volumes = Some(volumes.as_slice().into()),
-            // By the operator, because a copy beside it would not fit.
+            // A copy beside it does not fit: one that has come to that is applied from now on.
             ControlRecord::ImageGivenUp => {
                 self.permitted = None;
                 self.permitted_volumes = None;
+                if let Some(open) = &mut self.copy {
+                    open.direct = true;
+                }
             }
             // What was folded counts with the marker behind it.
             ControlRecord::Role { .. } | ControlRecord::Folded { .. } => {}
@@ -312,6 +315,20 @@ mod tests {
         permission.durable(&begin(true), at(200));
         permission.durable(&progress(), at(300));
         assert_eq!(permission.limit(), at(300), "it is applied as it comes");
+        permission.durable(&marker(2), at(400));
+        permission.durable(&end(2), at(500));
+        assert_eq!(permission.permitted().unwrap().marker.number, 2);
+    }
+
+    #[test]
+    fn a_copy_that_outgrew_its_room_is_applied_once_the_image_is_given_up() {
+        let mut permission = Permission::default();
+        permission.durable(&marker(1), at(100));
+        permission.durable(&begin(false), at(200));
+        permission.durable(&progress(), at(250));
+        assert_eq!(permission.limit(), at(100));
+        permission.durable(&ControlRecord::ImageGivenUp, at(300));
+        assert_eq!((permission.limit(), permission.copy().map(|copy| copy.begun)), (at(250), Some(at(200))));
         permission.durable(&marker(2), at(400));
         permission.durable(&end(2), at(500));
         assert_eq!(permission.permitted().unwrap().marker.number, 2);

@@ -229,6 +229,12 @@ impl CopyState {
         inner.at_rest >= inner.permission.limit()
     }
 
+    /// Whether what came last could not be taken, and all that is permitted is applied.
+    #[must_use]
+    pub fn is_refusing_at_rest(&self) -> bool {
+        self.is_at_rest() && self.inner.lock().problems.get(Concern::Intake as usize).is_some_and(Option::is_some)
+    }
+
     /// Waits for the updater to give space back.
     pub fn wait_for_room(&self, at_most: Duration) {
         let mut inner = self.inner.lock();

@@ -160,6 +160,12 @@ impl Pair {
         }
     }
 
+    /// With the hosts at rest: the pair becomes paired, and every volume of the group holds the same on both sides.
+    pub fn assert_same(&self) {
+        self.wait_paired();
+        self.assert_copy_equals();
+    }
+
     /// Waits until west has applied everything there is now: the marker cut for that.
     pub fn settle(&self) -> u64 {
         let marker = self.cut();

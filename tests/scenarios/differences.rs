@@ -13,12 +13,6 @@ use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
 const LIMIT: Duration = Duration::from_secs(30);
 const MIB: u64 = 1 << 20;
 
-/// With the hosts at rest: every volume of the group holds the same on both sides.
-fn assert_same(pair: &Pair) {
-    pair.wait_paired();
-    pair.assert_copy_equals();
-}
-
 #[test]
 fn what_a_volume_grew_by_before_its_first_copy_is_copied() {
     let mut pair = Pair::unpaired(&Setup::one_volume("v", 16 * MIB, 81));
@@ -28,7 +22,7 @@ fn what_a_volume_grew_by_before_its_first_copy_is_copied() {
     pair.east.ok(&["volume", "resize", "v", "--size", "32MiB"]);
     write_noise(&pair.east, "v", 20 * MIB, 4 * MIB, 2);
     pair.west.start();
-    assert_same(&pair);
+    pair.assert_same();
 }
 
 #[test]
@@ -65,7 +59,7 @@ fn a_journal_that_cannot_be_kept_becomes_a_bitmap_and_the_copy_comes_back_by_its
     assert!(status.rpo_seconds.is_none_or(|rpo| rpo > 0.0), "content is missing over there: {status:?}");
     assert_eq!(pair.backing(&pair.west), before, "the old image stays");
     pair.relay.heal();
-    assert_same(&pair);
+    pair.assert_same();
     assert_eq!(pair.east.pair(GROUP).differential_bytes, 0);
 }
 
@@ -127,7 +121,7 @@ fn a_copy_restored_from_a_backup_is_never_taken_for_what_it_was() {
     // What the reason says helps.
     pair.east.ok(&["pair", "delete", GROUP, "--to", "west"]);
     pair.create();
-    assert_same(&pair);
+    pair.assert_same();
 }
 
 #[test]
@@ -136,57 +130,7 @@ fn an_interval_larger_than_the_copys_journal_is_cut_in_time() {
     for round in 0..6 {
         write_noise(&pair.east, "v", 0, 64 * MIB, 30 + round);
     }
-    assert_same(&pair);
-}
-
-/// West misses more than its journal can hold beside its image: nothing is sent, and the reason says what there is to do.
-fn too_large_a_resync(seed: u64) -> (Pair, Vec<Vec<u8>>) {
-    let pair = Pair::paired(&Setup::one_volume("v", 160 * MIB, seed).journals("64MiB", "64MiB"));
-    write_noise(&pair.east, "v", 0, MIB, 9);
-    pair.settle();
-    let before = pair.backing(&pair.west);
-    pair.relay.cut();
-    write_noise(&pair.east, "v", 0, 160 * MIB, 10);
-    pair.east.wait_pair(GROUP, "the fall back", LIMIT, |pair| pair.state == PairState::Differential);
-    let held = pair.west.group(GROUP).journal.bytes;
-    pair.relay.heal();
-    pair.east.wait_pair(GROUP, "the reason", LIMIT, |pair| {
-        pair.reason.as_deref().is_some_and(|why| why.contains("raise journal_bytes") && why.contains("--in-place"))
-    });
-    assert_eq!(pair.east.pair(GROUP).state, PairState::Differential);
-    assert_eq!(pair.backing(&pair.west), before, "the old image stays");
-    assert_eq!(pair.west.group(GROUP).journal.bytes, held, "found out before, not in the middle");
-    (pair, before)
-}
-
-#[test]
-fn a_resync_that_finds_no_room_is_not_begun_and_goes_on_by_itself_when_there_is() {
-    let (mut pair, _) = too_large_a_resync(87);
-    pair.west.stop();
-    let path = pair.west.directory().join("config.toml");
-    let text = std::fs::read_to_string(&path).expect("read config.toml");
-    std::fs::write(&path, text.replacen("\"64MiB\"", "\"512MiB\"", 1)).expect("write config.toml");
-    pair.west.start();
-    assert_same(&pair);
-}
-
-#[test]
-fn an_image_is_given_up_for_a_resync_only_when_the_operator_says_so() {
-    let (mut pair, before) = too_large_a_resync(89);
-    // The old image is what a failover would serve, as long as nobody says otherwise.
-    pair.west.restart();
-    assert_eq!(pair.backing(&pair.west), before);
-    assert!(pair.west.pair(GROUP).permitted_marker > 0);
-    let sent = pair.relay.forward().bytes();
-    pair.east.ok(&["pair", "resume", GROUP, "--to", "west", "--in-place"]);
-    pair.east.wait_pair(GROUP, "the copy in place", LIMIT, |pair| pair.state == PairState::InitialCopy);
-    pair.west.kill9();
-    pair.west.start();
-    assert_same(&pair);
-    let sent = pair.relay.forward().bytes() - sent;
-    assert!(sent < 330 * MIB, "{sent} bytes for what differs");
-    let refused = pair.east.refuses(&["pair", "resume", GROUP, "--to", "west", "--in-place"]);
-    assert!(refused.contains("nothing has to be copied"), "{refused}");
+    pair.assert_same();
 }
 
 #[test]
@@ -228,5 +172,5 @@ fn a_copy_whose_begin_was_lost_begins_again_without_a_person() {
     write_noise(&pair.east, "v", 0, 20 * MIB, 16);
     pair.relay.set(Weather::default());
     pair.relay.heal();
-    assert_same(&pair);
+    pair.assert_same();
 }

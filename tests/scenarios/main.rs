@@ -17,4 +17,5 @@ mod permission;
 mod pressure;
 mod rejoin;
 mod size;
+mod staging;
 mod verify;

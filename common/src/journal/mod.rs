@@ -198,17 +198,24 @@ impl Journal {
     pub fn free_bytes(&self) -> u64 {
         let state = self.state.lock();
         let active = state.segments.values().last().map_or(0, |last| last.capacity().saturating_sub(last.used_bytes()));
-        self.free_segments(&state) * self.options.segment_bytes + active
+        self.free_segments(&state, 0) * self.options.segment_bytes + active
     }
 
-    fn free_segments(&self, state: &State) -> u64 {
+    /// Whole segments that fit, when it may hold so many beyond its capacity.
+    fn free_segments(&self, state: &State, beyond: u64) -> u64 {
         let held: u64 = state.segments.values().map(|segment| segment.held_bytes()).sum();
-        let free = self.options.capacity_bytes.saturating_sub(held);
-        free.checked_div(self.options.segment_bytes).unwrap_or(0)
+        let may_hold = self.options.capacity_bytes + beyond * self.options.segment_bytes;
+        may_hold.saturating_sub(held).checked_div(self.options.segment_bytes).unwrap_or(0)
     }
 
-    fn has_room_for_segment(&self) -> bool {
-        self.free_segments(&self.state.lock()) > 0
+    fn has_room_for_segment(&self, beyond: u64) -> bool {
+        self.free_segments(&self.state.lock(), beyond) > 0
+    }
+
+    /// Whether no segment fits behind the newest one.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        !self.has_room_for_segment(0)
     }
 
     /// The oldest place still held.

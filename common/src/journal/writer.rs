@@ -64,7 +64,7 @@ impl Writer {
     /// # Errors
     /// [`JournalError`]; one that [`JournalError::is_no_space`] left everything as it was.
     pub fn append_frame(&mut self, frame: Bytes) -> Result<Position, JournalError> {
-        self.take(frame, true)
+        self.take(frame, true, 0)
     }
 
     /// Appends one frame that nobody reads before it is durable: it may wait for others to be written with it.
@@ -72,10 +72,19 @@ impl Writer {
     /// # Errors
     /// As [`Self::append_frame`].
     pub fn append_later(&mut self, frame: Bytes) -> Result<Position, JournalError> {
-        self.take(frame, false)
+        self.take(frame, false, 0)
     }
 
-    fn take(&mut self, frame: Bytes, at_once: bool) -> Result<Position, JournalError> {
+    /// Appends one frame by which others need not be held any more: for that the journal may grow one segment beyond its
+    /// capacity.
+    ///
+    /// # Errors
+    /// As [`Self::append_frame`].
+    pub fn append_to_free(&mut self, frame: Bytes) -> Result<Position, JournalError> {
+        self.take(frame, false, 1)
+    }
+
+    fn take(&mut self, frame: Bytes, at_once: bool, segments_beyond: u64) -> Result<Position, JournalError> {
         self.check_poison()?;
         let tip = self.follow(&frame)?;
         let need = record_bytes(frame.len());
@@ -83,7 +92,7 @@ impl Writer {
             return Err(JournalError::TooLarge { bytes: frame.len() });
         }
         if self.at + need > self.active.capacity() {
-            self.next_segment()?;
+            self.next_segment(segments_beyond)?;
         }
         let at = Position { segment: self.active.number, offset: self.at };
         // The part that was written lies behind the end: the next try writes over it, and recovery cuts it.
@@ -141,8 +150,8 @@ impl Writer {
     }
 
     /// Seals the active segment and goes on in a new one.
-    fn next_segment(&mut self) -> Result<(), JournalError> {
-        if !self.journal.has_room_for_segment() {
+    fn next_segment(&mut self, segments_beyond: u64) -> Result<(), JournalError> {
+        if !self.journal.has_room_for_segment(segments_beyond) {
             return Err(JournalError::Full { capacity_bytes: self.journal.options.capacity_bytes });
         }
         // First durable, then followed by another: recovery may call everything damage that is bad before the newest segment.

@@ -88,7 +88,7 @@ pub struct Welcome {
     /// The chain (see `record::header`) after the last frame it holds: a primary with another chain there has another
     /// history.
     pub chain: [u8; 16],
-    /// Bytes its journal can still take.
+    /// Bytes its journal can still take. 0: what came last found no room, and none comes back before more is permitted.
     pub journal_free_bytes: u64,
     /// Bytes its journal may hold.
     pub journal_capacity_bytes: u64,

@@ -60,6 +60,24 @@ fn the_capacity_is_never_passed_and_free_bytes_are_real() {
 }
 
 #[test]
+fn what_frees_a_full_journal_finds_room_once() {
+    let disk = MemoryDisk::new();
+    let mut writer = open_small(&disk, 3 * SEGMENT_BYTES);
+    let (mut frames, _) = append_until_full(&mut writer);
+    for _ in 0..4 {
+        let frame = writes(writer.tip(), 1, QUARTER);
+        let position = writer.append_to_free(frame.clone().into()).unwrap();
+        frames.push(Held { position, bytes: frame.into() });
+    }
+    let frame = writes(writer.tip(), 1, QUARTER);
+    let error = writer.append_to_free(frame.into()).unwrap_err();
+    assert!(error.is_journal_full(), "one segment beyond, and no more: {error}");
+    writer.sync().unwrap();
+    assert!(writer.journal().is_full());
+    assert_eq!(reopened(&disk), frames);
+}
+
+#[test]
 fn a_full_disk_refuses_a_segment_and_goes_on_with_space() {
     for room in [0, 512, 5000, SEGMENT_BYTES - 512] {
         let (disk, mut writer) = fresh();

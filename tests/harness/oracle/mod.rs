@@ -206,10 +206,13 @@ fn shown(
     violations: &mut Vec<Violation>,
 ) -> HashMap<(usize, u64), usize> {
     let mut shown = HashMap::new();
+    // What was sent after the answer of a write that is missing cannot be there: a zero is then what was before.
+    let missing = certainly_missing(writes, blocks, image);
+    let ceiling = missing.into_iter().chain(bounds.nothing_sent_after).min();
     for (volume, block, content) in image.blocks() {
         let list = blocks.at(volume, block);
         let found = match content {
-            Content::Zero => Ok(zero_position(writes, list, bounds)),
+            Content::Zero => Ok(zero_position(writes, list, ceiling)),
             Content::Foreign(what) => Err(Violation::Foreign { volume, block, what: what.clone() }),
             Content::Stamp(id) => match list.iter().position(|at| writes[*at].id == *id) {
                 Some(position) if writes[list[position]].kind == Kind::Stamp => Ok(position + 1),
@@ -226,10 +229,25 @@ fn shown(
     shown
 }
 
+/// The earliest answer of a write that some block lacks for certain: it shows an older one, or zeroes that nothing wrote later.
+fn certainly_missing(writes: &[Write], blocks: &Blocks, image: &Image) -> Option<Tick> {
+    let lacking = image.blocks().flat_map(|(volume, block, content)| {
+        let list = blocks.at(volume, block);
+        let newest = match content {
+            Content::Stamp(id) => list.iter().position(|at| writes[*at].id == *id).map(|position| position + 1),
+            Content::Zero if list.iter().any(|at| writes[*at].kind == Kind::Zero) => None,
+            Content::Zero => Some(0),
+            Content::Foreign(_) => None,
+        };
+        newest.map_or(&[][..], |newest| &list[newest..])
+    });
+    lacking.filter_map(|at| writes[*at].acked).min()
+}
+
 /// A zero shows the one write that zeroed the block, or that it was never written: so it does when that write was sent only
 /// after what the image may hold. What was written before and is not there is missing then.
-fn zero_position(writes: &[Write], list: &[usize], bounds: Bounds) -> usize {
-    let in_time = |write: &Write| bounds.nothing_sent_after.is_none_or(|ceiling| write.sent <= ceiling);
+fn zero_position(writes: &[Write], list: &[usize], ceiling: Option<Tick>) -> usize {
+    let in_time = |write: &Write| ceiling.is_none_or(|ceiling| write.sent <= ceiling);
     let zeroes = |at: usize| writes[at].kind == Kind::Zero && in_time(&writes[at]);
     let mut zeroed = list.iter().enumerate().filter(|(_, at)| zeroes(**at));
     let last = zeroed.next().map_or(0, |(position, _)| position + 1);

@@ -17,6 +17,7 @@ use tidemark_common::metrics::Metrics;
 use tidemark_common::nbd::connection::ConnectionOptions;
 use tidemark_common::nbd::server::{Server, ServerOptions};
 use tidemark_common::storage::disk::SystemDisk;
+use tidemark_common::watchdog::Watchdog;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
@@ -89,6 +90,7 @@ fn open(directory: &Path) -> anyhow::Result<Arc<Appliance>> {
         drills: Drills::default(),
         changing: tokio::sync::Mutex::default(),
         backups: Backups::default(),
+        watchdog: Watchdog::default(),
         this: this.clone(),
     }))
 }
@@ -145,6 +147,7 @@ async fn start(appliance: &Arc<Appliance>, stop: &CancellationToken) -> anyhow::
     appliance.start_groups().await?;
     appliance.open_drills().await.map_err(|error| anyhow!("open the drills: {}", error.message))?;
     tokio::spawn(Arc::clone(appliance).tick_drills());
+    tokio::spawn(Arc::clone(appliance).watch_positions(stop.clone()));
     appliance.recover_backups()?;
     let control = Arc::clone(appliance) as Arc<dyn Control>;
     let socket = ControlListener::bind(&appliance.directory, config.control.access)?;

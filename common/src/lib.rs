@@ -28,4 +28,5 @@ pub mod t0;
 pub mod updater;
 pub mod verify;
 pub mod volumes;
+pub mod watchdog;
 pub mod wire;

@@ -24,6 +24,7 @@ use tidemark_common::storage::Disk;
 use tidemark_common::t0::{Eras, ImagePoint};
 use tidemark_common::updater::Updater;
 use tidemark_common::volumes::{VolumeFile, Volumes};
+use tidemark_common::watchdog::{Movement, Moving};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -494,6 +495,18 @@ impl Primary {
         self.desk.problem().or_else(|| self.writeback.problem.lock().clone())
     }
 
+    /// Where its positions are.
+    #[must_use]
+    pub fn movements(&self) -> Vec<Movement> {
+        let captured = self.image.buffer.captured().0;
+        let journaled = self.image.journal.durable_end().seq.0;
+        let applied = self.writeback.applied_seq.load(Ordering::Acquire);
+        let of = |moving, at, target| Movement { moving, peer: None, at: [at, 0, 0], due: at < target };
+        let mut all = vec![of(Moving::Journal, journaled, captured), of(Moving::WriteBack, applied, journaled)];
+        all.extend(self.pairs().iter().map(|pair| pair.movement()));
+        all
+    }
+
     /// For status.
     #[must_use]
     pub fn status(&self) -> GroupStatus {
@@ -525,6 +538,7 @@ impl Primary {
             },
             interval_ms: record.interval_ms,
             problem: self.problem(),
+            standing: Vec::new(),
             pairs: self.pairs().iter().map(|pair| pair.status()).collect(),
         }
     }

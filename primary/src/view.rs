@@ -9,6 +9,7 @@ use tidemark_common::ids::{MarkerNumber, Seq, VolumeIndex};
 use tidemark_common::journal::Position;
 use tidemark_common::metrics::Part;
 use tidemark_common::pair::paired_or_behind;
+use tidemark_common::watchdog::{Movement, Moving};
 use tidemark_common::wire::message::Position as Remote;
 
 use crate::differences::Arrived;
@@ -234,6 +235,19 @@ impl Pair {
             verify: view.verify,
             round_trip_ms: view.round_trip.map(|time| time.as_secs_f64() * 1000.0),
         }
+    }
+
+    /// How far the other side is, and whether it lacks anything that it is to be sent.
+    pub(crate) fn movement(&self) -> Movement {
+        let complete = self.differences.are_none();
+        let view = self.view.lock();
+        let remote = view.remote;
+        let sends =
+            !matches!(view.state, PairState::Suspended | PairState::Fenced | PairState::FailedOver | PairState::Error);
+        let behind = remote.durable_seq < self.image.buffer.captured().0 || remote.copy != 0 || !complete;
+        let cursor = u64::from(remote.copy_volume) << 48 | remote.copy_offset >> 9;
+        let at = [remote.durable_seq, remote.received_marker, cursor];
+        Movement { moving: Moving::Ship, peer: Some(self.peer().to_owned()), at, due: sends && behind }
     }
 
     /// How far a comparison is, for status; `None`: it is over.

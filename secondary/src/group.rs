@@ -25,6 +25,7 @@ use tidemark_common::storage::Disk;
 use tidemark_common::t0::{Eras, T0Error};
 use tidemark_common::updater::{AppliedPosition, Updater};
 use tidemark_common::volumes::Volumes;
+use tidemark_common::watchdog::{Movement, Moving};
 use tidemark_common::wire::message::{Hello, Message, Welcome};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -475,6 +476,14 @@ impl Secondary {
         self.current.lock().connection.is_some() && silent.is_some_and(|silent| silent <= SILENCE_MAX)
     }
 
+    /// Where its positions are.
+    #[must_use]
+    pub fn movements(&self) -> Vec<Movement> {
+        let applied = self.state.applied_position().position;
+        let due = applied < self.state.limit();
+        vec![Movement { moving: Moving::Apply, peer: None, at: [applied.segment, applied.offset, 0], due }]
+    }
+
     /// For status; `peer` is the primary's name here.
     #[must_use]
     pub fn status(&self, peer: &str) -> GroupStatus {
@@ -505,6 +514,7 @@ impl Secondary {
             },
             interval_ms: record.interval_ms,
             problem: self.state.problem(),
+            standing: Vec::new(),
             pairs: vec![self.pair_status(peer, &permission)],
         }
     }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use tidemark_common::api::types::PairState;
+use tidemark_common::api::types::{Moving, PairState};
 use tidemark_tests::impairment::Weather;
 use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
 use tidemark_tests::stamp::BLOCK_BYTES;
-use tidemark_tests::wait::measure_for;
+use tidemark_tests::wait::{check, measure_for, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// More than an RPO may be with cuts every 250 ms and a link that works.
@@ -110,4 +110,36 @@ fn a_suspended_pair_sends_nothing_until_it_is_resumed() {
     pair.east.ok(&["pair", "resume", GROUP, "--to", "west"]);
     pair.wait_paired();
     pair.assert_copy_equals();
+}
+
+/// What has something to do and does not move is timed, and what moves or rests is not.
+#[test]
+fn what_stands_is_timed_until_it_moves_again() {
+    let pair = Pair::prefilled(&Setup::seeded(76));
+    pair.settle();
+    let standing = || pair.east.group(GROUP).standing;
+    let of = |wanted| {
+        let found = standing().into_iter().find(|one| one.position == wanted);
+        found.map_or(f64::NAN, |one| one.seconds)
+    };
+    wait_until("every position to rest", LIMIT, || {
+        let all = standing();
+        check(all.len() == 3 && all.iter().all(|one| one.seconds == 0.0), || format!("{all:?}"))
+    });
+    pair.relay.cut();
+    let load = pair.load(0);
+    load.wait_acked(20);
+    wait_until("shipping to be seen standing", LIMIT, || {
+        let seconds = of(Moving::Ship);
+        check(seconds > 3.0, || format!("{seconds} s"))
+    });
+    assert!(of(Moving::Journal) < 2.0 && of(Moving::WriteBack) < 2.0, "{:?}", standing());
+    pair.relay.heal();
+    wait_until("shipping to move again", LIMIT, || {
+        let seconds = of(Moving::Ship);
+        check(seconds < 1.0, || format!("{seconds} s"))
+    });
+    load.stop();
+    let west = pair.west.group(GROUP).standing;
+    assert!(west.iter().any(|one| one.position == Moving::Apply), "{west:?}");
 }

@@ -19,6 +19,7 @@ use tidemark_common::link::{Endpoint, Trust};
 use tidemark_common::metrics::{Metrics, PeerRefusal};
 use tidemark_common::storage::Disk;
 use tidemark_common::volumes::VolumeFile;
+use tidemark_common::watchdog::Watchdog;
 use tidemark_primary::group::Primary;
 use tidemark_primary::ship::Links;
 use tidemark_secondary::group::Secondary;
@@ -114,6 +115,7 @@ pub(crate) struct Appliance {
     /// Operators' changes and peers' new groups, one at a time.
     pub(crate) changing: tokio::sync::Mutex<()>,
     pub(crate) backups: Backups,
+    pub(crate) watchdog: Watchdog,
     pub(crate) this: Weak<Self>,
 }
 

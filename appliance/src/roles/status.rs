@@ -3,14 +3,19 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tidemark_common::api::types::{
     Addresses, ApplianceStatus, BufferStatus, ErrorBody, FreezeStatus, GroupStatus, JournalStatus, MarkerStatus,
     PairState, PairStatus, PeerStatus, Positions, Role, SideStoreStatus, Status, VolumeStatus,
 };
 use tidemark_common::catalog::PeerRecord;
+use tokio_util::sync::CancellationToken;
 
 use super::appliance::{Appliance, Engine, Group, Volume};
+
+/// Between two looks at the positions.
+const LOOK: Duration = Duration::from_secs(1);
 
 impl Appliance {
     /// `status`.
@@ -78,7 +83,32 @@ impl Appliance {
         volumes.iter().map(status).collect()
     }
 
+    /// Looks at every position, again and again.
+    pub(crate) async fn watch_positions(self: Arc<Self>, stop: CancellationToken) {
+        let look = || {
+            let groups: Vec<_> =
+                self.groups.read().iter().map(|(name, group)| (name.clone(), Arc::clone(group))).collect();
+            self.watchdog.keep(|name| groups.iter().any(|(known, _)| known == name));
+            for (name, group) in groups {
+                let movements = match &*group.engine.read() {
+                    Engine::Primary(primary) => primary.movements(),
+                    Engine::Secondary(secondary) => secondary.movements(),
+                    Engine::Fenced { .. } | Engine::Failed(_) => Vec::new(),
+                };
+                self.watchdog.look(&name, movements, self.clock.monotonic());
+            }
+        };
+        while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+            look();
+        }
+    }
+
     fn group_now(&self, group: &Group) -> GroupStatus {
+        let status = self.engine_now(group);
+        GroupStatus { standing: self.watchdog.standing(&status.name), ..status }
+    }
+
+    fn engine_now(&self, group: &Group) -> GroupStatus {
         let engine = group.engine.read().clone();
         match &engine {
             Engine::Primary(primary) => primary.status(),
@@ -138,6 +168,7 @@ fn at_rest(group: &Group, role: Role, state: PairState, reason: String, now: jif
         positions: Positions::default(),
         interval_ms: record.interval_ms,
         problem: Some(reason.clone()),
+        standing: Vec::new(),
         pairs: record.pairs.iter().map(pair).collect(),
     }
 }

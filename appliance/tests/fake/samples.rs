@@ -6,8 +6,8 @@
 use jiff::{SignedDuration, Timestamp};
 use tidemark_common::api::types::{
     Addresses, ApplianceStatus, BufferStatus, CopyProgress, DrillReport, DrillResult, FreezeStatus, GroupDrills,
-    GroupStatus, ImageKind, ImageState, ImageStatus, JournalStatus, MarkerStatus, PairState, PairStatus, PeerStatus,
-    Positions, Role, SideStoreStatus, Status, VolumeStatus,
+    GroupStatus, ImageKind, ImageState, ImageStatus, JournalStatus, MarkerStatus, Moving, PairState, PairStatus,
+    PeerStatus, Positions, Role, SideStoreStatus, Standing, Status, VolumeStatus,
 };
 
 /// The moment all samples are of.
@@ -74,6 +74,7 @@ fn group(role: Role, pairs: Vec<PairStatus>) -> GroupStatus {
         positions: Positions { captured_seq: 1042, journaled_seq: 1042, applied_seq: 1000 },
         interval_ms: 1000,
         problem: None,
+        standing: Vec::new(),
         pairs,
     }
 }
@@ -222,7 +223,11 @@ pub(crate) fn link_down() -> Status {
         reason: Some("west.example:7411 does not answer; tried again every 2 s".into()),
         ..pair("west", PairState::CatchingUp)
     };
-    appliance("east", vec![group(Role::Primary, vec![silent])])
+    let standing = vec![
+        Standing { position: Moving::Journal, peer: None, seconds: 0.0 },
+        Standing { position: Moving::Ship, peer: Some("west".into()), seconds: 66.0 },
+    ];
+    appliance("east", vec![GroupStatus { standing, ..group(Role::Primary, vec![silent]) }])
 }
 
 /// Many volumes, several groups and pairs, long names.

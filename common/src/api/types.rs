@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use crate::watchdog::{Moving, Standing};
+
 /// `status --json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
@@ -312,6 +314,9 @@ pub struct GroupStatus {
     pub interval_ms: u64,
     /// Set when something needs a person: what happened and what to do.
     pub problem: Option<String>,
+    /// For how long each of its positions has stood though there was something to do.
+    #[serde(default)]
+    pub standing: Vec<Standing>,
     /// Its pairs; on a secondary one, which names the primary.
     pub pairs: Vec<PairStatus>,
 }

@@ -116,6 +116,12 @@ fn of_group(labelled: &Set, group: &GroupStatus) {
         group.journal.capacity_bytes as f64,
     );
     positions(labelled, group);
+    for standing in &group.standing {
+        let peer = standing.peer.as_deref().unwrap_or_default();
+        let labelled = labelled.with(&[("position", standing.position.name()), ("peer", peer)]);
+        let help = "For how long a position has not moved though there was something to do; 0 while it moves or rests.";
+        set(&labelled, "tidemark_standing_seconds", help, standing.seconds);
+    }
 }
 
 fn positions(labelled: &Set, group: &GroupStatus) {

@@ -13,6 +13,7 @@ use crate::ids::Seq;
 use crate::nbd::SessionObserver;
 use crate::nbd::observe::{Answered, RequestKind};
 use crate::nbd::protocol::Errno;
+use crate::watchdog::{Moving, Standing};
 
 fn metrics() -> Metrics {
     Metrics::new("east", "0.1.0", Timestamp::UNIX_EPOCH)
@@ -75,6 +76,7 @@ fn group(name: &str, role: Role, peers: &[&str]) -> GroupStatus {
         positions: Positions { captured_seq: 30, journaled_seq: 20, applied_seq: 10 },
         interval_ms: 1000,
         problem: None,
+        standing: vec![Standing { position: Moving::Apply, peer: None, seconds: 1.0 }],
         pairs: peers.iter().map(|peer| pair(peer)).collect(),
     }
 }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use tidemark_common::api::types::{FreezeStatus, GroupStatus, ImageStatus, JournalStatus, Positions, Role, Status};
 
 use tidemark_common::config::format_duration;
+use tidemark_common::watchdog::Standing;
 
 use super::{VALUE_COLUMN, labelled, pair};
 use crate::output::figures;
@@ -23,6 +24,8 @@ const FILL_BAD: f64 = 0.90;
 pub(super) fn block(group: &GroupStatus, status: &Status, now: Timestamp, columns: usize) -> Vec<Line> {
     let mut lines = vec![title(group)];
     lines.extend(group.problem.iter().flat_map(|problem| labelled("problem", Style::Bad, &wrapped(problem, columns))));
+    let stuck: Vec<String> = group.standing.iter().filter(|one| one.is_stuck()).map(Standing::text).collect();
+    lines.extend(stuck.iter().flat_map(|text| labelled("stuck", Style::Bad, &wrapped(text, columns))));
     lines.extend(labelled("volumes", Style::Plain, &listed(&sizes(group, status), columns)));
     // A group that does not run has no journal open, and nothing to tell of it.
     if group.journal.capacity_bytes > 0 {

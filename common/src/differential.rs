@@ -21,6 +21,13 @@ pub struct BitmapError {
     what: String,
 }
 
+impl BitmapError {
+    /// They end too soon.
+    pub(crate) fn short() -> Self {
+        Self { what: "it is cut short".into() }
+    }
+}
+
 impl Bitmap {
     /// Marks all regions a range touches.
     pub fn mark(&mut self, extent: Extent) {
@@ -30,6 +37,14 @@ impl Bitmap {
         let region = |offset: u64| u32::try_from(offset / REGION_BYTES).unwrap_or(u32::MAX);
         let regions = self.volumes.entry(extent.volume).or_default();
         regions.insert_range(region(extent.offset)..=region(extent.end() - 1));
+    }
+
+    /// Takes the marks of all regions a range touches away.
+    pub fn clear(&mut self, extent: Extent) {
+        if let Some(regions) = self.volumes.get_mut(&extent.volume).filter(|_| extent.length > 0) {
+            let region = |offset: u64| u32::try_from(offset / REGION_BYTES).unwrap_or(u32::MAX);
+            regions.remove_range(region(extent.offset)..=region(extent.end() - 1));
+        }
     }
 
     /// Whether the region of a place is marked.
@@ -116,7 +131,7 @@ impl Bitmap {
     /// # Errors
     /// [`BitmapError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, BitmapError> {
-        let short = || BitmapError { what: "it is cut short".into() };
+        let short = BitmapError::short;
         let mut volumes = BTreeMap::new();
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -158,6 +173,20 @@ mod tests {
                 (volume, offset) = (run.volume, run.end());
             }
             prop_assert_eq!(seen, oracle);
+        }
+
+        #[test]
+        fn what_is_cleared_is_what_the_range_touches(marks in proptest::collection::vec((0..2_000_000_u64, 1..300_000_u64), 0..10), offset in 0..2_000_000_u64, length in 0..300_000_u64) {
+            let extent = |offset, length| Extent { volume: VolumeIndex(1), offset, length };
+            let mut bitmap = Bitmap::default();
+            marks.iter().for_each(|(offset, length)| bitmap.mark(extent(*offset, *length)));
+            let before = bitmap.clone();
+            bitmap.clear(extent(offset, length));
+            for region in 0..40 {
+                let at = region * REGION_BYTES;
+                let touched = length > 0 && offset < at + REGION_BYTES && at < offset + length;
+                prop_assert_eq!(bitmap.is_marked(VolumeIndex(1), at), before.is_marked(VolumeIndex(1), at) && !touched);
+            }
         }
 
         #[test]

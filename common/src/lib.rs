@@ -1,8 +1,8 @@
 //! What both sides of Tidemark stand on.
 //!
 //! Reading order: [`ids`] and [`extent`] (the words), [`record`] (a frame), [`journal`] (where frames lie),
-//! [`overlay`] (what is not yet written back), [`updater`] (journal to volume), [`t0`] (images at a moment), [`catalog`] (what the journal does not
-//! hold), [`wire`] and [`link`] (what crosses the line), [`nbd`] (how hosts come in), [`api`] (how operators come in).
+//! [`overlay`] (what is not yet written back), [`updater`] (journal to volume), [`t0`] (images at a moment), [`local_pair`] (pairs on
+//! one appliance), [`catalog`] (what the journal does not hold), [`wire`] and [`link`] (what crosses the line), [`nbd`] (how hosts come in), [`api`] (how operators come in).
 
 pub mod api;
 pub mod catalog;
@@ -16,6 +16,7 @@ pub mod journal;
 pub mod keeper;
 pub mod limits;
 pub mod link;
+pub mod local_pair;
 pub mod markers;
 pub mod metrics;
 pub mod nbd;

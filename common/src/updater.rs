@@ -174,6 +174,14 @@ impl Updater {
         Self { eras, ..self }
     }
 
+    /// For whoever records how far the volumes are, before that: what follows them makes durable what it was told.
+    ///
+    /// # Errors
+    /// What happened; the position must stay then.
+    pub fn keep_followers(&self) -> Result<(), String> {
+        self.eras.as_ref().map_or(Ok(()), |eras| eras.keep_followers())
+    }
+
     /// How far the volumes are.
     #[must_use]
     pub const fn applied(&self) -> AppliedPosition {
@@ -206,6 +214,9 @@ impl Updater {
         let mut applied = Applied { frames: frames.len(), last_frame: last.position, ..Applied::default() };
         self.save(&fold)?;
         self.write(&fold, &mut scratch, &mut applied)?;
+        if let Some(eras) = &self.eras {
+            eras.written(self.reader.position(), &applied.extents);
+        }
         self.scratch = scratch;
         self.applied =
             AppliedPosition { position: self.reader.position(), seq: last.header.last_seq, marker: last.header.marker };

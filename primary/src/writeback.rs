@@ -212,6 +212,7 @@ impl Writeback {
         let applied = self.updater.applied();
         let synced = self.image.volumes.sync();
         synced.map_err(|(volume, error)| (format!("sync volume '{volume}': {error}"), Part::Updater))?;
+        self.updater.keep_followers().map_err(|error| (error, Part::Catalog))?;
         let mut batch = Batch::new();
         let id = self.keeper.id();
         let markers = self.drain.markers.after(self.recorded_marker);

@@ -186,6 +186,7 @@ impl Apply {
     /// Syncs the volumes and records how far they are, with what the journal will no longer tell.
     fn record(&mut self, members: &[GroupVolume]) -> Result<(), String> {
         self.volumes.sync().map_err(|(volume, error)| format!("sync volume '{volume}': {error}"))?;
+        self.updater.keep_followers()?;
         let applied = self.updater.applied();
         let permission = self.state.permission();
         let id = self.keeper.id();

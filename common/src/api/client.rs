@@ -108,7 +108,7 @@ pub(super) type Answer<T> = Result<T, ClientError>;
 /// A request before it is sent.
 pub(super) struct Ask {
     method: Method,
-    path: String,
+    pub(super) path: String,
     body: Option<Vec<u8>>,
     timeout: Duration,
 }

@@ -8,6 +8,7 @@ pub mod backup;
 pub mod client;
 pub mod control;
 mod listen;
+pub mod local_pair;
 mod routes;
 pub mod server;
 pub mod types;

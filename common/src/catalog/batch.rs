@@ -1,6 +1,6 @@
 //! Several changes that become durable together or not at all.
 
-use super::image_records::{DrillRecord, ImageRecord, ScheduleRecord};
+use super::image_records::{DrillRecord, ImageRecord, LocalPairRecord, ScheduleRecord};
 use super::records::{
     AppliedRecord, BackupRecord, GroupRecord, KeptMarkerRecord, PeerRecord, Record, SetRecord, VolumeRecord,
 };
@@ -144,6 +144,25 @@ impl Batch {
     /// [`CatalogError::Name`].
     pub fn delete_image(&mut self, name: &str) -> Result<(), CatalogError> {
         self.delete(&Key::image(name)?);
+        Ok(())
+    }
+
+    /// Adds or replaces a local pair, with its bitmaps: bytes that only their owner reads.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`], [`CatalogError::TooLarge`].
+    pub fn put_local_pair(&mut self, pair: &LocalPairRecord, bits: &[u8]) -> Result<(), CatalogError> {
+        self.put(&Key::local_pair(&pair.target)?, pair)?;
+        self.put_payload(&Key::local_bits(&pair.target)?, bits)
+    }
+
+    /// Removes a local pair and its bitmaps, if it is there.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`].
+    pub fn delete_local_pair(&mut self, target: &str) -> Result<(), CatalogError> {
+        self.delete(&Key::local_pair(target)?);
+        self.delete(&Key::local_bits(target)?);
         Ok(())
     }
 

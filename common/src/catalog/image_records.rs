@@ -1,4 +1,4 @@
-//! The records of images and drills. A field added or changed raises `CATALOG_FORMAT`.
+//! The records of images, drills and local pairs. A field added or changed raises `CATALOG_FORMAT`.
 #![allow(missing_docs, reason = "rkyv's derive makes undocumented mirrors of enum fields")]
 
 use rkyv::{Archive, Deserialize, Serialize};
@@ -128,4 +128,56 @@ pub struct ScheduleRecord {
     pub mount: bool,
     /// When the last one began, nanoseconds since 1970.
     pub last_ns: i64,
+}
+
+/// Where a local pair is, as in [`crate::api::local_pair::types::LocalPairState`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum LocalPairStateRecord {
+    /// The first copy is under way.
+    Copy,
+    /// The target follows.
+    Pair,
+    /// The target stands at a marker.
+    Split,
+    /// What differs is copied to the target.
+    Resync,
+    /// What differs is written back to the source.
+    Reverse,
+    /// Needs a person.
+    Error,
+}
+
+/// A source and a target on this appliance.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct LocalPairRecord {
+    /// Name of the target volume.
+    pub target: String,
+    /// Its identity: the name of the folder of what is saved for backups of the target.
+    pub id: [u8; 16],
+    /// Name of the source volume.
+    pub source: String,
+    /// The source's index in its group's journal.
+    pub source_index: u32,
+    /// Name of the source's group.
+    pub group: String,
+    /// Identity of the source's group.
+    pub group_id: [u8; 16],
+    /// Bytes of the source.
+    pub size: u64,
+    /// Where it is.
+    pub state: LocalPairStateRecord,
+    /// Why it is there.
+    pub reason: Option<String>,
+    /// Since when, nanoseconds since 1970.
+    pub since_ns: i64,
+    /// Bytes per second copied at most.
+    pub rate: u64,
+    /// The era that has what the target lacks.
+    pub era: Option<u64>,
+    /// Where in the journal the split is, (segment, offset); `None` when such places have lost their meaning.
+    pub begin: Option<(u64, u64)>,
+    /// The marker of the last split; 0 before the first.
+    pub marker: u64,
+    /// Wall clock at its cut, nanoseconds since 1970.
+    pub marker_ns: i64,
 }

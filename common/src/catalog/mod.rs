@@ -29,7 +29,8 @@ use rocksdb::Options;
 pub use batch::Batch;
 pub use error::CatalogError;
 pub use image_records::{
-    DrillRecord, DrillResultRecord, ImageKindRecord, ImageRecord, ImageVolumeRecord, ScheduleRecord,
+    DrillRecord, DrillResultRecord, ImageKindRecord, ImageRecord, ImageVolumeRecord, LocalPairRecord,
+    LocalPairStateRecord, ScheduleRecord,
 };
 pub use records::{
     ApplianceRecord, AppliedRecord, BackupRecord, BackupStateRecord, CopyRecord, GroupRecord, GroupVolume,
@@ -92,6 +93,7 @@ impl Catalog {
             Table::Backup,
             Table::Group,
             Table::Image,
+            Table::LocalPair,
             Table::Peer,
             Table::Schedule,
             Table::Set,
@@ -311,6 +313,38 @@ impl Catalog {
     /// [`CatalogError::Name`] and as [`Catalog::commit`].
     pub fn delete_image(&self, name: &str) -> Result<(), CatalogError> {
         self.change(|batch| batch.delete_image(name))
+    }
+
+    /// All local pairs, by target.
+    ///
+    /// # Errors
+    /// As all reads.
+    pub fn local_pairs(&self) -> Result<Vec<LocalPairRecord>, CatalogError> {
+        self.all()
+    }
+
+    /// The bitmaps of a local pair, as they were put.
+    ///
+    /// # Errors
+    /// As all reads; [`CatalogError::Name`].
+    pub fn local_bits(&self, target: &str) -> Result<Option<Vec<u8>>, CatalogError> {
+        self.store.get(&Key::local_bits(target)?, |bytes| Some(bytes.to_vec()))
+    }
+
+    /// Adds or replaces a local pair and its bitmaps.
+    ///
+    /// # Errors
+    /// As [`Batch::put_local_pair`] and [`Catalog::commit`].
+    pub fn put_local_pair(&self, pair: &LocalPairRecord, bits: &[u8]) -> Result<(), CatalogError> {
+        self.change(|batch| batch.put_local_pair(pair, bits))
+    }
+
+    /// Removes a local pair and its bitmaps, if it is there.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`] and as [`Catalog::commit`].
+    pub fn delete_local_pair(&self, target: &str) -> Result<(), CatalogError> {
+        self.change(|batch| batch.delete_local_pair(target))
     }
 
     /// All drills, by number.

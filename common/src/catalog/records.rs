@@ -4,9 +4,10 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-use super::image_records::{DrillRecord, ImageRecord, ScheduleRecord};
+use super::image_records::{DrillRecord, ImageRecord, LocalPairRecord, LocalPairStateRecord, ScheduleRecord};
 use super::schema::Table;
 use crate::api::backup::types::BackupState;
+use crate::api::local_pair::types::LocalPairState;
 use crate::api::types::{OnFull, PairState, Role};
 use crate::wire::message::VolumeSpec;
 
@@ -337,7 +338,7 @@ macro_rules! records {
             match table {
                 $(Table::$table => <$record>::decode(payload).is_some(),)*
                 // The bytes of a bitmap are not ours to read.
-                Table::Bitmap => true,
+                Table::Bitmap | Table::LocalBits => true,
             }
         }
     };
@@ -350,6 +351,7 @@ records! {
     GroupRecord => Group,
     ImageRecord => Image,
     KeptMarkerRecord => Marker,
+    LocalPairRecord => LocalPair,
     PeerRecord => Peer,
     ScheduleRecord => Schedule,
     SetRecord => Set,
@@ -379,6 +381,19 @@ same_states!(PairStateRecord, PairState:
     InitialCopy, Paired, CatchingUp, Differential, Resync, Suspended, FailedOver, Fenced, Error);
 same_states!(OnFullRecord, OnFull: Fold, Throttle);
 same_states!(BackupStateRecord, BackupState: Scheduled, Waiting, Copying, Done, Failed, Cancelled);
+
+impl From<LocalPairStateRecord> for LocalPairState {
+    fn from(state: LocalPairStateRecord) -> Self {
+        match state {
+            LocalPairStateRecord::Copy => Self::Copy,
+            LocalPairStateRecord::Pair => Self::Pair,
+            LocalPairStateRecord::Split => Self::Split,
+            LocalPairStateRecord::Resync => Self::Resync,
+            LocalPairStateRecord::Reverse => Self::Reverse,
+            LocalPairStateRecord::Error => Self::Error,
+        }
+    }
+}
 
 impl From<RoleRecord> for Role {
     fn from(role: RoleRecord) -> Self {

@@ -10,6 +10,8 @@
 //! drill/NUMBER                      one rehearsal
 //! group/NAME                        a group with its volumes and pairs
 //! image/NAME                        a T0 copy or a clone
+//! local-bits/TARGET                 bitmaps of a pair on this appliance
+//! local-pair/TARGET                 a pair on this appliance, by its target volume
 //! marker/GROUP/NUMBER               one kept marker
 //! peer/NAME                         a trusted appliance
 //! schedule/GROUP                    rehearsals of a group, again and again; by the group's name
@@ -27,7 +29,7 @@ use super::CatalogError;
 use crate::ids::{GroupId, MarkerNumber, check_name};
 
 /// The layout of tables and records that this build writes. Raised by any change an older build would misread.
-pub const CATALOG_FORMAT: u32 = 5;
+pub const CATALOG_FORMAT: u32 = 6;
 /// Stored bytes of one record at most: a roaring bitmap of 64 TiB in regions needs no more.
 pub const RECORD_BYTES_MAX: usize = 256 << 20;
 /// Markers kept per group, at least; pruning is by blocks of `MARKERS_PRUNE_STEP`.
@@ -51,11 +53,13 @@ pub(super) enum Table {
     Schedule = 10,
     Set = 20,
     Backup = 21,
+    LocalPair = 30,
+    LocalBits = 31,
 }
 
 impl Table {
     /// All of them, in the order of their keys.
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::Appliance,
         Self::Applied,
         Self::Backup,
@@ -63,6 +67,8 @@ impl Table {
         Self::Drill,
         Self::Group,
         Self::Image,
+        Self::LocalBits,
+        Self::LocalPair,
         Self::Marker,
         Self::Peer,
         Self::Schedule,
@@ -88,6 +94,8 @@ impl Table {
             Self::Volume => "volume",
             Self::Set => "set",
             Self::Backup => "backup",
+            Self::LocalPair => "local-pair",
+            Self::LocalBits => "local-bits",
         }
     }
 
@@ -107,6 +115,9 @@ impl Table {
             Self::Bitmap => "delete the pair and create it again, so that everything is compared",
             Self::Drill => "restore the catalogue from a backup; only the record of a past rehearsal is lost",
             Self::Image => "delete the image and make it again: the volumes are not touched",
+            Self::LocalPair | Self::LocalBits => {
+                "restore the catalogue from a backup, or delete the local pair and create it again: the source is not touched"
+            }
             Self::Schedule => "schedule the drills of this group again",
             Self::Marker => "restore the catalogue from a backup; the markers in the journal are not touched",
             Self::Peer => {
@@ -159,6 +170,14 @@ impl Key {
 
     pub(super) fn image(name: &str) -> Result<Self, CatalogError> {
         Self::named(Table::Image, name)
+    }
+
+    pub(super) fn local_pair(target: &str) -> Result<Self, CatalogError> {
+        Self::named(Table::LocalPair, target)
+    }
+
+    pub(super) fn local_bits(target: &str) -> Result<Self, CatalogError> {
+        Self::named(Table::LocalBits, target)
     }
 
     pub(super) fn drill(number: u64) -> Self {
@@ -263,6 +282,8 @@ mod tests {
             Key::drill(u64::MAX),
             Key::group("z").unwrap(),
             Key::image("z").unwrap(),
+            Key::local_bits("z").unwrap(),
+            Key::local_pair("z").unwrap(),
             Key::marker(group, MarkerNumber(u64::MAX)),
             Key::peer("z").unwrap(),
             Key::schedule("z").unwrap(),

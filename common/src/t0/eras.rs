@@ -11,6 +11,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::concordance::{Concordance, Copied, Saved};
+use super::follow::Follower;
 use super::side_file::{SideError, SideFile};
 use super::space::SideSpace;
 use crate::extent::Extent;
@@ -163,6 +164,7 @@ pub struct Eras {
     window: Mutex<()>,
     pub(super) state: RwLock<State>,
     pub(super) watch: OnceLock<Weak<dyn ErasWatch>>,
+    pub(super) followers: RwLock<Vec<Weak<dyn Follower>>>,
 }
 
 impl std::fmt::Debug for Eras {
@@ -198,7 +200,13 @@ impl Era {
 
 impl Eras {
     pub(super) fn new(parts: ErasParts) -> Self {
-        Self { parts, window: Mutex::default(), state: RwLock::default(), watch: OnceLock::new() }
+        Self {
+            parts,
+            window: Mutex::default(),
+            state: RwLock::default(),
+            watch: OnceLock::new(),
+            followers: RwLock::default(),
+        }
     }
 
     /// Who is told; once.
@@ -269,6 +277,7 @@ impl Eras {
     /// What happened.
     pub fn all_reached(&self) -> Result<(), String> {
         let _window = self.window.lock();
+        self.keep_followers()?;
         if let Some(watch) = self.watch.get().and_then(Weak::upgrade) {
             watch.on_all_reached(self.parts.group)?;
         }
@@ -296,7 +305,7 @@ impl Eras {
         if let Some(joined) = self.join(begin, volumes) {
             return Ok(joined);
         }
-        let pending = self.pending(begin)?;
+        let pending = self.index_until(begin)?;
         let number = self.number_for(begin)?;
         let folder = &self.parts.folder;
         let made = self.parts.disk.create_folder(folder);
@@ -343,7 +352,7 @@ impl Eras {
         }
     }
 
-    fn pending(&self, begin: Position) -> Result<Option<Arc<Overlay<Location>>>, T0Error> {
+    fn index_until(&self, begin: Position) -> Result<Option<Arc<Overlay<Location>>>, T0Error> {
         loop {
             let (journal, applied) = {
                 let state = self.state.read();
@@ -418,6 +427,21 @@ impl Eras {
     #[must_use]
     pub fn bytes_of(&self, number: u64) -> u64 {
         self.state.read().eras.iter().find(|era| era.number == number).map_or(0, Era::bytes)
+    }
+
+    /// What the frames between the volumes and the begin of an era write to a volume; nothing when they have reached it.
+    #[must_use]
+    pub fn pending(&self, number: u64, volume: VolumeIndex) -> Vec<Extent> {
+        let state = self.state.read();
+        let pending = state.eras.iter().find(|era| era.number == number).and_then(|era| era.pending.as_ref());
+        let extents = pending.into_iter().flat_map(|pending| pending.all()).map(|(extent, _)| extent);
+        extents.filter(|extent| extent.volume == volume).collect()
+    }
+
+    /// Whether there are no eras.
+    #[must_use]
+    pub fn are_none(&self) -> bool {
+        self.state.read().eras.is_empty()
     }
 
     /// Whether it is there.

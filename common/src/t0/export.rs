@@ -1,4 +1,4 @@
-//! One volume of an image as hosts open it: read-only, or a clone's, which they may write.
+//! One volume of an image as hosts open it: read-only, or one which they may write: a clone's, or a target's that was split.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::nbd::{Allocation, Bounds, Export, ExportInfo, IoError, IoFuture, Zero
 /// How far one BLOCK_STATUS looks: clients ask again from where it ends.
 pub(super) const STATUS_BYTES: u64 = 32 << 20;
 /// What is called data without looking closer, before the next hole is sought.
-pub(super) const DATA_STEP: u64 = 64 << 10;
+pub const DATA_STEP: u64 = 64 << 10;
 
 /// A volume of an image.
 #[derive(Debug, Clone)]
@@ -108,30 +108,70 @@ impl Export for ImageExport {
     }
 }
 
-/// A volume of a clone.
-#[derive(Debug, Clone)]
-pub struct CloneExport {
-    volume: Arc<CloneVolume>,
+/// A volume that hosts read and write here, by calls that may wait for disks.
+pub trait BlockVolume: Send + Sync + 'static {
+    /// Why a request failed.
+    type Error: std::fmt::Display + Send + 'static;
+    /// Its name.
+    fn name(&self) -> &str;
+    /// Bytes.
+    fn size(&self) -> u64;
+    /// Fills a buffer.
+    ///
+    /// # Errors
+    /// What happened.
+    fn read(&self, offset: u64, target: &mut [u8]) -> Result<(), Self::Error>;
+    /// Writes a range.
+    ///
+    /// # Errors
+    /// What happened.
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Self::Error>;
+    /// Makes a range read as zeroes.
+    ///
+    /// # Errors
+    /// What happened.
+    fn zero(&self, offset: u64, length: u64) -> Result<(), Self::Error>;
+    /// Everything answered before is durable when this returns.
+    ///
+    /// # Errors
+    /// What happened.
+    fn flush(&self) -> Result<(), Self::Error>;
+    /// How far from the begin of a range it is all zeroes or all not: (bytes, zeroes).
+    ///
+    /// # Errors
+    /// What happened.
+    fn status(&self, offset: u64, length: u64) -> Result<(u64, bool), Self::Error>;
+    /// What the host is told.
+    fn answer(error: &Self::Error) -> IoError;
+}
+
+/// A [`BlockVolume`] as hosts open it.
+#[derive(Debug)]
+pub struct BlockExport<V> {
+    volume: Arc<V>,
     description: Arc<str>,
 }
 
-impl CloneExport {
-    /// A clone's volume; the description is for people.
+/// A volume of a clone.
+pub type CloneExport = BlockExport<CloneVolume>;
+
+impl<V: BlockVolume> BlockExport<V> {
+    /// A volume; the description is for people.
     #[must_use]
-    pub fn new(volume: Arc<CloneVolume>, description: &str) -> Self {
+    pub fn new(volume: Arc<V>, description: &str) -> Self {
         Self { volume, description: description.into() }
     }
 
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&CloneVolume) -> Result<T, CloneError> + Send + 'static,
+        work: impl FnOnce(&V) -> Result<T, V::Error> + Send + 'static,
     ) -> Result<T, IoError> {
         let volume = Arc::clone(&self.volume);
         match tokio::task::spawn_blocking(move || (work(&volume), volume)).await {
             Ok((Ok(value), _)) => Ok(value),
             Ok((Err(error), volume)) => {
-                tracing::error!(volume = %volume.name(), %error, "a request on a clone failed");
-                Err(clone_error(&error))
+                tracing::error!(volume = %volume.name(), %error, "a request failed");
+                Err(V::answer(&error))
             }
             Err(_) => Err(IoError::ShuttingDown),
         }
@@ -140,26 +180,64 @@ impl CloneExport {
     async fn change(
         &self,
         fua: bool,
-        work: impl FnOnce(&CloneVolume) -> Result<(), CloneError> + Send + 'static,
+        work: impl FnOnce(&V) -> Result<(), V::Error> + Send + 'static,
     ) -> Result<(), IoError> {
         self.blocking(move |volume| {
             work(volume)?;
-            if fua { Ok(volume.flush()?) } else { Ok(()) }
+            if fua { volume.flush() } else { Ok(()) }
         })
         .await
     }
 }
 
-fn clone_error(error: &CloneError) -> IoError {
+/// What a host is told of a disk's error.
+#[must_use]
+pub fn disk_answer(error: &std::io::Error) -> IoError {
     use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-    match error {
-        CloneError::Full(_) => IoError::NoSpace,
-        CloneError::Io(error) if matches!(error.kind(), StorageFull | QuotaExceeded) => IoError::NoSpace,
-        CloneError::Io(_) | CloneError::Image(_) => IoError::Io,
+    if matches!(error.kind(), StorageFull | QuotaExceeded) { IoError::NoSpace } else { IoError::Io }
+}
+
+impl BlockVolume for CloneVolume {
+    type Error = CloneError;
+
+    fn name(&self) -> &str {
+        Self::name(self)
+    }
+
+    fn size(&self) -> u64 {
+        Self::size(self)
+    }
+
+    fn read(&self, offset: u64, target: &mut [u8]) -> Result<(), CloneError> {
+        Self::read(self, offset, target)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), CloneError> {
+        Self::write(self, offset, bytes)
+    }
+
+    fn zero(&self, offset: u64, length: u64) -> Result<(), CloneError> {
+        Self::zero(self, offset, length)
+    }
+
+    fn flush(&self) -> Result<(), CloneError> {
+        Ok(Self::flush(self)?)
+    }
+
+    fn status(&self, offset: u64, length: u64) -> Result<(u64, bool), CloneError> {
+        Self::status(self, offset, length)
+    }
+
+    fn answer(error: &CloneError) -> IoError {
+        match error {
+            CloneError::Full(_) => IoError::NoSpace,
+            CloneError::Io(error) => disk_answer(error),
+            CloneError::Image(_) => IoError::Io,
+        }
     }
 }
 
-impl Export for CloneExport {
+impl<V: BlockVolume> Export for BlockExport<V> {
     fn info(&self) -> ExportInfo {
         ExportInfo { size: self.volume.size(), read_only: false, description: self.description.to_string() }
     }
@@ -186,7 +264,7 @@ impl Export for CloneExport {
     }
 
     fn flush(&self) -> IoFuture<'_, ()> {
-        Box::pin(self.blocking(|volume| Ok(volume.flush()?)))
+        Box::pin(self.blocking(V::flush))
     }
 
     fn trim(&self, offset: u64, length: u64, fua: bool) -> IoFuture<'_, ()> {

@@ -13,7 +13,8 @@
 //! without users becomes part of the next older one that has some, and is gone when there is none.
 //!
 //! Reading order: [`space`] (what all of it may take), [`side_file`] (where saved content lies), [`concordance`] (which range
-//! lies where), [`eras`] (begin, save, end), [`image`] (reading), [`clone`] (writing over one), [`export`] (what hosts open).
+//! lies where), [`eras`] (begin, save, end), [`image`] (reading), [`clone`] (writing over one), [`export`] (what hosts open), [`follow`] (who is
+//! told of what was written).
 //!
 //! Keeps: 4 and 9 for images; hosts and replication never wait for an image, and none ever fails because of one.
 
@@ -22,6 +23,7 @@ pub mod clone_map;
 pub mod concordance;
 pub mod eras;
 pub mod export;
+pub mod follow;
 pub mod image;
 mod recover;
 mod save;
@@ -32,6 +34,7 @@ mod tests;
 
 pub use clone::{CloneError, CloneSpace, CloneVolume};
 pub use eras::{Barrier, EraUser, Eras, ErasParts, ErasWatch, ImagePoint, Joined, T0Error};
-pub use export::{CloneExport, ImageExport};
+pub use export::{BlockExport, BlockVolume, CloneExport, ImageExport};
+pub use follow::Follower;
 pub use image::{Image, ImageError, ImageVolume};
 pub use space::SideSpace;

@@ -1,0 +1,137 @@
+//! What changes a pair's state: operators, and what befalls it. The catalogue first, then memory, then the era that is not
+//! needed any more.
+//!
+//! A host's write that is under way when its target stops being an image would land unmarked behind a resync: whoever takes the
+//! image away waits for it first.
+
+use super::bits::Bits;
+use super::error::LocalPairError;
+use super::pair::LocalPair;
+use super::states::{Event, stands};
+use crate::catalog::{LocalPairRecord, LocalPairStateRecord as State};
+use crate::extent::Extent;
+
+impl LocalPair {
+    /// `local-pair resync`: everything that may differ is copied from the source.
+    ///
+    /// # Errors
+    /// [`LocalPairError`]; nothing has changed then.
+    pub fn resync(&self) -> Result<(), LocalPairError> {
+        let _nobody_writes = self.hold_writes();
+        let _one_change = self.copying.lock();
+        let era = self.now.lock().record.era;
+        self.change(|record, bits| {
+            bits.merge(record.size);
+            Ok(LocalPairRecord { era: None, begin: None, ..self.after(record, Event::Resync)? })
+        })?;
+        self.leave(era);
+        Ok(())
+    }
+
+    /// `local-pair reverse`: from now on both are closed, and what was written to either since the split is restored. The target
+    /// has all of it, so nothing that happens to the source costs what is to be restored.
+    ///
+    /// # Errors
+    /// [`LocalPairError`]; nothing has changed then.
+    pub fn reverse(&self) -> Result<(), LocalPairError> {
+        let _nobody_writes = self.hold_writes();
+        let _one_change = self.copying.lock();
+        self.change(|record, bits| {
+            let reversed = self.after(record, Event::Reverse)?;
+            let bytes = bits.differences.bytes();
+            if bytes > 0 { Err(LocalPairError::Lacks { bytes }) } else { Ok(reversed) }
+        })
+    }
+
+    /// What is to be restored: complete when the updater has written all that hosts wrote to the source.
+    #[must_use]
+    pub fn to_restore(&self) -> Vec<Extent> {
+        let now = self.now.lock();
+        let mut both = now.bits.source.clone();
+        both.merge(&now.bits.target);
+        Bits::runs(&both, 0, super::copier::PIECE_BYTES, u64::MAX, now.record.size)
+    }
+
+    /// The source holds what the target does, in its file too.
+    ///
+    /// # Errors
+    /// [`LocalPairError`]; nothing has changed then.
+    pub fn restored(&self) -> Result<(), LocalPairError> {
+        let _one_change = self.copying.lock();
+        self.change(|record, bits| {
+            *bits = Bits::default();
+            Ok(LocalPairRecord { begin: None, ..self.after(record, Event::Restored)? })
+        })
+    }
+
+    /// Says why it stands still, without leaving its state.
+    pub fn stands_because(&self, reason: Option<String>) {
+        self.now.lock().record.reason = reason;
+    }
+
+    /// It cannot go on, and says why. Its bits stay: a resync goes on from them.
+    pub fn fail(&self, reason: &str) {
+        let failed = self.change(|record, bits| {
+            // What is not synced is not known to be there.
+            let unsynced = std::mem::take(&mut bits.unsynced);
+            bits.differences.merge(&unsynced);
+            Ok(LocalPairRecord { reason: Some(reason.to_owned()), ..self.after(record, Event::Fail)? })
+        });
+        let record = self.record();
+        tracing::error!(source = %record.source, target = %record.target, %reason, "a local pair cannot go on");
+        match failed {
+            Ok(()) => {}
+            Err(LocalPairError::State { .. }) => self.stands_because(Some(reason.to_owned())),
+            Err(error) => {
+                tracing::error!(target = %record.target, %error, "that could not be recorded");
+                let mut now = self.now.lock();
+                now.record.state = State::Error;
+                now.record.reason = Some(reason.to_owned());
+            }
+        }
+    }
+
+    /// The era of its split ended: what the target lacks can no longer be read, if it lacks anything.
+    pub fn on_era_ended(&self, era: u64, reason: &str) {
+        let lacks = {
+            let now = self.now.lock();
+            now.record.era == Some(era) && stands(now.record.state) && !now.bits.differences.is_empty()
+        };
+        if lacks {
+            let target = self.parts.target.name.clone();
+            self.fail(&format!(
+                "what the target still lacked could not be kept: {reason}. The target is no image: `tidemark local-pair resync {target}` \
+                 copies what differs, and a new split makes a new image"
+            ));
+        }
+    }
+
+    /// Places in the journal lose their meaning, durably.
+    ///
+    /// # Errors
+    /// [`LocalPairError::Catalog`].
+    pub fn on_all_reached(&self) -> Result<(), LocalPairError> {
+        self.change(|record, _| Ok(LocalPairRecord { begin: None, ..record.clone() }))
+    }
+
+    /// Ends the pair: its record goes first.
+    ///
+    /// # Errors
+    /// [`LocalPairError::Catalog`].
+    pub fn delete(&self) -> Result<(), LocalPairError> {
+        let _nobody_writes = self.hold_writes();
+        let _one_change = self.copying.lock();
+        let era = {
+            let _one_commit = self.kept.lock();
+            let mut now = self.now.lock();
+            self.parts.catalog.delete_local_pair(&now.record.target)?;
+            now.bits = Bits::default();
+            now.image = None;
+            // Nothing is put into the catalogue for it any more.
+            now.record.size = 0;
+            now.record.era.take()
+        };
+        self.leave(era);
+        Ok(())
+    }
+}

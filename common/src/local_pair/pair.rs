@@ -1,0 +1,282 @@
+//! The owner of one pair: its record and bits, in memory and in the catalogue. Marks come in from the updater, pieces are taken
+//! out by the copier, states change by operators.
+//!
+//! Locks, in this order: `writing` (whoever writes the target shares it; alone, whoever takes its image away), `copying` (one piece, or one change of state, at a time), `kept` (one commit at a time, so that an older
+//! state of the bits never follows a younger one into the catalogue), `now` (memory). An era is left, and an updater's
+//! window waited for, with none but `copying`: the updater may be about to say that the era ended.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+
+use super::bits::{Bits, VOLUME, pieces, range};
+use super::error::LocalPairError;
+use super::states::{Event, follows, next};
+use crate::catalog::{Catalog, LocalPairRecord, LocalPairStateRecord as State};
+use crate::clock::Clock;
+use crate::extent::Extent;
+use crate::ids::VolumeIndex;
+use crate::journal::Position;
+use crate::storage::DiskFile;
+use crate::t0::{EraUser, Eras, Follower, Image, ImageVolume};
+use crate::volumes::VolumeFile;
+
+/// What a pair works with.
+#[derive(Clone)]
+pub struct LocalPairParts {
+    /// Where its record and bits are.
+    pub catalog: Catalog,
+    /// For times people read.
+    pub clock: Arc<dyn Clock>,
+    /// The source's file or device.
+    pub source: Arc<dyn DiskFile>,
+    /// The target.
+    pub target: Arc<VolumeFile>,
+    /// The eras of the source's group.
+    pub eras: Arc<Eras>,
+    /// The target's own, for those who read it while hosts write it.
+    pub saves: Arc<Eras>,
+}
+
+pub(super) struct Now {
+    pub(super) record: LocalPairRecord,
+    pub(super) bits: Bits,
+    /// What a target that is split lacks.
+    pub(super) image: Option<Image>,
+    /// Where the copier goes on.
+    pub(super) cursor: u64,
+    /// Bytes copied and synced since the last commit.
+    pub(super) uncommitted: u64,
+}
+
+impl Now {
+    /// What does not differ is the target's: it need not be saved for the image of the split.
+    pub(super) fn spare(&self) {
+        let Some(image) = &self.image else { return };
+        for (equal, _) in
+            pieces(&self.bits.differences, range(0, self.record.size)).into_iter().filter(|piece| !piece.1)
+        {
+            image.copied(Extent { volume: VolumeIndex(self.record.source_index), ..equal });
+        }
+    }
+}
+
+/// A pair.
+pub struct LocalPair {
+    pub(super) parts: LocalPairParts,
+    pub(super) copying: Mutex<()>,
+    pub(super) kept: Mutex<()>,
+    pub(super) now: Mutex<Now>,
+    /// Held by whoever writes the target; alone, by who begins an era of it or takes its image away.
+    pub(super) writing: RwLock<()>,
+    /// Rung when something differs, or the state has changed.
+    pub work: Notify,
+}
+
+impl std::fmt::Debug for LocalPair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalPair").field("target", &self.parts.target).finish_non_exhaustive()
+    }
+}
+
+/// Figures of a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LocalPairFigures {
+    /// Bytes still to be copied to the target.
+    pub differential_bytes: u64,
+    /// Bytes of the source written since the split.
+    pub source_changed_bytes: u64,
+    /// Bytes of the target written since the split.
+    pub target_changed_bytes: u64,
+}
+
+/// Who needs an era for a pair, as its record says.
+#[must_use]
+pub fn era_user(record: &LocalPairRecord) -> Option<EraUser> {
+    let begin = place(record).unwrap_or_default();
+    Some(EraUser { era: record.era?, begin, volumes: BTreeSet::from([VolumeIndex(record.source_index)]) })
+}
+
+fn place(record: &LocalPairRecord) -> Option<Position> {
+    record.begin.map(|(segment, offset)| Position { segment, offset })
+}
+
+impl LocalPair {
+    /// Makes a pair whose volumes differ everywhere, durably.
+    ///
+    /// # Errors
+    /// [`LocalPairError::Catalog`].
+    pub fn create(parts: LocalPairParts, record: LocalPairRecord) -> Result<Arc<Self>, LocalPairError> {
+        let bits = Bits::everything(record.size);
+        parts.catalog.put_local_pair(&record, &bits.encode())?;
+        Ok(Self::with(parts, record, bits))
+    }
+
+    /// A pair of the catalogue, before the updater goes on: what that writes again is marked again.
+    ///
+    /// # Errors
+    /// [`LocalPairError`] when its bits cannot be read.
+    pub fn open(parts: LocalPairParts, record: LocalPairRecord) -> Result<Arc<Self>, LocalPairError> {
+        let found = parts.catalog.local_bits(&record.target)?.ok_or(LocalPairError::NoBits)?;
+        let bits = Bits::decode(&found)?;
+        Ok(Self::with(parts, record, bits))
+    }
+
+    fn with(parts: LocalPairParts, record: LocalPairRecord, bits: Bits) -> Arc<Self> {
+        let image = Self::image_of(&parts, &record);
+        let now = Now { record, bits, image, cursor: 0, uncommitted: 0 };
+        now.spare();
+        let now = Mutex::new(now);
+        let pair = Arc::new(Self {
+            parts,
+            copying: Mutex::default(),
+            kept: Mutex::default(),
+            now,
+            writing: RwLock::default(),
+            work: Notify::new(),
+        });
+        let follower: Arc<dyn Follower> = Arc::clone(&pair) as Arc<dyn Follower>;
+        pair.parts.eras.followed_by(Arc::downgrade(&follower));
+        pair
+    }
+
+    pub(super) fn image_of(parts: &LocalPairParts, record: &LocalPairRecord) -> Option<Image> {
+        let volume = ImageVolume {
+            index: VolumeIndex(record.source_index),
+            name: record.source.clone(),
+            size: record.size,
+            file: Arc::clone(&parts.source),
+        };
+        record.era.map(|era| Image::new(Arc::clone(&parts.eras), era, vec![volume]))
+    }
+
+    /// Its record as it is now.
+    #[must_use]
+    pub fn record(&self) -> LocalPairRecord {
+        self.now.lock().record.clone()
+    }
+
+    /// Its state.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.now.lock().record.state
+    }
+
+    /// The target.
+    #[must_use]
+    pub fn target(&self) -> &Arc<VolumeFile> {
+        &self.parts.target
+    }
+
+    /// The target's own eras.
+    #[must_use]
+    pub fn saves(&self) -> &Arc<Eras> {
+        &self.parts.saves
+    }
+
+    /// Keeps the target from being written for as long as the answer lives: a moment.
+    pub fn hold_writes(&self) -> parking_lot::RwLockWriteGuard<'_, ()> {
+        self.writing.write()
+    }
+
+    /// How much differs.
+    #[must_use]
+    pub fn figures(&self) -> LocalPairFigures {
+        let now = self.now.lock();
+        LocalPairFigures {
+            differential_bytes: now.bits.differences.bytes() + now.bits.unsynced.bytes(),
+            source_changed_bytes: now.bits.source.bytes(),
+            target_changed_bytes: now.bits.target.bytes(),
+        }
+    }
+
+    /// Bytes kept aside because of it.
+    #[must_use]
+    pub fn saved_bytes(&self) -> u64 {
+        let era = self.now.lock().record.era;
+        era.map_or(0, |era| self.parts.eras.bytes_of(era))
+    }
+
+    pub(super) fn now_ns(&self) -> i64 {
+        i64::try_from(self.parts.clock.wall().as_nanosecond()).unwrap_or(i64::MAX)
+    }
+
+    /// The record after an event.
+    ///
+    /// # Errors
+    /// [`LocalPairError::State`] when that is not allowed.
+    pub(super) fn after(&self, record: &LocalPairRecord, event: Event) -> Result<LocalPairRecord, LocalPairError> {
+        let refused =
+            LocalPairError::State { state: crate::api::local_pair::types::LocalPairState::from(record.state).name() };
+        let state = next(record.state, event).ok_or(refused)?;
+        Ok(LocalPairRecord { state, reason: None, since_ns: self.now_ns(), ..record.clone() })
+    }
+
+    /// Changes record and bits, in the catalogue first. Nothing is marked in between.
+    pub(super) fn change(
+        &self,
+        change: impl FnOnce(&LocalPairRecord, &mut Bits) -> Result<LocalPairRecord, LocalPairError>,
+    ) -> Result<(), LocalPairError> {
+        let _one_commit = self.kept.lock();
+        let mut now = self.now.lock();
+        let mut bits = now.bits.clone();
+        let record = change(&now.record, &mut bits)?;
+        self.parts.catalog.put_local_pair(&record, &bits.encode())?;
+        if record.era != now.record.era {
+            now.image = Self::image_of(&self.parts, &record);
+        }
+        (now.record, now.bits, now.uncommitted) = (record, bits, 0);
+        drop(now);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    pub(super) fn leave(&self, era: Option<u64>) {
+        if let Some(era) = era {
+            self.parts.eras.leave(era);
+        }
+    }
+
+    /// Puts its bits into the catalogue as they are now.
+    ///
+    /// # Errors
+    /// [`LocalPairError::Catalog`].
+    pub fn keep(&self) -> Result<(), LocalPairError> {
+        let _one_commit = self.kept.lock();
+        let (record, bits) = {
+            let now = self.now.lock();
+            (now.record.clone(), now.bits.encode())
+        };
+        if record.size > 0 {
+            self.parts.catalog.put_local_pair(&record, &bits)?;
+        }
+        Ok(())
+    }
+}
+
+impl Follower for LocalPair {
+    fn written(&self, end: Position, extents: &[Extent]) {
+        let mut now = self.now.lock();
+        let index = VolumeIndex(now.record.source_index);
+        let following = follows(now.record.state);
+        // What lies before the split is in its differences already.
+        if !following && place(&now.record).is_some_and(|split| end <= split) {
+            return;
+        }
+        let mut marked = false;
+        for extent in extents.iter().filter(|extent| extent.volume == index) {
+            let bits = if following { &mut now.bits.differences } else { &mut now.bits.source };
+            bits.mark(Extent { volume: VOLUME, ..*extent });
+            marked = true;
+        }
+        if marked && following {
+            self.work.notify_one();
+        }
+    }
+
+    fn keep(&self) -> Result<(), String> {
+        Self::keep(self).map_err(|error| format!("local pair '{}': {error}", self.parts.target.name))
+    }
+}

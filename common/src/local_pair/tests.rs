@@ -1,0 +1,455 @@
+//! Pairs against an oracle: the source as a byte array, and the target as it was at its split, with what was written to it since.
+//! The updater is played by [`Rig::write`]: save, write, tell, move on; its journal is the list of all writes.
+
+#![expect(clippy::cast_possible_truncation, reason = "small numbers of a test")]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::bits::{VOLUME, range};
+use super::split::split;
+use super::*;
+use crate::catalog::{Catalog, LocalPairRecord, LocalPairStateRecord as State};
+use crate::clock::SystemClock;
+use crate::extent::Extent;
+use crate::ids::{GroupId, VolumeIndex};
+use crate::journal::Position;
+use crate::record::MarkerRecord;
+use crate::storage::memory::MemoryDisk;
+use crate::storage::{Disk, DiskFile, Open};
+use crate::t0::{BlockVolume, Eras, ErasParts, Image, ImagePoint, ImageVolume, SideSpace};
+use crate::volumes::{VolumeFile, Volumes};
+use crate::wire::message::VolumeSpec;
+
+/// Five regions and a half.
+const SIZE: u64 = (5 << 16) + (1 << 15);
+/// The target is larger than its source.
+const TARGET: u64 = SIZE + (1 << 16);
+const SOURCE: VolumeIndex = VolumeIndex(3);
+
+const fn at(place: u64) -> Position {
+    Position { segment: 1, offset: place }
+}
+
+fn record() -> LocalPairRecord {
+    LocalPairRecord {
+        target: "t".into(),
+        id: [7; 16],
+        source: "s".into(),
+        source_index: SOURCE.0,
+        group: "g".into(),
+        group_id: [9; 16],
+        size: SIZE,
+        state: State::Copy,
+        reason: None,
+        since_ns: 0,
+        rate: 1 << 30,
+        era: None,
+        begin: None,
+        marker: 0,
+        marker_ns: 0,
+    }
+}
+
+/// What is gone with a kill.
+struct Running {
+    eras: Arc<Eras>,
+    source: Arc<dyn DiskFile>,
+    volumes: Volumes,
+    pair: Arc<LocalPair>,
+}
+
+struct Rig {
+    disk: MemoryDisk,
+    running: Running,
+    /// The journal.
+    writes: Vec<(Extent, u8)>,
+    /// How many of them are recorded as written.
+    recorded: usize,
+    source: Vec<u8>,
+    /// What the target showed, since its last flush the newest last.
+    versions: Vec<Vec<u8>>,
+}
+
+fn open_file(disk: &MemoryDisk, name: &str, size: u64) -> Arc<dyn DiskFile> {
+    let file = disk.open(&Path::new("/volumes").join(name), Open::ExistingOrNew).unwrap();
+    file.grow(size).unwrap();
+    file
+}
+
+fn eras(disk: &MemoryDisk, name: &str, users: &[crate::t0::EraUser], space: u64) -> Arc<Eras> {
+    let parts = ErasParts {
+        disk: Arc::new(disk.clone()),
+        folder: Path::new("/").join(name),
+        group: GroupId([9; 16]),
+        space: Arc::new(SideSpace::new(space)),
+    };
+    let (eras, lost) = Eras::open(parts, users).unwrap();
+    assert_eq!(lost, []);
+    eras
+}
+
+impl Running {
+    /// Opens what the disk has; a pair that is not there is made.
+    fn start(disk: &MemoryDisk, space: u64) -> Result<Self, LocalPairError> {
+        let catalog = Catalog::open_simulated(disk, Path::new("/catalog"), &SystemClock::new())?;
+        let found = catalog.local_pairs()?.pop();
+        let users: Vec<_> = found.iter().filter_map(pair::era_user).collect();
+        let (eras, saves) = (eras(disk, "eras", &users, space), eras(disk, "saves", &[], space));
+        let source = open_file(disk, "s", SIZE);
+        let volumes = Volumes::default();
+        volumes.insert(VolumeFile::new(SOURCE, "s".into(), Arc::clone(&source), SIZE));
+        let target = Arc::new(VolumeFile::new(VOLUME, "t".into(), open_file(disk, "t", TARGET), TARGET));
+        let parts = LocalPairParts {
+            catalog,
+            clock: Arc::new(SystemClock::new()),
+            source: Arc::clone(&source),
+            target,
+            eras: Arc::clone(&eras),
+            saves,
+        };
+        let pair = match found {
+            Some(record) => LocalPair::open(parts, record)?,
+            None => LocalPair::create(parts, record())?,
+        };
+        Ok(Self { eras, source, volumes, pair })
+    }
+
+    fn apply(&self, place: u64, extent: Extent, byte: u8) -> std::io::Result<()> {
+        self.eras.save(at(place), &[extent], &self.volumes)?;
+        if byte == 0 {
+            self.source.zero(extent.offset, extent.length, true)?;
+        } else {
+            self.source.write_all_at(&vec![byte; extent.length as usize], extent.offset)?;
+        }
+        self.eras.written(at(place + 1), &[extent]);
+        self.eras.applied(at(place + 1));
+        Ok(())
+    }
+
+    fn content(&self) -> Result<Vec<u8>, LocalPairError> {
+        let mut bytes = vec![0xEE; TARGET as usize];
+        self.pair.read(0, &mut bytes).map(|()| bytes)
+    }
+}
+
+impl Rig {
+    fn new(space: u64) -> Self {
+        let disk = MemoryDisk::new();
+        disk.create_folder(Path::new("/volumes")).unwrap();
+        let running = Running::start(&disk, space).unwrap();
+        running.source.sync().unwrap();
+        running.pair.target().file.write_all_at(&[0xAB; TARGET as usize], 0).unwrap();
+        running.pair.target().sync().unwrap();
+        disk.sync_folder(Path::new("/volumes")).unwrap();
+        Self { disk, running, writes: vec![], recorded: 0, source: vec![0; SIZE as usize], versions: vec![] }
+    }
+
+    fn pair(&self) -> &Arc<LocalPair> {
+        &self.running.pair
+    }
+
+    fn write(&mut self, offset: u64, length: u64, byte: u8) -> Result<(), String> {
+        let extent = Extent { volume: SOURCE, offset, length };
+        self.writes.push((extent, byte));
+        self.source[offset as usize..(offset + length) as usize].fill(byte);
+        self.running.apply(self.writes.len() as u64, extent, byte).map_err(|error| error.to_string())
+    }
+
+    /// As the updater's owner does.
+    fn record(&mut self) -> Result<(), String> {
+        self.running.source.sync().map_err(|error| error.to_string())?;
+        self.running.eras.keep_followers()?;
+        self.recorded = self.writes.len();
+        Ok(())
+    }
+
+    fn split(&mut self) -> Result<(), LocalPairError> {
+        let place = at(self.writes.len() as u64 + 1);
+        let marker =
+            MarkerRecord { number: place.offset, boundary_seq: place.offset, time_ns: 1, freeze_ns: 1, tag: None };
+        let spec = VolumeSpec { index: SOURCE.0, name: "s".into(), size: SIZE };
+        let point = ImagePoint { marker, barrier: self.running.eras.hold(place), volumes: vec![spec] };
+        split(&[Arc::clone(self.pair())], &point)?;
+        let tail = vec![0xAB; (TARGET - SIZE) as usize];
+        let before = self.versions.last().map_or(tail, |before| before[SIZE as usize..].to_vec());
+        self.versions = vec![[self.source.clone(), before].concat()];
+        Ok(())
+    }
+
+    fn target_write(&mut self, offset: u64, length: u64, byte: u8) -> Result<(), LocalPairError> {
+        let mut next = self.versions.last().unwrap().clone();
+        next[offset as usize..(offset + length) as usize].fill(byte);
+        self.versions.push(next);
+        let target = TargetVolume(Arc::clone(self.pair()));
+        if byte == 0 { target.zero(offset, length) } else { target.write(offset, &vec![byte; length as usize]) }
+    }
+
+    fn flush(&mut self) -> Result<(), LocalPairError> {
+        TargetVolume(Arc::clone(self.pair())).flush()?;
+        self.versions.drain(..self.versions.len() - 1);
+        Ok(())
+    }
+
+    /// What has been killed comes back, over the disk as it is or as a loss of power left it, and the updater writes again what was
+    /// not recorded.
+    fn restart(&mut self, disk: MemoryDisk) {
+        self.running = Running::start(&disk, 64 << 20).unwrap();
+        self.disk = disk;
+        for (place, (extent, byte)) in (1..).zip(self.writes.clone()).skip(self.recorded) {
+            self.running.apply(place, extent, byte).unwrap();
+        }
+    }
+
+    fn drain(&self) {
+        while self.pair().step() != Copied::Nothing {}
+    }
+
+    /// Whatever happened, a resync makes both the same, and nothing but that.
+    fn check_resync(&self) {
+        if matches!(self.pair().state(), State::Split | State::Error) {
+            self.pair().resync().unwrap();
+        }
+        self.drain();
+        assert_eq!(self.pair().state(), State::Pair, "{:?}", self.pair().record().reason);
+        let mut bytes = vec![0; SIZE as usize];
+        self.pair().target().file.read_exact_at(&mut bytes, 0).unwrap();
+        assert_same(&bytes, &self.source, "after a resync");
+    }
+
+    fn check(&self, what: &str) {
+        if self.pair().state() == State::Split {
+            assert_same(&self.running.content().unwrap(), self.versions.last().unwrap(), what);
+            for offset in (0..TARGET).step_by(1 << 14) {
+                let hole = self.pair().hole(offset, TARGET - offset).unwrap();
+                let found = &self.versions.last().unwrap()[offset as usize..(offset + hole) as usize];
+                assert!(found.iter().all(|byte| *byte == 0), "{what}: no hole at {offset}");
+            }
+        }
+    }
+}
+
+fn assert_same(found: &[u8], expected: &[u8], what: &str) {
+    let differs = found.iter().zip(expected).position(|(one, other)| one != other);
+    assert_eq!(differs.map(|at| (at, found[at], expected[at])), None, "{what}");
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Write(u64, u64, u8),
+    Record,
+    Step,
+    Split,
+    TargetWrite(u64, u64, u8),
+    Flush,
+    Resync,
+    Kill,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let within = |size: u64| {
+        (0..size / 512, 1..300_u64).prop_map(move |(from, count)| (from * 512, (count * 512).min(size - from * 512)))
+    };
+    prop_oneof![
+        4 => (within(SIZE), 0..5_u8).prop_map(|((offset, length), byte)| Act::Write(offset, length, byte)),
+        1 => Just(Act::Record),
+        4 => Just(Act::Step),
+        2 => Just(Act::Split),
+        4 => (within(TARGET), 0..5_u8).prop_map(|((offset, length), byte)| Act::TargetWrite(offset, length, byte * 40)),
+        1 => Just(Act::Flush),
+        1 => Just(Act::Resync),
+        1 => Just(Act::Kill),
+    ]
+}
+
+/// What cannot be done in the state the pair is in is left out.
+fn take(rig: &mut Rig, act: &Act) -> Result<(), String> {
+    let text = |error: LocalPairError| error.to_string();
+    let state = rig.pair().state();
+    match *act {
+        Act::Write(offset, length, byte) => rig.write(offset, length, byte),
+        Act::Record => rig.record(),
+        Act::Step => {
+            rig.pair().step();
+            if rig.pair().state() == State::Error { Err("it failed".into()) } else { Ok(()) }
+        }
+        Act::Split if super::states::follows(state) => rig.split().map_err(text),
+        Act::TargetWrite(offset, length, byte) if state == State::Split => {
+            rig.target_write(offset, length, byte).map_err(text)
+        }
+        Act::Flush if state == State::Split => rig.flush().map_err(text),
+        Act::Resync if state == State::Split => rig.pair().resync().map_err(text),
+        Act::Kill => {
+            rig.restart(rig.disk.clone());
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn a_target_is_what_it_was_at_its_split_and_a_resync_copies_all_that_differs(
+        acts in proptest::collection::vec(act(), 1..40)
+    ) {
+        let mut rig = Rig::new(64 << 20);
+        for act in &acts {
+            take(&mut rig, act).unwrap();
+            rig.check(&format!("after {act:?}"));
+        }
+        if rig.pair().state() == State::Split {
+            rig.drain();
+            rig.check("when nothing differs");
+            prop_assert_eq!(rig.pair().record().era, None, "nothing is saved for it any more");
+        }
+        rig.check_resync();
+    }
+
+    /// Power goes at any effect. What the target shows is its image with what was flushed to it, and perhaps more of what was written;
+    /// and no difference is forgotten.
+    #[test]
+    fn a_loss_of_power_anywhere_costs_no_image_and_no_mark(
+        acts in proptest::collection::vec(act(), 1..25), after in 0..250_u64, seed in 0..1000_u64
+    ) {
+        let mut rig = Rig::new(64 << 20);
+        rig.disk.power_off_after(after);
+        for act in acts.iter().filter(|act| !matches!(act, Act::Kill)) {
+            if take(&mut rig, act).is_err() {
+                break;
+            }
+        }
+        let before = rig.pair().record();
+        let crashed = rig.disk.crash(seed);
+        rig.restart(crashed);
+        let found = rig.pair().record();
+        if found.state == State::Split {
+            // A split that was not answered may be there: then the image is that of its marker.
+            let place = found.marker as usize - 1;
+            if found.marker != before.marker || before.state != State::Split {
+                let mut source = vec![0; SIZE as usize];
+                for (extent, byte) in &rig.writes[..place] {
+                    source[extent.offset as usize..extent.end() as usize].fill(*byte);
+                }
+                if rig.versions.first().is_none_or(|version| version[..SIZE as usize] != source) {
+                    let content = rig.running.content().unwrap();
+                    assert_same(&content[..SIZE as usize], &source, "a split that was not answered");
+                    rig.versions.clear();
+                }
+            }
+            if !rig.versions.is_empty() {
+                let content = rig.running.content().unwrap();
+                for sector in 0..SIZE as usize / 512 {
+                    let range = sector * 512..(sector + 1) * 512;
+                    let legal = rig.versions.iter().any(|version| version[range.clone()] == content[range.clone()]);
+                    prop_assert!(legal, "sector {} holds {}, which it never held since the last flush", sector, content[range.start]);
+                }
+            }
+        }
+        rig.check_resync();
+    }
+
+    /// Who reads an older moment of the target sees nothing of what is written to it, also while it still lacks most.
+    #[test]
+    fn an_image_of_a_target_does_not_change(
+        acts in proptest::collection::vec(act(), 1..25), bring in any::<bool>()
+    ) {
+        let mut rig = Rig::new(64 << 20);
+        rig.write(0, SIZE, 1).unwrap();
+        rig.split().unwrap();
+        rig.target_write(70_000 / 512 * 512, 5120, 9).unwrap();
+        let snapshot = rig.versions.last().unwrap().clone();
+        let pair = Arc::clone(rig.pair());
+        let joined = {
+            let _no_writes = pair.hold_writes();
+            let barrier = pair.saves().hold(Position::default());
+            pair.saves().begin(&barrier, &[VOLUME].into()).unwrap()
+        };
+        let file = Arc::new(RedirectFile::new(Arc::clone(&pair), bring));
+        let volume = ImageVolume { index: VOLUME, name: "t".into(), size: TARGET, file };
+        let image = Image::new(Arc::clone(pair.saves()), joined.era, vec![volume]);
+        for act in acts.iter().filter(|act| !matches!(act, Act::Kill | Act::Resync)) {
+            take(&mut rig, act).unwrap();
+            rig.check(&format!("after {act:?}"));
+            let mut bytes = vec![0xEE; TARGET as usize];
+            image.read(VOLUME, 0, &mut bytes).unwrap();
+            assert_same(&bytes, &snapshot, "the image of the target");
+        }
+        pair.saves().leave(joined.era);
+        rig.check_resync();
+    }
+}
+
+#[test]
+fn a_resync_copies_what_differs_and_no_more() {
+    let mut rig = Rig::new(64 << 20);
+    rig.write(0, SIZE, 1).unwrap();
+    rig.drain();
+    assert_eq!((rig.pair().state(), rig.pair().figures()), (State::Pair, pair::LocalPairFigures::default()));
+    rig.split().unwrap();
+    rig.drain();
+    rig.write(0, 512, 2).unwrap();
+    rig.target_write(3 << 16, 512, 3).unwrap();
+    let figures = rig.pair().figures();
+    assert_eq!((figures.source_changed_bytes, figures.target_changed_bytes), (1 << 16, 1 << 16));
+    rig.pair().resync().unwrap();
+    assert_eq!(rig.pair().figures().differential_bytes, 2 << 16);
+    rig.check_resync();
+}
+
+#[test]
+fn a_side_store_that_is_full_makes_the_pair_say_that_its_target_is_no_image() {
+    let mut rig = Rig::new(16 << 10);
+    rig.write(0, SIZE, 1).unwrap();
+    rig.split().unwrap();
+    let era = rig.pair().record().era.unwrap();
+    rig.write(0, 128 << 10, 2).unwrap();
+    assert!(!rig.running.eras.has(era), "the source's write went through");
+    // The appliance is told of it, and tells the pair.
+    rig.pair().on_era_ended(era, "full");
+    assert_eq!(rig.pair().state(), State::Error);
+    assert!(rig.pair().record().reason.unwrap().contains("local-pair resync t"));
+    rig.check_resync();
+}
+
+#[test]
+fn a_target_that_cannot_be_written_is_an_error_and_nothing_is_forgotten() {
+    let mut rig = Rig::new(64 << 20);
+    rig.write(0, SIZE, 1).unwrap();
+    rig.disk.limit_space(Some(rig.disk.used_bytes()));
+    let target = rig.pair().target();
+    target.file.zero(0, TARGET, true).unwrap();
+    rig.disk.limit_space(Some(rig.disk.used_bytes()));
+    // Recording that needs space as well: what is in memory says it.
+    rig.pair().step();
+    assert_eq!(rig.pair().state(), State::Error, "{:?}", rig.pair().record());
+    rig.disk.limit_space(None);
+    rig.check_resync();
+}
+
+#[test]
+fn a_reverse_needs_a_target_that_lacks_nothing_and_says_what_to_restore() {
+    let mut rig = Rig::new(64 << 20);
+    rig.write(0, SIZE, 1).unwrap();
+    assert!(matches!(rig.pair().reverse(), Err(LocalPairError::State { state: "copy" })));
+    rig.split().unwrap();
+    assert!(matches!(rig.pair().reverse(), Err(LocalPairError::Lacks { .. })));
+    rig.drain();
+    rig.write(70_000 / 512 * 512, 512, 2).unwrap();
+    rig.target_write(0, 512, 3).unwrap();
+    rig.target_write(TARGET - 512, 512, 4).unwrap();
+    rig.pair().reverse().unwrap();
+    assert!(rig.target_write(0, 512, 5).is_err(), "it is closed");
+    assert_eq!(rig.pair().to_restore(), [range(0, 2 << 16)], "and nothing behind the end of the source");
+    // Killed in between, it knows that still.
+    rig.record().unwrap();
+    rig.restart(rig.disk.clone());
+    assert_eq!(rig.pair().state(), State::Reverse);
+    let left: Vec<_> = rig.pair().to_restore();
+    assert!(left[0].offset == 0 && left[0].end() >= 2 << 16, "{left:?}");
+    rig.pair().restored().unwrap();
+    assert_eq!(rig.pair().state(), State::Pair);
+}

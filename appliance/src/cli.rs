@@ -7,8 +7,8 @@ use tidemark_common::config::{parse_duration, parse_size};
 use tidemark_common::ids::{ApplianceId, check_name};
 
 use crate::commands::{
-    backup, clone, completions, cut, demo, drill, failover, group, id, init, lost, man, markers, pair, peer, rejoin,
-    serve, set, status, switchover, t0, verify, volume, wait,
+    backup, clone, completions, cut, demo, drill, failover, group, id, init, local_pair, lost, man, markers, pair,
+    peer, rejoin, serve, set, status, switchover, t0, verify, volume, wait,
 };
 
 /// Journal-based asynchronous remote copy of block volumes.
@@ -87,6 +87,9 @@ pub(crate) enum Command {
     /// Writable images of a group at a moment
     #[command(subcommand)]
     Clone(clone::Command),
+    /// Sources and targets: copies of volumes on this appliance that follow, split and go back
+    #[command(subcommand)]
+    LocalPair(local_pair::Command),
     /// Data sets: what backups are made of
     #[command(subcommand)]
     Set(set::Command),

@@ -28,6 +28,7 @@ use crate::roles::backups::Backups;
 use crate::roles::drill::Drills;
 use crate::roles::exports::{Served, Watched};
 use crate::roles::images::Images;
+use crate::roles::local_pairs::LocalPairs;
 
 /// Runs the appliance in `directory` until SIGTERM or SIGINT.
 ///
@@ -54,6 +55,7 @@ pub(crate) async fn run(directory: &Path) -> anyhow::Result<()> {
     }
     tokio::task::block_in_place(|| appliance.flush_clones());
     appliance.stop_backups().await;
+    appliance.local_pairs.stop().await;
     appliance.stop_groups().await;
     if let Some(endpoint) = appliance.endpoint.get() {
         endpoint.close("the appliance is stopping");
@@ -87,6 +89,7 @@ fn open(directory: &Path) -> anyhow::Result<Arc<Appliance>> {
         unopened: parking_lot::RwLock::default(),
         groups: parking_lot::RwLock::default(),
         images,
+        local_pairs: LocalPairs::default(),
         drills: Drills::default(),
         changing: tokio::sync::Mutex::default(),
         backups: Backups::default(),
@@ -144,7 +147,9 @@ async fn start(appliance: &Arc<Appliance>, stop: &CancellationToken) -> anyhow::
     let _ = appliance.endpoint.set(Arc::new(endpoint));
     appliance.open_volumes()?;
     appliance.open_images().map_err(|error| anyhow!("open the images: {}", error.message))?;
+    appliance.open_local_pairs().map_err(|error| anyhow!("open the local pairs: {}", error.message))?;
     appliance.start_groups().await?;
+    appliance.start_local_pairs().await;
     appliance.open_drills().await.map_err(|error| anyhow!("open the drills: {}", error.message))?;
     tokio::spawn(Arc::clone(appliance).tick_drills());
     tokio::spawn(Arc::clone(appliance).watch_positions(stop.clone()));

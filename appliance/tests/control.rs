@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use fake::{Fake, Served, samples};
 use serde_json::Value;
-use tidemark_common::api::backup::types::{BackupCreate, BackupOrder, RestoreRequest, SetCreate};
+use tidemark_common::api::backup::types::{BackupCreate, BackupOrder, RestoreRequest, SetCreate, WhileDifferential};
 use tidemark_common::api::client::{Client, ClientError};
 use tidemark_common::api::control::Control;
+use tidemark_common::api::local_pair::types::{LocalPairCreate, LocalPairSplit};
 use tidemark_common::api::openapi;
 use tidemark_common::api::server::{BindError, ControlListener, serve_metrics};
 use tidemark_common::api::types::{
@@ -126,6 +127,7 @@ async fn what_is_asked_of_sets_and_backups_arrives_as_it_was_asked() {
         at: Some(samples::now()),
         rate: Some(1),
         when_idle: true,
+        while_differential: WhileDifferential::Copy,
     };
     assert_eq!(client.backup_create(&backup).await.unwrap().name, "b");
     assert_eq!(client.backups().await.unwrap().len(), 1);
@@ -149,6 +151,34 @@ async fn what_is_asked_of_sets_and_backups_arrives_as_it_was_asked() {
         text("backup_delete b"),
         text("backup_stream b"),
         format!("restore {restore:?}"),
+    ];
+    assert_eq!(served.fake.calls(), expected);
+}
+
+#[tokio::test]
+async fn what_is_asked_of_local_pairs_arrives_as_it_was_asked() {
+    let served = Served::showing(samples::paired());
+    let client = served.client();
+    let create = LocalPairCreate { source: "a".into(), target: "t".into(), rate: Some(1 << 20) };
+    assert_eq!(client.local_pair_create(&create).await.unwrap().target, "t");
+    let split = LocalPairSplit { targets: vec!["t".into(), "u".into()] };
+    assert_eq!(client.local_pair_split(&split).await.unwrap().len(), 2);
+    client.local_pair_resync("t", false).await.unwrap();
+    client.local_pair_resync("t", true).await.unwrap();
+    client.local_pair_reverse("t").await.unwrap();
+    client.local_pair_delete("t", true).await.unwrap();
+    assert_eq!(client.local_pairs().await.unwrap().len(), 1);
+    assert_eq!(client.local_pair("t").await.unwrap().source, "a");
+    let text = String::from;
+    let expected = [
+        format!("{create:?}"),
+        format!("{split:?}"),
+        text("resync t false"),
+        text("resync t true"),
+        text("reverse t"),
+        text("local_pair_delete t true"),
+        text("local_pairs"),
+        text("local_pair t"),
     ];
     assert_eq!(served.fake.calls(), expected);
 }
@@ -241,6 +271,7 @@ async fn the_document_describes_every_route_and_every_route_is_there() {
             "DELETE /v1/groups/{group}/pairs/{peer}",
             "DELETE /v1/groups/{group}/volumes/{volume}",
             "DELETE /v1/images/{image}",
+            "DELETE /v1/local-pairs/{target}",
             "DELETE /v1/sets/{set}",
             "DELETE /v1/volumes/{volume}",
             "GET /v1/backups",
@@ -250,6 +281,8 @@ async fn the_document_describes_every_route_and_every_route_is_there() {
             "GET /v1/drills/{drill}",
             "GET /v1/groups/{group}/lost",
             "GET /v1/groups/{group}/markers",
+            "GET /v1/local-pairs",
+            "GET /v1/local-pairs/{target}",
             "GET /v1/sets",
             "GET /v1/status",
             "PATCH /v1/volumes/{volume}",
@@ -270,6 +303,10 @@ async fn the_document_describes_every_route_and_every_route_is_there() {
             "POST /v1/groups/{group}/verify",
             "POST /v1/groups/{group}/volumes",
             "POST /v1/groups/{group}/wait",
+            "POST /v1/local-pairs",
+            "POST /v1/local-pairs/{target}/resync",
+            "POST /v1/local-pairs/{target}/reverse",
+            "POST /v1/local-splits",
             "POST /v1/peers",
             "POST /v1/restore",
             "POST /v1/sets",

@@ -10,6 +10,7 @@ mod initial_copy;
 mod kill_primary;
 mod kill_secondary;
 mod link;
+mod local_pair;
 mod members;
 mod memory;
 mod ordeal;

@@ -29,6 +29,7 @@ use super::backups::Backups;
 use super::door::{Closed, Door};
 use super::drill::Drills;
 use super::images::Images;
+use super::local_pairs::LocalPairs;
 
 /// What runs for a group.
 #[derive(Clone)]
@@ -110,6 +111,8 @@ pub(crate) struct Appliance {
     pub(crate) groups: RwLock<BTreeMap<String, Arc<Group>>>,
     /// T0 copies and clones.
     pub(crate) images: Images,
+    /// Sources and targets.
+    pub(crate) local_pairs: LocalPairs,
     /// Rehearsals.
     pub(crate) drills: Drills,
     /// Operators' changes and peers' new groups, one at a time.

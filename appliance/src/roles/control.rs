@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tidemark_common::api::backup::BackupControl;
 use tidemark_common::api::control::{Control, Reply};
+use tidemark_common::api::local_pair::LocalPairControl;
 use tidemark_common::api::types::{
     CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, ErrorKind, Failover, FailoverReport,
     GroupCreate, GroupDrills, GroupStatus, ImageStatus, LostExport, LostTail, MarkerInfo, PairState, PairStatus,
@@ -280,6 +281,10 @@ impl Control for Appliance {
     }
 
     fn backups(&self) -> &dyn BackupControl {
+        self
+    }
+
+    fn local_pairs(&self) -> &dyn LocalPairControl {
         self
     }
 

@@ -154,7 +154,7 @@ impl Appliance {
         }
         let record = GroupRecord {
             name: request.name.clone(),
-            id: new_group_id()?.0,
+            id: random_id()?,
             role: RoleRecord::Primary,
             generation: 1,
             generation_start_seq: 1,
@@ -208,6 +208,7 @@ impl Appliance {
     /// A volume that may join a group.
     fn check_free(&self, name: &str) -> Result<(), ErrorBody> {
         self.volume(name)?;
+        self.refuse_in_local_pair(name, "taken into a group")?;
         self.group_of(name)
             .map_or(Ok(()), |group| Err(refused(format!("volume '{name}' is in group '{group}' already"))))
     }
@@ -236,6 +237,12 @@ impl Appliance {
             let which = volume.map_or_else(|| "the group".into(), |name| format!("volume '{name}'"));
             return Err(refused(format!(
                 "{which} cannot be {what} while backup '{backup}' reads the group: wait for it, or `tidemark backup cancel {backup}`"
+            )));
+        }
+        if let Some(target) = self.local_pairs.of_group(group, volume).first() {
+            let which = volume.map_or_else(|| "the group".into(), |name| format!("volume '{name}'"));
+            return Err(refused(format!(
+                "{which} cannot be {what} while '{target}' is paired with it: `tidemark local-pair delete {target}` first"
             )));
         }
         let images = self.images_of(group, volume);
@@ -291,8 +298,8 @@ impl Appliance {
 }
 
 /// A random id from the kernel.
-fn new_group_id() -> Result<GroupId, ErrorBody> {
+pub(crate) fn random_id() -> Result<[u8; 16], ErrorBody> {
     let mut id = [0; 16];
     aws_lc_rs::rand::fill(&mut id).map_err(|_| failed("the system gives no random numbers"))?;
-    Ok(GroupId(id))
+    Ok(id)
 }

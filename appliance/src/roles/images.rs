@@ -19,6 +19,8 @@ use tidemark_common::t0::{
     SideSpace,
 };
 
+use tidemark_common::local_pair::pair::era_user;
+
 use super::appliance::{Appliance, failed, not_found};
 use super::door::{Closed, Door};
 
@@ -72,7 +74,7 @@ impl Held {
     }
 }
 
-/// Whether a record's era is needed.
+/// What an image needs of an era.
 fn user(record: &ImageRecord) -> EraUser {
     let begin = record.begin.map_or_else(Position::default, |(segment, offset)| Position { segment, offset });
     let volumes = record.volumes.iter().map(|volume| VolumeIndex(volume.index)).collect();
@@ -102,11 +104,11 @@ impl Appliance {
         if let Some(eras) = self.images.eras.lock().get(&group) {
             return Ok(Arc::clone(eras));
         }
-        self.open_eras(group, &[])
+        self.open_eras(group, &[], &[])
     }
 
-    fn open_eras(&self, group: GroupId, records: &[ImageRecord]) -> Result<Arc<Eras>, ErrorBody> {
-        let users: Vec<EraUser> = records.iter().map(user).collect();
+    fn open_eras(&self, group: GroupId, records: &[ImageRecord], pairs: &[EraUser]) -> Result<Arc<Eras>, ErrorBody> {
+        let users: Vec<EraUser> = records.iter().map(user).chain(pairs.iter().cloned()).collect();
         let (eras, lost) = Eras::open(self.eras_parts(group), &users).map_err(failed)?;
         let watch = self.this.upgrade().map(|this| this as Arc<dyn ErasWatch>);
         if let Some(watch) = watch {
@@ -124,14 +126,17 @@ impl Appliance {
 
     /// Opens the images of the catalogue. Volumes are open already, groups are not started yet.
     pub(crate) fn open_images(&self) -> Result<(), ErrorBody> {
-        let mut by_group: BTreeMap<GroupId, Vec<ImageRecord>> = BTreeMap::new();
+        let mut by_group: BTreeMap<GroupId, (Vec<ImageRecord>, Vec<EraUser>)> = BTreeMap::new();
         for record in self.catalog.images().map_err(failed)? {
             if record.broken.is_none() {
-                by_group.entry(GroupId(record.group_id)).or_default().push(record);
+                by_group.entry(GroupId(record.group_id)).or_default().0.push(record);
             }
         }
-        for (group, records) in by_group {
-            self.open_eras(group, &records)?;
+        for record in self.catalog.local_pairs().map_err(failed)? {
+            by_group.entry(GroupId(record.group_id)).or_default().1.extend(era_user(&record));
+        }
+        for (group, (records, pairs)) in by_group {
+            self.open_eras(group, &records, &pairs)?;
         }
         for record in self.catalog.images().map_err(failed)? {
             let name = record.name.clone();
@@ -257,6 +262,7 @@ impl Appliance {
     /// A volume leaves its group, and from now on it is written without anything being saved: images that need it end.
     pub(crate) fn break_images_of(&self, group: GroupId, volume: &str) {
         self.backups.end_those_of(group, &format!("volume '{volume}' left the group"));
+        self.break_local_pairs_of(group, volume);
         for name in self.images_of(group, Some(volume)) {
             let Ok(held) = self.image(&name) else { continue };
             self.break_image(&held, &format!("volume '{volume}' left the group"));
@@ -285,6 +291,7 @@ impl Appliance {
 impl ErasWatch for Appliance {
     fn on_era_ended(&self, group: GroupId, era: u64, reason: &str) {
         self.backups.on_era_ended(group, era, reason);
+        self.local_pairs_lost_era(group, era, reason);
         let held: Vec<_> = self.images.held.read().values().cloned().collect();
         for held in held {
             let hit = {
@@ -298,6 +305,7 @@ impl ErasWatch for Appliance {
     }
 
     fn on_all_reached(&self, group: GroupId) -> Result<(), String> {
+        self.local_pairs_all_reached(group)?;
         let held: Vec<_> = self.images.held.read().values().cloned().collect();
         let mut batch = Batch::new();
         for held in held.iter().filter(|held| held.record.read().group_id == group.0) {

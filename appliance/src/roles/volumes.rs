@@ -224,6 +224,7 @@ impl Appliance {
                 "volume '{name}' is in group '{group}': `tidemark group remove {group} --volume {name}` first"
             )));
         }
+        self.refuse_in_local_pair(name, "deleted")?;
         let connections = volume.door.connections.load(Ordering::Relaxed);
         if connections > 0 {
             return Err(refused(format!("volume '{name}' has {connections} NBD connections: end them first")));
@@ -244,6 +245,7 @@ impl Appliance {
         let _alone = self.changing.lock().await;
         let volume = self.volume(name)?;
         check_size(size)?;
+        self.refuse_in_local_pair(name, "resized")?;
         if size < volume.file.size() {
             return Err(refused(format!("volume '{name}' has {} bytes: volumes only grow", volume.file.size())));
         }
@@ -296,6 +298,9 @@ impl Appliance {
     /// What serves a volume now, or why nothing does.
     pub(crate) fn served(&self, name: &str) -> Result<Arc<dyn Export>, String> {
         let volume = self.volume(name).map_err(|error| error.message)?;
+        if let Some(served) = self.served_by_local_pair(name) {
+            return served;
+        }
         let Some(group) = self.group_of(name) else {
             return Ok(Arc::new(DirectVolume::new(Arc::clone(&volume.file))));
         };

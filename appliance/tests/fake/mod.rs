@@ -11,10 +11,13 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use tidemark_common::api::backup::types::{
     BackupCreate, BackupInfo, BackupProgress, BackupState, RestoreReport, RestoreRequest, SetCreate, SetInfo,
+    WhileDifferential,
 };
 use tidemark_common::api::backup::{ArchiveStream, BackupControl};
 use tidemark_common::api::client::Client;
 use tidemark_common::api::control::{Control, Reply};
+use tidemark_common::api::local_pair::LocalPairControl;
+use tidemark_common::api::local_pair::types::{LocalPairCreate, LocalPairSplit, LocalPairState, LocalPairStatus};
 use tidemark_common::api::server::{ControlListener, serve_control};
 use tidemark_common::api::types::{
     CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, ErrorKind, Failover, FailoverReport,
@@ -155,6 +158,7 @@ fn backup_of(status: &Status, name: &str) -> Option<BackupInfo> {
         at: None,
         rate: None,
         when_idle: false,
+        while_differential: WhileDifferential::Merge,
         asked: samples::now(),
         began: Some(samples::now()),
         ended: Some(samples::now()),
@@ -207,6 +211,60 @@ impl BackupControl for Fake {
 
     fn restore(&self, request: RestoreRequest) -> Reply<'_, RestoreReport> {
         self.reply(format!("restore {request:?}"), |_| Some(RestoreReport { members: 1, data_bytes: 512 }))
+    }
+}
+
+fn local_pair_of(status: &Status, target: &str) -> Option<LocalPairStatus> {
+    let source = volume(status, "a")?;
+    Some(LocalPairStatus {
+        source: source.name,
+        group: source.group.unwrap_or_default(),
+        target: target.into(),
+        state: LocalPairState::Split,
+        reason: None,
+        since: samples::now(),
+        size: source.size,
+        differential_bytes: 65536,
+        source_changed_bytes: 131_072,
+        target_changed_bytes: 0,
+        marker: Some(41),
+        marker_time: Some(samples::now()),
+        rate: 1 << 20,
+        export: Some(format!("nbd://localhost/{target}")),
+        connections: 1,
+        saved_bytes: 4096,
+    })
+}
+
+impl LocalPairControl for Fake {
+    fn local_pair_create(&self, request: LocalPairCreate) -> Reply<'_, LocalPairStatus> {
+        self.reply(format!("{request:?}"), move |status| local_pair_of(status, &request.target))
+    }
+
+    fn local_pair_split(&self, request: LocalPairSplit) -> Reply<'_, Vec<LocalPairStatus>> {
+        self.reply(format!("{request:?}"), move |status| {
+            request.targets.iter().map(|target| local_pair_of(status, target)).collect()
+        })
+    }
+
+    fn local_pair_resync(&self, target: String, force: bool) -> Reply<'_, LocalPairStatus> {
+        self.reply(format!("resync {target} {force}"), move |status| local_pair_of(status, &target))
+    }
+
+    fn local_pair_reverse(&self, target: String) -> Reply<'_, LocalPairStatus> {
+        self.reply(format!("reverse {target}"), move |status| local_pair_of(status, &target))
+    }
+
+    fn local_pair_delete(&self, target: String, force: bool) -> Reply<'_, ()> {
+        self.reply(format!("local_pair_delete {target} {force}"), |_| Some(()))
+    }
+
+    fn local_pairs(&self) -> Reply<'_, Vec<LocalPairStatus>> {
+        self.reply("local_pairs".into(), |status| Some(vec![local_pair_of(status, "t")?]))
+    }
+
+    fn local_pair(&self, volume: String) -> Reply<'_, LocalPairStatus> {
+        self.reply(format!("local_pair {volume}"), move |status| local_pair_of(status, &volume))
     }
 }
 
@@ -431,6 +489,10 @@ impl Control for Fake {
     }
 
     fn backups(&self) -> &dyn BackupControl {
+        self
+    }
+
+    fn local_pairs(&self) -> &dyn LocalPairControl {
         self
     }
 

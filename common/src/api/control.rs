@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use super::backup::BackupControl;
+use super::local_pair::LocalPairControl;
 use super::types::{
     CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, ErrorKind, Failover, FailoverReport,
     GroupCreate, GroupDrills, GroupStatus, ImageStatus, LostExport, LostTail, MarkerInfo, PairStatus, PairTarget,
@@ -87,6 +88,8 @@ pub trait Control: Send + Sync + 'static {
     fn drill_unschedule(&self, group: String) -> Reply<'_, ()>;
     /// Data sets and backups.
     fn backups(&self) -> &dyn BackupControl;
+    /// Pairs on this appliance.
+    fn local_pairs(&self) -> &dyn LocalPairControl;
     /// The metrics page, Prometheus text format.
     fn metrics(&self) -> String;
 }

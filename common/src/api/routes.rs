@@ -18,6 +18,7 @@ use utoipa_axum::routes;
 use super::answer::{BODY_BYTES_MAX, Body, ErrorAnswer, Names, method_not_allowed, not_found};
 use super::backup::routes::backup_router;
 use super::control::Control;
+use super::local_pair::routes::local_pair_router;
 use super::types::{
     CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, ErrorKind, Failover, FailoverReport,
     GroupCreate, GroupDrills, GroupStatus, GroupVolume, ImageStatus, LostExport, LostTail, MarkerInfo, PairStatus,
@@ -89,6 +90,7 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(drill))
         .routes(routes!(drill_schedule, drill_unschedule))
         .merge(backup_router())
+        .merge(local_pair_router())
 }
 
 impl Api {

@@ -35,7 +35,7 @@ pub use image_records::{
 pub use records::{
     ApplianceRecord, AppliedRecord, BackupRecord, BackupStateRecord, CopyRecord, GroupRecord, GroupVolume,
     KeptMarkerRecord, OnFullRecord, PairRecord, PairStateRecord, PartedRecord, PeerRecord, RoleRecord, SetRecord,
-    VolumeRecord,
+    VolumeRecord, WhileDifferentialRecord,
 };
 pub use schema::{CATALOG_FORMAT, MARKERS_KEPT, RECORD_BYTES_MAX};
 

@@ -6,7 +6,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use super::image_records::{DrillRecord, ImageRecord, LocalPairRecord, LocalPairStateRecord, ScheduleRecord};
 use super::schema::Table;
-use crate::api::backup::types::BackupState;
+use crate::api::backup::types::{BackupState, WhileDifferential};
 use crate::api::local_pair::types::LocalPairState;
 use crate::api::types::{OnFull, PairState, Role};
 use crate::wire::message::VolumeSpec;
@@ -273,6 +273,17 @@ pub enum BackupStateRecord {
     Cancelled,
 }
 
+/// As in [`crate::api::backup::types::WhileDifferential`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum WhileDifferentialRecord {
+    /// Copied to the target first.
+    Copy,
+    /// Waited for.
+    Wait,
+    /// Read from the source.
+    Merge,
+}
+
 /// A backup.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct BackupRecord {
@@ -290,6 +301,8 @@ pub struct BackupRecord {
     pub rate: Option<u64>,
     /// Only while hosts are quiet.
     pub when_idle: bool,
+    /// What is done about what targets of local pairs still lack.
+    pub while_differential: WhileDifferentialRecord,
     /// Where it is.
     pub state: BackupStateRecord,
     /// Why it is there.
@@ -380,6 +393,7 @@ macro_rules! same_states {
 same_states!(PairStateRecord, PairState:
     InitialCopy, Paired, CatchingUp, Differential, Resync, Suspended, FailedOver, Fenced, Error);
 same_states!(OnFullRecord, OnFull: Fold, Throttle);
+same_states!(WhileDifferentialRecord, WhileDifferential: Copy, Wait, Merge);
 same_states!(BackupStateRecord, BackupState: Scheduled, Waiting, Copying, Done, Failed, Cancelled);
 
 impl From<LocalPairStateRecord> for LocalPairState {

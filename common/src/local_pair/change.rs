@@ -36,11 +36,14 @@ impl LocalPair {
     pub fn reverse(&self) -> Result<(), LocalPairError> {
         let _nobody_writes = self.hold_writes();
         let _one_change = self.copying.lock();
+        let era = self.now.lock().record.era;
         self.change(|record, bits| {
             let reversed = self.after(record, Event::Reverse)?;
             let bytes = bits.differences.bytes();
-            if bytes > 0 { Err(LocalPairError::Lacks { bytes }) } else { Ok(reversed) }
-        })
+            if bytes > 0 { Err(LocalPairError::Lacks { bytes }) } else { Ok(LocalPairRecord { era: None, ..reversed }) }
+        })?;
+        self.leave(era);
+        Ok(())
     }
 
     /// What is to be restored: complete when the updater has written all that hosts wrote to the source.
@@ -80,7 +83,7 @@ impl LocalPair {
         let record = self.record();
         tracing::error!(source = %record.source, target = %record.target, %reason, "a local pair cannot go on");
         match failed {
-            Ok(()) => {}
+            Ok(()) | Err(LocalPairError::Deleted) => {}
             Err(LocalPairError::State { .. }) => self.stands_because(Some(reason.to_owned())),
             Err(error) => {
                 tracing::error!(target = %record.target, %error, "that could not be recorded");
@@ -129,6 +132,7 @@ impl LocalPair {
             now.image = None;
             // Nothing is put into the catalogue for it any more.
             now.record.size = 0;
+            now.record.state = State::Error;
             now.record.era.take()
         };
         self.leave(era);

@@ -48,6 +48,9 @@ pub enum LocalPairError {
         /// Bytes, regions counted whole.
         bytes: u64,
     },
+    /// Somebody still had it in hand.
+    #[error("the pair was deleted")]
+    Deleted,
     /// The source is not what it was.
     #[error("volume '{volume}' is not in the image, or has another size than when the pair was made")]
     Changed {

@@ -170,6 +170,12 @@ impl LocalPair {
         &self.parts.target
     }
 
+    /// The eras of the source's group.
+    #[must_use]
+    pub const fn eras(&self) -> &Arc<Eras> {
+        &self.parts.eras
+    }
+
     /// The target's own eras.
     #[must_use]
     pub fn saves(&self) -> &Arc<Eras> {
@@ -221,6 +227,9 @@ impl LocalPair {
     ) -> Result<(), LocalPairError> {
         let _one_commit = self.kept.lock();
         let mut now = self.now.lock();
+        if now.record.size == 0 {
+            return Err(LocalPairError::Deleted);
+        }
         let mut bits = now.bits.clone();
         let record = change(&now.record, &mut bits)?;
         self.parts.catalog.put_local_pair(&record, &bits.encode())?;

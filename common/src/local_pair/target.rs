@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::bits::{holds, pieces, range};
+use super::bits::{VOLUME, holds, pieces, range};
 use super::error::{LocalPairError, volume_error};
 use super::pair::LocalPair;
 use super::redirect::RedirectFile;
@@ -13,8 +13,8 @@ use crate::extent::Extent;
 use crate::ids::VolumeIndex;
 use crate::journal::Position;
 use crate::nbd::IoError;
-use crate::t0::BlockVolume;
 use crate::t0::export::{DATA_STEP, disk_answer};
+use crate::t0::{BlockVolume, Joined};
 use crate::volumes::{VolumeFile, Volumes};
 
 /// How often a range is read again because the copier was faster.
@@ -143,11 +143,25 @@ impl LocalPair {
             volumes.insert(RedirectFile::volume(self));
             self.parts
                 .saves
-                .save(Position::default(), &[extent], &volumes)
+                .save(self.parts.saves.applied_position(), &[extent], &volumes)
                 .map_err(failed("save what is overwritten of"))?;
         }
         target.touch();
         write(target).map_err(failed("write"))
+    }
+
+    /// Begins an image of the target as it is now, for who reads it while hosts write. Each has a place of its own, which only this
+    /// counts, so that no younger one joins an older one.
+    ///
+    /// # Errors
+    /// [`LocalPairError`].
+    pub fn begin_image(&self) -> Result<Joined, LocalPairError> {
+        let _nobody_writes = self.hold_writes();
+        let saves = &self.parts.saves;
+        let before = saves.applied_position();
+        let at = Position { offset: before.offset + 1, ..before };
+        saves.applied(at);
+        Ok(saves.begin(&saves.hold(at), &[VOLUME].into())?)
     }
 
     /// A crash knows that the target is written here.

@@ -99,6 +99,14 @@ pub struct Barrier {
     at: Position,
 }
 
+impl Barrier {
+    /// Where it is.
+    #[must_use]
+    pub const fn place(&self) -> Position {
+        self.at
+    }
+}
+
 impl Drop for Barrier {
     fn drop(&mut self) {
         let mut state = self.eras.state.write();

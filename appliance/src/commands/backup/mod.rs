@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
-use tidemark_common::api::backup::types::{BackupCreate, BackupInfo, BackupOrder, BackupState};
+use tidemark_common::api::backup::types::{BackupCreate, BackupInfo, BackupOrder, BackupState, WhileDifferential};
 
 use super::{Service, ask};
 use crate::cli::{Common, name, size};
@@ -67,6 +67,17 @@ pub(crate) enum Order {
     SmallestFirst,
 }
 
+/// What is done about what a target still lacks of the image of its split.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Differential {
+    /// Copy it to the target when the backup comes there
+    Copy,
+    /// Begin to copy when nothing differs
+    Wait,
+    /// Read it from the source, without waiting
+    Merge,
+}
+
 /// `tidemark backup create`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Create {
@@ -91,6 +102,9 @@ pub(crate) struct Create {
     /// Copy only while hosts are quiet
     #[arg(long)]
     when_idle: bool,
+    /// Of targets of local pairs that were split: what to do about what they still lack
+    #[arg(long, value_enum, default_value = "merge", value_name = "HOW")]
+    while_differential: Differential,
     /// Wait until it is over
     #[arg(long)]
     wait: bool,
@@ -164,8 +178,13 @@ async fn create(args: Create, service: &Service) -> Result<(), Failure> {
         Order::SmallestFirst => BackupOrder::SmallestFirst,
     };
     let to = if stream { "-".to_owned() } else { absolute(&args.to)? };
+    let while_differential = match args.while_differential {
+        Differential::Copy => WhileDifferential::Copy,
+        Differential::Wait => WhileDifferential::Wait,
+        Differential::Merge => WhileDifferential::Merge,
+    };
     let Create { name, sets, at, rate, when_idle, .. } = args;
-    let request = BackupCreate { name: name.clone(), sets, order, to, at, rate, when_idle };
+    let request = BackupCreate { name: name.clone(), sets, order, to, at, rate, when_idle, while_differential };
     let backup = service.client.backup_create(&request).await?;
     if stream {
         return take_stream(service, &name).await;

@@ -151,6 +151,7 @@ mod tests {
             at: None,
             rate: None,
             when_idle: false,
+            while_differential: tidemark_common::api::backup::types::WhileDifferential::Merge,
             asked: jiff::Timestamp::UNIX_EPOCH,
             began: None,
             ended: None,

@@ -142,6 +142,7 @@ impl Appliance {
             at_ns: request.at.map(ns),
             rate: request.rate,
             when_idle: request.when_idle,
+            while_differential: request.while_differential.into(),
             state: if request.at.is_some() { BackupStateRecord::Scheduled } else { BackupStateRecord::Waiting },
             reason: None,
             asked_ns: ns(now),
@@ -182,7 +183,7 @@ impl Appliance {
         let moment = {
             // No volume leaves its group between the begin of its image and its being known as read.
             let _alone = self.changing.lock().await;
-            let moment = self.moment(&record.name, &sets::volumes(&found)).await?;
+            let moment = self.moment(&record.name, &sets::volumes(&found), record.while_differential.into()).await?;
             *job.eras.lock() = moment.eras();
             moment
         };
@@ -244,6 +245,12 @@ impl Appliance {
     fn begin(&self, job: Arc<Job>, work: Work) {
         let Some(this) = self.this.upgrade() else { return };
         self.runtime.spawn(async move {
+            let waited = this.wait_complete(&job.stop, &work.moment).await;
+            if let Err(why) = waited {
+                drop(work);
+                this.end(&job, Err(CopyError::Image(tidemark_backup::image::ImageError(why))));
+                return;
+            }
             let copyings = Arc::clone(&this.backups.copyings);
             let Ok(permit) = copyings.acquire_owned().await else { return };
             let runtime = this.runtime.clone();
@@ -490,6 +497,7 @@ fn info(record: &BackupRecord, progress: Option<&Progress>) -> BackupInfo {
         at: record.at_ns.map(timestamp),
         rate: record.rate,
         when_idle: record.when_idle,
+        while_differential: record.while_differential.into(),
         asked: timestamp(record.asked_ns),
         began: record.began_ns.map(timestamp),
         ended: record.ended_ns.map(timestamp),

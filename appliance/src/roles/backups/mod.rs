@@ -1,13 +1,14 @@
 //! Data sets and backups of this appliance.
 //!
-//! `sets` (what may be backed up), `moment` (images of the groups concerned), `jobs` (from the request to the end), `targets`
-//! (opening where it goes), `restore` (back onto volumes).
+//! `sets` (what may be backed up), `moment` (images of the groups concerned), `jobs` (from the request to the end), `targets_of_pairs`
+//! (images of targets), `targets` (opening where it goes), `restore` (back onto volumes).
 
 mod jobs;
 mod moment;
 mod restore;
 mod sets;
 mod targets;
+mod targets_of_pairs;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use tidemark_backup::image::{Image as Readable, ImageError};
 use tidemark_backup::manifest::{Moment as Said, VolumeSaid};
 use tidemark_backup::plan::Images;
+use tidemark_common::api::backup::types::WhileDifferential;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::{GroupId, VolumeIndex};
+use tidemark_common::local_pair::LocalPair;
 use tidemark_common::t0::{Eras, Image, ImagePoint, ImageVolume};
 
 use crate::roles::appliance::Appliance;
@@ -17,6 +19,8 @@ pub(super) struct Moment {
     pub(super) images: Images,
     pub(super) said: Vec<Said>,
     held: Vec<Held>,
+    /// Targets that are to lack nothing before it is copied.
+    pub(super) wait_for: Vec<Arc<LocalPair>>,
 }
 
 impl Moment {
@@ -36,10 +40,10 @@ impl Moment {
 }
 
 /// A user of an era, as long as it lives.
-struct Held {
-    group: GroupId,
-    eras: Arc<Eras>,
-    era: u64,
+pub(super) struct Held {
+    pub(super) group: GroupId,
+    pub(super) eras: Arc<Eras>,
+    pub(super) era: u64,
 }
 
 impl Drop for Held {
@@ -49,10 +53,10 @@ impl Drop for Held {
 }
 
 /// One volume of a group's image.
-struct VolumeImage {
-    image: Image,
-    index: VolumeIndex,
-    size: u64,
+pub(super) struct VolumeImage {
+    pub(super) image: Image,
+    pub(super) index: VolumeIndex,
+    pub(super) size: u64,
 }
 
 impl Readable for VolumeImage {
@@ -75,10 +79,20 @@ impl Readable for VolumeImage {
 
 impl Appliance {
     /// Images of these volumes, as they are now.
-    pub(super) async fn moment(&self, backup: &str, volumes: &BTreeSet<String>) -> Result<Moment, String> {
+    pub(super) async fn moment(
+        &self,
+        backup: &str,
+        volumes: &BTreeSet<String>,
+        how: WhileDifferential,
+    ) -> Result<Moment, String> {
         let mut groups: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut targets = Vec::new();
         for volume in volumes {
             self.volume(volume).map_err(|error| error.message)?;
+            if let Some(held) = self.local_pairs.of_target(volume) {
+                targets.push(held);
+                continue;
+            }
             let group = self.group_of(volume).ok_or_else(|| {
                 format!(
                     "volume '{volume}' is in no group, so nothing says what it held at a moment: \
@@ -90,7 +104,16 @@ impl Appliance {
         // Not one after the other: the cuts lie as near to each other as they can.
         let taken = groups.iter().map(|(group, volumes)| self.image_of(backup, group, volumes));
         let taken = futures_util::future::join_all(taken).await;
-        let mut moment = Moment { images: Images::new(), said: Vec::new(), held: Vec::new() };
+        let mut moment = Moment { images: Images::new(), said: Vec::new(), held: Vec::new(), wait_for: Vec::new() };
+        for target in targets {
+            let (held, said, images) = tokio::task::block_in_place(|| Self::image_of_target(&target, how))?;
+            moment.held.push(held);
+            say_once(&mut moment.said, said);
+            moment.images.extend(images);
+            if how == WhileDifferential::Wait {
+                moment.wait_for.push(Arc::clone(&target.pair));
+            }
+        }
         for one in taken {
             let (held, said, images) = one?;
             moment.held.push(held);
@@ -147,5 +170,13 @@ impl Appliance {
         let volumes = wanted.iter().map(|spec| VolumeSaid { name: spec.name.clone(), size: spec.size }).collect();
         let said = Said { group: group.into(), marker: point.marker.number, time, volumes };
         Ok((held, said, images.collect()))
+    }
+}
+
+/// Targets of one split have one moment.
+fn say_once(said: &mut Vec<Said>, next: Said) {
+    match said.iter_mut().find(|before| before.group == next.group && before.marker == next.marker) {
+        Some(before) => before.volumes.extend(next.volumes),
+        None => said.push(next),
     }
 }

@@ -49,6 +49,31 @@ impl BackupOrder {
     }
 }
 
+/// What a backup of a target does about what is still to be copied to it since its split.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhileDifferential {
+    /// It is copied to the target when the backup comes there, then read from the target.
+    Copy,
+    /// The backup begins to copy when nothing differs.
+    Wait,
+    /// It is read from the source, and the rest from the target: nothing is waited for.
+    #[default]
+    Merge,
+}
+
+impl WhileDifferential {
+    /// As people write it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Copy => "copy",
+            Self::Wait => "wait",
+            Self::Merge => "merge",
+        }
+    }
+}
+
 /// `backup create`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BackupCreate {
@@ -69,6 +94,9 @@ pub struct BackupCreate {
     /// Copy only while hosts are quiet.
     #[serde(default)]
     pub when_idle: bool,
+    /// Of targets of local pairs: what is done about what they still lack.
+    #[serde(default)]
+    pub while_differential: WhileDifferential,
 }
 
 /// Where a backup is.
@@ -161,6 +189,8 @@ pub struct BackupInfo {
     pub rate: Option<u64>,
     /// Only while hosts are quiet.
     pub when_idle: bool,
+    /// What is done about what targets of local pairs still lack.
+    pub while_differential: WhileDifferential,
     /// When it was asked for.
     #[schema(value_type = String, format = DateTime)]
     pub asked: Timestamp,

@@ -1,7 +1,8 @@
-//! The part of the control API that is about pairs on one appliance: its types, what it asks of the appliance, and
-//! the asking end.
+//! The part of the control API that is about pairs on one appliance: its types, what it asks of the appliance,
+//! its paths, and the asking end.
 
 mod client;
+pub(super) mod routes;
 pub mod types;
 
 use self::types::{LocalPairCreate, LocalPairSplit, LocalPairStatus};

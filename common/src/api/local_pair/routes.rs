@@ -39,15 +39,12 @@ async fn local_pairs(State(api): State<Api>) -> Answer<Vec<LocalPairStatus>> {
 /// Makes a pair: what the target holds is overwritten.
 #[utoipa::path(post, path = "/v1/local-pairs", request_body = LocalPairCreate,
     responses((status = 200, body = LocalPairStatus), (status = "default", body = ErrorBody)))]
-async fn local_pair_create(
-    State(api): State<Api>,
-    Body(request): Body<LocalPairCreate>,
-) -> Answer<LocalPairStatus> {
+async fn local_pair_create(State(api): State<Api>, Body(request): Body<LocalPairCreate>) -> Answer<LocalPairStatus> {
     api.carry_out(async move |control| control.local_pairs().local_pair_create(request).await).await.map(Json)
 }
 
 /// One pair by its target; a volume in no pair is simplex.
-#[utoipa::path(get, path = "/v1/local-pairs/{volume}", params(("volume" = String, Path,)),
+#[utoipa::path(get, path = "/v1/local-pairs/{target}", params(("target" = String, Path,)),
     responses((status = 200, body = LocalPairStatus), (status = "default", body = ErrorBody)))]
 async fn local_pair(State(api): State<Api>, Names(volume): Names<String>) -> Answer<LocalPairStatus> {
     Ok(Json(api.control.local_pairs().local_pair(volume).await?))
@@ -81,9 +78,7 @@ async fn local_pair_resync(
     Names(target): Names<String>,
     Query(how): Query<Forced>,
 ) -> Answer<LocalPairStatus> {
-    api.carry_out(async move |control| control.local_pairs().local_pair_resync(target, how.force).await)
-        .await
-        .map(Json)
+    api.carry_out(async move |control| control.local_pairs().local_pair_resync(target, how.force).await).await.map(Json)
 }
 
 /// Restores the source from the target: what differs is written to it as a host would.

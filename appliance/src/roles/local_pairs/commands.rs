@@ -1,0 +1,209 @@
+//! What operators do with pairs on this appliance. Whoever takes an image away closes its door first and waits for the hosts
+//! inside.
+
+use std::sync::Arc;
+
+use tidemark_common::api::local_pair::types::{LocalPairCreate, LocalPairSplit, LocalPairStatus};
+use tidemark_common::api::types::ErrorBody;
+use tidemark_common::catalog::{LocalPairRecord, LocalPairStateRecord as State};
+use tidemark_common::ids::GroupId;
+use tidemark_common::local_pair::split::split;
+use tidemark_common::local_pair::states::{Event, next};
+use tidemark_common::local_pair::{LocalPair, LocalPairError};
+
+use super::Held;
+use super::checks::{Wanted, refuse_connected, told};
+use crate::roles::appliance::{Appliance, Volume, failed, invalid, refused};
+use crate::roles::door::Closed;
+use crate::roles::groups::random_id;
+
+/// Bytes per second copied at most, when nothing is said.
+const RATE: u64 = 256 << 20;
+
+impl Appliance {
+    /// `local-pair create`.
+    pub(super) async fn create_local_pair(&self, request: LocalPairCreate) -> Result<LocalPairStatus, ErrorBody> {
+        let _alone = self.changing.lock().await;
+        let wanted = self.check_local_pair(&request)?;
+        let record = self.new_record(&request, &wanted)?;
+        close(&wanted.target, format!("the target of '{}'", request.source)).await;
+        let made =
+            tokio::task::block_in_place(|| LocalPair::create(self.local_pair_parts(&record)?, record).map_err(failed));
+        match made {
+            Ok(pair) => {
+                let held = Arc::new(Held::new(pair, None));
+                self.local_pairs.held.write().insert(request.target.clone(), Arc::clone(&held));
+                self.start_local_pair(&held);
+                Ok(self.local_pair_status(&held))
+            }
+            Err(error) => {
+                self.settle_door(&request.target).await;
+                Err(error)
+            }
+        }
+    }
+
+    fn new_record(&self, request: &LocalPairCreate, wanted: &Wanted) -> Result<LocalPairRecord, ErrorBody> {
+        Ok(LocalPairRecord {
+            target: request.target.clone(),
+            id: random_id()?,
+            source: request.source.clone(),
+            source_index: wanted.index,
+            group: wanted.group.keeper.name(),
+            group_id: wanted.group.keeper.id().0,
+            size: wanted.source.file.size(),
+            state: State::Copy,
+            reason: None,
+            since_ns: i64::try_from(self.clock.wall().as_nanosecond()).unwrap_or(i64::MAX),
+            rate: request.rate.unwrap_or(RATE),
+            era: None,
+            begin: None,
+            marker: 0,
+            marker_ns: 0,
+        })
+    }
+
+    /// `local-pair split`: all at one marker, or none.
+    pub(super) async fn split_local_pairs(&self, request: LocalPairSplit) -> Result<Vec<LocalPairStatus>, ErrorBody> {
+        let _alone = self.changing.lock().await;
+        let held = self.to_split(&request.targets)?;
+        let first = held.first().ok_or_else(|| invalid("name at least one target"))?;
+        let group = self.check_source(&first.pair.record())?;
+        let point = self.image_point(&group, &first.pair.target().name, None).await?;
+        let pairs: Vec<_> = held.iter().map(|held| Arc::clone(&held.pair)).collect();
+        let done = tokio::task::block_in_place(|| split(&pairs, &point));
+        drop(point);
+        done.map_err(|error| told(first, "split", error))?;
+        for held in &held {
+            self.settle_door(&held.pair.target().name).await;
+        }
+        Ok(held.iter().map(|held| self.local_pair_status(held)).collect())
+    }
+
+    fn to_split(&self, targets: &[String]) -> Result<Vec<Arc<Held>>, ErrorBody> {
+        let mut found: Vec<Arc<Held>> = Vec::new();
+        for target in targets {
+            let held = self.usable(target)?;
+            let record = held.pair.record();
+            allowed(&held, "split", Event::Split)?;
+            self.check_source(&record)?;
+            if let Some(other) =
+                found.first().map(|first| first.pair.record()).filter(|first| first.group_id != record.group_id)
+            {
+                return Err(refused(format!(
+                    "'{}' is of group '{}' and '{target}' is of group '{}': only the volumes of one group have a common moment. Split \
+                     them apart, or take the sources into one group",
+                    other.target, other.group, record.group
+                )));
+            }
+            if !found.iter().any(|other| Arc::ptr_eq(other, &held)) {
+                found.push(held);
+            }
+        }
+        Ok(found)
+    }
+
+    /// A pair whose target can be used.
+    pub(super) fn usable(&self, target: &str) -> Result<Arc<Held>, ErrorBody> {
+        let held = self.local_pairs.get(target)?;
+        match &held.missing {
+            Some(missing) => Err(refused(format!("volume '{target}' cannot be used: {missing}"))),
+            None => Ok(held),
+        }
+    }
+
+    /// `local-pair resync`.
+    pub(super) async fn resync_local_pair(&self, target: &str, force: bool) -> Result<LocalPairStatus, ErrorBody> {
+        let _alone = self.changing.lock().await;
+        let held = self.usable(target)?;
+        allowed(&held, "made equal again", Event::Resync)?;
+        self.check_source(&held.pair.record())?;
+        self.refuse_backed_up(&held)?;
+        let volume = self.volume(target)?;
+        if !force {
+            refuse_connected(
+                target,
+                &volume,
+                "what they wrote would be overwritten (--force does that, and gives them errors)",
+            )?;
+        }
+        close(&volume, format!("'{target}' follows its source again")).await;
+        let done = tokio::task::block_in_place(|| held.pair.resync());
+        self.settle_door(target).await;
+        done.map_err(|error| told(&held, "made equal again", error))?;
+        Ok(self.local_pair_status(&held))
+    }
+
+    /// `local-pair delete`.
+    pub(super) async fn delete_local_pair(&self, target: &str, force: bool) -> Result<(), ErrorBody> {
+        let _alone = self.changing.lock().await;
+        let held = self.local_pairs.get(target)?;
+        let record = held.pair.record();
+        if !force {
+            refuse_deletion(&held, &record)?;
+        }
+        self.refuse_backed_up(&held)?;
+        if let Ok(volume) = self.volume(target) {
+            close(&volume, format!("the local pair of '{target}' is being deleted")).await;
+        }
+        let done = tokio::task::block_in_place(|| held.pair.delete());
+        if done.is_ok() {
+            held.ended.cancel();
+            let task = held.task.lock().take();
+            if let Some(task) = task {
+                let _ = task.await;
+            }
+            self.local_pairs.held.write().remove(target);
+            self.remove_saves(GroupId(record.id));
+        }
+        self.settle_door(target).await;
+        self.settle_door(&record.source).await;
+        done.map_err(failed)
+    }
+
+    fn remove_saves(&self, id: GroupId) {
+        // There only if a backup ever read it.
+        let folder = self.saves_folder(id);
+        if let Err(error) = std::fs::remove_dir(&folder)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(folder = %folder.display(), %error, "the folder of a pair that is gone could not be removed");
+        }
+    }
+
+    /// What a backup reads does not go away under it.
+    fn refuse_backed_up(&self, held: &Held) -> Result<(), ErrorBody> {
+        let record = held.pair.record();
+        let Some(backup) = self.backups.using(GroupId(record.id)) else { return Ok(()) };
+        Err(refused(format!(
+            "backup '{backup}' reads volume '{}': wait for it, or `tidemark backup cancel {backup}`",
+            record.target
+        )))
+    }
+}
+
+fn allowed(held: &Held, asked: &str, event: Event) -> Result<(), ErrorBody> {
+    let state = held.pair.state();
+    let name = tidemark_common::api::local_pair::types::LocalPairState::from(state).name();
+    next(state, event).map(drop).ok_or_else(|| told(held, asked, LocalPairError::State { state: name }))
+}
+
+/// What is lost with a pair is lost only when that is said.
+fn refuse_deletion(held: &Held, record: &LocalPairRecord) -> Result<(), ErrorBody> {
+    let (source, target) = (&record.source, &record.target);
+    let lacks = held.pair.figures().differential_bytes;
+    match record.state {
+        State::Reverse => Err(refused(format!(
+            "volume '{source}' is half restored from '{target}': wait until it is a pair again. With --force '{source}' stays as it is now"
+        ))),
+        State::Split if lacks > 0 => Err(refused(format!(
+            "{lacks} bytes of the image are still to be copied to '{target}': wait until nothing differs. With --force the image is lost"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Waits for the hosts inside; those that come find it closed.
+pub(super) async fn close(volume: &Volume, reason: String) {
+    volume.door.lead_to(Arc::new(Closed { size: volume.file.size(), reason })).await;
+}

@@ -1,0 +1,82 @@
+//! The task of a pair: a step of copying after the other, no faster than its rate; in `reverse`, the restore of its source.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemark_common::catalog::LocalPairStateRecord as State;
+use tidemark_common::local_pair::Copied;
+
+use super::Held;
+use crate::roles::appliance::Appliance;
+
+/// A target that follows waits so long for more to come: writes near to each other are copied, and synced, together.
+const GATHER: Duration = Duration::from_millis(100);
+/// How long the task waits for what cannot go on now.
+pub(super) const RETRY: Duration = Duration::from_secs(1);
+
+impl Appliance {
+    /// Sets a pair to work.
+    pub(super) fn start_local_pair(&self, held: &Arc<Held>) {
+        let (Some(this), held) = (self.this.upgrade(), Arc::clone(held)) else { return };
+        if held.missing.is_some() {
+            return;
+        }
+        let working = Arc::clone(&held);
+        let task = self.runtime.spawn(async move {
+            tokio::select! {
+                () = this.local_pairs.stop.cancelled() => {}
+                () = working.ended.cancelled() => {}
+                () = this.work_local_pair(&working) => {}
+            }
+        });
+        *held.task.lock() = Some(task);
+    }
+
+    async fn work_local_pair(&self, held: &Arc<Held>) {
+        loop {
+            let state = held.pair.state();
+            if state == State::Reverse {
+                self.restore_source(held).await;
+                continue;
+            }
+            let copied = self.step_local_pair(held).await;
+            if held.pair.state() != state {
+                self.settle_door(&held.pair.target().name).await;
+            }
+            match copied {
+                Copied::Bytes(bytes) => tokio::time::sleep(lasts(bytes, held.pair.record().rate)).await,
+                Copied::Nothing => {
+                    held.pair.work.notified().await;
+                    tokio::time::sleep(GATHER).await;
+                }
+            }
+        }
+    }
+
+    /// One step, on a thread that may wait for disks.
+    ///
+    /// # Cancel safety
+    /// A step that was begun goes to its end.
+    async fn step_local_pair(&self, held: &Arc<Held>) -> Copied {
+        let Ok(_one_of_few) = self.local_pairs.steps.acquire().await else { return Copied::Nothing };
+        let pair = Arc::clone(&held.pair);
+        tokio::task::spawn_blocking(move || pair.step()).await.unwrap_or(Copied::Nothing)
+    }
+}
+
+/// How long so many bytes last at a rate.
+pub(super) fn lasts(bytes: u64, rate: u64) -> Duration {
+    let ns = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
+    Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_bytes_per_second() {
+        assert_eq!(lasts(1 << 20, 4 << 20), Duration::from_millis(250));
+        assert_eq!(lasts(u64::MAX, 0), Duration::from_nanos(u64::MAX));
+    }
+}

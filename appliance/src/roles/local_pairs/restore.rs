@@ -1,0 +1,111 @@
+//! `local-pair reverse`: what hosts wrote to either side since the split is written back to the source, as a host would, so that it
+//! is captured and replicated like any write. Both are closed until that is done, also over a kill: it is done from the begin
+//! then.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tidemark_common::api::local_pair::types::LocalPairStatus;
+use tidemark_common::api::types::ErrorBody;
+use tidemark_common::catalog::LocalPairStateRecord as State;
+use tidemark_common::extent::Extent;
+use tidemark_common::local_pair::LocalPair;
+use tidemark_common::nbd::{Export, ZeroMode};
+use tidemark_primary::group::Primary;
+
+use super::Held;
+use super::checks::{refuse_connected, told};
+use super::commands::close;
+use super::copying::{RETRY, lasts};
+use crate::roles::appliance::Appliance;
+
+/// How often it is looked whether the updater is there.
+const LOOK: Duration = Duration::from_millis(10);
+
+impl Appliance {
+    /// `local-pair reverse`.
+    pub(super) async fn reverse_local_pair(&self, target: &str) -> Result<LocalPairStatus, ErrorBody> {
+        let _alone = self.changing.lock().await;
+        let held = self.usable(target)?;
+        let record = held.pair.record();
+        self.check_source(&record)?;
+        self.primary(&record.group)?;
+        let (source, volume) = (self.volume(&record.source)?, self.volume(target)?);
+        refuse_connected(&record.source, &source, "it would change under them")?;
+        refuse_connected(target, &volume, "what they write would not be restored")?;
+        close(&source, format!("being restored from '{target}'")).await;
+        close(&volume, format!("'{}' is being restored from it", record.source)).await;
+        let done = tokio::task::block_in_place(|| held.pair.reverse());
+        self.settle_door(&record.source).await;
+        self.settle_door(target).await;
+        done.map_err(|error| told(&held, "restored from", error))?;
+        Ok(self.local_pair_status(&held))
+    }
+
+    /// Restores the source, and tries again for as long as that fails.
+    pub(super) async fn restore_source(&self, held: &Arc<Held>) {
+        while held.pair.state() == State::Reverse {
+            if let Err(reason) = self.try_restore(held).await {
+                tracing::warn!(target = %held.pair.target().name, %reason, "a source could not be restored; it is tried again");
+                held.pair.stands_because(Some(reason));
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+        let record = held.pair.record();
+        self.settle_door(&record.source).await;
+        self.settle_door(&record.target).await;
+    }
+
+    async fn try_restore(&self, held: &Arc<Held>) -> Result<(), String> {
+        let record = held.pair.record();
+        let message = |error: ErrorBody| error.message;
+        self.check_source(&record).map_err(message)?;
+        let primary = self.primary(&record.group).map_err(message)?;
+        self.wait_written_back(&primary, held).await?;
+        let source = primary.export(&record.source).ok_or("the source is not in its group")?;
+        let runs = held.pair.to_restore();
+        let mut left: u64 = runs.iter().map(|run| run.length).sum();
+        held.pair.stands_because(None);
+        for run in runs {
+            held.to_restore_bytes.store(left, Ordering::Relaxed);
+            restore(&held.pair, &*source, run).await?;
+            left -= run.length;
+            tokio::time::sleep(lasts(run.length, record.rate)).await;
+        }
+        // Durable before it counts: the journal writes it to the source's file, whatever happens.
+        source.flush().await.map_err(|error| format!("flush volume '{}': {error}", record.source))?;
+        let pair = Arc::clone(&held.pair);
+        let restored = tokio::task::spawn_blocking(move || pair.restored()).await;
+        held.to_restore_bytes.store(0, Ordering::Relaxed);
+        restored.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    }
+
+    /// What hosts wrote is in the source's file, and so it is marked.
+    async fn wait_written_back(&self, primary: &Arc<Primary>, held: &Held) -> Result<(), String> {
+        let point = primary.image_point(None).await.map_err(|error| error.to_string())?;
+        let place = point.barrier.place();
+        drop(point);
+        while held.pair.eras().applied_position() < place {
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+}
+
+async fn restore(pair: &Arc<LocalPair>, source: &dyn Export, run: Extent) -> Result<(), String> {
+    let reading = Arc::clone(pair);
+    let read = tokio::task::spawn_blocking(move || {
+        if reading.hole(run.offset, run.length)? == run.length {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; usize::try_from(run.length).unwrap_or(0)];
+        reading.read(run.offset, &mut bytes).map(|()| Some(bytes))
+    });
+    let read = read.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    let written = match read {
+        Some(bytes) => source.write(run.offset, &bytes, false).await,
+        None => source.write_zeroes(run.offset, run.length, ZeroMode::default()).await,
+    };
+    written.map_err(|error| format!("write the source at {}: {error}", run.offset))
+}

@@ -1,0 +1,364 @@
+//! Pairs of a source and a target on one appliance, under load and kills: the source is never harmed, the target is the image of
+//! its split or clearly none.
+
+use std::time::Duration;
+
+use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
+use tidemark_tests::appliance::Appliance;
+use tidemark_tests::history::Tick;
+use tidemark_tests::host::{Connection, HostError};
+use tidemark_tests::image::{Image, compare};
+use tidemark_tests::oracle::{Bounds, assert_legal};
+use tidemark_tests::pair::{GROUP, Pair, Setup};
+use tidemark_tests::wait::wait_until;
+
+/// Until some megabytes are copied, also at a low rate.
+const LIMIT: Duration = Duration::from_secs(60);
+/// A rate at which nothing is ever done copying within a test.
+const CRAWL: &str = "256KiB";
+
+const TARGETS: [&str; 3] = ["ta", "tb", "tc"];
+
+fn size(pair: &Pair) -> String {
+    pair.profile(0).volume_bytes().to_string()
+}
+
+/// A target for each volume of the group; nothing of them is read before it was copied.
+fn make_targets(pair: &Pair, side: &Appliance, rate: &str) {
+    for (source, target) in pair.volumes().iter().zip(TARGETS) {
+        side.ok(&["volume", "create", target, "--size", &size(pair)]);
+        side.open(target).write_all(0, &vec![0xEE; 1 << 20]).expect("write to a volume in no group");
+        wait_alone(side, target);
+        let made: LocalPairStatus = side.json(&["local-pair", "create", source, "--target", target, "--rate", rate]);
+        assert_eq!((made.state, made.source.as_str()), (LocalPairState::Copy, source.as_str()));
+    }
+}
+
+/// Waits until the appliance has noticed that the hosts of a volume are gone.
+fn wait_alone(side: &Appliance, name: &str) {
+    wait_until(&format!("the hosts of {name} to be gone"), LIMIT, || {
+        let volume = side.status().volumes.into_iter().find(|volume| volume.name == name).expect("the volume");
+        if volume.connections == 0 { Ok(()) } else { Err(format!("{volume:?}")) }
+    });
+}
+
+fn show(side: &Appliance, target: &str) -> LocalPairStatus {
+    side.json(&["local-pair", "show", target])
+}
+
+fn wait_shown(
+    side: &Appliance,
+    target: &str,
+    what: &str,
+    wanted: impl Fn(&LocalPairStatus) -> bool,
+) -> LocalPairStatus {
+    wait_until(&format!("{target} to be {what}"), LIMIT, || {
+        let shown = show(side, target);
+        if wanted(&shown) { Ok(shown) } else { Err(format!("{shown:?}")) }
+    })
+}
+
+fn wait_state(side: &Appliance, state: LocalPairState) {
+    for target in TARGETS {
+        wait_shown(side, target, state.name(), |shown| shown.state == state);
+    }
+}
+
+fn wait_equal(side: &Appliance) {
+    for target in TARGETS {
+        wait_shown(side, target, "complete", |shown| shown.differential_bytes == 0);
+    }
+}
+
+fn split(pair: &Pair, side: &Appliance) -> (Vec<LocalPairStatus>, Bounds) {
+    let began = pair.history.tick();
+    let made: Vec<LocalPairStatus> = side.json(&["local-pair", "split", "ta", "tb", "tc"]);
+    assert!(
+        made.iter().all(|shown| shown.marker == made[0].marker && shown.state == LocalPairState::Split),
+        "{made:?}"
+    );
+    (made, Bounds::cut(began, pair.history.tick()))
+}
+
+fn bytes(side: &Appliance, names: &[&str]) -> Vec<Vec<u8>> {
+    names.iter().map(|name| side.open(name).read_all().expect("read a volume")).collect()
+}
+
+fn targets(side: &Appliance) -> Vec<Vec<u8>> {
+    bytes(side, &TARGETS)
+}
+
+fn sources(side: &Appliance) -> Vec<Vec<u8>> {
+    bytes(side, &["a", "b", "c"])
+}
+
+fn assert_same(what: &str, found: &[Vec<u8>], expected: &[Vec<u8>]) {
+    for (number, (found, expected)) in found.iter().zip(expected).enumerate() {
+        compare(found, expected).unwrap_or_else(|difference| panic!("{what}, volume {number}: {difference}"));
+    }
+}
+
+fn assert_closed(side: &Appliance, name: &str, why: &str) {
+    match side.try_open(name).map(drop) {
+        Err(HostError::Refused { message, .. }) => assert!(message.contains(why), "{message}"),
+        other => panic!("{name} must be closed: {other:?}"),
+    }
+}
+
+#[test]
+fn a_split_is_the_image_of_its_moment_at_once_and_a_resync_copies_only_what_differs() {
+    let pair = Pair::prefilled(&Setup::seeded(211));
+    let east = &pair.east;
+    let load = pair.load(0);
+    make_targets(&pair, east, CRAWL);
+    assert_closed(east, "ta", "local-pair split");
+    load.wait_acked(100);
+    // Hardly anything is copied: what the targets show is read from the sources.
+    let (made, bounds) = split(&pair, east);
+    assert!(made.iter().all(|shown| shown.differential_bytes > 4 << 20), "{made:?}");
+    let first = targets(east);
+    assert_legal("split at once", &pair.history.writes(), &Image::from_bytes(&first), bounds);
+    load.wait_acked(300);
+    assert_same("while most is still to be copied", &targets(east), &first);
+    assert!(show(east, "ta").saved_bytes > 0, "hosts overwrote what was not copied");
+    // A host's write to a target brings the rest of its region.
+    let mut host = east.open("tb");
+    host.write(70_144, &[7; 1024]).expect("write to a target");
+    let mut written = first.clone();
+    written[1][70_144..71_168].fill(7);
+    assert_same("with what was written to it", &targets(east), &written);
+    let why = east.refuses(&["local-pair", "resync", "tb"]);
+    assert!(why.contains("connections") && why.contains("--force"), "{why}");
+    east.ok(&["local-pair", "resync", "tb", "--force"]);
+    assert!(host.read_all().is_err(), "its host gets errors");
+    drop(host);
+    assert_closed(east, "tb", "local-pair split");
+    for target in ["ta", "tc"] {
+        wait_alone(east, target);
+        east.ok(&["local-pair", "resync", target]);
+    }
+    assert_eq!(east.status().side_store.bytes, 0, "nothing is kept for a split that is over");
+    // The pairs are made again, as fast as it goes.
+    wait_alone(east, "tb");
+    for (source, target) in pair.volumes().iter().zip(TARGETS) {
+        east.ok(&["local-pair", "delete", target]);
+        east.ok(&["local-pair", "create", source, "--target", target]);
+    }
+    wait_state(east, LocalPairState::Pair);
+    load.wait_acked(100);
+    let (_, bounds) = split(&pair, east);
+    let second = targets(east);
+    assert_legal("split of what follows", &pair.history.writes(), &Image::from_bytes(&second), bounds);
+    load.stop();
+    wait_equal(east);
+    assert_same("complete", &targets(east), &second);
+    pair.settle();
+    // Only what differs is copied, and it is everything.
+    east.open("a").write(1 << 20, &[9; 4096]).expect("write to a source");
+    east.open("ta").write(3 << 20, &[8; 4096]).expect("write to a target");
+    pair.settle();
+    wait_alone(east, "ta");
+    let changed = wait_shown(east, "ta", "changed", |shown| shown.source_changed_bytes > 0);
+    assert_eq!(changed.target_changed_bytes, 65_536);
+    let resynced: LocalPairStatus = east.json(&["local-pair", "resync", "ta"]);
+    assert!(resynced.differential_bytes <= changed.source_changed_bytes + changed.target_changed_bytes, "{resynced:?}");
+    wait_shown(east, "ta", "a pair", |shown| shown.state == LocalPairState::Pair);
+    east.ok(&["local-pair", "split", "ta"]);
+    assert_same("after the resync", &bytes(east, &["ta"]), &bytes(east, &["a"]));
+    pair.assert_copy_equals();
+}
+
+#[test]
+fn a_reverse_restores_the_source_with_what_was_written_to_the_target_and_replicates_it() {
+    let mut pair = Pair::prefilled(&Setup::seeded(212));
+    make_targets(&pair, &pair.east, "1GiB");
+    wait_state(&pair.east, LocalPairState::Pair);
+    let load = pair.load(0);
+    load.wait_acked(100);
+    split(&pair, &pair.east);
+    load.wait_acked(200);
+    let why = pair.east.refuses(&["local-pair", "reverse", "ta"]);
+    assert!(why.contains("connections"), "{why}");
+    load.stop();
+    wait_equal(&pair.east);
+    pair.east.open("ta").write(8192, &[3; 512]).expect("write to a target");
+    let expected = targets(&pair.east);
+    ["a", "b", "c", "ta", "tb", "tc"].iter().for_each(|name| wait_alone(&pair.east, name));
+    for target in TARGETS {
+        pair.east.ok(&["local-pair", "reverse", target]);
+    }
+    wait_state(&pair.east, LocalPairState::Pair);
+    assert_same("restored", &sources(&pair.east), &expected);
+    pair.assert_copy_equals();
+    // And again, killed in the middle: the source stays closed until it is done.
+    TARGETS.iter().for_each(|name| wait_alone(&pair.east, name));
+    for (source, target) in pair.volumes().iter().zip(TARGETS) {
+        pair.east.ok(&["local-pair", "delete", target]);
+        pair.east.ok(&["local-pair", "create", source, "--target", target, "--rate", "3MiB"]);
+    }
+    wait_state(&pair.east, LocalPairState::Pair);
+    split(&pair, &pair.east);
+    wait_equal(&pair.east);
+    for source in ["a", "b", "c"] {
+        let mut host = pair.east.open(source);
+        host.write_all(0, &vec![0x55; 6 << 20]).expect("write to a source");
+        host.flush().expect("flush a source");
+        drop(host);
+        wait_alone(&pair.east, source);
+    }
+    for target in TARGETS {
+        pair.east.ok(&["local-pair", "reverse", target]);
+    }
+    wait_shown(&pair.east, "ta", "half restored", |shown| (1..5 << 20).contains(&shown.differential_bytes));
+    assert_closed(&pair.east, "a", "being restored from 'ta'");
+    assert!(pair.east.refuses(&["local-pair", "delete", "ta"]).contains("half restored"));
+    pair.east.kill9();
+    pair.east.start();
+    assert_closed(&pair.east, "a", "being restored from 'ta'");
+    wait_state(&pair.east, LocalPairState::Pair);
+    assert_same("restored over a kill", &sources(&pair.east), &expected);
+    pair.wait_paired();
+    pair.assert_copy_equals();
+}
+
+/// Kills the appliance in the middle of a load; the sources hold every write that was answered.
+fn kill(pair: &mut Pair, load: u64) {
+    let running = pair.load(load);
+    running.wait_acked(150);
+    pair.east.kill9();
+    drop(running.join_broken());
+    pair.east.start();
+    let image = Image::from_bytes(&sources(&pair.east));
+    let verdict = assert_legal("the sources", &pair.history.writes(), &image, Bounds::EVERYTHING_ACKED);
+    pair.history.settle(&verdict);
+}
+
+#[test]
+fn kill_9_in_any_state_harms_no_source_and_no_image_and_forgets_no_difference() {
+    let mut pair = Pair::prefilled(&Setup::seeded(213));
+    make_targets(&pair, &pair.east, "2MiB");
+    // In the middle of the first copy.
+    wait_shown(&pair.east, "ta", "half copied", |shown| shown.differential_bytes < 5 << 20);
+    kill(&mut pair, 0);
+    assert_eq!(show(&pair.east, "ta").state, LocalPairState::Copy);
+    assert_closed(&pair.east, "ta", "local-pair split");
+    wait_state(&pair.east, LocalPairState::Pair);
+    // While they follow.
+    kill(&mut pair, 1);
+    assert_eq!(show(&pair.east, "ta").state, LocalPairState::Pair);
+    // Split, with differences.
+    let load = pair.load(2);
+    load.wait_acked(100);
+    let (_, bounds) = split(&pair, &pair.east);
+    load.wait_acked(100);
+    load.stop();
+    let image = targets(&pair.east);
+    assert_legal("the split", &pair.history.writes(), &Image::from_bytes(&image), bounds);
+    let mut host = pair.east.open("tb");
+    host.write(5000 * 512, &[6; 1024]).expect("write to a target");
+    host.flush().expect("flush a target");
+    drop(host);
+    let mut expected = image;
+    expected[1][5000 * 512..5002 * 512].fill(6);
+    for load in 3..5 {
+        kill(&mut pair, load);
+        assert_same("after kill -9", &targets(&pair.east), &expected);
+    }
+    // In the middle of a resync, which then makes both the same.
+    for target in TARGETS {
+        wait_alone(&pair.east, target);
+        pair.east.ok(&["local-pair", "resync", target]);
+    }
+    kill(&mut pair, 5);
+    for target in TARGETS {
+        assert!(matches!(show(&pair.east, target).state, LocalPairState::Resync | LocalPairState::Pair));
+        assert_closed(&pair.east, target, "local-pair split");
+    }
+    wait_state(&pair.east, LocalPairState::Pair);
+    split(&pair, &pair.east);
+    assert_same("after all of it", &targets(&pair.east), &sources(&pair.east));
+    pair.wait_paired();
+    pair.assert_copy_equals();
+}
+
+#[test]
+fn what_cannot_be_paired_is_refused_with_what_to_do() {
+    let pair = Pair::prefilled(&Setup::seeded(214));
+    let east = &pair.east;
+    let bytes = size(&pair);
+    east.ok(&["volume", "create", "small", "--size", "4096"]);
+    east.ok(&["volume", "create", "t", "--size", &bytes]);
+    east.ok(&["volume", "create", "u", "--size", &bytes]);
+    let refused = |words: &[&str], why: &str| {
+        let said = east.refuses(words);
+        assert!(said.contains(why), "{words:?}: {said}");
+    };
+    refused(&["local-pair", "create", "a", "--target", "small"], "volume resize small");
+    refused(&["local-pair", "create", "a", "--target", "a"], "its own target");
+    refused(&["local-pair", "create", "a", "--target", "b"], "in group");
+    refused(&["local-pair", "create", "t", "--target", "u"], "in no group");
+    refused(&["local-pair", "create", "nothing", "--target", "t"], "no volume 'nothing'");
+    refused(&["local-pair", "create", "a", "--target", "nothing"], "no volume 'nothing'");
+    let host: Connection = east.open("t");
+    refused(&["local-pair", "create", "a", "--target", "t"], "connections");
+    drop(host);
+    wait_alone(east, "t");
+    east.ok(&["local-pair", "create", "a", "--target", "t", "--rate", CRAWL]);
+    refused(&["local-pair", "create", "b", "--target", "t"], "already");
+    refused(&["local-pair", "create", "t", "--target", "u"], "a target itself");
+    refused(&["local-pair", "resync", "t"], "state 'copy'");
+    refused(&["local-pair", "reverse", "t"], "state 'copy'");
+    refused(&["local-pair", "split", "u"], "not the target of a local pair");
+    refused(&["group", "add", GROUP, "--volume", "t"], "local-pair delete t");
+    refused(&["group", "remove", GROUP, "--volume", "a"], "local-pair delete t");
+    for name in ["a", "t"] {
+        refused(&["volume", "resize", name, "--size", "1GiB"], "local-pair delete t");
+    }
+    refused(&["volume", "delete", "t"], "local-pair delete t");
+    east.ok(&["local-pair", "split", "t"]);
+    refused(&["local-pair", "reverse", "t"], "still to be copied");
+    refused(&["local-pair", "delete", "t"], "--force");
+    refused(&["local-pair", "split", "t"], "state 'split'");
+    // On the other side a copy may be a source as well, and stays one.
+    let west = &pair.west;
+    west.ok(&["volume", "create", "w", "--size", &bytes]);
+    west.ok(&["local-pair", "create", "a", "--target", "w"]);
+    let why = west.refuses(&["pair", "delete", GROUP, "--to", "east"]);
+    assert!(why.contains("local-pair delete w"), "{why}");
+    east.ok(&["local-pair", "delete", "t", "--force"]);
+    assert_eq!(show(east, "t").state, LocalPairState::Simplex);
+    east.open("t").write(0, &[1; 512]).expect("it is a volume like any other");
+    east.ok(&["volume", "delete", "u"]);
+}
+
+#[test]
+fn a_copy_on_the_secondary_is_split_while_it_follows() {
+    let pair = Pair::prefilled(&Setup::seeded(215));
+    make_targets(&pair, &pair.west, "1GiB");
+    let load = pair.load(0);
+    wait_state(&pair.west, LocalPairState::Pair);
+    for _ in 0..3 {
+        load.wait_acked(150);
+        let began: Tick = pair.history.tick();
+        let marker = pair.cut();
+        pair.wait_for(marker, "received");
+        split(&pair, &pair.west);
+        let bounds = Bounds { holds_acked_before: Some(began), nothing_sent_after: Some(pair.history.tick()) };
+        let image = targets(&pair.west);
+        assert_legal("the split of a copy", &pair.history.writes(), &Image::from_bytes(&image), bounds);
+        load.wait_acked(100);
+        assert_same("while the copy goes on", &targets(&pair.west), &image);
+        for target in TARGETS {
+            wait_alone(&pair.west, target);
+            pair.west.ok(&["local-pair", "resync", target]);
+        }
+    }
+    load.stop();
+    pair.settle();
+    wait_state(&pair.west, LocalPairState::Pair);
+    let why = pair.west.refuses(&["local-pair", "reverse", "ta"]);
+    assert!(why.contains("secondary"), "{why}");
+    split(&pair, &pair.west);
+    assert_same("the copy at rest", &targets(&pair.west), &sources(&pair.east));
+    pair.assert_copy_equals();
+}

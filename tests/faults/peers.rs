@@ -14,7 +14,8 @@ use tidemark_common::wire::message::{
 };
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::cluster::Cluster;
-use tidemark_tests::pair::{COPY_LIMIT, GROUP};
+use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
+use tidemark_tests::prometheus::get;
 
 struct Anybody;
 
@@ -172,4 +173,41 @@ fn a_secondary_that_chooses_a_version_that_was_not_offered_is_named() {
     let reason = pair.reason.clone().unwrap_or_default();
     assert!(reason.contains("chose protocol version 2") && reason.contains("1 to 1"), "{reason}");
     assert_eq!(pair.state, PairState::InitialCopy, "{pair:?}");
+}
+
+/// Whoever is trusted for one group has nothing to say about another: not as the primary of its copy, not as one that took over.
+#[test]
+fn a_peer_that_is_trusted_for_another_group_is_refused_counted_and_logged() {
+    let pair = Pair::paired(&Setup::one_volume("v", 1 << 20, 218));
+    let other = pair.cluster.running("other");
+    for side in [&pair.east, &pair.west] {
+        side.trust(&other, None);
+        other.trust(side, Some(side.replication()));
+    }
+    other.ok(&["volume", "create", "o", "--size", "1MiB"]);
+    other.ok(&["group", "create", "theirs", "--volume", "o"]);
+    other.ok(&["pair", "create", "theirs", "--to", "west"]);
+    other.wait_pair("theirs", "the other group to be paired", COPY_LIMIT, |pair| pair.state == PairState::Paired);
+    let mut outsider = other;
+    outsider.stop();
+    let group: [u8; 16] = hex::decode(pair.east.group(GROUP).id).expect("hexadecimal").try_into().expect("16 bytes");
+    for generation in [1, 2, 7] {
+        let claim = Hello { group, group_name: GROUP.into(), generation, ..hello() };
+        for side in [&pair.east, &pair.west] {
+            match say(&outsider, side, &Message::Hello(claim.clone())) {
+                Message::Refused(refused) => assert_eq!(refused.refusal, Refusal::Conflict, "{refused:?}"),
+                answer => panic!("{claim:?} is answered with {answer:?}"),
+            }
+        }
+    }
+    for side in [&pair.east, &pair.west] {
+        let page = get(&side.status().addresses.metrics, "/metrics");
+        let counted = page.lines().any(|line| {
+            line.starts_with("tidemark_peers_refused_total") && line.contains("conflict") && line.ends_with(" 3")
+        });
+        assert!(counted, "{page}");
+        assert!(side.log_text().contains("a peer was refused"), "{}", side.log_text());
+    }
+    // Nobody was fenced, and the copy is still that of east.
+    pair.assert_same();
 }

@@ -103,6 +103,7 @@ impl Appliance {
         };
         let generation = group.keeper.generation().0;
         let name = group.keeper.name();
+        self.check_member(peer.0, &group).map_err(|message| refuse(Refusal::Conflict, 0, message))?;
         let engine = group.engine.read().clone();
         match engine {
             Engine::Secondary(secondary) => {
@@ -158,6 +159,23 @@ impl Appliance {
                 Err(refuse(Refusal::Unready, generation, format!("group '{name}' does not run on '{here}': {reason}")))
             }
         }
+    }
+
+    /// Whether a peer is one of the two this group is between. One that is trusted for another group can neither be the primary
+    /// of this copy nor say who has taken over.
+    fn check_member(&self, peer: [u8; 32], group: &Group) -> Result<(), String> {
+        let record = group.keeper.get();
+        let caller = self.peer_by_id(&peer).unwrap_or_default();
+        if record.primary == Some(peer) || record.pairs.iter().any(|pair| pair.peer == caller) {
+            return Ok(());
+        }
+        let (here, name) = (&self.config.name, &record.name);
+        let others: Vec<_> = record.pairs.iter().map(|pair| format!("'{}'", pair.peer)).collect();
+        let with = if others.is_empty() { "nobody".into() } else { others.join(", ") };
+        Err(format!(
+            "group '{name}' on '{here}' is paired with {with}, not with '{caller}'. If '{caller}' is to have it: on '{here}', \
+             `tidemark pair delete {name} --to PEER` gives the group up and keeps its volumes"
+        ))
     }
 
     /// A new copy: its record, its volumes, its engine.

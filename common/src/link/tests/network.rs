@@ -1,6 +1,7 @@
 //! A link that breaks, and one that loses and shuffles datagrams.
 
 use std::io::{self, IoSliceMut};
+use std::net::UdpSocket;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -12,12 +13,17 @@ use super::*;
 use crate::limits::DATA_STREAMS;
 use crate::wire::message::Message;
 
+/// Where to, and what.
+type Sent = (SocketAddr, Vec<u8>);
+
 /// Loopback with a switch: while it is cut, whatever is sent vanishes. One in `loss` sends vanishes always.
 #[derive(Debug, Default)]
 struct Wire {
     cut: AtomicBool,
     loss: u64,
     sends: AtomicU64,
+    /// Every datagram sent, as somebody on the way would write it down.
+    recorded: Option<Mutex<Vec<Sent>>>,
 }
 
 #[derive(Debug)]
@@ -43,6 +49,11 @@ impl AsyncUdpSocket for SwitchedSocket {
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let number = self.wire.sends.fetch_add(1, Ordering::Relaxed);
+        if let Some(recorded) = &self.wire.recorded {
+            let size = transmit.segment_size.unwrap_or(transmit.contents.len());
+            let datagrams = transmit.contents.chunks(size).map(|datagram| (transmit.destination, datagram.to_vec()));
+            recorded.lock().extend(datagrams);
+        }
         let lost = self.wire.loss > 0 && numbers(number).next().unwrap().is_multiple_of(self.wire.loss);
         if lost || self.wire.cut.load(Ordering::Relaxed) { Ok(()) } else { self.socket.try_send(transmit) }
     }
@@ -158,4 +169,49 @@ async fn lost_datagrams_change_nothing() {
         soon(async { tokio::join!(sending, receiving) }).await;
         assert!(primary.stats().lost_packets > 0);
     }
+}
+
+/// Somebody on the way sends again what a trusted peer has sent: its handshake, its messages, its frames. That opens nothing, is
+/// reported, and disturbs nobody.
+#[tokio::test]
+async fn a_replayed_handshake_is_refused_and_reported() {
+    let wire = Arc::new(Wire { recorded: Some(Mutex::default()), ..Wire::default() });
+    let config = LinkConfig { setup_timeout: Duration::from_millis(500), ..LinkConfig::default() };
+    let (east, mut west) = pair_on(&wire, &config);
+    let (primary, secondary) = connect(&east, &west).await;
+    let (control, _incoming) = primary.open_control().await.unwrap();
+    control.send(&Message::Goodbye { message: "take me over".into() }).await.unwrap();
+    let (_control, mut heard) = secondary.accept_control().await.unwrap();
+    heard.recv().await.unwrap();
+    let (mut sender, mut receiver) = data(&primary, &secondary, DATA_STREAMS).await;
+    sender.send(frame(1, 5_000)).await.unwrap();
+    assert_eq!(receiver.recv().await, Ok(Some(frame(1, 5_000))));
+
+    let target = west.endpoint.local_addr().unwrap();
+    let recorded = wire.recorded.as_ref().unwrap().lock().clone();
+    let sent: Vec<_> = recorded.into_iter().filter(|(to, _)| *to == target).map(|(_, datagram)| datagram).collect();
+    assert!(sent.len() > 3, "a handshake and more: {}", sent.len());
+    let attacker = UdpSocket::bind(any_port()).unwrap();
+    let replay = || sent.iter().for_each(|datagram| drop(attacker.send_to(datagram, target).unwrap()));
+    replay();
+    sender.send(frame(2, 10)).await.unwrap();
+    assert_eq!(receiver.recv().await, Ok(Some(frame(2, 10))), "the connection that was listened to goes on");
+    primary.close("over");
+    secondary.closed().await;
+    // Again, now that nothing here remembers the first packet: a handshake begins, and its answers lead nowhere.
+    let refusal = soon(async {
+        loop {
+            replay();
+            if let Ok(refusal) = tokio::time::timeout(Duration::from_secs(1), west.refusals.recv()).await {
+                break refusal.unwrap();
+            }
+        }
+    });
+    let refusal = refusal.await;
+    assert_eq!((refusal.id, refusal.why.as_str()), (None, "the handshake took too long"), "nobody was taken for east");
+    // Nothing was let in: the next that comes is the one that is dialed now.
+    let again = soon(east.dial(&west)).await.unwrap();
+    let admitted = soon(west.endpoint.accept()).await.unwrap();
+    again.close("found");
+    assert_eq!(admitted.closed().await, LinkError::PeerClosed { reason: "found".into() });
 }

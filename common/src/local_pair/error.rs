@@ -52,7 +52,9 @@ pub enum LocalPairError {
     #[error("the pair was deleted")]
     Deleted,
     /// The source is not what it was.
-    #[error("volume '{volume}' is not in the image, or has another size than when the pair was made")]
+    #[error(
+        "volume '{volume}' is not in the image, or has another size than when the pair was made: delete the local pair and create it again"
+    )]
     Changed {
         /// The source.
         volume: String,

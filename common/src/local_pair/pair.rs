@@ -114,14 +114,42 @@ impl LocalPair {
         Ok(Self::with(parts, record, bits))
     }
 
-    /// A pair of the catalogue, before the updater goes on: what that writes again is marked again.
+    /// A pair of the catalogue, before the updater goes on: what that writes again is marked again. Without its bitmaps it is one that has lost them.
     ///
     /// # Errors
-    /// [`LocalPairError`] when its bits cannot be read.
+    /// [`LocalPairError::Catalog`].
     pub fn open(parts: LocalPairParts, record: LocalPairRecord) -> Result<Arc<Self>, LocalPairError> {
-        let found = parts.catalog.local_bits(&record.target)?.ok_or(LocalPairError::NoBits)?;
-        let bits = Bits::decode(&found)?;
-        Ok(Self::with(parts, record, bits))
+        let found = parts.catalog.local_bits(&record.target)?.ok_or(LocalPairError::NoBits);
+        match found.and_then(|found| Ok(Bits::decode(&found)?)) {
+            Ok(bits) => Ok(Self::with(parts, record, bits)),
+            Err(lost) => Self::open_without_bits(parts, record, &lost),
+        }
+    }
+
+    /// Nothing is known, so everything differs; the group of the source starts all the same.
+    fn open_without_bits(
+        parts: LocalPairParts,
+        record: LocalPairRecord,
+        lost: &LocalPairError,
+    ) -> Result<Arc<Self>, LocalPairError> {
+        let mut bits = Bits::everything(record.size);
+        let era = record.era;
+        let mut next = LocalPairRecord { era: None, ..record };
+        if next.state == State::Reverse {
+            // The target has everything, and a source that is half restored is restored from its begin.
+            bits.source = std::mem::take(&mut bits.differences);
+        } else {
+            next.state = State::Error;
+            next.reason = Some(format!(
+                "{lost}, so nobody knows what differs: `tidemark local-pair resync {}` copies everything",
+                next.target
+            ));
+        }
+        tracing::error!(target = %next.target, %lost, "the bitmaps of a local pair are lost");
+        parts.catalog.put_local_pair(&next, &bits.encode())?;
+        let pair = Self::with(parts, next, bits);
+        pair.leave(era);
+        Ok(pair)
     }
 
     fn with(parts: LocalPairParts, record: LocalPairRecord, bits: Bits) -> Arc<Self> {

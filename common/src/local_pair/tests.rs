@@ -55,6 +55,7 @@ fn record() -> LocalPairRecord {
 
 /// What is gone with a kill.
 struct Running {
+    catalog: Catalog,
     eras: Arc<Eras>,
     source: Arc<dyn DiskFile>,
     volumes: Volumes,
@@ -103,7 +104,7 @@ impl Running {
         volumes.insert(VolumeFile::new(SOURCE, "s".into(), Arc::clone(&source), SIZE));
         let target = Arc::new(VolumeFile::new(VOLUME, "t".into(), open_file(disk, "t", TARGET), TARGET));
         let parts = LocalPairParts {
-            catalog,
+            catalog: catalog.clone(),
             clock: Arc::new(SystemClock::new()),
             source: Arc::clone(&source),
             target,
@@ -114,7 +115,7 @@ impl Running {
             Some(record) => LocalPair::open(parts, record)?,
             None => LocalPair::create(parts, record())?,
         };
-        Ok(Self { eras, source, volumes, pair })
+        Ok(Self { catalog, eras, source, volumes, pair })
     }
 
     fn apply(&self, place: u64, extent: Extent, byte: u8) -> std::io::Result<()> {
@@ -456,4 +457,23 @@ fn a_reverse_needs_a_target_that_lacks_nothing_and_says_what_to_restore() {
     assert!(left[0].offset == 0 && left[0].end() >= 2 << 16, "{left:?}");
     rig.pair().restored().unwrap();
     assert_eq!(rig.pair().state(), State::Pair);
+}
+
+#[test]
+fn a_pair_whose_bitmaps_are_lost_says_so_and_copies_everything() {
+    let mut rig = Rig::new(64 << 20);
+    rig.write(0, SIZE, 1).unwrap();
+    rig.split().unwrap();
+    rig.write(0, 512, 2).unwrap();
+    rig.record().unwrap();
+    let record = rig.pair().record();
+    // A bitmap that was altered where its checksum cannot tell: what an older build might have left.
+    rig.running.catalog.put_local_pair(&record, &[9; 5]).unwrap();
+    rig.restart(rig.disk.clone());
+    assert_eq!(rig.pair().state(), State::Error);
+    assert!(rig.pair().record().reason.unwrap().contains("local-pair resync t"));
+    assert!(rig.running.eras.are_none(), "nothing is saved for an image that is none");
+    rig.pair().resync().unwrap();
+    assert_eq!(rig.pair().figures().differential_bytes, SIZE.div_ceil(1 << 16) << 16);
+    rig.check_resync();
 }

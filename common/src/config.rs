@@ -92,8 +92,10 @@ pub struct ReplicationConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Congestion {
-    /// By measuring bandwidth and delay: fills long and lossy links.
+    /// By what the path delivers, and how long it takes: fills long and lossy links, and sends hardly anything in vain.
     #[default]
+    Steady,
+    /// The same, as quinn does it: takes more than its share and sends much in vain.
     Bbr,
     /// By loss: fair to other traffic, for short links without loss.
     Cubic,
@@ -318,7 +320,7 @@ macro_rules! word {
         }
     };
 }
-word!(Congestion { Bbr => "bbr", Cubic => "cubic" });
+word!(Congestion { Steady => "steady", Bbr => "bbr", Cubic => "cubic" });
 word!(ControlAccess { Owner => "owner", Group => "group" });
 word!(LogFormat { Text => "text", Json => "json" });
 

@@ -5,6 +5,7 @@
 //! are medians, ratios are medians of the rounds' ratios.
 
 mod copies;
+mod goodput;
 mod half;
 mod hosts;
 mod load;
@@ -29,7 +30,7 @@ use report::{Report, Row, Target};
 use servers::Ours;
 
 /// Parts of a run, for `--only`.
-const PARTS: [&str; 6] = ["hosts", "half", "copies", "wire", "takeover", "many"];
+const PARTS: [&str; 7] = ["hosts", "half", "copies", "wire", "goodput", "takeover", "many"];
 
 /// Measures.
 #[derive(Debug, Parser)]
@@ -43,7 +44,7 @@ struct Args {
     /// Another build's binary, compared with this one instead of peers; exit code 1 when this one is slower
     #[arg(long, value_name = "BINARY")]
     compare: Option<String>,
-    /// Only these parts (hosts, half, copies, wire, takeover, many) or jobs (rw4k-qd32, ...)
+    /// Only these parts (hosts, half, copies, wire, goodput, takeover, many) or jobs (rw4k-qd32, ...)
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
     /// Another number of rounds of the host path and of copies
@@ -111,6 +112,9 @@ fn main() -> ExitCode {
         }
         if args.wants("wire") {
             wire::measure(&plan, &mut report);
+        }
+        if args.wants("goodput") {
+            goodput::measure(&plan, &mut report);
         }
         if args.wants("takeover") {
             takeover::measure(&plan, folder, &mut report);

@@ -1,5 +1,7 @@
 //! How long and how large: the small form ends in five minutes, the full one in thirty.
 
+use std::time::Duration;
+
 /// Sizes and times of one run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
@@ -19,6 +21,8 @@ pub(crate) struct Plan {
     pub(crate) copy_bytes: u64,
     /// Seconds of the half-rate measures.
     pub(crate) half_seconds: u64,
+    /// How long a line is used, once the beginning is over; virtual time.
+    pub(crate) line_lasts: Duration,
     /// Bytes that wait to be applied when the secondary takes over.
     pub(crate) backlogs: &'static [u64],
     /// Volumes of the appliance with many, and its groups.
@@ -38,6 +42,7 @@ impl Plan {
         copy_rounds: 2,
         copy_bytes: 256 << 20,
         half_seconds: 3,
+        line_lasts: Duration::from_secs(6),
         backlogs: &[0, 256 << 20],
         many: (60, 6),
         recover_bytes: 128 << 20,
@@ -52,6 +57,7 @@ impl Plan {
         copy_rounds: 3,
         copy_bytes: 2 << 30,
         half_seconds: 20,
+        line_lasts: Duration::from_secs(30),
         backlogs: &[0, 1 << 30],
         many: (1000, 100),
         recover_bytes: 2 << 30,

@@ -24,5 +24,6 @@ pub mod postgres;
 pub mod prometheus;
 pub mod small_disk;
 pub mod stamp;
+pub mod virtual_path;
 pub mod wait;
 pub mod workload;

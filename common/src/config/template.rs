@@ -85,9 +85,9 @@ fn replication(file: &mut File, config: &Config) {
     let default = default_replication();
     file.table("replication", "Where peers come in (UDP), and how the links to them behave.");
     file.required("address", link.address.to_string());
-    file.about("What one link may send per second. Set it to what the line gives: a long line is used best that way.\nWithout it, as much as congestion control finds.");
+    file.about("What one link may send per second. Without it, as much as congestion control finds.");
     file.optional("rate_limit_bytes_per_second", link.rate_limit_bytes_per_second.map(format_size), "100MiB");
-    file.about("How senders find out what a line carries: \"bbr\" (long or lossy lines) or \"cubic\" (short lines without loss).");
+    file.about("How senders find out what a line carries: \"steady\" (any line), \"bbr\" or \"cubic\" (gives way to others at every loss).");
     file.defaulted("congestion", link.congestion.to_string(), default.congestion.to_string());
     file.about("Between heartbeats of an idle link, 50ms to 1s.");
     let heartbeat = |link: &ReplicationConfig| format_duration(link.heartbeat_interval);

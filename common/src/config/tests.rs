@@ -91,7 +91,7 @@ fn a_bad_line_is_named_with_what_to_do() {
         ("# heartbeat_interval = \"500ms\"", "heartbeat_interval = \"2s\"", "from 50ms to 1s"),
         ("# idle_timeout = \"5s\"", "idle_timeout = \"1s\"", "from 1500ms to 5m"),
         ("# rate_limit_bytes_per_second = \"100MiB\"", "rate_limit_bytes_per_second = 1", "at least 64KiB"),
-        ("# congestion = \"bbr\"", "congestion = \"reno\"", "unknown variant `reno`"),
+        ("# congestion = \"steady\"", "congestion = \"reno\"", "unknown variant `reno`"),
         ("# tls_key = \"nbd.key\"", "tls_key = \"k\"", "give both, or neither"),
         ("addresses = [\"unix:nbd.sock\"]", "addresses = [\"unix:\"]", "names no socket"),
         ("addresses = [\"unix:nbd.sock\"]", "addresses = [\"unix:a\", \"unix:a\"]", "listed twice"),

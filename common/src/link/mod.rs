@@ -17,6 +17,7 @@
 mod accept;
 mod chunk;
 mod config;
+mod congestion;
 mod connection;
 mod control;
 mod dial;

@@ -11,7 +11,7 @@ pub enum Blow {
     KillBoth,
     /// The copy's side stops cleanly and starts again.
     RestartCopy,
-    /// 20 ms each way, 1 % lost, 3 % overtaken by others.
+    /// 100 ms each way, 1 % lost, 3 % overtaken by others.
     BadLink,
     /// Nothing comes through for some seconds.
     BlackHole,

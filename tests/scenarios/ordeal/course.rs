@@ -287,7 +287,7 @@ impl Course {
 
     /// The relay lies on east's way to west; west calls east directly.
     fn bad_link(&mut self) {
-        let delay = Duration::from_millis(20);
+        let delay = Duration::from_millis(100);
         self.pair.relay.set(Weather { delay, loss: 0.01, reorder: 0.03, ..Weather::default() });
         self.wait_acked(300);
         self.reach();

@@ -50,14 +50,6 @@ pub enum StartError {
         /// The last write in the journal.
         tip: Seq,
     },
-    /// The journal no longer has what the volumes miss.
-    #[error("the journal begins at segment {oldest} and the volumes are at segment {applied}: what is between is lost")]
-    JournalGap {
-        /// The oldest segment held.
-        oldest: u64,
-        /// Where the volumes are.
-        applied: u64,
-    },
     /// The images of older moments.
     #[error("the images of this group cannot go on: {0}")]
     Images(#[from] tidemark_common::t0::T0Error),
@@ -74,10 +66,7 @@ pub fn index_unapplied(
     journal: &Arc<tidemark_common::journal::Journal>,
     applied: &AppliedPosition,
 ) -> Result<Overlay<Location>, StartError> {
-    let oldest = journal.oldest();
-    if applied.position.segment != 0 && applied.position.segment < oldest.segment {
-        return Err(StartError::JournalGap { oldest: oldest.segment, applied: applied.position.segment });
-    }
+    journal.check_goes_on_from(applied.position, applied.seq)?;
     let mut index = Overlay::default();
     let mut reader = journal.reader(applied.position);
     while let Some(frame) = reader.next_tables()? {

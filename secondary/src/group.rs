@@ -77,14 +77,6 @@ pub enum StartError {
     /// The catalogue.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
-    /// The journal no longer has what the volumes miss.
-    #[error("the journal begins at segment {oldest} and the copy is at segment {applied}: what is between is lost")]
-    JournalGap {
-        /// The oldest segment held.
-        oldest: u64,
-        /// Where the volumes are.
-        applied: u64,
-    },
     /// A copy volume cannot be used.
     #[error("{0}")]
     Volumes(String),
@@ -183,10 +175,7 @@ impl Secondary {
         }
         permission.set_newest(writer.tip().marker);
         let journal = Arc::clone(writer.journal());
-        let oldest = journal.oldest().segment;
-        if applied.position.segment != 0 && applied.position.segment < oldest {
-            return Err(StartError::JournalGap { oldest, applied: applied.position.segment });
-        }
+        journal.check_goes_on_from(applied.position, applied.seq)?;
         let state = Arc::new(CopyState::new(permission, journal.durable_end(), applied));
         if let Some(kept) = kept {
             state.markers.add(Position::default(), kept.marker);
@@ -200,7 +189,7 @@ impl Secondary {
         let updater = Updater::new(Arc::clone(&journal), Arc::clone(&parts.volumes), applied).of_all_volumes();
         let mut updater = updater.saving(Some(Arc::clone(&parts.eras))).past_the_page_cache();
         let floor = state.permission().limit();
-        catch_up(&mut updater, &state, applied.position.segment.max(oldest));
+        catch_up(&mut updater, &state, applied.position.segment.max(journal.oldest().segment));
         let apply = Apply {
             updater,
             volumes: Arc::clone(&parts.volumes),

@@ -75,6 +75,30 @@ fn a_truncated_journal_segment_is_named() {
     assert_everything_is_there(&mut pair);
 }
 
+/// As when its file system is not mounted: whatever is there instead, the volumes have been further.
+#[test]
+fn a_journal_that_is_gone_keeps_its_group_from_starting_on_either_side() {
+    let mut pair = Pair::prefilled(&Setup::seeded(219));
+    pair.settle();
+    pair.east.stop();
+    pair.west.stop();
+    let before = pair.backing(&pair.west);
+    for side in [&mut pair.east, &mut pair.west] {
+        let (groups, aside) = (side.directory().join("groups"), side.directory().join("aside"));
+        std::fs::rename(&groups, &aside).expect("move the journals aside");
+        let reason = side.start_damaged();
+        assert!(reason.contains("its end is lost") && !reason.contains("panicked"), "{reason}");
+        assert!(side.try_open("a").is_err(), "nothing is served");
+        side.stop();
+        std::fs::remove_dir_all(&groups).expect("what was there instead");
+        std::fs::rename(&aside, &groups).expect("move the journals back");
+    }
+    pair.west.start();
+    assert!(pair.backing(&pair.west) == before, "the copy is as it was");
+    assert_everything_is_there(&mut pair);
+    pair.assert_same();
+}
+
 #[test]
 fn a_truncated_catalogue_is_refused_and_whole_again_when_restored() {
     let mut pair = killed(203);

@@ -252,6 +252,11 @@ impl Hosts {
         self.check_forced(what, &verdict, moment);
     }
 
+    /// As [`Self::judge_power_loss`], where nobody can say how much is left.
+    pub(crate) fn judge_remains(&self, what: &str, volumes: &[Vec<u8>]) {
+        assert_legal(what, &self.history.writes(), &Image::from_bytes(volumes), Bounds::ANY);
+    }
+
     fn flushed_before(&self, moment: Tick) -> Bounds {
         let flushed = self.flushed.iter().filter(|(_, answered)| *answered < moment).map(|(begun, _)| *begun).max();
         Bounds { holds_acked_before: flushed, nothing_sent_after: None }

@@ -6,6 +6,7 @@
 mod far;
 mod fate;
 mod hosts;
+mod lies;
 mod line;
 mod near;
 mod points;

@@ -36,7 +36,7 @@ use crate::fate::{Fate, MortalDisk, Points};
 pub(crate) const GROUP: GroupId = GroupId([7; 16]);
 pub(crate) const NEAR: &str = "near";
 pub(crate) const FAR: &str = "far";
-const JOURNAL: &str = "/journal";
+pub(crate) const JOURNAL: &str = "/journal";
 const VOLUMES: &str = "/volumes";
 const CATALOG: &str = "/catalog/records";
 
@@ -344,6 +344,17 @@ impl Site {
     /// All volumes as a host reads them.
     pub(crate) fn read_all(&self, primary: &Primary) -> Vec<Vec<u8>> {
         let read = |index| self.read(primary, index, 0, self.volume_bytes());
+        (0..self.settings.volumes).map(read).collect()
+    }
+
+    /// The same, or why a host gets an error.
+    pub(crate) fn try_read_all(&self, primary: &Primary) -> Result<Vec<Vec<u8>>, String> {
+        let read = |index| {
+            let mut bytes = vec![0; usize::try_from(self.volume_bytes()).unwrap()];
+            let export = primary.export(&name_of(index)).unwrap();
+            let done = self.runtime.block_on(export.read(0, &mut bytes));
+            done.map(|()| bytes).map_err(|error| format!("{error:?}"))
+        };
         (0..self.settings.volumes).map(read).collect()
     }
 

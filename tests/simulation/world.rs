@@ -12,6 +12,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tidemark_common::api::types::{MarkerInfo, PairState};
+use tidemark_common::wire::message::Position;
 use tidemark_primary::cut::CutError;
 use tidemark_tests::history::Tick;
 use tidemark_tests::image::compare;
@@ -44,6 +45,8 @@ pub(crate) struct Figures {
     pub(crate) differential: u64,
     pub(crate) resyncs: u64,
     pub(crate) full: u64,
+    pub(crate) lies: u64,
+    pub(crate) lies_noticed: u64,
     /// Over every step and its outcome.
     pub(crate) trace: u64,
 }
@@ -62,6 +65,8 @@ impl Figures {
         self.differential += other.differential;
         self.resyncs += other.resyncs;
         self.full += other.full;
+        self.lies += other.lies;
+        self.lies_noticed += other.lies_noticed;
     }
 }
 
@@ -80,6 +85,8 @@ impl std::fmt::Display for Figures {
             ("resyncs", self.resyncs),
             ("markers", self.markers),
             ("copies judged", self.copies_judged),
+            ("lies of disks", self.lies),
+            ("of them noticed", self.lies_noticed),
         ];
         rows.iter().try_for_each(|(name, figure)| writeln!(f, "{name:<18}{figure}"))
     }
@@ -131,7 +138,9 @@ pub(crate) struct World {
     lean_until: u64,
     sync_fails: bool,
     pair_was: PairState,
-    figures: Figures,
+    pub(crate) figures: Figures,
+    /// Apart from the rest: what is only looked at changes nothing of a run.
+    pub(crate) liar: StdRng,
     hasher: DefaultHasher,
     lines: VecDeque<String>,
 }
@@ -166,6 +175,7 @@ impl World {
             sync_fails: false,
             pair_was: PairState::InitialCopy,
             figures: Figures::default(),
+            liar: StdRng::seed_from_u64(!seed),
             hasher: DefaultHasher::new(),
             lines: VecDeque::new(),
             profile,
@@ -447,7 +457,7 @@ impl World {
         }
     }
 
-    fn site(&self, side: Side) -> &Site {
+    pub(crate) fn site(&self, side: Side) -> &Site {
         if side == Side::Near { &self.near_site } else { &self.far_site }
     }
 
@@ -475,6 +485,9 @@ impl World {
             1 => self.look_at_copy(None),
             2 => self.look_at_copy(Some(seed)),
             _ => self.look_at_volumes(),
+        }
+        if self.liar.random() {
+            self.look_at_lies();
         }
         true
     }
@@ -521,7 +534,17 @@ impl World {
         }
     }
 
-    fn moment(&self, boundary: u64) -> Tick {
+    /// How far the copy is; `None` while it is down.
+    pub(crate) fn far_position(&self) -> Option<Position> {
+        self.far.as_ref().map(|far| far.secondary.state().position())
+    }
+
+    /// The newest write in the primary's journal; more than there can be while it is down.
+    pub(crate) fn journaled(&self) -> u64 {
+        self.near.as_ref().map_or(u64::MAX, |near| near.primary.status().positions.journaled_seq)
+    }
+
+    pub(crate) fn moment(&self, boundary: u64) -> Tick {
         let moment = self.moments.get(&boundary);
         *moment.unwrap_or_else(|| panic!("there was no cut at write {boundary}: {:?}", self.moments.keys().last()))
     }

@@ -65,6 +65,29 @@ pub enum JournalError {
         /// Its bytes.
         bytes: usize,
     },
+    /// It does not go on from where the volumes are.
+    #[error(
+        "the journal begins at segment {oldest}, and the volumes are at segment {applied}: what is between is lost. Restore the \
+         journal's folder, or copy from the other side"
+    )]
+    BeginsLate {
+        /// The oldest segment held.
+        oldest: u64,
+        /// Where the volumes are.
+        applied: u64,
+    },
+    /// The volumes hold what it no longer has: they may be at no moment that ever was.
+    #[error(
+        "the journal ends in segment {} at {}, and the volumes were at {} of segment {}: its end is lost, though it was durable. \
+         Restore the journal's folder, or copy from the other side",
+        end.segment, end.offset, applied.offset, applied.segment
+    )]
+    EndsEarly {
+        /// Its end.
+        end: Position,
+        /// Where the volumes were.
+        applied: Position,
+    },
     /// A reader asked for what is gone.
     #[error("segment {} has been trimmed", .position.segment)]
     Trimmed {
@@ -81,7 +104,7 @@ impl JournalError {
     /// Whether bytes that were durable are no longer what they were (invariant 9).
     #[must_use]
     pub const fn is_damage(&self) -> bool {
-        matches!(self, Self::Damaged { .. })
+        matches!(self, Self::Damaged { .. } | Self::BeginsLate { .. } | Self::EndsEarly { .. })
     }
 
     /// Whether it holds all it may hold.

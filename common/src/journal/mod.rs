@@ -160,6 +160,9 @@ impl Journal {
     /// Bytes between two places, those not used at the ends of segments included.
     #[must_use]
     pub fn bytes_between(&self, from: Position, to: Position) -> u64 {
+        if from >= to {
+            return 0;
+        }
         let state = self.state.lock();
         let before =
             |at: Position| state.segments.get(&at.segment).map_or(at.offset, |seg| seg.bytes_before(at.offset));
@@ -223,6 +226,22 @@ impl Journal {
     pub fn oldest(&self) -> Position {
         let state = self.state.lock();
         state.segments.values().next().map_or(BEGIN, |segment| segment.begin())
+    }
+
+    /// Whether volumes that are at a place can go on from there.
+    ///
+    /// # Errors
+    /// [`JournalError::BeginsLate`], [`JournalError::EndsEarly`].
+    pub fn check_goes_on_from(&self, applied: Position, seq: Seq) -> Result<(), JournalError> {
+        let (oldest, end) = (self.oldest(), self.durable_end());
+        if applied.segment != 0 && applied.segment < oldest.segment {
+            return Err(JournalError::BeginsLate { oldest: oldest.segment, applied: applied.segment });
+        }
+        // Where an end was cut, the journal goes on in a new segment: then only the numbers tell.
+        if applied > end.position || seq > end.seq {
+            return Err(JournalError::EndsEarly { end: end.position, applied });
+        }
+        Ok(())
     }
 
     /// Where the middle of what is held begins, for giving up the older half.

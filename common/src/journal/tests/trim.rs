@@ -148,3 +148,27 @@ fn power_may_go_at_any_moment_of_a_trim() {
         }
     }
 }
+
+#[test]
+fn volumes_go_on_only_from_a_place_the_journal_still_has() {
+    let (disk, mut writer) = fresh();
+    let frames = fill(&mut writer, 14);
+    writer.journal().trim(at(3)).unwrap();
+    let journal = Arc::clone(writer.journal());
+    let end = journal.durable_end();
+    for held in [Position::default(), at(3), frames[9].position, end.position] {
+        journal.check_goes_on_from(held, end.seq).unwrap();
+    }
+    let early = journal.check_goes_on_from(frames[3].position, Seq(4)).unwrap_err();
+    assert!(matches!(early, JournalError::BeginsLate { oldest: 3, .. }) && early.is_damage(), "{early}");
+    // The newest record is lost.
+    let path = folder().join(names(&disk).pop().unwrap());
+    disk.flip_bit(&path, frames[13].position.offset * 8).unwrap();
+    let shorter = Arc::clone(open(&disk).writer.journal());
+    shorter.check_goes_on_from(frames[12].position, Seq(13)).unwrap();
+    let lost = shorter.check_goes_on_from(end.position, end.seq).unwrap_err();
+    assert!(matches!(lost, JournalError::EndsEarly { .. }) && lost.is_damage(), "{lost}");
+    // All of it is lost.
+    let other = Arc::clone(open(&MemoryDisk::new()).writer.journal());
+    assert!(other.check_goes_on_from(end.position, Seq(0)).is_err());
+}

@@ -192,7 +192,11 @@ async fn a_replayed_handshake_is_refused_and_reported() {
     let sent: Vec<_> = recorded.into_iter().filter(|(to, _)| *to == target).map(|(_, datagram)| datagram).collect();
     assert!(sent.len() > 3, "a handshake and more: {}", sent.len());
     let attacker = UdpSocket::bind(any_port()).unwrap();
-    let replay = || sent.iter().for_each(|datagram| drop(attacker.send_to(datagram, target).unwrap()));
+    let replay = || {
+        for datagram in &sent {
+            attacker.send_to(datagram, target).unwrap();
+        }
+    };
     replay();
     sender.send(frame(2, 10)).await.unwrap();
     assert_eq!(receiver.recv().await, Ok(Some(frame(2, 10))), "the connection that was listened to goes on");

@@ -76,6 +76,7 @@ async fn every_method_arrives_as_it_was_asked() {
     assert_eq!(client.group_create(&group).await.unwrap().volumes, ["a"]);
     assert_eq!(client.group_add("g", &GroupVolume { volume: text("c") }).await.unwrap().volumes, ["a", "b", "c"]);
     assert_eq!(client.group_remove("g", "a").await.unwrap().volumes, ["b"]);
+    client.group_delete("h").await.unwrap();
     let west = PairTarget { to: text("west") };
     assert_eq!(client.pair_create("g", &west).await.unwrap().peer, "west");
     client.pair_suspend("g", "west").await.unwrap();
@@ -96,6 +97,7 @@ async fn every_method_arrives_as_it_was_asked() {
         format!("{group:?}"),
         text(r#"group_add "g" "c""#),
         text(r#"group_remove "g" "a""#),
+        text(r#"group_delete "h""#),
         text(r#"pair_create "g" "west""#),
         text(r#"pair_suspend "g" "west""#),
         text(r#"pair_resume "g" "west""#),
@@ -266,6 +268,7 @@ async fn the_document_describes_every_route_and_every_route_is_there() {
         described,
         [
             "DELETE /v1/backups/{backup}",
+            "DELETE /v1/groups/{group}",
             "DELETE /v1/groups/{group}/drill-schedule",
             "DELETE /v1/groups/{group}/lost/{tail}",
             "DELETE /v1/groups/{group}/pairs/{peer}",

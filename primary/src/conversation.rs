@@ -164,7 +164,9 @@ impl Pair {
             self.links.fenced(&group, &self.peer, Generation(refused.generation));
             return;
         }
-        let (state, reason) = (self.view.lock().state, error.to_string());
+        // Commands are said as they can be given.
+        let reason = error.to_string().replace("GROUP --to PEER", &format!("{group} --to {}", self.peer));
+        let state = self.view.lock().state;
         let result = match state {
             PairState::Suspended | PairState::Fenced | PairState::FailedOver => Ok(false),
             _ if error.needs_a_person() => {

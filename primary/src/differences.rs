@@ -44,7 +44,9 @@ pub enum DifferencesError {
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// What the catalogue holds makes no sense. It is never taken for nothing.
-    #[error("{what}: `tidemark pair delete` and `tidemark pair create` copy everything anew")]
+    #[error(
+        "{what}: `tidemark pair delete GROUP --to PEER` and `tidemark pair create GROUP --to PEER` copy everything anew"
+    )]
     Unreadable {
         /// What is wrong.
         what: String,

@@ -548,6 +548,13 @@ impl Primary {
         self.image.buffer.refuse(Some(IoError::ShuttingDown));
     }
 
+    /// Whether everything captured is in the volumes, durably: of a group that is stopped.
+    #[must_use]
+    pub fn is_written_back(&self) -> bool {
+        let applied = self.writeback.applied_seq.load(Ordering::Acquire);
+        applied >= self.image.buffer.captured().0 && self.image.volumes.sync().is_ok()
+    }
+
     /// Stops pairs, drains the buffer, applies the journal, and waits for all of it. Blocks.
     pub fn stop(&self) {
         for pair in self.pairs() {

@@ -140,7 +140,7 @@ impl Pair {
     fn other_history(&self, welcome: &Welcome) -> String {
         format!(
             "the copy on {} ends at write {} of a history that is not this group's: neither side was changed. \
-             `tidemark pair delete` and `tidemark pair create` copy everything anew",
+             `tidemark pair delete GROUP --to PEER` and `tidemark pair create GROUP --to PEER` copy everything anew",
             self.peer(),
             welcome.position.durable_seq
         )
@@ -199,7 +199,9 @@ impl Pair {
     /// A copy goes on at the other side's cursor. Regions that were only on their way when the end was cut are sent again; they
     /// may hold what is behind that end, so it is forgotten first, durably, and a new one is cut (invariant 4).
     fn go_on(&self, copy: &CopyRecord, bitmap: Bitmap, reader: Reader, welcome: &Welcome) -> Result<Plan, ShipError> {
-        let gives_up = self.check_room_left(copy.direct, welcome)?;
+        let has_image = welcome.position.permitted_marker > 0;
+        let asked = has_image && copy.direct && self.in_place.load(Ordering::Acquire);
+        let gives_up = asked || self.check_room_left(copy.direct, welcome)?;
         let cursor = (VolumeIndex(welcome.position.copy_volume), welcome.position.copy_offset);
         let complete = bitmap.next_run(cursor.0, cursor.1).is_none();
         if !complete && copy.end_marker.is_some() {

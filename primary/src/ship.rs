@@ -166,7 +166,7 @@ pub enum ShipError {
     /// A resync finds no room over there.
     #[error(
         "{} MiB differ, and the copy's journal there has {} MiB for them beside the image that is kept until all have come: raise \
-         journal_bytes in the configuration there and restart it, or give that image up with `tidemark pair resume --in-place`; \
+         journal_bytes in the configuration there and restart it, or give that image up with `tidemark pair resume GROUP --to PEER --in-place`; \
          until then it stays usable",
         bytes >> 20, room >> 20
     )]
@@ -180,7 +180,7 @@ pub enum ShipError {
     #[error(
         "the copy's journal there, {} MiB, is full of a resync that is not complete: hosts wrote more meanwhile than there was \
          room for beside the image that is kept until then; raise journal_bytes in the configuration there and restart it (the \
-         resync goes on where it stands), or give that image up with `tidemark pair resume --in-place`; until then it stays usable",
+         resync goes on where it stands), or give that image up with `tidemark pair resume GROUP --to PEER --in-place`; until then it stays usable",
         capacity_bytes >> 20
     )]
     Outgrown {
@@ -292,7 +292,8 @@ impl Pair {
     /// # Errors
     /// When the pair's state does not allow it, or it could not be recorded.
     pub fn suspend(&self) -> Result<(), String> {
-        let reason = "suspended by the operator: `tidemark pair resume` goes on".to_owned();
+        let (group, peer) = (self.keeper.name(), &self.peer);
+        let reason = format!("suspended by the operator: `tidemark pair resume {group} --to {peer}` goes on");
         self.enter_by_hand(PairState::Suspended, Some(reason), "suspended")?;
         self.want(Wanted::Suspended);
         Ok(())
@@ -318,7 +319,10 @@ impl Pair {
         }
         let _hold = self.hold();
         self.in_place.store(true, Ordering::Release);
-        block_in_place(|| self.differences.go_in_place()).map_err(|error| error.to_string())?;
+        // A first copy that has begun is in place already, or becomes so where it stands: nothing of it is sent again.
+        if !self.differences.copy().is_some_and(|copy| copy.direct && copy.number != 0) {
+            block_in_place(|| self.differences.go_in_place()).map_err(|error| error.to_string())?;
+        }
         self.enter_by_hand(PairState::InitialCopy, None, "copied in place")?;
         self.want(Wanted::Run);
         Ok(())

@@ -109,3 +109,38 @@ fn a_volume_around_an_existing_file_keeps_what_it_holds() {
     let copy = std::fs::read(copy).expect("read the copy");
     image::compare(&vec![5; SIZE as usize], &copy).expect("the copy holds what the file held");
 }
+
+#[test]
+fn a_group_is_deleted_when_nobody_needs_it_and_its_volumes_keep_what_was_answered() {
+    let pair = pair(114);
+    let refused = pair.east.refuses(&["group", "delete", GROUP]);
+    assert!(refused.contains("pair delete"), "{refused}");
+    let refused = pair.west.refuses(&["group", "delete", GROUP]);
+    assert!(refused.contains("pair delete"), "{refused}");
+    pair.east.ok(&["pair", "delete", GROUP, "--to", "west"]);
+    let mut host = pair.east.open("a");
+    host.write(4096, &[7; 8192]).expect("a write that is not flushed");
+    let refused = pair.east.refuses(&["group", "delete", GROUP]);
+    assert!(refused.contains("NBD connections"), "{refused}");
+    drop(host);
+    wait_until("the host to be gone", LIMIT, || {
+        let told = pair.east.cli(&["group", "delete", GROUP]);
+        if told.code == 0 { Ok(()) } else { Err(told.stderr) }
+    });
+    assert!(pair.east.status().groups.is_empty());
+    let kept = pair.east.open("a").read_all().expect("read it");
+    assert!(kept[4096..12288].iter().all(|byte| *byte == 7), "what was answered is in the volume");
+    // The name, and the volumes, are free.
+    pair.east.ok(&["group", "create", GROUP, "--volume", "a"]);
+    let refused = pair.east.refuses(&["group", "remove", GROUP, "--volume", "a"]);
+    assert!(refused.contains(&format!("tidemark group delete {GROUP}")), "{refused}");
+    pair.east.ok(&["volume", "delete", "b"]);
+    // The copy, given up where it is, makes room for another as the messages say.
+    pair.west.ok(&["pair", "delete", GROUP, "--to", "east"]);
+    pair.east.ok(&["pair", "create", GROUP, "--to", "west"]);
+    pair.east.wait_pair(GROUP, "the name that is taken", LIMIT, |pair| {
+        pair.reason.as_deref().is_some_and(|why| why.contains("tidemark volume delete a"))
+    });
+    pair.west.ok(&["volume", "delete", "a"]);
+    pair.wait_paired();
+}

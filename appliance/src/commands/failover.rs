@@ -36,9 +36,10 @@ fn told(report: &FailoverReport) -> String {
         ),
         format!("left out   {}", left_out(report)),
     ];
-    if report.missing_writes_known > 0 {
-        let heard = report.missing_writes_known;
-        lines.push(format!("missing    the primary had announced writes up to number {heard}; not all of them came"));
+    let missing = report.missing_writes_known.saturating_sub(report.dropped_writes);
+    if missing > 0 {
+        lines
+            .push(format!("missing    {missing} writes at least: the primary had announced them, and they never came"));
     }
     lines.push(format!("exports    {}", report.exports.join(", ")));
     lines.push(format!("took       {}", figures::microseconds(report.took_ms * 1000.0)));

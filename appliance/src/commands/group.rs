@@ -26,6 +26,12 @@ pub(crate) enum Command {
         #[arg(long, value_enum, default_value_t = Full::Fold)]
         on_full: Full,
     },
+    /// Delete a group that has no pair; its volumes stay, in no group
+    Delete {
+        /// Its name
+        #[arg(value_parser = name)]
+        name: String,
+    },
     /// Add a volume, also to a running and paired group
     Add(Member),
     /// Take a volume out of a group
@@ -65,6 +71,13 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
     let group = match command {
         Command::Create { name, volumes, interval, on_full } => {
             client.group_create(&GroupCreate { name, volumes, interval_ms: interval, on_full: on_full.into() }).await?
+        }
+        Command::Delete { name } => {
+            client.group_delete(&name).await?;
+            let said = serde_json::json!({ "name": name });
+            return output::done(service.json, &said, |_| {
+                format!("group '{name}' is deleted; its volumes are in no group now")
+            });
         }
         Command::Add(Member { group, volume }) => client.group_add(&group, &GroupVolume { volume }).await?,
         Command::Remove(Member { group, volume }) => client.group_remove(&group, &volume).await?,

@@ -172,10 +172,18 @@ impl Appliance {
         let (here, name) = (&self.config.name, &record.name);
         let others: Vec<_> = record.pairs.iter().map(|pair| format!("'{}'", pair.peer)).collect();
         let with = if others.is_empty() { "nobody".into() } else { others.join(", ") };
-        Err(format!(
-            "group '{name}' on '{here}' is paired with {with}, not with '{caller}'. If '{caller}' is to have it: on '{here}', \
-             `tidemark pair delete {name} --to PEER` gives the group up and keeps its volumes"
-        ))
+        let gives_up = if record.role == RoleRecord::Primary {
+            format!(
+                "it is primary there, too, with generation {}. Choose one: on the other, `tidemark pair delete` its pairs and \
+                 `tidemark group delete {name}`, which keeps the volumes",
+                record.generation
+            )
+        } else {
+            format!(
+                "if '{caller}' is to have it, `tidemark pair delete {name} --to PEER` on '{here}' gives the copy up"
+            )
+        };
+        Err(format!("group '{name}' on '{here}' is paired with {with}, not with '{caller}': {gives_up}"))
     }
 
     /// A new copy: its record, its volumes, its engine.
@@ -185,14 +193,18 @@ impl Appliance {
         let here = &self.config.name;
         if self.groups.read().contains_key(&hello.group_name) {
             let message = format!(
-                "'{here}' has another group '{}' already: rename one of them, or delete it there",
+                "'{here}' has another group '{0}' already: delete that one there (`tidemark group delete {0}`, or `tidemark pair \
+                 delete {0} --to PEER` when it is a copy), or make the group here under another name",
                 hello.group_name
             );
             return Err(refuse(Refusal::Conflict, message));
         }
         if let Some(taken) = hello.volumes.iter().find(|volume| self.volumes.read().contains_key(&volume.name)) {
-            let message =
-                format!("'{here}' has a volume '{}' already: volumes have the same names on both sides", taken.name);
+            let message = format!(
+                "'{here}' has a volume '{0}' already, and the copy is to have that name: `tidemark volume delete {0}` there when \
+                     nobody needs what is in it (a backing of your own stays where it is)",
+                taken.name
+            );
             return Err(refuse(Refusal::Conflict, message));
         }
         let record = GroupRecord {
@@ -313,7 +325,11 @@ impl CopyVolumes for Appliance {
             let volume = match self.volume(&spec.name) {
                 Ok(volume) if into.by_name(&spec.name).is_some() || volume.is_made_for(group) => volume,
                 Ok(_) => {
-                    return Err(format!("there is another volume '{}' on '{}' already", spec.name, self.config.name));
+                    return Err(format!(
+                        "there is a volume '{0}' on '{1}' already that is not of this group, and its copy is to have that name: \
+                         `tidemark volume delete {0}` on '{1}' when nobody needs what is in it; the pair goes on by itself then",
+                        spec.name, self.config.name
+                    ));
                 }
                 Err(_) => self.make_copy_volume(group, spec).map_err(text)?,
             };

@@ -169,6 +169,10 @@ impl Control for Appliance {
         Box::pin(async move { self.add_to_group(&group, &volume).await })
     }
 
+    fn group_delete(&self, name: String) -> Reply<'_, ()> {
+        Box::pin(async move { self.delete_group(&name).await })
+    }
+
     fn group_remove(&self, group: String, volume: String) -> Reply<'_, GroupStatus> {
         Box::pin(async move { self.remove_from_group(&group, &volume).await })
     }

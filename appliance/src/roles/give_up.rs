@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use tidemark_common::api::types::ErrorBody;
 use tidemark_common::catalog::{GroupRecord, RoleRecord};
@@ -46,6 +47,52 @@ impl Appliance {
                 self.forget_group(group, &found, None).await
             }
         }
+    }
+
+    /// `group delete`: a primary that nobody copies from. Everything that was answered is in the volumes then.
+    pub(crate) async fn delete_group(&self, name: &str) -> Result<(), ErrorBody> {
+        let _alone = self.changing.lock().await;
+        let found = self.group(name)?;
+        let record = found.keeper.get();
+        if let Some(pair) = record.pairs.first() {
+            return Err(refused(format!(
+                "group '{name}' is paired with '{}': `tidemark pair delete {name} --to {}` first",
+                pair.peer, pair.peer
+            )));
+        }
+        let engine = found.engine.read().clone();
+        let primary = match engine {
+            Engine::Primary(primary) => primary,
+            Engine::Failed(reason) => {
+                return Err(refused(format!(
+                    "group '{name}' does not run, and its journal may hold writes that its volumes do not have: {reason}"
+                )));
+            }
+            Engine::Secondary(_) | Engine::Fenced { .. } => {
+                return Err(refused(format!("group '{name}' is not primary here: `tidemark pair delete` gives it up")));
+            }
+        };
+        self.refuse_with_images(found.keeper.id(), None, "deleted")?;
+        for member in &record.volumes {
+            let connections = self.volume(&member.name)?.door.connections.load(Ordering::Relaxed);
+            if connections > 0 {
+                return Err(refused(format!(
+                    "volume '{}' has {connections} NBD connections: end them first",
+                    member.name
+                )));
+            }
+        }
+        // Who connects from now on is refused, and what was answered goes to the volumes.
+        let stopped = tokio::task::spawn_blocking(move || {
+            primary.stop();
+            primary.is_written_back()
+        });
+        if !stopped.await.map_err(failed)? {
+            let reason = "its journal could not be written back to its volumes: restart the service, then try again";
+            *found.engine.write() = Engine::Failed(reason.into());
+            return Err(failed(format!("group '{name}' is not deleted: {reason}")));
+        }
+        self.forget_group(name, &found, None).await
     }
 
     /// Who gives a group up names its other side: another name is a slip, and this cannot be undone.

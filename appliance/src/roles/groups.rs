@@ -262,7 +262,9 @@ impl Appliance {
             return Err(refused(format!("volume '{name}' is not in group '{group}'")));
         }
         if primary.keeper().get().volumes.len() == 1 {
-            return Err(refused(format!("'{name}' is the last volume of group '{group}': a group has at least one")));
+            return Err(refused(format!(
+                "'{name}' is the last volume of group '{group}': `tidemark group delete {group}` deletes the group and keeps it"
+            )));
         }
         self.refuse_with_images(primary.keeper().id(), Some(name), "taken out of its group")?;
         let volume = self.volume(name)?;

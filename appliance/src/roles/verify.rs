@@ -73,6 +73,13 @@ impl Appliance {
         let primary = self.primary(name)?;
         let pair = primary.pair(&request.to);
         let pair = pair.ok_or_else(|| refused(format!("group '{name}' is not paired with '{}'", request.to)))?;
+        let status = pair.status();
+        if status.connected && status.permitted_marker == 0 {
+            return Err(refused(format!(
+                "'{}' has no image of group '{name}' yet: its pair is {}; compare when it is paired",
+                request.to, status.state
+            )));
+        }
         let found = self.compare_all(&primary, &pair, request).await?;
         let repaired = request.repair && !found.different.is_empty();
         if repaired {

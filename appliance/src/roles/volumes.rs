@@ -220,8 +220,15 @@ impl Appliance {
         let _alone = self.changing.lock().await;
         let volume = self.volume(name)?;
         if let Some(group) = self.group_of(name) {
+            if self.group(&group)?.is_secondary() {
+                return Err(refused(format!(
+                    "volume '{name}' is the copy of a volume of group '{group}': take it out of the group on the primary, or give \
+                     the group up here with `tidemark pair delete {group} --to PEER`"
+                )));
+            }
             return Err(refused(format!(
-                "volume '{name}' is in group '{group}': `tidemark group remove {group} --volume {name}` first"
+                "volume '{name}' is in group '{group}': `tidemark group remove {group} --volume {name}` first, or \
+                 `tidemark group delete {group}` when it is the last"
             )));
         }
         self.refuse_in_local_pair(name, "deleted")?;

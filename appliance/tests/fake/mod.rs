@@ -311,6 +311,10 @@ impl Control for Fake {
         })
     }
 
+    fn group_delete(&self, name: String) -> Reply<'_, ()> {
+        self.reply(format!("group_delete {name:?}"), |_| Some(()))
+    }
+
     fn group_remove(&self, name: String, volume: String) -> Reply<'_, GroupStatus> {
         self.reply(format!("group_remove {name:?} {volume:?}"), move |status| {
             let mut group = group(status, &name)?;

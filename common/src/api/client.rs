@@ -168,6 +168,14 @@ impl Client {
         self.ask(Ask::new(Method::POST, &["groups"]).with(request)).await
     }
 
+    /// `group delete`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn group_delete(&self, name: &str) -> Answer<()> {
+        self.tell(Ask::new(Method::DELETE, &["groups", name])).await
+    }
+
     /// `group add`.
     ///
     /// # Errors

@@ -36,6 +36,8 @@ pub trait Control: Send + Sync + 'static {
     fn volume_resize(&self, name: String, size: u64) -> Reply<'_, VolumeStatus>;
     /// `group create`.
     fn group_create(&self, request: GroupCreate) -> Reply<'_, GroupStatus>;
+    /// `group delete`.
+    fn group_delete(&self, name: String) -> Reply<'_, ()>;
     /// `group add`.
     fn group_add(&self, group: String, volume: String) -> Reply<'_, GroupStatus>;
     /// `group remove`.

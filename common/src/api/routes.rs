@@ -66,6 +66,7 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(volume_create))
         .routes(routes!(volume_delete, volume_resize))
         .routes(routes!(group_create))
+        .routes(routes!(group_delete))
         .routes(routes!(group_add))
         .routes(routes!(group_remove))
         .routes(routes!(pair_create))
@@ -151,6 +152,13 @@ async fn volume_resize(
     Body(request): Body<VolumeResize>,
 ) -> Answer<VolumeStatus> {
     api.carry_out(async move |control| control.volume_resize(volume, request.size).await).await.map(Json)
+}
+
+/// Deletes a group that has no pair. Its volumes stay, in no group.
+#[utoipa::path(delete, path = "/v1/groups/{group}", params(("group" = String, Path,)),
+    responses((status = 204), (status = "default", body = ErrorBody)))]
+async fn group_delete(State(api): State<Api>, Names(group): Names<String>) -> Result<StatusCode, ErrorAnswer> {
+    api.carry_out(async move |control| control.group_delete(group).await).await.map(|()| StatusCode::NO_CONTENT)
 }
 
 /// Makes a consistency group of volumes.

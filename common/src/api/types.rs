@@ -627,7 +627,7 @@ pub struct FailoverReport {
     pub dropped_writes: u64,
     /// Bytes of those.
     pub dropped_bytes: u64,
-    /// The newest sequence number the primary was heard to have given out, when it said more than arrived.
+    /// Writes behind the marker that the primary was heard to have given numbers to: those dropped, and those that never came.
     pub missing_writes_known: u64,
     /// Milliseconds from the request until the volumes were served.
     pub took_ms: f64,

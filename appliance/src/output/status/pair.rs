@@ -14,7 +14,7 @@ const STATE_COLUMNS: usize = 14;
 /// The lines.
 pub(super) fn block(pair: &PairStatus, group: &GroupStatus, now: Timestamp, columns: usize) -> Vec<Line> {
     let mut lines = vec![headline(pair, group.role, now)];
-    if !is_over(pair.state) {
+    if !is_over(pair.state) && !is_unheard(pair) {
         lines.push(markers(pair));
     }
     lines.extend(pair.copy.iter().map(|progress| copy("copy", progress)));
@@ -77,10 +77,16 @@ fn arrow(pair: &PairStatus, role: Role) -> (&'static str, Style) {
     }
 }
 
+/// It has not answered since this side was started: its copy is as good as it was then, and nothing here tells how good.
+fn is_unheard(pair: &PairStatus) -> bool {
+    !pair.connected && pair.permitted_marker == 0 && !matches!(pair.state, PairState::InitialCopy | PairState::Error)
+}
+
 /// What a disaster now would lose.
 fn loss(line: Line, pair: &PairStatus) -> Line {
     let line = match pair.rpo_seconds {
         Some(seconds) => line.with(Style::Faint, "RPO ").plain(figures::seconds(seconds)),
+        None if is_unheard(pair) => line.with(Style::Faint, "RPO ").with(Style::Warning, "not known until it answers"),
         None => line.with(Style::Faint, "RPO ").with(Style::Warning, "no usable copy"),
     };
     let line = line.with(Style::Faint, "   lag ").plain(figures::bytes(pair.lag_bytes));

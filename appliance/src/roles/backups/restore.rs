@@ -25,7 +25,7 @@ impl Appliance {
         }
         let appliance = self.this.upgrade().ok_or_else(|| failed("the service is stopping"))?;
         let restored = tokio::task::spawn_blocking(move || {
-            let mut volumes = Hosted { appliance, written: BTreeSet::new() };
+            let mut volumes = Hosted { appliance, written: BTreeSet::new(), begun: BTreeSet::new() };
             to_volumes(&Source::Path(path), request.set.as_deref(), request.onto.as_deref(), &mut volumes)
         });
         let restored = restored.await.map_err(failed)?;
@@ -38,16 +38,28 @@ impl Appliance {
 struct Hosted {
     appliance: Arc<Appliance>,
     written: BTreeSet<String>,
+    /// Those of which something was written, in this restore.
+    begun: BTreeSet<String>,
 }
 
 impl Hosted {
     fn door(&mut self, volume: &str) -> Result<Arc<crate::roles::door::Door>, String> {
         let found = self.appliance.volume(volume).map_err(|error| error.message)?;
         if found.door.connections.load(Ordering::Relaxed) > 0 {
+            let half: Vec<_> = self.begun.iter().map(|volume| format!("'{volume}'")).collect();
+            let half = if half.is_empty() {
+                String::new()
+            } else {
+                format!(
+                    ". What is in {} now is neither what was there nor the backup: restore again after that",
+                    half.join(", ")
+                )
+            };
             return Err(format!(
-                "hosts are connected to volume '{volume}', and would not expect it to change: disconnect them first"
+                "hosts are connected to volume '{volume}', and would not expect it to change: disconnect them first{half}"
             ));
         }
+        self.begun.insert(volume.to_owned());
         self.written.insert(volume.to_owned());
         Ok(Arc::clone(&found.door))
     }

@@ -34,6 +34,8 @@ impl Appliance {
             peers: self.peers_now(),
             images: self.images_now(),
             drills: self.drills_now(),
+            local_pairs: self.local_pairs_now(),
+            backups: self.backups.by_state(),
             side_store: SideStoreStatus {
                 bytes: self.images.space.used(),
                 capacity_bytes: self.images.space.capacity(),

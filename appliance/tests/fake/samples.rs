@@ -40,6 +40,8 @@ fn appliance(name: &str, groups: Vec<GroupStatus>) -> Status {
             address: Some("west.example:7411".into()),
         }],
         images: Vec::new(),
+        local_pairs: Vec::new(),
+        backups: std::collections::BTreeMap::new(),
         side_store: SideStoreStatus::default(),
         drills: Vec::new(),
     }

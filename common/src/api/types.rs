@@ -1,9 +1,12 @@
 //! The JSON that outside scripts rely on (`status --json` and the answers of commands). Fields are added, never changed.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::local_pair::types::LocalPairStatus;
 pub use crate::watchdog::{Moving, Standing};
 
 /// `status --json`.
@@ -28,6 +31,12 @@ pub struct Status {
     /// What drills have proven, by group.
     #[serde(default)]
     pub drills: Vec<GroupDrills>,
+    /// Sources and targets on this appliance, by target.
+    #[serde(default)]
+    pub local_pairs: Vec<LocalPairStatus>,
+    /// Backups by their state.
+    #[serde(default)]
+    pub backups: BTreeMap<String, u64>,
 }
 
 /// What drills have proven of a group.

@@ -4,6 +4,8 @@ use prometheus::proto::MetricFamily;
 
 use super::UNGROUPED;
 use super::define::Set;
+use crate::api::backup::types::BackupState;
+use crate::api::local_pair::types::{LocalPairState, LocalPairStatus};
 use crate::api::types::{GroupDrills, GroupStatus, ImageState, PairState, PairStatus, Role, Status};
 
 const ROLES: &[(Role, &str)] = &[(Role::Primary, "primary"), (Role::Secondary, "secondary"), (Role::Fenced, "fenced")];
@@ -13,6 +15,8 @@ pub(super) fn families(status: &Status) -> Vec<MetricFamily> {
     let page = Set::new(&[]);
     connections(&page, status);
     images(&page, status);
+    status.local_pairs.iter().for_each(|pair| of_local_pair(&page, pair));
+    backups(&page, status);
     status.drills.iter().for_each(|drills| of_drills(&page, drills));
     for group in &status.groups {
         let labelled = page.with(&[("group", &group.name)]);
@@ -67,6 +71,32 @@ fn images(page: &Set, status: &Status) {
     }
     let oldest = status.images.iter().map(|image| image.age_seconds).fold(0.0, f64::max);
     set(page, "tidemark_images_oldest_age_seconds", "Age of the oldest image, 0 when there is none.", oldest);
+}
+
+fn of_local_pair(page: &Set, pair: &LocalPairStatus) {
+    let labelled = page.with(&[("group", &pair.group), ("source", &pair.source), ("target", &pair.target)]);
+    for state in LocalPairState::ALL {
+        let labelled = labelled.with(&[("state", state.name())]);
+        let help = "1 for the state of a source and its target on this appliance.";
+        set(&labelled, "tidemark_local_pair_state", help, one_hot(pair.state == state));
+    }
+    let help = "Bytes still to be copied to the target (in reverse: to the source), regions counted whole.";
+    set(&labelled, "tidemark_local_pair_differential_bytes", help, pair.differential_bytes as f64);
+    for (side, bytes) in [("source", pair.source_changed_bytes), ("target", pair.target_changed_bytes)] {
+        let labelled = labelled.with(&[("side", side)]);
+        let help = "Bytes of that side written since the split: what a resync copies.";
+        set(&labelled, "tidemark_local_pair_changed_bytes", help, bytes as f64);
+    }
+}
+
+fn backups(page: &Set, status: &Status) {
+    for state in BackupState::ALL {
+        let labelled = page.with(&[("state", state.name())]);
+        let count = status.backups.get(state.name()).copied().unwrap_or(0);
+        let help =
+            "Backups by their state; one that failed counts until it is asked for again or its record is deleted.";
+        set(&labelled, "tidemark_backups", help, count as f64);
+    }
 }
 
 fn of_drills(page: &Set, drills: &GroupDrills) {

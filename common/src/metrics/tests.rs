@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::*;
+use crate::api::local_pair::types::{LocalPairState, LocalPairStatus};
 use crate::api::types::{
     Addresses, ApplianceStatus, BufferStatus, CopyProgress, FreezeStatus, GroupDrills, GroupStatus, JournalStatus,
     MarkerStatus, PairState, PairStatus, Positions, Role, VolumeStatus,
@@ -49,6 +50,25 @@ fn status(groups: Vec<GroupStatus>) -> Status {
             running: false,
             every_seconds: Some(3600.0),
         }],
+        local_pairs: vec![LocalPairStatus {
+            source: "a".into(),
+            group: "g".into(),
+            target: "t".into(),
+            state: LocalPairState::Split,
+            reason: None,
+            since: Timestamp::UNIX_EPOCH,
+            size: 1 << 30,
+            differential_bytes: 65_536,
+            source_changed_bytes: 131_072,
+            target_changed_bytes: 0,
+            marker: Some(7),
+            marker_time: Some(Timestamp::UNIX_EPOCH),
+            rate: 1 << 20,
+            export: None,
+            connections: 0,
+            saved_bytes: 0,
+        }],
+        backups: [("failed".to_owned(), 2)].into(),
     }
 }
 
@@ -224,6 +244,12 @@ fn the_status_gives_the_gauges() {
         (r#"tidemark_drill_passed{group="h"}"#, Some(0.0)),
         (r#"tidemark_drill_interval_seconds{group="h"}"#, Some(3600.0)),
         (r#"tidemark_images{state="broken"}"#, Some(0.0)),
+        (r#"tidemark_local_pair_state{group="g",source="a",state="split",target="t"}"#, Some(1.0)),
+        (r#"tidemark_local_pair_state{group="g",source="a",state="error",target="t"}"#, Some(0.0)),
+        (r#"tidemark_local_pair_differential_bytes{group="g",source="a",target="t"}"#, Some(65_536.0)),
+        (r#"tidemark_local_pair_changed_bytes{group="g",side="source",source="a",target="t"}"#, Some(131_072.0)),
+        (r#"tidemark_backups{state="failed"}"#, Some(2.0)),
+        (r#"tidemark_backups{state="copying"}"#, Some(0.0)),
     ] {
         assert_eq!(value(&page, series), expected, "{series}\n{page}");
     }

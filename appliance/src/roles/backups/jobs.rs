@@ -53,6 +53,12 @@ pub(super) struct Job {
     eras: Mutex<Vec<(GroupId, u64)>>,
 }
 
+impl Job {
+    pub(super) fn state(&self) -> BackupState {
+        self.record.lock().state.into()
+    }
+}
+
 impl Backups {
     /// What a backup's image needs could not be saved: it ends, and says why.
     pub(crate) fn on_era_ended(&self, group: GroupId, era: u64, reason: &str) {
@@ -319,7 +325,7 @@ impl Appliance {
 
     /// It is over: recorded first, then said.
     fn end(&self, job: &Job, outcome: Result<(), CopyError>) {
-        let name = {
+        let (name, state) = {
             let mut record = job.record.lock();
             record.ended_ns = Some(self.now_ns());
             record.done_bytes = job.progress.told().done_bytes;
@@ -335,8 +341,9 @@ impl Appliance {
             if let Err(error) = self.catalog.put_backup(&record) {
                 tracing::error!(backup = %record.name, %error, "how the backup ended could not be recorded");
             }
-            record.name.clone()
+            (record.name.clone(), state)
         };
+        self.backups.ended.lock().insert(name.clone(), state.into());
         self.forget(&name);
     }
 
@@ -394,7 +401,9 @@ impl Appliance {
                 backup.state.name()
             )));
         }
-        self.catalog.delete_backup(name).map_err(failed)
+        self.catalog.delete_backup(name).map_err(failed)?;
+        self.backups.ended.lock().remove(name);
+        Ok(())
     }
 
     /// Whoever reads a backup to `-`.
@@ -422,8 +431,11 @@ impl Appliance {
                 BackupStateRecord::Waiting | BackupStateRecord::Copying => {
                     self.recover_interrupted(&mut record);
                     self.catalog.put_backup(&record)?;
+                    self.backups.ended.lock().insert(record.name, record.state.into());
                 }
-                BackupStateRecord::Done | BackupStateRecord::Failed | BackupStateRecord::Cancelled => {}
+                BackupStateRecord::Done | BackupStateRecord::Failed | BackupStateRecord::Cancelled => {
+                    self.backups.ended.lock().insert(record.name, record.state.into());
+                }
             }
         }
         Ok(())

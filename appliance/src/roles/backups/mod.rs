@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tidemark_common::api::backup::types::{
-    BackupCreate, BackupInfo, RestoreReport, RestoreRequest, SetCreate, SetInfo,
+    BackupCreate, BackupInfo, BackupState, RestoreReport, RestoreRequest, SetCreate, SetInfo,
 };
 use tidemark_common::api::backup::{ArchiveStream, BackupControl};
 use tidemark_common::api::control::Reply;
@@ -30,6 +30,8 @@ const COPYINGS_MAX: usize = 8;
 /// The backups under way, and the one owner of the memory they copy with. What their images save is owned by the side store.
 pub(crate) struct Backups {
     jobs: Mutex<BTreeMap<String, Arc<Job>>>,
+    /// How those that are over ended, by name, as the catalogue has it.
+    ended: Mutex<BTreeMap<String, BackupState>>,
     /// Creating, cancelling and deleting, one at a time.
     changing: tokio::sync::Mutex<()>,
     copyings: Arc<Semaphore>,
@@ -39,9 +41,24 @@ impl Default for Backups {
     fn default() -> Self {
         Self {
             jobs: Mutex::default(),
+            ended: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             copyings: Arc::new(Semaphore::new(COPYINGS_MAX)),
         }
+    }
+}
+
+impl Backups {
+    /// How many there are in each state. Who is told waits for nothing.
+    pub(crate) fn by_state(&self) -> BTreeMap<String, u64> {
+        let jobs = self.jobs.lock();
+        let ended = self.ended.lock();
+        let over = ended.iter().filter(|(name, _)| !jobs.contains_key(*name)).map(|(_, state)| *state);
+        let mut counts = BTreeMap::new();
+        for state in jobs.values().map(|job| job.state()).chain(over) {
+            *counts.entry(state.name().to_owned()).or_default() += 1;
+        }
+        counts
     }
 }
 

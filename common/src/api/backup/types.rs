@@ -118,6 +118,10 @@ pub enum BackupState {
 }
 
 impl BackupState {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Scheduled, Self::Waiting, Self::Copying, Self::Done, Self::Failed, Self::Cancelled];
+
     /// As people and scripts know it.
     #[must_use]
     pub const fn name(self) -> &'static str {

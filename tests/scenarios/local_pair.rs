@@ -1,10 +1,14 @@
 //! Pairs of a source and a target on one appliance, under load and kills: the source is never harmed, the target is the image of
 //! its split or clearly none.
 
+use std::path::Path;
 use std::time::Duration;
 
+use tidemark_common::api::backup::types::{BackupInfo, BackupState};
 use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
+use tidemark_common::api::types::{PairState, Role};
 use tidemark_tests::appliance::Appliance;
+use tidemark_tests::cluster::Cluster;
 use tidemark_tests::history::Tick;
 use tidemark_tests::host::{Connection, HostError};
 use tidemark_tests::image::{Image, compare};
@@ -236,7 +240,23 @@ fn kill(pair: &mut Pair, load: u64) {
 #[test]
 fn kill_9_in_any_state_harms_no_source_and_no_image_and_forgets_no_difference() {
     let mut pair = Pair::prefilled(&Setup::seeded(213));
-    make_targets(&pair, &pair.east, "2MiB");
+    make_targets(&pair, &pair.east, CRAWL);
+    // Split, with most of it still to be copied.
+    let load = pair.load(10);
+    load.wait_acked(100);
+    let (_, bounds) = split(&pair, &pair.east);
+    load.wait_acked(100);
+    load.stop();
+    let image = targets(&pair.east);
+    assert_legal("the early split", &pair.history.writes(), &Image::from_bytes(&image), bounds);
+    assert!(TARGETS.iter().all(|target| show(&pair.east, target).differential_bytes > 1 << 20));
+    kill(&mut pair, 11);
+    assert_same("after kill -9 with most still to be copied", &targets(&pair.east), &image);
+    for (source, target) in pair.volumes().iter().zip(TARGETS) {
+        wait_alone(&pair.east, target);
+        pair.east.ok(&["local-pair", "delete", target, "--force"]);
+        pair.east.ok(&["local-pair", "create", source, "--target", target, "--rate", "2MiB"]);
+    }
     // In the middle of the first copy.
     wait_shown(&pair.east, "ta", "half copied", |shown| shown.differential_bytes < 5 << 20);
     kill(&mut pair, 0);
@@ -361,4 +381,145 @@ fn a_copy_on_the_secondary_is_split_while_it_follows() {
     split(&pair, &pair.west);
     assert_same("the copy at rest", &targets(&pair.west), &sources(&pair.east));
     pair.assert_copy_equals();
+}
+
+#[test]
+fn a_split_outlives_a_failover_and_the_return_of_the_old_primary() {
+    let mut pair = Pair::prefilled(&Setup::seeded(217));
+    make_targets(&pair, &pair.east, "1GiB");
+    make_targets(&pair, &pair.west, CRAWL);
+    let load = pair.load(0);
+    wait_state(&pair.east, LocalPairState::Pair);
+    load.wait_acked(150);
+    let (_, bounds) = split(&pair, &pair.east);
+    let east_image = targets(&pair.east);
+    assert_legal("the split on the primary", &pair.history.writes(), &Image::from_bytes(&east_image), bounds);
+    let marker = pair.cut();
+    pair.wait_for(marker, "received");
+    split(&pair, &pair.west);
+    let west_image = targets(&pair.west);
+    assert_legal("the split on the copy", &pair.history.writes(), &Image::from_bytes(&west_image), Bounds::ANY);
+    load.wait_acked(150);
+    pair.east.kill9();
+    drop(load.join_broken());
+    let _ = pair.failover();
+    assert_same("after the failover", &targets(&pair.west), &west_image);
+    let load = pair.load_on(&pair.west, 1);
+    load.wait_acked(150);
+    assert_same("while the new primary is written", &targets(&pair.west), &west_image);
+    pair.east.start();
+    wait_until("the old primary to be fenced", LIMIT, || {
+        let role = pair.east.group(GROUP).role;
+        if role == Role::Fenced { Ok(()) } else { Err(format!("{role:?}")) }
+    });
+    assert_same("on the fenced side", &targets(&pair.east), &east_image);
+    pair.east.ok(&["rejoin", GROUP]);
+    pair.west.wait_pair(GROUP, "the old primary to follow", LIMIT, |pair| pair.state == PairState::Paired);
+    load.wait_acked(150);
+    load.stop();
+    assert_same("after it has become the copy", &targets(&pair.east), &east_image);
+    let marker: u64 = pair.west.ok(&["cut", GROUP]).trim().parse().expect("a number");
+    pair.west.ok(&["wait", GROUP, "--to", "east", "--marker", &marker.to_string(), "--timeout", "30s"]);
+    // What was written meanwhile, on either side and through every change of roles, is known as a difference.
+    for side in [&pair.east, &pair.west] {
+        for (source, target) in pair.volumes().iter().zip(TARGETS) {
+            wait_alone(side, target);
+            side.ok(&["local-pair", "resync", target]);
+            if side.name() == "west" {
+                side.ok(&["local-pair", "delete", target]);
+                side.ok(&["local-pair", "create", source, "--target", target]);
+            }
+        }
+        wait_state(side, LocalPairState::Pair);
+        side.ok(&["local-pair", "split", "ta", "tb", "tc"]);
+        assert_same(side.name(), &targets(side), &sources(&pair.west));
+    }
+}
+
+#[test]
+fn a_side_store_that_fills_ends_the_image_and_harms_nobody_else() {
+    let cluster = Cluster::new();
+    let mut alone = cluster.appliance("alone");
+    alone.configure("images", "side_store_bytes", "64MiB");
+    alone.start();
+    for name in ["a", "ta"] {
+        alone.ok(&["volume", "create", name, "--size", "80MiB"]);
+    }
+    alone.ok(&["group", "create", GROUP, "--volume", "a"]);
+    let mut host = alone.open("a");
+    host.write_all(0, &vec![1; 80 << 20]).expect("write");
+    alone.ok(&["local-pair", "create", "a", "--target", "ta", "--rate", CRAWL]);
+    alone.ok(&["local-pair", "split", "ta"]);
+    let mut reader = alone.open("ta");
+    assert_eq!(reader.read(79 << 20, 4096).expect("read the target"), [1; 4096]);
+    host.write_all(0, &vec![2; 80 << 20]).expect("hosts are never held up by a split");
+    host.flush().expect("flush");
+    let shown = wait_shown(&alone, "ta", "in error", |shown| shown.state == LocalPairState::Error);
+    let reason = shown.reason.expect("a reason");
+    assert!(reason.contains("side_store_bytes") && reason.contains("local-pair resync ta"), "{reason}");
+    assert!(reader.read(79 << 20, 4096).is_err(), "it is no image any more");
+    assert_closed(&alone, "ta", "local-pair show ta");
+    alone.restart();
+    assert_eq!(show(&alone, "ta").state, LocalPairState::Error);
+    alone.ok(&["local-pair", "delete", "ta"]);
+    alone.ok(&["local-pair", "create", "a", "--target", "ta"]);
+    wait_shown(&alone, "ta", "a pair", |shown| shown.state == LocalPairState::Pair);
+    alone.ok(&["local-pair", "split", "ta"]);
+    assert_eq!(bytes(&alone, &["ta"]), bytes(&alone, &["a"]));
+}
+
+/// The targets as a backup of raw files holds them.
+fn backed_up(folder: &Path, name: &str) -> Vec<Vec<u8>> {
+    TARGETS.iter().map(|target| std::fs::read(folder.join(name).join("s").join(target)).expect("a raw file")).collect()
+}
+
+#[test]
+fn a_backup_right_after_the_split_gives_the_same_bytes_in_all_three_ways_while_hosts_write() {
+    let pair = Pair::prefilled(&Setup::seeded(216));
+    let east = &pair.east;
+    make_targets(&pair, east, "1MiB");
+    east.ok(&["set", "create", "s", "ta", "tb", "tc"]);
+    let folder = east.directory().with_file_name("backups");
+    std::fs::create_dir_all(&folder).expect("make a folder for backups");
+    let to = folder.display().to_string();
+    let why = east.refuses(&["backup", "create", "early", "--set", "s", "--to", &to]);
+    assert!(why.contains("local-pair split ta"), "{why}");
+    let load = pair.load(0);
+    load.wait_acked(100);
+    let (_, bounds) = split(&pair, east);
+    let mut expected = targets(east);
+    assert_legal("the split", &pair.history.writes(), &Image::from_bytes(&expected), bounds);
+    east.open("tb").write(70_144, &[7; 1024]).expect("write to a target");
+    expected[1][70_144..71_168].fill(7);
+    let ways = ["copy", "wait", "merge"];
+    for way in ways {
+        let create =
+            ["backup", "create", way, "--set", "s", "--to", &to, "--rate", "4MiB", "--while-differential", way];
+        let made: BackupInfo = east.json(&create);
+        assert_eq!(made.moments.len(), 1, "one split is one moment: {made:?}");
+    }
+    assert!(show(east, "ta").differential_bytes > 0, "nobody waits for the rest of the copy");
+    // Hosts write both sides meanwhile.
+    let mut host = east.open("tb");
+    for block in 0..32 {
+        host.write(block * 65_536, &[0x5A; 4096]).expect("write to a target");
+    }
+    drop(host);
+    wait_alone(east, "ta");
+    let why = east.refuses(&["local-pair", "resync", "ta"]);
+    assert!(why.contains("backup") && why.contains("cancel"), "{why}");
+    for way in ways {
+        let ended = wait_until(&format!("backup {way}"), LIMIT, || {
+            let backup: BackupInfo = east.json(&["backup", "show", way]);
+            if backup.state.is_over() { Ok(backup) } else { Err(format!("{backup:?}")) }
+        });
+        assert_eq!((ended.state, ended.reason), (BackupState::Done, None), "{way}");
+        assert_same(way, &backed_up(&folder, way), &expected);
+        east.ok(&["backup", "verify", way]);
+    }
+    assert_eq!(east.status().backups.get("done"), Some(&3));
+    load.stop();
+    let shown: Vec<LocalPairStatus> = east.json(&["local-pair", "list"]);
+    assert_eq!(shown.iter().map(|shown| shown.target.as_str()).collect::<Vec<_>>(), TARGETS);
+    east.ok(&["local-pair", "wait", "ta"]);
 }

@@ -1,11 +1,16 @@
 //! `tidemark local-pair`: a source and a target volume on one appliance.
 
+use std::time::Duration;
+
 use clap::Subcommand;
 use serde_json::json;
+use tidemark_common::api::client::ClientError;
 use tidemark_common::api::local_pair::types::{LocalPairCreate, LocalPairSplit, LocalPairState, LocalPairStatus};
+use tidemark_common::api::types::{ErrorBody, ErrorKind};
 
 use super::Service;
-use crate::cli::{name, size};
+use super::wait::LOOK_INTERVAL;
+use crate::cli::{milliseconds, name, size};
 use crate::failure::Failure;
 use crate::output::{self, figures, table::Table};
 
@@ -37,6 +42,15 @@ pub(crate) enum Command {
         /// The target
         #[arg(value_parser = name)]
         target: String,
+    },
+    /// Wait until nothing is to be copied: the target follows, is a complete image, or its source is restored
+    Wait {
+        /// The target
+        #[arg(value_parser = name)]
+        target: String,
+        /// How long to wait at most; then the exit code is 4
+        #[arg(long, value_name = "DURATION", value_parser = milliseconds, default_value = "30s")]
+        timeout: u64,
     },
     /// End a pair; both volumes stay
     Delete(OfTarget),
@@ -100,6 +114,12 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
                 )
             })
         }
+        Command::Wait { target, timeout } => {
+            let pair = wait(service, &target, Duration::from_millis(timeout)).await?;
+            output::done(service.json, &pair, |pair| {
+                format!("'{}' is in state {}, and nothing is to be copied", pair.target, pair.state.name())
+            })
+        }
         Command::Delete(OfTarget { target, force }) => {
             client.local_pair_delete(&target, force).await?;
             output::done(service.json, &json!({ "target": target }), |_| {
@@ -115,6 +135,26 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
             output::answer(service.json, &pair, |pair: &LocalPairStatus| Ok(shown(pair)))
         }
     }
+}
+
+async fn wait(service: &Service, target: &str, limit: Duration) -> Result<LocalPairStatus, Failure> {
+    let failed = |kind, message| Failure::from(ClientError::Answered(ErrorBody::new(kind, message)));
+    let quiet = async {
+        loop {
+            let pair = service.client.local_pair(target).await?;
+            match pair.state {
+                LocalPairState::Simplex => return Err(failed(ErrorKind::NotFound, shown(&pair))),
+                LocalPairState::Error => {
+                    return Err(failed(ErrorKind::Failed, format!("'{target}' is in {}", state(&pair))));
+                }
+                LocalPairState::Pair | LocalPairState::Split if pair.differential_bytes == 0 => return Ok(pair),
+                _ => tokio::time::sleep(LOOK_INTERVAL.min(limit)).await,
+            }
+        }
+    };
+    let late =
+        |_| failed(ErrorKind::Timeout, format!("after {} ms there is still something to copy", limit.as_millis()));
+    tokio::time::timeout(limit, quiet).await.map_err(late)?
 }
 
 fn split(pair: &LocalPairStatus) -> String {

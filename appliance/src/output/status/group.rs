@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
 use tidemark_common::api::types::{FreezeStatus, GroupStatus, ImageStatus, JournalStatus, Positions, Role, Status};
 
 use tidemark_common::config::format_duration;
@@ -36,8 +37,22 @@ pub(super) fn block(group: &GroupStatus, status: &Status, now: Timestamp, column
     }
     lines.extend(group.pairs.iter().flat_map(|pair| pair::block(pair, group, now, columns)));
     lines.extend(images(group, status));
+    lines.extend(local_pairs(group, status, columns));
     lines.extend(proven(group, status));
     lines
+}
+
+/// Targets on this appliance whose sources are the group's.
+fn local_pairs(group: &GroupStatus, status: &Status, columns: usize) -> Vec<Line> {
+    let of = status.local_pairs.iter().filter(|pair| pair.group == group.name);
+    let said = |pair: &LocalPairStatus| {
+        let copy = || format!("{} to copy", figures::bytes(pair.differential_bytes));
+        let about = pair.reason.clone().unwrap_or_else(copy);
+        let text = format!("{} of {}, {}: {about}", pair.target, pair.source, pair.state.name());
+        let style = if pair.state == LocalPairState::Error { Style::Bad } else { Style::Plain };
+        labelled("local pair", style, &wrapped(&text, columns))
+    };
+    of.flat_map(said).collect()
 }
 
 fn images(group: &GroupStatus, status: &Status) -> Vec<Line> {

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
+
 use super::*;
 
 #[path = "../../../tests/fake/samples.rs"]
@@ -43,4 +45,34 @@ fn a_narrow_screen_cuts_lines_and_breaks_messages() {
             assert!(widest <= width, "{name} takes {widest} of {width} columns:\n{shown}");
         }
     }
+}
+
+#[test]
+fn local_pairs_stand_with_the_group_of_their_source() {
+    let mut status = samples::paired();
+    let group = status.groups[0].name.clone();
+    status.local_pairs = vec![LocalPairStatus {
+        source: "a".into(),
+        group,
+        target: "t".into(),
+        state: LocalPairState::Split,
+        reason: None,
+        since: samples::now(),
+        size: 1 << 30,
+        differential_bytes: 65_536,
+        source_changed_bytes: 0,
+        target_changed_bytes: 0,
+        marker: Some(41),
+        marker_time: Some(samples::now()),
+        rate: 1 << 20,
+        export: None,
+        connections: 0,
+        saved_bytes: 0,
+    }];
+    let shown = render(&status, samples::now(), PAGE);
+    assert!(shown.contains("  local pair t of a, split: 64 KiB to copy\n"), "{shown}");
+    status.local_pairs[0].reason = Some("the disk is full".into());
+    status.local_pairs[0].state = LocalPairState::Error;
+    let shown = render(&status, samples::now(), PAGE);
+    assert!(shown.contains("t of a, error: the disk is full"), "{shown}");
 }

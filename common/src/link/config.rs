@@ -28,7 +28,7 @@ pub(super) const CONTROL_PRIORITY: i32 = 1;
 const LATE_ROUND_TRIPS: f32 = 1.25;
 const OVERTAKEN_MAX: u32 = 10_000;
 
-/// Figures of the link. The defaults fit a link of 1 Gbit/s with a round trip of 200 ms.
+/// Figures of the link. The defaults fit a link of 1 Gbit/s with a round trip of 100 ms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkConfig {
     /// A connection that hears nothing for so long is lost.
@@ -59,8 +59,8 @@ impl Default for LinkConfig {
         Self {
             idle_timeout: Duration::from_secs(5),
             setup_timeout: Duration::from_secs(5),
-            stream_window_bytes: 16 << 20,
-            send_window_bytes: 96 << 20,
+            stream_window_bytes: 8 << 20,
+            send_window_bytes: 32 << 20,
             // Ten segments of 6,500 are just below the largest UDP payload.
             mtu_max: 6500,
             congestion: Congestion::default(),

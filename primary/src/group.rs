@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidemark_common::api::types::{
-    BufferStatus, GroupStatus, JournalStatus, MarkerInfo, MarkerStatus, OnFull, Positions, Role,
+    BufferStatus, GroupStatus, JournalStatus, MarkerInfo, MarkerStatus, OnFull, PairState, Positions, Role,
 };
 use tidemark_common::catalog::{CatalogError, GroupRecord, GroupVolume, OnFullRecord, PairRecord};
 use tidemark_common::clock::Clock;
@@ -37,6 +37,9 @@ use crate::recovery::{StartError, applied_position, index_unapplied, recover_rin
 use crate::ship::{Hold, Links, Pair, PairParts};
 use crate::volume::CapturedVolume;
 use crate::writeback::{Readers, Writeback, WritebackDesk};
+
+/// Between two looks at what pairs have.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Where a group keeps what, and how it behaves.
 #[derive(Debug, Clone)]
@@ -287,6 +290,28 @@ impl Primary {
         self.desk.ask_cut(CutRequest { tag, reply }, &self.image.buffer);
         let failed = |_| CutError::Failed { reason: self.held_up().unwrap_or_else(|| "the group is stopping".into()) };
         done.await.map_err(failed)?
+    }
+
+    /// Hosts are gone: a marker of everything they wrote, and permission for it from each pair that answers. Whoever calls this
+    /// bounds the time it takes.
+    ///
+    /// # Errors
+    /// [`CutError`].
+    pub async fn hand_over_rest(&self) -> Result<(), CutError> {
+        let captured = self.image.buffer.captured().0;
+        let follows = |pair: &Arc<Pair>| {
+            let status = pair.status();
+            status.connected && matches!(status.state, PairState::Paired | PairState::CatchingUp)
+        };
+        let lacking = |pair: &Arc<Pair>| pair.remote().permitted_seq < captured;
+        if !self.pairs().iter().any(|pair| follows(pair) && lacking(pair)) {
+            return Ok(());
+        }
+        self.cut(None).await?;
+        while self.pairs().iter().any(|pair| follows(pair) && lacking(pair)) {
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
     }
 
     /// Makes a marker at which an image may begin: the volumes are not written beyond it while the answer lives.

@@ -158,3 +158,17 @@ fn a_copy_that_was_never_complete_is_not_taken_over() {
         if reason.contains("copy") { Ok(()) } else { Err(reason) }
     });
 }
+
+/// A machine that is switched off in good order takes nothing with it, whatever the interval between cuts.
+#[test]
+fn a_failover_after_a_clean_stop_loses_nothing() {
+    let mut pair = Pair::prefilled(&Setup { interval: "1h", ..Setup::seeded(79) });
+    let load = pair.load(0);
+    load.wait_acked(400);
+    load.stop();
+    pair.east.stop();
+    let report = pair.failover();
+    assert_eq!((report.dropped_writes, report.missing_writes_known), (0, 0), "{report:?}");
+    let image = pair.image(&pair.west);
+    assert_legal("the image taken over", &pair.history.writes(), &image, Bounds::EVERYTHING_ACKED);
+}

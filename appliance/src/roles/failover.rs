@@ -18,6 +18,9 @@ use super::appliance::{Appliance, Engine, Group, failed, refused};
 /// A primary heard within this time is alive.
 const ALIVE: Duration = Duration::from_secs(1);
 
+/// How long a stop waits for the other side to have a marker of the last writes.
+const LAST_MARKER: Duration = Duration::from_secs(5);
+
 impl Appliance {
     /// `failover`.
     pub(crate) async fn fail_over(&self, name: &str, request: &Failover) -> Result<FailoverReport, ErrorBody> {
@@ -109,9 +112,15 @@ impl Appliance {
         let mut stopping = Vec::new();
         for group in groups {
             let engine = group.engine.read().clone();
+            let group = group.keeper.name();
             stopping.push(tokio::spawn(async move {
                 match engine {
                     Engine::Primary(primary) => {
+                        primary.refuse_hosts();
+                        // A stop is no disaster: who fails over after it has everything.
+                        if !matches!(tokio::time::timeout(LAST_MARKER, primary.hand_over_rest()).await, Ok(Ok(()))) {
+                            tracing::warn!(group, "stopped before the other side had a marker of the last writes");
+                        }
                         let _ = tokio::task::spawn_blocking(move || primary.stop()).await;
                     }
                     Engine::Secondary(secondary) => secondary.stop().await,

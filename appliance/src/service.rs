@@ -1,7 +1,7 @@
 //! The service: opens what the directory holds, lets peers, hosts and operators in, and closes in the opposite order.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, anyhow};
@@ -102,6 +102,15 @@ fn open(directory: &Path) -> anyhow::Result<Arc<Appliance>> {
 const RESERVE: (&str, u64) = ("reserve", 16 << 20);
 
 fn open_catalog(directory: &Path, clock: &dyn Clock) -> anyhow::Result<Catalog> {
+    if let Some((catalog, groups)) = lost_catalog(directory) {
+        return Err(anyhow!(
+            "{} is missing, and {} holds journals of groups that only it knows: restore it (is its file system mounted?). To \
+             begin anew, move {} away",
+            catalog.display(),
+            groups.display(),
+            groups.display()
+        ));
+    }
     let reserve = directory.join(RESERVE.0);
     let opened = Catalog::open(directory, clock);
     let full = matches!(&opened, Err(CatalogError::NoSpace { .. })) && reserve.exists();
@@ -117,6 +126,13 @@ fn open_catalog(directory: &Path, clock: &dyn Clock) -> anyhow::Result<Catalog> 
         let _ = std::fs::remove_file(&reserve);
     }
     Ok(catalog)
+}
+
+/// What is missing is never taken for what was not made yet.
+fn lost_catalog(directory: &Path) -> Option<(PathBuf, PathBuf)> {
+    let (catalog, groups) = (directory.join("catalog"), directory.join("groups"));
+    let has_groups = std::fs::read_dir(&groups).is_ok_and(|mut entries| entries.next().is_some());
+    (!catalog.exists() && has_groups).then_some((catalog, groups))
 }
 
 fn keep_reserve(path: &Path) -> std::io::Result<()> {

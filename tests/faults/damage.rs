@@ -80,9 +80,9 @@ fn a_truncated_journal_segment_is_named() {
 fn a_journal_that_is_gone_keeps_its_group_from_starting_on_either_side() {
     let mut pair = Pair::prefilled(&Setup::seeded(219));
     pair.settle();
+    let before = pair.backing(&pair.west);
     pair.east.stop();
     pair.west.stop();
-    let before = pair.backing(&pair.west);
     for side in [&mut pair.east, &mut pair.west] {
         let (groups, aside) = (side.directory().join("groups"), side.directory().join("aside"));
         std::fs::rename(&groups, &aside).expect("move the journals aside");
@@ -106,6 +106,17 @@ fn a_truncated_catalogue_is_refused_and_whole_again_when_restored() {
     let reason = without_its_half(&manifest, || pair.east.start_refused().failed_with(1));
     assert!(reason.contains(&pair.east.directory().display().to_string()), "names the catalogue: {reason}");
     assert!(!reason.contains("panicked"), "{reason}");
+    assert_everything_is_there(&mut pair);
+}
+
+#[test]
+fn a_catalogue_that_is_gone_is_not_taken_for_one_not_made_yet() {
+    let mut pair = killed(220);
+    let (catalog, aside) = (pair.east.directory().join("catalog"), pair.east.directory().join("aside"));
+    std::fs::rename(&catalog, &aside).expect("move the catalogue aside");
+    let reason = pair.east.start_refused().failed_with(1);
+    assert!(reason.contains(&catalog.display().to_string()) && reason.contains("restore it"), "{reason}");
+    std::fs::rename(&aside, &catalog).expect("move the catalogue back");
     assert_everything_is_there(&mut pair);
 }
 

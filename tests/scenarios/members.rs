@@ -93,7 +93,7 @@ fn a_name_that_is_taken_over_there_is_told_to_who_asked() {
     pair.east.ok(&["volume", "create", "w", "--size", "1MiB"]);
     pair.east.ok(&["group", "add", GROUP, "--volume", "w"]);
     let status = pair.east.wait_pair(GROUP, "the reason", LIMIT, |pair| {
-        pair.reason.as_deref().is_some_and(|reason| reason.contains("another volume 'w'"))
+        pair.reason.as_deref().is_some_and(|reason| reason.contains("tidemark volume delete w"))
     });
     assert_ne!(status.state, PairState::Paired);
     pair.west.ok(&["volume", "delete", "w"]);

@@ -164,8 +164,7 @@ impl Pair {
             self.links.fenced(&group, &self.peer, Generation(refused.generation));
             return;
         }
-        // Commands are said as they can be given.
-        let reason = error.to_string().replace("GROUP --to PEER", &format!("{group} --to {}", self.peer));
+        let reason = error.to_string();
         let state = self.view.lock().state;
         let result = match state {
             PairState::Suspended | PairState::Fenced | PairState::FailedOver => Ok(false),

@@ -44,10 +44,10 @@ pub enum DifferencesError {
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// What the catalogue holds makes no sense. It is never taken for nothing.
-    #[error(
-        "{what}: `tidemark pair delete GROUP --to PEER` and `tidemark pair create GROUP --to PEER` copy everything anew"
-    )]
+    #[error("{what}: `tidemark pair delete {pair}` and `tidemark pair create {pair}` copy everything anew")]
     Unreadable {
+        /// The pair as commands name it.
+        pair: String,
         /// What is wrong.
         what: String,
     },
@@ -343,7 +343,8 @@ impl Differences {
             return Err(DifferencesError::Forgotten);
         }
         if let Some(what) = &inner.unreadable {
-            return Err(DifferencesError::Unreadable { what: what.clone() });
+            let pair = format!("{} --to {}", self.keeper.name(), self.peer);
+            return Err(DifferencesError::Unreadable { pair, what: what.clone() });
         }
         Ok(inner)
     }

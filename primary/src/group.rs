@@ -303,12 +303,12 @@ impl Primary {
             let status = pair.status();
             status.connected && matches!(status.state, PairState::Paired | PairState::CatchingUp)
         };
-        let lacking = |pair: &Arc<Pair>| pair.remote().permitted_seq < captured;
-        if !self.pairs().iter().any(|pair| follows(pair) && lacking(pair)) {
+        let lacks = |pair: &Arc<Pair>| follows(pair) && pair.remote().permitted_seq < captured;
+        if !self.pairs().iter().any(lacks) {
             return Ok(());
         }
         self.cut(None).await?;
-        while self.pairs().iter().any(|pair| follows(pair) && lacking(pair)) {
+        while self.pairs().iter().any(lacks) {
             tokio::time::sleep(LOOK).await;
         }
         Ok(())

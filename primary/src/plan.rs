@@ -98,31 +98,35 @@ impl Pair {
     /// # Errors
     /// [`ShipError::Staging`], [`ShipError::Outgrown`]: only a person can say.
     fn check_staging(&self, bytes: u64, direct: bool, welcome: &Welcome) -> Result<bool, ShipError> {
-        if self.check_room_left(direct, welcome)? {
-            return Ok(true);
+        if !has_image(welcome) || self.check_room_left(direct, welcome)? {
+            return Ok(has_image(welcome));
         }
         // The rest is for what hosts write meanwhile.
         let room = welcome.journal_capacity_bytes / 4 * 3;
-        let has_image = welcome.position.permitted_marker > 0;
         match (bytes <= room, direct) {
-            (true, _) => Ok(has_image && direct && self.in_place.load(Ordering::Acquire)),
-            (false, true) => Ok(has_image),
-            (false, false) if has_image => Err(ShipError::Staging { bytes, room }),
-            (false, false) => Ok(false),
+            (true, _) => Ok(false),
+            (false, true) => Ok(true),
+            (false, false) => Err(ShipError::Staging { pair: self.in_commands(), bytes, room }),
         }
     }
 
-    /// Whether a copy that has begun still finds room over there. Hosts may have written more meanwhile than was left for that:
-    /// then the image beside it is given up when a first copy was ordered.
+    /// Whether a copy that has begun gives up the image beside it: an operator asked for that, or hosts wrote more meanwhile than
+    /// was left for it over there, and a first copy was ordered.
     ///
     /// # Errors
     /// [`ShipError::Outgrown`]: only a person can say.
     fn check_room_left(&self, direct: bool, welcome: &Welcome) -> Result<bool, ShipError> {
-        let has_image = welcome.position.permitted_marker > 0;
-        if !has_image || welcome.journal_free_bytes > 0 {
+        if !has_image(welcome) {
             return Ok(false);
         }
-        if direct { Ok(true) } else { Err(ShipError::Outgrown { capacity_bytes: welcome.journal_capacity_bytes }) }
+        let full = welcome.journal_free_bytes == 0;
+        match (direct, full) {
+            (true, _) => Ok(full || self.in_place.load(Ordering::Acquire)),
+            (false, false) => Ok(false),
+            (false, true) => {
+                Err(ShipError::Outgrown { pair: self.in_commands(), capacity_bytes: welcome.journal_capacity_bytes })
+            }
+        }
     }
 
     /// Begins a copy anew: over the base it needs, or, when it is a first copy, over whatever is there.
@@ -140,9 +144,10 @@ impl Pair {
     fn other_history(&self, welcome: &Welcome) -> String {
         format!(
             "the copy on {} ends at write {} of a history that is not this group's: neither side was changed. \
-             `tidemark pair delete GROUP --to PEER` and `tidemark pair create GROUP --to PEER` copy everything anew",
+             `tidemark pair delete {pair}` and `tidemark pair create {pair}` copy everything anew",
             self.peer(),
-            welcome.position.durable_seq
+            welcome.position.durable_seq,
+            pair = self.in_commands(),
         )
     }
 
@@ -199,9 +204,7 @@ impl Pair {
     /// A copy goes on at the other side's cursor. Regions that were only on their way when the end was cut are sent again; they
     /// may hold what is behind that end, so it is forgotten first, durably, and a new one is cut (invariant 4).
     fn go_on(&self, copy: &CopyRecord, bitmap: Bitmap, reader: Reader, welcome: &Welcome) -> Result<Plan, ShipError> {
-        let has_image = welcome.position.permitted_marker > 0;
-        let asked = has_image && copy.direct && self.in_place.load(Ordering::Acquire);
-        let gives_up = asked || self.check_room_left(copy.direct, welcome)?;
+        let gives_up = self.check_room_left(copy.direct, welcome)?;
         let cursor = (VolumeIndex(welcome.position.copy_volume), welcome.position.copy_offset);
         let complete = bitmap.next_run(cursor.0, cursor.1).is_none();
         if !complete && copy.end_marker.is_some() {
@@ -210,4 +213,9 @@ impl Pair {
         let end = copy.end_marker.filter(|_| complete).map(MarkerNumber);
         Ok(Plan { reader, copy: Some(CopyFeed { number: copy.number, gives_up, begin: None, bitmap, cursor, end }) })
     }
+}
+
+/// Whether the other side could be taken over now.
+const fn has_image(welcome: &Welcome) -> bool {
+    welcome.position.permitted_marker > 0
 }

@@ -166,11 +166,13 @@ pub enum ShipError {
     /// A resync finds no room over there.
     #[error(
         "{} MiB differ, and the copy's journal there has {} MiB for them beside the image that is kept until all have come: raise \
-         journal_bytes in the configuration there and restart it, or give that image up with `tidemark pair resume GROUP --to PEER --in-place`; \
+         journal_bytes in the configuration there and restart it, or give that image up with `tidemark pair resume {pair} --in-place`; \
          until then it stays usable",
         bytes >> 20, room >> 20
     )]
     Staging {
+        /// The pair as commands name it.
+        pair: String,
         /// What differs.
         bytes: u64,
         /// What the journal there has for it.
@@ -180,10 +182,12 @@ pub enum ShipError {
     #[error(
         "the copy's journal there, {} MiB, is full of a resync that is not complete: hosts wrote more meanwhile than there was \
          room for beside the image that is kept until then; raise journal_bytes in the configuration there and restart it (the \
-         resync goes on where it stands), or give that image up with `tidemark pair resume GROUP --to PEER --in-place`; until then it stays usable",
+         resync goes on where it stands), or give that image up with `tidemark pair resume {pair} --in-place`; until then it stays usable",
         capacity_bytes >> 20
     )]
     Outgrown {
+        /// The pair as commands name it.
+        pair: String,
         /// What the journal there may hold.
         capacity_bytes: u64,
     },
@@ -273,6 +277,11 @@ impl Pair {
     #[must_use]
     pub fn peer(&self) -> &str {
         &self.peer
+    }
+
+    /// The pair as commands name it.
+    pub(crate) fn in_commands(&self) -> String {
+        format!("{} --to {}", self.keeper.name(), self.peer)
     }
 
     /// Counts what was asked of it: a conversation under way ends when that changes.

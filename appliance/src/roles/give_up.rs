@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 
 use tidemark_common::api::types::ErrorBody;
 use tidemark_common::catalog::{GroupRecord, RoleRecord};
 use tidemark_common::ids::{Generation, GroupId};
 
 use super::appliance::{Appliance, Engine, Group, failed, refused};
+use super::volumes::refuse_connected;
 
 impl Appliance {
     /// `pair delete`: on the primary the pair, on the secondary the group itself.
@@ -33,9 +33,7 @@ impl Appliance {
                 secondary.stop().await;
                 self.forget_group(group, &found, None).await
             }
-            Engine::Failed(reason) if record.role == RoleRecord::Primary => Err(refused(format!(
-                "group '{group}' does not run, and its journal may hold writes that its volumes do not have: {reason}"
-            ))),
+            Engine::Failed(reason) if record.role == RoleRecord::Primary => Err(may_hold_writes(group, &reason)),
             Engine::Fenced { by } => {
                 self.check_other_side(&record, peer)?;
                 self.refuse_with_images(found.keeper.id(), None, "given up")?;
@@ -63,24 +61,14 @@ impl Appliance {
         let engine = found.engine.read().clone();
         let primary = match engine {
             Engine::Primary(primary) => primary,
-            Engine::Failed(reason) => {
-                return Err(refused(format!(
-                    "group '{name}' does not run, and its journal may hold writes that its volumes do not have: {reason}"
-                )));
-            }
+            Engine::Failed(reason) => return Err(may_hold_writes(name, &reason)),
             Engine::Secondary(_) | Engine::Fenced { .. } => {
                 return Err(refused(format!("group '{name}' is not primary here: `tidemark pair delete` gives it up")));
             }
         };
         self.refuse_with_images(found.keeper.id(), None, "deleted")?;
         for member in &record.volumes {
-            let connections = self.volume(&member.name)?.door.connections.load(Ordering::Relaxed);
-            if connections > 0 {
-                return Err(refused(format!(
-                    "volume '{}' has {connections} NBD connections: end them first",
-                    member.name
-                )));
-            }
+            refuse_connected(&member.name, &*self.volume(&member.name)?, None)?;
         }
         // Who connects from now on is refused, and what was answered goes to the volumes.
         let stopped = tokio::task::spawn_blocking(move || {
@@ -167,6 +155,13 @@ impl Appliance {
         }
         let _ = fs::remove_file(self.ring_path(id));
     }
+}
+
+/// Why a primary that failed is not forgotten.
+fn may_hold_writes(group: &str, reason: &str) -> ErrorBody {
+    refused(format!(
+        "group '{group}' does not run, and its journal may hold writes that its volumes do not have: {reason}"
+    ))
 }
 
 /// A ring lies in memory: its copy must be on the disk before the ring goes.

@@ -239,7 +239,8 @@ impl Appliance {
                 "{which} cannot be {what} while backup '{backup}' reads the group: wait for it, or `tidemark backup cancel {backup}`"
             )));
         }
-        if let Some(target) = self.local_pairs.of_group(group, volume).first() {
+        if let Some(held) = self.local_pairs.of_group(group, volume).first() {
+            let target = &held.pair.target().name;
             let which = volume.map_or_else(|| "the group".into(), |name| format!("volume '{name}'"));
             return Err(refused(format!(
                 "{which} cannot be {what} while '{target}' is paired with it: `tidemark local-pair delete {target}` first"

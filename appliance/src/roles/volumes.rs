@@ -232,10 +232,7 @@ impl Appliance {
             )));
         }
         self.refuse_in_local_pair(name, "deleted")?;
-        let connections = volume.door.connections.load(Ordering::Relaxed);
-        if connections > 0 {
-            return Err(refused(format!("volume '{name}' has {connections} NBD connections: end them first")));
-        }
+        refuse_connected(name, &volume, None)?;
         let reason = format!("volume '{name}' was deleted");
         volume.door.lead_to(Arc::new(Closed { size: volume.file.size(), reason })).await;
         self.catalog.delete_volume(name).map_err(failed)?;
@@ -352,4 +349,14 @@ fn check_size(size: u64) -> Result<(), ErrorBody> {
         )));
     }
     Ok(())
+}
+
+/// Hosts that are connected would not expect what is done to a volume; `why` says more than that.
+pub(crate) fn refuse_connected(name: &str, volume: &Volume, why: Option<&str>) -> Result<(), ErrorBody> {
+    let connections = volume.door.connections.load(Ordering::Relaxed);
+    if connections == 0 {
+        return Ok(());
+    }
+    let why = why.map_or_else(String::new, |why| format!(", and {why}"));
+    Err(refused(format!("volume '{name}' has {connections} NBD connections{why}: end them first")))
 }

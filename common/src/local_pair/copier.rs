@@ -115,10 +115,7 @@ impl LocalPair {
         if runs.is_empty() {
             return Ok(());
         }
-        let (image, index) = {
-            let now = self.now.lock();
-            (now.image.clone(), VolumeIndex(now.record.source_index))
-        };
+        let (image, index) = self.image();
         let image = image.ok_or(LocalPairError::Image(crate::t0::ImageError::Gone))?;
         for run in runs {
             self.copy_from_image(&image, index, *run)?;

@@ -2,7 +2,8 @@
 
 use std::io;
 
-use crate::catalog::CatalogError;
+use crate::api::local_pair::types::LocalPairState;
+use crate::catalog::{CatalogError, LocalPairStateRecord};
 use crate::differential::BitmapError;
 use crate::t0::{ImageError, T0Error};
 
@@ -59,6 +60,14 @@ pub enum LocalPairError {
         /// The source.
         volume: String,
     },
+}
+
+impl LocalPairError {
+    /// Not from that state.
+    #[must_use]
+    pub fn not_from(state: LocalPairStateRecord) -> Self {
+        Self::State { state: LocalPairState::from(state).name() }
+    }
 }
 
 impl From<LocalPairError> for io::Error {

@@ -242,9 +242,7 @@ impl LocalPair {
     /// # Errors
     /// [`LocalPairError::State`] when that is not allowed.
     pub(super) fn after(&self, record: &LocalPairRecord, event: Event) -> Result<LocalPairRecord, LocalPairError> {
-        let refused =
-            LocalPairError::State { state: crate::api::local_pair::types::LocalPairState::from(record.state).name() };
-        let state = next(record.state, event).ok_or(refused)?;
+        let state = next(record.state, event).ok_or_else(|| LocalPairError::not_from(record.state))?;
         Ok(LocalPairRecord { state, reason: None, since_ns: self.now_ns(), ..record.clone() })
     }
 

@@ -14,7 +14,7 @@ use crate::ids::VolumeIndex;
 use crate::journal::Position;
 use crate::nbd::IoError;
 use crate::t0::export::{DATA_STEP, disk_answer};
-use crate::t0::{BlockVolume, Joined};
+use crate::t0::{BlockVolume, Image, Joined};
 use crate::volumes::{VolumeFile, Volumes};
 
 /// How often a range is read again because the copier was faster.
@@ -70,16 +70,19 @@ impl LocalPair {
 
     /// `false`: it was copied meanwhile, and what was read may be newer than the image.
     fn read_lacking(&self, piece: Extent, part: &mut [u8]) -> Result<bool, LocalPairError> {
-        let (image, index) = {
-            let now = self.now.lock();
-            (now.image.clone(), VolumeIndex(now.record.source_index))
-        };
+        let (image, index) = self.image();
         let read = image.ok_or(crate::t0::ImageError::Gone).and_then(|image| image.read(index, piece.offset, part));
         if !self.lacks_all(piece) {
             return Ok(false);
         }
         read?;
         Ok(true)
+    }
+
+    /// The split's image, and which of its volumes is the source.
+    pub(super) fn image(&self) -> (Option<Image>, VolumeIndex) {
+        let now = self.now.lock();
+        (now.image.clone(), VolumeIndex(now.record.source_index))
     }
 
     fn lacks_all(&self, piece: Extent) -> bool {
@@ -103,10 +106,7 @@ impl LocalPair {
     }
 
     fn hole_of_image(&self, piece: Extent) -> Result<u64, LocalPairError> {
-        let (image, index) = {
-            let now = self.now.lock();
-            (now.image.clone(), VolumeIndex(now.record.source_index))
-        };
+        let (image, index) = self.image();
         let Some(image) = image else { return Ok(0) };
         let hole = image.hole(index, piece.offset, piece.length);
         // Copied meanwhile: the target knows, and is asked next time.
@@ -129,16 +129,14 @@ impl LocalPair {
         let _no_image_begins = self.writing.read();
         let state = self.state();
         if state != LocalPairStateRecord::Split {
-            return Err(LocalPairError::State {
-                state: crate::api::local_pair::types::LocalPairState::from(state).name(),
-            });
+            return Err(LocalPairError::not_from(state));
         }
         self.bring(extent)?;
         self.announce(extent)?;
         let target = &self.parts.target;
         let failed = |action| volume_error(action, &target.name, extent.offset);
-        let _one_by_one = (!self.parts.saves.are_none()).then(|| self.parts.saves.window());
-        if _one_by_one.is_some() {
+        let one_by_one = (!self.parts.saves.are_none()).then(|| self.parts.saves.window());
+        if one_by_one.is_some() {
             let volumes = Volumes::default();
             volumes.insert(RedirectFile::volume(self));
             self.parts
@@ -147,7 +145,9 @@ impl LocalPair {
                 .map_err(failed("save what is overwritten of"))?;
         }
         target.touch();
-        write(target).map_err(failed("write"))
+        let written = write(target).map_err(failed("write"));
+        drop(one_by_one);
+        written
     }
 
     /// Begins an image of the target as it is now, for who reads it while hosts write. Each has a place of its own, which only this

@@ -1,7 +1,6 @@
 //! What is refused about pairs on this appliance, and why.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use tidemark_common::api::local_pair::types::{LocalPairCreate, LocalPairState};
 use tidemark_common::api::types::ErrorBody;
@@ -11,6 +10,7 @@ use tidemark_common::local_pair::LocalPairError;
 
 use super::Held;
 use crate::roles::appliance::{Appliance, Group, Volume, failed, invalid, refused};
+use crate::roles::volumes::refuse_connected;
 
 /// The volumes of a pair that can be made.
 pub(super) struct Wanted {
@@ -61,7 +61,7 @@ impl Appliance {
                 source.file.size()
             )));
         }
-        refuse_connected(target_name, &target, "what they read would be overwritten")?;
+        refuse_connected(target_name, &target, Some("what they read would be overwritten"))?;
         let group = self.group(&group_name)?;
         let index = self.index_in(&group, source_name)?;
         Ok(Wanted { group, index, source, target })
@@ -99,15 +99,6 @@ impl Appliance {
             "volume '{name}' cannot be {what} while it is in a local pair: `tidemark local-pair delete {target}` first"
         )))
     }
-}
-
-/// Hosts that are connected would not expect it.
-pub(super) fn refuse_connected(name: &str, volume: &Volume, why: &str) -> Result<(), ErrorBody> {
-    let connections = volume.door.connections.load(Ordering::Relaxed);
-    if connections == 0 {
-        return Ok(());
-    }
-    Err(refused(format!("volume '{name}' has {connections} NBD connections, and {why}: end them first")))
 }
 
 /// What an operator is told.

@@ -12,10 +12,11 @@ use tidemark_common::local_pair::states::{Event, next};
 use tidemark_common::local_pair::{LocalPair, LocalPairError};
 
 use super::Held;
-use super::checks::{Wanted, refuse_connected, told};
+use super::checks::{Wanted, told};
 use crate::roles::appliance::{Appliance, Volume, failed, invalid, refused};
 use crate::roles::door::Closed;
 use crate::roles::groups::random_id;
+use crate::roles::volumes::refuse_connected;
 
 /// Bytes per second copied at most, when nothing is said.
 const RATE: u64 = 256 << 20;
@@ -121,11 +122,8 @@ impl Appliance {
         self.refuse_backed_up(&held)?;
         let volume = self.volume(target)?;
         if !force {
-            refuse_connected(
-                target,
-                &volume,
-                "what they wrote would be overwritten (--force does that, and gives them errors)",
-            )?;
+            let why = "what they wrote would be overwritten (--force does that, and gives them errors)";
+            refuse_connected(target, &volume, Some(why))?;
         }
         close(&volume, format!("'{target}' follows its source again")).await;
         let done = tokio::task::block_in_place(|| held.pair.resync());
@@ -184,8 +182,7 @@ impl Appliance {
 
 fn allowed(held: &Held, asked: &str, event: Event) -> Result<(), ErrorBody> {
     let state = held.pair.state();
-    let name = tidemark_common::api::local_pair::types::LocalPairState::from(state).name();
-    next(state, event).map(drop).ok_or_else(|| told(held, asked, LocalPairError::State { state: name }))
+    next(state, event).map(drop).ok_or_else(|| told(held, asked, LocalPairError::not_from(state)))
 }
 
 /// What is lost with a pair is lost only when that is said.

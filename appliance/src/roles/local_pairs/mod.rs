@@ -81,14 +81,13 @@ impl LocalPairs {
         self.held.read().values().filter(|held| held.pair.record().source == name).cloned().collect()
     }
 
-    /// Targets whose sources are a group's, or one volume of it.
-    pub(crate) fn of_group(&self, group: GroupId, volume: Option<&str>) -> Vec<String> {
-        let held = self.held.read();
+    /// The pairs whose sources are a group's, or one volume of it.
+    pub(crate) fn of_group(&self, group: GroupId, volume: Option<&str>) -> Vec<Arc<Held>> {
         let fits = |held: &Arc<Held>| {
             let record = held.pair.record();
             record.group_id == group.0 && volume.is_none_or(|volume| record.source == volume)
         };
-        held.iter().filter(|(_, held)| fits(held)).map(|(target, _)| target.clone()).collect()
+        self.held.read().values().filter(|held| fits(held)).cloned().collect()
     }
 
     fn get(&self, target: &str) -> Result<Arc<Held>, ErrorBody> {
@@ -160,8 +159,7 @@ impl Appliance {
 impl Appliance {
     /// What was saved for a split is gone: what is no image any more is closed.
     pub(crate) fn local_pairs_lost_era(&self, group: GroupId, era: u64, reason: &str) {
-        for target in self.local_pairs.of_group(group, None) {
-            let Some(held) = self.local_pairs.of_target(&target) else { continue };
+        for held in self.local_pairs.of_group(group, None) {
             held.pair.on_era_ended(era, reason);
             self.close_broken(&held);
         }
@@ -169,8 +167,8 @@ impl Appliance {
 
     /// A source leaves its group without anybody here having asked for it: what is written to it is not told from now on.
     pub(crate) fn break_local_pairs_of(&self, group: GroupId, volume: &str) {
-        for target in self.local_pairs.of_group(group, Some(volume)) {
-            let Some(held) = self.local_pairs.of_target(&target) else { continue };
+        for held in self.local_pairs.of_group(group, Some(volume)) {
+            let target = &held.pair.target().name;
             held.pair.fail(&format!(
                 "volume '{volume}' left its group: `tidemark local-pair delete {target}` ends the pair"
             ));
@@ -187,9 +185,9 @@ impl Appliance {
 
     /// Places in the journal lose their meaning.
     pub(crate) fn local_pairs_all_reached(&self, group: GroupId) -> Result<(), String> {
-        for target in self.local_pairs.of_group(group, None) {
-            let Some(held) = self.local_pairs.of_target(&target) else { continue };
-            held.pair.on_all_reached().map_err(|error| format!("local pair '{target}': {error}"))?;
+        for held in self.local_pairs.of_group(group, None) {
+            let told = |error| format!("local pair '{}': {error}", held.pair.target().name);
+            held.pair.on_all_reached().map_err(told)?;
         }
         Ok(())
     }

@@ -15,10 +15,11 @@ use tidemark_common::nbd::{Export, ZeroMode};
 use tidemark_primary::group::Primary;
 
 use super::Held;
-use super::checks::{refuse_connected, told};
+use super::checks::told;
 use super::commands::close;
 use super::copying::{RETRY, lasts};
 use crate::roles::appliance::Appliance;
+use crate::roles::volumes::refuse_connected;
 
 /// How often it is looked whether the updater is there.
 const LOOK: Duration = Duration::from_millis(10);
@@ -32,8 +33,8 @@ impl Appliance {
         self.check_source(&record)?;
         self.primary(&record.group)?;
         let (source, volume) = (self.volume(&record.source)?, self.volume(target)?);
-        refuse_connected(&record.source, &source, "it would change under them")?;
-        refuse_connected(target, &volume, "what they write would not be restored")?;
+        refuse_connected(&record.source, &source, Some("it would change under them"))?;
+        refuse_connected(target, &volume, Some("what they write would not be restored"))?;
         close(&source, format!("being restored from '{target}'")).await;
         close(&volume, format!("'{}' is being restored from it", record.source)).await;
         let done = tokio::task::block_in_place(|| held.pair.reverse());

@@ -44,6 +44,8 @@ pub const FRAME_RAW_BYTES_MAX: usize = 4 << 20;
 pub const FRAME_EXTENTS_MAX: usize = 4096;
 /// Stored bytes of one frame, header included, at most: raw data that did not compress, and its tables.
 pub const FRAME_STORED_BYTES_MAX: usize = FRAME_RAW_BYTES_MAX + (1 << 20);
+/// Ranges that the index of what is not yet in a group's volumes holds in memory, about 100 bytes each; twice as many for a moment.
+pub const INDEX_RANGES_MAX: usize = 1 << 18;
 /// Raw bytes compressed as one piece.
 pub const CHUNK_BYTES: usize = 64 << 10;
 /// Granularity of differential bitmaps, bytes.

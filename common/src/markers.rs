@@ -62,6 +62,12 @@ impl Markers {
         newer
     }
 
+    /// All with their places, oldest first.
+    #[must_use]
+    pub fn places(&self) -> Vec<(Position, MarkerRecord)> {
+        self.held.lock().iter().cloned().collect()
+    }
+
     /// All, newest first.
     #[must_use]
     pub fn all(&self) -> Vec<MarkerInfo> {

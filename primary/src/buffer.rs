@@ -18,8 +18,10 @@ use tidemark_common::ids::Seq;
 use tidemark_common::journal::Position;
 use tidemark_common::metrics::GroupMetrics;
 use tidemark_common::nbd::IoError;
-use tidemark_common::overlay::location::{Location, forget_applied};
-use tidemark_common::overlay::{Overlay, Piece};
+use tidemark_common::overlay::Piece;
+use tidemark_common::overlay::location::Location;
+use tidemark_common::overlay::run::RunError;
+use tidemark_common::overlay::unapplied::{Look, Spill, Unapplied};
 use tokio::sync::Notify;
 
 use crate::ring::{ENTRY_BYTES, Entry, EntryKind, Ring};
@@ -43,7 +45,7 @@ pub struct Buffer {
     ring: Ring,
     clock: Arc<dyn Clock>,
     gate: Mutex<Gate>,
-    index: Mutex<Overlay<Location>>,
+    index: Mutex<Unapplied>,
     /// Held shared while bytes are copied out of the ring, exclusively while the tail moves.
     pins: RwLock<()>,
     captured: AtomicU64,
@@ -99,13 +101,7 @@ impl Drop for Stall<'_> {
 impl Buffer {
     /// A buffer over a ring whose entries from `tail` to `head` are still to be drained.
     #[must_use]
-    pub fn new(
-        ring: Ring,
-        clock: Arc<dyn Clock>,
-        next_seq: Seq,
-        index: Overlay<Location>,
-        metrics: GroupMetrics,
-    ) -> Self {
+    pub fn new(ring: Ring, clock: Arc<dyn Clock>, next_seq: Seq, index: Unapplied, metrics: GroupMetrics) -> Self {
         let (head, tail) = ring.ends();
         let reserved = if head >= ring.capacity() { ring.capacity() } else { 0 };
         Self {
@@ -311,50 +307,62 @@ impl Buffer {
         self.space.notify_waiters();
     }
 
-    /// Fills the buffer from what is newer than the volumes here and in memory. Returns the runs it could not fill: they lie
-    /// in the journal or in the volume.
-    pub fn read(&self, extent: Extent, buffer: &mut [u8]) -> Vec<Piece<Location>> {
+    /// Fills the buffer from what is newer than the volumes here and in memory. The rest is told by [`Look::pieces`]: it lies in
+    /// the journal or in the volume.
+    pub fn read(&self, extent: Extent, buffer: &mut [u8]) -> Look {
         let _pin = self.pins.read();
-        let pieces: Vec<Piece<Location>> = self.index.lock().pieces(extent).collect();
-        let mut elsewhere = Vec::new();
-        for piece in pieces {
+        let mut look = self.index.lock().look(extent);
+        look.do_now(|piece| {
             let target = slice_of(buffer, extent, piece.extent);
             match piece.location {
                 Some(Location::Buffer { position, .. }) => self.ring.copy_out(position, target),
                 Some(location) if location.is_zero() => target.fill(0),
-                _ => elsewhere.push(piece),
+                _ => return false,
             }
-        }
-        elsewhere
+            true
+        });
+        look
     }
 
     /// What is newer than the volume in a range, without its bytes.
-    pub fn pieces(&self, extent: Extent) -> Vec<Piece<Location>> {
-        self.index.lock().pieces(extent).collect()
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub fn pieces(&self, extent: Extent) -> Result<Vec<Piece<Location>>, RunError> {
+        let look = self.index.lock().look(extent);
+        look.pieces()
     }
 
-    /// Ranges in the index.
+    /// Ranges in the index: in memory, and on the disk.
     #[must_use]
-    pub fn index_ranges(&self) -> usize {
-        self.index.lock().ranges()
+    pub fn index_ranges(&self) -> (usize, usize) {
+        let index = self.index.lock();
+        (index.in_memory(), index.on_disk())
+    }
+
+    /// Keeps the index within its bounds.
+    ///
+    /// # Errors
+    /// [`RunError`]; all of it is in memory still.
+    pub fn bound_index(&self, spill: &Spill) -> Result<(), RunError> {
+        spill.bound(&self.index)
     }
 
     /// The updater has written these ranges as of a frame.
     pub fn forget_applied(&self, extents: &[Extent], up_to: Position) {
         for some in extents.chunks(64) {
             let mut index = self.index.lock();
-            some.iter().for_each(|extent| forget_applied(&mut index, *extent, up_to));
+            some.iter().for_each(|extent| index.forget(*extent, up_to));
         }
     }
 
     /// The drain has made writes durable in the journal up to this number: these ranges are found there from now on.
     pub fn moved_to_journal(&self, placed: &[(Extent, Location)], up_to: Seq) {
-        use tidemark_common::overlay::Locate;
         for some in placed.chunks(64) {
             let mut index = self.index.lock();
             for (extent, location) in some {
                 let buffered = |there: &Location| there.buffered_seq().is_some_and(|seq| seq <= up_to);
-                index.replace_if(*extent, buffered, |begin| Some(location.advance(begin - extent.offset)));
+                index.move_buffered(*extent, *location, buffered);
             }
         }
     }

@@ -19,7 +19,8 @@ use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::markers::{info, marker_of};
 use tidemark_common::metrics::GroupMetrics;
 use tidemark_common::nbd::{Export, IoError};
-use tidemark_common::record::{ControlRecord, FrameHeader, Place};
+use tidemark_common::overlay::unapplied::Spill;
+use tidemark_common::record::{ControlRecord, Place};
 use tidemark_common::storage::Disk;
 use tidemark_common::t0::{Eras, ImagePoint};
 use tidemark_common::updater::Updater;
@@ -33,7 +34,7 @@ use crate::cut::{CutDone, CutError, CutRequest};
 use crate::drain::{Drain, DrainDesk, DrainSettings, RecordRequest};
 use crate::image::Image;
 use crate::pressure::PairSet;
-use crate::recovery::{StartError, applied_position, index_unapplied, recover_ring};
+use crate::recovery::{StartError, Taken, applied_position, index_unapplied, recover_ring};
 use crate::ship::{Hold, Links, Pair, PairParts};
 use crate::volume::CapturedVolume;
 use crate::writeback::{Readers, Writeback, WritebackDesk};
@@ -56,10 +57,21 @@ pub struct PrimaryOptions {
     pub drain: DrainSettings,
     /// Between two heartbeats.
     pub heartbeat: Duration,
+    /// Ranges of the index of what is not yet in the volumes that are held in memory, about 100 bytes each.
+    pub index_ranges_max: usize,
+}
+
+impl PrimaryOptions {
+    /// What is more goes to the disk, beside the journal.
+    fn spill(&self, disk: &Arc<dyn Disk>) -> Spill {
+        Spill::new(Arc::clone(disk), self.journal_folder.with_extension("index"), self.index_ranges_max)
+    }
 }
 
 /// Everything a group is started with.
 pub struct PrimaryParts {
+    /// The journal, when it need not be opened.
+    pub taken: Option<Taken>,
     /// The disk seam.
     pub disk: Arc<dyn Disk>,
     /// The clock seam.
@@ -129,30 +141,22 @@ impl Primary {
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn open(parts: PrimaryParts, options: PrimaryOptions) -> Result<(Arc<Self>, Stages), StartError> {
+    pub fn open(mut parts: PrimaryParts, options: PrimaryOptions) -> Result<(Arc<Self>, Stages), StartError> {
         let record = parts.keeper.get();
         let (group, generation) = (parts.keeper.id(), parts.keeper.generation());
         let desk = Arc::new(DrainDesk::new(Duration::from_millis(record.interval_ms)));
-        let mut recorded = None;
-        let mut visit = |at: Position, _: &FrameHeader, control: Option<&ControlRecord>| match control {
-            Some(ControlRecord::Marker(marker)) => desk.markers.add(at, marker.clone()),
-            Some(ControlRecord::Volumes { volumes } | ControlRecord::CopyBegin { volumes, .. }) => {
-                recorded = Some(volumes.clone());
-            }
-            _ => {}
+        let taken = match parts.taken.take() {
+            Some(taken) => taken,
+            None => Taken::open(Arc::clone(&parts.disk), &options.journal_folder, &parts.keeper, options.journal)?,
         };
-        let opened =
-            journal::open(Arc::clone(&parts.disk), &options.journal_folder, group, options.journal, None, &mut visit)?;
+        taken.markers.into_iter().for_each(|(at, marker)| desk.markers.add(at, marker));
         if desk.markers.newest().is_none()
             && let Some(kept) = parts.keeper.catalog().markers(group, 1)?.pop()
         {
             // The journal no longer holds it; its number and time still count.
             desk.markers.add(Position::default(), marker_of(&kept));
         }
-        let mut writer = opened.writer;
-        if let Some(torn) = opened.torn {
-            tracing::warn!(group = %record.name, at = ?torn.position, "a torn end of the journal was cut: it was never acknowledged as durable");
-        }
+        let mut writer = taken.writer;
         if writer.tip().generation < generation {
             let frame = role_record(&parts, &writer, generation.0)?;
             writer.append(&frame)?;
@@ -160,7 +164,7 @@ impl Primary {
         }
         // A kill between the group's record and the journal's leaves them apart: pairs are told what holds.
         let volumes = parts.volumes.specs();
-        if !record.pairs.is_empty() && recorded.as_ref() != Some(&volumes) {
+        if !record.pairs.is_empty() && taken.volumes.as_ref() != Some(&volumes) {
             let frame = ControlRecord::Volumes { volumes }.frame(&place_at(&parts, &writer, generation.0))?;
             writer.append(&frame)?;
             writer.sync()?;
@@ -168,7 +172,8 @@ impl Primary {
         }
         let journal = Arc::clone(writer.journal());
         let applied = applied_position(parts.keeper.catalog().applied(group)?);
-        let mut index = index_unapplied(&journal, &applied)?;
+        let spill = options.spill(&parts.disk);
+        let mut index = index_unapplied(&journal, &applied, taken.indexed, &spill)?;
         let tip = writer.tip().seq;
         let ring = recover_ring(&options.ring_path, options.ring_bytes, group, generation, tip, &mut index)?;
         if ring.kept + ring.void > 0 {
@@ -201,11 +206,11 @@ impl Primary {
             eras.attach(&journal, applied.position)?;
         }
         let updater = Updater::new(journal, Arc::clone(&image.volumes), applied).saving(eras);
-        let stages = primary.stages(writer, updater);
+        let stages = primary.stages(writer, updater, spill);
         Ok((primary, stages))
     }
 
-    fn stages(&self, writer: journal::Writer, updater: Updater) -> Stages {
+    fn stages(&self, writer: journal::Writer, updater: Updater, spill: Spill) -> Stages {
         let drain = Drain::new(
             self.keeper.id(),
             Arc::clone(&self.image.buffer),
@@ -220,6 +225,7 @@ impl Primary {
         let writeback = Writeback {
             updater,
             image: self.image.clone(),
+            spill,
             keeper: Arc::clone(&self.keeper),
             readers: Arc::clone(&self.pairs) as Arc<dyn Readers>,
             desk: Arc::clone(&self.writeback),
@@ -229,6 +235,7 @@ impl Primary {
             recorded: applied.position,
             recorded_marker: 0,
             unrecorded: false,
+            unbounded: false,
         };
         Stages { drain, writeback }
     }
@@ -694,6 +701,7 @@ mod tests {
             volumes.insert(VolumeFile::new(VolumeIndex(member.index), member.name.clone(), file, SIZE));
         }
         let parts = PrimaryParts {
+            taken: None,
             disk,
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             links: Arc::new(NoLinks),
@@ -711,6 +719,7 @@ mod tests {
             ring_bytes: 4 << 20,
             drain: DrainSettings { delay: Duration::from_millis(1), freeze_limit: Duration::from_secs(1) },
             heartbeat: Duration::from_secs(1),
+            index_ranges_max: 64,
         };
         Primary::start(parts, options).unwrap()
     }

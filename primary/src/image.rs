@@ -9,6 +9,7 @@ use tidemark_common::ids::VolumeIndex;
 use tidemark_common::journal::{Journal, JournalError};
 use tidemark_common::overlay::Piece;
 use tidemark_common::overlay::location::{Location, read_journal};
+use tidemark_common::overlay::run::RunError;
 use tidemark_common::volumes::{VolumeFile, Volumes};
 
 use crate::buffer::{Buffer, slice_of};
@@ -22,6 +23,9 @@ pub enum ImageError {
     /// The journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The index of what is not yet in the volumes.
+    #[error(transparent)]
+    Index(#[from] RunError),
     /// The volume's file.
     #[error("read volume '{volume}' at {offset}: {source}")]
     Volume {
@@ -67,7 +71,7 @@ impl Image {
     pub fn read(&self, extent: Extent, target: &mut [u8]) -> Result<(), ImageError> {
         let volume = self.volumes.get(extent.volume).ok_or(ImageError::Unknown { index: extent.volume })?;
         for _ in 0..TRIES {
-            let elsewhere = self.buffer.read(extent, target);
+            let elsewhere = self.buffer.read(extent, target).pieces()?;
             if self.fill(&volume, extent, &elsewhere, target)? {
                 return Ok(());
             }
@@ -80,7 +84,9 @@ impl Image {
     /// # Errors
     /// [`ImageError`].
     pub fn read_now(&self, volume: &VolumeFile, extent: Extent, target: &mut [u8]) -> Result<bool, ImageError> {
-        for piece in self.buffer.read(extent, target) {
+        let look = self.buffer.read(extent, target);
+        let Some(pieces) = look.known_now() else { return Ok(false) };
+        for piece in pieces {
             if piece.location.is_some() {
                 return Ok(false);
             }
@@ -109,6 +115,7 @@ impl Image {
                         return Ok(false);
                     }
                 }
+                Some(location) if location.is_zero() => part.fill(0),
                 _ => {
                     let offset = piece.extent.offset;
                     volume.file.read_exact_at(part, offset).map_err(|source| volume_error(volume, offset, source))?;
@@ -126,7 +133,7 @@ impl Image {
     pub fn hole(&self, extent: Extent) -> Result<u64, ImageError> {
         let volume = self.volumes.get(extent.volume).ok_or(ImageError::Unknown { index: extent.volume })?;
         // The index first: what leaves it in between is in the file by then.
-        let pieces = self.buffer.pieces(extent);
+        let pieces = self.buffer.pieces(extent)?;
         let data = volume.file.next_data(extent.offset);
         let data = data.map_err(|source| volume_error(&volume, extent.offset, source))?;
         let file_hole = data.map_or(extent.end(), |(begin, _)| begin.min(extent.end()));

@@ -13,11 +13,14 @@ use std::sync::Arc;
 use tidemark_common::catalog::CatalogError;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::{Generation, GroupId, MarkerNumber, Seq};
-use tidemark_common::journal::{JournalError, Position};
-use tidemark_common::overlay::Overlay;
-use tidemark_common::overlay::location::{Location, index_frame};
-use tidemark_common::record::{FrameError, crc32c};
+use tidemark_common::journal::{self, Journal, JournalError, JournalOptions, Position, Writer};
+use tidemark_common::keeper::GroupKeeper;
+use tidemark_common::overlay::location::Location;
+use tidemark_common::overlay::unapplied::{IndexError, Indexed, Spill, Unapplied};
+use tidemark_common::record::{ControlRecord, FrameError, FrameHeader, MarkerRecord, crc32c};
+use tidemark_common::storage::Disk;
 use tidemark_common::updater::AppliedPosition;
+use tidemark_common::wire::message::VolumeSpec;
 
 use crate::ring::{ENTRY_BYTES, Entry, EntryKind, Ring, RingError};
 
@@ -33,6 +36,9 @@ pub enum StartError {
     /// The catalogue.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    /// The index of what the volumes do not have.
+    #[error(transparent)]
+    Index(#[from] IndexError),
     /// A frame.
     #[error("a frame of the journal is not sound: {0}")]
     Frame(#[from] FrameError),
@@ -58,23 +64,63 @@ pub enum StartError {
     Thread(#[from] std::io::Error),
 }
 
-/// Indexes what the journal has and the volumes do not.
+/// A journal that was taken over while its copy ran: nothing of it is read again.
+#[derive(Debug)]
+pub struct Taken {
+    /// Its writer, behind the marker that is served.
+    pub writer: Writer,
+    /// The markers it holds, oldest first.
+    pub markers: Vec<(Position, MarkerRecord)>,
+    /// The volumes as of the last record of them in it.
+    pub volumes: Option<Vec<VolumeSpec>>,
+    /// What has been indexed of it already.
+    pub indexed: Indexed,
+}
+
+impl Taken {
+    /// Reads a journal from the disk.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        folder: &Path,
+        keeper: &GroupKeeper,
+        options: JournalOptions,
+    ) -> Result<Self, StartError> {
+        let (mut markers, mut volumes) = (Vec::new(), None);
+        let mut visit = |at: Position, _: &FrameHeader, control: Option<&ControlRecord>| match control {
+            Some(ControlRecord::Marker(marker)) => markers.push((at, marker.clone())),
+            Some(ControlRecord::Volumes { volumes: now } | ControlRecord::CopyBegin { volumes: now, .. }) => {
+                volumes = Some(now.clone());
+            }
+            _ => {}
+        };
+        let opened = journal::open(disk, folder, keeper.id(), options, None, &mut visit)?;
+        if let Some(torn) = opened.torn {
+            tracing::warn!(group = %keeper.name(), at = ?torn.position, "a torn end of the journal was cut: it was never acknowledged as durable");
+        }
+        Ok(Self { writer: opened.writer, markers, volumes, indexed: Indexed::default() })
+    }
+}
+
+/// Indexes what the journal has and the volumes do not, in bounded memory.
 ///
 /// # Errors
 /// [`StartError`].
 pub fn index_unapplied(
-    journal: &Arc<tidemark_common::journal::Journal>,
+    journal: &Arc<Journal>,
     applied: &AppliedPosition,
-) -> Result<Overlay<Location>, StartError> {
+    indexed: Indexed,
+    spill: &Spill,
+) -> Result<Unapplied, StartError> {
     journal.check_goes_on_from(applied.position, applied.seq)?;
-    let mut index = Overlay::default();
-    let mut reader = journal.reader(applied.position);
-    while let Some(frame) = reader.next_tables()? {
-        if frame.header.kind != tidemark_common::record::FrameKind::Control {
-            index_frame(&mut index, &frame)?;
-        }
-    }
-    Ok(index)
+    let end = journal.durable_end().position;
+    // Where the volumes have gone on, or the journal was cut, an index that was begun says nothing.
+    let goes_on = (applied.position..=end).contains(&indexed.up_to());
+    let mut indexed = if goes_on { indexed } else { Indexed::from(applied.position) };
+    indexed.go_on(journal, end, spill)?;
+    Ok(indexed.into_index())
 }
 
 /// A ring ready for use, the next number to give out, and the index with what the ring holds.
@@ -99,7 +145,7 @@ pub fn recover_ring(
     group: GroupId,
     generation: Generation,
     tip: Seq,
-    index: &mut Overlay<Location>,
+    index: &mut Unapplied,
 ) -> Result<RecoveredRing, StartError> {
     let fresh = || -> Result<RecoveredRing, StartError> {
         let ring = Ring::create(path, capacity, group, generation)?;
@@ -130,7 +176,7 @@ pub fn recover_ring(
     Ok(recovered)
 }
 
-fn keep(recovered: &mut RecoveredRing, at: u64, entry: &Entry, index: &mut Overlay<Location>) -> Result<(), RingError> {
+fn keep(recovered: &mut RecoveredRing, at: u64, entry: &Entry, index: &mut Unapplied) -> Result<(), RingError> {
     recovered.next_seq = entry.seq.next();
     if !recovered.ring.is_committed(at)? {
         // Never answered: it keeps its number and does nothing.

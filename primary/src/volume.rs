@@ -82,7 +82,7 @@ impl CapturedVolume {
                 None => runs.push(Allocation { length, hole: zero, zero }),
             };
         };
-        for piece in self.image.buffer.pieces(extent) {
+        for piece in self.image.buffer.pieces(extent).map_err(|error| report(&error.into()))? {
             match piece.location {
                 Some(location) => add(piece.extent.length, location.is_zero()),
                 None => self.base_status(piece.extent, &mut add)?,

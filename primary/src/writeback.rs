@@ -12,6 +12,7 @@ use tidemark_common::journal::Position;
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::markers::kept;
 use tidemark_common::metrics::{GroupMetrics, Part};
+use tidemark_common::overlay::unapplied::Spill;
 use tidemark_common::updater::{AppliedPosition, Updater, UpdaterError};
 
 use crate::drain::DrainDesk;
@@ -81,6 +82,8 @@ pub struct Writeback {
     pub updater: Updater,
     /// What it reads, and what it writes.
     pub image: Image,
+    /// What keeps the image's index within its bounds.
+    pub spill: Spill,
     /// Where it records how far it is.
     pub keeper: Arc<GroupKeeper>,
     /// The other readers of the journal.
@@ -99,6 +102,8 @@ pub struct Writeback {
     pub recorded_marker: u64,
     /// The position could not be recorded when that was tried last.
     pub unrecorded: bool,
+    /// The index could not be moved to the disk when that was tried last.
+    pub unbounded: bool,
 }
 
 impl std::fmt::Debug for Writeback {
@@ -129,6 +134,7 @@ impl Writeback {
 
     /// Does what can be done now, up to a place of the journal that is durable.
     pub fn step(&mut self, limit: Position) -> WritingBack {
+        self.bound_index();
         let begin = self.clock.monotonic();
         match self.updater.apply_window(limit) {
             Ok(Some(applied)) => {
@@ -155,6 +161,18 @@ impl Writeback {
                 if self.desk.is_stopping() { WritingBack::Ended } else { WritingBack::Failed }
             }
         }
+    }
+
+    /// What does not get to the disk stays in memory, and is tried again with the next step.
+    fn bound_index(&mut self) {
+        let bound = self.image.buffer.bound_index(&self.spill);
+        if let Err(error) = &bound
+            && !self.unbounded
+        {
+            tracing::warn!(group = %self.keeper.name(), %error, "the index grows in memory; it is tried again");
+            self.metrics.error(Part::Updater);
+        }
+        self.unbounded = bound.is_err();
     }
 
     fn report(&self, error: &UpdaterError) {

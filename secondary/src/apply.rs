@@ -9,6 +9,7 @@ use tidemark_common::journal::{Journal, Position};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::markers::kept;
 use tidemark_common::metrics::{GroupMetrics, Part};
+use tidemark_common::overlay::unapplied::{Indexed, Spill};
 use tidemark_common::record::MarkerRecord;
 use tidemark_common::t0::Eras;
 use tidemark_common::updater::Updater;
@@ -20,6 +21,8 @@ use crate::state::{Concern, CopyState};
 
 /// How long a failing volume is left alone before the next try, and how long an idle thread sleeps.
 const RETRY: Duration = Duration::from_secs(1);
+/// Bytes of the journal that may be permitted and neither applied nor indexed: what a failover has to read, some tens of milliseconds.
+const UNINDEXED_BYTES_MAX: u64 = 64 << 20;
 /// How long a barrier is waited for before the next look; it wakes who waits.
 const BARRIER_LOOK: Duration = Duration::from_millis(20);
 
@@ -47,6 +50,10 @@ pub struct Apply {
     pub settled: Option<Vec<GroupVolume>>,
     /// The newest marker recorded.
     pub recorded_marker: u64,
+    /// The index of what is permitted and not yet applied, as far as there is one.
+    pub indexed: Indexed,
+    /// What keeps it within its bounds.
+    pub spill: Spill,
 }
 
 /// What came of a step.
@@ -68,12 +75,13 @@ impl std::fmt::Debug for Apply {
 
 impl Apply {
     /// Applies until told to stop. What is permitted and not yet applied then stays in the journal: a failover reads it
-    /// there, so that its time does not grow with the backlog.
-    pub fn run(mut self) {
+    /// there, by the index returned, so that its time does not grow with the backlog.
+    pub fn run(mut self) -> Indexed {
         while !self.state.is_stopping() {
             let at = self.updater.applied().position;
             let end = self.journal.durable_end().position;
             let permitted = self.state.wait_for_limit(at, RETRY);
+            self.index_up_to(self.state.permission().limit(), UNINDEXED_BYTES_MAX);
             let limit = self.eras.limit(at, permitted);
             if limit <= at && at < permitted {
                 // An image is just being begun.
@@ -87,13 +95,29 @@ impl Apply {
                     self.updater.rest();
                 }
                 Applying::Idle => {}
-                Applying::Failed if self.state.is_stopping() => return,
+                Applying::Failed if self.state.is_stopping() => return self.indexed,
                 Applying::Failed => self.state.wait_for_room(RETRY),
             }
         }
         let members = self.members_so_far();
         if let Err(problem) = self.record(&members) {
             self.report(problem);
+        }
+        self.indexed
+    }
+
+    /// Indexes what is permitted, when more than so many bytes of it are neither applied nor indexed.
+    pub fn index_up_to(&mut self, permitted: Position, unindexed_max: u64) {
+        let applied = self.updater.applied().position;
+        if self.indexed.up_to() < applied {
+            self.indexed = Indexed::from(applied);
+        }
+        if self.journal.bytes_between(self.indexed.up_to(), permitted) <= unindexed_max {
+            return;
+        }
+        if let Err(error) = self.indexed.go_on(&self.journal, permitted, &self.spill) {
+            // The updater meets it as well, and shows it.
+            tracing::debug!(group = %self.keeper.name(), %error, "what is not applied cannot be indexed");
         }
     }
 
@@ -105,6 +129,7 @@ impl Apply {
             Ok(Some(applied)) => {
                 let took = self.clock.monotonic().saturating_sub(begin);
                 self.metrics.applied((&applied).into(), took);
+                self.indexed.forget(&applied.extents, applied.last_frame);
                 self.state.applied(self.updater.applied());
                 let trimmed = self.trim();
                 self.show(trimmed);

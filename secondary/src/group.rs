@@ -18,8 +18,9 @@ use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender};
 use tidemark_common::markers::{info, marker_of};
 use tidemark_common::metrics::{GroupMetrics, PairMetrics};
+use tidemark_common::overlay::unapplied::{Indexed, Spill};
 use tidemark_common::pair::paired_or_behind;
-use tidemark_common::record::{ControlRecord, FoldCheck, FrameHeader};
+use tidemark_common::record::{ControlRecord, FoldCheck, FrameHeader, MarkerRecord};
 use tidemark_common::stage;
 use tidemark_common::storage::Disk;
 use tidemark_common::t0::{Eras, T0Error};
@@ -58,6 +59,8 @@ pub struct SecondaryParts {
     pub journal_folder: PathBuf,
     /// Size of the journal.
     pub journal: JournalOptions,
+    /// Ranges of the index of what is not yet in the volumes that are held in memory, about 100 bytes each.
+    pub index_ranges_max: usize,
     /// This appliance's name.
     pub appliance: String,
     /// Where the group's figures go.
@@ -107,7 +110,9 @@ pub struct Secondary {
     /// Held by the connection in use.
     writer: tokio::sync::Mutex<Option<Writer>>,
     current: Mutex<Current>,
-    updater: Mutex<Option<JoinHandle<()>>>,
+    updater: Mutex<Option<JoinHandle<Indexed>>>,
+    /// What the updater had indexed when it stopped.
+    indexed: Mutex<Indexed>,
     /// The volumes may hold writes up to here since before the last restart.
     floor: Position,
     since: Mutex<(PairState, jiff::Timestamp)>,
@@ -190,6 +195,8 @@ impl Secondary {
         let mut updater = updater.saving(Some(Arc::clone(&parts.eras))).past_the_page_cache();
         let floor = state.permission().limit();
         catch_up(&mut updater, &state, applied.position.segment.max(journal.oldest().segment));
+        let path = parts.journal_folder.with_extension("index");
+        let spill = Spill::new(Arc::clone(&parts.disk), path, parts.index_ranges_max);
         let apply = Apply {
             updater,
             volumes: Arc::clone(&parts.volumes),
@@ -202,6 +209,8 @@ impl Secondary {
             eras: Arc::clone(&parts.eras),
             settled: None,
             recorded_marker: 0,
+            indexed: Indexed::default(),
+            spill,
         };
         let position = state.position();
         parts.pair_metrics.received_seq(Seq(position.durable_seq));
@@ -214,6 +223,7 @@ impl Secondary {
             writer: tokio::sync::Mutex::new(Some(writer)),
             current: Mutex::default(),
             updater: Mutex::default(),
+            indexed: Mutex::default(),
             floor,
             since: Mutex::new((PairState::CatchingUp, now)),
         };
@@ -256,10 +266,6 @@ impl Secondary {
 
     pub(crate) const fn eras(&self) -> &Arc<Eras> {
         &self.parts.eras
-    }
-
-    pub(crate) const fn journal(&self) -> &Arc<Journal> {
-        &self.journal
     }
 
     pub(crate) const fn floor(&self) -> Position {
@@ -428,8 +434,29 @@ impl Secondary {
         drop(self.writer.lock().await.take());
         let updater = self.updater.lock().take();
         if let Some(updater) = updater {
-            let _ = tokio::task::spawn_blocking(move || updater.join()).await;
+            let indexed = tokio::task::spawn_blocking(move || updater.join()).await;
+            *self.indexed.lock() = indexed.ok().and_then(Result::ok).unwrap_or_default();
         }
+    }
+
+    /// The journal of a copy that is stopped; nobody writes it any more.
+    #[must_use]
+    pub const fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
+    /// The index of what is permitted and not applied, as far as there is one, when the copy is stopped to serve a marker.
+    #[must_use]
+    pub fn take_index(&self, permitted: &Permitted) -> Indexed {
+        std::mem::take(&mut *self.indexed.lock()).unless_beyond(permitted.end)
+    }
+
+    /// The markers of an image, with the places where they end, oldest first.
+    #[must_use]
+    pub fn markers_of(&self, permitted: &Permitted) -> Vec<(Position, MarkerRecord)> {
+        let mut markers = self.state.markers.places();
+        markers.retain(|(_, marker)| marker.number <= permitted.marker.number);
+        markers
     }
 
     /// The newest permitted marker, and where the journal is to be cut to serve it.

@@ -2,13 +2,11 @@
 //! generation recorded. In this order, whatever stops it in between: what runs next sees nothing beyond the marker
 //! (invariant 4).
 
-use std::path::Path;
 use std::sync::Arc;
 
 use tidemark_common::catalog::{CatalogError, GroupVolume, PairRecord, PairStateRecord, PartedRecord, RoleRecord};
-use tidemark_common::journal::{self, JournalError, JournalOptions};
+use tidemark_common::journal::{self, Journal, JournalError, Writer};
 use tidemark_common::keeper::GroupKeeper;
-use tidemark_common::storage::Disk;
 
 use crate::permission::Permitted;
 
@@ -23,28 +21,27 @@ pub enum TakeOverError {
     Catalog(#[from] CatalogError),
 }
 
-/// First: nothing beyond the marker is left. Returns where the histories part.
+/// First: nothing beyond the marker is left. Returns where the histories part, and who writes the journal from now on.
 ///
 /// # Errors
 /// [`TakeOverError`].
 pub fn cut_behind(
     permitted: &Permitted,
-    disk: Arc<dyn Disk>,
-    folder: &Path,
-    options: JournalOptions,
+    journal: &Arc<Journal>,
     keeper: &GroupKeeper,
-) -> Result<PartedRecord, TakeOverError> {
+) -> Result<(PartedRecord, Writer), TakeOverError> {
     // A copy that was under way goes with what lies beyond the marker: nobody may go on with half of it.
     keeper.update(|record| record.pairs.iter_mut().for_each(|pair| pair.copy = None))?;
-    let opened = journal::open(disk, folder, keeper.id(), options, Some(permitted.end), &mut |_, _, _| {})?;
-    let end = opened.writer.journal().durable_end();
-    Ok(PartedRecord {
+    let writer = journal::cut_behind(journal, permitted.end)?;
+    let end = writer.journal().durable_end();
+    let parted = PartedRecord {
         marker: permitted.marker.number,
         seq: end.seq.0,
         chain: end.chain.0,
         segment: end.position.segment,
         offset: end.position.offset,
-    })
+    };
+    Ok((parted, writer))
 }
 
 /// Then: the role, with the volumes of the image. Returns the new generation.

@@ -23,6 +23,7 @@ use tidemark_common::wire::message::VolumeSpec;
 use tidemark_primary::differences::{encode_new, everything, first_copy};
 use tidemark_primary::drain::DrainSettings;
 use tidemark_primary::group::{Primary, PrimaryOptions, PrimaryParts, Stages};
+use tidemark_primary::recovery::Taken;
 use tidemark_primary::ship::Links;
 use tidemark_secondary::apply::Apply;
 use tidemark_secondary::group::{Secondary, SecondaryParts};
@@ -277,6 +278,7 @@ impl Site {
 
     fn primary_parts(&self, (disk, keeper, volumes): Opened) -> (PrimaryParts, PrimaryOptions) {
         let parts = PrimaryParts {
+            taken: None,
             disk,
             clock: Arc::new(self.clock.clone()),
             links: Arc::new(Nobody),
@@ -294,6 +296,8 @@ impl Site {
             ring_bytes: self.settings.ring_bytes,
             drain: DrainSettings { delay: self.settings.delay, freeze_limit: Duration::from_secs(1) },
             heartbeat: Duration::from_secs(1),
+            // So few that it happens.
+            index_ranges_max: 8,
         };
         (parts, options)
     }
@@ -313,6 +317,7 @@ impl Site {
             provider: Arc::new(Provider),
             journal_folder: JOURNAL.into(),
             journal: self.journal_options(),
+            index_ranges_max: 8,
             appliance: self.name.into(),
             pair_metrics: metrics.pair(NEAR),
             metrics,
@@ -323,16 +328,26 @@ impl Site {
 
     /// This copy, which does not run, becomes primary. `None`: it has no image.
     pub(crate) fn take_over(&mut self) -> Result<Option<TakenOver>, String> {
-        let (secondary, apply) = self.open_secondary()?;
+        let (secondary, mut apply) = self.open_secondary()?;
         let Some(permitted) = secondary.permitted() else { return Ok(None) };
-        let (keeper, members) = (Arc::clone(secondary.keeper()), secondary.volumes());
-        drop((secondary, apply));
-        let disk: Arc<dyn Disk> = Arc::new(MortalDisk::new(&self.disk, &self.fate));
-        let parted = takeover::cut_behind(&permitted, disk, JOURNAL.as_ref(), self.journal_options(), &keeper);
-        let parted = parted.map_err(|error| error.to_string())?;
-        takeover::record_role(&permitted, parted, members, &keeper).map_err(|error| error.to_string())?;
-        drop(keeper);
-        let (primary, stages) = self.open_primary()?;
+        let keeper = Arc::clone(secondary.keeper());
+        // Indexed as far as the updater looks ahead, which is part of it when a direct copy goes beyond the marker.
+        apply.index_up_to(secondary.state().limit(), 0);
+        let indexed = apply.indexed.unless_beyond(permitted.end);
+        let cut = takeover::cut_behind(&permitted, secondary.journal(), &keeper);
+        let (parted, writer) = cut.map_err(|error| error.to_string())?;
+        takeover::record_role(&permitted, parted, secondary.volumes(), &keeper).map_err(|error| error.to_string())?;
+        let taken = Taken {
+            writer,
+            markers: secondary.markers_of(&permitted),
+            volumes: secondary.state().permission().volumes().map(|volumes| volumes.to_vec()),
+            indexed,
+        };
+        drop((keeper, secondary));
+        let opened = self.open()?;
+        let (mut parts, options) = self.primary_parts(opened);
+        parts.taken = Some(taken);
+        let (primary, stages) = Primary::open(parts, options).map_err(|error| error.to_string())?;
         Ok(Some(TakenOver { marker: permitted.marker, primary, stages }))
     }
 

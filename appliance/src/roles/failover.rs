@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_common::api::types::{ErrorBody, Failover, FailoverReport};
-use tidemark_common::catalog::GroupVolume;
 use tidemark_common::markers::info;
 use tidemark_primary::group::Primary;
+use tidemark_primary::recovery::Taken;
+use tidemark_secondary::group::Secondary;
 use tidemark_secondary::permission::Permitted;
 use tidemark_secondary::takeover;
 
@@ -49,7 +50,7 @@ impl Appliance {
         let permitted = secondary.permitted().ok_or_else(|| failed("the permitted marker is gone"))?;
         let tip_seq = secondary.state().durable_end().seq.0;
         let dropped_bytes = secondary.bytes_beyond(permitted.end);
-        let taken = tokio::task::block_in_place(|| self.take_over(&group, &permitted, secondary.volumes()));
+        let taken = tokio::task::block_in_place(|| self.take_over(&group, &permitted, &secondary));
         let (generation, primary) = match taken {
             Ok(taken) => taken,
             Err(reason) => {
@@ -93,17 +94,23 @@ impl Appliance {
         &self,
         group: &Group,
         permitted: &Permitted,
-        volumes: Vec<GroupVolume>,
+        secondary: &Secondary,
     ) -> Result<(u64, Arc<Primary>), String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let keeper = &group.keeper;
-        let (disk, folder) = (Arc::clone(&self.disk), self.journal_folder(keeper.id()));
-        let parted = takeover::cut_behind(permitted, disk, &folder, self.journal_options(), keeper);
-        let parted = parted.map_err(|error| text(&error))?;
+        let cut = takeover::cut_behind(permitted, secondary.journal(), keeper);
+        let (parted, writer) = cut.map_err(|error| text(&error))?;
+        let volumes = secondary.volumes();
         self.discard_strays(&keeper.name(), &volumes).map_err(|error| error.message)?;
-        let taken = takeover::record_role(permitted, parted, volumes, keeper);
-        let generation = taken.map_err(|error| text(&error))?;
-        Ok((generation, self.start_primary(keeper)?))
+        let recorded = takeover::record_role(permitted, parted, volumes, keeper);
+        let generation = recorded.map_err(|error| text(&error))?;
+        let taken = Taken {
+            writer,
+            markers: secondary.markers_of(permitted),
+            volumes: secondary.state().permission().volumes().map(|volumes| volumes.to_vec()),
+            indexed: secondary.take_index(permitted),
+        };
+        Ok((generation, self.start_primary(keeper, Some(taken))?))
     }
 
     /// Stops everything that runs, in order: hosts are gone already.

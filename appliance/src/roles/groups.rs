@@ -7,11 +7,12 @@ use tidemark_common::api::types::{ErrorBody, GroupCreate, GroupStatus, PairStatu
 use tidemark_common::catalog::{GroupRecord, GroupVolume, PairRecord, RoleRecord};
 use tidemark_common::ids::{Generation, GroupId, VolumeIndex, check_name};
 use tidemark_common::keeper::GroupKeeper;
-use tidemark_common::limits::INTERVAL_MS;
+use tidemark_common::limits::{INDEX_RANGES_MAX, INTERVAL_MS};
 use tidemark_common::volumes::{VolumeFile, Volumes};
 use tidemark_primary::differences::{encode_new, everything, first_copy};
 use tidemark_primary::drain::DrainSettings;
 use tidemark_primary::group::{Primary, PrimaryOptions, PrimaryParts, on_full_record};
+use tidemark_primary::recovery::Taken;
 use tidemark_primary::ship::Links;
 use tidemark_secondary::group::{Secondary, SecondaryParts};
 use tidemark_secondary::intake::CopyVolumes;
@@ -57,7 +58,7 @@ impl Appliance {
 
     fn start_engine(&self, keeper: &Arc<GroupKeeper>) -> Engine {
         let started = match keeper.get().role {
-            RoleRecord::Primary => self.start_primary(keeper).map(Engine::Primary),
+            RoleRecord::Primary => self.start_primary(keeper, None).map(Engine::Primary),
             RoleRecord::Secondary => self.start_secondary(keeper).map(Engine::Secondary),
             RoleRecord::Fenced { by_generation } => Ok(Engine::Fenced { by: Generation(by_generation) }),
         };
@@ -85,7 +86,12 @@ impl Appliance {
         )
     }
 
-    pub(crate) fn start_primary(&self, keeper: &Arc<GroupKeeper>) -> Result<Arc<Primary>, String> {
+    /// With the journal of a copy that was just taken over, if so.
+    pub(crate) fn start_primary(
+        &self,
+        keeper: &Arc<GroupKeeper>,
+        taken: Option<Taken>,
+    ) -> Result<Arc<Primary>, String> {
         let this = self.this.upgrade().ok_or("the service is stopping")?;
         let groups = &self.config.groups;
         let options = PrimaryOptions {
@@ -95,8 +101,10 @@ impl Appliance {
             ring_bytes: groups.write_buffer_bytes,
             drain: DrainSettings { delay: DRAIN_DELAY, freeze_limit: groups.freeze_limit },
             heartbeat: self.config.replication.heartbeat_interval,
+            index_ranges_max: INDEX_RANGES_MAX,
         };
         let parts = PrimaryParts {
+            taken,
             disk: Arc::clone(&self.disk),
             clock: Arc::clone(&self.clock),
             links: this as Arc<dyn Links>,
@@ -123,6 +131,7 @@ impl Appliance {
             provider: this as Arc<dyn CopyVolumes>,
             journal_folder: self.journal_folder(keeper.id()),
             journal: self.journal_options(),
+            index_ranges_max: INDEX_RANGES_MAX,
             appliance: self.config.name.clone(),
             pair_metrics: metrics.pair(&peer),
             metrics,
@@ -198,7 +207,7 @@ impl Appliance {
 
     /// A group that cannot be recorded is none: nothing of it goes on running or stays on the disk.
     fn start_and_record(&self, keeper: &Arc<GroupKeeper>) -> Result<Arc<Primary>, ErrorBody> {
-        let started = self.start_primary(keeper).map_err(failed).and_then(|primary| {
+        let started = self.start_primary(keeper, None).map_err(failed).and_then(|primary| {
             let recorded = self.catalog.put_group(&keeper.get()).map_err(failed);
             recorded.inspect_err(|_| primary.stop()).map(|()| primary)
         });

@@ -106,7 +106,7 @@ impl Appliance {
 
     /// A primary that hosts cannot reach starts, drains, applies, and stops.
     fn settle_captured(&self, group: &Group) -> Result<(), String> {
-        let primary = self.start_primary(&group.keeper)?;
+        let primary = self.start_primary(&group.keeper, None)?;
         primary.refuse_hosts();
         primary.stop();
         if self.ring_path(group.keeper.id()).exists() {
@@ -123,7 +123,7 @@ impl Appliance {
     async fn serve_again(&self, group: &Group, peer: &str) -> Result<RejoinReport, ErrorBody> {
         group.keeper.update(|record| record.role = RoleRecord::Primary).map_err(failed)?;
         group.met.store(0, std::sync::atomic::Ordering::Release);
-        let started = tokio::task::block_in_place(|| self.start_primary(&group.keeper));
+        let started = tokio::task::block_in_place(|| self.start_primary(&group.keeper, None));
         let marker = started.as_ref().ok().and_then(|primary| primary.marker(None)).map_or(0, |marker| marker.number);
         *group.engine.write() = started.map_or_else(Engine::Failed, Engine::Primary);
         let record = group.keeper.get();

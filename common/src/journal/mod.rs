@@ -19,7 +19,7 @@ mod writer;
 pub use error::JournalError;
 pub use fold::{FoldRange, Folded};
 pub use reader::{ReadFrame, Reader};
-pub use recovery::{Recovered, TornTail, Visit, open};
+pub use recovery::{Recovered, TornTail, Visit, cut_behind, open};
 pub use segment::Segment;
 pub use writer::Writer;
 

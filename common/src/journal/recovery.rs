@@ -94,6 +94,37 @@ pub fn open(
     Ok(Recovered { writer, torn, oldest })
 }
 
+/// Cuts a journal that nobody writes any more, as [`open`] with a place to cut at does, and goes on with it: only the segment in which
+/// that place lies is read. One that is poisoned is opened anew, because nobody knows what its disk holds.
+///
+/// # Errors
+/// [`JournalError`]; nothing is changed before the segment is found to be good.
+pub fn cut_behind(journal: &Arc<Journal>, at: Position) -> Result<Writer, JournalError> {
+    if journal.poisoned().is_some() {
+        let disk = Arc::clone(&journal.disk);
+        let opened = open(disk, &journal.folder, journal.group, journal.options, Some(at), &mut |_, _, _| {})?;
+        return Ok(opened.writer);
+    }
+    let segment = journal.segment(at.segment).ok_or(JournalError::Trimmed { position: at })?;
+    let mut scan = Scan {
+        tip: segment.start.tip(),
+        end: segment.begin(),
+        proven: journal.durable_end().position,
+        torn: None,
+        cut_at: Some(at),
+        visit: &mut |_, _, _| {},
+        folds: FoldCheck::from_the_middle(),
+    };
+    scan.segment(&segment, true)?;
+    let Scan { tip, end, proven, .. } = scan;
+    journal.state.lock().segments.retain(|number, _| *number <= at.segment);
+    journal.recent.lock().clear();
+    make_durable(journal, proven.min(end), end)?;
+    let writer = go_on(journal, tip, end, true)?;
+    journal.remove_void()?;
+    Ok(writer)
+}
+
 /// Reads all records, in order.
 struct Scan<'a> {
     tip: Tip,

@@ -4,6 +4,8 @@
 //! applied when it takes over, folding in the drain and in the updater, later T0 copies and clones.
 
 pub mod location;
+pub mod run;
+pub mod unapplied;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -111,6 +113,17 @@ impl<L: Locate> Overlay<L> {
         self.replace_if(extent, which, |_| None);
     }
 
+    /// Takes out of the range whatever is at just this location, which is that of the range's begin.
+    pub fn remove_equal(&mut self, extent: Extent, location: &L)
+    where
+        L: PartialEq,
+    {
+        let equal =
+            |piece: &Piece<L>| piece.location.as_ref() == Some(&location.advance(piece.extent.offset - extent.offset));
+        let equal: Vec<Extent> = self.pieces(extent).filter(equal).map(|piece| piece.extent).collect();
+        equal.into_iter().for_each(|extent| self.remove_if(extent, |_| true));
+    }
+
     /// The range as runs in order, without gaps: located ones and those in the base.
     pub fn pieces(&self, extent: Extent) -> impl Iterator<Item = Piece<L>> + '_ {
         let map = self.volumes.get(&extent.volume);
@@ -140,10 +153,16 @@ impl<L: Locate> Overlay<L> {
 
     /// Everything held, by volume and address.
     pub fn all(&self) -> impl Iterator<Item = (Extent, L)> + '_ {
-        let mut volumes: Vec<_> = self.volumes.keys().copied().collect();
+        self.all_from((VolumeIndex(0), 0))
+    }
+
+    /// Everything held that begins at an address or behind it.
+    pub fn all_from(&self, from: (VolumeIndex, u64)) -> impl Iterator<Item = (Extent, L)> + '_ {
+        let mut volumes: Vec<_> = self.volumes.keys().copied().filter(|volume| *volume >= from.0).collect();
         volumes.sort_unstable();
         volumes.into_iter().flat_map(move |volume| {
-            self.volumes.get(&volume).into_iter().flatten().map(move |(begin, entry)| {
+            let begin = if volume == from.0 { from.1 } else { 0 };
+            self.volumes.get(&volume).into_iter().flat_map(move |map| map.range(begin..)).map(move |(begin, entry)| {
                 (Extent { volume, offset: *begin, length: entry.end - begin }, entry.location)
             })
         })

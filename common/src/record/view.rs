@@ -54,7 +54,7 @@ pub struct FrameExtent {
 }
 
 /// One chunk of a frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Chunk {
     /// Where its stored bytes begin, from the begin of the frame.
     pub frame_offset: u32,

@@ -185,6 +185,7 @@ impl Machine {
         }
         let record = self.catalog.groups().unwrap().remove(0);
         let parts = PrimaryParts {
+            taken: None,
             disk: Arc::new(disk.clone()),
             clock: self.clock(),
             links: Arc::clone(&self.links),
@@ -202,6 +203,8 @@ impl Machine {
             ring_bytes: self.settings.ring_bytes,
             drain: DrainSettings { delay: self.settings.delay, freeze_limit: SOON },
             heartbeat: self.settings.heartbeat,
+            // So few that all of this happens.
+            index_ranges_max: 4,
         };
         let primary = Primary::start(parts, options)?;
         let volumes = (0..self.settings.volumes).map(|index| primary.export(&name_of(index)).unwrap()).collect();

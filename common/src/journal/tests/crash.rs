@@ -171,9 +171,13 @@ fn play(disk: &MemoryDisk, model: &mut Model, steps: &[Step]) -> Result<(), Jour
             }
             Step::Cut { percent } => {
                 let Some((count, place)) = model.cut_place(percent) else { continue };
+                let journal = Arc::clone(writer.journal());
                 drop(writer);
                 model.attempted_cut = Some(count);
-                writer = try_open(disk, Some(place))?.writer;
+                // As it is opened, or while it is open.
+                let opened = percent % 2 == 0;
+                let cut = || super::super::cut_behind(&journal, place);
+                writer = if opened { try_open(disk, Some(place))?.writer } else { cut()? };
                 model.attempted_cut = None;
                 model.frames.truncate(count);
                 model.sync(&mut writer)?;

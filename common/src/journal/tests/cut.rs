@@ -4,7 +4,7 @@ use super::*;
 use crate::storage::Disk;
 
 /// A journal over several segments, and where each of its records begins; the last place is the end.
-fn journal() -> (MemoryDisk, Vec<Held>, Vec<Position>) {
+pub(super) fn journal() -> (MemoryDisk, Vec<Held>, Vec<Position>) {
     let (disk, mut writer) = fresh();
     let frames: Vec<Held> = (0..10).flat_map(|_| fill(&mut writer, 1)).collect();
     let mut places = Vec::new();
@@ -14,12 +14,25 @@ fn journal() -> (MemoryDisk, Vec<Held>, Vec<Position>) {
     (disk, frames, places)
 }
 
+type Cut = fn(&MemoryDisk, Position) -> Result<Writer, JournalError>;
+
+/// As it is opened, and while it is open.
+const CUTS: [Cut; 2] = [
+    |disk, place| try_open(disk, Some(place)).map(|opened| opened.writer),
+    |disk, place| {
+        let writer = try_open(disk, None)?.writer;
+        let journal = Arc::clone(writer.journal());
+        drop(writer);
+        super::super::cut_behind(&journal, place)
+    },
+];
+
 #[test]
 fn exactly_what_is_before_the_place_stays() {
     let (disk, frames, places) = journal();
-    for (count, place) in places.iter().enumerate() {
+    for (cut, (count, place)) in CUTS.iter().flat_map(|cut| places.iter().enumerate().map(move |place| (cut, place))) {
         let disk = disk.fork();
-        let mut writer = try_open(&disk, Some(*place)).unwrap().writer;
+        let mut writer = cut(&disk, *place).unwrap();
         assert_eq!(writer.tip().seq, Seq(count as u64));
         assert_eq!(held(writer.journal()), frames[..count], "cut at {place:?}");
         let frame = role(writer.tip());
@@ -35,13 +48,15 @@ fn exactly_what_is_before_the_place_stays() {
 fn the_end_of_a_segment_is_a_place_too() {
     let (disk, frames, _) = journal();
     let at_end = Position { segment: 1, offset: frames[3].position.offset - 32 + 3040 };
-    let writer = try_open(&disk, Some(at_end)).unwrap().writer;
-    assert_eq!(held(writer.journal()), frames[..4]);
+    for cut in CUTS {
+        assert_eq!(held(cut(&disk.fork(), at_end).unwrap().journal()), frames[..4]);
+    }
 }
 
 fn refused(disk: &MemoryDisk, place: Position) -> JournalError {
     let before = disk.everything();
-    let error = try_open(disk, Some(place)).expect_err("no place to cut");
+    let [error, while_open] = CUTS.map(|cut| cut(disk, place).expect_err("no place to cut"));
+    assert_eq!(error.to_string(), while_open.to_string());
     assert_eq!(disk.everything(), before, "{error}");
     error
 }
@@ -76,14 +91,17 @@ fn a_trimmed_place_is_refused() {
 #[test]
 fn a_cut_can_be_followed_by_another() {
     let (disk, frames, places) = journal();
-    let mut writer = try_open(&disk, Some(places[6])).unwrap().writer;
-    let more = fill(&mut writer, 6);
-    let again = Position { offset: more[4].position.offset - 32, ..more[4].position };
-    let writer = try_open(&disk, Some(again)).unwrap().writer;
-    assert_eq!(held(writer.journal()), [&frames[..6], &more[..4]].concat());
-    let writer = try_open(&disk, Some(places[3])).unwrap().writer;
-    assert_eq!(held(writer.journal()), frames[..3], "back over the first cut");
-    assert_eq!(reopened(&disk), frames[..3]);
+    for cut in CUTS {
+        let disk = disk.fork();
+        let mut writer = cut(&disk, places[6]).unwrap();
+        let more = fill(&mut writer, 6);
+        let again = Position { offset: more[4].position.offset - 32, ..more[4].position };
+        let writer = cut(&disk, again).unwrap();
+        assert_eq!(held(writer.journal()), [&frames[..6], &more[..4]].concat());
+        let writer = cut(&disk, places[3]).unwrap();
+        assert_eq!(held(writer.journal()), frames[..3], "back over the first cut");
+        assert_eq!(reopened(&disk), frames[..3]);
+    }
 }
 
 #[test]
@@ -97,11 +115,11 @@ fn a_cut_below_damage_opens() {
 
 #[test]
 fn power_may_go_at_any_moment_of_a_cut() {
-    for place in [2, 5, 8, 9] {
+    for (cut, place) in CUTS.iter().flat_map(|cut| [2, 5, 8, 9].map(|place| (cut, place))) {
         for effects in 0.. {
             let (disk, frames, places) = journal();
             disk.power_off_after(effects);
-            let done = try_open(&disk, Some(places[place])).is_ok();
+            let done = cut(&disk, places[place]).is_ok();
             for seed in 0..10 {
                 let disk = disk.fork().crash(seed);
                 let found = reopened(&disk.fork());

@@ -9,6 +9,7 @@ mod damage;
 mod direct;
 mod fold;
 mod golden;
+mod index;
 mod refusal;
 mod space;
 mod torn;

@@ -141,6 +141,15 @@ fn keep_reserve(path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// A ring on a disk works, and every write of a host waits for that disk's page cache and write-back.
+fn warn_of_rings_on_a_disk(directory: &Path) {
+    /// `TMPFS_MAGIC`, `RAMFS_MAGIC` of linux/magic.h.
+    const MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
+    if rustix::fs::statfs(directory).is_ok_and(|found| !MEMORY.contains(&found.f_type)) {
+        tracing::warn!(directory = %directory.display(), "ring_directory is no tmpfs: hosts' writes wait for its disk. Is its file system mounted?");
+    }
+}
+
 type Doors = Vec<tokio::task::JoinHandle<()>>;
 
 /// Listens everywhere first, so that a busy port is said before anything runs; the control socket comes last: when it
@@ -164,6 +173,7 @@ async fn start(appliance: &Arc<Appliance>, stop: &CancellationToken) -> anyhow::
     appliance.open_volumes()?;
     appliance.open_images().map_err(|error| anyhow!("open the images: {}", error.message))?;
     appliance.open_local_pairs().map_err(|error| anyhow!("open the local pairs: {}", error.message))?;
+    warn_of_rings_on_a_disk(&config.groups.ring_directory);
     appliance.start_groups().await?;
     appliance.start_local_pairs().await;
     appliance.open_drills().await.map_err(|error| anyhow!("open the drills: {}", error.message))?;

@@ -57,6 +57,7 @@ async fn what_is_done_is_told_to_people_on_stderr_and_to_machines_on_stdout() {
     let peer = format!("peer add west --id {} --addr west:7411", "00".repeat(32));
     for (line, told, field) in [
         (peer.as_str(), "peer 'west' at west:7411 is trusted", "address"),
+        ("peer remove north", "peer 'north' is trusted no more", "name"),
         ("volume create c --size 1GiB", "volume 'c' is made: 1 GiB", "backing"),
         ("volume delete a", "volume 'a' is deleted", "name"),
         ("volume resize a --size 2GiB", "volume 'a' has 2 GiB now", "size"),

@@ -68,6 +68,7 @@ async fn every_method_arrives_as_it_was_asked() {
     assert_eq!(status, samples::paired());
     let peer = PeerAdd { name: text("west"), id: "00".repeat(32), address: Some(text("west:7411")) };
     assert_eq!(client.peer_add(&peer).await.unwrap().address, peer.address);
+    client.peer_remove("north").await.unwrap();
     let volume = VolumeCreate { name: text("c"), size: 512, backing: Some(text("/dev/vdb")) };
     assert_eq!(client.volume_create(&volume).await.unwrap().size, 512);
     client.volume_delete("a").await.unwrap();
@@ -91,6 +92,7 @@ async fn every_method_arrives_as_it_was_asked() {
     assert_eq!(client.switchover("g", &switchover).await.unwrap().primary, "west");
     let expected = [
         format!("{peer:?}"),
+        text(r#"peer_remove "north""#),
         format!("{volume:?}"),
         text(r#"volume_delete "a""#),
         text(r#"volume_resize "a" 1024"#),
@@ -275,6 +277,7 @@ async fn the_document_describes_every_route_and_every_route_is_there() {
             "DELETE /v1/groups/{group}/volumes/{volume}",
             "DELETE /v1/images/{image}",
             "DELETE /v1/local-pairs/{target}",
+            "DELETE /v1/peers/{peer}",
             "DELETE /v1/sets/{set}",
             "DELETE /v1/volumes/{volume}",
             "GET /v1/backups",

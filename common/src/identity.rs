@@ -39,7 +39,7 @@ pub enum IdentityError {
         path: PathBuf,
     },
     /// A file is not there.
-    #[error("{} is missing: restore it from a backup, or make a new appliance with `tidemark init` and let every peer add its new id", path.display())]
+    #[error("{} is missing: restore it from a backup, or make a new appliance with `tidemark init`, and on every peer `tidemark peer remove` the old one and add the new id", path.display())]
     Missing {
         /// The missing file.
         path: PathBuf,

@@ -35,6 +35,7 @@ use crate::drain::{Drain, DrainDesk, DrainSettings, RecordRequest};
 use crate::image::Image;
 use crate::pressure::PairSet;
 use crate::recovery::{StartError, Taken, applied_position, index_unapplied, recover_ring};
+use crate::ring_place::RingPlace;
 use crate::ship::{Hold, Links, Pair, PairParts};
 use crate::volume::CapturedVolume;
 use crate::writeback::{Readers, Writeback, WritebackDesk};
@@ -49,8 +50,10 @@ pub struct PrimaryOptions {
     pub journal_folder: PathBuf,
     /// Size of the journal.
     pub journal: JournalOptions,
-    /// File of the ring.
+    /// File of the ring, when there is none elsewhere from before a kill.
     pub ring_path: PathBuf,
+    /// This boot of the machine, which memory does not outlive; empty: not known.
+    pub boot: String,
     /// Bytes of the ring.
     pub ring_bytes: u64,
     /// The drain.
@@ -141,7 +144,7 @@ impl Primary {
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn open(mut parts: PrimaryParts, options: PrimaryOptions) -> Result<(Arc<Self>, Stages), StartError> {
+    pub fn open(mut parts: PrimaryParts, mut options: PrimaryOptions) -> Result<(Arc<Self>, Stages), StartError> {
         let record = parts.keeper.get();
         let (group, generation) = (parts.keeper.id(), parts.keeper.generation());
         let desk = Arc::new(DrainDesk::new(Duration::from_millis(record.interval_ms)));
@@ -175,7 +178,17 @@ impl Primary {
         let spill = options.spill(&parts.disk);
         let mut index = index_unapplied(&journal, &applied, taken.indexed, &spill)?;
         let tip = writer.tip().seq;
-        let ring = recover_ring(&options.ring_path, options.ring_bytes, group, generation, tip, &mut index)?;
+        let place = RingPlace {
+            catalog: parts.keeper.catalog(),
+            group,
+            configured: &options.ring_path,
+            boot: &options.boot,
+            journal_folder: &options.journal_folder,
+        };
+        let ring_path = place.find()?;
+        let ring = recover_ring(&ring_path, options.ring_bytes, group, generation, tip, &mut index)?;
+        place.record(&ring_path)?;
+        options.ring_path = ring_path;
         if ring.kept + ring.void > 0 {
             tracing::info!(group = %record.name, kept = ring.kept, unanswered = ring.void, "writes recovered from the write buffer");
         }
@@ -603,7 +616,12 @@ impl Primary {
         self.image.journal.wake();
         threads.for_each(|thread| drop(thread.join()));
         if self.image.buffer.bytes() == 0 && self.image.journal.poisoned().is_none() {
-            // Drained: its memory is given back. A kill leaves it, and the next start reads it.
+            // Drained: its memory is given back. A kill leaves it, and the next start reads it. In this order: a ring that is
+            // recorded is missed when it is gone.
+            if let Err(error) = self.keeper.catalog().delete_ring(self.keeper.id()) {
+                tracing::warn!(%error, "the write buffer is drained and stays where it is, because that could not be recorded");
+                return;
+            }
             let _ = std::fs::remove_file(&self.options.ring_path);
         }
     }
@@ -716,6 +734,7 @@ mod tests {
             journal_folder: directory.join("journal"),
             journal: JournalOptions { segment_bytes: 8 << 20, capacity_bytes: 64 << 20 },
             ring_path: directory.join("ring"),
+            boot: String::new(),
             ring_bytes: 4 << 20,
             drain: DrainSettings { delay: Duration::from_millis(1), freeze_limit: Duration::from_secs(1) },
             heartbeat: Duration::from_secs(1),

@@ -17,6 +17,7 @@ mod plan;
 mod pressure;
 pub mod recovery;
 pub mod ring;
+mod ring_place;
 pub mod ship;
 pub mod throttle;
 pub mod verify;

@@ -5,6 +5,7 @@
 //! | none | first start, or memory was lost | a new one; what was not flushed is gone, as after any loss of power |
 //! | of this generation | the process died | entries beyond the journal's tip are drained again |
 //! | of an older generation | a role change came in between | set aside under another name: it is the lost tail |
+//! | missing, and the machine was not restarted | an error: see `ring_place` |
 //! | does not follow the journal | one of the two is not this group's | an error; nothing is touched |
 
 use std::path::{Path, PathBuf};
@@ -55,6 +56,21 @@ pub enum StartError {
         found: Seq,
         /// The last write in the journal.
         tip: Seq,
+    },
+    /// The ring of before a kill is neither where it was nor where it should be now.
+    #[error(
+        "the write buffer {} is not there, and holds writes that were acknowledged before the service was killed. Put it back there, or \
+         to {}, and restart the service (is the file system under ring_directory mounted?). When it is lost: `touch {}` and restart, \
+         which starts without those of them that were not flushed",
+        path.display(), configured.display(), given_up.display()
+    )]
+    RingLost {
+        /// Where it was.
+        path: PathBuf,
+        /// Where it is wanted now.
+        configured: PathBuf,
+        /// The file that gives it up.
+        given_up: PathBuf,
     },
     /// The images of older moments.
     #[error("the images of this group cannot go on: {0}")]

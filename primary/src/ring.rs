@@ -107,10 +107,20 @@ pub enum RingError {
         /// What the system said.
         source: io::Error,
     },
+    /// There is no place for it.
+    #[error(
+        "make {}, for the write buffer: {source}. Is the tmpfs that ring_directory in config.toml names there?", folder.display()
+    )]
+    Folder {
+        /// Where it is to lie.
+        folder: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The file is not what it should be.
     #[error(
-        "the write buffer {} cannot be read: {what}. It may hold acknowledged writes: keep the file, move it aside to \
-         start without them",
+        "the write buffer {} cannot be read: {what}. It may hold acknowledged writes: keep the file. To start without them, move it aside, \
+         restart the service, and do what it says then",
         path.display()
     )]
     Damaged {
@@ -137,8 +147,12 @@ impl Ring {
     /// [`RingError::Io`].
     pub fn create(path: &Path, capacity: u64, group: GroupId, generation: Generation) -> Result<Self, RingError> {
         let io = |action| move |source| RingError::Io { action, path: path.to_owned(), source };
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(io("make the folder of"))?;
+        if let Some(folder) = path.parent()
+            && let Err(source) = std::fs::create_dir(folder)
+            && source.kind() != io::ErrorKind::AlreadyExists
+        {
+            // Only this one: what should be a tmpfs and is not mounted is not made on another disk.
+            return Err(RingError::Folder { folder: folder.to_owned(), source });
         }
         let _ = std::fs::remove_file(path);
         let capacity = capacity.next_multiple_of(PAGE);

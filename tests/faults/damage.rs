@@ -9,7 +9,7 @@ use tidemark_tests::oracle::{Bounds, assert_legal};
 use tidemark_tests::pair::{Pair, Setup};
 
 /// An appliance with a group, killed under load.
-fn killed(seed: u64) -> Pair {
+pub(crate) fn killed(seed: u64) -> Pair {
     let mut pair = Pair::unpaired(&Setup::seeded(seed));
     pair.prefill();
     let load = pair.load(0);
@@ -19,13 +19,13 @@ fn killed(seed: u64) -> Pair {
     pair
 }
 
-fn assert_everything_is_there(pair: &mut Pair) {
+pub(crate) fn assert_everything_is_there(pair: &mut Pair) {
     pair.east.start();
     let image = pair.image(&pair.east);
     assert_legal("once restored", &pair.history.writes(), &image, Bounds::EVERYTHING_ACKED);
 }
 
-fn assert_names(reason: &str, path: &Path) {
+pub(crate) fn assert_names(reason: &str, path: &Path) {
     let name = path.file_name().expect("a name").to_string_lossy();
     assert!(reason.contains(&*name), "names {name}: {reason}");
     assert!(!reason.contains("panicked"), "{reason}");
@@ -147,7 +147,7 @@ fn an_altered_catalogue_is_refused_and_whole_again_when_restored() {
     assert!(pair.east.status().volumes.iter().any(|volume| volume.name == "later"));
 }
 
-fn rings(pair: &Pair) -> Vec<PathBuf> {
+pub(crate) fn rings(pair: &Pair) -> Vec<PathBuf> {
     // One folder for each appliance that shares the tmpfs.
     let folders = std::fs::read_dir(pair.east.rings()).expect("the rings");
     let entries = folders.flat_map(|folder| std::fs::read_dir(folder.expect("a folder").path()).expect("its rings"));
@@ -188,35 +188,6 @@ fn an_altered_ring_is_named_and_its_writes_come_back_when_it_is_restored() {
         flip_byte(&ring, place);
     }
     assert_everything_is_there(&mut pair);
-}
-
-#[test]
-fn a_lost_ring_is_a_power_loss_and_costs_nothing_that_was_flushed() {
-    let mut pair = Pair::unpaired(&Setup::seeded(205));
-    pair.prefill();
-    let load = pair.load(0);
-    load.wait_acked(600);
-    load.stop();
-    let before_flush = pair.history.tick();
-    // Of any one volume: a flush covers the group.
-    pair.east.open("a").flush().expect("flush");
-    let load = pair.load(1);
-    load.wait_acked(300);
-    pair.east.kill9();
-    drop(load.join_broken());
-    for ring in rings(&pair) {
-        std::fs::remove_file(ring).expect("remove the ring");
-    }
-    pair.east.start();
-    let bounds = Bounds { holds_acked_before: Some(before_flush), nothing_sent_after: None };
-    let image = pair.image(&pair.east);
-    let verdict = assert_legal("after the power loss", &pair.history.writes(), &image, bounds);
-    pair.history.settle(&verdict);
-    let load = pair.load(2);
-    load.wait_acked(300);
-    load.stop();
-    let image = pair.image(&pair.east);
-    assert_legal("it goes on", &pair.history.writes(), &image, Bounds::EVERYTHING_ACKED);
 }
 
 #[test]

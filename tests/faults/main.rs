@@ -8,3 +8,5 @@ mod peers;
 mod roles;
 mod startup;
 mod strangers;
+mod trust;
+mod write_buffer;

@@ -293,6 +293,7 @@ impl Site {
             journal_folder: JOURNAL.into(),
             journal: self.journal_options(),
             ring_path: self.ring_path(),
+            boot: String::new(),
             ring_bytes: self.settings.ring_bytes,
             drain: DrainSettings { delay: self.settings.delay, freeze_limit: Duration::from_secs(1) },
             heartbeat: Duration::from_secs(1),

@@ -24,6 +24,7 @@ fn every_line_of_the_contract_is_understood() {
         "serve DIR",
         &format!("peer add west --id {id}"),
         &format!("peer add west --id {id} --addr west.example:7411"),
+        "peer remove west",
         "volume create a --size 1GiB",
         "volume create a --size 1073741824 --backing /dev/vdb",
         "volume list",

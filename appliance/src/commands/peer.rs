@@ -25,15 +25,31 @@ pub(crate) enum Command {
         #[arg(long, value_name = "HOST:PORT")]
         addr: Option<HostPort>,
     },
+    /// Trust an appliance no more; refused while a group is paired with it
+    Remove {
+        /// What it is called here
+        #[arg(value_parser = name)]
+        name: String,
+    },
 }
 
 /// Carries it out.
 pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failure> {
-    let Command::Add { name, id, addr } = command;
+    let (name, id, addr) = match command {
+        Command::Add { name, id, addr } => (name, id, addr),
+        Command::Remove { name } => return remove(service, &name).await,
+    };
     let request = PeerAdd { name, id: id.to_string(), address: addr.map(|address| address.to_string()) };
     let peer = service.client.peer_add(&request).await?;
     output::done(service.json, &peer, |peer: &PeerStatus| match &peer.address {
         Some(address) => format!("peer '{}' at {address} is trusted", peer.name),
         None => format!("peer '{}' is trusted; it has to come here, because it has no address", peer.name),
+    })
+}
+
+async fn remove(service: &Service, name: &str) -> Result<(), Failure> {
+    service.client.peer_remove(name).await?;
+    output::done(service.json, &serde_json::json!({ "name": name }), |_| {
+        format!("peer '{name}' is trusted no more; its name is free")
     })
 }

@@ -191,6 +191,9 @@ impl Appliance {
         let _alone = self.changing.lock().await;
         let refuse = |refusal, message: String| Refused { refusal, message, generation: 0 };
         let here = &self.config.name;
+        if self.peer_by_id(&primary).is_none() {
+            return Err(refuse(Refusal::Unready, format!("'{here}' has just removed this peer")));
+        }
         if self.groups.read().contains_key(&hello.group_name) {
             let message = format!(
                 "'{here}' has another group '{0}' already: delete that one there (`tidemark group delete {0}`, or `tidemark pair \

@@ -184,8 +184,19 @@ impl Appliance {
         self.directory.join("groups").join(group.to_string()).join("journal")
     }
 
+    /// Where the write buffer of a group lies, if it has one.
     pub(crate) fn ring_path(&self, group: GroupId) -> PathBuf {
-        ring_folder(&self.config.groups.ring_directory, self.identity.id()).join(format!("{group}.ring"))
+        let known = self.catalog.ring(group).ok().flatten();
+        known.map_or_else(|| self.configured_ring_path(group), |known| PathBuf::from(known.path))
+    }
+
+    /// Where a new one is made.
+    pub(crate) fn configured_ring_path(&self, group: GroupId) -> PathBuf {
+        self.ring_folder().join(format!("{group}.ring"))
+    }
+
+    pub(crate) fn ring_folder(&self) -> PathBuf {
+        ring_folder(&self.config.groups.ring_directory, self.identity.id())
     }
 }
 
@@ -224,7 +235,9 @@ impl Links for Appliance {
 
     fn reach(&self, peer: &str) -> Result<(ApplianceId, String), String> {
         let peers = self.peers.read();
-        let record = peers.get(peer).ok_or_else(|| format!("the peer '{peer}' is no longer known: add it again"))?;
+        let record = peers.get(peer).ok_or_else(|| {
+            format!("no peer '{peer}' is known here: `tidemark peer add {peer} --id ID --addr HOST:PORT`")
+        })?;
         let address = record.address.clone().ok_or_else(|| {
             format!(
                 "no address is known for peer '{peer}': `tidemark peer add {peer} --id {} --addr HOST:PORT`",

@@ -11,45 +11,16 @@ use tidemark_common::api::types::{
     PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, T0Create, VerifyReport,
     VerifyRequest, VolumeCreate, VolumeStatus, Wait, WaitFor,
 };
-use tidemark_common::catalog::PeerRecord;
-use tidemark_common::ids::{ApplianceId, MarkerNumber, check_name};
+use tidemark_common::ids::MarkerNumber;
 use tidemark_common::markers::{info, marker_of};
 use tidemark_primary::ship::Pair;
 
-use super::appliance::{Appliance, Engine, failed, invalid, not_found, refused};
+use super::appliance::{Appliance, Engine, failed, not_found, refused};
 
 /// How often `wait` looks.
 const LOOK: Duration = Duration::from_millis(10);
 
 impl Appliance {
-    async fn add_peer(&self, request: PeerAdd) -> Result<PeerStatus, ErrorBody> {
-        let _alone = self.changing.lock().await;
-        check_name(&request.name).map_err(|error| invalid(error.to_string()))?;
-        let id: ApplianceId =
-            request.id.parse().map_err(|error: tidemark_common::ids::IdError| invalid(error.to_string()))?;
-        if id == self.identity.id() {
-            return Err(refused(
-                "this is the id of this appliance itself: give the other one's, as `tidemark id DIR` prints it there",
-            ));
-        }
-        let known = self.peers.read().get(&request.name).cloned();
-        if let Some(known) = known.as_ref().filter(|known| known.id != id.0) {
-            return Err(refused(format!(
-                "peer '{}' is known with the id {}: use another name for another appliance",
-                request.name,
-                hex::encode(known.id)
-            )));
-        }
-        if let Some(other) = self.peer_by_id(&id.0).filter(|other| *other != request.name) {
-            return Err(refused(format!("this appliance is known as peer '{other}' already")));
-        }
-        let address = request.address.clone().or_else(|| known.and_then(|known| known.address));
-        let record = PeerRecord { name: request.name.clone(), id: id.0, address: address.clone() };
-        self.catalog.put_peer(&record).map_err(failed)?;
-        self.peers.write().insert(request.name.clone(), record);
-        Ok(PeerStatus { name: request.name, id: id.to_string(), address })
-    }
-
     fn pair_of(&self, group: &str, peer: &str) -> Result<std::sync::Arc<tidemark_primary::ship::Pair>, ErrorBody> {
         let pair = self.primary(group)?.pair(peer);
         pair.ok_or_else(|| not_found(format!("group '{group}' is not paired with '{peer}'")))
@@ -147,6 +118,10 @@ impl Control for Appliance {
 
     fn peer_add(&self, request: PeerAdd) -> Reply<'_, PeerStatus> {
         Box::pin(self.add_peer(request))
+    }
+
+    fn peer_remove(&self, name: String) -> Reply<'_, ()> {
+        Box::pin(async move { self.remove_peer(&name).await })
     }
 
     fn volume_create(&self, request: VolumeCreate) -> Reply<'_, VolumeStatus> {

@@ -138,5 +138,7 @@ impl Appliance {
         for stopped in stopping {
             let _ = stopped.await;
         }
+        // Of a ring that could not be drained, the folder stays.
+        let _ = std::fs::remove_dir(self.ring_folder());
     }
 }

@@ -102,6 +102,7 @@ impl Appliance {
         if let Some(by) = fenced_by {
             self.set_aside(id, by)?;
         }
+        let ring = self.ring_path(id);
         self.catalog.delete_group(name, id).map_err(failed)?;
         self.groups.write().remove(name);
         let members = record.volumes.into_iter().map(|member| member.name);
@@ -110,7 +111,7 @@ impl Appliance {
             self.set_free(&volume)?;
             self.settle_door(&volume).await;
         }
-        self.remove_group_files(id);
+        self.remove_group_files(id, &ring);
         Ok(())
     }
 
@@ -141,7 +142,7 @@ impl Appliance {
     }
 
     /// The journal and the write buffer of a group that is no more.
-    pub(crate) fn remove_group_files(&self, id: GroupId) {
+    pub(crate) fn remove_group_files(&self, id: GroupId, ring: &Path) {
         let folder = self.journal_folder(id);
         if let Err(error) = fs::remove_dir_all(&folder)
             && error.kind() != ErrorKind::NotFound
@@ -153,7 +154,7 @@ impl Appliance {
         if fs::remove_dir(self.group_folder(id)).is_err() && kept.exists() {
             tracing::warn!(kept = %kept.display(), "what the group had not shipped is kept");
         }
-        let _ = fs::remove_file(self.ring_path(id));
+        let _ = fs::remove_file(ring);
     }
 }
 

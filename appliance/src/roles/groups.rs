@@ -97,7 +97,8 @@ impl Appliance {
         let options = PrimaryOptions {
             journal_folder: self.journal_folder(keeper.id()),
             journal: self.journal_options(),
-            ring_path: self.ring_path(keeper.id()),
+            ring_path: self.configured_ring_path(keeper.id()),
+            boot: boot(),
             ring_bytes: groups.write_buffer_bytes,
             drain: DrainSettings { delay: DRAIN_DELAY, freeze_limit: groups.freeze_limit },
             heartbeat: self.config.replication.heartbeat_interval,
@@ -211,7 +212,11 @@ impl Appliance {
             let recorded = self.catalog.put_group(&keeper.get()).map_err(failed);
             recorded.inspect_err(|_| primary.stop()).map(|()| primary)
         });
-        started.inspect_err(|_| self.remove_group_files(keeper.id()))
+        started.inspect_err(|_| {
+            let ring = self.ring_path(keeper.id());
+            let _ = self.catalog.delete_ring(keeper.id());
+            self.remove_group_files(keeper.id(), &ring);
+        })
     }
 
     /// A volume that may join a group.
@@ -307,6 +312,12 @@ impl Appliance {
         primary.keeper().update(|group| group.pairs.push(record.clone())).map_err(failed)?;
         Ok(primary.add_pair(&record).status())
     }
+}
+
+/// This boot of the machine.
+fn boot() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    boot.trim().to_owned()
 }
 
 /// A random id from the kernel.

@@ -279,6 +279,10 @@ impl Control for Fake {
         })
     }
 
+    fn peer_remove(&self, name: String) -> Reply<'_, ()> {
+        self.reply(format!("peer_remove {name:?}"), move |_| Some(()))
+    }
+
     fn volume_create(&self, request: VolumeCreate) -> Reply<'_, VolumeStatus> {
         self.reply(format!("{request:?}"), move |_| {
             let backing = request.backing.unwrap_or_else(|| "/srv/east/volumes/new".into());

@@ -136,6 +136,14 @@ impl Client {
         self.ask(Ask::new(Method::POST, &["peers"]).with(request)).await
     }
 
+    /// `peer remove`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn peer_remove(&self, name: &str) -> Answer<()> {
+        self.tell(Ask::new(Method::DELETE, &["peers", name])).await
+    }
+
     /// `volume create`.
     ///
     /// # Errors

@@ -28,6 +28,8 @@ pub trait Control: Send + Sync + 'static {
     fn status(&self) -> Status;
     /// `peer add`: adding the same again is fine; another id for a known name is refused.
     fn peer_add(&self, request: PeerAdd) -> Reply<'_, PeerStatus>;
+    /// `peer remove`: refused while a group names it.
+    fn peer_remove(&self, name: String) -> Reply<'_, ()>;
     /// `volume create`.
     fn volume_create(&self, request: VolumeCreate) -> Reply<'_, VolumeStatus>;
     /// `volume delete`: refused while it is in a group or connected; a backing given by the operator is left alone.

@@ -63,6 +63,7 @@ fn documented() -> OpenApiRouter<Api> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(status))
         .routes(routes!(peer_add))
+        .routes(routes!(peer_remove))
         .routes(routes!(volume_create))
         .routes(routes!(volume_delete, volume_resize))
         .routes(routes!(group_create))
@@ -127,6 +128,13 @@ async fn status(State(api): State<Api>) -> Json<Status> {
     responses((status = 200, body = PeerStatus), (status = "default", body = ErrorBody)))]
 async fn peer_add(State(api): State<Api>, Body(request): Body<PeerAdd>) -> Answer<PeerStatus> {
     api.carry_out(async move |control| control.peer_add(request).await).await.map(Json)
+}
+
+/// Trusts an appliance no more.
+#[utoipa::path(delete, path = "/v1/peers/{peer}", params(("peer" = String, Path,)),
+    responses((status = 204), (status = "default", body = ErrorBody)))]
+async fn peer_remove(State(api): State<Api>, Names(peer): Names<String>) -> Result<StatusCode, ErrorAnswer> {
+    api.carry_out(async move |control| control.peer_remove(peer).await).await.map(|()| StatusCode::NO_CONTENT)
 }
 
 /// Makes a volume, new or around a file or device.

@@ -118,13 +118,14 @@ impl Batch {
         self.put(&Key::group(&group.name)?, group)
     }
 
-    /// Removes a group with its applied position, markers and bitmaps.
+    /// Removes a group with its applied position, markers, bitmaps and the place of its write buffer.
     ///
     /// # Errors
     /// [`CatalogError::Name`].
     pub fn delete_group(&mut self, name: &str, id: GroupId) -> Result<(), CatalogError> {
         self.delete(&Key::group(name)?);
         self.delete(&Key::applied(id));
+        self.delete(&Key::ring(id));
         self.delete_range(KeyRange::markers(id));
         self.delete_range(KeyRange::bitmaps(id));
         Ok(())
@@ -260,7 +261,7 @@ impl Batch {
         Ok(())
     }
 
-    fn delete(&mut self, key: &Key) {
+    pub(super) fn delete(&mut self, key: &Key) {
         self.changes.push(Change::Delete(key.bytes().to_vec()));
     }
 

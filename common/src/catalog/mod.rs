@@ -34,8 +34,8 @@ pub use image_records::{
 };
 pub use records::{
     ApplianceRecord, AppliedRecord, BackupRecord, BackupStateRecord, CopyRecord, GroupRecord, GroupVolume,
-    KeptMarkerRecord, OnFullRecord, PairRecord, PairStateRecord, PartedRecord, PeerRecord, RoleRecord, SetRecord,
-    VolumeRecord, WhileDifferentialRecord,
+    KeptMarkerRecord, OnFullRecord, PairRecord, PairStateRecord, PartedRecord, PeerRecord, RingRecord, RoleRecord,
+    SetRecord, VolumeRecord, WhileDifferentialRecord,
 };
 pub use schema::{CATALOG_FORMAT, MARKERS_KEPT, RECORD_BYTES_MAX};
 
@@ -95,6 +95,7 @@ impl Catalog {
             Table::Image,
             Table::LocalPair,
             Table::Peer,
+            Table::Ring,
             Table::Schedule,
             Table::Set,
             Table::Volume,
@@ -161,6 +162,33 @@ impl Catalog {
     /// As [`Batch::delete_peer`] and [`Catalog::commit`].
     pub fn delete_peer(&self, name: &str) -> Result<(), CatalogError> {
         self.change(|batch| batch.delete_peer(name))
+    }
+
+    /// Where the write buffer of a group lies.
+    ///
+    /// # Errors
+    /// As all reads.
+    pub fn ring(&self, group: GroupId) -> Result<Option<RingRecord>, CatalogError> {
+        self.get(&Key::ring(group))
+    }
+
+    /// Keeps where the write buffer of a group lies.
+    ///
+    /// # Errors
+    /// As [`Batch::put_peer`] and [`Catalog::commit`].
+    pub fn put_ring(&self, group: GroupId, ring: &RingRecord) -> Result<(), CatalogError> {
+        self.change(|batch| batch.put(&Key::ring(group), ring))
+    }
+
+    /// The write buffer of a group holds nothing any more.
+    ///
+    /// # Errors
+    /// As [`Catalog::commit`].
+    pub fn delete_ring(&self, group: GroupId) -> Result<(), CatalogError> {
+        self.change(|batch| {
+            batch.delete(&Key::ring(group));
+            Ok(())
+        })
     }
 
     /// All volumes, by name.

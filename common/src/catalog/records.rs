@@ -234,6 +234,15 @@ pub struct AppliedRecord {
     pub marker: u64,
 }
 
+/// Where the write buffer of a primary lies for as long as it may hold what was answered: from a start to the clean stop after it.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct RingRecord {
+    /// Absolute path of its file.
+    pub path: String,
+    /// The boot of the machine in which it was made; empty when the system does not tell.
+    pub boot: String,
+}
+
 /// A marker as the catalogue keeps it, for listing after its frames are trimmed.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct KeptMarkerRecord {
@@ -366,6 +375,7 @@ records! {
     KeptMarkerRecord => Marker,
     LocalPairRecord => LocalPair,
     PeerRecord => Peer,
+    RingRecord => Ring,
     ScheduleRecord => Schedule,
     SetRecord => Set,
     VolumeRecord => Volume,

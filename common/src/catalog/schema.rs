@@ -14,6 +14,7 @@
 //! local-pair/TARGET                 a pair on this appliance, by its target volume
 //! marker/GROUP/NUMBER               one kept marker
 //! peer/NAME                         a trusted appliance
+//! ring/GROUP                        where the write buffer of a running primary lies
 //! schedule/GROUP                    rehearsals of a group, again and again; by the group's name
 //! set/NAME                          a data set
 //! volume/NAME                       a volume
@@ -29,7 +30,7 @@ use super::CatalogError;
 use crate::ids::{GroupId, MarkerNumber, check_name};
 
 /// The layout of tables and records that this build writes. Raised by any change an older build would misread.
-pub const CATALOG_FORMAT: u32 = 6;
+pub const CATALOG_FORMAT: u32 = 7;
 /// Stored bytes of one record at most: a roaring bitmap of 64 TiB in regions needs no more.
 pub const RECORD_BYTES_MAX: usize = 256 << 20;
 /// Markers kept per group, at least; pruning is by blocks of `MARKERS_PRUNE_STEP`.
@@ -51,6 +52,7 @@ pub(super) enum Table {
     Image = 8,
     Drill = 9,
     Schedule = 10,
+    Ring = 11,
     Set = 20,
     Backup = 21,
     LocalPair = 30,
@@ -59,7 +61,7 @@ pub(super) enum Table {
 
 impl Table {
     /// All of them, in the order of their keys.
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::Appliance,
         Self::Applied,
         Self::Backup,
@@ -71,6 +73,7 @@ impl Table {
         Self::LocalPair,
         Self::Marker,
         Self::Peer,
+        Self::Ring,
         Self::Schedule,
         Self::Set,
         Self::Volume,
@@ -90,6 +93,7 @@ impl Table {
             Self::Image => "image",
             Self::Marker => "marker",
             Self::Peer => "peer",
+            Self::Ring => "ring",
             Self::Schedule => "schedule",
             Self::Volume => "volume",
             Self::Set => "set",
@@ -117,6 +121,9 @@ impl Table {
             Self::Image => "delete the image and make it again: the volumes are not touched",
             Self::LocalPair | Self::LocalBits => {
                 "restore the catalogue from a backup, or delete the local pair and create it again: the source is not touched"
+            }
+            Self::Ring => {
+                "restore the catalogue from a backup; the write buffer itself is under ring_directory and is not touched"
             }
             Self::Schedule => "schedule the drills of this group again",
             Self::Marker => "restore the catalogue from a backup; the markers in the journal are not touched",
@@ -190,6 +197,10 @@ impl Key {
 
     pub(super) fn applied(group: GroupId) -> Self {
         Self { table: Table::Applied, text: format!("applied/{group}") }
+    }
+
+    pub(super) fn ring(group: GroupId) -> Self {
+        Self { table: Table::Ring, text: format!("ring/{group}") }
     }
 
     pub(super) fn marker(group: GroupId, number: MarkerNumber) -> Self {
@@ -286,6 +297,7 @@ mod tests {
             Key::local_pair("z").unwrap(),
             Key::marker(group, MarkerNumber(u64::MAX)),
             Key::peer("z").unwrap(),
+            Key::ring(group),
             Key::schedule("z").unwrap(),
             Key::set("z").unwrap(),
             Key::volume("0").unwrap(),

@@ -163,7 +163,7 @@ pub enum DialError {
     /// Another appliance answers there.
     #[error(
         "the appliance at {address} has the id {found} and {expected} was expected: either the address is another appliance's, \
-         or the peer was made anew and has to be added again with its new id"
+         or the peer was made anew: then `tidemark pair delete` its pairs, `tidemark peer remove` it, and add it with its new id"
     )]
     WrongPeer {
         /// As given.

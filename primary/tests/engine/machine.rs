@@ -91,6 +91,8 @@ pub(crate) struct Machine {
     pub(crate) disk: MemoryDisk,
     pub(crate) settings: Settings,
     pub(crate) ring: PathBuf,
+    /// Memory does not outlive it.
+    boot: u32,
     pub(crate) runtime: Runtime,
     /// Of the processes that start from here on.
     pub(crate) links: Arc<dyn Links>,
@@ -144,6 +146,7 @@ impl Machine {
             disk: MemoryDisk::new(),
             settings,
             ring,
+            boot: 1,
             runtime,
             links: Arc::new(Nobody),
             catalog,
@@ -200,6 +203,7 @@ impl Machine {
             journal_folder: JOURNAL.into(),
             journal: self.settings.journal(),
             ring_path: self.ring.clone(),
+            boot: self.boot.to_string(),
             ring_bytes: self.settings.ring_bytes,
             drain: DrainSettings { delay: self.settings.delay, freeze_limit: SOON },
             heartbeat: self.settings.heartbeat,
@@ -241,6 +245,7 @@ impl Machine {
     pub(crate) fn lose_power(&mut self, engine: Engine, hosts: Option<Hosts>, seed: u64) {
         self.kill(engine, hosts);
         std::fs::remove_file(&self.ring).unwrap();
+        self.boot += 1;
         self.disk = self.disk.crash(seed);
     }
 

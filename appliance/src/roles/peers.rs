@@ -1,0 +1,94 @@
+//! Whom this appliance trusts: adding peers, and taking the trust back.
+//!
+//! Groups name a peer by its name here, and a copy its primary by its id. So a peer that a group names stays, with the id it has, until
+//! that group no longer does; after that its name is free for another appliance, or for the same machine made anew.
+
+use tidemark_common::api::types::{ErrorBody, PeerAdd, PeerStatus};
+use tidemark_common::catalog::{GroupRecord, PeerRecord, RoleRecord};
+use tidemark_common::config::HostPort;
+use tidemark_common::ids::{ApplianceId, check_name};
+
+use super::appliance::{Appliance, failed, invalid, not_found, refused};
+
+impl Appliance {
+    /// `peer add`.
+    pub(crate) async fn add_peer(&self, request: PeerAdd) -> Result<PeerStatus, ErrorBody> {
+        let _alone = self.changing.lock().await;
+        check_name(&request.name).map_err(|error| invalid(error.to_string()))?;
+        let id: ApplianceId =
+            request.id.parse().map_err(|error: tidemark_common::ids::IdError| invalid(error.to_string()))?;
+        if id == self.identity.id() {
+            return Err(refused(
+                "this is the id of this appliance itself: give the other one's, as `tidemark id DIR` prints it there",
+            ));
+        }
+        request.address.as_deref().map_or(Ok(()), check_reachable)?;
+        let known = self.peers.read().get(&request.name).cloned();
+        if let Some(known) = known.as_ref().filter(|known| known.id != id.0) {
+            return Err(refused(format!(
+                "peer '{0}' is known with the id {1}. When that appliance was made anew: `tidemark peer remove {0}`, then add it \
+                 again. Another appliance needs another name",
+                request.name,
+                hex::encode(known.id)
+            )));
+        }
+        if let Some(other) = self.peer_by_id(&id.0).filter(|other| *other != request.name) {
+            return Err(refused(format!("this appliance is known as peer '{other}' already")));
+        }
+        let address = request.address.clone().or_else(|| known.and_then(|known| known.address));
+        let record = PeerRecord { name: request.name.clone(), id: id.0, address: address.clone() };
+        self.catalog.put_peer(&record).map_err(failed)?;
+        self.peers.write().insert(request.name.clone(), record);
+        Ok(PeerStatus { name: request.name, id: id.to_string(), address })
+    }
+
+    /// `peer remove`: from here on it is refused at the door like any stranger.
+    pub(crate) async fn remove_peer(&self, name: &str) -> Result<(), ErrorBody> {
+        // A peer's new group is made under the same lock: it comes before, and is seen here, or finds itself a stranger.
+        let _alone = self.changing.lock().await;
+        let Some(peer) = self.peers.read().get(name).cloned() else {
+            return Err(not_found(format!("there is no peer '{name}': `tidemark status --json` lists the peers")));
+        };
+        let groups: Vec<GroupRecord> = self.groups.read().values().map(|group| group.keeper.get()).collect();
+        let naming = groups.iter().filter(|group| names(group, &peer)).map(|group| ends_it(group, name));
+        let naming: Vec<_> = naming.collect();
+        if !naming.is_empty() {
+            return Err(refused(format!("peer '{name}' is in use: {}", naming.join("; "))));
+        }
+        self.catalog.delete_peer(name).map_err(failed)?;
+        self.peers.write().remove(name);
+        Ok(())
+    }
+}
+
+/// Whether a group is, or was and may be again, between this appliance and a peer.
+fn names(group: &GroupRecord, peer: &PeerRecord) -> bool {
+    group.primary == Some(peer.id) || group.pairs.iter().any(|pair| pair.peer == peer.name)
+}
+
+/// What a person does so that a group no longer names a peer.
+fn ends_it(group: &GroupRecord, peer: &str) -> String {
+    let name = &group.name;
+    let delete = format!("`tidemark pair delete {name} --to {peer}`");
+    match group.role {
+        RoleRecord::Primary => format!("group '{name}' is paired with it; {delete} ends that"),
+        RoleRecord::Secondary => format!(
+            "the copy of its group '{name}' is here; {delete} gives the copy up and keeps its volumes, `tidemark failover {name}` \
+             takes over first"
+        ),
+        RoleRecord::Fenced { .. } => {
+            format!("group '{name}' is fenced here; {delete} gives it up and keeps its volumes")
+        }
+    }
+}
+
+fn check_reachable(address: &str) -> Result<(), ErrorBody> {
+    let parsed: HostPort =
+        address.parse().map_err(|error: tidemark_common::config::AddressError| invalid(error.to_string()))?;
+    if parsed.port == 0 {
+        return Err(invalid(format!(
+            "nobody is reached at port 0 ('{address}'): `tidemark status` on the peer says where it listens"
+        )));
+    }
+    Ok(())
+}

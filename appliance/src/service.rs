@@ -29,6 +29,7 @@ use crate::roles::drill::Drills;
 use crate::roles::exports::{Served, Watched};
 use crate::roles::images::Images;
 use crate::roles::local_pairs::LocalPairs;
+use crate::roles::offers::Offers;
 
 /// Runs the appliance in `directory` until SIGTERM or SIGINT.
 ///
@@ -88,6 +89,7 @@ fn open(directory: &Path) -> anyhow::Result<Arc<Appliance>> {
         volumes: parking_lot::RwLock::default(),
         unopened: parking_lot::RwLock::default(),
         groups: parking_lot::RwLock::default(),
+        offers: Offers::default(),
         images,
         local_pairs: LocalPairs::default(),
         drills: Drills::default(),
@@ -171,6 +173,7 @@ async fn start(appliance: &Arc<Appliance>, stop: &CancellationToken) -> anyhow::
     let _ = appliance.addresses.set(addresses);
     let _ = appliance.endpoint.set(Arc::new(endpoint));
     appliance.open_volumes()?;
+    appliance.open_offers()?;
     appliance.open_images().map_err(|error| anyhow!("open the images: {}", error.message))?;
     appliance.open_local_pairs().map_err(|error| anyhow!("open the local pairs: {}", error.message))?;
     warn_of_rings_on_a_disk(&config.groups.ring_directory);

@@ -60,6 +60,7 @@ async fn what_is_done_is_told_to_people_on_stderr_and_to_machines_on_stdout() {
         ("peer remove north", "peer 'north' is trusted no more", "name"),
         ("volume create c --size 1GiB", "volume 'c' is made: 1 GiB", "backing"),
         ("volume delete a", "volume 'a' is deleted", "name"),
+        ("volume offer a --group h", "may be made on volume 'a'", "offered_to"),
         ("volume resize a --size 2GiB", "volume 'a' has 2 GiB now", "size"),
         ("group create h --volume a --volume b", "group 'h' has the volumes a, b", "volumes"),
         ("group add g --volume c", "group 'g' has the volumes a, b, c", "volumes"),
@@ -71,7 +72,7 @@ async fn what_is_done_is_told_to_people_on_stderr_and_to_machines_on_stdout() {
         ("wait g", "marker 42 of 'g' is applied", "number"),
         ("wait g --marker 7 --for received", "marker 7 of 'g' is received", "number"),
         ("failover g", "serves     marker 41", "dropped_writes"),
-        ("rejoin g", "lost       7 writes (28 KiB) that never reached 'west'", "lost_writes"),
+        ("rejoin g", "lost       7 writes (28 KiB) that this side does not know to be on 'west'", "lost_writes"),
         ("switchover g --to west", "'west' is primary now, generation 2", "hosts_waited_ms"),
     ] {
         let people = run_in(&served, line).await;

@@ -18,7 +18,7 @@ use tidemark_common::api::openapi;
 use tidemark_common::api::server::{BindError, ControlListener, serve_metrics};
 use tidemark_common::api::types::{
     Cut, ErrorBody, ErrorKind, Failover, GroupCreate, GroupVolume, OnFull, PairTarget, PeerAdd, Switchover,
-    VolumeCreate, VolumeResize, Wait, WaitFor,
+    VolumeCreate, VolumeOffer, VolumeResize, Wait, WaitFor,
 };
 use tidemark_common::config::ControlAccess;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -72,6 +72,8 @@ async fn every_method_arrives_as_it_was_asked() {
     let volume = VolumeCreate { name: text("c"), size: 512, backing: Some(text("/dev/vdb")) };
     assert_eq!(client.volume_create(&volume).await.unwrap().size, 512);
     client.volume_delete("a").await.unwrap();
+    let offer = VolumeOffer { group: Some(text("h")) };
+    assert_eq!(client.volume_offer("a", &offer).await.unwrap().offered_to, offer.group);
     assert_eq!(client.volume_resize("a", &VolumeResize { size: 1024 }).await.unwrap().size, 1024);
     let group = GroupCreate { name: text("h"), volumes: vec![text("a")], interval_ms: 250, on_full: OnFull::Throttle };
     assert_eq!(client.group_create(&group).await.unwrap().volumes, ["a"]);
@@ -95,6 +97,7 @@ async fn every_method_arrives_as_it_was_asked() {
         text(r#"peer_remove "north""#),
         format!("{volume:?}"),
         text(r#"volume_delete "a""#),
+        format!("volume_offer \"a\" {offer:?}"),
         text(r#"volume_resize "a" 1024"#),
         format!("{group:?}"),
         text(r#"group_add "g" "c""#),
@@ -319,6 +322,7 @@ async fn the_document_describes_every_route_and_every_route_is_there() {
             "POST /v1/t0",
             "POST /v1/volumes",
             "PUT /v1/groups/{group}/drill-schedule",
+            "PUT /v1/volumes/{volume}/offer",
         ]
     );
     every_reference_resolves(&document, &document);

@@ -22,6 +22,7 @@ pub mod metrics;
 pub mod nbd;
 pub mod overlay;
 pub mod pair;
+pub mod rate;
 pub mod record;
 pub mod stage;
 pub mod storage;

@@ -278,7 +278,7 @@ impl Buffer {
             return None;
         }
         Some(format!(
-            "no space for the write buffer {}, which may grow to {} MiB: hosts wait, or get ENOSPC. Free space there, or \
+            "no space for the write buffer {}, a file that may grow to {} MiB: hosts wait, or get ENOSPC. Free space there, or \
              make that file system larger; it goes on by itself",
             self.ring.path().display(),
             self.ring.capacity() >> 20

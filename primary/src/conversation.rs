@@ -149,6 +149,7 @@ impl Pair {
         if matches!(error, ShipError::Stopped) {
             return;
         }
+        self.view.lock().stands = error.waits_for_a_person();
         let group = self.keeper.name();
         if was {
             tracing::warn!(%group, peer = %self.peer, %error, "the link is lost; it is tried again");

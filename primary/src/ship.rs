@@ -217,6 +217,11 @@ impl ShipError {
         self.journal().is_some_and(JournalError::is_damage)
     }
 
+    /// Whether it is tried again by itself, and that helps only once a person has done something.
+    pub(crate) fn waits_for_a_person(&self) -> bool {
+        matches!(self, Self::Staging { .. } | Self::Outgrown { .. } | Self::Reach(_)) || self.needs_a_person()
+    }
+
     /// Whether trying again by itself cannot help.
     pub(crate) fn needs_a_person(&self) -> bool {
         match self {
@@ -464,12 +469,48 @@ impl Pair {
         let (id, address) = self.links.reach(&self.peer).map_err(ShipError::Reach)?;
         let endpoint = self.links.endpoint();
         let connection = endpoint.dial(&address, id).await?;
+        // Also when this is broken off by an order.
+        let _farewell = Farewell { pair: self, connection: &connection };
+        let ended = self.talk(&connection).await;
+        let of_the_link = |error: &ShipError| {
+            matches!(
+                error,
+                ShipError::Link(_)
+                    | ShipError::Handshake(_)
+                    | ShipError::Reach(_)
+                    | ShipError::Ended
+                    | ShipError::Stopped
+            )
+        };
+        if let Err(error) = &ended
+            && !of_the_link(error)
+        {
+            connection.close(&format!("'{}' sends nothing: {error}", self.links.name()));
+        }
+        ended
+    }
+
+    async fn talk(&self, connection: &Connection) -> Result<(), ShipError> {
         let (control, mut answers) = connection.open_control().await?;
         control.send(&Message::Hello(self.hello())).await?;
         let answer = answers.recv().await?.ok_or(ShipError::Ended)?;
         let welcome = read_answer(Versions::OURS, answer)?;
         let feeder = self.begin(&welcome).await?;
-        self.ship(&connection, control, answers, feeder).await
+        self.ship(connection, control, answers, feeder).await
+    }
+
+    /// Why it ends a conversation that went well, for the people over there.
+    fn parting_words(&self) -> String {
+        let (here, pair) = (self.links.name(), self.in_commands());
+        match self.orders.borrow().wanted {
+            Wanted::Suspended => {
+                format!("the pair was suspended on '{here}': `tidemark pair resume {pair}` there goes on")
+            }
+            Wanted::Stop => {
+                format!("'{here}' was stopped, or its pair of group '{}' was deleted there", self.keeper.name())
+            }
+            Wanted::Run => format!("'{here}' begins anew"),
+        }
     }
 
     async fn ship(
@@ -627,6 +668,18 @@ impl Pair {
         self.differences.forget()?;
         self.stop();
         Ok(())
+    }
+}
+
+/// Tells the other side why a conversation is over, whatever ends it.
+struct Farewell<'a> {
+    pair: &'a Pair,
+    connection: &'a Connection,
+}
+
+impl Drop for Farewell<'_> {
+    fn drop(&mut self) {
+        self.connection.close(&self.pair.parting_words());
     }
 }
 

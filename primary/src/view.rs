@@ -9,6 +9,7 @@ use tidemark_common::ids::{MarkerNumber, Seq, VolumeIndex};
 use tidemark_common::journal::Position;
 use tidemark_common::metrics::Part;
 use tidemark_common::pair::paired_or_behind;
+use tidemark_common::rate::Rate;
 use tidemark_common::watchdog::{Movement, Moving};
 use tidemark_common::wire::message::Position as Remote;
 
@@ -41,6 +42,8 @@ pub(crate) struct View {
     pub(crate) verify: Option<CopyProgress>,
     pub(crate) round_trip: Option<Duration>,
     pub(crate) rate: Rate,
+    /// Trying again by itself does not help: a person has to do what the reason says.
+    pub(crate) stands: bool,
 }
 
 impl View {
@@ -61,6 +64,7 @@ impl View {
             verify: None,
             round_trip: None,
             rate: Rate::default(),
+            stands: false,
         }
     }
 
@@ -68,6 +72,7 @@ impl View {
     /// held: when it takes over, that is what it leaves out.
     pub(crate) fn connect(&mut self, remote: Remote, at: Position, oldest: Position, now: Duration) {
         self.connected = true;
+        self.stands = false;
         self.heard = now;
         self.remote = remote;
         self.holds = Some(self.holds.map_or(at, |holds| holds.min(at)).max(oldest));
@@ -136,27 +141,6 @@ impl View {
     }
 }
 
-/// The speed of a copy over its last seconds.
-#[derive(Debug, Default)]
-pub(crate) struct Rate {
-    points: VecDeque<(Duration, u64)>,
-}
-
-impl Rate {
-    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-    fn per_second(&mut self, now: Duration, done: u64) -> f64 {
-        self.points.push_back((now, done));
-        while self.points.len() > 2
-            && self.points.front().is_some_and(|(then, _)| now.saturating_sub(*then).as_secs() > 10)
-        {
-            self.points.pop_front();
-        }
-        let Some((then, before)) = self.points.front() else { return 0.0 };
-        let seconds = now.saturating_sub(*then).as_secs_f64();
-        if seconds > 0.0 { done.saturating_sub(*before) as f64 / seconds } else { 0.0 }
-    }
-}
-
 impl Pair {
     /// Paired or catching up, by the age of the copy.
     pub(crate) fn judge(&self) {
@@ -202,7 +186,6 @@ impl Pair {
 
     /// For status.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
     pub fn status(&self) -> PairStatus {
         let rpo_seconds = self.rpo_seconds();
         let (differential_bytes, complete) = (self.differences.bytes(), self.differences.are_none());
@@ -213,9 +196,7 @@ impl Pair {
         let caught_up = view.remote.durable_seq >= self.image.buffer.captured().0 && complete;
         let copying = matches!(view.state, PairState::InitialCopy | PairState::Resync);
         let (done_bytes, total_bytes) = view.copied();
-        let bytes_per_second = if copying { view.rate.per_second(now, done_bytes) } else { 0.0 };
-        let seconds_left =
-            (bytes_per_second > 0.0).then(|| total_bytes.saturating_sub(done_bytes) as f64 / bytes_per_second);
+        let copy = copying.then(|| view.rate.progress(now, done_bytes, total_bytes));
         PairStatus {
             peer: self.peer().into(),
             state: view.state,
@@ -225,13 +206,14 @@ impl Pair {
             }),
             since: view.since,
             connected: self.answers(&view),
+            stands: view.stands,
             received_marker: view.remote.received_marker,
             permitted_marker: view.remote.permitted_marker,
             applied_marker: view.remote.applied_marker,
             rpo_seconds,
             lag_bytes: if caught_up { 0 } else { behind + self.image.buffer.bytes() },
             differential_bytes,
-            copy: copying.then_some(CopyProgress { done_bytes, total_bytes, bytes_per_second, seconds_left }),
+            copy,
             verify: view.verify,
             round_trip_ms: view.round_trip.map(|time| time.as_secs_f64() * 1000.0),
         }

@@ -7,19 +7,20 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidemark_common::api::types::{
-    BufferStatus, CopyProgress, FreezeStatus, GroupStatus, JournalStatus, MarkerInfo, MarkerStatus, PairState,
-    PairStatus, Positions, Role,
+    BufferStatus, FreezeStatus, GroupStatus, JournalStatus, MarkerInfo, MarkerStatus, PairState, PairStatus, Positions,
+    Role,
 };
 use tidemark_common::catalog::{AppliedRecord, Batch, CatalogError, CopyRecord, GroupVolume};
 use tidemark_common::clock::Clock;
 use tidemark_common::ids::{Generation, MarkerNumber, Seq};
 use tidemark_common::journal::{self, Journal, JournalError, JournalOptions, Position, Writer};
 use tidemark_common::keeper::GroupKeeper;
-use tidemark_common::link::{Connection, ControlReceiver, ControlSender};
+use tidemark_common::link::{Connection, ControlReceiver, ControlSender, LinkError};
 use tidemark_common::markers::{info, marker_of};
 use tidemark_common::metrics::{GroupMetrics, PairMetrics};
 use tidemark_common::overlay::unapplied::{Indexed, Spill};
 use tidemark_common::pair::paired_or_behind;
+use tidemark_common::rate::Rate;
 use tidemark_common::record::{ControlRecord, FoldCheck, FrameHeader, MarkerRecord};
 use tidemark_common::stage;
 use tidemark_common::storage::Disk;
@@ -32,7 +33,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::Apply;
-use crate::intake::{CopyVolumes, Intake};
+use crate::intake::{CopyVolumes, Intake, TRIES};
 use crate::permission::{OpenCopy, Permission, Permitted};
 use crate::receive::{self, ReceiveError};
 use crate::state::{Concern, CopyState};
@@ -99,6 +100,7 @@ pub enum StartError {
 struct Current {
     connection: Option<Connection>,
     stop: CancellationToken,
+    /// Why the last one ended, for people.
     error: Option<String>,
 }
 
@@ -116,6 +118,8 @@ pub struct Secondary {
     /// The volumes may hold writes up to here since before the last restart.
     floor: Position,
     since: Mutex<(PairState, jiff::Timestamp)>,
+    /// How fast a copy under way goes.
+    rate: Mutex<Rate>,
 }
 
 impl std::fmt::Debug for Secondary {
@@ -226,6 +230,7 @@ impl Secondary {
             indexed: Mutex::default(),
             floor,
             since: Mutex::new((PairState::CatchingUp, now)),
+            rate: Mutex::default(),
         };
         Ok((Arc::new(secondary), apply))
     }
@@ -319,6 +324,8 @@ impl Secondary {
             return Err(ReceiveError::Stopped);
         }
         control.send(&Message::Welcome(self.welcome(&writer, version))).await.inspect_err(|_| stop.cancel()).ok();
+        // Why an earlier one ended is over.
+        self.current.lock().error = None;
         let (queue, frames) = mpsc::channel(receive::QUEUE);
         let intake = self.intake(writer, hello);
         let taking = tokio::task::spawn_blocking(move || stage::named(c"intake", || intake.run(frames)));
@@ -356,6 +363,8 @@ impl Secondary {
             line: self.parts.pair_metrics.clone(),
             untold: Vec::new(),
             waiting: None,
+            // It stands since an earlier connection: who comes again is told at once.
+            refused: self.state.problem_of(Concern::Intake).map_or(0, |_| TRIES),
             folds: FoldCheck::default(),
         }
     }
@@ -403,6 +412,9 @@ impl Secondary {
     async fn ended(&self, connection: &Connection, control: ControlSender, result: &Result<(), ReceiveError>) {
         if let Err(error) = result {
             tracing::info!(group = %self.parts.keeper.name(), %error, "the connection of the primary ended");
+            if let ReceiveError::Link(LinkError::PeerClosed { reason }) = error {
+                self.current.lock().error = Some(reason.clone());
+            }
             if let ReceiveError::Intake(error) = error {
                 self.current.lock().error = Some(error.to_string());
                 // Closing at once would lose what was not yet acknowledged: the other side is to know why.
@@ -553,13 +565,17 @@ impl Secondary {
             let current = self.current.lock();
             (current.error.clone(), current.connection.as_ref().map(|connection| connection.stats().round_trip))
         };
-        let silent = (!connected).then(|| "the primary is not connected".to_owned());
+        let silent = (!connected).then(|| format!("'{peer}' is not connected: `tidemark status` there says why"));
+        let copy = permission
+            .copy()
+            .map(|copy| self.rate.lock().progress(self.parts.clock.monotonic(), copy.done_bytes, copy.total_bytes));
         PairStatus {
             peer: peer.into(),
             state,
             reason: self.state.problem().or(if connected { None } else { copy_error }).or(silent),
             since: self.in_state_since(state, now),
             connected,
+            stands: false,
             received_marker: position.received_marker,
             permitted_marker: position.permitted_marker,
             applied_marker: position.applied_marker,
@@ -568,11 +584,7 @@ impl Secondary {
                 .journal
                 .bytes_between(self.state.applied_position().position, self.journal.durable_end().position),
             differential_bytes: permission.copy().map_or(0, |copy| copy.total_bytes.saturating_sub(copy.done_bytes)),
-            copy: permission.copy().map(|copy| CopyProgress {
-                done_bytes: copy.done_bytes,
-                total_bytes: copy.total_bytes,
-                ..CopyProgress::default()
-            }),
+            copy,
             verify: None,
             round_trip_ms: round_trip.map(|time| time.as_secs_f64() * 1000.0),
         }

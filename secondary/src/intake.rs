@@ -19,6 +19,8 @@ use crate::state::{Concern, CopyState};
 const UNSYNCED_BYTES_MAX: usize = 16 << 20;
 /// How long a full journal or disk is waited for before the next try.
 const RETRY: Duration = Duration::from_millis(200);
+/// Tries after which the other side is told why nothing is taken.
+pub(crate) const TRIES: u32 = 25;
 
 /// Why a connection's frames are not taken.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +67,12 @@ pub enum IntakeError {
         /// Bytes the journal may hold.
         capacity_bytes: u64,
     },
+    /// There is no room, and it does not come back by itself.
+    #[error("the copy stands: {reason}")]
+    Stands {
+        /// What keeps it from going on.
+        reason: String,
+    },
     /// The group stops, or a newer connection took over.
     #[error("stopped")]
     Stopped,
@@ -80,7 +88,7 @@ impl IntakeError {
             | Self::Group { .. }
             | Self::OutOfRange { .. }
             | Self::Journal(JournalError::TooLarge { .. }) => Some(FrameRejection::Malformed),
-            Self::Journal(_) | Self::Volumes(_) | Self::TooSmall { .. } | Self::Stopped => None,
+            Self::Journal(_) | Self::Volumes(_) | Self::TooSmall { .. } | Self::Stands { .. } | Self::Stopped => None,
         }
     }
 }
@@ -134,6 +142,8 @@ pub struct Intake {
     pub folds: FoldCheck,
     /// The frame there was no room for.
     pub waiting: Option<Bytes>,
+    /// How often there was none in a row.
+    pub refused: u32,
 }
 
 /// What came of a step.
@@ -164,6 +174,10 @@ impl Intake {
         while let Some(first) = frames.blocking_recv() {
             let mut first = Some(first);
             while self.step(|| first.take().or_else(|| frames.try_recv().ok()))? == Taking::NoRoom {
+                if frames.is_closed() {
+                    // Who sent it is gone, and sends it again: the next connection is not kept waiting for this one.
+                    return Ok(());
+                }
                 self.state.wait_for_room(RETRY);
             }
         }
@@ -236,6 +250,7 @@ impl Intake {
         };
         self.folds.take(&view.header, record.as_ref());
         self.state.set_problem(Concern::Intake, None);
+        self.refused = 0;
         self.line.received(frame.len());
         self.untold.extend(record.map(|record| (record, self.writer.end())));
         Ok(())
@@ -252,7 +267,7 @@ impl Intake {
     }
 
     /// A full journal that nothing can make room in is too small.
-    fn await_room(&self, error: &JournalError) -> Result<(), IntakeError> {
+    fn await_room(&mut self, error: &JournalError) -> Result<(), IntakeError> {
         if self.state.set_problem(Concern::Intake, Some(error.to_string())) {
             self.metrics.error(Part::Journal);
         }
@@ -262,6 +277,13 @@ impl Intake {
             self.state.set_problem(Concern::Intake, Some(error.to_string()));
             return Err(error);
         }
-        Ok(())
+        self.refused = self.refused.saturating_add(1);
+        // A full journal empties as long as the updater goes on; a full disk may not.
+        let held_up =
+            if error.is_journal_full() { self.state.problem_of(Concern::Updater) } else { Some(error.to_string()) };
+        match held_up {
+            Some(reason) if self.refused > TRIES => Err(IntakeError::Stands { reason }),
+            _ => Ok(()),
+        }
     }
 }

@@ -268,6 +268,12 @@ impl CopyState {
         known.is_some()
     }
 
+    /// What a person must look at, of one concern.
+    #[must_use]
+    pub fn problem_of(&self, concern: Concern) -> Option<String> {
+        self.inner.lock().problems.get(concern as usize).cloned().flatten()
+    }
+
     /// What a person must look at.
     #[must_use]
     pub fn problem(&self) -> Option<String> {

@@ -6,6 +6,7 @@ mod full_disk;
 mod input;
 mod peers;
 mod roles;
+mod standing;
 mod startup;
 mod strangers;
 mod trust;

@@ -156,3 +156,43 @@ fn a_fence_does_not_wait_for_an_operators_change_that_waits_for_hosts() {
         check(role == Role::Fenced, || format!("{role:?}"))
     });
 }
+
+/// Two copies of one group, both taken over: they know nothing of each other, and the old primary knows both.
+#[test]
+fn two_copies_that_were_both_taken_over_are_told_on_all_three_and_the_advice_ends_it() {
+    let pair = Pair::paired(&small(230));
+    let north = pair.cluster.running("north");
+    for (one, other) in [(&pair.east, &north), (&north, &pair.east), (&pair.west, &north), (&north, &pair.west)] {
+        one.trust(other, Some(other.replication()));
+    }
+    pair.east.ok(&["pair", "create", GROUP, "--to", "north"]);
+    north.wait_pair(GROUP, "the second copy", LIMIT, |pair| pair.state == PairState::Paired);
+    pair.west.ok(&["failover", GROUP, "--force"]);
+    north.ok(&["failover", GROUP, "--force"]);
+    let problem_of = |side: &Appliance, holds: &[&str]| {
+        wait_until(&format!("{} to say {holds:?}", side.name()), LIMIT, || {
+            let problem = side.group(GROUP).problem.unwrap_or_default();
+            check(holds.iter().all(|part| problem.contains(part)), || problem.clone())
+        });
+    };
+    problem_of(&pair.east, &["'west' (generation 2)", "'north' (generation 2)", "tidemark group delete g"]);
+    let refused = pair.east.refuses(&["rejoin", GROUP]);
+    assert!(refused.contains("several have taken over"), "{refused}");
+    // They meet when one is to have the other's copy.
+    pair.west.ok(&["pair", "create", GROUP, "--to", "north"]);
+    let told = pair.west.wait_pair_with(GROUP, "north", "the reason", LIMIT, |pair| pair.state == PairState::Error);
+    assert!(told.reason.is_some_and(|reason| reason.contains("it is primary there, too")));
+    problem_of(&north, &["'west' is primary for this group, too", "tidemark group delete g"]);
+    // What they say is done: north gives up, the old primary follows west, and north becomes a copy again.
+    north.ok(&["pair", "delete", GROUP, "--to", "east"]);
+    north.ok(&["group", "delete", GROUP]);
+    for volume in ["a", "b"] {
+        north.ok(&["volume", "offer", volume, "--group", GROUP]);
+    }
+    pair.east.ok(&["rejoin", GROUP]);
+    for peer in ["east", "north"] {
+        pair.west
+            .wait_pair_with(GROUP, peer, "the copies of the one chosen", LIMIT, |pair| pair.state == PairState::Paired);
+    }
+    assert!(pair.west.group(GROUP).problem.is_none() && pair.east.group(GROUP).role == Role::Secondary);
+}

@@ -47,7 +47,8 @@ fn a_peer_that_was_removed_is_a_stranger_and_one_whose_copy_is_here_stays() {
     pair.east.ok(&["pair", "delete", GROUP, "--to", "west"]);
     pair.create();
     pair.east.wait_pair(GROUP, "the door to be closed", COPY_LIMIT, |pair| {
-        pair.state == PairState::InitialCopy && pair.reason.as_ref().is_some_and(|reason| reason.contains("trust"))
+        pair.state == PairState::Error
+            && pair.reason.as_ref().is_some_and(|reason| reason.contains("`tidemark peer add`"))
     });
     let log = pair.west.log_text();
     assert!(log.contains("a connection was refused") && pair.west.status().groups.is_empty(), "{log}");

@@ -412,6 +412,22 @@ impl Appliance {
         })
     }
 
+    /// The same of the pair with one peer of several.
+    pub fn wait_pair_with(
+        &self,
+        group: &str,
+        peer: &str,
+        what: &str,
+        within: Duration,
+        wanted: impl Fn(&PairStatus) -> bool,
+    ) -> PairStatus {
+        wait_until(&format!("{}: {what}", self.name), within, || {
+            let pairs = self.try_group(group).map(|group| group.pairs).unwrap_or_default();
+            let pair = pairs.into_iter().find(|pair| pair.peer == peer).ok_or_else(|| "no pair".to_owned())?;
+            if wanted(&pair) { Ok(pair) } else { Err(format!("{pair:?}")) }
+        })
+    }
+
     /// Trusts another appliance.
     pub fn trust(&self, other: &Self, address: Option<&str>) {
         let mut args = vec!["peer", "add", other.name(), "--id", other.id()];

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tidemark_common::api::backup::types::{BackupInfo, BackupState, RestoreReport};
 use tidemark_tests::appliance::{Appliance, binary};
+use tidemark_tests::host::HostError;
 use tidemark_tests::image::{Image, compare};
 use tidemark_tests::oracle::{Bounds, assert_legal};
 use tidemark_tests::pair::{GROUP, Pair, Setup};
@@ -399,4 +400,38 @@ fn what_makes_no_sense_is_refused_and_leaves_nothing() {
     let names: Vec<_> =
         std::fs::read_dir(&folder).expect("list").map(|entry| entry.expect("entry").file_name()).collect();
     assert_eq!(names.len(), 2, "{names:?}");
+}
+
+#[test]
+fn a_volume_that_is_restored_is_closed_to_hosts_until_that_is_over() {
+    const BYTES: u64 = 256 << 20;
+    let pair = Pair::unpaired(&Setup::one_volume("v", BYTES, 136));
+    let folder = place(&pair);
+    let content: Vec<u8> =
+        (0..BYTES / 8).flat_map(|at| at.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).to_le_bytes()).collect();
+    pair.east.open("v").write_all(0, &content).expect("write");
+    pair.east.ok(&["set", "create", "all", "v"]);
+    let to = text(&folder.join("b.tar"));
+    pair.east.ok(&["backup", "create", "b", "--set", "all", "--to", &to, "--wait"]);
+    pair.east.open("v").write_all(0, &vec![1; 1 << 20]).expect("write");
+    wait_until("the host to be gone", BACKUP_LIMIT, || {
+        let connected = pair.east.status().volumes.iter().map(|volume| volume.connections).sum::<u64>();
+        if connected == 0 { Ok(()) } else { Err(format!("{connected} connections")) }
+    });
+    let before = pair.east.group(GROUP).positions.captured_seq;
+    let refused = std::thread::scope(|scope| {
+        let restore = scope.spawn(|| pair.east.ok(&["backup", "restore", "b", "--onto-volumes"]));
+        wait_until("the restore to write", BACKUP_LIMIT, || {
+            let now = pair.east.group(GROUP).positions.captured_seq;
+            if now > before { Ok(()) } else { Err(format!("{now}")) }
+        });
+        let refused = pair.east.try_open("v");
+        restore.join().expect("the restore goes on to its end");
+        refused
+    });
+    match refused {
+        Err(HostError::Refused { message, .. }) => assert!(message.contains("being restored from"), "{message}"),
+        other => panic!("a host opened a volume that is half restored: {other:?}"),
+    }
+    assert!(pair.east.open("v").read_all().expect("read") == content, "it is whole, and open again");
 }

@@ -13,6 +13,7 @@ mod link;
 mod local_pair;
 mod members;
 mod memory;
+mod offers;
 mod ordeal;
 mod permission;
 mod pressure;

@@ -71,6 +71,30 @@ fn assert_lost_tail(pair: &Pair, writes: u64, marker: u64) {
     assert!(pair.east.json::<Vec<LostTail>>(&["lost", "list", GROUP]).is_empty());
 }
 
+#[test]
+fn what_a_side_had_alone_is_found_by_the_groups_name_after_the_group_was_given_up() {
+    let pair = Pair::paired(&Setup::one_volume("v", 1 << 20, 229));
+    pair.relay.cut();
+    pair.east.open("v").write(4096, &[7; 4096]).expect("write");
+    pair.east.open("v").flush().expect("flush");
+    let _ = pair.failover();
+    pair.relay.heal();
+    assert_eq!(rejoin(&pair.east).lost_writes, 1);
+    wait_paired([&pair.west, &pair.east]);
+    pair.east.ok(&["pair", "delete", GROUP, "--to", "west"]);
+    pair.east.ok(&["volume", "delete", "v"]);
+    let tails: Vec<LostTail> = pair.east.json(&["lost", "list", GROUP]);
+    let [tail] = tails.as_slice() else { panic!("one tail: {tails:?}") };
+    assert_eq!(tail.volumes[0].name.as_deref(), Some("v"));
+    let file = pair.cluster.join("lost");
+    pair.east.ok(&["lost", "export", GROUP, &tail.name, "--volume", "v", "--to", &file.display().to_string()]);
+    let exported = std::fs::read(&file).expect("read");
+    assert_eq!((exported.len(), &exported[4096..8192]), (1 << 20, &[7; 4096][..]));
+    pair.east.ok(&["lost", "discard", GROUP, &tail.name]);
+    assert!(pair.east.refuses(&["lost", "list", GROUP]).contains("no group 'g'"));
+    assert!(pair.east.files(|name| name == "given-up.json").is_empty(), "nothing stays behind");
+}
+
 /// What west serves after its failover is legal; what it left out is not asked for again.
 fn settle_taken_over(pair: &Pair) {
     let verdict = assert_legal(

@@ -32,7 +32,7 @@ fn told(report: &RejoinReport) -> String {
     lines.push(match (report.lost_writes, &report.kept) {
         (0, _) => "lost       nothing: all that was written here is there".into(),
         (writes, kept) => format!(
-            "lost       {writes} writes ({}) that never reached '{primary}'; kept in {}",
+            "lost       {writes} writes ({}) that this side does not know to be on '{primary}'; kept in {}",
             figures::bytes(report.lost_bytes),
             kept.as_deref().unwrap_or("no place")
         ),

@@ -6,7 +6,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::Service;
 use super::wait::{LOOK_INTERVAL, Line};
-use crate::cli::{name, size};
+use crate::cli::{milliseconds, name, size};
 use crate::failure::Failure;
 use crate::output::{self, figures};
 
@@ -28,13 +28,16 @@ pub(crate) struct Args {
     /// Bytes of the volumes to compare per second at most, as 50MiB [default: as fast as it goes]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     rate: Option<u64>,
+    /// Wait so long for a pair that is not up, instead of ending at once; 4 is the exit code when that is over
+    #[arg(long, value_name = "DURATION", value_parser = milliseconds)]
+    wait: Option<u64>,
 }
 
 /// Compares, and fails when they differ, repaired or not.
 pub(crate) async fn run(args: Args, service: &Service) -> Result<(), Failure> {
     output::say("comparing: the copy stands at a marker meanwhile, hosts and shipping go on");
-    let Args { group, to, repair, rate } = args;
-    let request = VerifyRequest { to, repair, rate_bytes_per_second: rate };
+    let Args { group, to, repair, rate, wait } = args;
+    let request = VerifyRequest { to, repair, rate_bytes_per_second: rate, wait_ms: wait };
     let report = tokio::select! {
         report = service.client.verify(&group, &request) => report?,
         never = show_progress(service, &group, &request.to) => match never {},

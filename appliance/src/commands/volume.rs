@@ -4,7 +4,7 @@ use std::path::{PathBuf, absolute};
 
 use anyhow::Context;
 use clap::Subcommand;
-use tidemark_common::api::types::{VolumeCreate, VolumeResize, VolumeStatus};
+use tidemark_common::api::types::{VolumeCreate, VolumeOffer, VolumeResize, VolumeStatus};
 
 use super::Service;
 use crate::cli::{name, size};
@@ -34,6 +34,18 @@ pub(crate) enum Command {
         #[arg(value_parser = name)]
         name: String,
     },
+    /// Let the copy of another appliance's group be made on a volume, which overwrites it; it must be in no group
+    Offer {
+        /// Its name; the group's volume has the same one
+        #[arg(value_parser = name)]
+        name: String,
+        /// The group
+        #[arg(long, value_parser = name, required_unless_present = "withdraw")]
+        group: Option<String>,
+        /// Take the offer back
+        #[arg(long, conflicts_with = "group")]
+        withdraw: bool,
+    },
     /// Grow a volume
     Resize {
         /// Its name
@@ -51,6 +63,7 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
         Command::Create { name, size, backing } => create(service, name, size, backing).await,
         Command::List => list(service).await,
         Command::Delete { name } => delete(service, &name).await,
+        Command::Offer { name, group, .. } => offer(service, &name, group).await,
         Command::Resize { name, size } => resize(service, &name, size).await,
     }
 }
@@ -87,6 +100,17 @@ async fn list(service: &Service) -> Result<(), Failure> {
 async fn delete(service: &Service, name: &str) -> Result<(), Failure> {
     service.client.volume_delete(name).await?;
     output::done(service.json, &serde_json::json!({ "name": name }), |_| format!("volume '{name}' is deleted"))
+}
+
+async fn offer(service: &Service, name: &str, group: Option<String>) -> Result<(), Failure> {
+    let volume = service.client.volume_offer(name, &VolumeOffer { group }).await?;
+    output::done(service.json, &volume, |volume: &VolumeStatus| match &volume.offered_to {
+        Some(group) => format!(
+            "a copy of group '{group}' may be made on volume '{}': what it holds is overwritten when that begins",
+            volume.name
+        ),
+        None => format!("volume '{}' is offered to no copy", volume.name),
+    })
 }
 
 async fn resize(service: &Service, name: &str, size: u64) -> Result<(), Failure> {

@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidemark_common::api::types::ErrorBody;
-use tidemark_common::catalog::{GroupRecord, GroupVolume, OnFullRecord, PairRecord, RoleRecord, VolumeRecord};
+use tidemark_common::catalog::{
+    GroupRecord, GroupVolume, OfferRecord, OnFullRecord, PairRecord, RoleRecord, VolumeRecord,
+};
 use tidemark_common::ids::{Generation, GroupId, VolumeIndex, check_name};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::link::{Connection, ControlSender};
@@ -103,7 +105,7 @@ impl Appliance {
         };
         let generation = group.keeper.generation().0;
         let name = group.keeper.name();
-        self.check_member(peer.0, &group).map_err(|message| refuse(Refusal::Conflict, 0, message))?;
+        self.check_member(peer.0, &group, hello.generation).map_err(|message| refuse(Refusal::Conflict, 0, message))?;
         let engine = group.engine.read().clone();
         match engine {
             Engine::Secondary(secondary) => {
@@ -148,6 +150,8 @@ impl Appliance {
                 Err(refuse(Refusal::Conflict, generation, fenced_here(here, &name, Generation(hello.generation))))
             }
             Engine::Primary(_) => {
+                let caller = self.peer_by_id(&peer.0).unwrap_or_default();
+                self.met_rival(&group, &caller, hello.generation);
                 let message = format!(
                     "'{here}' is primary for group '{name}' too, with generation {generation}: neither side was changed. \
                      Choose one; on the other, `tidemark pair delete {name} --to PEER` gives the group up and keeps its volumes"
@@ -163,7 +167,7 @@ impl Appliance {
 
     /// Whether a peer is one of the two this group is between. One that is trusted for another group can neither be the primary
     /// of this copy nor say who has taken over.
-    fn check_member(&self, peer: [u8; 32], group: &Group) -> Result<(), String> {
+    fn check_member(&self, peer: [u8; 32], group: &Group, generation: u64) -> Result<(), String> {
         let record = group.keeper.get();
         let caller = self.peer_by_id(&peer).unwrap_or_default();
         if record.primary == Some(peer) || record.pairs.iter().any(|pair| pair.peer == caller) {
@@ -173,6 +177,7 @@ impl Appliance {
         let others: Vec<_> = record.pairs.iter().map(|pair| format!("'{}'", pair.peer)).collect();
         let with = if others.is_empty() { "nobody".into() } else { others.join(", ") };
         let gives_up = if record.role == RoleRecord::Primary {
+            self.met_rival(group, &caller, generation);
             format!(
                 "it is primary there, too, with generation {}. Choose one: on the other, `tidemark pair delete` its pairs and \
                  `tidemark group delete {name}`, which keeps the volumes",
@@ -202,14 +207,14 @@ impl Appliance {
             );
             return Err(refuse(Refusal::Conflict, message));
         }
-        if let Some(taken) = hello.volumes.iter().find(|volume| self.volumes.read().contains_key(&volume.name)) {
-            let message = format!(
-                "'{here}' has a volume '{0}' already, and the copy is to have that name: `tidemark volume delete {0}` there when \
-                     nobody needs what is in it (a backing of your own stays where it is)",
-                taken.name
-            );
-            return Err(refuse(Refusal::Conflict, message));
+        let id = GroupId(hello.group);
+        let is_there = |volume: &&VolumeSpec| self.volumes.read().contains_key(&volume.name);
+        let is_offered = |volume: &VolumeSpec| self.is_offered(&volume.name, &hello.group_name, id);
+        if let Some(taken) = hello.volumes.iter().filter(is_there).find(|volume| !is_offered(volume)) {
+            return Err(refuse(Refusal::Conflict, self.taken(&taken.name, &hello.group_name)));
         }
+        let offered: Vec<OfferRecord> =
+            hello.volumes.iter().filter_map(|volume| self.offers.get(&volume.name)).collect();
         let record = GroupRecord {
             name: hello.group_name.clone(),
             id: hello.group,
@@ -247,15 +252,18 @@ impl Appliance {
                 Ok(secondary)
             }
             Err(message) => {
-                self.undo_copy(&record, hello);
+                self.undo_copy(&record, hello, &offered);
                 Err(refuse(Refusal::Resources, format!("'{here}' could not make the copy volumes: {message}")))
             }
         }
     }
 
     /// Nothing half-made stays behind.
-    fn undo_copy(&self, record: &GroupRecord, hello: &Hello) {
-        let ours = |name: &str| self.volume(name).is_ok_and(|volume| volume.is_made_for(&record.name));
+    fn undo_copy(&self, record: &GroupRecord, hello: &Hello, offered: &[OfferRecord]) {
+        let ours = |name: &str| {
+            !offered.iter().any(|offer| offer.volume == name)
+                && self.volume(name).is_ok_and(|volume| volume.is_made_for(&record.name))
+        };
         for volume in hello.volumes.iter().filter(|volume| ours(&volume.name)) {
             if let Err(error) = self.discard_copy_volume(&volume.name) {
                 tracing::error!(error = %error.message, "a copy volume that could not be made is still here");
@@ -266,6 +274,21 @@ impl Appliance {
             tracing::error!(%error, "a copy that could not be made is still in the catalogue");
         }
         self.groups.write().remove(&record.name);
+        for offer in offered {
+            if let Err(error) = self.give_back(offer) {
+                tracing::error!(volume = %offer.volume, error = %error.message, "a volume that was offered to a copy could not be given back");
+            }
+        }
+    }
+
+    /// A volume that a copy does not get.
+    fn taken(&self, name: &str, group: &str) -> String {
+        let here = &self.config.name;
+        format!(
+            "there is a volume '{name}' on '{here}' already, and the copy of group '{group}' is to have that name. On '{here}': \
+             `tidemark volume offer {name} --group {group}` lets the copy be made on it, which overwrites it, or `tidemark volume delete \
+             {name}` when nobody needs what is in it; the pair goes on by itself then"
+        )
     }
 
     pub(crate) fn pair_with(&self, appliance: &[u8; 32]) -> PairRecord {
@@ -289,6 +312,7 @@ impl Appliance {
             tracing::error!(group = name, %error, "the fence could not be recorded: it holds until the next restart, which finds it again");
         }
         *group.engine.write() = Engine::Fenced { by };
+        self.look_for_takers(name);
         for member in group.keeper.get().volumes {
             self.settle_door(&member.name).await;
         }
@@ -324,20 +348,24 @@ impl CopyVolumes for Appliance {
         let text = |error: ErrorBody| error.message;
         // They come in frames too, which nobody has looked at.
         check_volumes(specs)?;
+        let id = self.id_of(group)?;
         for spec in specs {
+            let was_other = into.by_name(&spec.name).is_some_and(|known| known.index.0 != spec.index);
+            self.check_former(group, id, spec, was_other)?;
             let volume = match self.volume(&spec.name) {
                 Ok(volume) if into.by_name(&spec.name).is_some() || volume.is_made_for(group) => volume,
-                Ok(_) => {
-                    return Err(format!(
-                        "there is a volume '{0}' on '{1}' already that is not of this group, and its copy is to have that name: \
-                         `tidemark volume delete {0}` on '{1}' when nobody needs what is in it; the pair goes on by itself then",
-                        spec.name, self.config.name
-                    ));
-                }
+                Ok(_) if self.imaged(&spec.name).is_some() => return Err(self.imaged(&spec.name).unwrap_or_default()),
+                Ok(_) if self.is_offered(&spec.name, group, id) => self.adopt(group, spec)?,
+                Ok(_) => return Err(self.taken(&spec.name, group)),
                 Err(_) => self.make_copy_volume(group, spec).map_err(text)?,
             };
             if spec.size > volume.file.size() {
-                volume.file.grow(spec.size).map_err(|error| format!("grow volume '{}': {error}", spec.name))?;
+                volume.file.grow(spec.size).map_err(|error| {
+                    format!(
+                        "grow volume '{}' on '{}' ({}) to the {} bytes that the primary's has: {error}",
+                        spec.name, self.config.name, volume.backing, spec.size
+                    )
+                })?;
                 let record = self.catalog.volume(&spec.name).map_err(|error| error.to_string())?;
                 if let Some(record) = record {
                     let record = VolumeRecord { size: spec.size, ..record };
@@ -368,11 +396,14 @@ impl CopyVolumes for Appliance {
 
     fn let_go(&self, group: &str, leaving: &[GroupVolume], of: &Volumes) -> Result<(), String> {
         for member in leaving {
-            if let Ok(found) = self.group(group) {
-                self.break_images_of(found.keeper.id(), &member.name);
-            }
-            self.set_free(&member.name).map_err(|error| error.message)?;
             of.remove(VolumeIndex(member.index));
+            if of.by_name(&member.name).is_some() {
+                // It has come again, as another member of the group.
+                continue;
+            }
+            let id = self.id_of(group)?;
+            self.break_local_pairs_of(id, &member.name);
+            self.let_left(group, id, &member.name).map_err(|error| error.message)?;
             tracing::info!(group, volume = %member.name, "a volume left the group with its image: it stays here as a volume in no group");
         }
         Ok(())
@@ -380,6 +411,15 @@ impl CopyVolumes for Appliance {
 }
 
 impl Appliance {
+    /// Also of a group that is just being started.
+    fn id_of(&self, group: &str) -> Result<GroupId, String> {
+        if let Ok(found) = self.group(group) {
+            return Ok(found.keeper.id());
+        }
+        let record = self.catalog.group(group).map_err(|error| error.to_string())?;
+        record.map(|record| GroupId(record.id)).ok_or_else(|| format!("there is no group '{group}'"))
+    }
+
     /// Volumes that were made for a group and are not among these.
     fn strays(&self, group: &str, members: &[GroupVolume]) -> Vec<String> {
         let mut strays = self.made_for(|made_for| made_for == group);
@@ -412,8 +452,13 @@ impl Appliance {
     }
 
     fn discard_copy_volume(&self, name: &str) -> Result<(), ErrorBody> {
-        let made = self.volumes.write().remove(name);
-        if let Some(made) = made.filter(|made| made.owned) {
+        if !self.volume(name)?.owned {
+            // Somebody else's file: it was offered.
+            self.set_free(name)?;
+            self.settle_closed_door(name);
+            return Ok(());
+        }
+        if let Some(made) = self.volumes.write().remove(name) {
             self.catalog.delete_volume(name).map_err(failed)?;
             let path = std::path::Path::new(&made.backing);
             self.disk.remove(path).map_err(|error| failed(format!("remove {}: {error}", path.display())))?;

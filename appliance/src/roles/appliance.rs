@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tidemark_common::api::types::{Addresses, ErrorBody, ErrorKind};
 use tidemark_common::catalog::{Catalog, PeerRecord, RoleRecord};
 use tidemark_common::clock::Clock;
@@ -30,6 +30,8 @@ use super::door::{Closed, Door};
 use super::drill::Drills;
 use super::images::Images;
 use super::local_pairs::LocalPairs;
+use super::offers::Offers;
+use super::takers::Rival;
 
 /// What runs for a group.
 #[derive(Clone)]
@@ -54,12 +56,22 @@ pub(crate) struct Group {
     /// A higher generation that was met; 0 for none. From then on hosts are out, whatever else must be waited for before
     /// the engine is changed.
     pub(crate) met: AtomicU64,
+    /// Another primary that has called.
+    pub(crate) rival: Mutex<Option<Rival>>,
+    /// Of a fenced group: who has taken over, and with which generation.
+    pub(crate) takers: Mutex<Vec<(String, u64)>>,
 }
 
 impl Group {
     /// A group and what runs for it.
-    pub(crate) const fn new(keeper: Arc<GroupKeeper>, engine: Engine) -> Self {
-        Self { keeper, engine: RwLock::new(engine), met: AtomicU64::new(0) }
+    pub(crate) fn new(keeper: Arc<GroupKeeper>, engine: Engine) -> Self {
+        Self {
+            keeper,
+            engine: RwLock::new(engine),
+            met: AtomicU64::new(0),
+            rival: Mutex::default(),
+            takers: Mutex::default(),
+        }
     }
 
     /// The higher generation that was met, if any was.
@@ -109,6 +121,8 @@ pub(crate) struct Appliance {
     /// Volumes of the catalogue that could not be opened, and why.
     pub(crate) unopened: RwLock<BTreeMap<String, String>>,
     pub(crate) groups: RwLock<BTreeMap<String, Arc<Group>>>,
+    /// Volumes that copies may be made on.
+    pub(crate) offers: Offers,
     /// T0 copies and clones.
     pub(crate) images: Images,
     /// Sources and targets.

@@ -9,7 +9,7 @@ use tidemark_common::api::types::{
     CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, ErrorKind, Failover, FailoverReport,
     GroupCreate, GroupDrills, GroupStatus, ImageStatus, LostExport, LostTail, MarkerInfo, PairState, PairStatus,
     PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, T0Create, VerifyReport,
-    VerifyRequest, VolumeCreate, VolumeStatus, Wait, WaitFor,
+    VerifyRequest, VolumeCreate, VolumeOffer, VolumeStatus, Wait, WaitFor,
 };
 use tidemark_common::ids::MarkerNumber;
 use tidemark_common::markers::{info, marker_of};
@@ -130,6 +130,10 @@ impl Control for Appliance {
 
     fn volume_delete(&self, name: String) -> Reply<'_, ()> {
         Box::pin(async move { self.delete_volume(&name).await })
+    }
+
+    fn volume_offer(&self, name: String, request: VolumeOffer) -> Reply<'_, VolumeStatus> {
+        Box::pin(async move { self.offer_volume(&name, &request).await })
     }
 
     fn volume_resize(&self, name: String, size: u64) -> Reply<'_, VolumeStatus> {

@@ -99,6 +99,7 @@ impl Appliance {
         if request.timeout_ms == 0 {
             return Err(invalid("a check that may take no time at all cannot pass: give it a --timeout"));
         }
+        check_is_one(request.check.as_deref())?;
         let order = self.clock.monotonic();
         let found = self.group(group)?;
         let _running = self.drills.begin(group)?;
@@ -327,6 +328,7 @@ impl Appliance {
     /// `drill schedule`.
     pub(crate) fn schedule_drill(&self, group: &str, request: &DrillSchedule) -> Result<GroupDrills, ErrorBody> {
         self.group(group)?;
+        check_is_one(request.check.as_deref())?;
         if request.every_ms < 1000 || request.timeout_ms == 0 {
             return Err(invalid("drills follow each other after a second at least, and their check needs some time"));
         }
@@ -468,4 +470,13 @@ fn environment(
 /// A volume's name as the end of a variable's: `pg-data` is `PG_DATA`.
 pub(crate) fn variable(volume: &str) -> String {
     volume.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
+}
+/// A check that asks nothing would always pass.
+fn check_is_one(check: Option<&str>) -> Result<(), ErrorBody> {
+    if check.is_some_and(|check| check.trim().is_empty()) {
+        return Err(invalid(
+            "the check is empty, and would always pass: leave --check out to have only the exports read",
+        ));
+    }
+    Ok(())
 }

@@ -28,8 +28,14 @@ impl Exports for Served {
             return self.0.image_door(image, volume).map(|door| door as Arc<dyn Export>);
         }
         let volume = self.0.volume(name).map_err(|_| OpenError::Unknown { name: name.into() })?;
+        if let Some(reason) = self.0.backups.restoring(name) {
+            return Err(OpenError::Refused { reason });
+        }
         match self.0.served(name) {
-            Ok(_) => Ok(Arc::clone(&volume.door) as Arc<dyn Export>),
+            Ok(_) => {
+                self.0.opened_by_a_host(name).map_err(|reason| OpenError::Refused { reason })?;
+                Ok(Arc::clone(&volume.door) as Arc<dyn Export>)
+            }
             Err(reason) => Err(OpenError::Refused { reason }),
         }
     }

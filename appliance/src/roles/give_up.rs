@@ -102,6 +102,7 @@ impl Appliance {
         if let Some(by) = fenced_by {
             self.set_aside(id, by)?;
         }
+        self.note_lost(group)?;
         let ring = self.ring_path(id);
         self.catalog.delete_group(name, id).map_err(failed)?;
         self.groups.write().remove(name);

@@ -37,6 +37,8 @@ impl Appliance {
                 self.settle_door(&volume.name).await;
             }
         }
+        let names: Vec<String> = self.groups.read().keys().cloned().collect();
+        names.iter().for_each(|name| self.look_for_takers(name));
         self.free_strays().await;
         Ok(())
     }
@@ -223,8 +225,10 @@ impl Appliance {
     fn check_free(&self, name: &str) -> Result<(), ErrorBody> {
         self.volume(name)?;
         self.refuse_in_local_pair(name, "taken into a group")?;
+        self.refuse_imaged(name)?;
         self.group_of(name)
-            .map_or(Ok(()), |group| Err(refused(format!("volume '{name}' is in group '{group}' already"))))
+            .map_or(Ok(()), |group| Err(refused(format!("volume '{name}' is in group '{group}' already"))))?;
+        self.opened_by_a_host(name).map_err(failed)
     }
 
     /// `group add`.

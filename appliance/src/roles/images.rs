@@ -259,19 +259,6 @@ impl Appliance {
         }
     }
 
-    /// A volume leaves its group, and from now on it is written without anything being saved: images that need it end.
-    pub(crate) fn break_images_of(&self, group: GroupId, volume: &str) {
-        self.backups.end_those_of(group, &format!("volume '{volume}' left the group"));
-        self.break_local_pairs_of(group, volume);
-        for name in self.images_of(group, Some(volume)) {
-            let Ok(held) = self.image(&name) else { continue };
-            self.break_image(&held, &format!("volume '{volume}' left the group"));
-            if let Ok(eras) = self.eras(group) {
-                eras.leave(held.record.read().era);
-            }
-        }
-    }
-
     /// What was written to clones is on the disk before the service ends.
     pub(crate) fn flush_clones(&self) {
         let held: Vec<_> = self.images.held.read().values().cloned().collect();

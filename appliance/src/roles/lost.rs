@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tidemark_common::api::types::{ErrorBody, LostExport, LostRange, LostTail, LostVolume};
 use tidemark_common::ids::{GroupId, VolumeIndex, check_name};
 use tidemark_common::journal::{self, Journal, Position};
@@ -28,6 +29,28 @@ impl Locate for Written {
     }
 }
 
+/// Beside the tails of a group that was given up: what is needed to know of it.
+const NOTE: &str = "given-up.json";
+
+/// Whose a tail is.
+#[derive(Debug, Serialize, Deserialize)]
+struct Owner {
+    name: String,
+    /// Hexadecimal.
+    id: String,
+    /// Index, name and bytes of its volumes.
+    volumes: Vec<(u32, String, u64)>,
+}
+
+impl Owner {
+    fn id(&self) -> GroupId {
+        let mut id = [0; 16];
+        // A note with another id than one of 16 bytes is nobody's.
+        let _ = hex::decode_to_slice(&self.id, &mut id);
+        GroupId(id)
+    }
+}
+
 /// An opened tail.
 struct Tail {
     journal: Arc<Journal>,
@@ -37,17 +60,69 @@ struct Tail {
 impl Appliance {
     /// `lost list`.
     pub(crate) fn lost(&self, name: &str) -> Result<Vec<LostTail>, ErrorBody> {
-        let group = self.group(name)?;
-        let folder = self.lost_folder(group.keeper.id());
-        if !folder.exists() {
-            return Ok(Vec::new());
+        let mut tails = Vec::new();
+        for owner in self.owners(name)? {
+            let folder = self.lost_folder(owner.id());
+            if folder.exists() {
+                let names = self.disk.list(&folder);
+                let names = names.map_err(|error| failed(format!("read {}: {error}", folder.display())))?;
+                for tail in names {
+                    tails.push(self.describe(&owner, tail)?);
+                }
+            }
         }
-        let names = self.disk.list(&folder).map_err(|error| failed(format!("read {}: {error}", folder.display())))?;
-        names.into_iter().map(|tail| self.describe(&group, tail)).collect()
+        Ok(tails)
     }
 
-    fn describe(&self, group: &Group, name: String) -> Result<LostTail, ErrorBody> {
-        let id = group.keeper.id();
+    /// Those that have or had this name: the group that is there, and groups that were given up and left something.
+    fn owners(&self, name: &str) -> Result<Vec<Owner>, ErrorBody> {
+        let here = self.group(name).map(|group| self.owner(&group));
+        let mut owners = self.forgotten(name);
+        match here {
+            Ok(here) => owners.insert(0, here),
+            Err(error) if owners.is_empty() => return Err(error),
+            Err(_) => {}
+        }
+        Ok(owners)
+    }
+
+    fn owner(&self, group: &Group) -> Owner {
+        let record = group.keeper.get();
+        let size = |name: &str| self.volume(name).map_or(0, |volume| volume.file.size());
+        let volumes = record.volumes.into_iter().map(|member| {
+            let size = size(&member.name);
+            (member.index, member.name, size)
+        });
+        Owner { name: record.name, id: hex::encode(record.id), volumes: volumes.collect() }
+    }
+
+    fn forgotten(&self, name: &str) -> Vec<Owner> {
+        let Ok(groups) = std::fs::read_dir(self.directory.join("groups")) else { return Vec::new() };
+        let notes = groups.flatten().filter_map(|group| std::fs::read(group.path().join(NOTE)).ok());
+        let owners = notes.filter_map(|note| serde_json::from_slice::<Owner>(&note).ok());
+        owners.filter(|owner| owner.name == name && self.group_by_id(owner.id()).is_none()).collect()
+    }
+
+    /// A group is given up: what it never shipped stays, and is found by its name.
+    pub(crate) fn note_lost(&self, group: &Group) -> Result<(), ErrorBody> {
+        let lost = self.lost_folder(group.keeper.id());
+        let Some(folder) = lost.parent().filter(|_| lost.exists()) else { return Ok(()) };
+        let at = |error: std::io::Error| failed(format!("write {}: {error}", folder.join(NOTE).display()));
+        let note = serde_json::to_vec(&self.owner(group)).map_err(failed)?;
+        std::fs::write(folder.join(NOTE), note).map_err(at)?;
+        self.disk.sync_folder(folder).map_err(at)
+    }
+
+    /// The one of them that has a tail.
+    fn owner_of(&self, group: &str, tail: &str) -> Result<Owner, ErrorBody> {
+        check_name(tail).map_err(|error| invalid(error.to_string()))?;
+        let has = |owner: &Owner| self.lost_folder(owner.id()).join(tail).is_dir();
+        let none = || not_found(format!("there is no '{tail}': `tidemark lost list {group}` lists what is kept"));
+        self.owners(group)?.into_iter().find(has).ok_or_else(none)
+    }
+
+    fn describe(&self, owner: &Owner, name: String) -> Result<LostTail, ErrorBody> {
+        let id = owner.id();
         let tail = self.open_tail(id, &name)?;
         let mut fold: Overlay<Written> = Overlay::default();
         let (mut writes, mut at) = (0, None);
@@ -61,7 +136,6 @@ impl Appliance {
                 view.extents().for_each(|entry| fold.insert(entry.extent, Written));
             }
         }
-        let members = group.keeper.get().volumes;
         let mut volumes: BTreeMap<u32, Vec<LostRange>> = BTreeMap::new();
         for (extent, _) in fold.all() {
             let ranges = volumes.entry(extent.volume.0).or_default();
@@ -72,7 +146,7 @@ impl Appliance {
         }
         let (generation, after_marker) = parse(&name).unwrap_or_default();
         let volumes = volumes.into_iter().map(|(index, ranges)| LostVolume {
-            name: members.iter().find(|member| member.index == index).map(|member| member.name.clone()),
+            name: owner.volumes.iter().find(|(member, ..)| *member == index).map(|(_, name, _)| name.clone()),
             index,
             bytes: ranges.iter().map(|range| range.length).sum(),
             ranges,
@@ -83,11 +157,11 @@ impl Appliance {
 
     /// `lost export`: a sparse file, as large as the volume, with what the tail wrote and holes elsewhere.
     pub(crate) fn export_lost(&self, group: &str, name: &str, request: &LostExport) -> Result<(), ErrorBody> {
-        let found = self.group(group)?;
-        let tail = self.open_tail(found.keeper.id(), name)?;
-        let members = found.keeper.get().volumes;
-        let member = members.iter().find(|member| member.name == request.volume);
-        let member = member.ok_or_else(|| not_found(format!("group '{group}' has no volume '{}'", request.volume)))?;
+        let owner = self.owner_of(group, name)?;
+        let tail = self.open_tail(owner.id(), name)?;
+        let member = owner.volumes.iter().find(|(_, volume, _)| *volume == request.volume);
+        let (index, member, size) =
+            member.ok_or_else(|| not_found(format!("group '{group}' has no volume '{}'", request.volume)))?;
         let path = Path::new(&request.to);
         if !path.is_absolute() {
             return Err(invalid(format!("'{}' is not an absolute path", request.to)));
@@ -95,12 +169,11 @@ impl Appliance {
         if path.exists() {
             return Err(refused(format!("{} is there already: name a file that is not", path.display())));
         }
-        let size = self.volume(&member.name)?.file.size();
         let at = |error: std::io::Error| failed(format!("write {}: {error}", path.display()));
         let file = self.disk.open(path, Open::New).map_err(at)?;
-        file.grow(size).map_err(at)?;
+        file.grow(*size).map_err(at)?;
         let volumes = Arc::new(Volumes::default());
-        volumes.insert(VolumeFile::new(VolumeIndex(member.index), member.name.clone(), file, size));
+        volumes.insert(VolumeFile::new(VolumeIndex(*index), member.clone(), file, *size));
         let applied = AppliedPosition { position: tail.from, ..AppliedPosition::default() };
         let mut updater = Updater::new(Arc::clone(&tail.journal), Arc::clone(&volumes), applied);
         let end = tail.journal.durable_end().position;
@@ -110,9 +183,18 @@ impl Appliance {
 
     /// `lost discard`.
     pub(crate) fn discard_lost(&self, group: &str, name: &str) -> Result<(), ErrorBody> {
-        let folder = self.tail_folder(self.group(group)?.keeper.id(), name)?;
+        let folder = self.tail_folder(self.owner_of(group, name)?.id(), name)?;
         tracing::warn!(group, folder = %folder.display(), "what was never shipped is discarded, as asked");
-        std::fs::remove_dir_all(&folder).map_err(|error| failed(format!("remove {}: {error}", folder.display())))
+        std::fs::remove_dir_all(&folder).map_err(|error| failed(format!("remove {}: {error}", folder.display())))?;
+        // With the last one of a group that is no more goes what was kept to know of it.
+        if let Some(lost) = folder.parent()
+            && std::fs::remove_dir(lost).is_ok()
+            && let Some(group) = lost.parent()
+        {
+            let _ = std::fs::remove_file(group.join(NOTE));
+            let _ = std::fs::remove_dir(group);
+        }
+        Ok(())
     }
 
     fn tail_folder(&self, id: GroupId, name: &str) -> Result<std::path::PathBuf, ErrorBody> {

@@ -1,6 +1,6 @@
 //! Which engine runs for which group on this appliance, and the volumes they stand on.
 //!
-//! Reading order: `appliance` (what there is), `door` (what hosts hold), `volumes` and `groups` (what operators change),
+//! Reading order: `appliance` (what there is), `door` (what hosts hold), `volumes`, `offers` and `groups` (what operators change),
 //! `peers` (who may come in), `accept` (peers that come in), `failover`, `give_up`, `images` and `image_commands` (T0 copies, clones), `local_pairs` (sources and targets), `drill` and `drill_check` (rehearsals), `exports` (the NBD names), `control` (the API's side of all that).
 
 mod accept;
@@ -18,9 +18,11 @@ mod image_commands;
 pub(crate) mod images;
 pub(crate) mod local_pairs;
 mod lost;
+pub(crate) mod offers;
 mod peers;
 mod rejoin;
 mod status;
 mod switchover;
+mod takers;
 mod verify;
 mod volumes;

@@ -33,6 +33,7 @@ use tidemark_primary::ship::Links;
 
 use super::appliance::{Appliance, Engine, Group, failed, refused};
 use super::lost::tail_name;
+use super::takers::told;
 
 /// Runs of one message: far less than a message may have.
 const RUNS: usize = 16_384;
@@ -80,7 +81,12 @@ impl Appliance {
             Engine::Failed(reason) => return Err(refused(format!("group '{name}' does not run: {reason}"))),
         };
         let pairs = group.keeper.get().pairs;
-        let peer = pairs.first().map(|pair| pair.peer.clone());
+        let takers = if pairs.len() > 1 { self.takers(&group).await } else { Vec::new() };
+        if let Some(reason) = told(name, &takers) {
+            return Err(refused(format!("group '{name}': {reason}")));
+        }
+        let taker = takers.into_iter().next().map(|(peer, _)| peer);
+        let peer = taker.or_else(|| pairs.first().map(|pair| pair.peer.clone()));
         let peer =
             peer.ok_or_else(|| refused(format!("group '{name}' has no pair here: there is nobody to return to")))?;
         // Hosts are out: whatever was captured goes into the journal and the volumes before anything is compared.

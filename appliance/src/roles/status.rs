@@ -9,7 +9,7 @@ use tidemark_common::api::types::{
     Addresses, ApplianceStatus, BufferStatus, ErrorBody, FreezeStatus, GroupStatus, JournalStatus, MarkerStatus,
     PairState, PairStatus, PeerStatus, Positions, Role, SideStoreStatus, Status, VolumeStatus,
 };
-use tidemark_common::catalog::PeerRecord;
+use tidemark_common::catalog::{PairStateRecord, PeerRecord};
 use tokio_util::sync::CancellationToken;
 
 use super::appliance::{Appliance, Engine, Group, Volume};
@@ -81,6 +81,7 @@ impl Appliance {
             group: group_of.get(name).cloned().or_else(|| made_for(volume)),
             backing: volume.backing.clone(),
             connections: volume.door.connections.load(Ordering::Relaxed),
+            offered_to: self.offers.offered_to(name),
         };
         volumes.iter().map(status).collect()
     }
@@ -88,6 +89,7 @@ impl Appliance {
     /// Looks at every position, again and again.
     pub(crate) async fn watch_positions(self: Arc<Self>, stop: CancellationToken) {
         let look = || {
+            self.free_imaged();
             let groups: Vec<_> =
                 self.groups.read().iter().map(|(name, group)| (name.clone(), Arc::clone(group))).collect();
             self.watchdog.keep(|name| groups.iter().any(|(known, _)| known == name));
@@ -113,7 +115,10 @@ impl Appliance {
     fn engine_now(&self, group: &Group) -> GroupStatus {
         let engine = group.engine.read().clone();
         match &engine {
-            Engine::Primary(primary) => primary.status(),
+            Engine::Primary(primary) => {
+                let status = primary.status();
+                GroupStatus { problem: self.rivalry(group).or(status.problem), ..status }
+            }
             Engine::Secondary(secondary) => {
                 let primary = group.keeper.get().primary;
                 let peer = primary.and_then(|id| self.peer_by_id(&id)).unwrap_or_else(|| "unknown".into());
@@ -121,13 +126,14 @@ impl Appliance {
             }
             Engine::Fenced { by } => {
                 let name = group.keeper.name();
-                let peer = group.keeper.get().pairs.first().map_or_else(|| "PEER".into(), |pair| pair.peer.clone());
+                let peer = taker(group);
                 let reason = format!(
                     "generation {by} runs on '{peer}': hosts belong there, and nothing is served here. `tidemark rejoin {name}` makes \
                      this side its copy, and keeps what was never shipped; until then that is in {}. To give the group up here \
                      instead: `tidemark pair delete {name} --to {peer}`, which keeps its volumes",
                     self.journal_folder(group.keeper.id()).display()
                 );
+                let reason = Self::several_takers(group).unwrap_or(reason);
                 at_rest(group, Role::Fenced, PairState::Fenced, reason, self.clock.wall())
             }
             Engine::Failed(reason) => {
@@ -136,6 +142,16 @@ impl Appliance {
             }
         }
     }
+}
+
+/// The peer that took over, as far as it is known.
+fn taker(group: &Group) -> String {
+    if let Some((peer, _)) = group.takers.lock().first() {
+        return peer.clone();
+    }
+    let pairs = group.keeper.get().pairs;
+    let by = pairs.iter().find(|pair| pair.state == PairStateRecord::Fenced).or_else(|| pairs.first());
+    by.map_or_else(|| "PEER".into(), |pair| pair.peer.clone())
 }
 
 /// A group for which nothing runs.
@@ -147,6 +163,7 @@ fn at_rest(group: &Group, role: Role, state: PairState, reason: String, now: jif
         reason: Some(reason.clone()),
         since: jiff::Timestamp::from_nanosecond(i128::from(pair.since_ns)).unwrap_or(now),
         connected: false,
+        stands: true,
         received_marker: 0,
         permitted_marker: 0,
         applied_marker: 0,

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidemark_common::api::types::{CopyProgress, ErrorBody, VerifyDifference, VerifyReport, VerifyRequest};
+use tidemark_common::api::types::{
+    CopyProgress, ErrorBody, ErrorKind, PairState, PairStatus, VerifyDifference, VerifyReport, VerifyRequest,
+};
 use tidemark_common::differential::Bitmap;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::VolumeIndex;
@@ -19,7 +21,7 @@ use tidemark_primary::verify::regions;
 use tidemark_secondary::group::Secondary;
 use tidemark_secondary::state::Hold;
 
-use super::appliance::{Appliance, Engine, failed, refused};
+use super::appliance::{Appliance, Engine, failed, invalid, refused};
 use super::rejoin::{answer, unexpected};
 
 /// Regions of one question.
@@ -36,6 +38,10 @@ const PERMIT_TIMEOUT: Duration = Duration::from_secs(20);
 const REACH_TIMEOUT: Duration = Duration::from_secs(15);
 /// A primary that asks nothing for so long lets the copy go on.
 const SILENCE: Duration = Duration::from_secs(120);
+/// A comparison is broken off when its pair is down at so many looks in a row.
+const LOOKS_DOWN: u32 = 15;
+/// Between two of these.
+const LOOK_DOWN: Duration = Duration::from_millis(200);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -73,14 +79,19 @@ impl Appliance {
         let primary = self.primary(name)?;
         let pair = primary.pair(&request.to);
         let pair = pair.ok_or_else(|| refused(format!("group '{name}' is not paired with '{}'", request.to)))?;
-        let status = pair.status();
-        if status.connected && status.permitted_marker == 0 {
-            return Err(refused(format!(
-                "'{}' has no image of group '{name}' yet: its pair is {}; compare when it is paired",
-                request.to, status.state
-            )));
+        if request.rate_bytes_per_second == Some(0) {
+            return Err(invalid("at a rate of 0 a comparison never ends"));
         }
-        let found = self.compare_all(&primary, &pair, request).await?;
+        self.wait_until_up(name, &pair, request.wait_ms).await?;
+        let found = tokio::select! {
+            found = self.compare_all(&primary, &pair, request) => found,
+            why = down_for_good(&pair) => Err(refused(format!("the comparison was broken off: {}", down(name, &why)))),
+        };
+        // What a conversation says of its end is not what ended it.
+        let found = found.map_err(|error| match pair.status() {
+            status if is_up(&status) || error.message.starts_with("the comparison was") => error,
+            status => refused(format!("the comparison was broken off: {}", down(name, &status))),
+        })?;
         let repaired = request.repair && !found.different.is_empty();
         if repaired {
             pair.mend(&found.different).await.map_err(failed)?;
@@ -115,6 +126,26 @@ impl Appliance {
             repaired,
             took_seconds: self.clock.monotonic().saturating_sub(begin).as_secs_f64(),
         })
+    }
+
+    /// Nothing can be compared with a side that does not answer, or has no image.
+    async fn wait_until_up(&self, name: &str, pair: &Pair, wait_ms: Option<u64>) -> Result<(), ErrorBody> {
+        let deadline = wait_ms.map(|wait| self.clock.monotonic() + Duration::from_millis(wait));
+        loop {
+            let status = pair.status();
+            if is_up(&status) {
+                return Ok(());
+            }
+            match deadline {
+                None => {
+                    return Err(refused(format!("{}: compare when it is paired, or with --wait", down(name, &status))));
+                }
+                Some(deadline) if self.clock.monotonic() >= deadline => {
+                    return Err(ErrorBody::new(ErrorKind::Timeout, down(name, &status)));
+                }
+                Some(_) => tokio::time::sleep(LOOK).await,
+            }
+        }
     }
 
     /// Everything at one marker, or, with a rate, one slice after another: the copy stands only while a slice is compared.
@@ -236,6 +267,33 @@ impl Appliance {
             tokio::time::sleep(LOOK).await;
         }
         Ok(hold)
+    }
+}
+
+fn is_up(status: &PairStatus) -> bool {
+    status.connected
+        && status.permitted_marker > 0
+        && matches!(status.state, PairState::Paired | PairState::CatchingUp | PairState::Resync)
+}
+
+/// Why nothing can be compared, as `status` has it.
+fn down(group: &str, status: &PairStatus) -> String {
+    let PairStatus { peer, state, reason, .. } = status;
+    let reason = reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
+    let link = if status.connected { "" } else { " and not connected" };
+    format!("the pair of group '{group}' with '{peer}' is {state}{link}{reason}")
+}
+
+/// Resolves when a pair has been down for longer than a connection takes to come back.
+async fn down_for_good(pair: &Pair) -> PairStatus {
+    let mut looks = 0;
+    loop {
+        let status = pair.status();
+        looks = if is_up(&status) { 0 } else { looks + 1 };
+        if looks > LOOKS_DOWN {
+            return status;
+        }
+        tokio::time::sleep(LOOK_DOWN).await;
     }
 }
 

@@ -1,7 +1,7 @@
 //! Volumes: making, growing, deleting them, and opening those of the catalogue at start.
 
 use std::fs;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -116,13 +116,17 @@ impl Appliance {
 
     /// One file behind two volumes would be two truths.
     fn check_unused(&self, path: &Path) -> Result<(), ErrorBody> {
+        // Also through another name: a link of either kind.
+        let inode = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino(), found.rdev())).ok();
         let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let wanted = real(path);
+        let same = |one: &Path, other: &Path| {
+            real(one) == real(other) || inode(one).is_some_and(|one| inode(other) == Some(one))
+        };
         let user = self
             .volumes
             .read()
             .iter()
-            .find(|(_, volume)| real(Path::new(&volume.backing)) == wanted)
+            .find(|(_, volume)| same(path, Path::new(&volume.backing)))
             .map(|(name, _)| name.clone());
         user.map_or(Ok(()), |name| Err(refused(format!("{} is behind volume '{name}' already", path.display()))))
     }
@@ -232,10 +236,12 @@ impl Appliance {
             )));
         }
         self.refuse_in_local_pair(name, "deleted")?;
+        self.refuse_imaged(name)?;
         refuse_connected(name, &volume, None)?;
         let reason = format!("volume '{name}' was deleted");
         volume.door.lead_to(Arc::new(Closed { size: volume.file.size(), reason })).await;
         self.catalog.delete_volume(name).map_err(failed)?;
+        self.offers.forget(name);
         self.volumes.write().remove(name);
         if volume.owned {
             let path = Path::new(&volume.backing);
@@ -250,6 +256,7 @@ impl Appliance {
         let volume = self.volume(name)?;
         check_size(size)?;
         self.refuse_in_local_pair(name, "resized")?;
+        self.refuse_imaged(name)?;
         if size < volume.file.size() {
             return Err(refused(format!("volume '{name}' has {} bytes: volumes only grow", volume.file.size())));
         }
@@ -280,6 +287,7 @@ impl Appliance {
             group: self.group_of(name),
             backing: volume.backing.clone(),
             connections: volume.door.connections.load(Ordering::Relaxed),
+            offered_to: self.offers.offered_to(name),
         })
     }
 
@@ -306,6 +314,9 @@ impl Appliance {
             return served;
         }
         let Some(group) = self.group_of(name) else {
+            if let Some(reason) = self.imaged(name) {
+                return Err(reason);
+            }
             return Ok(Arc::new(DirectVolume::new(Arc::clone(&volume.file))));
         };
         let entry = self.group(&group).map_err(|error| error.message)?;

@@ -23,7 +23,7 @@ use tidemark_common::api::types::{
     CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, ErrorKind, Failover, FailoverReport,
     GroupCreate, GroupDrills, GroupStatus, ImageKind, ImageStatus, LostExport, LostRange, LostTail, LostVolume,
     MarkerInfo, PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport,
-    T0Create, VerifyDifference, VerifyReport, VerifyRequest, VolumeCreate, VolumeStatus, Wait,
+    T0Create, VerifyDifference, VerifyReport, VerifyRequest, VolumeCreate, VolumeOffer, VolumeStatus, Wait,
 };
 use tidemark_common::config::ControlAccess;
 use tokio::sync::Notify;
@@ -286,12 +286,25 @@ impl Control for Fake {
     fn volume_create(&self, request: VolumeCreate) -> Reply<'_, VolumeStatus> {
         self.reply(format!("{request:?}"), move |_| {
             let backing = request.backing.unwrap_or_else(|| "/srv/east/volumes/new".into());
-            Some(VolumeStatus { name: request.name, size: request.size, group: None, backing, connections: 0 })
+            Some(VolumeStatus {
+                name: request.name,
+                size: request.size,
+                group: None,
+                backing,
+                connections: 0,
+                offered_to: None,
+            })
         })
     }
 
     fn volume_delete(&self, name: String) -> Reply<'_, ()> {
         self.reply(format!("volume_delete {name:?}"), move |status| volume(status, &name).map(drop))
+    }
+
+    fn volume_offer(&self, name: String, request: VolumeOffer) -> Reply<'_, VolumeStatus> {
+        self.reply(format!("volume_offer {name:?} {request:?}"), move |status| {
+            Some(VolumeStatus { offered_to: request.group, ..volume(status, &name)? })
+        })
     }
 
     fn volume_resize(&self, name: String, size: u64) -> Reply<'_, VolumeStatus> {

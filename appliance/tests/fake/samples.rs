@@ -54,6 +54,7 @@ fn volume(name: &str, size: u64, group: Option<&str>) -> VolumeStatus {
         group: group.map(Into::into),
         backing: format!("/srv/east/volumes/{name}"),
         connections: 1,
+        offered_to: None,
     }
 }
 
@@ -88,6 +89,7 @@ fn pair(peer: &str, state: PairState) -> PairStatus {
         reason: None,
         since: ago(185_000),
         connected: true,
+        stands: false,
         received_marker: 42,
         permitted_marker: 42,
         applied_marker: 41,
@@ -180,6 +182,7 @@ pub(crate) fn failed_over() -> Status {
     let old = PairStatus {
         reason: Some("this side took over at marker 41".into()),
         connected: false,
+        stands: false,
         verify: None,
         round_trip_ms: None,
         received_marker: 41,
@@ -215,6 +218,7 @@ pub(crate) fn no_pair() -> Status {
 pub(crate) fn link_down() -> Status {
     let silent = PairStatus {
         connected: false,
+        stands: false,
         verify: None,
         round_trip_ms: None,
         rpo_seconds: Some(65.0),

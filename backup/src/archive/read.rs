@@ -84,8 +84,8 @@ pub fn walk(source: impl Read, taker: &mut dyn Taker) -> Result<Manifest, Archiv
     let mut archive = Archive::new(source);
     let mut extensions = Extensions::default();
     let mut manifest = None;
-    for entry in archive.entries()?.raw(true) {
-        let mut entry = entry?;
+    for (number, entry) in archive.entries()?.raw(true).enumerate() {
+        let mut entry = entry.map_err(|error| no_header(number, error))?;
         let kind = entry.header().entry_type();
         match kind {
             EntryType::XHeader => extensions = Extensions::read(&mut entry)?,
@@ -107,6 +107,15 @@ pub fn walk(source: impl Read, taker: &mut dyn Taker) -> Result<Manifest, Archiv
         }
     }
     Err(ArchiveError::Incomplete("it has no manifest at its end: the backup broke off, or the file was cut".into()))
+}
+
+/// What the reader of headers says holds the bytes that it took for one, which may be anything.
+fn no_header(number: usize, error: io::Error) -> ArchiveError {
+    match (error.raw_os_error(), number) {
+        (Some(_), _) => error.into(),
+        (None, 0) => damaged("its begin", "this is no header of a tar archive: is it a backup?"),
+        (None, number) => damaged(&format!("header {}", number + 1), "this is no header of a tar archive"),
+    }
 }
 
 fn damaged(name: &str, what: impl Into<String>) -> ArchiveError {

@@ -22,7 +22,7 @@ use super::types::{
     CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, Failover, FailoverReport, GroupCreate,
     GroupDrills, GroupStatus, GroupVolume, ImageStatus, LostExport, LostTail, MarkerInfo, PairStatus, PairTarget,
     PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, T0Create, VerifyReport, VerifyRequest,
-    VolumeCreate, VolumeResize, VolumeStatus, Wait,
+    VolumeCreate, VolumeOffer, VolumeResize, VolumeStatus, Wait,
 };
 use crate::config::{CONFIG_FILE, CONTROL_SOCKET};
 
@@ -158,6 +158,14 @@ impl Client {
     /// See [`Client::status`].
     pub async fn volume_delete(&self, name: &str) -> Answer<()> {
         self.tell(Ask::new(Method::DELETE, &["volumes", name])).await
+    }
+
+    /// `volume offer`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn volume_offer(&self, name: &str, request: &VolumeOffer) -> Answer<VolumeStatus> {
+        self.ask(Ask::new(Method::PUT, &["volumes", name, "offer"]).with(request)).await
     }
 
     /// `volume resize`.

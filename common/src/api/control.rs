@@ -9,7 +9,7 @@ use super::types::{
     CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, ErrorKind, Failover, FailoverReport,
     GroupCreate, GroupDrills, GroupStatus, ImageStatus, LostExport, LostTail, MarkerInfo, PairStatus, PairTarget,
     PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, T0Create, VerifyReport, VerifyRequest,
-    VolumeCreate, VolumeStatus, Wait,
+    VolumeCreate, VolumeOffer, VolumeStatus, Wait,
 };
 
 /// What a request resolves to.
@@ -34,6 +34,8 @@ pub trait Control: Send + Sync + 'static {
     fn volume_create(&self, request: VolumeCreate) -> Reply<'_, VolumeStatus>;
     /// `volume delete`: refused while it is in a group or connected; a backing given by the operator is left alone.
     fn volume_delete(&self, name: String) -> Reply<'_, ()>;
+    /// `volume offer`: refused while it is in a group or a local pair; without a group the offer is taken back.
+    fn volume_offer(&self, name: String, request: VolumeOffer) -> Reply<'_, VolumeStatus>;
     /// `volume resize`.
     fn volume_resize(&self, name: String, size: u64) -> Reply<'_, VolumeStatus>;
     /// `group create`.

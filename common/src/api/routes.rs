@@ -23,7 +23,7 @@ use super::types::{
     CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, ErrorKind, Failover, FailoverReport,
     GroupCreate, GroupDrills, GroupStatus, GroupVolume, ImageStatus, LostExport, LostTail, MarkerInfo, PairStatus,
     PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, T0Create, VerifyReport,
-    VerifyRequest, VolumeCreate, VolumeResize, VolumeStatus, Wait,
+    VerifyRequest, VolumeCreate, VolumeOffer, VolumeResize, VolumeStatus, Wait,
 };
 
 /// What handlers share.
@@ -65,6 +65,7 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(peer_add))
         .routes(routes!(peer_remove))
         .routes(routes!(volume_create))
+        .routes(routes!(volume_offer))
         .routes(routes!(volume_delete, volume_resize))
         .routes(routes!(group_create))
         .routes(routes!(group_delete))
@@ -142,6 +143,17 @@ async fn peer_remove(State(api): State<Api>, Names(peer): Names<String>) -> Resu
     responses((status = 200, body = VolumeStatus), (status = "default", body = ErrorBody)))]
 async fn volume_create(State(api): State<Api>, Body(request): Body<VolumeCreate>) -> Answer<VolumeStatus> {
     api.carry_out(async move |control| control.volume_create(request).await).await.map(Json)
+}
+
+/// Lets the copy of a group be made on a volume, which overwrites it.
+#[utoipa::path(put, path = "/v1/volumes/{volume}/offer", params(("volume" = String, Path,)), request_body = VolumeOffer,
+    responses((status = 200, body = VolumeStatus), (status = "default", body = ErrorBody)))]
+async fn volume_offer(
+    State(api): State<Api>,
+    Names(volume): Names<String>,
+    Body(request): Body<VolumeOffer>,
+) -> Answer<VolumeStatus> {
+    api.carry_out(async move |control| control.volume_offer(volume, request).await).await.map(Json)
 }
 
 /// Deletes a volume that is in no group and not connected.

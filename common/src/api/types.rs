@@ -282,6 +282,9 @@ pub struct VolumeStatus {
     pub backing: String,
     /// NBD connections open on it.
     pub connections: u64,
+    /// The group whose copy may be made on it, which overwrites it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offered_to: Option<String>,
 }
 
 /// What an appliance is for a group.
@@ -463,6 +466,9 @@ pub struct PairStatus {
     pub since: Timestamp,
     /// Whether the other side answers now.
     pub connected: bool,
+    /// It stands until a person does what the reason says, though it is tried again by itself.
+    #[serde(default)]
+    pub stands: bool,
     /// Newest marker whose frames are all durable on the secondary.
     pub received_marker: u64,
     /// Newest marker the secondary may apply.
@@ -558,6 +564,13 @@ pub struct GroupCreate {
 pub struct GroupVolume {
     /// The volume's name.
     pub volume: String,
+}
+
+/// `volume offer`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VolumeOffer {
+    /// The group whose copy may be made on the volume; none: no longer.
+    pub group: Option<String>,
 }
 
 /// `peer add`.
@@ -723,6 +736,9 @@ pub struct VerifyRequest {
     /// Bytes of the volumes to compare per second at most; none: as fast as it goes.
     #[serde(default)]
     pub rate_bytes_per_second: Option<u64>,
+    /// Milliseconds to wait for a pair that is not up; none: it is refused at once.
+    #[serde(default)]
+    pub wait_ms: Option<u64>,
 }
 
 /// What `verify` found.

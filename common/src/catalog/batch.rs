@@ -2,7 +2,8 @@
 
 use super::image_records::{DrillRecord, ImageRecord, LocalPairRecord, ScheduleRecord};
 use super::records::{
-    AppliedRecord, BackupRecord, GroupRecord, KeptMarkerRecord, PeerRecord, Record, SetRecord, VolumeRecord,
+    AppliedRecord, BackupRecord, GroupRecord, KeptMarkerRecord, OfferRecord, PeerRecord, Record, SetRecord,
+    VolumeRecord,
 };
 use super::schema::{Key, KeyRange, MARKERS_KEPT, MARKERS_PRUNE_STEP, RECORD_BYTES_MAX};
 use super::{CatalogError, envelope};
@@ -67,12 +68,30 @@ impl Batch {
         self.put(&Key::volume(&volume.name)?, volume)
     }
 
-    /// Removes a volume, if it is there.
+    /// Adds or replaces the offer of a volume.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`], [`CatalogError::TooLarge`].
+    pub fn put_offer(&mut self, offer: &OfferRecord) -> Result<(), CatalogError> {
+        self.put(&Key::offer(&offer.volume)?, offer)
+    }
+
+    /// Removes the offer of a volume, if there is one.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`].
+    pub fn delete_offer(&mut self, volume: &str) -> Result<(), CatalogError> {
+        self.delete(&Key::offer(volume)?);
+        Ok(())
+    }
+
+    /// Removes a volume with its offer, if it is there.
     ///
     /// # Errors
     /// [`CatalogError::Name`].
     pub fn delete_volume(&mut self, name: &str) -> Result<(), CatalogError> {
         self.delete(&Key::volume(name)?);
+        self.delete(&Key::offer(name)?);
         Ok(())
     }
 

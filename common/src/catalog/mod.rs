@@ -34,8 +34,8 @@ pub use image_records::{
 };
 pub use records::{
     ApplianceRecord, AppliedRecord, BackupRecord, BackupStateRecord, CopyRecord, GroupRecord, GroupVolume,
-    KeptMarkerRecord, OnFullRecord, PairRecord, PairStateRecord, PartedRecord, PeerRecord, RingRecord, RoleRecord,
-    SetRecord, VolumeRecord, WhileDifferentialRecord,
+    KeptMarkerRecord, OfferRecord, OfferWhy, OnFullRecord, PairRecord, PairStateRecord, PartedRecord, PeerRecord,
+    RingRecord, RoleRecord, SetRecord, VolumeRecord, WhileDifferentialRecord,
 };
 pub use schema::{CATALOG_FORMAT, MARKERS_KEPT, RECORD_BYTES_MAX};
 
@@ -94,6 +94,7 @@ impl Catalog {
             Table::Group,
             Table::Image,
             Table::LocalPair,
+            Table::Offer,
             Table::Peer,
             Table::Ring,
             Table::Schedule,
@@ -162,6 +163,30 @@ impl Catalog {
     /// As [`Batch::delete_peer`] and [`Catalog::commit`].
     pub fn delete_peer(&self, name: &str) -> Result<(), CatalogError> {
         self.change(|batch| batch.delete_peer(name))
+    }
+
+    /// The volumes in no group that copies may be made on, by name.
+    ///
+    /// # Errors
+    /// As all reads.
+    pub fn offers(&self) -> Result<Vec<OfferRecord>, CatalogError> {
+        self.all()
+    }
+
+    /// Adds or replaces an offer.
+    ///
+    /// # Errors
+    /// As [`Batch::put_offer`] and [`Catalog::commit`].
+    pub fn put_offer(&self, offer: &OfferRecord) -> Result<(), CatalogError> {
+        self.change(|batch| batch.put_offer(offer))
+    }
+
+    /// Removes the offer of a volume, if there is one.
+    ///
+    /// # Errors
+    /// As [`Batch::delete_offer`] and [`Catalog::commit`].
+    pub fn delete_offer(&self, volume: &str) -> Result<(), CatalogError> {
+        self.change(|batch| batch.delete_offer(volume))
     }
 
     /// Where the write buffer of a group lies.

@@ -234,6 +234,31 @@ pub struct AppliedRecord {
     pub marker: u64,
 }
 
+/// Why a volume in no group is not like any other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum OfferWhy {
+    /// An operator lets the copy of a group be made on it.
+    Operator,
+    /// It was the copy of a volume that left its group, and no host has opened it since: should that volume come back, it is the
+    /// copy again.
+    Left,
+    /// The same, and there are images of it: nobody may write it before they are gone.
+    Imaged,
+}
+
+/// A volume in no group that a copy may be made on, which overwrites it.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct OfferRecord {
+    /// The volume.
+    pub volume: String,
+    /// Name of the group whose copy may have it.
+    pub group: String,
+    /// Id of the group it left; nothing when an operator offered it.
+    pub group_id: Option<[u8; 16]>,
+    /// Why.
+    pub why: OfferWhy,
+}
+
 /// Where the write buffer of a primary lies for as long as it may hold what was answered: from a start to the clean stop after it.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct RingRecord {
@@ -374,6 +399,7 @@ records! {
     ImageRecord => Image,
     KeptMarkerRecord => Marker,
     LocalPairRecord => LocalPair,
+    OfferRecord => Offer,
     PeerRecord => Peer,
     RingRecord => Ring,
     ScheduleRecord => Schedule,

@@ -13,6 +13,7 @@
 //! local-bits/TARGET                 bitmaps of a pair on this appliance
 //! local-pair/TARGET                 a pair on this appliance, by its target volume
 //! marker/GROUP/NUMBER               one kept marker
+//! offer/VOLUME                      a volume in no group that a copy may be made on, or that waits for its images
 //! peer/NAME                         a trusted appliance
 //! ring/GROUP                        where the write buffer of a running primary lies
 //! schedule/GROUP                    rehearsals of a group, again and again; by the group's name
@@ -53,6 +54,7 @@ pub(super) enum Table {
     Drill = 9,
     Schedule = 10,
     Ring = 11,
+    Offer = 12,
     Set = 20,
     Backup = 21,
     LocalPair = 30,
@@ -61,7 +63,7 @@ pub(super) enum Table {
 
 impl Table {
     /// All of them, in the order of their keys.
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::Appliance,
         Self::Applied,
         Self::Backup,
@@ -72,6 +74,7 @@ impl Table {
         Self::LocalBits,
         Self::LocalPair,
         Self::Marker,
+        Self::Offer,
         Self::Peer,
         Self::Ring,
         Self::Schedule,
@@ -94,6 +97,7 @@ impl Table {
             Self::Marker => "marker",
             Self::Peer => "peer",
             Self::Ring => "ring",
+            Self::Offer => "offer",
             Self::Schedule => "schedule",
             Self::Volume => "volume",
             Self::Set => "set",
@@ -122,6 +126,7 @@ impl Table {
             Self::LocalPair | Self::LocalBits => {
                 "restore the catalogue from a backup, or delete the local pair and create it again: the source is not touched"
             }
+            Self::Offer => "restore the catalogue from a backup; the volume itself is not touched",
             Self::Ring => {
                 "restore the catalogue from a backup; the write buffer itself is under ring_directory and is not touched"
             }
@@ -197,6 +202,10 @@ impl Key {
 
     pub(super) fn applied(group: GroupId) -> Self {
         Self { table: Table::Applied, text: format!("applied/{group}") }
+    }
+
+    pub(super) fn offer(volume: &str) -> Result<Self, CatalogError> {
+        Self::named(Table::Offer, volume)
     }
 
     pub(super) fn ring(group: GroupId) -> Self {
@@ -296,6 +305,7 @@ mod tests {
             Key::local_bits("z").unwrap(),
             Key::local_pair("z").unwrap(),
             Key::marker(group, MarkerNumber(u64::MAX)),
+            Key::offer("z").unwrap(),
             Key::peer("z").unwrap(),
             Key::ring(group),
             Key::schedule("z").unwrap(),

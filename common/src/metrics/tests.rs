@@ -79,6 +79,7 @@ fn volume(name: &str, group: Option<&str>) -> VolumeStatus {
         group: group.map(Into::into),
         backing: "/dev/null".into(),
         connections: 2,
+        offered_to: None,
     }
 }
 
@@ -108,6 +109,7 @@ fn pair(peer: &str) -> PairStatus {
         reason: None,
         since: Timestamp::UNIX_EPOCH,
         connected: true,
+        stands: false,
         received_marker: 41,
         permitted_marker: 40,
         applied_marker: 39,

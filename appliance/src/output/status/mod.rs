@@ -7,7 +7,7 @@ mod group;
 mod pair;
 
 use jiff::Timestamp;
-use tidemark_common::api::types::{GroupStatus, PairState, Role, Status};
+use tidemark_common::api::types::{GroupStatus, PairState, PairStatus, Role, Status};
 
 use super::figures;
 use super::text::{Line, Style, View};
@@ -76,7 +76,8 @@ fn health(status: &Status) -> Style {
 
 fn needs_a_person(group: &GroupStatus) -> bool {
     let stuck = |state| matches!(state, PairState::Error | PairState::Fenced);
-    group.problem.is_some() || group.role == Role::Fenced || group.pairs.iter().any(|pair| stuck(pair.state))
+    let needs = |pair: &PairStatus| pair.stands || stuck(pair.state);
+    group.problem.is_some() || group.role == Role::Fenced || group.pairs.iter().any(needs)
 }
 
 fn ungrouped(status: &Status, columns: usize) -> Vec<Line> {

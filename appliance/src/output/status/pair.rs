@@ -79,7 +79,7 @@ fn arrow(pair: &PairStatus, role: Role) -> (&'static str, Style) {
 
 /// It has not answered since this side was started: its copy is as good as it was then, and nothing here tells how good.
 fn is_unheard(pair: &PairStatus) -> bool {
-    !pair.connected && pair.permitted_marker == 0 && !matches!(pair.state, PairState::InitialCopy | PairState::Error)
+    !pair.connected && pair.permitted_marker == 0 && pair.state != PairState::InitialCopy
 }
 
 /// What a disaster now would lose.

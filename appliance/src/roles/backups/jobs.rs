@@ -75,15 +75,6 @@ impl Backups {
         let reads = |job: &Arc<Job>| job.eras.lock().iter().any(|(read, _)| *read == group);
         jobs.iter().find(|(_, job)| reads(job)).map(|(name, _)| name.clone())
     }
-
-    /// From now on a group's volumes may be written without anything being saved: what reads them ends.
-    pub(crate) fn end_those_of(&self, group: GroupId, reason: &str) {
-        for job in self.jobs.lock().values() {
-            if job.eras.lock().iter().any(|(read, _)| *read == group) {
-                job.stop.stop(reason);
-            }
-        }
-    }
 }
 
 /// What a job needs to copy.

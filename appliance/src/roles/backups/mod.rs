@@ -35,6 +35,8 @@ pub(crate) struct Backups {
     /// Creating, cancelling and deleting, one at a time.
     changing: tokio::sync::Mutex<()>,
     copyings: Arc<Semaphore>,
+    /// Volumes that are restored now, and from what: closed to hosts until that is over.
+    pub(super) restoring: Mutex<BTreeMap<String, String>>,
 }
 
 impl Default for Backups {
@@ -44,11 +46,18 @@ impl Default for Backups {
             ended: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             copyings: Arc::new(Semaphore::new(COPYINGS_MAX)),
+            restoring: Mutex::default(),
         }
     }
 }
 
 impl Backups {
+    /// Why a host cannot have a volume now: it is restored.
+    pub(crate) fn restoring(&self, volume: &str) -> Option<String> {
+        let from = self.restoring.lock().get(volume).cloned()?;
+        Some(format!("volume '{volume}' is being restored from {from}: it can be opened when that is over"))
+    }
+
     /// How many there are in each state. Who is told waits for nothing.
     pub(crate) fn by_state(&self) -> BTreeMap<String, u64> {
         let jobs = self.jobs.lock();

@@ -53,6 +53,7 @@ impl Appliance {
                 "volume '{target_name}' is in group '{group}': a target is written by its pair alone. Name a volume in no group"
             )));
         }
+        self.refuse_imaged(target_name)?;
         if target.file.size() < source.file.size() {
             return Err(refused(format!(
                 "volume '{target_name}' has {} bytes and '{source_name}' has {}: `tidemark volume resize {target_name} --size {}` first",
@@ -62,6 +63,7 @@ impl Appliance {
             )));
         }
         refuse_connected(target_name, &target, Some("what they read would be overwritten"))?;
+        self.opened_by_a_host(target_name).map_err(failed)?;
         let group = self.group(&group_name)?;
         let index = self.index_in(&group, source_name)?;
         Ok(Wanted { group, index, source, target })

@@ -1,0 +1,228 @@
+//! Volumes in no group that a copy may be made on: those an operator offers, and those that were the copy of a volume that left its
+//! group. Nothing else of this appliance is ever overwritten by a copy.
+//!
+//! ```text
+//! volume offer ──▶ Operator ─┐                    ┌─▶ the copy of that group has it
+//! let go by a copy ─▶ Left ──┼── a copy asks ─────┤
+//!                 ▲    └─────┼── a host opens it ──▶ an ordinary volume
+//! with images ─▶ Imaged      └── withdrawn ───────▶ an ordinary volume
+//!                 (closed to everybody until they are gone)
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::RwLock;
+use tidemark_common::api::types::{ErrorBody, VolumeOffer, VolumeStatus};
+use tidemark_common::catalog::{
+    Batch, CatalogError, ImageRecord, ImageVolumeRecord, OfferRecord, OfferWhy, VolumeRecord,
+};
+use tidemark_common::ids::{GroupId, check_name};
+use tidemark_common::wire::message::VolumeSpec;
+
+use super::appliance::{Appliance, Volume, failed, invalid, refused};
+use super::door::Closed;
+
+/// All of them, by volume; as the catalogue has them.
+#[derive(Default)]
+pub(crate) struct Offers(RwLock<BTreeMap<String, OfferRecord>>);
+
+impl Offers {
+    /// The offer of a volume, if there is one.
+    pub(crate) fn get(&self, volume: &str) -> Option<OfferRecord> {
+        self.0.read().get(volume).cloned()
+    }
+
+    /// The group whose copy may be made on a volume, as an operator said.
+    pub(crate) fn offered_to(&self, volume: &str) -> Option<String> {
+        self.get(volume).filter(|offer| offer.why == OfferWhy::Operator).map(|offer| offer.group)
+    }
+
+    /// Its record is gone from the catalogue.
+    pub(crate) fn forget(&self, volume: &str) {
+        self.0.write().remove(volume);
+    }
+}
+
+impl Appliance {
+    /// Reads those of the catalogue; before groups start.
+    pub(crate) fn open_offers(&self) -> Result<(), CatalogError> {
+        let offers = self.catalog.offers()?.into_iter().map(|offer| (offer.volume.clone(), offer)).collect();
+        *self.offers.0.write() = offers;
+        Ok(())
+    }
+
+    fn put_offer(&self, offer: OfferRecord) -> Result<(), ErrorBody> {
+        self.catalog.put_offer(&offer).map_err(failed)?;
+        self.offers.0.write().insert(offer.volume.clone(), offer);
+        Ok(())
+    }
+
+    fn withdraw(&self, volume: &str) -> Result<(), ErrorBody> {
+        self.catalog.delete_offer(volume).map_err(failed)?;
+        self.offers.forget(volume);
+        Ok(())
+    }
+
+    /// `volume offer`.
+    pub(crate) async fn offer_volume(&self, name: &str, request: &VolumeOffer) -> Result<VolumeStatus, ErrorBody> {
+        let _alone = self.changing.lock().await;
+        self.volume(name)?;
+        self.refuse_imaged(name)?;
+        match &request.group {
+            None => self.withdraw(name)?,
+            Some(group) => {
+                check_name(group).map_err(|error| invalid(error.to_string()))?;
+                self.refuse_in_local_pair(name, "offered to a copy")?;
+                if let Some(holder) = self.group_of(name) {
+                    return Err(refused(format!(
+                        "volume '{name}' is in group '{holder}': only a volume in no group can become a copy"
+                    )));
+                }
+                self.put_offer(OfferRecord {
+                    volume: name.into(),
+                    group: group.clone(),
+                    group_id: None,
+                    why: OfferWhy::Operator,
+                })?;
+            }
+        }
+        self.volume_status(name)
+    }
+
+    /// Whether the copy of a group may be made on this volume.
+    pub(crate) fn is_offered(&self, volume: &str, group: &str, id: GroupId) -> bool {
+        self.offers.get(volume).is_some_and(|offer| match offer.why {
+            OfferWhy::Operator => offer.group == group,
+            OfferWhy::Left => offer.group_id == Some(id.0),
+            OfferWhy::Imaged => false,
+        })
+    }
+
+    /// A volume that is offered becomes the copy of a group: from here on it is closed to hosts, and what it holds is overwritten.
+    ///
+    /// # Errors
+    /// What is in the way, and what to do.
+    pub(crate) fn adopt(&self, group: &str, spec: &VolumeSpec) -> Result<Arc<Volume>, String> {
+        let (name, here) = (&spec.name, &self.config.name);
+        let text = |error: ErrorBody| error.message;
+        let old = self.volume(name).map_err(text)?;
+        self.refuse_in_local_pair(name, "made a copy").map_err(text)?;
+        if let Some(reason) = self.backups.restoring(name) {
+            return Err(reason);
+        }
+        if let Some(holder) = self.group_of(name) {
+            return Err(format!("volume '{name}' on '{here}' is in group '{holder}'"));
+        }
+        let connections = old.door.connections.load(Ordering::Relaxed);
+        if connections > 0 {
+            return Err(format!(
+                "volume '{name}' on '{here}' is offered to the copy of group '{group}', and hosts are connected to it: disconnect \
+                 them there; the pair goes on by itself then"
+            ));
+        }
+        let record = self.catalog.volume(name).map_err(|error| error.to_string())?;
+        let record = record.ok_or_else(|| format!("there is no volume '{name}' on '{here}'"))?;
+        // A larger file or device stays as it is behind its first bytes; a smaller one grows, if it can, when the copy is provided.
+        let record = VolumeRecord { size: record.size.min(spec.size), group: Some(group.into()), ..record };
+        let adopted = self.open_volume(&record).map_err(text)?;
+        let mut batch = Batch::new();
+        let kept = batch.put_volume(&record).and_then(|()| batch.delete_offer(name));
+        kept.and_then(|()| self.catalog.commit(batch)).map_err(|error| error.to_string())?;
+        let reason = format!("volume '{name}' is the copy of group '{group}' now");
+        old.door.lead_to_now(Arc::new(Closed { size: old.file.size(), reason }));
+        self.volumes.write().insert(name.clone(), Arc::clone(&adopted));
+        self.offers.forget(name);
+        tracing::warn!(group, volume = %name, backing = %record.backing, "the copy is made on a volume that was offered: what it held is overwritten");
+        Ok(adopted)
+    }
+
+    /// A copy that could not be made gives a volume that was offered back: the next try finds it again.
+    pub(crate) fn give_back(&self, offer: &OfferRecord) -> Result<(), ErrorBody> {
+        self.set_free(&offer.volume)?;
+        self.settle_closed_door(&offer.volume);
+        self.put_offer(offer.clone())
+    }
+
+    /// A copy lets a volume go that left its group. While there are images of it nobody may write it.
+    pub(crate) fn let_left(&self, group: &str, id: GroupId, name: &str) -> Result<(), ErrorBody> {
+        let why = if self.is_imaged(id, name) { OfferWhy::Imaged } else { OfferWhy::Left };
+        // In this order: once it is free, a host may open it.
+        self.put_offer(OfferRecord { volume: name.into(), group: group.into(), group_id: Some(id.0), why })?;
+        self.set_free(name)
+    }
+
+    /// Images of a volume of a group, or backups that read it.
+    fn is_imaged(&self, id: GroupId, name: &str) -> bool {
+        !self.images_of(id, Some(name)).is_empty() || self.backups.using(id).is_some()
+    }
+
+    /// A volume comes to a group again, as another member, and what reads it as it was does not know what is written to that one.
+    ///
+    /// # Errors
+    /// What still shows it.
+    pub(crate) fn check_former(
+        &self,
+        group: &str,
+        id: GroupId,
+        spec: &VolumeSpec,
+        was_other: bool,
+    ) -> Result<(), String> {
+        let held = self.images.held.read();
+        let other = |record: &ImageRecord| {
+            let former = |volume: &ImageVolumeRecord| volume.name == spec.name && volume.index != spec.index;
+            record.group_id == id.0 && record.broken.is_none() && record.volumes.iter().any(former)
+        };
+        let image = held.iter().find(|(_, held)| other(&held.record.read())).map(|(name, _)| name.clone());
+        let Some(user) = image.or_else(|| self.backups.using(id).filter(|_| was_other)) else { return Ok(()) };
+        Err(format!(
+            "volume '{}' has come to group '{group}' again, and on '{}' '{user}' still shows it as it was before it left: delete that \
+             there, or let it end; the pair goes on by itself then",
+            spec.name, self.config.name
+        ))
+    }
+
+    /// Opens volumes whose images are gone.
+    pub(crate) fn free_imaged(&self) {
+        let imaged: Vec<OfferRecord> =
+            self.offers.0.read().values().filter(|offer| offer.why == OfferWhy::Imaged).cloned().collect();
+        for offer in imaged {
+            let Some(id) = offer.group_id.map(GroupId).filter(|id| !self.is_imaged(*id, &offer.volume)) else {
+                continue;
+            };
+            tracing::info!(group = %offer.group, %id, volume = %offer.volume, "the images of a volume that left its group are gone: it can be used");
+            let name = offer.volume.clone();
+            match self.put_offer(OfferRecord { why: OfferWhy::Left, ..offer }) {
+                Ok(()) => self.settle_closed_door(&name),
+                Err(error) => {
+                    tracing::error!(volume = %name, error = %error.message, "it stays closed until the next try")
+                }
+            }
+        }
+    }
+
+    /// Why a volume in no group is closed, if it is.
+    pub(crate) fn imaged(&self, name: &str) -> Option<String> {
+        let offer = self.offers.get(name).filter(|offer| offer.why == OfferWhy::Imaged)?;
+        let id = GroupId(offer.group_id?);
+        let users = self.images_of(id, Some(name)).into_iter().chain(self.backups.using(id)).collect::<Vec<_>>();
+        Some(format!(
+            "volume '{name}' left group '{}', and '{}' still shows what it held: it stays as it is until that is deleted or done",
+            offer.group,
+            users.join("', '")
+        ))
+    }
+
+    pub(crate) fn refuse_imaged(&self, name: &str) -> Result<(), ErrorBody> {
+        self.imaged(name).map_or(Ok(()), |reason| Err(refused(reason)))
+    }
+
+    /// Somebody else than a copy is about to write a volume: that is never taken for what a copy left behind.
+    pub(crate) fn opened_by_a_host(&self, name: &str) -> Result<(), String> {
+        match self.offers.get(name).filter(|offer| offer.why == OfferWhy::Left) {
+            Some(_) => self.withdraw(name).map_err(|error| error.message),
+            None => Ok(()),
+        }
+    }
+}

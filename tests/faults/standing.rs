@@ -1,0 +1,99 @@
+//! A pair that does not go on says why, on both sides, and goes on by itself when that is mended.
+
+use tidemark_common::api::types::PairState;
+use tidemark_tests::impairment::Weather;
+use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
+use tidemark_tests::small_disk::SmallDisk;
+use tidemark_tests::wait::{check, wait_until};
+
+const MIB: u64 = 1 << 20;
+
+/// Not to be compressed away.
+fn noise(bytes: u64, seed: u64) -> Vec<u8> {
+    let mixed = |at: u64| (at + seed).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).to_le_bytes();
+    (0..bytes / 8).flat_map(mixed).collect()
+}
+
+#[test]
+fn a_suspended_pair_is_told_to_the_copy_with_what_goes_on() {
+    let pair = Pair::paired(&Setup::one_volume("v", MIB, 225));
+    pair.east.ok(&["pair", "suspend", GROUP, "--to", "west"]);
+    pair.west.wait_pair(GROUP, "the reason", COPY_LIMIT, |pair| {
+        pair.reason
+            .as_ref()
+            .is_some_and(|reason| reason.contains("suspended on 'east': `tidemark pair resume g --to west`"))
+    });
+    pair.east.ok(&["pair", "resume", GROUP, "--to", "west"]);
+    pair.assert_same();
+}
+
+#[test]
+fn a_copy_whose_journals_disk_is_full_says_so_on_both_sides_and_goes_on_by_itself() {
+    let mut pair = Pair::unpaired(&Setup::one_volume("v", 64 * MIB, 226).journals("64MiB", "64MiB"));
+    pair.west.stop();
+    let small = SmallDisk::mount(&pair.west.directory().join("groups"), 24 * MIB);
+    pair.west.start();
+    pair.create();
+    pair.wait_paired();
+    let ballast = small.fill();
+    pair.east.open("v").write_all(0, &noise(32 * MIB, 1)).expect("hosts do not notice");
+    let said = pair.east.wait_pair(GROUP, "the primary to say why", COPY_LIMIT, |pair| {
+        pair.stands && pair.reason.as_ref().is_some_and(|reason| reason.contains("No space left"))
+    });
+    assert_ne!(said.state, PairState::Paired);
+    let shown = pair.east.ok(&["status"]);
+    assert!(shown.contains("1 needs attention"), "{shown}");
+    let problem = pair.west.group(GROUP).problem.expect("the copy says it, too");
+    assert!(problem.contains("No space left"), "{problem}");
+    std::fs::remove_file(ballast).expect("make space");
+    small.resize(128 * MIB);
+    pair.assert_same();
+    assert!(!pair.east.pair(GROUP).stands && pair.west.group(GROUP).problem.is_none());
+}
+
+#[test]
+fn both_sides_of_a_copy_show_how_fast_it_is() {
+    let pair = Pair::unpaired(&Setup::one_volume("v", 32 * MIB, 227));
+    pair.east.open("v").write_all(0, &noise(32 * MIB, 2)).expect("write");
+    pair.relay.set(Weather { bytes_per_second: Some(4_000_000), ..Weather::default() });
+    pair.create();
+    for side in [&pair.east, &pair.west] {
+        side.wait_pair(GROUP, "a rate", COPY_LIMIT, |pair| {
+            pair.copy.is_some_and(|copy| copy.bytes_per_second > 100_000.0 && copy.seconds_left.is_some())
+        });
+    }
+    pair.relay.set(Weather::default());
+    pair.assert_same();
+}
+
+#[test]
+fn a_comparison_with_a_side_that_is_not_up_ends_at_once_and_says_why() {
+    let pair = Pair::paired(&Setup::one_volume("v", MIB, 228));
+    pair.east.ok(&["pair", "suspend", GROUP, "--to", "west"]);
+    let said = pair.east.refuses(&["verify", GROUP, "--to", "west"]);
+    assert!(said.contains("is suspended") && said.contains("tidemark pair resume g --to west"), "{said}");
+    let waited = pair.east.cli(&["verify", GROUP, "--to", "west", "--wait", "50ms"]);
+    assert_eq!(waited.code, 4, "{waited:?}");
+    pair.east.ok(&["pair", "resume", GROUP, "--to", "west"]);
+    pair.east.ok(&["verify", GROUP, "--to", "west", "--wait", "30s"]);
+    let said = pair.east.refuses(&["verify", GROUP, "--to", "west", "--rate", "0"]);
+    assert!(said.contains("never ends"), "{said}");
+}
+
+#[test]
+fn a_comparison_whose_pair_goes_down_is_broken_off_with_the_pairs_reason() {
+    let pair = Pair::unpaired(&Setup::one_volume("v", 64 * MIB, 229));
+    pair.east.open("v").write_all(0, &noise(64 * MIB, 3)).expect("write");
+    pair.create();
+    pair.wait_paired();
+    let said = std::thread::scope(|scope| {
+        // Slow enough to be still at it.
+        let verify = scope.spawn(|| pair.east.refuses(&["verify", GROUP, "--to", "west", "--rate", "1MiB"]));
+        wait_until("the comparison to begin", COPY_LIMIT, || {
+            check(pair.east.pair(GROUP).verify.is_some(), || "not yet".into())
+        });
+        pair.east.ok(&["pair", "suspend", GROUP, "--to", "west"]);
+        verify.join().expect("it ends")
+    });
+    assert!(said.contains("broken off") && said.contains("is suspended"), "{said}");
+}

@@ -89,9 +89,10 @@ async fn list(service: &Service) -> Result<(), Failure> {
     output::answer(service.json, &volumes, |volumes| {
         let mut table = Table::new(&["NAME", ">SIZE", "GROUP", ">CONNECTIONS", "BACKING"]);
         for volume in volumes {
-            let group = volume.group.as_deref().unwrap_or("-");
+            let offered = volume.offered_to.as_ref().map(|group| format!("- (offered to {group})"));
+            let group = volume.group.clone().or(offered).unwrap_or_else(|| "-".into());
             let connections = volume.connections.to_string();
-            table.row(&[&volume.name, &figures::bytes(volume.size), group, &connections, &volume.backing]);
+            table.row(&[&volume.name, &figures::bytes(volume.size), &group, &connections, &volume.backing]);
         }
         Ok(table.to_string())
     })

@@ -238,6 +238,7 @@ impl Fields<'_> {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers of a test")]
 mod tests {
     use super::*;
     use crate::storage::memory::MemoryDisk;

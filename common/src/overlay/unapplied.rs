@@ -347,6 +347,7 @@ impl<'a> Entries<'a> {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers of a test")]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 

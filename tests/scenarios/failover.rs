@@ -149,9 +149,7 @@ fn a_copy_that_was_never_complete_is_not_taken_over() {
     pair.prefill();
     pair.relay.set(tidemark_tests::impairment::Weather { bytes_per_second: Some(2_000_000), ..Default::default() });
     pair.create();
-    pair.west.wait_pair(GROUP, "the copy to have begun", Duration::from_secs(20), |pair| {
-        pair.copy.is_some()
-    });
+    pair.west.wait_pair(GROUP, "the copy to have begun", Duration::from_secs(20), |pair| pair.copy.is_some());
     pair.relay.cut();
     wait_until("the refusal to be about the copy", Duration::from_secs(10), || {
         let reason = pair.west.refuses(&["failover", GROUP]);

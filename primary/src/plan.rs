@@ -98,8 +98,11 @@ impl Pair {
     /// # Errors
     /// [`ShipError::Staging`], [`ShipError::Outgrown`]: only a person can say.
     fn check_staging(&self, bytes: u64, direct: bool, welcome: &Welcome) -> Result<bool, ShipError> {
-        if !has_image(welcome) || self.check_room_left(direct, welcome)? {
-            return Ok(has_image(welcome));
+        if !has_image(welcome) {
+            return Ok(false);
+        }
+        if self.check_room_left(direct, welcome)? {
+            return Ok(true);
         }
         // The rest is for what hosts write meanwhile.
         let room = welcome.journal_capacity_bytes / 4 * 3;

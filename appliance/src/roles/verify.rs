@@ -9,6 +9,7 @@ use tidemark_common::api::types::{
 use tidemark_common::differential::Bitmap;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::VolumeIndex;
+use tidemark_common::journal::JournalError;
 use tidemark_common::limits::REGION_BYTES;
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender};
 use tidemark_common::verify::{RegionDigest, digests};
@@ -17,7 +18,7 @@ use tidemark_common::wire::message::{Message, Refusal, Refused, Verify};
 use tidemark_primary::differences::everything;
 use tidemark_primary::group::Primary;
 use tidemark_primary::ship::Pair;
-use tidemark_primary::verify::regions;
+use tidemark_primary::verify::{Since, VerifyError, regions};
 use tidemark_secondary::group::Secondary;
 use tidemark_secondary::state::Hold;
 
@@ -191,6 +192,7 @@ impl Appliance {
             group: keeper.id().0,
             generation: keeper.generation().0,
         };
+        let mut first = true;
         for pass in 0..PASSES {
             // A new marker: what was written before it can be judged by it.
             let cut = primary.cut(None).await.map_err(failed)?;
@@ -199,7 +201,19 @@ impl Appliance {
                 tokio::time::sleep(LOOK).await;
             }
             found.marker = asking.hold(&request).await?;
-            found.pass(primary, asking, |compared| shown.progress(compared, self.clock.monotonic()), pass == 0).await?;
+            let since = tokio::task::block_in_place(|| primary.since_marker(found.marker));
+            let since = match since {
+                // Hosts wrote so much until the copy stood there that its place is gone: the next one is newer.
+                Err(VerifyError::Marker { .. } | VerifyError::Journal(JournalError::Trimmed { .. }))
+                    if pass + 1 < PASSES =>
+                {
+                    continue;
+                }
+                since => since.map_err(failed)?,
+            };
+            let progress = |compared| shown.progress(compared, self.clock.monotonic());
+            found.pass(primary, asking, since, progress, first).await?;
+            first = false;
             if found.busy.is_empty() {
                 break;
             }
@@ -352,11 +366,11 @@ impl Found {
         &mut self,
         primary: &Arc<Primary>,
         asking: &mut Asking<'_>,
+        mut since: Since,
         mut progress: impl FnMut(u64),
         first: bool,
     ) -> Result<(), ErrorBody> {
         let todo = std::mem::take(&mut self.busy);
-        let mut since = tokio::task::block_in_place(|| primary.since_marker(self.marker)).map_err(failed)?;
         let mut at = (VolumeIndex(0), 0);
         while let Some(run) = todo.next_run(at.0, at.1) {
             let part = Extent { length: run.length.min(BATCH * REGION_BYTES), ..run };
@@ -366,7 +380,7 @@ impl Found {
             let here = tokio::task::block_in_place(|| {
                 let here = primary.digests(part.volume, part.offset, count)?;
                 primary.catch_up(&mut since)?;
-                Ok::<_, tidemark_primary::verify::VerifyError>(here)
+                Ok::<_, VerifyError>(here)
             });
             let here = here.map_err(failed)?;
             if first {

@@ -57,7 +57,7 @@ pub const DATA_STREAMS: usize = 4;
 /// Bytes a receiver holds while it puts streams back in order.
 pub const REORDER_BYTES_MAX: usize = 64 << 20;
 /// Bytes of frames a data sender holds before QUIC takes them.
-pub const SEND_QUEUE_BYTES_MAX: usize = 16 << 20;
+pub const SEND_QUEUE_BYTES_MAX: usize = 8 << 20;
 /// Handshakes of strangers under way at once.
 pub const LINK_HANDSHAKES_MAX: usize = 64;
 /// Accepted connections of one appliance at once.

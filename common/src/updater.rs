@@ -4,27 +4,27 @@
 //! crash in between is repaired by doing it again, so the position is moved only when a whole window is written
 //! (invariants 4, 9). On a primary everything durable is applied, on a secondary what is before the permitted limit.
 
+mod run;
+mod window;
+
 use std::io;
 use std::sync::Arc;
+
+use run::Run;
+use window::{Source, Window};
 
 use crate::extent::Extent;
 use crate::ids::{MarkerNumber, Seq};
 use crate::journal::{Journal, JournalError, Position, ReadFrame, Reader};
-use crate::overlay::{Locate, Overlay};
-use crate::record::view::ExtentKind;
-use crate::record::{FrameError, FrameKind, FrameView};
+use crate::record::FrameError;
 use crate::storage::aligned::AlignedBuffer;
 use crate::t0::Eras;
 use crate::volumes::{VolumeFile, Volumes};
 
 /// Raw bytes of one window.
-const WINDOW_BYTES: usize = 16 << 20;
+const WINDOW_BYTES: usize = 8 << 20;
 /// Frames of one window: small ones are many.
 const WINDOW_FRAMES: usize = 1024;
-/// Neighbouring ranges are joined up to this many bytes for one write.
-const WRITE_BYTES: usize = 1 << 20;
-/// From so many bytes on a disk takes direct I/O as fast as the page cache does.
-const DIRECT_BYTES_MIN: usize = 64 << 10;
 
 /// Why a window was not applied. Nothing is lost: it is tried again from the same position.
 #[derive(Debug, thiserror::Error)]
@@ -119,26 +119,10 @@ pub struct Updater {
 /// Memory that one window leaves to the next.
 #[derive(Debug, Default)]
 struct Scratch {
-    /// The raw data of a window's frames, one behind the other.
-    raw: Vec<u8>,
-    /// Neighbouring ranges on their way to one write.
-    run: AlignedBuffer,
-}
-
-/// Where in a window a byte comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
-    Data { raw: usize },
-    Zero { hole: bool },
-}
-
-impl Locate for Source {
-    fn advance(self, bytes: u64) -> Self {
-        match self {
-            Self::Data { raw } => Self::Data { raw: raw + usize::try_from(bytes).unwrap_or(usize::MAX) },
-            Self::Zero { .. } => self,
-        }
-    }
+    /// Where frames are decompressed.
+    unpacked: AlignedBuffer,
+    /// Parts on their way to one write, where they must lie in one piece.
+    gathered: AlignedBuffer,
 }
 
 impl Updater {
@@ -209,15 +193,15 @@ impl Updater {
         let frames = self.read_window(limit)?;
         let Some(last) = frames.last() else { return Ok(None) };
         let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.raw.clear();
-        let fold = fold(&frames, &mut scratch.raw)?;
+        let window = Window::of(&frames, &mut scratch.unpacked)?;
         let mut applied = Applied { frames: frames.len(), last_frame: last.position, ..Applied::default() };
-        self.save(&fold)?;
-        self.write(&fold, &mut scratch, &mut applied)?;
+        self.save(&window)?;
+        self.write(&window, &mut scratch.gathered, &mut applied)?;
         if let Some(eras) = &self.eras {
             eras.written(self.reader.position(), &applied.extents);
         }
         self.scratch = scratch;
+        self.journal.forget_raw(self.reader.position());
         self.applied =
             AppliedPosition { position: self.reader.position(), seq: last.header.last_seq, marker: last.header.marker };
         Ok(Some(applied))
@@ -239,17 +223,20 @@ impl Updater {
         Ok(frames)
     }
 
-    fn save(&self, fold: &Overlay<Source>) -> Result<(), UpdaterError> {
+    fn save(&self, window: &Window<'_>) -> Result<(), UpdaterError> {
         let Some(eras) = &self.eras else { return Ok(()) };
-        let extents: Vec<Extent> = fold.all().map(|(extent, _)| extent).collect();
+        let extents: Vec<Extent> = window.fold.all().map(|(extent, _)| extent).collect();
         eras.save(self.applied.position, &extents, &self.volumes).map_err(UpdaterError::Images)
     }
 
-    fn write(&self, fold: &Overlay<Source>, scratch: &mut Scratch, applied: &mut Applied) -> Result<(), UpdaterError> {
-        let Scratch { raw: data, run: bytes } = scratch;
-        bytes.clear();
-        let mut run = Run { volume: None, offset: 0, bytes, past_cache: self.past_cache };
-        for (extent, source) in fold.all() {
+    fn write(
+        &self,
+        window: &Window<'_>,
+        gathered: &mut AlignedBuffer,
+        applied: &mut Applied,
+    ) -> Result<(), UpdaterError> {
+        let mut run = Run::new(&window.data, gathered, self.past_cache);
+        for (extent, source) in window.fold.all() {
             applied.extents.push(extent);
             // A volume taken out of the group may still have frames in the journal.
             let Some(volume) = self.volumes.get(extent.volume) else {
@@ -261,10 +248,8 @@ impl Updater {
             };
             check_range(&volume, extent, applied.last_frame)?;
             match source {
-                Source::Data { raw } => {
-                    let length = usize::try_from(extent.length).unwrap_or(usize::MAX);
-                    let bytes = data.get(raw..raw.saturating_add(length));
-                    run.push(&volume, extent.offset, bytes.unwrap_or_default())?;
+                Source::Data { frame, at } => {
+                    run.push(&volume, extent, frame, at)?;
                     applied.data_bytes += extent.length;
                 }
                 Source::Zero { hole } => {
@@ -276,25 +261,6 @@ impl Updater {
         }
         run.flush()
     }
-}
-
-/// The last writer of each byte of a window; the frames' data goes behind what the buffer has.
-fn fold(frames: &[ReadFrame], data: &mut Vec<u8>) -> Result<Overlay<Source>, UpdaterError> {
-    let mut fold = Overlay::default();
-    for frame in frames.iter().filter(|frame| frame.header.kind != FrameKind::Control) {
-        let broken = |source| UpdaterError::Frame { position: frame.position, source };
-        let begin = data.len();
-        let view = FrameView::new(&frame.bytes).map_err(broken)?;
-        view.unpack(data).map_err(broken)?;
-        for entry in view.extents() {
-            let source = match entry.kind {
-                ExtentKind::Data => Source::Data { raw: begin + entry.raw_offset as usize },
-                ExtentKind::Zero { hole } => Source::Zero { hole },
-            };
-            fold.insert(entry.extent, source);
-        }
-    }
-    Ok(fold)
 }
 
 fn check_range(volume: &VolumeFile, extent: Extent, position: Position) -> Result<(), UpdaterError> {
@@ -315,46 +281,5 @@ fn zero(volume: &VolumeFile, extent: Extent, hole: bool) -> Result<(), UpdaterEr
     })
 }
 
-/// Neighbouring ranges on their way to one write.
-struct Run<'a> {
-    volume: Option<Arc<VolumeFile>>,
-    offset: u64,
-    bytes: &'a mut AlignedBuffer,
-    past_cache: bool,
-}
-
-impl Run<'_> {
-    fn push(&mut self, volume: &Arc<VolumeFile>, offset: u64, bytes: &[u8]) -> Result<(), UpdaterError> {
-        let same = self.volume.as_ref().is_some_and(|before| before.index == volume.index);
-        let adjacent = same && self.offset + self.bytes.len() as u64 == offset;
-        if !adjacent || self.bytes.len() + bytes.len() > WRITE_BYTES {
-            self.flush()?;
-            self.volume = Some(Arc::clone(volume));
-            self.offset = offset;
-        }
-        self.bytes.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn write_to(&self, volume: &VolumeFile) -> std::io::Result<()> {
-        let bytes = self.bytes.as_slice();
-        let is_long = self.past_cache && bytes.len() >= DIRECT_BYTES_MIN;
-        if is_long && volume.file.write_direct_at(bytes, self.offset)? {
-            return Ok(());
-        }
-        volume.file.write_all_at(bytes, self.offset)
-    }
-
-    fn flush(&mut self) -> Result<(), UpdaterError> {
-        let Some(volume) = self.volume.take() else { return Ok(()) };
-        volume.touch();
-        let written = self.write_to(&volume);
-        self.bytes.clear();
-        written.map_err(|source| UpdaterError::Volume {
-            action: "write",
-            volume: volume.name.clone(),
-            offset: self.offset,
-            source,
-        })
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -36,8 +36,8 @@ use crate::throttle::Throttle;
 const BATCH_BYTES: usize = tidemark_common::limits::FRAME_RAW_BYTES_MAX;
 /// Entries of a batch at most: folding can split each into two ranges more.
 const BATCH_ENTRIES: usize = 1300;
-/// Bytes appended before a sync at most.
-const UNSYNCED_BYTES_MAX: usize = 16 << 20;
+/// Bytes appended before a sync at most: what the journal keeps in memory for its readers, who come behind the sync, is more.
+const UNSYNCED_BYTES_MAX: usize = 8 << 20;
 /// A sleeping drain looks again after this long at the latest.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// How long a full journal or disk is waited for before the next try.
@@ -478,8 +478,9 @@ impl Drain {
         let Some((_, last)) = entries.last() else { return Ok(false) };
         let last_seq = last.seq;
         let kept_bytes = self.build(&entries)?;
-        let frame = Bytes::from(self.builder.finish(FrameKind::Writes, &self.place(last_seq)));
-        let at = self.writer.append_frame(frame.clone())?;
+        let (frame, raw) = self.builder.finish_with_raw(FrameKind::Writes, &self.place(last_seq));
+        let frame = Bytes::from(frame);
+        let at = self.writer.append_with_raw(frame.clone(), raw)?;
         let placed: Vec<(Extent, Location)> = locations(&FrameView::new(&frame)?, at).collect();
         self.buffer.moved_to_journal(&placed, last_seq);
         self.position = next;
@@ -517,6 +518,7 @@ impl Drain {
     fn build(&mut self, entries: &[(u64, Entry)]) -> Result<usize, DrainError> {
         let mut kept_bytes = 0;
         let mut fold = Overlay::default();
+        self.builder.reserve(entries.iter().map(|(_, entry)| entry.payload_bytes as usize).sum());
         for (index, (position, entry)) in entries.iter().enumerate() {
             if entry.kind == EntryKind::Data && crc32c(self.buffer.payload(*position, entry)) != entry.payload_check {
                 return Err(DrainError::Payload { seq: entry.seq });

@@ -36,7 +36,7 @@ use crate::image::Image;
 use crate::view::View;
 
 /// Shipments waiting for the link.
-const QUEUE: usize = 4;
+const QUEUE: usize = 2;
 /// The first pause before another try to connect, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
 

@@ -420,8 +420,17 @@ impl Journal {
     /// A frame that is still in memory, by the place of its first byte; verified.
     #[must_use]
     pub fn recent(&self, frame: Position) -> Option<bytes::Bytes> {
+        self.kept(frame).map(|kept| kept.frame)
+    }
+
+    fn kept(&self, frame: Position) -> Option<recent::Kept> {
         let begin = frame.offset.checked_sub(segment::ENVELOPE_BYTES as u64)?;
         self.recent.lock().get(Position { offset: begin, ..frame })
+    }
+
+    /// The volumes have everything before this place: nobody wants to decompress it any more.
+    pub fn forget_raw(&self, before: Position) {
+        self.recent.lock().forget_raw(before);
     }
 
     /// Nothing has happened for a while: the memory of the newest frames is given back.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::segment::{ENVELOPE_BYTES, Envelope, Segment, record_bytes};
-use super::{Journal, JournalError, Position};
+use super::{Journal, JournalError, Position, recent};
 use crate::ids::GroupId;
 use crate::limits::FRAME_STORED_BYTES_MAX;
 use crate::record::{FrameError, FrameHeader, FrameView, HEADER_BYTES};
@@ -21,6 +21,8 @@ pub struct ReadFrame {
     pub header: FrameHeader,
     /// All its bytes.
     pub bytes: Bytes,
+    /// All its data, uncompressed, when that is still in memory.
+    pub raw: Option<Bytes>,
 }
 
 /// One reader of a journal.
@@ -64,16 +66,16 @@ impl Reader {
         let header = view.header;
         let position = Position { offset: begin, ..self.at };
         self.at.offset += record_bytes(bytes.len());
-        Ok(Some(ReadFrame { position, next: self.at, header, bytes: Bytes::from(bytes) }))
+        Ok(Some(ReadFrame { position, next: self.at, header, bytes: Bytes::from(bytes), raw: None }))
     }
 
     /// What was appended a moment ago is still in memory, and was verified before.
     fn recent_frame(&mut self, segment: &Segment) -> Result<Option<ReadFrame>, JournalError> {
         let position = Position { offset: self.at.offset + ENVELOPE_BYTES as u64, ..self.at };
-        let Some(bytes) = self.journal.recent(position) else { return Ok(None) };
+        let Some(recent::Kept { frame: bytes, raw }) = self.journal.kept(position) else { return Ok(None) };
         let header = FrameHeader::decode(&bytes).map_err(|source| segment.damaged(position.offset, source))?;
         self.at.offset += record_bytes(bytes.len());
-        Ok(Some(ReadFrame { position, next: self.at, header, bytes }))
+        Ok(Some(ReadFrame { position, next: self.at, header, bytes, raw }))
     }
 
     /// The next durable frame's header, the frame itself skipped: (where its record begins, header).
@@ -116,7 +118,7 @@ impl Reader {
         FrameView::new(&bytes).map_err(|source| segment.damaged(begin, source))?;
         let position = Position { offset: begin, ..self.at };
         self.at.offset += record_bytes(envelope.frame_bytes as usize);
-        Ok(Some(ReadFrame { position, next: self.at, header, bytes: Bytes::from(bytes) }))
+        Ok(Some(ReadFrame { position, next: self.at, header, bytes: Bytes::from(bytes), raw: None }))
     }
 
     /// A trimmed segment's file holds another segment by and by: that is no damage.

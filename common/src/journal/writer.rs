@@ -64,7 +64,15 @@ impl Writer {
     /// # Errors
     /// [`JournalError`]; one that [`JournalError::is_no_space`] left everything as it was.
     pub fn append_frame(&mut self, frame: Bytes) -> Result<Position, JournalError> {
-        self.take(frame, true, 0)
+        self.take(frame, None, true, 0)
+    }
+
+    /// Appends one frame with all the data it was built of, which is kept beside it for the updater.
+    ///
+    /// # Errors
+    /// As [`Self::append_frame`].
+    pub fn append_with_raw(&mut self, frame: Bytes, raw: Bytes) -> Result<Position, JournalError> {
+        self.take(frame, Some(raw), true, 0)
     }
 
     /// Appends one frame that nobody reads before it is durable: it may wait for others to be written with it.
@@ -72,7 +80,7 @@ impl Writer {
     /// # Errors
     /// As [`Self::append_frame`].
     pub fn append_later(&mut self, frame: Bytes) -> Result<Position, JournalError> {
-        self.take(frame, false, 0)
+        self.take(frame, None, false, 0)
     }
 
     /// Appends one frame by which others need not be held any more: for that the journal may grow one segment beyond its
@@ -81,10 +89,16 @@ impl Writer {
     /// # Errors
     /// As [`Self::append_frame`].
     pub fn append_to_free(&mut self, frame: Bytes) -> Result<Position, JournalError> {
-        self.take(frame, false, 1)
+        self.take(frame, None, false, 1)
     }
 
-    fn take(&mut self, frame: Bytes, at_once: bool, segments_beyond: u64) -> Result<Position, JournalError> {
+    fn take(
+        &mut self,
+        frame: Bytes,
+        raw: Option<Bytes>,
+        at_once: bool,
+        segments_beyond: u64,
+    ) -> Result<Position, JournalError> {
         self.check_poison()?;
         let tip = self.follow(&frame)?;
         let need = record_bytes(frame.len());
@@ -101,7 +115,7 @@ impl Writer {
         self.active.set_end(self.at);
         self.tip = tip;
         self.dirty = true;
-        self.journal.recent.lock().add(at, frame);
+        self.journal.recent.lock().add(at, frame, raw);
         Ok(Position { offset: at.offset + super::segment::ENVELOPE_BYTES as u64, ..at })
     }
 

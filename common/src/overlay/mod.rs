@@ -73,6 +73,9 @@ impl<L: Locate> Overlay<L> {
 
     /// Puts a range at a location except where something is for which `newer` holds.
     pub fn insert_unless(&mut self, extent: Extent, location: L, newer: impl Fn(&L) -> bool) {
+        if self.volumes.get(&extent.volume).is_none_or(|map| is_free(map, extent)) {
+            return self.insert(extent, location);
+        }
         let pieces: Vec<Piece<L>> = self.pieces(extent).collect();
         for piece in pieces {
             if !piece.location.is_some_and(|there| newer(&there)) {
@@ -84,6 +87,9 @@ impl<L: Locate> Overlay<L> {
     /// Where something is in the range for which `which` holds: moves it to what `to` says of its begin, or takes it out.
     pub fn replace_if(&mut self, extent: Extent, which: impl Fn(&L) -> bool, to: impl Fn(u64) -> Option<L>) {
         let Some(map) = self.volumes.get_mut(&extent.volume) else { return };
+        if is_free(map, extent) {
+            return;
+        }
         let before = map.len();
         let first = map.range(..=extent.offset).next_back().map_or(extent.offset, |(begin, _)| *begin);
         let hit: Vec<(u64, Entry<L>)> = map
@@ -167,6 +173,11 @@ impl<L: Locate> Overlay<L> {
             })
         })
     }
+}
+
+/// Whether nothing is in the range, by one look: what begins last before its end has ended before it.
+fn is_free<L>(map: &BTreeMap<u64, Entry<L>>, extent: Extent) -> bool {
+    map.range(..extent.end()).next_back().is_none_or(|(_, entry)| entry.end <= extent.offset)
 }
 
 #[cfg(test)]

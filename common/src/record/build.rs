@@ -1,11 +1,14 @@
 //! Building frames of data: extents and zero runs in, compressed and checked bytes out.
 
+use bytes::Bytes;
+
 use super::header::{Chain, FrameHeader, FrameKind};
 use super::view::{CHUNK_ENTRY_BYTES, EXTENT_ENTRY_BYTES, ExtentKind};
 use super::{HEADER_BYTES, crc32c};
 use crate::extent::Extent;
 use crate::ids::{Generation, GroupId, MarkerNumber, Seq};
 use crate::limits::{CHUNK_BYTES, FRAME_EXTENTS_MAX, FRAME_RAW_BYTES_MAX};
+use crate::storage::aligned::AlignedBuffer;
 
 /// Where a frame stands in its group's history.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +34,7 @@ pub struct Place {
 pub struct FrameBuilder {
     extents: Vec<u8>,
     count: u32,
-    raw: Vec<u8>,
+    raw: AlignedBuffer,
     packed: Vec<u8>,
 }
 
@@ -44,8 +47,13 @@ impl Default for FrameBuilder {
 impl FrameBuilder {
     /// An empty one.
     #[must_use]
-    pub const fn new() -> Self {
-        Self { extents: Vec::new(), count: 0, raw: Vec::new(), packed: Vec::new() }
+    pub fn new() -> Self {
+        Self { extents: Vec::new(), count: 0, raw: AlignedBuffer::default(), packed: Vec::new() }
+    }
+
+    /// Makes room for so many bytes of data, so that adding them moves nothing.
+    pub fn reserve(&mut self, data_bytes: usize) {
+        self.raw.reserve(data_bytes);
     }
 
     /// Whether an extent with so many bytes of data still fits.
@@ -91,8 +99,22 @@ impl FrameBuilder {
         self.count += 1;
     }
 
+    /// As [`Self::finish`]; the raw data is given out as well, for who will want it uncompressed. It begins at a block's border.
+    pub fn finish_with_raw(&mut self, kind: FrameKind, place: &Place) -> (Vec<u8>, Bytes) {
+        let frame = self.pack(kind, place);
+        let raw = Bytes::from_owner(std::mem::take(&mut self.raw));
+        self.clear();
+        (frame, raw)
+    }
+
     /// Compresses, checks and empties: the frame's bytes. Chunks that do not become smaller by a sixteenth are stored raw.
     pub fn finish(&mut self, kind: FrameKind, place: &Place) -> Vec<u8> {
+        let frame = self.pack(kind, place);
+        self.clear();
+        frame
+    }
+
+    fn pack(&mut self, kind: FrameKind, place: &Place) -> Vec<u8> {
         let chunks = self.raw.len().div_ceil(CHUNK_BYTES);
         let table_bytes = self.extents.len() + chunks * CHUNK_ENTRY_BYTES;
         debug_assert_eq!(self.extents.len(), self.count as usize * EXTENT_ENTRY_BYTES);
@@ -101,7 +123,7 @@ impl FrameBuilder {
         frame.extend_from_slice(&self.extents);
         frame.resize(HEADER_BYTES + table_bytes, 0);
         let mut entry_at = HEADER_BYTES + self.extents.len();
-        for raw in self.raw.chunks(CHUNK_BYTES) {
+        for raw in self.raw.as_slice().chunks(CHUNK_BYTES) {
             let stored = compress(raw, &mut self.packed);
             let entry = chunk_entry(frame.len() - HEADER_BYTES - table_bytes, stored, raw.len());
             frame.extend_from_slice(stored);
@@ -132,7 +154,6 @@ impl FrameBuilder {
         if let Some(slot) = frame.get_mut(..HEADER_BYTES) {
             slot.copy_from_slice(&header.encode());
         }
-        self.clear();
         // It may be kept for a while; compressed it is half of what was made room for.
         frame.shrink_to_fit();
         frame

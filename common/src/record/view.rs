@@ -73,18 +73,22 @@ impl Chunk {
     /// [`FrameError`] when the checksum or the length is wrong.
     pub fn unpack(&self, stored: &[u8], raw: &mut Vec<u8>) -> Result<(), FrameError> {
         let before = raw.len();
+        raw.resize(before + self.raw_bytes as usize, 0);
+        self.unpack_into(stored, raw.get_mut(before..).unwrap_or_default())
+    }
+
+    /// As [`Self::unpack`], into exactly as many bytes as it has raw ones.
+    fn unpack_into(&self, stored: &[u8], target: &mut [u8]) -> Result<(), FrameError> {
         if stored.len() != self.stored_bytes as usize {
             return Err(FrameError::Short { have: stored.len(), need: self.stored_bytes as usize });
         }
         if crc32c(stored) != self.check {
             return Err(FrameError::Checksum { part: "data" });
         }
-        if self.stored_bytes == self.raw_bytes {
-            raw.extend_from_slice(stored);
+        if stored.len() == target.len() {
+            target.copy_from_slice(stored);
             return Ok(());
         }
-        raw.resize(before + self.raw_bytes as usize, 0);
-        let target = raw.get_mut(before..).unwrap_or_default();
         match lz4_flex::block::decompress_into(stored, target) {
             Ok(length) if length == target.len() => Ok(()),
             _ => Err(FrameError::Malformed { what: "its data cannot be decompressed" }),
@@ -240,8 +244,24 @@ impl<'a> FrameView<'a> {
     /// # Errors
     /// [`FrameError`].
     pub fn unpack(&self, raw: &mut Vec<u8>) -> Result<(), FrameError> {
-        raw.reserve(self.header.raw_bytes as usize);
-        self.chunks().try_for_each(|chunk| chunk.unpack(self.stored(&chunk)?, raw))
+        let before = raw.len();
+        raw.resize(before + self.header.raw_bytes as usize, 0);
+        self.unpack_into(raw.get_mut(before..).unwrap_or_default())
+    }
+
+    /// All raw data, checked and decompressed, into exactly as many bytes.
+    ///
+    /// # Errors
+    /// [`FrameError`].
+    pub fn unpack_into(&self, target: &mut [u8]) -> Result<(), FrameError> {
+        let mut left = target;
+        for chunk in self.chunks() {
+            let missing = FrameError::Short { have: left.len(), need: chunk.raw_bytes as usize };
+            let (part, rest) = left.split_at_mut_checked(chunk.raw_bytes as usize).ok_or(missing)?;
+            chunk.unpack_into(self.stored(&chunk)?, part)?;
+            left = rest;
+        }
+        Ok(())
     }
 }
 

@@ -15,6 +15,9 @@ use rustix::io::{Errno, ReadWriteFlags};
 use super::aligned::is_whole_blocks;
 use super::{Disk, DiskFile, Open};
 
+/// Parts of one system call: what Linux takes.
+const PARTS_MAX: usize = 1024;
+
 /// Zeroes written at once where a range cannot be zeroed otherwise.
 static ZEROES: [u8; 128 << 10] = [0; 128 << 10];
 
@@ -107,16 +110,18 @@ impl DiskFile for SystemFile {
         if !is_whole_blocks(data, offset) {
             return Ok(false);
         }
-        let Some(direct) = self.direct.get_or_init(|| self.open_direct()) else { return Ok(false) };
-        match direct.write_all_at(data, offset) {
-            Ok(()) => Ok(true),
-            // Some file systems tell only now, or want larger blocks: all of it is written once more the usual way.
-            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
-                self.tell_no_direct();
-                Ok(false)
-            }
-            Err(error) => Err(error),
+        self.write_past_cache(|direct| direct.write_all_at(data, offset))
+    }
+
+    fn write_parts_at(&self, parts: &[&[u8]], offset: u64) -> io::Result<()> {
+        write_parts(&self.file, parts, offset)
+    }
+
+    fn write_direct_parts_at(&self, parts: &[&[u8]], offset: u64) -> io::Result<bool> {
+        if !parts.iter().all(|part| is_whole_blocks(part, offset)) {
+            return Ok(false);
         }
+        self.write_past_cache(|direct| write_parts(direct, parts, offset))
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -167,7 +172,42 @@ impl DiskFile for SystemFile {
 /// File systems of which it is said that they take no direct I/O, by their device numbers.
 static WITHOUT_DIRECT: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
 
+/// Writes parts one behind the other, with as few calls as the system takes.
+fn write_parts(file: &File, parts: &[&[u8]], offset: u64) -> io::Result<()> {
+    let mut at = offset;
+    for some in parts.chunks(PARTS_MAX) {
+        let mut slices: Vec<io::IoSlice<'_>> = some.iter().map(|part| io::IoSlice::new(part)).collect();
+        let mut left = slices.as_mut_slice();
+        while !left.is_empty() {
+            match rustix::io::pwritev(file, left, at) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    at += written as u64;
+                    io::IoSlice::advance_slices(&mut left, written);
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
 impl SystemFile {
+    /// `Ok(false)`: the file takes no such writes.
+    fn write_past_cache(&self, write: impl FnOnce(&File) -> io::Result<()>) -> io::Result<bool> {
+        let Some(direct) = self.direct.get_or_init(|| self.open_direct()) else { return Ok(false) };
+        match write(direct) {
+            Ok(()) => Ok(true),
+            // Some file systems tell only now, or want larger blocks: all of it is written once more the usual way.
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+                self.tell_no_direct();
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// By its descriptor: the name may have changed since it was opened. A device keeps its one handle.
     fn open_direct(&self) -> Option<File> {
         if self.device {
@@ -238,6 +278,29 @@ mod tests {
         file.read_exact_at(&mut read, 0).unwrap();
         assert!(read[..4096].iter().chain(&read[12288..]).all(|byte| *byte == 1));
         assert!(read[4096..12288].iter().all(|byte| *byte == 2));
+    }
+
+    #[test]
+    fn parts_are_written_one_behind_the_other_past_the_cache_and_through_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = SystemDisk.open(&folder.path().join("f"), Open::New).unwrap();
+        let small: Vec<Vec<u8>> = (0..3000_usize).map(|at| vec![u8::try_from(at % 251).unwrap(); at % 7]).collect();
+        let parts: Vec<&[u8]> = small.iter().map(Vec::as_slice).collect();
+        file.write_parts_at(&parts, 5).unwrap();
+        let whole = small.concat();
+        let mut read = vec![0; whole.len()];
+        file.read_exact_at(&mut read, 5).unwrap();
+        assert!(read == whole);
+        assert!(!file.write_direct_parts_at(&parts, 0).unwrap(), "no whole blocks");
+        let mut blocks = AlignedBuffer::default();
+        blocks.extend_from_slice(&[3; 4096]);
+        blocks.extend_from_slice(&[4; 8192]);
+        let (one, two) = blocks.as_slice().split_at(4096);
+        if file.write_direct_parts_at(&[two, one], 4096).unwrap() {
+            let mut read = vec![0; 12288];
+            file.read_exact_at(&mut read, 4096).unwrap();
+            assert!(read[..8192].iter().all(|byte| *byte == 4) && read[8192..].iter().all(|byte| *byte == 3));
+        }
     }
 
     #[test]

@@ -78,6 +78,25 @@ pub trait DiskFile: Send + Sync + 'static {
     /// # Errors
     /// As the system says; part of it may be written.
     fn write_direct_at(&self, data: &[u8], offset: u64) -> io::Result<bool>;
+    /// Writes parts one behind the other, as [`Self::write_all_at`] writes what they are together.
+    ///
+    /// # Errors
+    /// As the system says; part of it may be written.
+    fn write_parts_at(&self, parts: &[&[u8]], offset: u64) -> io::Result<()> {
+        self.write_all_at(&parts.concat(), offset)
+    }
+    /// Writes parts one behind the other, as [`Self::write_direct_at`] writes what they are together; each part is whole blocks.
+    ///
+    /// # Errors
+    /// As the system says; part of it may be written.
+    fn write_direct_parts_at(&self, parts: &[&[u8]], offset: u64) -> io::Result<bool> {
+        if !parts.iter().all(|part| aligned::is_whole_blocks(part, offset)) {
+            return Ok(false);
+        }
+        let mut whole = aligned::AlignedBuffer::default();
+        parts.iter().for_each(|part| whole.extend_from_slice(part));
+        self.write_direct_at(whole.as_slice(), offset)
+    }
     /// Makes what was written durable.
     ///
     /// # Errors

@@ -1,0 +1,89 @@
+//! One window of frames: which of them wrote each byte last, and their raw data, wherever it is in memory.
+
+use super::UpdaterError;
+use crate::journal::ReadFrame;
+use crate::overlay::{Locate, Overlay};
+use crate::record::view::ExtentKind;
+use crate::record::{FrameKind, FrameView};
+use crate::storage::aligned::{AlignedBuffer, BLOCK_BYTES};
+
+/// Where in a window a byte comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// A frame of the window, by its number there, and a place in its raw data.
+    Data { frame: usize, at: usize },
+    /// Zeroes.
+    Zero { hole: bool },
+}
+
+impl Locate for Source {
+    fn advance(self, bytes: u64) -> Self {
+        match self {
+            Self::Data { frame, at } => {
+                Self::Data { frame, at: at.saturating_add(usize::try_from(bytes).unwrap_or(usize::MAX)) }
+            }
+            Self::Zero { .. } => self,
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Window<'a> {
+    /// The last writer of each byte.
+    pub(super) fold: Overlay<Source>,
+    /// The raw data of each frame; it begins at a block's border.
+    pub(super) data: Vec<&'a [u8]>,
+}
+
+impl<'a> Window<'a> {
+    /// Data that is no longer in memory is checked and decompressed.
+    pub(super) fn of(frames: &'a [ReadFrame], unpacked: &'a mut AlignedBuffer) -> Result<Self, UpdaterError> {
+        make_room(frames, unpacked);
+        let mut window = Self::default();
+        let mut room = unpacked.as_mut_slice();
+        for (number, frame) in frames.iter().enumerate() {
+            if frame.header.kind == FrameKind::Control {
+                window.data.push(&[]);
+                continue;
+            }
+            let broken = |source| UpdaterError::Frame { position: frame.position, source };
+            let view = FrameView::new(&frame.bytes).map_err(broken)?;
+            for entry in view.extents() {
+                let source = match entry.kind {
+                    ExtentKind::Data => Source::Data { frame: number, at: entry.raw_offset as usize },
+                    ExtentKind::Zero { hole } => Source::Zero { hole },
+                };
+                window.fold.insert(entry.extent, source);
+            }
+            if let Some(raw) = kept(frame) {
+                window.data.push(raw);
+                continue;
+            }
+            let (part, rest) = std::mem::take(&mut room).split_at_mut(padded(frame));
+            let (raw, _) = part.split_at_mut(frame.header.raw_bytes as usize);
+            view.unpack_into(raw).map_err(broken)?;
+            window.data.push(raw);
+            room = rest;
+        }
+        Ok(window)
+    }
+}
+
+/// The raw data of a frame that still has it.
+fn kept(frame: &ReadFrame) -> Option<&[u8]> {
+    frame.raw.as_deref().filter(|raw| raw.len() == frame.header.raw_bytes as usize)
+}
+
+const fn padded(frame: &ReadFrame) -> usize {
+    (frame.header.raw_bytes as usize).next_multiple_of(BLOCK_BYTES)
+}
+
+/// What is there from the window before is written over, so that nothing is zeroed in vain.
+fn make_room(frames: &[ReadFrame], unpacked: &mut AlignedBuffer) {
+    let need = frames.iter().filter(|frame| kept(frame).is_none()).map(padded).sum();
+    if unpacked.len() < need {
+        unpacked.clear();
+        unpacked.resize(need);
+    }
+}

@@ -69,6 +69,10 @@ bench-compare: test-packages build ## Beside another build of ours: make bench-c
 	TIDEMARK_BIN="$(TARGET)/release/tidemark" $(BENCH) --out "$(TARGET)/bench-compare" \
 	    --compare "$$(scripts/build-revision "$(or $(REV),HEAD)" "$(TARGET)")"
 
+.PHONY: bench-parts
+bench-parts: build-packages ## What one step of the way costs by itself: make bench-parts PART=ring
+	$(CARGO) bench --locked --quiet -p tidemark-tests --bench parts -- $(PART)
+
 SEEDS ?= 1000
 FROM ?= 1
 .PHONY: simulate
@@ -92,7 +96,7 @@ rules: test-packages ## Prometheus configuration and alerts, by promtool
 
 .PHONY: scripts-check
 scripts-check:
-	@for script in .ci/run scripts/build-revision scripts/install-debian-packages scripts/mutants; do bash -n $$script; done
+	@for script in .ci/run scripts/build-revision scripts/install-debian-packages scripts/mutants scripts/profile; do bash -n $$script; done
 	@if command -v shellcheck >/dev/null; then shellcheck .ci/run scripts/*; fi
 
 .PHONY: deny

@@ -66,7 +66,7 @@ fn image(path: &Path, bytes: u64) -> PathBuf {
 
 /// Seconds from `pair create` until both sides say that the copy is good.
 fn first_copy(plan: &Plan, folder: &Path, image: &Path, binary: Option<&str>) -> f64 {
-    let group = Group { bytes: plan.copy_bytes, interval: "250ms", backing: Some(image), binary };
+    let group = Group { bytes: plan.copy_bytes, interval: "250ms", backing: Some(image), binary, journal: None };
     let place = folder.join("copy");
     let ours = Ours::unpaired(&place, &group);
     write_back(image);
@@ -102,7 +102,7 @@ fn tool(program: &str, folder: &Path, image: &Path, bytes: u64) -> f64 {
 
 /// A backlog shipped, received and applied with nobody writing: the updater's rate, and what shipping costs.
 fn apply(plan: &Plan, folder: &Path, nbdcopy: f64, report: &mut Report) {
-    let group = Group { bytes: plan.copy_bytes, interval: "250ms", backing: None, binary: None };
+    let group = Group { bytes: plan.copy_bytes, interval: "250ms", backing: None, binary: None, journal: None };
     let ours = Ours::paired(&folder.join("apply"), &group);
     ours.east.ok(&["pair", "suspend", ours.group(), "--to", "west"]);
     let seconds = plan.seconds.max(2);

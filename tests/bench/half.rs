@@ -16,7 +16,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Measures.
 pub(crate) fn measure(plan: &Plan, folder: &Path, report: &mut Report) {
-    let group = Group { bytes: plan.volume_bytes, interval: "250ms", backing: None, binary: None };
+    let group = Group { bytes: plan.volume_bytes, interval: "250ms", backing: None, binary: None, journal: None };
     let paired = Ours::paired(&folder.join("paired"), &group);
     let alone = Ours::unpaired(&folder.join("alone"), &group);
     let most = load::run(&paired.uri(), &DEEP, plan.half_seconds, plan.volume_bytes, None).iops;

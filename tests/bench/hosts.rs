@@ -60,7 +60,7 @@ pub(crate) fn against_build(
 }
 
 fn group<'a>(plan: &Plan, binary: Option<&'a str>) -> Group<'a> {
-    Group { bytes: plan.volume_bytes, interval: "250ms", backing: None, binary }
+    Group { bytes: plan.volume_bytes, interval: "250ms", backing: None, binary, journal: None }
 }
 
 fn run_jobs(plan: &Plan, ours: &Ours, others: &[Other], chosen: &dyn Fn(&Job) -> bool, report: &mut Report) {

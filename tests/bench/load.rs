@@ -105,7 +105,7 @@ pub(crate) fn run(uri: &str, job: &Job, seconds: u64, bytes: u64, operations_per
     read(&text).unwrap_or_else(|| panic!("fio's answer cannot be read: {text}"))
 }
 
-/// Writes so many bytes once, in order.
+/// Writes so many bytes once, in order: a whole volume, or its begin.
 pub(crate) fn fill(uri: &str, bytes: u64) {
     let words = [
         "--name=fill".to_owned(),

@@ -27,7 +27,7 @@ pub(crate) struct Plan {
     pub(crate) backlogs: &'static [u64],
     /// Volumes of the appliance with many, and its groups.
     pub(crate) many: (usize, usize),
-    /// Bytes in its journal when it starts again.
+    /// Bytes in the journal when it starts again.
     pub(crate) recover_bytes: u64,
 }
 
@@ -58,8 +58,8 @@ impl Plan {
         copy_bytes: 2 << 30,
         half_seconds: 20,
         line_lasts: Duration::from_secs(30),
-        backlogs: &[0, 1 << 30],
+        backlogs: &[0, 1 << 30, 20 << 30],
         many: (1000, 100),
-        recover_bytes: 2 << 30,
+        recover_bytes: 20 << 30,
     };
 }

@@ -6,23 +6,36 @@ use std::time::Instant;
 use crate::load;
 use crate::plan::Plan;
 use crate::report::{Report, Row, Target};
-use crate::servers::{Group, Ours};
+use crate::servers::{Group, Ours, free_bytes, lacks};
+
+/// Backlogs up to this are measured without asking the disk.
+const LARGE: u64 = 4 << 30;
+/// Free space that is left alone.
+const SPARE: u64 = 4 << 30;
 
 /// Measures.
 pub(crate) fn measure(plan: &Plan, folder: &Path, report: &mut Report) {
     for bytes in plan.backlogs {
-        let (seconds, waiting) = take_over(&folder.join(format!("backlog{bytes}")), *bytes);
         let what = format!("failover until the first read, {} MiB received and not applied", bytes >> 20);
+        // The primary's volume and the copy's, the journal over there, and what is of the journal here.
+        let need = if *bytes > LARGE { bytes * 5 / 2 + SPARE } else { 0 };
+        let free = free_bytes(folder);
+        if free < need {
+            report.add(Row::missing(&what, Target::AtMost(1.0), &lacks(need, free)));
+            continue;
+        }
+        let (seconds, waiting) = take_over(&folder.join(format!("backlog{bytes}")), *bytes);
         let note = format!("{:.0} % of it still waited when the read was answered", waiting * 100.0);
         report.add(Row::alone(&what, "s", seconds, Target::AtMost(1.0), &note));
     }
-    let why = "needs 60 GiB of disk and minutes; the row above says whether it is flat";
-    report.add(Row::missing("failover until the first read, 20 GiB", Target::AtMost(1.0), why));
 }
 
-/// With one long interval nothing may be applied until its marker comes: the backlog is all of it.
+/// With one long interval nothing may be applied until its marker comes: the backlog is all of it. An interval ends by itself at
+/// an eighth of what a journal may hold.
 fn take_over(folder: &Path, backlog: u64) -> (f64, f64) {
-    let group = Group { bytes: (2 * backlog).max(64 << 20), interval: "1h", backing: None, binary: None };
+    let journal = format!("{}GiB", (backlog >> 30).max(1) * 10);
+    let bytes = (backlog * 5 / 4).max(64 << 20);
+    let group = Group { bytes, interval: "1h", backing: None, binary: None, journal: Some(&journal) };
     let mut ours = Ours::paired(folder, &group);
     if backlog > 0 {
         load::fill(&ours.uri(), backlog);

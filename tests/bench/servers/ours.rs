@@ -31,6 +31,8 @@ pub(crate) struct Group<'a> {
     pub(crate) backing: Option<&'a Path>,
     /// Another binary than the one built with this.
     pub(crate) binary: Option<&'a str>,
+    /// What journals may hold, where the default is too little.
+    pub(crate) journal: Option<&'a str>,
 }
 
 impl Ours {
@@ -39,6 +41,9 @@ impl Ours {
         let side = |name: &str| {
             let options = Options { binary: group.binary.map(str::to_owned), ..Options::default() };
             let mut side = Appliance::init(&folder.join(name), name, &options);
+            if let Some(bytes) = group.journal {
+                side.configure("groups", "journal_bytes", bytes);
+            }
             side.start();
             side
         };

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use jiff::Timestamp;
+use tidemark_common::clock::{Clock, SystemClock};
 use tidemark_common::config::{parse_duration, parse_size};
 use tidemark_common::ids::{ApplianceId, check_name};
 
@@ -129,6 +131,35 @@ pub(crate) fn milliseconds(text: &str) -> Result<u64, String> {
         .ok()
         .filter(|_| whole)
         .ok_or_else(|| format!("'{text}' is not whole milliseconds: use ms or a larger unit"))
+}
+
+/// A moment of the past.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Moment {
+    Marker(u64),
+    Time(Timestamp),
+}
+
+impl Moment {
+    pub(crate) const fn parts(self) -> (Option<u64>, Option<Timestamp>) {
+        match self {
+            Self::Marker(number) => (Some(number), None),
+            Self::Time(time) => (None, Some(time)),
+        }
+    }
+}
+
+/// A marker's number, a time, or how long ago.
+pub(crate) fn moment(text: &str) -> Result<Moment, String> {
+    if let Ok(number) = text.parse() {
+        return Ok(Moment::Marker(number));
+    }
+    if let Ok(time) = text.parse() {
+        return Ok(Moment::Time(time));
+    }
+    let wrong = || format!("'{text}' is no marker's number, no time (2026-01-31T12:00:00Z) and no duration (10m)");
+    let ago = parse_duration(text).map_err(|_| wrong())?;
+    SystemClock::new().wall().checked_sub(ago).map(Moment::Time).map_err(|_| wrong())
 }
 
 /// A time between two cuts.

@@ -75,7 +75,13 @@ async fn every_method_arrives_as_it_was_asked() {
     let offer = VolumeOffer { group: Some(text("h")) };
     assert_eq!(client.volume_offer("a", &offer).await.unwrap().offered_to, offer.group);
     assert_eq!(client.volume_resize("a", &VolumeResize { size: 1024 }).await.unwrap().size, 1024);
-    let group = GroupCreate { name: text("h"), volumes: vec![text("a")], interval_ms: 250, on_full: OnFull::Throttle };
+    let group = GroupCreate {
+        name: text("h"),
+        volumes: vec![text("a")],
+        interval_ms: 250,
+        on_full: OnFull::Throttle,
+        history: tidemark_common::history::History::default(),
+    };
     assert_eq!(client.group_create(&group).await.unwrap().volumes, ["a"]);
     assert_eq!(client.group_add("g", &GroupVolume { volume: text("c") }).await.unwrap().volumes, ["a", "b", "c"]);
     assert_eq!(client.group_remove("g", "a").await.unwrap().volumes, ["b"]);
@@ -88,7 +94,10 @@ async fn every_method_arrives_as_it_was_asked() {
     assert_eq!(client.cut("g", &Cut { tag: Some(text("x")) }).await.unwrap().number, 43);
     assert_eq!(client.markers("g").await.unwrap().len(), 5);
     assert_eq!(client.wait("g", &wait(Some(7), 1000)).await.unwrap().number, 7);
-    assert_eq!(client.failover("g", &Failover { force: true }).await.unwrap().exports, ["a", "b"]);
+    assert_eq!(
+        client.failover("g", &Failover { force: true, ..Failover::default() }).await.unwrap().exports,
+        ["a", "b"]
+    );
     assert_eq!(client.rejoin("g").await.unwrap().lost_writes, 7);
     let switchover = Switchover { to: text("west"), timeout_ms: 1000 };
     assert_eq!(client.switchover("g", &switchover).await.unwrap().primary, "west");
@@ -110,7 +119,7 @@ async fn every_method_arrives_as_it_was_asked() {
         text(r#"cut "g" Cut { tag: Some("x") }"#),
         text(r#"markers "g""#),
         format!("wait \"g\" {:?}", wait(Some(7), 1000)),
-        text(r#"failover "g" Failover { force: true }"#),
+        text(r#"failover "g" Failover { force: true, marker: None, time: None }"#),
         text(r#"rejoin "g""#),
         text(r#"switchover "g" Switchover { to: "west", timeout_ms: 1000 }"#),
     ];
@@ -294,6 +303,7 @@ async fn the_document_describes_every_route_and_every_route_is_there() {
             "GET /v1/local-pairs/{target}",
             "GET /v1/sets",
             "GET /v1/status",
+            "PATCH /v1/groups/{group}",
             "PATCH /v1/volumes/{volume}",
             "POST /v1/backups",
             "POST /v1/backups/{backup}/cancel",

@@ -46,6 +46,12 @@ impl Markers {
         self.held.lock().iter().rev().find(|(_, marker)| marker.number == number).map(|(_, marker)| marker.clone())
     }
 
+    /// All of them with their places, oldest first: numbers and times.
+    #[must_use]
+    pub fn moments(&self) -> Vec<(Position, u64, i64)> {
+        self.held.lock().iter().map(|(at, marker)| (*at, marker.number, marker.time_ns)).collect()
+    }
+
     /// Where one of them lies.
     #[must_use]
     pub fn place(&self, number: u64) -> Option<Position> {
@@ -66,6 +72,29 @@ impl Markers {
     #[must_use]
     pub fn places(&self) -> Vec<(Position, MarkerRecord)> {
         self.held.lock().iter().cloned().collect()
+    }
+
+    /// Those newer than a number whose images end no later than a place, oldest first.
+    #[must_use]
+    pub fn between(&self, number: u64, end: Position) -> Vec<MarkerRecord> {
+        let held = self.held.lock();
+        held.iter()
+            .filter(|(at, marker)| marker.number > number && *at <= end)
+            .map(|(_, marker)| marker.clone())
+            .collect()
+    }
+
+    /// The oldest one whose image ends no earlier than a place.
+    #[must_use]
+    pub fn oldest_from(&self, place: Position) -> Option<MarkerRecord> {
+        let held = self.held.lock();
+        held.get(held.partition_point(|(at, _)| *at < place)).map(|(_, marker)| marker.clone())
+    }
+
+    /// The newest one for which something holds, with its place.
+    #[must_use]
+    pub fn newest_that(&self, holds: impl Fn(Position, &MarkerRecord) -> bool) -> Option<(Position, MarkerRecord)> {
+        self.held.lock().iter().rev().find(|(at, marker)| holds(*at, marker)).cloned()
     }
 
     /// All, newest first.

@@ -551,6 +551,7 @@ mod tests {
             pairs: vec![pair.clone()],
             primary: None,
             cut: None,
+            history: tidemark_common::history::History::default(),
         };
         catalog.put_group(&group).unwrap();
         Differences::open(Arc::new(GroupKeeper::new(catalog, group)), &pair)

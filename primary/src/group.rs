@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidemark_common::api::types::{
-    BufferStatus, GroupStatus, JournalStatus, MarkerInfo, MarkerStatus, OnFull, PairState, Positions, Role,
+    BufferStatus, GroupStatus, HistoryStatus, JournalStatus, MarkerInfo, MarkerStatus, OnFull, PairState, Positions,
+    Role,
 };
 use tidemark_common::catalog::{CatalogError, GroupRecord, GroupVolume, OnFullRecord, PairRecord};
 use tidemark_common::clock::Clock;
@@ -582,6 +583,8 @@ impl Primary {
                 applied_seq: self.writeback.applied_seq.load(Ordering::Acquire),
             },
             interval_ms: record.interval_ms,
+            history: (!record.history.is_off())
+                .then(|| HistoryStatus { asked: record.history, ..HistoryStatus::default() }),
             problem: self.problem(),
             standing: Vec::new(),
             pairs: self.pairs().iter().map(|pair| pair.status()).collect(),
@@ -703,6 +706,7 @@ mod tests {
             pairs: Vec::new(),
             primary: None,
             cut: None,
+            history: tidemark_common::history::History::default(),
         }
     }
 

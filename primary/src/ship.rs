@@ -543,14 +543,19 @@ impl Pair {
         }
     }
 
-    /// Tells the time and the newest number, so that the other side knows how good its copy is.
+    /// Tells the time and the newest number, so that the other side knows how good its copy is; and what it is to keep.
     async fn beat(&self, connection: &Connection, control: ControlSender) -> Result<(), ShipError> {
         let mut ticks = tokio::time::interval(self.heartbeat);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut number = 0;
         let mut packets = self.line.packets();
+        let mut told = None;
         loop {
             ticks.tick().await;
+            let history = self.keeper.get().history;
+            if told.replace(history) != Some(history) {
+                control.send(&Message::History(history)).await?;
+            }
             number += 1;
             control.send(&self.heartbeat(number)).await?;
             let stats = connection.stats();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidemark_common::catalog::{AppliedRecord, Batch, GroupVolume, KeptMarkerRecord};
+use tidemark_common::catalog::{AppliedRecord, Batch, GroupVolume, HistoryRecord, KeptMarkerRecord};
 use tidemark_common::clock::Clock;
 use tidemark_common::journal::{Journal, Position};
 use tidemark_common::keeper::GroupKeeper;
@@ -15,9 +15,10 @@ use tidemark_common::t0::Eras;
 use tidemark_common::updater::Updater;
 use tidemark_common::volumes::Volumes;
 
+use crate::history::{self, Room};
 use crate::intake::CopyVolumes;
 use crate::permission::Permission;
-use crate::state::{Concern, CopyState};
+use crate::state::{Concern, CopyState, Kept};
 
 /// How long a failing volume is left alone before the next try, and how long an idle thread sleeps.
 const RETRY: Duration = Duration::from_secs(1);
@@ -25,6 +26,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const UNINDEXED_BYTES_MAX: u64 = 64 << 20;
 /// How long a barrier is waited for before the next look; it wakes who waits.
 const BARRIER_LOOK: Duration = Duration::from_millis(20);
+/// How often it is looked whether the history still has to give room.
+const ROOM_LOOK: Duration = Duration::from_millis(50);
 
 /// The updater thread of a copy.
 pub struct Apply {
@@ -54,6 +57,10 @@ pub struct Apply {
     pub indexed: Indexed,
     /// What keeps it within its bounds.
     pub spill: Spill,
+    /// The volumes may hold writes up to here since before the last restart.
+    pub may_hold: Position,
+    /// When the history was looked at last.
+    pub history_seen: Option<Duration>,
 }
 
 /// What came of a step.
@@ -78,6 +85,7 @@ impl Apply {
     /// there, by the index returned, so that its time does not grow with the backlog.
     pub fn run(mut self) -> Indexed {
         while !self.state.is_stopping() {
+            self.keep_history();
             let at = self.updater.applied().position;
             let end = self.journal.durable_end().position;
             let permitted = self.state.wait_for_limit(at, RETRY);
@@ -150,6 +158,59 @@ impl Apply {
         }
     }
 
+    /// Moves the floor of the history to where it is to be. Recorded first: after any death it says what the volumes may hold.
+    pub fn keep_history(&mut self) {
+        let kept = self.state.history();
+        let permission = self.state.permission();
+        let has_image = permission.permitted().is_some() && !permission.copy().is_some_and(|copy| copy.direct);
+        let moved = match (kept.floor, has_image && !kept.asked.is_off()) {
+            (None, false) => return,
+            (None, true) => self.move_floor(Some(self.updater.applied().position.max(self.may_hold))),
+            (Some(_), false) => self.move_floor(None),
+            (Some(floor), true) => self.advance_floor(floor, kept),
+        };
+        if let Err(problem) = moved {
+            self.report(problem);
+        }
+    }
+
+    fn advance_floor(&mut self, floor: Position, kept: Kept) -> Result<(), String> {
+        let room = Room { free_bytes: self.journal.free_bytes(), capacity_bytes: self.journal.capacity_bytes() };
+        let (begins, _) = self.state.image_begins();
+        let now = self.clock.monotonic();
+        let pause = if room.is_needed() { ROOM_LOOK } else { history::pause(kept.asked) };
+        let is_due = self.history_seen.is_none_or(|seen| now.saturating_sub(seen) >= pause);
+        if !is_due && begins <= floor {
+            return Ok(());
+        }
+        self.history_seen = Some(now);
+        let markers = self.state.markers.moments();
+        let end = markers.last().map_or(floor, |(end, ..)| *end);
+        let target = history::target(kept.asked, floor.max(begins), &markers, room, |from| {
+            self.journal.bytes_between(from, end)
+        });
+        let shortened = target.shortened || kept.shortened && !target.complete;
+        if self.state.set_shortened(shortened) && shortened {
+            tracing::warn!(group = %self.keeper.name(), "the journal has no room for all of the history that was asked for: its oldest markers go");
+        }
+        if target.floor > floor { self.move_floor(Some(target.floor)) } else { Ok(()) }
+    }
+
+    fn move_floor(&self, floor: Option<Position>) -> Result<(), String> {
+        let (id, mut batch) = (self.keeper.id(), Batch::new());
+        match floor {
+            Some(Position { segment, offset }) => {
+                let (_, volumes) = self.state.image_begins();
+                let record = HistoryRecord { segment, offset, volumes };
+                batch.put_history(id, &record).map_err(|error| error.to_string())?;
+            }
+            None => batch.delete_history(id),
+        }
+        self.keeper.catalog().commit(batch).map_err(|error| error.to_string())?;
+        self.state.set_floor(floor);
+        Ok(())
+    }
+
     /// Shows a problem. Returns whether it is one that was not known.
     fn report(&self, problem: String) -> bool {
         let new = self.state.set_problem(Concern::Updater, Some(problem));
@@ -183,7 +244,10 @@ impl Apply {
     /// this order: what is interrupted is done again. A volume that is just coming was no member yet, and is left alone.
     fn settle(&mut self, limit: Position) -> Result<(), String> {
         let permission = self.state.permission();
-        if permission.permitted().is_none() || permission.copy().is_some() || permission.limit() != limit {
+        // All of it; or, with a history, all that was written before the image had the volumes it has.
+        let floor = self.state.history().floor;
+        let is_all = permission.limit() == limit || floor.is_some() && self.state.image_begins().0 <= limit;
+        if permission.permitted().is_none() || permission.copy().is_some() || !is_all {
             return Ok(());
         }
         let Some(members) = permission.volumes().map(|volumes| GroupVolume::members(volumes)) else { return Ok(()) };
@@ -241,7 +305,7 @@ impl Apply {
             let newest = permission.received_marker().filter(|marker| marker.end <= applied);
             return newest.map(|newest| newest.marker.clone()).into_iter().collect();
         };
-        let mut markers = self.state.markers.after(self.recorded_marker);
+        let mut markers = self.state.markers.between(self.recorded_marker, applied);
         markers.retain(|marker| marker.number <= permitted.marker.number);
         markers
     }

@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidemark_common::api::types::{
-    BufferStatus, FreezeStatus, GroupStatus, JournalStatus, MarkerInfo, MarkerStatus, PairState, PairStatus, Positions,
-    Role,
+    BufferStatus, FreezeStatus, GroupStatus, HistoryStatus, JournalStatus, MarkerInfo, MarkerStatus, PairState,
+    PairStatus, Positions, Role,
 };
 use tidemark_common::catalog::{AppliedRecord, Batch, CatalogError, CopyRecord, GroupVolume};
 use tidemark_common::clock::Clock;
+use tidemark_common::history::History;
 use tidemark_common::ids::{Generation, MarkerNumber, Seq};
 use tidemark_common::journal::{self, Journal, JournalError, JournalOptions, Position, Writer};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender, LinkError};
-use tidemark_common::markers::{info, marker_of};
+use tidemark_common::markers::{Markers, info, marker_of};
 use tidemark_common::metrics::{GroupMetrics, PairMetrics};
 use tidemark_common::overlay::unapplied::{Indexed, Spill};
 use tidemark_common::pair::paired_or_behind;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use crate::apply::Apply;
 use crate::intake::{CopyVolumes, Intake, TRIES};
 use crate::permission::{OpenCopy, Permission, Permitted};
+use crate::points::Points;
 use crate::receive::{self, ReceiveError};
 use crate::state::{Concern, CopyState};
 
@@ -173,9 +175,21 @@ impl Secondary {
         let copy = open_copy(&parts.keeper);
         // A first copy has no image: what is kept then is the newest marker received.
         let image = kept.clone().filter(|_| !copy.is_some_and(|copy| copy.direct));
+        let history = parts.keeper.catalog().history(id)?;
+        let floor = history.as_ref().map(|held| Position { segment: held.segment, offset: held.offset });
+        let members = history.map_or_else(|| parts.keeper.get().volumes, |held| held.volumes);
+        let (mut points, markers) = (Points::new(members, received.as_ref()), Markers::default());
+        if let Some(kept) = &kept {
+            markers.add(Position::default(), kept.marker.clone());
+        }
+        // The marker that the volumes stand at lies before their position.
+        if let Some(at) = received.as_ref().filter(|at| kept.as_ref().is_some_and(|kept| kept.marker == at.marker)) {
+            markers.add(at.end, at.marker.clone());
+        }
         let mut permission = Permission::recovered(received.or_else(|| kept.clone()), image, copy, applied.position);
         for (_, record, end) in &records {
             permission.durable(record, *end);
+            points.durable(record, *end, &permission, &markers);
             // Those that came and are not yet part of the image: frames for them are held already.
             if let ControlRecord::Volumes { volumes } | ControlRecord::CopyBegin { volumes, .. } = record {
                 let name = parts.keeper.name();
@@ -185,19 +199,15 @@ impl Secondary {
         permission.set_newest(writer.tip().marker);
         let journal = Arc::clone(writer.journal());
         journal.check_goes_on_from(applied.position, applied.seq)?;
-        let state = Arc::new(CopyState::new(permission, journal.durable_end(), applied));
-        if let Some(kept) = kept {
-            state.markers.add(Position::default(), kept.marker);
-        }
-        for (_, record, end) in &records {
-            if let ControlRecord::Marker(marker) = record {
-                state.markers.add(*end, marker.clone());
-            }
-        }
+        let may_hold = floor.unwrap_or_else(|| permission.limit());
+        let mut state = CopyState::new(permission, journal.durable_end(), applied, points);
+        state.markers = markers;
+        let state = Arc::new(state);
+        state.ask_history(parts.keeper.get().history);
+        state.set_floor(floor);
         parts.eras.attach(&journal, applied.position)?;
         let updater = Updater::new(Arc::clone(&journal), Arc::clone(&parts.volumes), applied).of_all_volumes();
         let mut updater = updater.saving(Some(Arc::clone(&parts.eras))).past_the_page_cache();
-        let floor = state.permission().limit();
         catch_up(&mut updater, &state, applied.position.segment.max(journal.oldest().segment));
         let path = parts.journal_folder.with_extension("index");
         let spill = Spill::new(Arc::clone(&parts.disk), path, parts.index_ranges_max);
@@ -215,6 +225,8 @@ impl Secondary {
             recorded_marker: 0,
             indexed: Indexed::default(),
             spill,
+            may_hold,
+            history_seen: None,
         };
         let position = state.position();
         parts.pair_metrics.received_seq(Seq(position.durable_seq));
@@ -228,7 +240,7 @@ impl Secondary {
             current: Mutex::default(),
             updater: Mutex::default(),
             indexed: Mutex::default(),
-            floor,
+            floor: may_hold,
             since: Mutex::new((PairState::CatchingUp, now)),
             rate: Mutex::default(),
         };
@@ -249,6 +261,7 @@ impl Secondary {
             AppliedRecord { segment: end.position.segment, offset: end.position.offset, seq: end.seq.0, marker };
         let mut batch = Batch::new();
         batch.put_applied(id, &applied)?;
+        batch.delete_history(id);
         parts.keeper.update_with(batch, |record| record.cut = None)?;
         Ok(())
     }
@@ -271,6 +284,17 @@ impl Secondary {
 
     pub(crate) const fn eras(&self) -> &Arc<Eras> {
         &self.parts.eras
+    }
+
+    /// The primary says what is to be kept behind the newest marker.
+    pub(crate) fn ask_history(&self, asked: History) -> Result<(), CatalogError> {
+        self.parts.keeper.update(|record| record.history = asked)?;
+        self.state.ask_history(asked);
+        Ok(())
+    }
+
+    pub(crate) const fn clock(&self) -> &Arc<dyn Clock> {
+        &self.parts.clock
     }
 
     pub(crate) const fn floor(&self) -> Position {
@@ -331,7 +355,7 @@ impl Secondary {
         let taking = tokio::task::spawn_blocking(move || stage::named(c"intake", || intake.run(frames)));
         let result = tokio::select! {
             result = receive::frames(&connection, queue, stop.clone()) => result,
-            result = receive::listen(&connection, incoming, &self.state, &*self.parts.clock, &self.parts.pair_metrics) => result,
+            result = receive::listen(&connection, incoming, self, &self.parts.pair_metrics) => result,
             result = receive::acknowledge(&control, &self.state, || self.journal.free_bytes()) => result,
             () = stop.cancelled() => Err(ReceiveError::Stopped),
         };
@@ -541,10 +565,41 @@ impl Secondary {
                 applied_seq: self.state.applied_position().seq.0,
             },
             interval_ms: record.interval_ms,
+            history: self.history_status(),
             problem: self.state.problem(),
             standing: Vec::new(),
             pairs: vec![self.pair_status(peer, &permission)],
         }
+    }
+
+    /// What is kept on purpose is no lag.
+    fn lags_from(&self) -> Position {
+        let applied = self.state.applied_position().position;
+        match self.state.history().floor {
+            Some(floor) if applied >= floor => self.state.permission().limit(),
+            _ => applied,
+        }
+    }
+
+    /// How far back the copy can go; `None` when nothing was asked for.
+    #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+    fn history_status(&self) -> Option<HistoryStatus> {
+        let kept = self.state.history();
+        if kept.asked.is_off() {
+            return None;
+        }
+        let status = HistoryStatus { asked: kept.asked, shortened: kept.shortened, ..HistoryStatus::default() };
+        let permitted = self.permitted();
+        let Some((floor, permitted)) = kept.floor.zip(permitted) else { return Some(status) };
+        let oldest = self.state.markers.oldest_from(floor).unwrap_or(permitted.marker);
+        let newest_ns = self.permitted().map_or(oldest.time_ns, |newest| newest.marker.time_ns);
+        Some(HistoryStatus {
+            oldest_marker: Some(oldest.number),
+            oldest_time: Some(info(&oldest).time),
+            seconds: newest_ns.saturating_sub(oldest.time_ns).max(0) as f64 / 1e9,
+            bytes: self.journal.bytes_between(floor, permitted.end),
+            ..status
+        })
     }
 
     #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
@@ -580,9 +635,7 @@ impl Secondary {
             permitted_marker: position.permitted_marker,
             applied_marker: position.applied_marker,
             rpo_seconds: age,
-            lag_bytes: self
-                .journal
-                .bytes_between(self.state.applied_position().position, self.journal.durable_end().position),
+            lag_bytes: self.journal.bytes_between(self.lags_from(), self.journal.durable_end().position),
             differential_bytes: permission.copy().map_or(0, |copy| copy.total_bytes.saturating_sub(copy.done_bytes)),
             copy,
             verify: None,
@@ -604,7 +657,7 @@ impl Secondary {
 /// The position is recorded whenever a segment is left behind, so a kill loses the record of at most this segment and the next:
 /// applying them again first, nobody sees the applied marker go back.
 fn catch_up(updater: &mut Updater, state: &CopyState, recorded_segment: u64) {
-    let limit = state.permission().limit();
+    let limit = state.limit();
     while updater.applied().position.segment <= recorded_segment + 1 {
         match updater.apply_window(limit) {
             Ok(Some(_)) => state.applied(updater.applied()),

@@ -2,10 +2,12 @@
 //! anything having been written since.
 
 use tidemark_common::journal::{JournalError, Position};
-use tidemark_common::record::FrameKind;
+use tidemark_common::markers::info;
+use tidemark_common::record::{FrameKind, MarkerRecord};
 use tidemark_common::t0::ImagePoint;
 
 use crate::group::Secondary;
+use crate::permission::Permitted;
 
 /// Why no image can begin.
 #[derive(Debug, thiserror::Error)]
@@ -15,31 +17,65 @@ pub enum PointError {
     NoCopy,
     /// The marker is not held.
     #[error(
-        "marker {asked} is not held here: an image can begin at {}. Without --marker it begins at the newest", held(*oldest, *newest)
+        "{asked} is not held here: the oldest marker that is held is {}, the newest {}",
+        held(oldest),
+        held(newest)
     )]
     NotHeld {
-        /// The marker asked for.
-        asked: u64,
+        /// What was asked for.
+        asked: Asked,
         /// The oldest that is held.
-        oldest: u64,
+        oldest: Shown,
         /// The newest that is held.
-        newest: u64,
+        newest: Shown,
     },
     /// The journal cannot be read.
     #[error(transparent)]
     Journal(#[from] JournalError),
 }
 
-fn held(oldest: u64, newest: u64) -> String {
-    if oldest < newest { format!("markers {oldest} to {newest}") } else { format!("marker {newest}") }
+/// A marker's number, and when it was cut.
+pub type Shown = (u64, jiff::Timestamp);
+
+fn shown(marker: &MarkerRecord) -> Shown {
+    (marker.number, info(marker).time)
+}
+
+fn held((number, time): &Shown) -> String {
+    format!("{number} of {time:.3}")
+}
+
+/// Which moment is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// The newest.
+    Newest,
+    /// That of a marker.
+    Marker(u64),
+    /// The newest marker cut by then, nanoseconds since 1970.
+    Time(i64),
+}
+
+impl std::fmt::Display for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Newest => f.write_str("an image"),
+            Self::Marker(number) => write!(f, "marker {number}"),
+            Self::Time(time_ns) => {
+                let time = jiff::Timestamp::from_nanosecond(i128::from(*time_ns)).unwrap_or_default();
+                write!(f, "a marker of {time:.3} or before")
+            }
+        }
+    }
 }
 
 impl Secondary {
-    /// The moment of a marker, or of the newest permitted one. The volumes are not written beyond it while the answer lives.
+    /// A moment that is held, and where the journal goes on behind its marker. The volumes are not written beyond it while the
+    /// answer lives.
     ///
     /// # Errors
     /// [`PointError`].
-    pub fn image_point(&self, asked: Option<u64>) -> Result<ImagePoint, PointError> {
+    pub fn image_point(&self, asked: Asked) -> Result<(Permitted, ImagePoint), PointError> {
         let eras = self.eras();
         // Between two windows: until the barrier is there, the volumes stay where they are.
         let _window = eras.window();
@@ -48,22 +84,29 @@ impl Secondary {
         let newest = permission.permitted().filter(|_| !direct).ok_or(PointError::NoCopy)?;
         let volumes = permission.volumes().map_or_else(|| self.files().specs(), |volumes| volumes.to_vec());
         let applied = eras.applied_position().max(self.floor());
-        let number = asked.unwrap_or(newest.marker.number);
-        let found = if number == newest.marker.number {
-            Some((newest.marker.clone(), newest.end))
-        } else {
-            let marker = self.state().markers.get(number).filter(|marker| marker.number < newest.marker.number);
-            marker.zip(self.state().markers.place(number))
+        // Older ones had other volumes.
+        let (begins, _) = self.state().image_begins();
+        let is_held = |end: Position, marker: &MarkerRecord| end >= begins && marker.number < newest.marker.number;
+        let found = match asked {
+            Asked::Newest => Some((newest.end, newest.marker.clone())),
+            Asked::Marker(number) if number == newest.marker.number => Some((newest.end, newest.marker.clone())),
+            Asked::Time(time_ns) if time_ns >= newest.marker.time_ns => Some((newest.end, newest.marker.clone())),
+            Asked::Marker(number) => {
+                self.state().markers.newest_that(|end, marker| marker.number == number && is_held(end, marker))
+            }
+            Asked::Time(time_ns) => {
+                self.state().markers.newest_that(|end, marker| marker.time_ns <= time_ns && is_held(end, marker))
+            }
         };
         let point = match found {
-            Some((marker, end)) => self.moment(end, applied)?.map(|at| (marker, at)),
+            Some((end, marker)) => self.moment(end, applied)?.map(|at| (marker, end, at)),
             None => None,
         };
-        let Some((marker, at)) = point else {
-            let oldest = self.oldest_image(applied, newest.marker.number)?;
-            return Err(PointError::NotHeld { asked: number, oldest, newest: newest.marker.number });
+        let Some((marker, end, at)) = point else {
+            let oldest = self.oldest_image(applied.max(begins), newest)?;
+            return Err(PointError::NotHeld { asked, oldest: shown(&oldest), newest: shown(&newest.marker) });
         };
-        Ok(ImagePoint { marker, barrier: eras.hold(at), volumes })
+        Ok((Permitted { marker: marker.clone(), end }, ImagePoint { marker, barrier: eras.hold(at), volumes }))
     }
 
     /// Where the image of a marker that ends at a place can begin now.
@@ -92,15 +135,15 @@ impl Secondary {
     }
 
     /// The oldest marker at which an image can begin now.
-    fn oldest_image(&self, applied: Position, newest: u64) -> Result<u64, JournalError> {
+    fn oldest_image(&self, from: Position, newest: &Permitted) -> Result<MarkerRecord, JournalError> {
         let markers = &self.state().markers;
-        let mut oldest = newest;
-        for marker in markers.all().iter().filter(|marker| marker.number < newest) {
-            let Some(end) = markers.place(marker.number) else { break };
-            if self.moment(end, applied)?.is_none() {
+        let mut oldest = markers.oldest_from(from).unwrap_or_else(|| newest.marker.clone());
+        // Nothing may have been written since some that lie before.
+        while let Some((end, marker)) = markers.newest_that(|_, marker| marker.number < oldest.number) {
+            if self.moment(end, from)?.is_none() {
                 break;
             }
-            oldest = marker.number;
+            oldest = marker;
         }
         Ok(oldest)
     }

@@ -1,13 +1,16 @@
 //! The secondary's side: following a write on its way into the copy.
 //!
 //! [`receive`] (the link) → [`intake`] (verify, journal) → [`permission`] (up to which marker) → [`apply`] (the
-//! updater). [`state`] is what they share, [`group`] wires them.
+//! updater, which [`history`] holds back). [`points`] says which markers are moments of the image, [`state`] is what they
+//! share, [`group`] wires them.
 
 pub mod apply;
 pub mod group;
+pub mod history;
 pub mod image_point;
 pub mod intake;
 pub mod permission;
+pub mod points;
 pub mod receive;
 pub mod state;
 pub mod takeover;

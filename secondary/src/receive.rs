@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use tidemark_common::clock::Clock;
+use tidemark_common::catalog::CatalogError;
 use tidemark_common::limits::DATA_STREAMS;
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender, LinkError};
 use tidemark_common::metrics::PairMetrics;
 use tidemark_common::wire::message::Message;
 use tokio::sync::mpsc;
+use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
+use crate::group::Secondary;
 use crate::intake::IntakeError;
 use crate::state::CopyState;
 
@@ -25,6 +27,9 @@ pub enum ReceiveError {
     /// What came over it.
     #[error(transparent)]
     Intake(#[from] IntakeError),
+    /// What it asked for could not be recorded.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
     /// The primary ended it.
     #[error("the primary ended the conversation")]
     Ended,
@@ -59,25 +64,25 @@ pub async fn frames(
     }
 }
 
-/// Listens to heartbeats.
+/// Listens to heartbeats, and to what is to be kept.
 ///
 /// # Errors
 /// [`ReceiveError`].
 pub async fn listen(
     connection: &Connection,
     mut control: ControlReceiver,
-    state: &CopyState,
-    clock: &dyn Clock,
+    secondary: &Secondary,
     line: &PairMetrics,
 ) -> Result<(), ReceiveError> {
     let mut packets = line.packets();
     loop {
         match control.recv().await?.ok_or(ReceiveError::Ended)? {
             Message::Heartbeat { number, as_of_ms, captured_seq, .. } => {
-                state.heartbeat(number, as_of_ms, captured_seq, clock.monotonic());
+                secondary.state().heartbeat(number, as_of_ms, captured_seq, secondary.clock().monotonic());
                 let stats = connection.stats();
                 packets.now(stats.sent_packets, stats.lost_packets);
             }
+            Message::History(asked) => block_in_place(|| secondary.ask_history(asked))?,
             Message::Goodbye { message } => {
                 tracing::info!(%message, "the primary says goodbye");
                 return Err(ReceiveError::Ended);

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use tidemark_common::catalog::GroupVolume;
+use tidemark_common::history::History;
 use tidemark_common::ids::Seq;
 use tidemark_common::journal::{DurableEnd, Position};
 use tidemark_common::markers::Markers;
@@ -14,6 +16,7 @@ use tidemark_common::wire::message::{Message, Position as Remote};
 use tokio::sync::watch;
 
 use crate::permission::{Permission, Permitted};
+use crate::points::Points;
 
 /// What the primary said of the time.
 #[derive(Debug, Clone, Copy, Default)]
@@ -42,6 +45,27 @@ struct Inner {
     at_rest: Position,
     /// Nothing is applied beyond these while somebody looks at the image there.
     held: Vec<Position>,
+    /// Which markers are moments of the image.
+    points: Points,
+    /// What is to be kept behind the newest marker.
+    asked: History,
+    /// Nothing is applied beyond this, so that the markers from there on can be had.
+    floor: Option<Position>,
+    /// The journal had no room for all that was asked for.
+    shortened: bool,
+    /// The newest marker that was said to be applied while there was a history: the copy serves it, wherever its volumes are.
+    told_applied: u64,
+}
+
+/// The history as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// What was asked for.
+    pub asked: History,
+    /// From where on; `None`: nothing is kept.
+    pub floor: Option<Position>,
+    /// The journal had no room for all that was asked for.
+    pub shortened: bool,
 }
 
 /// Whom a problem concerns.
@@ -68,10 +92,13 @@ pub struct CopyState {
 impl CopyState {
     /// The state after recovery.
     #[must_use]
-    pub fn new(permission: Permission, durable: DurableEnd, applied: AppliedPosition) -> Self {
+    pub fn new(permission: Permission, durable: DurableEnd, applied: AppliedPosition, points: Points) -> Self {
         let time_ns = permission.permitted().map_or(0, |permitted| permitted.marker.time_ns);
         let heard = Heard { good_as_of_ms: time_ns / 1_000_000, ..Heard::default() };
-        Self { inner: Mutex::new(Inner { permission, durable, applied, heard, ..Inner::default() }), ..Self::default() }
+        Self {
+            inner: Mutex::new(Inner { permission, durable, applied, heard, points, ..Inner::default() }),
+            ..Self::default()
+        }
     }
 
     /// Changes that concern whoever acknowledges.
@@ -94,15 +121,51 @@ impl CopyState {
             let before = inner.permitted_marker();
             inner.permission.durable(record, *position);
             moves += u64::from(inner.permitted_marker() != before);
-            if let ControlRecord::Marker(marker) = record {
-                self.markers.add(*position, marker.clone());
-            }
+            let Inner { permission, points, .. } = &mut *inner;
+            points.durable(record, *position, permission, &self.markers);
         }
         inner.durable = *end;
         inner.improve();
         drop(inner);
         self.changed();
         moves
+    }
+
+    /// Since when the image has its volumes, and which they are.
+    #[must_use]
+    pub fn image_begins(&self) -> (Position, Vec<GroupVolume>) {
+        let inner = self.inner.lock();
+        (inner.points.begins(), inner.points.members().to_vec())
+    }
+
+    /// The history as it is.
+    #[must_use]
+    pub fn history(&self) -> Kept {
+        let inner = self.inner.lock();
+        Kept { asked: inner.asked, floor: inner.floor, shortened: inner.shortened }
+    }
+
+    /// What is to be kept behind the newest marker.
+    pub fn ask_history(&self, asked: History) {
+        self.inner.lock().asked = asked;
+        self.changed();
+    }
+
+    /// Nothing is applied beyond a place. It is recorded already; `None`: nothing is kept any more.
+    pub fn set_floor(&self, floor: Option<Position>) {
+        let mut inner = self.inner.lock();
+        inner.told_applied = inner.told_applied.max(inner.applied_marker());
+        inner.floor = floor;
+        if floor.is_none() {
+            inner.shortened = false;
+        }
+        drop(inner);
+        self.changed();
+    }
+
+    /// The journal had no room for all that was asked for; or it is all there again.
+    pub fn set_shortened(&self, shortened: bool) -> bool {
+        std::mem::replace(&mut self.inner.lock().shortened, shortened) != shortened
     }
 
     /// A heartbeat came.
@@ -173,7 +236,7 @@ impl CopyState {
         let inner = self.inner.lock();
         let permission = &inner.permission;
         let copy = permission.copy();
-        let permitted_marker = permission.permitted().map_or(0, |permitted| permitted.marker.number);
+        let permitted_marker = inner.permitted_marker();
         let (copy_volume, copy_offset) = copy.map_or((0, 0), |copy| copy.cursor);
         Remote {
             durable_seq: inner.durable.seq.0,
@@ -181,7 +244,7 @@ impl CopyState {
             permitted_marker,
             permitted_seq: permission.permitted_seq().0,
             // While a first copy runs, what is applied is no marker's image yet.
-            applied_marker: inner.applied.marker.0.min(permitted_marker),
+            applied_marker: inner.applied_marker(),
             copy: copy.map_or(0, |copy| copy.number),
             copy_volume,
             copy_offset,
@@ -313,7 +376,14 @@ impl Inner {
     /// How far may be applied.
     fn limit(&self) -> Position {
         let limit = self.permission.limit();
-        self.held.iter().min().map_or(limit, |held| limit.min(*held))
+        self.held.iter().chain(&self.floor).min().map_or(limit, |held| limit.min(*held))
+    }
+
+    /// The newest marker that the copy is done with: its volumes hold it, or hold back on purpose.
+    fn applied_marker(&self) -> u64 {
+        let permitted = self.permitted_marker();
+        let applied = if self.floor.is_some() { permitted } else { self.applied.marker.0.max(self.told_applied) };
+        applied.min(permitted)
     }
 
     fn permitted_marker(&self) -> u64 {

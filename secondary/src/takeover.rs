@@ -1,10 +1,13 @@
-//! A stopped copy becomes what a primary starts from: its journal cut behind the newest permitted marker, its role and
+//! A stopped copy becomes what a primary starts from: its journal cut behind the permitted marker asked for, its role and
 //! generation recorded. In this order, whatever stops it in between: what runs next sees nothing beyond the marker
 //! (invariant 4).
 
 use std::sync::Arc;
 
-use tidemark_common::catalog::{CatalogError, GroupVolume, PairRecord, PairStateRecord, PartedRecord, RoleRecord};
+use tidemark_common::catalog::{
+    AppliedRecord, Batch, CatalogError, GroupVolume, PairRecord, PairStateRecord, PartedRecord, RoleRecord,
+};
+use tidemark_common::ids::MarkerNumber;
 use tidemark_common::journal::{self, Journal, JournalError, Writer};
 use tidemark_common::keeper::GroupKeeper;
 
@@ -31,7 +34,17 @@ pub fn cut_behind(
     keeper: &GroupKeeper,
 ) -> Result<(PartedRecord, Writer), TakeOverError> {
     // A copy that was under way goes with what lies beyond the marker: nobody may go on with half of it.
-    keeper.update(|record| record.pairs.iter_mut().for_each(|pair| pair.copy = None))?;
+    let mut batch = Batch::new();
+    let id = keeper.id();
+    if let Some(applied) = keeper.catalog().applied(id)? {
+        // Nothing was written since an older marker whose image is taken though the volumes have passed it.
+        let end = permitted.end;
+        if (end.segment, end.offset) < (applied.segment, applied.offset) {
+            let (seq, marker) = (permitted.marker.boundary_seq, permitted.marker.number);
+            batch.put_applied(id, &AppliedRecord { segment: end.segment, offset: end.offset, seq, marker })?;
+        }
+    }
+    keeper.update_with(batch, |record| record.pairs.iter_mut().for_each(|pair| pair.copy = None))?;
     let writer = journal::cut_behind(journal, permitted.end)?;
     let end = writer.journal().durable_end();
     let parted = PartedRecord {
@@ -54,7 +67,11 @@ pub fn record_role(
     volumes: Vec<GroupVolume>,
     keeper: &GroupKeeper,
 ) -> Result<u64, CatalogError> {
-    keeper.update(|record| {
+    // What is newer is no part of this history any more, and places of the journal are used again.
+    let mut batch = Batch::new();
+    batch.delete_markers_after(keeper.id(), MarkerNumber(permitted.marker.number));
+    batch.delete_history(keeper.id());
+    keeper.update_with(batch, |record| {
         record.role = RoleRecord::Primary;
         record.generation = record.generation.saturating_add(1);
         record.generation_start_seq = permitted.marker.boundary_seq.saturating_add(1);
@@ -103,6 +120,7 @@ mod tests {
             pairs: vec![PairRecord::new("near", 0)],
             primary: Some([1; 32]),
             cut: None,
+            history: tidemark_common::history::History::default(),
         }
     }
 

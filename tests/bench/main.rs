@@ -7,6 +7,7 @@
 mod copies;
 mod goodput;
 mod half;
+mod history;
 mod hosts;
 mod load;
 mod local;
@@ -31,7 +32,7 @@ use report::{Report, Row, Target};
 use servers::Ours;
 
 /// Parts of a run, for `--only`.
-const PARTS: [&str; 8] = ["hosts", "half", "copies", "wire", "goodput", "takeover", "local", "many"];
+const PARTS: [&str; 9] = ["hosts", "half", "copies", "wire", "goodput", "takeover", "history", "local", "many"];
 
 /// Measures.
 #[derive(Debug, Parser)]
@@ -45,7 +46,7 @@ struct Args {
     /// Another build's binary, compared with this one instead of peers; exit code 1 when this one is slower
     #[arg(long, value_name = "BINARY")]
     compare: Option<String>,
-    /// Only these parts (hosts, half, copies, wire, goodput, takeover, local, many) or jobs (rw4k-qd32, ...)
+    /// Only these parts (hosts, half, copies, wire, goodput, takeover, history, local, many) or jobs (rw4k-qd32, ...)
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
     /// Another number of rounds of the host path and of copies
@@ -119,6 +120,9 @@ fn main() -> ExitCode {
         }
         if args.wants("takeover") {
             takeover::measure(&plan, folder, &mut report);
+        }
+        if args.wants("history") {
+            history::measure(&plan, folder, &mut report);
         }
         if args.wants("local") {
             local::measure(&plan, folder, &mut report);

@@ -5,6 +5,7 @@ mod cut;
 mod differences;
 mod drills;
 mod failover;
+mod history;
 mod images;
 mod initial_copy;
 mod kill_primary;

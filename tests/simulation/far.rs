@@ -147,6 +147,7 @@ impl Far {
     }
 
     pub(crate) fn apply(&mut self) -> bool {
+        self.apply.keep_history();
         let limit = self.secondary.state().limit();
         self.apply.step(limit) == Applying::Did
     }

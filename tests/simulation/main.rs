@@ -34,6 +34,11 @@ fn run(seed: u64) -> Result<Figures, String> {
     })
 }
 
+/// The same with a copy that can go back: whatever befalls, every marker it holds can be had.
+fn run_with_history(seed: u64) -> Result<Figures, String> {
+    tell(&format!("seed {seed}"), || World::new(seed, Profile::with_history(seed), Points::deadly(&[])).run())
+}
+
 /// Runs something that panics with what is wrong, and says so.
 fn tell<T>(what: &str, run: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|payload| {
@@ -97,6 +102,15 @@ fn the_same_seed_gives_the_same_run_step_by_step() {
 #[test]
 fn two_hundred_seeds_hold() {
     assert_all_hold(&(1..=200).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_copy_that_keeps_a_history_can_be_had_at_every_marker_of_it() {
+    let failed: Vec<_> = parallel(&(1..=60).collect::<Vec<_>>(), |seed| run_with_history(*seed))
+        .into_iter()
+        .filter_map(Result::err)
+        .collect();
+    assert!(failed.is_empty(), "{failed:#?}");
 }
 
 #[test]

@@ -5,6 +5,8 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use tidemark_common::history::History;
+
 use crate::site::Settings;
 use crate::world::Side;
 
@@ -73,6 +75,7 @@ impl Profile {
                 ring_bytes: 128 << 10,
                 delay: Duration::from_micros(random.random_range(0..4_000)),
                 interval: Duration::from_millis(random.random_range(10..120)),
+                history: History::default(),
             },
             hosts: random.random_range(1..=4),
             steps: random.random_range(1_500..4_000),
@@ -86,6 +89,14 @@ impl Profile {
             partition: None,
             power_lost: false,
         }
+    }
+
+    /// The same with a copy that can go back.
+    pub(crate) fn with_history(seed: u64) -> Self {
+        let profile = Self::of(seed);
+        let history = History { milliseconds: 200 + seed % 7 * 400, bytes: 0 };
+        // Of its journal, a part is kept for the history.
+        Self { settings: Settings { history, far_segments: 36, ..profile.settings }, ..profile }
     }
 
     /// A short run in which nothing befalls but one partition, long enough for the journal to overflow.

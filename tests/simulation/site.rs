@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use tempfile::TempDir;
 use tidemark_common::catalog::{Catalog, GroupRecord, GroupVolume, OnFullRecord, PairRecord, RoleRecord};
 use tidemark_common::clock::Clock;
+use tidemark_common::history::History;
 use tidemark_common::ids::{ApplianceId, Generation, GroupId, VolumeIndex};
 use tidemark_common::journal::JournalOptions;
 use tidemark_common::keeper::GroupKeeper;
@@ -27,6 +28,7 @@ use tidemark_primary::recovery::Taken;
 use tidemark_primary::ship::Links;
 use tidemark_secondary::apply::Apply;
 use tidemark_secondary::group::{Secondary, SecondaryParts};
+use tidemark_secondary::image_point::Asked;
 use tidemark_secondary::intake::CopyVolumes;
 use tidemark_secondary::takeover;
 use tidemark_tests::stamp::BLOCK_BYTES;
@@ -52,6 +54,8 @@ pub(crate) struct Settings {
     pub(crate) ring_bytes: u64,
     pub(crate) delay: Duration,
     pub(crate) interval: Duration,
+    /// What the copy keeps behind its newest marker.
+    pub(crate) history: History,
 }
 
 /// Virtual time: the world moves it, a site's wall clock may jump.
@@ -186,6 +190,7 @@ impl Site {
             pairs: vec![pair],
             primary: (!near).then_some([1; 32]),
             cut: None,
+            history: self.settings.history,
         }
     }
 
@@ -327,13 +332,22 @@ impl Site {
         Secondary::open(parts).map_err(|error| error.to_string())
     }
 
-    /// This copy, which does not run, becomes primary. `None`: it has no image.
-    pub(crate) fn take_over(&mut self) -> Result<Option<TakenOver>, String> {
+    /// This copy, which does not run, becomes primary; with a number, at one of the markers of its history. `None`: it has no
+    /// image.
+    pub(crate) fn take_over(&mut self, older: Option<usize>) -> Result<Option<TakenOver>, String> {
         let (secondary, mut apply) = self.open_secondary()?;
-        let Some(permitted) = secondary.permitted() else { return Ok(None) };
+        let Some(mut permitted) = secondary.permitted() else { return Ok(None) };
+        if let (Some(floor), Some(older)) = (secondary.state().history().floor, older) {
+            let mut held = secondary.state().markers.moments();
+            held.retain(|(end, ..)| *end >= floor);
+            if let Some((_, number, _)) = held.get(older % held.len().max(1)) {
+                let point = secondary.image_point(Asked::Marker(*number)).map_err(|error| error.to_string())?;
+                permitted = point.0;
+            }
+        }
         let keeper = Arc::clone(secondary.keeper());
         // Indexed as far as the updater looks ahead, which is part of it when a direct copy goes beyond the marker.
-        apply.index_up_to(secondary.state().limit(), 0);
+        apply.index_up_to(secondary.state().permission().limit(), 0);
         let indexed = apply.indexed.unless_beyond(permitted.end);
         let cut = takeover::cut_behind(&permitted, secondary.journal(), &keeper);
         let (parted, writer) = cut.map_err(|error| error.to_string())?;

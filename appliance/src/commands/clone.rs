@@ -4,7 +4,7 @@ use clap::Subcommand;
 use tidemark_common::api::types::{CloneCreate, ImageKind};
 
 use super::{Service, t0};
-use crate::cli::{self, name};
+use crate::cli::{self, Moment, name};
 use crate::failure::Failure;
 use crate::output;
 
@@ -22,6 +22,9 @@ pub(crate) enum Command {
         /// A marker that is held; the newest by default. On a primary a new one is cut
         #[arg(long, value_name = "N")]
         marker: Option<u64>,
+        /// The same, or the newest marker cut by then: a time (2026-01-31T12:00:00Z), or so long ago (10m)
+        #[arg(long, value_name = "MARKER|TIME", value_parser = cli::moment, conflicts_with = "marker")]
+        at: Option<Moment>,
         /// What may be written over the image; by default as the configuration says
         #[arg(long, value_name = "SIZE", value_parser = cli::size)]
         space: Option<u64>,
@@ -35,8 +38,10 @@ pub(crate) enum Command {
 /// Carries it out.
 pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failure> {
     match command {
-        Command::Create { name, of, marker, space } => {
-            let image = service.client.clone_create(&CloneCreate { name, of, marker, space_bytes: space }).await?;
+        Command::Create { name, of, marker, at, space } => {
+            let (marker, time) = at.map_or((marker, None), Moment::parts);
+            let request = CloneCreate { name, of, marker, time, space_bytes: space };
+            let image = service.client.clone_create(&request).await?;
             output::done(service.json, &image, t0::made)
         }
         Command::Delete(t0::Delete { name, force }) => t0::delete(service, "clone", &name, force).await,

@@ -3,7 +3,7 @@
 use tidemark_common::api::types::{Failover, FailoverReport};
 
 use super::Service;
-use crate::cli::name;
+use crate::cli::{Moment, moment, name};
 use crate::failure::Failure;
 use crate::output::{self, figures};
 
@@ -16,11 +16,16 @@ pub(crate) struct Args {
     /// Also when the primary was heard within the last second
     #[arg(long)]
     force: bool,
+    /// At an older marker that is held: its number, the newest cut by a time (2026-01-31T12:00:00Z), or so long ago (10m).
+    /// What came after it is kept aside
+    #[arg(long, value_name = "MARKER|TIME", value_parser = moment)]
+    at: Option<Moment>,
 }
 
 /// Takes over and says which moment is served and what is missing.
 pub(crate) async fn run(args: Args, service: &Service) -> Result<(), Failure> {
-    let report = service.client.failover(&args.group, &Failover { force: args.force }).await?;
+    let (marker, time) = args.at.map_or((None, None), Moment::parts);
+    let report = service.client.failover(&args.group, &Failover { force: args.force, marker, time }).await?;
     output::done(service.json, &report, told)
 }
 
@@ -41,6 +46,9 @@ fn told(report: &FailoverReport) -> String {
         lines
             .push(format!("missing    {missing} writes at least: the primary had announced them, and they never came"));
     }
+    if let Some(kept) = &report.kept {
+        lines.push(format!("kept aside {kept}: what came after that marker (`tidemark lost list {}`)", report.group));
+    }
     lines.push(format!("exports    {}", report.exports.join(", ")));
     lines.push(format!("took       {}", figures::microseconds(report.took_ms * 1000.0)));
     lines.join("\n")
@@ -50,7 +58,8 @@ fn left_out(report: &FailoverReport) -> String {
     match report.dropped_writes {
         0 => "nothing that had come".into(),
         writes => {
-            format!("{writes} writes ({}) that had come without their marker", figures::bytes(report.dropped_bytes))
+            let why = if report.kept.is_some() { "of later markers" } else { "that had come without their marker" };
+            format!("{writes} writes ({}) {why}", figures::bytes(report.dropped_bytes))
         }
     }
 }

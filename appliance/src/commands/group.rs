@@ -1,7 +1,8 @@
 //! `tidemark group`: volumes that are cut together.
 
 use clap::{Subcommand, ValueEnum};
-use tidemark_common::api::types::{GroupCreate, GroupStatus, GroupVolume, OnFull};
+use tidemark_common::api::types::{GroupCreate, GroupSet, GroupStatus, GroupVolume, OnFull};
+use tidemark_common::history::{History, parse_history};
 
 use super::Service;
 use crate::cli::{self, name};
@@ -25,6 +26,19 @@ pub(crate) enum Command {
         /// When the journal is full: fold keeps hosts at full speed, throttle slows them gently
         #[arg(long, value_enum, default_value_t = Full::Fold)]
         on_full: Full,
+        /// What copies keep behind their newest marker, so that they can be cloned, or failed over to, at any marker of it:
+        /// a time (24h), a size of their journal (50GiB), both (24h,50GiB), or off
+        #[arg(long, value_name = "TIME|SIZE", value_parser = parse_history, default_value = "off")]
+        history: History,
+    },
+    /// Change what a group's copies keep; on its primary
+    Set {
+        /// The group
+        #[arg(value_parser = name)]
+        group: String,
+        /// A time (24h), a size of their journal (50GiB), both (24h,50GiB), or off
+        #[arg(long, value_name = "TIME|SIZE", value_parser = parse_history)]
+        history: History,
     },
     /// Delete a group that has no pair; its volumes stay, in no group
     Delete {
@@ -69,9 +83,11 @@ impl From<Full> for OnFull {
 pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failure> {
     let client = &service.client;
     let group = match command {
-        Command::Create { name, volumes, interval, on_full } => {
-            client.group_create(&GroupCreate { name, volumes, interval_ms: interval, on_full: on_full.into() }).await?
+        Command::Create { name, volumes, interval, on_full, history } => {
+            let on_full = on_full.into();
+            client.group_create(&GroupCreate { name, volumes, interval_ms: interval, on_full, history }).await?
         }
+        Command::Set { group, history } => client.group_set(&group, &GroupSet { history }).await?,
         Command::Delete { name } => {
             client.group_delete(&name).await?;
             let said = serde_json::json!({ "name": name });

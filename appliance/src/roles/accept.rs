@@ -8,6 +8,7 @@ use tidemark_common::api::types::ErrorBody;
 use tidemark_common::catalog::{
     GroupRecord, GroupVolume, OfferRecord, OnFullRecord, PairRecord, RoleRecord, VolumeRecord,
 };
+use tidemark_common::history::History;
 use tidemark_common::ids::{Generation, GroupId, VolumeIndex, check_name};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::link::{Connection, ControlSender};
@@ -228,6 +229,7 @@ impl Appliance {
             pairs: vec![self.pair_with(&primary)],
             primary: Some(primary),
             cut: None,
+            history: History::default(),
         };
         let made = tokio::task::block_in_place(|| -> Result<(Arc<GroupKeeper>, Arc<Secondary>), String> {
             self.catalog.put_group(&record).map_err(|error| error.to_string())?;

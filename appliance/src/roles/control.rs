@@ -7,9 +7,9 @@ use tidemark_common::api::control::{Control, Reply};
 use tidemark_common::api::local_pair::LocalPairControl;
 use tidemark_common::api::types::{
     CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, ErrorKind, Failover, FailoverReport,
-    GroupCreate, GroupDrills, GroupStatus, ImageStatus, LostExport, LostTail, MarkerInfo, PairState, PairStatus,
-    PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, T0Create, VerifyReport,
-    VerifyRequest, VolumeCreate, VolumeOffer, VolumeStatus, Wait, WaitFor,
+    GroupCreate, GroupDrills, GroupSet, GroupStatus, ImageStatus, LostExport, LostTail, MarkerInfo, PairState,
+    PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, T0Create,
+    VerifyReport, VerifyRequest, VolumeCreate, VolumeOffer, VolumeStatus, Wait, WaitFor,
 };
 use tidemark_common::ids::MarkerNumber;
 use tidemark_common::markers::{info, marker_of};
@@ -146,6 +146,10 @@ impl Control for Appliance {
 
     fn group_add(&self, group: String, volume: String) -> Reply<'_, GroupStatus> {
         Box::pin(async move { self.add_to_group(&group, &volume).await })
+    }
+
+    fn group_set(&self, group: String, request: GroupSet) -> Reply<'_, GroupStatus> {
+        Box::pin(async move { self.set_group(&group, &request).await })
     }
 
     fn group_delete(&self, name: String) -> Reply<'_, ()> {

@@ -1,8 +1,9 @@
 //! Failover: a secondary becomes primary, without asking anybody (DESIGN 7).
 //!
-//! No new frames; the newest permitted marker is the image; generation + 1 durably; the journal is cut behind the marker and
+//! No new frames; the newest permitted marker is the image, or an older one that is held (decision 9); generation + 1 durably; the journal is cut behind the marker and
 //! opened by the same recovery as after a crash, which indexes what is not yet applied and serves at once.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +12,13 @@ use tidemark_common::markers::info;
 use tidemark_primary::group::Primary;
 use tidemark_primary::recovery::Taken;
 use tidemark_secondary::group::Secondary;
+use tidemark_secondary::image_point::Asked;
 use tidemark_secondary::permission::Permitted;
 use tidemark_secondary::takeover;
 
 use super::appliance::{Appliance, Engine, Group, failed, refused};
+use super::image_commands::{asked, held_point};
+use super::lost::tail_name;
 
 /// A primary heard within this time is alive.
 const ALIVE: Duration = Duration::from_secs(1);
@@ -45,13 +49,24 @@ impl Appliance {
         if secondary.permitted().is_none() {
             return Err(refused(format!("group '{name}' has no usable copy here: its initial copy is not complete")));
         }
+        // The volumes are not written beyond an older marker that is asked for.
+        let older = match asked(request.marker, request.time)? {
+            Asked::Newest => None,
+            asked => Some(tokio::task::block_in_place(|| held_point(&secondary, name, asked))?),
+        };
         secondary.stop().await;
         // Only now is it final: nothing comes in any more.
-        let permitted = secondary.permitted().ok_or_else(|| failed("the permitted marker is gone"))?;
+        let newest = secondary.permitted().ok_or_else(|| failed("the permitted marker is gone"))?;
+        let is_older = older.as_ref().is_some_and(|(older, _)| older.marker.number < newest.marker.number);
+        let permitted = older.as_ref().map_or_else(|| newest, |(older, _)| older.clone());
         let tip_seq = secondary.state().durable_end().seq.0;
         let dropped_bytes = secondary.bytes_beyond(permitted.end);
-        let taken = tokio::task::block_in_place(|| self.take_over(&group, &permitted, &secondary));
-        let (generation, primary) = match taken {
+        let taken = tokio::task::block_in_place(|| {
+            let kept = if is_older { self.leave_newer(&group, &permitted)? } else { None };
+            drop(older);
+            self.take_over(&group, &permitted, &secondary).map(|taken| (taken, kept))
+        });
+        let ((generation, primary), kept) = match taken {
             Ok(taken) => taken,
             Err(reason) => {
                 // The copy stands still: whatever was recorded until now decides what a restart makes of it.
@@ -66,8 +81,9 @@ impl Appliance {
             self.settle_door(volume).await;
         }
         let took = self.clock.monotonic().saturating_sub(begin);
-        let good_as_of = jiff::Timestamp::from_millisecond(heard.good_as_of_ms).unwrap_or_default();
-        let age_ms = (self.clock.wall().as_millisecond() - heard.good_as_of_ms).max(0);
+        let good_as_of_ms = if is_older { permitted.marker.time_ns / 1_000_000 } else { heard.good_as_of_ms };
+        let good_as_of = jiff::Timestamp::from_millisecond(good_as_of_ms).unwrap_or_default();
+        let age_ms = (self.clock.wall().as_millisecond() - good_as_of_ms).max(0);
         let boundary = permitted.marker.boundary_seq;
         tracing::warn!(
             group = name,
@@ -86,7 +102,20 @@ impl Appliance {
             missing_writes_known: heard.captured_seq.saturating_sub(boundary),
             took_ms: took.as_secs_f64() * 1000.0,
             exports,
+            kept: kept.map(|path| path.display().to_string()),
         })
+    }
+
+    /// What lies behind an older marker is kept aside as a lost tail (invariant 8), and images of its moments end. Before the
+    /// journal is cut: whatever stops this, the copy is as it was.
+    fn leave_newer(&self, group: &Group, permitted: &Permitted) -> Result<Option<PathBuf>, String> {
+        let (id, marker) = (group.keeper.id(), permitted.marker.number);
+        let name = tail_name(group.keeper.generation().0, marker);
+        let kept = self.keep_segments(id, &name, permitted.end.segment, true)?;
+        let eras = self.eras(id).map_err(|error| error.message)?;
+        let ended = eras.end_after(permitted.end, &format!("a failover went back to marker {marker}, which is older"));
+        ended.map_err(|error| format!("end the images of later moments: {error}"))?;
+        Ok(Some(kept))
     }
 
     /// The stopped copy becomes a primary: its new generation, and what serves it.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidemark_common::api::types::{ErrorBody, GroupCreate, GroupStatus, PairStatus};
+use tidemark_common::api::types::{ErrorBody, GroupCreate, GroupSet, GroupStatus, PairStatus};
 use tidemark_common::catalog::{GroupRecord, GroupVolume, PairRecord, RoleRecord};
 use tidemark_common::ids::{Generation, GroupId, VolumeIndex, check_name};
 use tidemark_common::keeper::GroupKeeper;
@@ -177,9 +177,20 @@ impl Appliance {
             pairs: Vec::new(),
             primary: None,
             cut: None,
+            history: request.history,
         };
         self.start_new_group(record).await?;
         self.group_status(&request.name)
+    }
+
+    /// `group set`.
+    pub(crate) async fn set_group(&self, name: &str, request: &GroupSet) -> Result<GroupStatus, ErrorBody> {
+        let _alone = self.changing.lock().await;
+        if let Engine::Secondary(_) = &*self.group(name)?.engine.read() {
+            return Err(refused(format!("group '{name}' is a copy here: its primary says what is kept, set it there")));
+        }
+        self.primary(name)?.keeper().update(|record| record.history = request.history).map_err(failed)?;
+        self.group_status(name)
     }
 
     /// Hosts are held at the doors while the group starts; what they wrote before is in the files and synced.

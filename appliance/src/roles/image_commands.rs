@@ -6,6 +6,9 @@ use tidemark_common::api::types::{CloneCreate, ErrorBody, ImageKind, ImageState,
 use tidemark_common::catalog::{ImageKindRecord, ImageRecord, ImageVolumeRecord};
 use tidemark_common::ids::{GroupId, check_name};
 use tidemark_common::t0::{ImagePoint, T0Error};
+use tidemark_secondary::group::Secondary;
+use tidemark_secondary::image_point::{Asked, PointError};
+use tidemark_secondary::permission::Permitted;
 
 use super::appliance::{Appliance, Engine, Group, failed, invalid, refused};
 use super::images::Held;
@@ -22,7 +25,7 @@ impl Appliance {
     pub(crate) async fn create_t0(&self, request: T0Create) -> Result<ImageStatus, ErrorBody> {
         let wanted = self.wanted(&request.of)?;
         let _alone = self.changing.lock().await;
-        self.make_image(&request.name, &wanted, ImageKindRecord::T0, None).await
+        self.make_image(&request.name, &wanted, ImageKindRecord::T0, Asked::Newest).await
     }
 
     /// `clone create`.
@@ -30,7 +33,8 @@ impl Appliance {
         let wanted = self.wanted(std::slice::from_ref(&request.of))?;
         let space_bytes = request.space_bytes.unwrap_or(self.config.images.clone_bytes);
         let _alone = self.changing.lock().await;
-        self.make_image(&request.name, &wanted, ImageKindRecord::Clone { space_bytes }, request.marker).await
+        let asked = asked(request.marker, request.time)?;
+        self.make_image(&request.name, &wanted, ImageKindRecord::Clone { space_bytes }, asked).await
     }
 
     /// The clone of a drill.
@@ -43,7 +47,7 @@ impl Appliance {
         let wanted = Wanted { group: self.group(group)?, volumes: Vec::new() };
         let space_bytes = self.config.images.clone_bytes;
         let _alone = self.changing.lock().await;
-        self.make_image(name, &wanted, ImageKindRecord::Drill { space_bytes }, marker).await
+        self.make_image(name, &wanted, ImageKindRecord::Drill { space_bytes }, asked(marker, None)?).await
     }
 
     /// A group, or volumes of one group.
@@ -98,10 +102,10 @@ impl Appliance {
         name: &str,
         wanted: &Wanted,
         kind: ImageKindRecord,
-        marker: Option<u64>,
+        asked: Asked,
     ) -> Result<ImageStatus, ErrorBody> {
         self.check_image_name(name)?;
-        let point = self.image_point(&wanted.group, name, marker).await?;
+        let point = self.image_point(&wanted.group, name, asked).await?;
         let record = self.image_record(name, wanted, kind, &point)?;
         let held = tokio::task::block_in_place(|| self.begin_image(record, &point))?;
         self.images.held.write().insert(name.to_owned(), Arc::clone(&held));
@@ -109,25 +113,19 @@ impl Appliance {
     }
 
     /// The moment of an image; the updater stands there until it is begun.
-    pub(crate) async fn image_point(
-        &self,
-        group: &Group,
-        name: &str,
-        marker: Option<u64>,
-    ) -> Result<ImagePoint, ErrorBody> {
+    pub(crate) async fn image_point(&self, group: &Group, name: &str, asked: Asked) -> Result<ImagePoint, ErrorBody> {
         let engine = group.engine.read().clone();
         let of = group.keeper.name();
         match engine {
             Engine::Secondary(secondary) => {
-                let point = tokio::task::block_in_place(|| secondary.image_point(marker));
-                point.map_err(|error| refused(format!("group '{of}': {error}")))
+                tokio::task::block_in_place(|| held_point(&secondary, &of, asked)).map(|(_, point)| point)
             }
             _ => {
                 let primary = self.primary(&of)?;
-                if let Some(marker) = marker {
+                if asked != Asked::Newest {
                     return Err(refused(format!(
-                        "group '{of}' is primary here, and its volumes have passed marker {marker}: without --marker an image begins \
-                         at a new one; older ones may be held on its secondary"
+                        "group '{of}' is primary here, and its volumes have passed {asked}: without --at an image begins at a new \
+                         marker; older ones may be held on its secondary"
                     )));
                 }
                 primary.image_point(Some(format!("image {name}"))).await.map_err(failed)
@@ -262,6 +260,29 @@ impl Appliance {
             None => format!("nbd://{address}/{export}"),
         }
     }
+}
+
+/// The moment that a request names.
+pub(crate) fn asked(marker: Option<u64>, time: Option<jiff::Timestamp>) -> Result<Asked, ErrorBody> {
+    match (marker, time) {
+        (None, None) => Ok(Asked::Newest),
+        (Some(number), None) => Ok(Asked::Marker(number)),
+        (None, Some(time)) => Ok(Asked::Time(i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX))),
+        (Some(_), Some(_)) => Err(invalid("name a marker or a time, not both")),
+    }
+}
+
+/// A moment that a copy holds.
+pub(crate) fn held_point(secondary: &Secondary, of: &str, asked: Asked) -> Result<(Permitted, ImagePoint), ErrorBody> {
+    secondary.image_point(asked).map_err(|error| {
+        let more = match &error {
+            PointError::NotHeld { .. } => {
+                format!(". `tidemark group set {of} --history 24h` on its primary has older ones kept from then on")
+            }
+            _ => String::new(),
+        };
+        refused(format!("group '{of}': {error}{more}"))
+    })
 }
 
 /// A path inside of a URI.

@@ -219,9 +219,14 @@ impl Appliance {
         if tail.writes == 0 {
             return Ok(None);
         }
-        let id = group.keeper.id();
-        let from = self.journal_folder(id);
         let name = tail_name(group.keeper.generation().0, parted.marker);
+        self.keep_segments(group.keeper.id(), &name, tail.cut.map_or(0, |cut| cut.segment), false).map(Some)
+    }
+
+    /// Keeps the journal's segments from one on aside, under a name. Those that are only to be cut, and not written again, need no
+    /// copying.
+    pub(crate) fn keep_segments(&self, id: GroupId, name: &str, first: u64, only_cut: bool) -> Result<PathBuf, String> {
+        let from = self.journal_folder(id);
         let folder = self.lost_folder(id).join(name);
         let text = |path: &Path, error: std::io::Error| format!("keep {}: {error}", path.display());
         // An earlier try may have left a part of it.
@@ -229,17 +234,19 @@ impl Appliance {
             std::fs::remove_dir_all(&folder).map_err(|error| text(&folder, error))?;
         }
         self.disk.create_folder(&folder).map_err(|error| text(&folder, error))?;
-        let first = tail.cut.map_or(0, |cut| cut.segment);
         for name in self.disk.list(&from).map_err(|error| text(&from, error))? {
             let number = name.strip_suffix(".segment").and_then(|number| u64::from_str_radix(number, 16).ok());
             if number.is_some_and(|number| number >= first) {
                 let copy = folder.join(&name);
-                std::fs::copy(from.join(&name), &copy).map_err(|error| text(&copy, error))?;
+                let (source, links) = (from.join(&name), only_cut && number != Some(first));
+                let kept =
+                    if links { std::fs::hard_link(&source, &copy) } else { std::fs::copy(&source, &copy).map(drop) };
+                kept.map_err(|error| text(&copy, error))?;
                 std::fs::File::open(&copy).and_then(|file| file.sync_all()).map_err(|error| text(&copy, error))?;
             }
         }
         self.disk.sync_folder(&folder).map_err(|error| text(&folder, error))?;
-        Ok(Some(folder))
+        Ok(folder)
     }
 
     pub(crate) fn lost_folder(&self, id: GroupId) -> PathBuf {
@@ -283,6 +290,7 @@ impl Appliance {
         let mut batch = Batch::new();
         let newest_kept = if tail.is_empty() { parted.marker } else { 0 };
         batch.delete_markers_after(id, MarkerNumber(newest_kept));
+        batch.delete_history(id);
         if !tail.is_known() {
             batch.delete_applied(id);
         }

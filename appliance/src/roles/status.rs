@@ -186,6 +186,7 @@ fn at_rest(group: &Group, role: Role, state: PairState, reason: String, now: jif
         freeze: FreezeStatus::default(),
         positions: Positions::default(),
         interval_ms: record.interval_ms,
+        history: None,
         problem: Some(reason.clone()),
         standing: Vec::new(),
         pairs: record.pairs.iter().map(pair).collect(),

@@ -163,7 +163,7 @@ impl Appliance {
             let message = format!("'{here}' stands at marker {permitted} of group '{name}', not at {}", request.marker);
             return Err(refuse(Refusal::Conflict, record.generation, message));
         }
-        let taken = self.fail_over(&name, &Failover { force: true }).await;
+        let taken = self.fail_over(&name, &Failover { force: true, ..Failover::default() }).await;
         let report = taken.map_err(|error| refuse(Refusal::Unready, record.generation, error.message))?;
         Ok(report.generation)
     }

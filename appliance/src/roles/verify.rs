@@ -12,6 +12,7 @@ use tidemark_common::ids::VolumeIndex;
 use tidemark_common::journal::JournalError;
 use tidemark_common::limits::REGION_BYTES;
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender};
+use tidemark_common::t0::{Eras, Image, ImageVolume};
 use tidemark_common::verify::{RegionDigest, digests};
 use tidemark_common::wire::handshake::{Versions, agree};
 use tidemark_common::wire::message::{Message, Refusal, Refused, Verify};
@@ -20,6 +21,7 @@ use tidemark_primary::group::Primary;
 use tidemark_primary::ship::Pair;
 use tidemark_primary::verify::{Since, VerifyError, regions};
 use tidemark_secondary::group::Secondary;
+use tidemark_secondary::image_point::Asked;
 use tidemark_secondary::state::Hold;
 
 use super::appliance::{Appliance, Engine, failed, invalid, refused};
@@ -232,20 +234,20 @@ impl Appliance {
         agree(Versions::OURS, Versions { min: first.version_min, max: first.version_max })?;
         let secondary = self.copy_of(connection, first)?;
         let refuse = |message: String| Refused { refusal: Refusal::Unready, message, generation: 0 };
-        let mut hold = self.hold(&secondary).await.map_err(refuse)?;
-        let mut reply = Message::Held { marker: hold.permitted.marker.number };
+        let mut looked = self.look(&secondary).await.map_err(refuse)?;
+        let mut reply = Message::Held { marker: looked.marker() };
         loop {
             control.send(&reply).await.map_err(|error| refuse(error.to_string()))?;
             let next = tokio::time::timeout(SILENCE, incoming.recv()).await;
             reply = match next {
                 Ok(Ok(Some(Message::Ask { volume, offset, regions }))) => {
-                    let told = tokio::task::block_in_place(|| digests_of(&secondary, volume, offset, regions));
+                    let told = tokio::task::block_in_place(|| looked.digests(&secondary, volume, offset, regions));
                     Message::Digests { digests: told.map_err(refuse)? }
                 }
                 Ok(Ok(Some(Message::Verify(_)))) => {
-                    drop(hold);
-                    hold = self.hold(&secondary).await.map_err(refuse)?;
-                    Message::Held { marker: hold.permitted.marker.number }
+                    drop(looked);
+                    looked = self.look(&secondary).await.map_err(refuse)?;
+                    Message::Held { marker: looked.marker() }
                 }
                 // The end, in good order or not: the hold goes with it.
                 _ => return Ok(()),
@@ -268,6 +270,28 @@ impl Appliance {
             )));
         }
         Ok(secondary)
+    }
+
+    /// The copy volumes, held at their marker; with a history they are behind on purpose, and an image is looked at instead.
+    async fn look(&self, secondary: &Arc<Secondary>) -> Result<Looked, String> {
+        if secondary.state().history().floor.is_none() {
+            return self.hold(secondary).await.map(Looked::Volumes);
+        }
+        tokio::task::block_in_place(|| {
+            let point = secondary.image_point(Asked::Newest).map_err(|error| error.to_string())?.1;
+            let eras = self.eras(secondary.keeper().id()).map_err(|error| error.message)?;
+            let indexes = point.volumes.iter().map(|spec| VolumeIndex(spec.index)).collect();
+            let era = eras.begin(&point.barrier, &indexes).map_err(|error| error.to_string())?.era;
+            let files = point.volumes.iter().filter_map(|spec| secondary.files().get(VolumeIndex(spec.index)));
+            let volumes = files.map(|file| ImageVolume {
+                index: file.index,
+                name: file.name.clone(),
+                size: file.size(),
+                file: Arc::clone(&file.file),
+            });
+            let image = Image::new(Arc::clone(&eras), era, volumes.collect());
+            Ok(Looked::Image { marker: point.marker.number, image, _era: LeavesEra { eras, era } })
+        })
     }
 
     async fn hold(&self, secondary: &Secondary) -> Result<Hold, String> {
@@ -404,11 +428,61 @@ impl Found {
     }
 }
 
-fn digests_of(secondary: &Secondary, volume: u32, offset: u64, count: u32) -> Result<Vec<RegionDigest>, String> {
-    let file = secondary.files().get(VolumeIndex(volume)).ok_or_else(|| format!("there is no volume {volume} here"))?;
+/// What the copy's side tells digests of.
+enum Looked {
+    Volumes(Hold),
+    Image { marker: u64, image: Image, _era: LeavesEra },
+}
+
+/// The user of an era, for as long as it lives; no record names it, so a restart forgets it.
+struct LeavesEra {
+    eras: Arc<Eras>,
+    era: u64,
+}
+
+impl Drop for LeavesEra {
+    fn drop(&mut self) {
+        self.eras.leave(self.era);
+    }
+}
+
+impl Looked {
+    const fn marker(&self) -> u64 {
+        match self {
+            Self::Volumes(hold) => hold.permitted.marker.number,
+            Self::Image { marker, .. } => *marker,
+        }
+    }
+
+    fn digests(
+        &self,
+        secondary: &Secondary,
+        volume: u32,
+        offset: u64,
+        count: u32,
+    ) -> Result<Vec<RegionDigest>, String> {
+        let Self::Image { image, .. } = self else { return digests_of(secondary, volume, offset, count) };
+        let index = VolumeIndex(volume);
+        let found = image.volumes().iter().find(|found| found.index == index);
+        let found = found.ok_or_else(|| format!("there is no volume {volume} here"))?;
+        check_question(offset, count)?;
+        let hole = |offset, length| image.hole(index, offset, length).map_err(std::io::Error::other);
+        let read = |offset, target: &mut [u8]| image.read(index, offset, target).map_err(std::io::Error::other);
+        let count = usize::try_from(count).unwrap_or(0);
+        digests::<std::io::Error>(found.size, offset, count, hole, read).map_err(|error| error.to_string())
+    }
+}
+
+fn check_question(offset: u64, count: u32) -> Result<(), String> {
     if !offset.is_multiple_of(REGION_BYTES) || u64::from(count) > BATCH {
         return Err("a question that makes no sense".into());
     }
+    Ok(())
+}
+
+fn digests_of(secondary: &Secondary, volume: u32, offset: u64, count: u32) -> Result<Vec<RegionDigest>, String> {
+    let file = secondary.files().get(VolumeIndex(volume)).ok_or_else(|| format!("there is no volume {volume} here"))?;
+    check_question(offset, count)?;
     let hole = |offset: u64, length: u64| {
         let data = file.file.next_data(offset)?;
         Ok(data.map_or(length, |(begin, _)| begin.saturating_sub(offset).min(length)))

@@ -21,9 +21,10 @@ use tidemark_common::api::local_pair::types::{LocalPairCreate, LocalPairSplit, L
 use tidemark_common::api::server::{ControlListener, serve_control};
 use tidemark_common::api::types::{
     CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, ErrorKind, Failover, FailoverReport,
-    GroupCreate, GroupDrills, GroupStatus, ImageKind, ImageStatus, LostExport, LostRange, LostTail, LostVolume,
-    MarkerInfo, PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport,
-    T0Create, VerifyDifference, VerifyReport, VerifyRequest, VolumeCreate, VolumeOffer, VolumeStatus, Wait,
+    GroupCreate, GroupDrills, GroupSet, GroupStatus, ImageKind, ImageStatus, LostExport, LostRange, LostTail,
+    LostVolume, MarkerInfo, PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover,
+    SwitchoverReport, T0Create, VerifyDifference, VerifyReport, VerifyRequest, VolumeCreate, VolumeOffer, VolumeStatus,
+    Wait,
 };
 use tidemark_common::config::ControlAccess;
 use tokio::sync::Notify;
@@ -138,6 +139,7 @@ fn report(group: GroupStatus) -> FailoverReport {
         missing_writes_known: 1054,
         took_ms: 12.3,
         exports: group.volumes,
+        kept: None,
     }
 }
 
@@ -326,6 +328,10 @@ impl Control for Fake {
             group.volumes.push(volume);
             Some(group)
         })
+    }
+
+    fn group_set(&self, name: String, request: GroupSet) -> Reply<'_, GroupStatus> {
+        self.reply(format!("group_set {name:?} {request:?}"), move |status| group(status, &name))
     }
 
     fn group_delete(&self, name: String) -> Reply<'_, ()> {

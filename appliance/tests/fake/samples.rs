@@ -76,6 +76,7 @@ fn group(role: Role, pairs: Vec<PairStatus>) -> GroupStatus {
         freeze: FreezeStatus { count: 42, p50_us: 12.0, p99_us: 30.0, max_us: 45.0, abandoned: 0 },
         positions: Positions { captured_seq: 1042, journaled_seq: 1042, applied_seq: 1000 },
         interval_ms: 1000,
+        history: None,
         problem: None,
         standing: Vec::new(),
         pairs,

@@ -20,9 +20,9 @@ use tokio::net::UnixStream;
 
 use super::types::{
     CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, Failover, FailoverReport, GroupCreate,
-    GroupDrills, GroupStatus, GroupVolume, ImageStatus, LostExport, LostTail, MarkerInfo, PairStatus, PairTarget,
-    PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, T0Create, VerifyReport, VerifyRequest,
-    VolumeCreate, VolumeOffer, VolumeResize, VolumeStatus, Wait,
+    GroupDrills, GroupSet, GroupStatus, GroupVolume, ImageStatus, LostExport, LostTail, MarkerInfo, PairStatus,
+    PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, T0Create, VerifyReport,
+    VerifyRequest, VolumeCreate, VolumeOffer, VolumeResize, VolumeStatus, Wait,
 };
 use crate::config::{CONFIG_FILE, CONTROL_SOCKET};
 
@@ -182,6 +182,14 @@ impl Client {
     /// See [`Client::status`].
     pub async fn group_create(&self, request: &GroupCreate) -> Answer<GroupStatus> {
         self.ask(Ask::new(Method::POST, &["groups"]).with(request)).await
+    }
+
+    /// `group set`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn group_set(&self, group: &str, request: &GroupSet) -> Answer<GroupStatus> {
+        self.ask(Ask::new(Method::PATCH, &["groups", group]).with(request)).await
     }
 
     /// `group delete`.

@@ -7,9 +7,9 @@ use super::backup::BackupControl;
 use super::local_pair::LocalPairControl;
 use super::types::{
     CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, ErrorKind, Failover, FailoverReport,
-    GroupCreate, GroupDrills, GroupStatus, ImageStatus, LostExport, LostTail, MarkerInfo, PairStatus, PairTarget,
-    PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, T0Create, VerifyReport, VerifyRequest,
-    VolumeCreate, VolumeOffer, VolumeStatus, Wait,
+    GroupCreate, GroupDrills, GroupSet, GroupStatus, ImageStatus, LostExport, LostTail, MarkerInfo, PairStatus,
+    PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, T0Create, VerifyReport,
+    VerifyRequest, VolumeCreate, VolumeOffer, VolumeStatus, Wait,
 };
 
 /// What a request resolves to.
@@ -40,6 +40,8 @@ pub trait Control: Send + Sync + 'static {
     fn volume_resize(&self, name: String, size: u64) -> Reply<'_, VolumeStatus>;
     /// `group create`.
     fn group_create(&self, request: GroupCreate) -> Reply<'_, GroupStatus>;
+    /// `group set`: on the primary; its secondaries are told.
+    fn group_set(&self, group: String, request: GroupSet) -> Reply<'_, GroupStatus>;
     /// `group delete`.
     fn group_delete(&self, name: String) -> Reply<'_, ()>;
     /// `group add`.

@@ -21,9 +21,9 @@ use super::control::Control;
 use super::local_pair::routes::local_pair_router;
 use super::types::{
     CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, ErrorKind, Failover, FailoverReport,
-    GroupCreate, GroupDrills, GroupStatus, GroupVolume, ImageStatus, LostExport, LostTail, MarkerInfo, PairStatus,
-    PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, T0Create, VerifyReport,
-    VerifyRequest, VolumeCreate, VolumeOffer, VolumeResize, VolumeStatus, Wait,
+    GroupCreate, GroupDrills, GroupSet, GroupStatus, GroupVolume, ImageStatus, LostExport, LostTail, MarkerInfo,
+    PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, T0Create,
+    VerifyReport, VerifyRequest, VolumeCreate, VolumeOffer, VolumeResize, VolumeStatus, Wait,
 };
 
 /// What handlers share.
@@ -68,7 +68,7 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(volume_offer))
         .routes(routes!(volume_delete, volume_resize))
         .routes(routes!(group_create))
-        .routes(routes!(group_delete))
+        .routes(routes!(group_delete, group_set))
         .routes(routes!(group_add))
         .routes(routes!(group_remove))
         .routes(routes!(pair_create))
@@ -179,6 +179,17 @@ async fn volume_resize(
     responses((status = 204), (status = "default", body = ErrorBody)))]
 async fn group_delete(State(api): State<Api>, Names(group): Names<String>) -> Result<StatusCode, ErrorAnswer> {
     api.carry_out(async move |control| control.group_delete(group).await).await.map(|()| StatusCode::NO_CONTENT)
+}
+
+/// Changes what a group's copies keep.
+#[utoipa::path(patch, path = "/v1/groups/{group}", params(("group" = String, Path,)), request_body = GroupSet,
+    responses((status = 200, body = GroupStatus), (status = "default", body = ErrorBody)))]
+async fn group_set(
+    State(api): State<Api>,
+    Names(group): Names<String>,
+    Body(request): Body<GroupSet>,
+) -> Answer<GroupStatus> {
+    api.carry_out(async move |control| control.group_set(group, request).await).await.map(Json)
 }
 
 /// Makes a consistency group of volumes.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::local_pair::types::LocalPairStatus;
+use crate::history::History;
 pub use crate::watchdog::{Moving, Standing};
 
 /// `status --json`.
@@ -230,6 +231,10 @@ pub struct CloneCreate {
     pub of: String,
     /// The marker; without it, the newest.
     pub marker: Option<u64>,
+    /// The newest marker cut by then, instead of a number.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub time: Option<Timestamp>,
     /// Bytes that may be written over the image; without it, as the configuration says.
     pub space_bytes: Option<u64>,
 }
@@ -324,6 +329,9 @@ pub struct GroupStatus {
     pub positions: Positions,
     /// Milliseconds between cuts.
     pub interval_ms: u64,
+    /// What its copies keep behind their newest marker, when that was asked for.
+    #[serde(default)]
+    pub history: Option<HistoryStatus>,
     /// Set when something needs a person: what happened and what to do.
     pub problem: Option<String>,
     /// For how long each of its positions has stood though there was something to do.
@@ -557,6 +565,34 @@ pub struct GroupCreate {
     /// What to do when the journal is full.
     #[serde(default)]
     pub on_full: OnFull,
+    /// What its copies are to keep behind their newest marker.
+    #[serde(default)]
+    pub history: History,
+}
+
+/// `group set`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GroupSet {
+    /// What its copies are to keep behind their newest marker.
+    pub history: History,
+}
+
+/// What a copy keeps behind its newest marker.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+pub struct HistoryStatus {
+    /// What was asked for.
+    pub asked: History,
+    /// The oldest marker that can be cloned or failed over to; none on a primary, and while there is no usable copy.
+    pub oldest_marker: Option<u64>,
+    /// When that was cut.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub oldest_time: Option<Timestamp>,
+    /// Seconds from then until the newest marker.
+    pub seconds: f64,
+    /// Bytes of the journal that are kept for it.
+    pub bytes: u64,
+    /// It is shorter than asked for, because the journal has no room for more.
+    pub shortened: bool,
 }
 
 /// `group add`, `group remove`.
@@ -629,6 +665,13 @@ pub struct Failover {
     /// Also when the primary was heard within the last second.
     #[serde(default)]
     pub force: bool,
+    /// An older marker that is held; without it, the newest.
+    #[serde(default)]
+    pub marker: Option<u64>,
+    /// The newest marker cut by then, instead of a number.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub time: Option<Timestamp>,
 }
 
 /// What `failover` did.
@@ -645,7 +688,7 @@ pub struct FailoverReport {
     pub good_as_of: Timestamp,
     /// Seconds between `good_as_of` and now.
     pub age_seconds: f64,
-    /// Sequence numbers received beyond the marker and left out, because their marker never came.
+    /// Sequence numbers received beyond the marker and left out: their marker never came, or an older one was asked for.
     pub dropped_writes: u64,
     /// Bytes of those.
     pub dropped_bytes: u64,
@@ -655,6 +698,9 @@ pub struct FailoverReport {
     pub took_ms: f64,
     /// NBD export names now served.
     pub exports: Vec<String>,
+    /// Where what came after an older marker is kept (`tidemark lost`).
+    #[serde(default)]
+    pub kept: Option<String>,
 }
 
 /// What `rejoin` did.

@@ -2,8 +2,8 @@
 
 use super::image_records::{DrillRecord, ImageRecord, LocalPairRecord, ScheduleRecord};
 use super::records::{
-    AppliedRecord, BackupRecord, GroupRecord, KeptMarkerRecord, OfferRecord, PeerRecord, Record, SetRecord,
-    VolumeRecord,
+    AppliedRecord, BackupRecord, GroupRecord, HistoryRecord, KeptMarkerRecord, OfferRecord, PeerRecord, Record,
+    SetRecord, VolumeRecord,
 };
 use super::schema::{Key, KeyRange, MARKERS_KEPT, MARKERS_PRUNE_STEP, RECORD_BYTES_MAX};
 use super::{CatalogError, envelope};
@@ -137,7 +137,7 @@ impl Batch {
         self.put(&Key::group(&group.name)?, group)
     }
 
-    /// Removes a group with its applied position, markers, bitmaps and the place of its write buffer.
+    /// Removes a group with its applied position, history, markers, bitmaps and the place of its write buffer.
     ///
     /// # Errors
     /// [`CatalogError::Name`].
@@ -145,6 +145,7 @@ impl Batch {
         self.delete(&Key::group(name)?);
         self.delete(&Key::applied(id));
         self.delete(&Key::ring(id));
+        self.delete(&Key::history(id));
         self.delete_range(KeyRange::markers(id));
         self.delete_range(KeyRange::bitmaps(id));
         Ok(())
@@ -227,6 +228,19 @@ impl Batch {
     /// Removes a group's applied position, if it is there.
     pub fn delete_applied(&mut self, group: GroupId) {
         self.delete(&Key::applied(group));
+    }
+
+    /// Sets from where on a copy keeps its history.
+    ///
+    /// # Errors
+    /// [`CatalogError::TooLarge`].
+    pub fn put_history(&mut self, group: GroupId, history: &HistoryRecord) -> Result<(), CatalogError> {
+        self.put(&Key::history(group), history)
+    }
+
+    /// A copy keeps no history, or its places have lost their meaning.
+    pub fn delete_history(&mut self, group: GroupId) {
+        self.delete(&Key::history(group));
     }
 
     /// Adds markers. The newest [`MARKERS_KEPT`] of a group stay; older ones go, a thousand at a time.

@@ -34,8 +34,8 @@ pub use image_records::{
 };
 pub use records::{
     ApplianceRecord, AppliedRecord, BackupRecord, BackupStateRecord, CopyRecord, GroupRecord, GroupVolume,
-    KeptMarkerRecord, OfferRecord, OfferWhy, OnFullRecord, PairRecord, PairStateRecord, PartedRecord, PeerRecord,
-    RingRecord, RoleRecord, SetRecord, VolumeRecord, WhileDifferentialRecord,
+    HistoryRecord, KeptMarkerRecord, OfferRecord, OfferWhy, OnFullRecord, PairRecord, PairStateRecord, PartedRecord,
+    PeerRecord, RingRecord, RoleRecord, SetRecord, VolumeRecord, WhileDifferentialRecord,
 };
 pub use schema::{CATALOG_FORMAT, MARKERS_KEPT, RECORD_BYTES_MAX};
 
@@ -473,6 +473,14 @@ impl Catalog {
     /// As [`Batch::put_applied`] and [`Catalog::commit`].
     pub fn put_applied(&self, group: GroupId, applied: &AppliedRecord) -> Result<(), CatalogError> {
         self.change(|batch| batch.put_applied(group, applied))
+    }
+
+    /// From where on a copy keeps its history; `None`: it keeps none.
+    ///
+    /// # Errors
+    /// As all reads.
+    pub fn history(&self, group: GroupId) -> Result<Option<HistoryRecord>, CatalogError> {
+        self.get(&Key::history(group))
     }
 
     /// The newest `limit` markers kept of a group, in their order.

@@ -9,6 +9,7 @@ use super::schema::Table;
 use crate::api::backup::types::{BackupState, WhileDifferential};
 use crate::api::local_pair::types::LocalPairState;
 use crate::api::types::{OnFull, PairState, Role};
+use crate::history::History;
 use crate::wire::message::VolumeSpec;
 
 /// What the catalogue is.
@@ -113,6 +114,19 @@ pub struct GroupRecord {
     pub primary: Option<[u8; 32]>,
     /// On a secondary that was primary: its journal is still to be cut here, (segment, offset).
     pub cut: Option<(u64, u64)>,
+    /// What a copy is to keep behind its newest marker.
+    pub history: History,
+}
+
+/// From where on a copy keeps its history: its volumes hold nothing of what lies behind.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct HistoryRecord {
+    /// Segment of the place in the journal.
+    pub segment: u64,
+    /// Offset in it.
+    pub offset: u64,
+    /// The group's volumes from there on.
+    pub volumes: Vec<GroupVolume>,
 }
 
 /// The states of a pair, as in [`PairState`].
@@ -396,6 +410,7 @@ records! {
     DrillRecord => Drill,
     BackupRecord => Backup,
     GroupRecord => Group,
+    HistoryRecord => History,
     ImageRecord => Image,
     KeptMarkerRecord => Marker,
     LocalPairRecord => LocalPair,

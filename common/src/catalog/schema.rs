@@ -9,6 +9,7 @@
 //! bitmap/GROUP/PEER                 differential bitmap of a pair
 //! drill/NUMBER                      one rehearsal
 //! group/NAME                        a group with its volumes and pairs
+//! history/GROUP                     from where on a copy keeps its history
 //! image/NAME                        a T0 copy or a clone
 //! local-bits/TARGET                 bitmaps of a pair on this appliance
 //! local-pair/TARGET                 a pair on this appliance, by its target volume
@@ -31,7 +32,7 @@ use super::CatalogError;
 use crate::ids::{GroupId, MarkerNumber, check_name};
 
 /// The layout of tables and records that this build writes. Raised by any change an older build would misread.
-pub const CATALOG_FORMAT: u32 = 7;
+pub const CATALOG_FORMAT: u32 = 8;
 /// Stored bytes of one record at most: a roaring bitmap of 64 TiB in regions needs no more.
 pub const RECORD_BYTES_MAX: usize = 256 << 20;
 /// Markers kept per group, at least; pruning is by blocks of `MARKERS_PRUNE_STEP`.
@@ -55,6 +56,7 @@ pub(super) enum Table {
     Schedule = 10,
     Ring = 11,
     Offer = 12,
+    History = 13,
     Set = 20,
     Backup = 21,
     LocalPair = 30,
@@ -63,13 +65,14 @@ pub(super) enum Table {
 
 impl Table {
     /// All of them, in the order of their keys.
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::Appliance,
         Self::Applied,
         Self::Backup,
         Self::Bitmap,
         Self::Drill,
         Self::Group,
+        Self::History,
         Self::Image,
         Self::LocalBits,
         Self::LocalPair,
@@ -93,6 +96,7 @@ impl Table {
             Self::Bitmap => "bitmap",
             Self::Drill => "drill",
             Self::Group => "group",
+            Self::History => "history",
             Self::Image => "image",
             Self::Marker => "marker",
             Self::Peer => "peer",
@@ -119,7 +123,7 @@ impl Table {
                 "restore the catalogue from a backup; without one, set up a new directory and take over the volumes' \
                  backing files with `tidemark volume create --backing`"
             }
-            Self::Applied => "restore the catalogue from a backup, or repair this copy by a new pair",
+            Self::Applied | Self::History => "restore the catalogue from a backup, or repair this copy by a new pair",
             Self::Bitmap => "delete the pair and create it again, so that everything is compared",
             Self::Drill => "restore the catalogue from a backup; only the record of a past rehearsal is lost",
             Self::Image => "delete the image and make it again: the volumes are not touched",
@@ -212,6 +216,10 @@ impl Key {
         Self { table: Table::Ring, text: format!("ring/{group}") }
     }
 
+    pub(super) fn history(group: GroupId) -> Self {
+        Self { table: Table::History, text: format!("history/{group}") }
+    }
+
     pub(super) fn marker(group: GroupId, number: MarkerNumber) -> Self {
         Self { table: Table::Marker, text: format!("marker/{group}/{:016x}", number.0) }
     }
@@ -301,6 +309,7 @@ mod tests {
             Key::bitmap(group, "z").unwrap(),
             Key::drill(u64::MAX),
             Key::group("z").unwrap(),
+            Key::history(group),
             Key::image("z").unwrap(),
             Key::local_bits("z").unwrap(),
             Key::local_pair("z").unwrap(),

@@ -82,6 +82,7 @@ fn group(name: &str) -> GroupRecord {
         pairs: vec![pair("far", PairStateRecord::Resync), pair("near", PairStateRecord::Paired)],
         primary: Some([1; 32]),
         cut: None,
+        history: crate::history::History { milliseconds: 5, bytes: 6 },
     }
 }
 

@@ -146,12 +146,23 @@ fn of_group(labelled: &Set, group: &GroupStatus) {
         group.journal.capacity_bytes as f64,
     );
     positions(labelled, group);
+    history(labelled, group);
     for standing in &group.standing {
         let peer = standing.peer.as_deref().unwrap_or_default();
         let labelled = labelled.with(&[("position", standing.position.name()), ("peer", peer)]);
         let help = "For how long a position has not moved though there was something to do; 0 while it moves or rests.";
         set(&labelled, "tidemark_standing_seconds", help, standing.seconds);
     }
+}
+
+fn history(labelled: &Set, group: &GroupStatus) {
+    let Some(history) = group.history.filter(|_| group.role == Role::Secondary) else { return };
+    let help = "How far back from its newest marker this copy can be cloned or failed over to.";
+    set(labelled, "tidemark_history_seconds", help, history.seconds);
+    let help = "Bytes of the journal that are kept for the history.";
+    set(labelled, "tidemark_history_bytes", help, history.bytes as f64);
+    let help = "1 when the journal has no room for as long a history as was asked for.";
+    set(labelled, "tidemark_history_shortened", help, one_hot(history.shortened));
 }
 
 fn positions(labelled: &Set, group: &GroupStatus) {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::*;
 use crate::api::local_pair::types::{LocalPairState, LocalPairStatus};
 use crate::api::types::{
-    Addresses, ApplianceStatus, BufferStatus, CopyProgress, FreezeStatus, GroupDrills, GroupStatus, JournalStatus,
-    MarkerStatus, PairState, PairStatus, Positions, Role, VolumeStatus,
+    Addresses, ApplianceStatus, BufferStatus, CopyProgress, FreezeStatus, GroupDrills, GroupStatus, HistoryStatus,
+    JournalStatus, MarkerStatus, PairState, PairStatus, Positions, Role, VolumeStatus,
 };
 use crate::ids::Seq;
 use crate::nbd::SessionObserver;
@@ -96,6 +96,7 @@ fn group(name: &str, role: Role, peers: &[&str]) -> GroupStatus {
         freeze: FreezeStatus::default(),
         positions: Positions { captured_seq: 30, journaled_seq: 20, applied_seq: 10 },
         interval_ms: 1000,
+        history: Some(HistoryStatus { seconds: 3.0, ..HistoryStatus::default() }),
         problem: None,
         standing: vec![Standing { position: Moving::Apply, peer: None, seconds: 1.0 }],
         pairs: peers.iter().map(|peer| pair(peer)).collect(),

@@ -129,11 +129,29 @@ impl Eras {
         Ok(())
     }
 
+    /// What lies behind a place is about to be cut from the journal: eras that begin there have no moment any more.
+    ///
+    /// # Errors
+    /// What the disk said; some of them are still there then.
+    pub fn end_after(&self, place: Position, reason: &str) -> io::Result<()> {
+        let _window = self.window();
+        loop {
+            let later = self.state.read().eras.iter().rev().find(|era| era.begin > place).map(|era| era.number);
+            let Some(number) = later else { return Ok(()) };
+            self.end(number, reason)?;
+        }
+    }
+
     fn end_oldest(&self, reason: &str) -> io::Result<()> {
-        let (number, files) = {
+        let oldest = self.state.read().eras.first().map(|era| era.number);
+        oldest.map_or(Ok(()), |number| self.end(number, reason))
+    }
+
+    fn end(&self, number: u64, reason: &str) -> io::Result<()> {
+        let files = {
             let state = self.state.read();
-            let Some(oldest) = state.eras.first() else { return Ok(()) };
-            (oldest.number, oldest.files.clone())
+            let Some(era) = state.eras.iter().find(|era| era.number == number) else { return Ok(()) };
+            era.files.clone()
         };
         for file in &files {
             match self.parts.disk.remove(file.path()) {

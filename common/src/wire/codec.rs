@@ -25,6 +25,7 @@ use super::message::{
     DirtyRun, Hello, Message, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Parted, Position, Refused, Return, TakeOver,
     Verify, VolumeSpec, Welcome,
 };
+use crate::history::History;
 use crate::limits::CONTROL_MESSAGE_BYTES_MAX;
 
 /// First bytes of every message.
@@ -143,11 +144,13 @@ pub enum Kind {
     Ask = 15,
     /// [`Message::Digests`].
     Digests = 16,
+    /// [`Message::History`].
+    History = 17,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Hello,
         Self::Welcome,
         Self::Refused,
@@ -164,6 +167,7 @@ impl Kind {
         Self::Held,
         Self::Ask,
         Self::Digests,
+        Self::History,
     ];
 
     /// The number on the wire.
@@ -190,7 +194,8 @@ impl Kind {
             | Self::Agreed
             | Self::Held
             | Self::Ask
-            | Self::Digests => PROTOCOL_VERSION,
+            | Self::Digests
+            | Self::History => PROTOCOL_VERSION,
         }
     }
 
@@ -259,6 +264,7 @@ pub fn encode(message: &Message) -> Result<Bytes, EncodeError> {
             seal(Kind::Ask, rkyv::to_bytes(&AskBody { volume, offset, regions }))
         }
         Message::Digests { digests } => seal(Kind::Digests, rkyv::to_bytes(digests)),
+        Message::History(history) => seal(Kind::History, rkyv::to_bytes(history)),
         Message::Agreed { generation } => seal(Kind::Agreed, rkyv::to_bytes(generation)),
     }
 }
@@ -371,6 +377,7 @@ fn open(kind: Kind, body: &[u8]) -> Result<Message, DecodeError> {
         Kind::Digests => {
             rkyv::from_bytes::<Vec<[u8; 16]>, rancor::Error>(body).map(|digests| Message::Digests { digests })
         }
+        Kind::History => rkyv::from_bytes::<History, rancor::Error>(body).map(Message::History),
         Kind::Agreed => rkyv::from_bytes::<u64, rancor::Error>(body).map(|generation| Message::Agreed { generation }),
     };
     opened.map_err(|error| DecodeError::Body { kind, reason: error.to_string() })

@@ -329,6 +329,11 @@ fn golden() -> Vec<(Kind, Message, &'static str)> {
             Message::Digests { digests: vec![*b"0123456789abcdef", *b"fedcba9876543210"] },
             include_str!("../../tests/fixtures/wire/digests.hex"),
         ),
+        (
+            Kind::History,
+            Message::History(History { milliseconds: 86_400_000, bytes: 50 << 30 }),
+            include_str!("../../tests/fixtures/wire/history.hex"),
+        ),
     ]
 }
 

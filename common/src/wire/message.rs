@@ -6,6 +6,8 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
+use crate::history::History;
+
 /// Spoken by this build. 1: first version.
 pub const PROTOCOL_VERSION: u32 = 1;
 /// Oldest version this build still speaks.
@@ -270,6 +272,8 @@ pub enum Message {
         /// The new primary's generation.
         generation: u64,
     },
+    /// A primary: what the copy is to keep behind its newest marker; first, and when that changes.
+    History(History),
     /// Either: the reason for closing, for people.
     Goodbye {
         /// What happened and what to do.

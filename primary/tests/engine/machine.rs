@@ -317,6 +317,7 @@ fn record(settings: &Settings) -> GroupRecord {
         pairs: vec![],
         primary: None,
         cut: None,
+        history: tidemark_common::history::History::default(),
     }
 }
 

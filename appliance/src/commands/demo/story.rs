@@ -61,7 +61,13 @@ async fn set_up(stage: &mut Stage, screen: &mut Screen) -> anyhow::Result<u64> {
     }
     let volumes = Volume::ALL.map(|volume| volume.name().to_owned()).to_vec();
     let interval_ms = u64::try_from(INTERVAL.as_millis())?;
-    let request = GroupCreate { name: GROUP.into(), volumes, interval_ms, on_full: OnFull::Fold };
+    let request = GroupCreate {
+        name: GROUP.into(),
+        volumes,
+        interval_ms,
+        on_full: OnFull::Fold,
+        history: tidemark_common::history::History::default(),
+    };
     let group = stage.east.client.group_create(&request).await?;
     let [files, log] = Volume::ALL.map(|volume| format!("'{}' ({})", volume.name(), bytes(volume.bytes())));
     screen.act(
@@ -221,7 +227,12 @@ async fn fail_over(
     report: &mut Report,
 ) -> anyhow::Result<TakenOver> {
     // Forced, because the primary was heard a moment ago; that it is dead is known here.
-    let done = stage.west.client.failover(GROUP, &Failover { force: true }).await.context("fail over to west")?;
+    let done = stage
+        .west
+        .client
+        .failover(GROUP, &Failover { force: true, ..Failover::default() })
+        .await
+        .context("fail over to west")?;
     let socket = stage.west.nbd_socket();
     let opened = spawn_blocking(move || -> Result<Hosts, HostError> {
         let mut hosts = Hosts::open(&socket)?;

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
-use tidemark_common::api::types::{FreezeStatus, GroupStatus, ImageStatus, JournalStatus, Positions, Role, Status};
+use tidemark_common::api::types::{
+    FreezeStatus, GroupStatus, HistoryStatus, ImageStatus, JournalStatus, Positions, Role, Status,
+};
 
 use tidemark_common::config::format_duration;
 use tidemark_common::watchdog::Standing;
@@ -94,6 +96,7 @@ fn figures_of(group: &GroupStatus, now: Timestamp) -> Vec<Line> {
         lines.push(freeze(&group.freeze));
     }
     lines.push(positions(&group.positions));
+    lines.extend(group.history.map(|kept| history(&kept, group.role)));
     lines
 }
 
@@ -203,6 +206,24 @@ fn positions(positions: &Positions) -> Line {
     let arrow = |line: Line| line.with(Style::Faint, " → ");
     let line = arrow(value("writes").plain(format!("captured {captured_seq}")));
     arrow(line.plain(format!("journaled {journaled_seq}"))).plain(format!("applied {applied_seq}"))
+}
+
+/// How far back a copy can go.
+fn history(kept: &HistoryStatus, role: Role) -> Line {
+    let time = (kept.asked.milliseconds > 0).then(|| format_duration(Duration::from_millis(kept.asked.milliseconds)));
+    let size = (kept.asked.bytes > 0).then(|| figures::bytes(kept.asked.bytes));
+    let asked = time.into_iter().chain(size).collect::<Vec<_>>().join(", ");
+    let line = value("history");
+    match kept.oldest_marker {
+        _ if role == Role::Primary => line.plain(format!("{asked} on its copies")),
+        None => line.with(Style::Faint, format!("{asked} asked for; nothing to keep yet")),
+        Some(oldest) => {
+            let line = line.plain(format!("{} back to marker {oldest}", figures::seconds(kept.seconds)));
+            let line = line
+                .with(Style::Faint, format!("   in {} of the journal; {asked} asked for", figures::bytes(kept.bytes)));
+            if kept.shortened { line.with(Style::Warning, ", the journal has no room for more") } else { line }
+        }
+    }
 }
 
 fn unpaired(group: &GroupStatus) -> Line {

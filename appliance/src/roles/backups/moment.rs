@@ -11,6 +11,7 @@ use tidemark_common::extent::Extent;
 use tidemark_common::ids::{GroupId, VolumeIndex};
 use tidemark_common::local_pair::LocalPair;
 use tidemark_common::t0::{Eras, Image, ImagePoint, ImageVolume};
+use tidemark_secondary::image_point::Asked;
 
 use crate::roles::appliance::Appliance;
 
@@ -130,7 +131,7 @@ impl Appliance {
         volumes: &BTreeSet<String>,
     ) -> Result<(Held, Said, Images), String> {
         let found = self.group(group).map_err(|error| error.message)?;
-        let point = self.image_point(&found, backup, None).await.map_err(|error| error.message)?;
+        let point = self.image_point(&found, backup, Asked::Newest).await.map_err(|error| error.message)?;
         let eras = self.eras(found.keeper.id()).map_err(|error| error.message)?;
         let begun = tokio::task::block_in_place(|| self.use_era(group, volumes, &eras, point));
         begun.map_err(|why| format!("group '{group}': {why}"))

@@ -10,6 +10,7 @@ use tidemark_common::ids::GroupId;
 use tidemark_common::local_pair::split::split;
 use tidemark_common::local_pair::states::{Event, next};
 use tidemark_common::local_pair::{LocalPair, LocalPairError};
+use tidemark_secondary::image_point::Asked;
 
 use super::Held;
 use super::checks::{Wanted, told};
@@ -70,7 +71,7 @@ impl Appliance {
         let held = self.to_split(&request.targets)?;
         let first = held.first().ok_or_else(|| invalid("name at least one target"))?;
         let group = self.check_source(&first.pair.record())?;
-        let point = self.image_point(&group, &first.pair.target().name, None).await?;
+        let point = self.image_point(&group, &first.pair.target().name, Asked::Newest).await?;
         let pairs: Vec<_> = held.iter().map(|held| Arc::clone(&held.pair)).collect();
         let done = tokio::task::block_in_place(|| split(&pairs, &point));
         drop(point);

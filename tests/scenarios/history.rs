@@ -1,0 +1,293 @@
+//! Any point in time: a copy that keeps a history is cloned, and taken over, at every marker of it, whatever is written, killed
+//! and full meanwhile.
+
+use std::time::Duration;
+
+use tidemark_common::api::types::{
+    FailoverReport, HistoryStatus, ImageStatus, LostTail, MarkerInfo, PairState, RejoinReport, Role, VerifyReport,
+};
+use tidemark_tests::appliance::Appliance;
+use tidemark_tests::image::{self, Image};
+use tidemark_tests::noise::write_noise;
+use tidemark_tests::oracle::{Bounds, assert_legal};
+use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
+use tidemark_tests::wait::{check, wait_until};
+use tidemark_tests::workload::Load;
+
+const MIB: u64 = 1 << 20;
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A marker, and what its image must hold.
+struct Moment {
+    marker: u64,
+    bounds: Bounds,
+}
+
+fn history(side: &Appliance) -> HistoryStatus {
+    side.group(GROUP).history.unwrap_or_default()
+}
+
+/// From now on west keeps so much.
+fn keep(pair: &Pair, how: &str) {
+    pair.east.ok(&["group", "set", GROUP, "--history", how]);
+    wait_until("west to keep a history", LIMIT, || {
+        check(history(&pair.west).oldest_marker.is_some(), || format!("{:?}", pair.west.group(GROUP)))
+    });
+}
+
+fn moment(pair: &Pair) -> Moment {
+    let began = pair.history.tick();
+    let marker = pair.cut();
+    let bounds = Bounds::cut(began, pair.history.tick());
+    pair.wait_for(marker, "applied");
+    Moment { marker, bounds }
+}
+
+/// So many moments of a load, one after the other.
+fn moments(pair: &Pair, load: &Load, count: usize) -> Vec<Moment> {
+    let next = |_| {
+        load.wait_acked(100);
+        moment(pair)
+    };
+    (0..count).map(next).collect()
+}
+
+fn read(pair: &Pair, name: &str) -> Image {
+    let mut exports: Vec<_> = pair.volumes().iter().map(|volume| pair.west.open(&format!("{name}/{volume}"))).collect();
+    image::read(&mut exports).expect("read the image")
+}
+
+/// A clone at an older marker is exactly that moment.
+fn assert_cloned(pair: &Pair, name: &str, at: &Moment) -> Image {
+    let made: ImageStatus = pair.west.json(&["clone", "create", name, "--of", GROUP, "--at", &at.marker.to_string()]);
+    assert_eq!(made.marker, at.marker, "{made:?}");
+    assert!(made.age_seconds < 1.0, "{made:?}");
+    let seen = read(pair, name);
+    assert_legal(name, &pair.history.writes(), &seen, at.bounds);
+    seen
+}
+
+#[test]
+fn clones_at_old_markers_are_legal_while_replication_goes_on_and_after_kill_9() {
+    let mut pair = Pair::prefilled(&Setup::seeded(901));
+    keep(&pair, "1h");
+    let load = pair.load(0);
+    let held = moments(&pair, &load, 5);
+    let first = assert_cloned(&pair, "first", &held[0]);
+    let third = assert_cloned(&pair, "third", &held[2]);
+    assert_ne!(first, third);
+    let markers: Vec<MarkerInfo> = pair.west.json(&["markers", GROUP]);
+    let time = markers.iter().find(|marker| marker.number == held[1].marker).expect("it is listed").time.to_string();
+    let second: ImageStatus = pair.west.json(&["clone", "create", "second", "--of", GROUP, "--at", &time]);
+    assert_eq!(second.marker, held[1].marker, "the newest marker cut by its time");
+    load.wait_acked(200);
+    assert_eq!(read(&pair, "first"), first, "it does not change");
+    let compared: VerifyReport = pair.east.json(&["verify", GROUP, "--to", "west"]);
+    assert_eq!(compared.different_bytes, 0, "{compared:?}");
+
+    pair.west.kill9();
+    load.wait_acked(100);
+    pair.west.start();
+    assert_eq!(read(&pair, "first"), first, "after kill -9");
+    for (name, at) in ["again0", "again1", "again2", "again3", "again4"].iter().zip(&held) {
+        assert_cloned(&pair, name, at);
+    }
+    let before = history(&pair.west).oldest_marker.expect("it keeps a history");
+    let refused = pair.west.refuses(&["clone", "create", "x", "--of", GROUP, "--at", &(before - 1).to_string()]);
+    assert!(refused.contains(&format!("the oldest marker that is held is {before}")), "{refused}");
+    assert!(refused.contains("--history"), "it says what to do: {refused}");
+    for name in ["first", "second", "third", "again0", "again1", "again2", "again3", "again4"] {
+        pair.west.ok(&["clone", "delete", name]);
+    }
+
+    pair.wait_paired();
+    load.stop();
+    pair.east.ok(&["group", "set", GROUP, "--history", "off"]);
+    wait_until("west to keep no history", LIMIT, || {
+        check(pair.west.group(GROUP).history.is_none(), || format!("{:?}", pair.west.group(GROUP)))
+    });
+    wait_until("west to have applied everything", LIMIT, || {
+        let positions = pair.west.group(GROUP).positions;
+        check(positions.applied_seq == positions.journaled_seq, || format!("{positions:?}"))
+    });
+    pair.assert_copy_equals();
+}
+
+/// Fails over to an older marker; what came after is kept, and the old primary follows afterwards.
+#[test]
+fn a_failover_to_an_older_marker_keeps_what_came_after_and_the_pair_works_again() {
+    let mut pair = Pair::prefilled(&Setup::seeded(902));
+    keep(&pair, "1h");
+    let load = pair.load(0);
+    let held = moments(&pair, &load, 4);
+    assert_cloned(&pair, "older", &held[0]);
+    let older = read(&pair, "older");
+    assert_cloned(&pair, "later", &held[3]);
+    pair.east.kill9();
+    drop(load.join_broken());
+
+    let wanted = held[1].marker.to_string();
+    let report: FailoverReport = pair.west.json(&["failover", GROUP, "--force", "--at", &wanted]);
+    assert_eq!((report.marker.number, report.generation), (held[1].marker, 2), "{report:?}");
+    assert!(report.kept.is_some() && report.dropped_writes > 0, "{report:?}");
+    let verdict = assert_legal("the image", &pair.history.writes(), &pair.image(&pair.west), held[1].bounds);
+    pair.history.settle(&verdict);
+    let tails: Vec<LostTail> = pair.west.json(&["lost", "list", GROUP]);
+    assert_eq!(tails.len(), 1, "{tails:?}");
+    assert_eq!((tails[0].writes, tails[0].after_marker), (report.dropped_writes, held[1].marker));
+    let images: Vec<ImageStatus> = pair.west.json(&["clone", "list"]);
+    let reason = |name: &str| images.iter().find(|image| image.name == name).expect("listed").reason.clone();
+    assert_eq!(reason("older"), None);
+    assert!(reason("later").is_some_and(|reason| reason.contains("failover")), "its moment is no more: {images:?}");
+    assert_eq!(read(&pair, "older"), older, "an image of an older moment stays");
+
+    let load = pair.load_on(&pair.west, 1);
+    load.wait_acked(200);
+    pair.west.kill9();
+    drop(load.join_broken());
+    pair.west.start();
+    let image = pair.image(&pair.west);
+    let verdict = assert_legal("after kill -9", &pair.history.writes(), &image, Bounds::EVERYTHING_ACKED);
+    pair.history.settle(&verdict);
+    assert_eq!(read(&pair, "older"), older, "after kill -9");
+
+    pair.east.start();
+    wait_until("the old primary to be fenced", LIMIT, || {
+        let role = pair.east.group(GROUP).role;
+        check(role == Role::Fenced, || format!("{role:?}"))
+    });
+    let returned: RejoinReport = pair.east.json(&["rejoin", GROUP]);
+    assert_eq!((returned.generation, returned.marker), (2, held[1].marker), "{returned:?}");
+    let load = pair.load_on(&pair.west, 2);
+    load.wait_acked(200);
+    for side in [&pair.west, &pair.east] {
+        side.wait_pair(GROUP, "the pair to be paired", COPY_LIMIT, |pair| pair.state == PairState::Paired);
+    }
+    load.stop();
+    let compared: VerifyReport = pair.west.json(&["verify", GROUP, "--to", "east"]);
+    assert_eq!(compared.different_bytes, 0, "{compared:?}");
+    assert_legal("the end", &pair.history.writes(), &pair.image(&pair.west), Bounds::EVERYTHING_ACKED);
+}
+
+/// Whenever a failover to an older marker dies, the copy is what it was, or that marker; it is asked for again and is there.
+#[test]
+fn a_failover_to_an_older_marker_that_is_killed_is_asked_for_again() {
+    for (round, seed) in [(0, 903), (1, 904)] {
+        let mut pair = Pair::prefilled(&Setup::seeded(seed));
+        keep(&pair, "1h");
+        let load = pair.load(0);
+        let held = moments(&pair, &load, 2);
+        pair.east.kill9();
+        drop(load.join_broken());
+        let wanted = held[0].marker.to_string();
+        std::thread::scope(|scope| {
+            scope.spawn(|| drop(pair.west.cli(&["failover", GROUP, "--force", "--at", &wanted])));
+            wait_until("the tail to be kept", LIMIT, || {
+                let segments = pair.west.files(|name| name.ends_with(".segment"));
+                let there = segments.iter().any(|path| path.to_string_lossy().contains("/lost/"));
+                let over = round == 1 && pair.west.log_text().contains("failed over");
+                check(there && (round == 0 || over), || "not yet".into())
+            });
+            let pid = rustix::process::Pid::from_raw(i32::try_from(pair.west.pid()).expect("a pid")).expect("a pid");
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("kill it");
+        });
+        pair.west.kill9();
+        pair.west.start();
+        if pair.west.group(GROUP).role == Role::Secondary {
+            let report: FailoverReport = pair.west.json(&["failover", GROUP, "--force", "--at", &wanted]);
+            assert_eq!(report.marker.number, held[0].marker);
+        }
+        assert_legal("the image", &pair.history.writes(), &pair.image(&pair.west), held[0].bounds);
+        let tails: Vec<LostTail> = pair.west.json(&["lost", "list", GROUP]);
+        assert_eq!(tails.len(), 1, "{tails:?}");
+    }
+}
+
+/// A short history moves on all the time: killed again and again, the copy loses nothing and knows what it holds.
+#[test]
+fn a_copy_with_a_short_history_that_is_killed_again_and_again_serves_what_it_says_it_holds() {
+    let mut pair = Pair::prefilled(&Setup::seeded(905));
+    keep(&pair, "1s");
+    let load = pair.load(0);
+    for round in 0..4 {
+        let begun = history(&pair.west).oldest_marker.expect("it keeps a history");
+        wait_until("the history to move on", LIMIT, || {
+            let now = history(&pair.west);
+            check(now.oldest_marker.is_some_and(|oldest| oldest > begun + 4), || format!("{now:?}"))
+        });
+        pair.west.kill9();
+        load.wait_acked(50);
+        pair.west.start();
+        let at = moment(&pair);
+        assert_cloned(&pair, &format!("newest{round}"), &at);
+        let oldest = history(&pair.west).oldest_marker.expect("it keeps a history").to_string();
+        // It may have moved on between the two commands.
+        let name = format!("oldest{round}");
+        if pair.west.cli(&["clone", "create", &name, "--of", GROUP, "--at", &oldest]).code == 0 {
+            assert_legal("the oldest", &pair.history.writes(), &read(&pair, &name), Bounds::ANY);
+        }
+    }
+    pair.east.kill9();
+    drop(load.join_broken());
+    let report = pair.failover();
+    let image = pair.image(&pair.west);
+    assert_legal("the image taken over", &pair.history.writes(), &image, Bounds::ANY);
+    assert!(report.kept.is_none(), "{report:?}");
+}
+
+/// The journal's room belongs to what comes: the history yields before anything stands.
+#[test]
+fn a_history_yields_when_the_journal_fills_and_says_so() {
+    let setup = Setup::one_volume("v", 64 * MIB, 906).journals("256MiB", "128MiB");
+    let pair = Pair::paired(&setup);
+    keep(&pair, "1h");
+    let first = pair.settle();
+    for round in 0..40 {
+        write_noise(&pair.east, "v", 8 * MIB * (round % 8), 8 * MIB, round);
+        pair.settle();
+        let status = pair.east.pair(GROUP);
+        assert!(matches!(status.state, PairState::Paired | PairState::CatchingUp), "{status:?}");
+        assert_eq!(status.differential_bytes, 0, "its history was given up");
+    }
+    let now = history(&pair.west);
+    assert!(now.shortened, "{now:?}");
+    let oldest = now.oldest_marker.expect("some of it is left");
+    assert!(oldest > first && now.bytes > 0, "{now:?}");
+    assert!(pair.west.log_text().contains("no room for all of the history"));
+    let refused = pair.west.refuses(&["clone", "create", "x", "--of", GROUP, "--at", &first.to_string()]);
+    assert!(refused.contains(&format!("is held is {oldest}")), "{refused}");
+    pair.west.ok(&["clone", "create", "x", "--of", GROUP, "--at", &oldest.to_string()]);
+}
+
+/// Markers inside of a resync are no moments of the image, and a volume that joins begins the history anew.
+#[test]
+fn a_resync_and_a_volume_that_joins_leave_only_markers_that_are_moments() {
+    let pair = Pair::prefilled(&Setup { journals: Some(("64MiB", "512MiB")), ..Setup::seeded(907) });
+    keep(&pair, "1h");
+    let load = pair.load(0);
+    let before = moments(&pair, &load, 2);
+    pair.east.ok(&["volume", "create", "n", "--size", "64MiB"]);
+    write_noise(&pair.east, "n", 0, 32 * MIB, 5);
+    pair.east.ok(&["group", "add", GROUP, "--volume", "n"]);
+    wait_until("west's image to have the volume", LIMIT, || {
+        let volumes = pair.west.group(GROUP).volumes;
+        check(volumes.len() == 4, || format!("{volumes:?}"))
+    });
+    pair.wait_paired();
+    let after = moments(&pair, &load, 2);
+    let refused = pair.west.refuses(&["clone", "create", "x", "--of", GROUP, "--at", &before[0].marker.to_string()]);
+    assert!(refused.contains("the oldest marker that is held"), "{refused}");
+    assert_cloned(&pair, "joined", &after[0]);
+    let listed: Vec<MarkerInfo> = pair.west.json(&["markers", GROUP]);
+    load.stop();
+    let mut cloned = 0;
+    for marker in listed.iter().filter(|marker| marker.number > before[1].marker && marker.number < after[0].marker) {
+        let (name, at) = (format!("m{}", marker.number), marker.number.to_string());
+        if pair.west.cli(&["clone", "create", &name, "--of", GROUP, "--at", &at]).code == 0 {
+            assert_legal(&name, &pair.history.writes(), &read(&pair, &name), Bounds::ANY);
+            pair.west.ok(&["clone", "delete", &name]);
+            cloned += 1;
+        }
+    }
+    assert!(cloned > 0 || listed.len() < 6, "{listed:?}");
+}

@@ -70,7 +70,7 @@ fn indexed(plan: &Plan, folder: &Path) -> (f64, f64, f64) {
 
 /// A copy to which nothing has been sent of what hosts wrote since.
 fn backlog(plan: &Plan, folder: &Path, interval: &str) -> Ours {
-    let group = Group { bytes: plan.copy_bytes * 4, interval, backing: None, binary: None };
+    let group = Group { bytes: plan.copy_bytes * 4, interval, backing: None, binary: None, journal: None };
     let ours = Ours::unpaired(folder, &group);
     load::fill(&ours.uri(), group.bytes);
     ours.copy();

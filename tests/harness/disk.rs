@@ -53,6 +53,11 @@ impl Disk {
         run("mkfs.ext4", &["-q", "-F", &self.device]).done();
     }
 
+    /// Makes an XFS on it.
+    pub fn make_xfs(&self) {
+        run("mkfs.xfs", &["-q", "-f", &self.device]).done();
+    }
+
     /// Checks the unmounted ext4 on it, which must be clean once its journal is replayed.
     pub fn check_ext4(&self) {
         // The journal is replayed by the first run, which says so with exit code 1 when it repaired nothing else.

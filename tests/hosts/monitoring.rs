@@ -72,6 +72,7 @@ fn every_panel_and_every_alert_has_data_from_two_live_appliances() {
     let pair = Pair::prefilled(&Setup::seeded(141));
     let load = pair.load(0);
     pair.west.ok(&["drill", "schedule", "g", "--every", "1h"]);
+    pair.east.ok(&["group", "set", "g", "--history", "1h"]);
     pair.east.ok(&["volume", "create", "t", "--size", "64MiB"]);
     pair.east.ok(&["local-pair", "create", "a", "--target", "t"]);
     let addresses = [&pair.east, &pair.west].map(|side| side.status().addresses.metrics);

@@ -146,3 +146,43 @@ fn the_ready_checks_tell_a_sound_file_system_from_a_broken_one() {
     assert_eq!((code, report.result), (1, DrillResult::Failed), "{report:?}");
     assert_nothing_left(&pair.west);
 }
+
+/// XFS is replayed by the kernel, also where the original is mounted; what is broken is told.
+#[test]
+fn the_ready_check_of_xfs_replays_its_log_and_tells_a_sound_one_from_a_broken_one() {
+    let pair = Pair::paired(&Setup::one_volume("a", 320 << 20, 214));
+    let xfs = "\"$TIDEMARK\" drill check xfs";
+    {
+        let disk = Disk::attach(&pair.east.uri("a"), &pair.cluster.join("disk"));
+        disk.make_xfs();
+        let mounted = disk.mount(&pair.cluster.join("mnt"));
+        for number in 0..200 {
+            std::fs::write(mounted.join(&format!("file-{number}")), vec![7; 20_000]).expect("write a file");
+        }
+        mounted.sync();
+        // Of these the log has more than its places on the disk.
+        for number in 0..100 {
+            let name = |kind: &str| mounted.join(&format!("{kind}-{number}"));
+            std::fs::rename(name("file"), name("moved")).expect("rename a file");
+        }
+        mounted.sync();
+        pair.settle();
+        let (code, report) = drill(&pair.west, &["--check", xfs]);
+        assert_eq!((code, report.result), (0, DrillResult::Passed), "{report:?}");
+        assert!(report.output.contains("Phase 7") && report.output.contains("is well"), "{report:?}");
+        assert!(!report.output.contains("host filesystem"), "{report:?}");
+        let mounted = "ls $TIDEMARK_DRILL_MOUNT_A | grep -c moved-";
+        let (code, report) = drill(&pair.west, &["--mount", "--check", mounted]);
+        assert_eq!((code, report.output.trim()), (0, "100"), "{report:?}");
+        assert_nothing_left(&pair.west);
+    }
+    let mut host = pair.east.open("a");
+    for offset in (8192..host.size()).step_by(1 << 20) {
+        host.write(offset, &[0xA5; 65536]).expect("break it");
+    }
+    host.flush().expect("flush");
+    pair.settle();
+    let (code, report) = drill(&pair.west, &["--check", xfs]);
+    assert_eq!((code, report.result), (1, DrillResult::Failed), "{report:?}");
+    assert_nothing_left(&pair.west);
+}

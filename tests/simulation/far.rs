@@ -8,8 +8,13 @@ use bytes::Bytes;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use tidemark_common::clock::Clock;
+use tidemark_common::extent::Extent;
 use tidemark_common::limits::DATA_STREAMS;
 use tidemark_common::link::{Admission, Reorder};
+use tidemark_common::overlay::location::Location;
+use tidemark_common::overlay::run::RunError;
+use tidemark_common::overlay::unapplied::Indexed;
+use tidemark_common::overlay::{Locate, Piece};
 use tidemark_common::wire::message::{Hello, Message, PROTOCOL_VERSION, Position};
 use tidemark_secondary::apply::{Apply, Applying};
 use tidemark_secondary::group::Secondary;
@@ -38,11 +43,13 @@ pub(crate) struct Far {
     talk: Option<Talk>,
     /// A call not yet answered: the journal is still in other hands.
     call: Option<(u64, Hello)>,
+    /// Steps of the updater.
+    steps: u64,
 }
 
 impl Far {
     pub(crate) fn new(secondary: Arc<Secondary>, apply: Apply, clock: SimClock) -> Self {
-        Self { secondary, apply, clock, talk: None, call: None }
+        Self { secondary, apply, clock, talk: None, call: None, steps: 0 }
     }
 
     /// Takes in what has come over the line. Whether there was anything.
@@ -148,7 +155,46 @@ impl Far {
 
     pub(crate) fn apply(&mut self) -> bool {
         self.apply.keep_history();
-        let limit = self.secondary.state().limit();
-        self.apply.step(limit) == Applying::Did
+        let state = self.secondary.state();
+        self.apply.index_up_to(state.permission().limit(), 0);
+        let did = self.apply.step(state.limit()) == Applying::Did;
+        self.steps += 1;
+        if self.steps.is_multiple_of(8) {
+            self.check_index();
+        }
+        did
     }
+
+    /// An index that grew while the volumes followed says what one says that is made now, from where they are.
+    fn check_index(&self) {
+        let Apply { indexed, updater, journal, volumes, spill, .. } = &self.apply;
+        let applied = updater.applied().position;
+        let mut made_now = Indexed::from(applied);
+        if indexed.up_to() < applied || made_now.go_on(journal, indexed.up_to(), spill).is_err() {
+            return;
+        }
+        for volume in volumes.all() {
+            let whole = Extent { volume: volume.index, offset: 0, length: volume.size() };
+            // The disk may fail just now.
+            let Ok((grown, made_now)) = said(indexed, whole).and_then(|grown| Ok((grown, said(&made_now, whole)?)))
+            else {
+                return;
+            };
+            assert!(
+                grown == made_now,
+                "what volume {} lacks at {applied:?}: {grown:?}, and not {made_now:?}",
+                volume.name
+            );
+        }
+    }
+}
+
+/// Where each sector of a range is said to be.
+fn said(indexed: &Indexed, extent: Extent) -> Result<Vec<Option<Location>>, RunError> {
+    let pieces = indexed.look(extent).pieces()?;
+    let sectors = |piece: Piece<Location>| {
+        let steps = (0..piece.extent.length).step_by(512);
+        steps.map(move |at| piece.location.map(|location| location.advance(at)))
+    };
+    Ok(pieces.into_iter().flat_map(sectors).collect())
 }

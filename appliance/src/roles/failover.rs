@@ -1,7 +1,7 @@
 //! Failover: a secondary becomes primary, without asking anybody (DESIGN 7).
 //!
-//! No new frames; the newest permitted marker is the image, or an older one that is held (decision 9); generation + 1 durably; the journal is cut behind the marker and
-//! opened by the same recovery as after a crash, which indexes what is not yet applied and serves at once.
+//! No new frames; the newest permitted marker is the image, or an older one that is held (decision 9); generation + 1 durably;
+//! the journal, which stays open, is cut behind the marker, and what is not yet applied is read there (decision 11).
 
 use std::path::PathBuf;
 use std::sync::Arc;

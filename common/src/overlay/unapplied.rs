@@ -296,6 +296,12 @@ impl Indexed {
         extents.iter().for_each(|extent| index.forget(*extent, up_to));
     }
 
+    /// A range as it is known now.
+    #[must_use]
+    pub fn look(&self, extent: Extent) -> Look {
+        self.index.lock().look(extent)
+    }
+
     /// The index.
     #[must_use]
     pub fn into_index(self) -> Unapplied {

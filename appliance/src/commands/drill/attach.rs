@@ -1,5 +1,6 @@
 //! An export as a file (nbdfuse), and what lies in it mounted (a loop device). Given back in the opposite order when dropped.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -78,6 +79,13 @@ impl Drop for Attached {
     }
 }
 
+/// An XFS may be mounted here already, as the original or by another drill, and is refused then for its identity.
+fn options(file: &Path) -> &'static str {
+    let mut magic = [0; 4];
+    let read = std::fs::File::open(file).and_then(|mut file| file.read_exact(&mut magic));
+    if read.is_ok() && magic == *b"XFSB" { "loop,nouuid" } else { "loop" }
+}
+
 /// A file system in an attached export.
 pub(super) struct Mounted {
     path: PathBuf,
@@ -89,7 +97,7 @@ impl Mounted {
     pub(super) fn new(disk: Attached, path: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(path).with_context(|| format!("make {}", path.display()))?;
         let mut mount = command("mount", "mount")?;
-        mount.args(["-o", "loop"]).arg(disk.file()).arg(path);
+        mount.args(["-o", options(disk.file())]).arg(disk.file()).arg(path);
         finish(mount, "mount", &[0])
             .context("mount the file system of a volume: that needs to be root, and a loop device")?;
         Ok(Self { path: path.to_owned(), _disk: disk })

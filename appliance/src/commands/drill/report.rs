@@ -11,7 +11,7 @@ const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:56rem;mar
 h1{font-size:1.6rem;margin-bottom:.2rem}h2{font-size:1.1rem;margin:2rem 0 .5rem}\
 .passed{color:#12714a}.failed{color:#b3261e}.faint{color:#5b6b7b}\
 table{border-collapse:collapse;width:100%}td{padding:.3rem .6rem;border-bottom:1px solid #e3e8ee;vertical-align:top}\
-td:first-child{color:#5b6b7b;white-space:nowrap;width:1%}\
+td:last-child{white-space:pre-line;overflow-wrap:anywhere}td:first-child{color:#5b6b7b;white-space:nowrap;width:1%}\
 pre{background:#f4f6f8;padding:1rem;overflow-x:auto;white-space:pre-wrap;border-radius:.3rem;font-size:.85rem}\
 .big{display:flex;gap:2.5rem;flex-wrap:wrap;margin:1rem 0}.big div{font-size:1.5rem;font-weight:600}\
 .big small{display:block;font-size:.85rem;font-weight:400;color:#5b6b7b}svg{width:100%;height:auto}";
@@ -23,7 +23,7 @@ pub(super) fn page(report: &DrillReport, now: Timestamp) -> String {
         DrillResult::Passed => ("passed", "passed"),
         DrillResult::Failed => ("failed", "failed"),
     };
-    let seconds = |value: Option<f64>| value.map_or_else(|| "not reached".into(), figures::seconds);
+    let seconds = |value: Option<f64>| value.map_or_else(|| "not reached".into(), short);
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n\
@@ -43,7 +43,7 @@ pub(super) fn page(report: &DrillReport, now: Timestamp) -> String {
          <div>{}<small>the whole drill</small></div></div>",
         seconds(report.rto_seconds),
         seconds(report.rpo_seconds),
-        figures::seconds(report.took_seconds)
+        short(report.took_seconds)
     );
     let _ = writeln!(page, "<table>");
     let mut row = |label: &str, value: &str| {
@@ -60,6 +60,11 @@ pub(super) fn page(report: &DrillReport, now: Timestamp) -> String {
     let output = if report.output.trim().is_empty() { "(nothing)" } else { &report.output };
     let _ = writeln!(page, "<h2>What the check said</h2>\n<pre>{}</pre>\n</html>", escaped(output));
     page
+}
+
+/// A time that may be far less than a second.
+fn short(seconds: f64) -> String {
+    if seconds > 0.0 && seconds < 1.0 { figures::microseconds(seconds * 1e6) } else { figures::seconds(seconds) }
 }
 
 /// Age of the copy over the minutes before.

@@ -212,7 +212,10 @@ async fn a_replayed_handshake_is_refused_and_reported() {
         }
     });
     let refusal = refusal.await;
-    assert_eq!((refusal.id, refusal.why.as_str()), (None, "the handshake took too long"), "nobody was taken for east");
+    assert_eq!(refusal.id, None, "nobody was taken for east");
+    // Which of its packets come first decides.
+    let why = refusal.why.as_str();
+    assert!(why == "the handshake took too long" || why.ends_with("authentication failed"), "{why}");
     // Nothing was let in: the next that comes is the one that is dialed now.
     let again = soon(east.dial(&west)).await.unwrap();
     let admitted = soon(west.endpoint.accept()).await.unwrap();

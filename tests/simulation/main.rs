@@ -17,7 +17,7 @@ mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::fate::Points;
 use crate::profile::Profile;
@@ -67,8 +67,13 @@ fn parallel<T: Sync, R: Send>(all: &[T], each: impl Fn(&T) -> R + Sync) -> Vec<R
 
 /// Runs many seeds: their figures together, and those that failed.
 fn run_all(seeds: &[u64]) -> (Figures, Vec<u64>) {
+    let done = AtomicUsize::new(0);
     let results = parallel(seeds, |seed| {
         let result = run(*seed);
+        let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+        if done.is_multiple_of(1000) {
+            eprintln!("{done} of {} seeds", seeds.len());
+        }
         if let Err(what) = &result {
             eprintln!("FAILED {what}\n  again: make simulate SEEDS=1 FROM={seed} TRACE=1");
         }

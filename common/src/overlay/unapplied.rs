@@ -142,7 +142,13 @@ impl Spill {
         if index.lock().in_memory() <= self.ranges_max {
             return Ok(());
         }
-        let run = Arc::new(self.sweep(index)?);
+        let run = self.sweep(index)?;
+        self.publish(index, run)
+    }
+
+    /// Puts a run below what is in memory, which is given back where it says the same.
+    fn publish(&self, index: &Mutex<Unapplied>, run: Run) -> Result<(), RunError> {
+        let run = Arc::new(run);
         index.lock().runs.push(Arc::clone(&run));
         Self::take_out(index, &run)?;
         self.merge(index)
@@ -391,16 +397,19 @@ mod tests {
         Drain,
         Apply(u64),
         Bound,
+        /// One half of it, then the other: what is written in between is newer.
+        Half,
     }
 
     fn step() -> impl Strategy<Value = Step> {
         // Within one of the two volumes.
         let range = (0..SIZE, 1..12_u64).prop_map(|(offset, length)| (offset, length.min(64 - offset % 64)));
-        (0..8, range, 0..6_u64).prop_map(|(kind, (offset, length), back)| match kind {
+        (0..10, range, 0..6_u64).prop_map(|(kind, (offset, length), back)| match kind {
             0..=2 => Step::Frame(offset, length),
             3 => Step::Buffer(offset, length),
             4 => Step::Drain,
             5 => Step::Apply(back),
+            6 | 7 => Step::Half,
             _ => Step::Bound,
         })
     }
@@ -412,7 +421,7 @@ mod tests {
             let (index, spill) = (Mutex::new(Unapplied::default()), spill(ranges_max));
             let mut oracle = [None; 2 * 64];
             let mut buffered: Vec<(u64, Extent)> = Vec::new();
-            let mut number = 0;
+            let (mut number, mut half) = (0, None);
             for step in steps {
                 number += 1;
                 match step {
@@ -438,6 +447,11 @@ mod tests {
                             if there.is_some_and(|at: Location| at.frame().is_some_and(|frame| frame <= up_to)) { *there = None; }
                         }
                     }
+                    Step::Half => match half.take() {
+                        None => half = Some(spill.sweep(&index).unwrap()),
+                        Some(run) => spill.publish(&index, run).unwrap(),
+                    },
+                    Step::Bound if half.is_some() => {}
                     Step::Bound => {
                         spill.bound(&index).unwrap();
                         let index = index.lock();

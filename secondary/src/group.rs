@@ -589,10 +589,9 @@ impl Secondary {
             return None;
         }
         let status = HistoryStatus { asked: kept.asked, shortened: kept.shortened, ..HistoryStatus::default() };
-        let permitted = self.permitted();
-        let Some((floor, permitted)) = kept.floor.zip(permitted) else { return Some(status) };
+        let Some((floor, permitted)) = kept.floor.zip(self.permitted()) else { return Some(status) };
+        let newest_ns = permitted.marker.time_ns;
         let oldest = self.state.markers.oldest_from(floor).unwrap_or(permitted.marker);
-        let newest_ns = self.permitted().map_or(oldest.time_ns, |newest| newest.marker.time_ns);
         Some(HistoryStatus {
             oldest_marker: Some(oldest.number),
             oldest_time: Some(info(&oldest).time),

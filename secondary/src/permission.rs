@@ -200,14 +200,14 @@ impl Permission {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    const fn at(offset: u64) -> Position {
+    pub(crate) const fn at(offset: u64) -> Position {
         Position { segment: 1, offset }
     }
 
-    fn marker(number: u64) -> ControlRecord {
+    pub(crate) fn marker(number: u64) -> ControlRecord {
         ControlRecord::Marker(MarkerRecord { number, boundary_seq: number * 10, time_ns: 0, freeze_ns: 0, tag: None })
     }
 

@@ -70,14 +70,7 @@ mod tests {
     use tidemark_common::wire::message::VolumeSpec;
 
     use super::*;
-
-    const fn at(offset: u64) -> Position {
-        Position { segment: 1, offset }
-    }
-
-    fn marker(number: u64) -> ControlRecord {
-        ControlRecord::Marker(MarkerRecord { number, boundary_seq: number * 10, time_ns: 0, freeze_ns: 0, tag: None })
-    }
+    use crate::permission::tests::{at, marker};
 
     fn volumes(names: &[&str]) -> Vec<VolumeSpec> {
         (1..).zip(names).map(|(index, name)| VolumeSpec { index, name: (*name).into(), size: 512 }).collect()

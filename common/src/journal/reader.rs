@@ -106,6 +106,17 @@ impl Reader {
         self.read_tables().map_err(|error| self.unless_trimmed(error))
     }
 
+    /// The same, for frames that begin before a place.
+    ///
+    /// # Errors
+    /// As [`Self::next_tables`].
+    pub fn next_tables_before(&mut self, end: Position) -> Result<Option<ReadFrame>, JournalError> {
+        if self.position() >= end {
+            return Ok(None);
+        }
+        Ok(self.next_tables()?.filter(|frame| frame.position < end))
+    }
+
     fn read_tables(&mut self) -> Result<Option<ReadFrame>, JournalError> {
         let Some((segment, envelope)) = self.next_record()? else { return Ok(None) };
         let begin = self.at.offset + ENVELOPE_BYTES as u64;

@@ -8,7 +8,7 @@ use crate::ids::Seq;
 use crate::journal::{Journal, JournalError, Position, ReadFrame};
 use crate::limits::CHUNK_BYTES;
 use crate::record::view::{Chunk, ExtentKind};
-use crate::record::{FrameError, FrameView};
+use crate::record::{FrameError, FrameKind, FrameView};
 
 /// Data in a chunk of a frame in the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,14 +113,14 @@ fn split_data(extent: Extent, raw_offset: u32, frame: Position, chunks: &[Chunk]
     }
 }
 
-/// Adds a frame of the journal to an index of what is not yet in the volumes.
+/// Tells an index of what is not yet in the volumes what a frame of the journal writes, and where that lies.
 ///
 /// # Errors
 /// [`FrameError`] when the frame is not sound.
-pub fn index_frame(overlay: &mut Overlay<Location>, frame: &ReadFrame) -> Result<(), FrameError> {
-    let view = FrameView::new(&frame.bytes)?;
-    for (extent, location) in locations(&view, frame.position) {
-        overlay.insert(extent, location);
+pub fn index_frame(frame: &ReadFrame, mut insert: impl FnMut(Extent, Location)) -> Result<(), FrameError> {
+    if frame.header.kind != FrameKind::Control {
+        let view = FrameView::new(&frame.bytes)?;
+        locations(&view, frame.position).for_each(|(extent, location)| insert(extent, location));
     }
     Ok(())
 }

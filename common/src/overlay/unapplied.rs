@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::location::{Location, forget_applied, locations};
+use super::location::{Location, forget_applied, index_frame};
 use super::run::{Run, RunError, RunWriter};
 use super::{Locate, Overlay, Piece};
 use crate::extent::Extent;
 use crate::ids::VolumeIndex;
 use crate::journal::{Journal, JournalError, Position};
-use crate::record::{FrameError, FrameKind, FrameView};
+use crate::record::FrameError;
 use crate::storage::Disk;
 
 /// Ranges looked at with one lock on the index: hosts write meanwhile.
@@ -280,13 +280,9 @@ impl Indexed {
     pub fn go_on(&mut self, journal: &Arc<Journal>, to: Position, spill: &Spill) -> Result<(), IndexError> {
         let mut spills = true;
         let mut reader = journal.reader(self.up_to);
-        while reader.position() < to {
-            let Some(frame) = reader.next_tables()?.filter(|frame| frame.position < to) else { break };
-            if frame.header.kind != FrameKind::Control {
-                let view = FrameView::new(&frame.bytes)?;
-                let index = self.index.get_mut();
-                locations(&view, frame.position).for_each(|(extent, location)| index.insert(extent, location));
-            }
+        while let Some(frame) = reader.next_tables_before(to)? {
+            let index = self.index.get_mut();
+            index_frame(&frame, |extent, location| index.insert(extent, location))?;
             self.up_to = frame.next;
             if let Some(Err(error)) = spills.then(|| spill.bound(&self.index)) {
                 tracing::warn!(%error, "the index grows in memory");

@@ -19,7 +19,7 @@ use crate::ids::{GroupId, VolumeIndex};
 use crate::journal::{Journal, JournalError, Position};
 use crate::overlay::location::{Location, index_frame};
 use crate::overlay::{Overlay, Piece};
-use crate::record::{FrameError, FrameKind, MarkerRecord};
+use crate::record::{FrameError, MarkerRecord};
 use crate::storage::Disk;
 use crate::wire::message::VolumeSpec;
 
@@ -526,11 +526,8 @@ impl State {
 fn index(journal: &Arc<Journal>, from: Position, to: Position) -> Result<Overlay<Location>, T0Error> {
     let mut index = Overlay::default();
     let mut reader = journal.reader(from);
-    while reader.position() < to {
-        let Some(frame) = reader.next_tables()?.filter(|frame| frame.position < to) else { break };
-        if frame.header.kind != FrameKind::Control {
-            index_frame(&mut index, &frame)?;
-        }
+    while let Some(frame) = reader.next_tables_before(to)? {
+        index_frame(&frame, |extent, location| index.insert(extent, location))?;
     }
     Ok(index)
 }

@@ -39,6 +39,7 @@ use crate::recovery::{StartError, Taken, applied_position, index_unapplied, reco
 use crate::ring_place::RingPlace;
 use crate::ship::{Hold, Links, Pair, PairParts};
 use crate::volume::CapturedVolume;
+use crate::watch::Watches;
 use crate::writeback::{Readers, Writeback, WritebackDesk};
 
 /// Between two looks at what pairs have.
@@ -516,6 +517,10 @@ impl Primary {
         pair.forget()?;
         self.pairs.pairs.write().retain(|pair| pair.peer() != peer);
         Ok(true)
+    }
+
+    pub(crate) fn watches(&self) -> &Arc<Watches> {
+        &self.pairs.watches
     }
 
     /// One pair.

@@ -23,4 +23,5 @@ pub mod throttle;
 pub mod verify;
 mod view;
 pub mod volume;
+pub mod watch;
 pub mod writeback;

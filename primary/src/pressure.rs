@@ -1,6 +1,7 @@
 //! A journal that runs full because a pair is slow or away, in this order (DESIGN 5): what the pair was never sent is folded
 //! inside the journal; what even that does not fit goes into the pair's bitmap, and from there into a differential copy. A group
-//! may instead slow its hosts ([`crate::throttle`]). Owns the set of pairs as readers of the journal.
+//! may instead slow its hosts ([`crate::throttle`]). Whoever only watches the journal goes first of all. Owns the readers of the
+//! journal: the set of pairs, and those who watch.
 //!
 //! Nobody may stand inside of what is folded (invariant 6): while that lasts, the pairs that are behind read no further. Their
 //! connections stay, and what a pair has begun to send up to the next marker stays as it is: however often the journal is
@@ -15,12 +16,15 @@ use tidemark_common::metrics::GroupMetrics;
 use crate::drain::DrainDesk;
 use crate::feeder::Reading;
 use crate::ship::Pair;
+use crate::watch::Watches;
 use crate::writeback::Readers;
 
 /// The pairs of a group.
 #[derive(Debug)]
 pub(crate) struct PairSet {
     pub(crate) pairs: RwLock<Vec<Arc<Pair>>>,
+    /// Those who watch what hosts write.
+    pub(crate) watches: Arc<Watches>,
     /// Hosts are never slowed: room is made instead.
     keeps_hosts_fast: bool,
     /// Not kept open by whoever still knows of the pairs.
@@ -54,7 +58,8 @@ impl PairSet {
         metrics: GroupMetrics,
     ) -> Self {
         let journal = Arc::downgrade(journal);
-        Self { pairs: RwLock::default(), keeps_hosts_fast, journal, desk, metrics, tried: Mutex::default() }
+        let (pairs, watches, tried) = (RwLock::default(), Arc::default(), Mutex::default());
+        Self { pairs, watches, keeps_hosts_fast, journal, desk, metrics, tried }
     }
 
     /// Folding reads much of the journal: it is tried again when a sixteenth of it is new.
@@ -106,7 +111,8 @@ impl PairSet {
         journal: &Arc<Journal>,
         recorded: Position,
     ) -> Result<Option<Foldable<'a>>, JournalError> {
-        let (mut after, mut before, mut still) = (None, recorded, Vec::new());
+        let before = self.watches.oldest().map_or(recorded, |watched| watched.min(recorded));
+        let (mut after, mut before, mut still) = (None, before, Vec::new());
         for (holds, pair) in pairs {
             if after.is_some_and(|after| *holds > after) {
                 before = before.min(*holds);
@@ -123,6 +129,19 @@ impl PairSet {
         Ok(after.map(|after| Foldable { range: FoldRange { after, before, bytes_max }, still }))
     }
 
+    /// The oldest place a pair needs.
+    fn oldest_held(&self) -> Option<Position> {
+        self.pairs.read().iter().filter_map(|pair| pair.holds()).min()
+    }
+
+    /// Behind the pairs, who watches costs nothing until nothing else helps.
+    fn end_watches_that_cost_room(&self) {
+        let Some((watched, journal)) = self.watches.oldest().zip(self.journal.upgrade()) else { return };
+        if self.oldest_held().is_none_or(|held| watched < held) || is_tight(&journal) {
+            self.watches.lapse();
+        }
+    }
+
     fn fall_back(&self, journal: &Journal) {
         let up_to = journal.middle();
         let pairs = self.pairs.read().clone();
@@ -136,10 +155,11 @@ impl PairSet {
 
 impl Readers for PairSet {
     fn oldest_needed(&self) -> Option<Position> {
-        self.pairs.read().iter().filter_map(|pair| pair.holds()).min()
+        self.oldest_held().into_iter().chain(self.watches.oldest()).min()
     }
 
     fn make_room(&self, record: &mut dyn FnMut() -> Option<Position>) {
+        self.end_watches_that_cost_room();
         let Some(journal) = self.journal.upgrade().filter(|_| self.keeps_hosts_fast) else { return };
         if self.begin_to_fold(&journal)
             && let Some(recorded) = record()

@@ -2,7 +2,8 @@
 //!
 //! The copy stands at a marker for as long as it is looked at. A region read here is that of the marker unless a frame after
 //! the marker writes it. So after a batch was read, everything captured by then is waited for in the journal, and what its
-//! frames write is not judged by this marker. There is no false alarm that way.
+//! frames write is not judged by this marker. There is no false alarm that way. The journal is kept for the comparison from
+//! before the marker on; when it runs full, the comparison has to go on at another marker.
 
 use std::io;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use tidemark_common::verify::{RegionDigest, digests};
 
 use crate::group::Primary;
 use crate::image::ImageError;
+use crate::watch::Watch;
 
 /// How long the journal may take to have what was captured.
 const DURABLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -39,9 +41,20 @@ pub enum VerifyError {
         /// The marker.
         marker: u64,
     },
+    /// The journal ran full, so that it was not kept for the comparison.
+    #[error("the journal ran full meanwhile: try again")]
+    Lapsed,
     /// The journal does not take writes.
     #[error("what hosts wrote did not reach the journal within {DURABLE_TIMEOUT:?}")]
     Stalled,
+}
+
+impl VerifyError {
+    /// Whether the journal was not kept: another marker can be compared at.
+    #[must_use]
+    pub const fn wants_another_marker(&self) -> bool {
+        matches!(self, Self::Marker { .. } | Self::Lapsed | Self::Journal(JournalError::Trimmed { .. }))
+    }
 }
 
 /// What was written since a marker.
@@ -49,6 +62,7 @@ pub enum VerifyError {
 pub struct Since {
     reader: Reader,
     written: Bitmap,
+    watch: Watch,
 }
 
 impl Since {
@@ -58,7 +72,7 @@ impl Since {
         self.written.is_marked(volume, offset)
     }
 
-    fn take(&mut self) -> Result<(), JournalError> {
+    fn take(&mut self) -> Result<(), VerifyError> {
         while let Some(frame) = self.reader.next_tables()? {
             if frame.header.kind.holds_writes()
                 && let Ok(view) = FrameView::new(&frame.bytes)
@@ -66,16 +80,23 @@ impl Since {
                 view.extents().for_each(|entry| self.written.mark(entry.extent));
             }
         }
-        Ok(())
+        // What was read counts only if nothing of it could be folded or trimmed meanwhile.
+        if self.watch.moves_to(self.reader.position()) { Ok(()) } else { Err(VerifyError::Lapsed) }
     }
 }
 
 impl Primary {
-    /// Begins to watch what is written after a marker.
+    /// Keeps the journal from now on, so that a marker made from now on can be compared at.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        self.watches().from(self.image().journal.durable_end().position)
+    }
+
+    /// Begins to look what is written after a marker.
     ///
     /// # Errors
     /// [`VerifyError`].
-    pub fn since_marker(&self, marker: u64) -> Result<Since, VerifyError> {
+    pub fn since_marker(&self, marker: u64, watch: Watch) -> Result<Since, VerifyError> {
         let place = self.marker_place(marker).ok_or(VerifyError::Marker { marker })?;
         let mut reader = self.image().journal.reader(Position { offset: 1, ..place });
         while let Some(frame) = reader.next_tables()? {
@@ -84,7 +105,9 @@ impl Primary {
                     .and_then(|view| ControlRecord::of(&view))
                     .is_ok_and(|record| matches!(record, ControlRecord::Marker(found) if found.number == marker));
             if is_it {
-                return Ok(Since { reader, written: Bitmap::default() });
+                let since = Since { reader, written: Bitmap::default(), watch };
+                let kept = since.watch.moves_to(since.reader.position());
+                return if kept { Ok(since) } else { Err(VerifyError::Lapsed) };
             }
         }
         Err(VerifyError::Marker { marker })
@@ -118,7 +141,7 @@ impl Primary {
             self.want_durable(captured);
             image.journal.wait_durable(image.journal.durable_end().position, Duration::from_millis(100));
         }
-        Ok(since.take()?)
+        since.take()
     }
 }
 

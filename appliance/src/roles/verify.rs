@@ -9,7 +9,6 @@ use tidemark_common::api::types::{
 use tidemark_common::differential::Bitmap;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::VolumeIndex;
-use tidemark_common::journal::JournalError;
 use tidemark_common::limits::REGION_BYTES;
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender};
 use tidemark_common::t0::{Eras, Image, ImageVolume};
@@ -197,25 +196,21 @@ impl Appliance {
         let mut first = true;
         for pass in 0..PASSES {
             // A new marker: what was written before it can be judged by it.
+            let watch = primary.watch();
             let cut = primary.cut(None).await.map_err(failed)?;
             let deadline = self.clock.monotonic() + PERMIT_TIMEOUT;
             while shown.pair.remote().permitted_marker < cut.number && self.clock.monotonic() < deadline {
                 tokio::time::sleep(LOOK).await;
             }
             found.marker = asking.hold(&request).await?;
-            let since = tokio::task::block_in_place(|| primary.since_marker(found.marker));
+            let since = tokio::task::block_in_place(|| primary.since_marker(found.marker, watch));
             let since = match since {
-                // Hosts wrote so much until the copy stood there that its place is gone: the next one is newer.
-                Err(VerifyError::Marker { .. } | VerifyError::Journal(JournalError::Trimmed { .. }))
-                    if pass + 1 < PASSES =>
-                {
-                    continue;
-                }
+                // The journal ran full until the copy stood there: the next one is newer.
+                Err(error) if error.wants_another_marker() && pass + 1 < PASSES => continue,
                 since => since.map_err(failed)?,
             };
             let progress = |compared| shown.progress(compared, self.clock.monotonic());
-            found.pass(primary, asking, since, progress, first).await?;
-            first = false;
+            first &= !found.pass(primary, asking, since, progress, first).await?;
             if found.busy.is_empty() {
                 break;
             }
@@ -385,7 +380,7 @@ struct Found {
 }
 
 impl Found {
-    /// Compares everything that is busy, at the marker held.
+    /// Compares everything that is busy, at the marker held. `false`: the journal ran full; what is left is still busy.
     async fn pass(
         &mut self,
         primary: &Arc<Primary>,
@@ -393,7 +388,7 @@ impl Found {
         mut since: Since,
         mut progress: impl FnMut(u64),
         first: bool,
-    ) -> Result<(), ErrorBody> {
+    ) -> Result<bool, ErrorBody> {
         let todo = std::mem::take(&mut self.busy);
         let mut at = (VolumeIndex(0), 0);
         while let Some(run) = todo.next_run(at.0, at.1) {
@@ -406,7 +401,13 @@ impl Found {
                 primary.catch_up(&mut since)?;
                 Ok::<_, VerifyError>(here)
             });
-            let here = here.map_err(failed)?;
+            let here = match here {
+                Err(error) if error.wants_another_marker() => {
+                    self.leave(&todo, part, first);
+                    return Ok(false);
+                }
+                here => here.map_err(failed)?,
+            };
             if first {
                 self.compared_bytes += here.len() as u64 * REGION_BYTES;
                 progress(self.compared_bytes);
@@ -424,7 +425,19 @@ impl Found {
                 }
             }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// What is to be compared from a part on is left to the next marker, and what is busy before it counts then.
+    fn leave(&mut self, todo: &Bitmap, part: Extent, counted: bool) {
+        if counted {
+            self.compared_bytes = self.compared_bytes.saturating_sub(self.busy.bytes());
+        }
+        let mut at = (part.volume, part.offset);
+        while let Some(run) = todo.next_run(at.0, at.1) {
+            self.busy.mark(run);
+            at = (run.volume, run.end());
+        }
     }
 }
 

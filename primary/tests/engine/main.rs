@@ -24,3 +24,4 @@ mod reads;
 mod ships;
 mod space;
 mod staged;
+mod watch;

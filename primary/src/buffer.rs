@@ -7,11 +7,12 @@
 //!    commit, always finds it in the index;
 //! 4. the entry is committed; only then is the host answered (invariant 1).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use tidemark_common::clock::Clock;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::Seq;
@@ -24,6 +25,7 @@ use tidemark_common::overlay::run::RunError;
 use tidemark_common::overlay::unapplied::{Look, Spill, Unapplied};
 use tokio::sync::Notify;
 
+use crate::cut::PendingCut;
 use crate::ring::{ENTRY_BYTES, Entry, EntryKind, Ring};
 
 /// Payload of one entry at most: larger host writes become several.
@@ -71,6 +73,28 @@ struct Gate {
     next_seq: Seq,
     reserved: u64,
     refusing: Option<IoError>,
+    /// Cuts made together with other groups' that the drain has not taken over yet.
+    noted: VecDeque<PendingCut>,
+    /// The drain is gone: no cut gets a marker any more.
+    ended: bool,
+}
+
+/// A gate that is closed as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Shut<'a>(MutexGuard<'a, Gate>);
+
+impl Shut<'_> {
+    /// The last sequence number given out.
+    pub(crate) fn last_seq(&self) -> Seq {
+        Seq(self.0.next_seq.0 - 1)
+    }
+
+    /// Leaves a cut for the drain. It cannot have passed its boundary: what it takes out of the ring it looks for under this lock.
+    pub(crate) fn note(&mut self, cut: PendingCut) {
+        if !self.0.ended {
+            self.0.noted.push_back(cut);
+        }
+    }
 }
 
 enum Try {
@@ -104,8 +128,9 @@ impl Buffer {
     pub fn new(ring: Ring, clock: Arc<dyn Clock>, next_seq: Seq, index: Unapplied, metrics: GroupMetrics) -> Self {
         let (head, tail) = ring.ends();
         let reserved = if head >= ring.capacity() { ring.capacity() } else { 0 };
+        let gate = Gate { head, tail, next_seq, reserved, refusing: None, noted: VecDeque::new(), ended: false };
         Self {
-            gate: Mutex::new(Gate { head, tail, next_seq, reserved, refusing: None }),
+            gate: Mutex::new(gate),
             captured: AtomicU64::new(next_seq.0.saturating_sub(1)),
             capacity: ring.capacity().into(),
             ring,
@@ -296,6 +321,25 @@ impl Buffer {
         Boundary { seq, time, frozen: self.clock.monotonic().saturating_sub(begin) }
     }
 
+    /// Closes the gate, unless that takes longer than this.
+    pub(crate) fn shut(&self, at_most: Duration) -> Option<Shut<'_>> {
+        self.gate.try_lock_for(at_most).map(Shut)
+    }
+
+    /// The cuts that others have made since this was last asked.
+    pub(crate) fn take_noted(&self) -> VecDeque<PendingCut> {
+        std::mem::take(&mut self.gate.lock().noted)
+    }
+
+    /// Nobody makes markers of cuts any more; who waits for one is told.
+    pub(crate) fn end_cuts(&self) {
+        let mut gate = self.gate.lock();
+        gate.ended = true;
+        let noted = std::mem::take(&mut gate.noted);
+        drop(gate);
+        drop(noted);
+    }
+
     /// From here on writes are answered with this error, or taken again with `None`. Once it is shutting down, it stays so.
     pub fn refuse(&self, error: Option<IoError>) {
         {
@@ -367,19 +411,23 @@ impl Buffer {
         }
     }
 
-    /// The next entry to drain at a position, if it is committed; pads are passed.
+    /// The next entry to drain at a position, if it is committed and before the next cut that others have noted; pads are passed.
     ///
     /// # Errors
     /// [`crate::ring::RingError`] when the ring's memory is not what was written.
     pub fn entry_at(&self, position: u64) -> Result<Option<(u64, Entry)>, crate::ring::RingError> {
         let mut at = position;
         loop {
-            if at >= self.gate.lock().head || !self.ring.is_committed(at)? {
+            let (head, limit) = {
+                let gate = self.gate.lock();
+                (gate.head, gate.noted.front().map_or(Seq(u64::MAX), |cut| cut.boundary.seq))
+            };
+            if at >= head || !self.ring.is_committed(at)? {
                 return Ok(None);
             }
             let entry = self.ring.entry(at)?;
             if entry.kind != EntryKind::Pad {
-                return Ok(Some((at, entry)));
+                return Ok((entry.seq <= limit).then_some((at, entry)));
             }
             at += entry.ring_bytes();
         }

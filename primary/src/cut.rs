@@ -22,6 +22,17 @@ pub enum CutError {
         /// How long they may be held.
         limit: Duration,
     },
+    /// Hosts would have been held too long.
+    #[error(
+        "the gates of {groups} groups could not be closed together without holding hosts, in {took:?}: the marker was abandoned. Try again when \
+         the machine is less busy"
+    )]
+    NotTogether {
+        /// How many were to be cut at one moment.
+        groups: usize,
+        /// How long it was tried.
+        took: Duration,
+    },
     /// The journal does not take it.
     #[error("the marker could not be written: {reason}")]
     Failed {

@@ -336,6 +336,7 @@ impl Drain {
         self.desk.stopped.store(true, Ordering::Release);
         // Nobody will answer these: dropping them tells who waits.
         self.desk.cuts.lock().clear();
+        self.buffer.end_cuts();
         self.desk.records.lock().clear();
         self.writer.journal().nudge();
     }
@@ -399,6 +400,7 @@ impl Drain {
 
     /// Performs the cuts asked for and the one that is due.
     fn take_cuts(&mut self) {
+        self.take_noted();
         let asked = std::mem::take(&mut *self.desk.cuts.lock());
         for request in asked {
             self.cut(Some(request));
@@ -412,6 +414,23 @@ impl Drain {
             if self.buffer.captured() > cut_up_to || self.volumes_changed {
                 self.cut(None);
             }
+        }
+    }
+
+    /// Takes over the cuts made together with other groups'. One may be older than what was cut here since.
+    fn take_noted(&mut self) {
+        for cut in self.buffer.take_noted() {
+            let boundary = cut.boundary;
+            assert!(
+                boundary.seq >= self.writer.tip().seq,
+                "invariant 3: the drain has passed a cut it did not know of"
+            );
+            self.desk.freezes.add(boundary.frozen);
+            self.metrics.marker_cut(boundary.frozen);
+            let before =
+                |other: &PendingCut| (other.boundary.seq, other.boundary.time) <= (boundary.seq, boundary.time);
+            let at = self.pending.partition_point(before);
+            self.pending.insert(at, cut);
         }
     }
 

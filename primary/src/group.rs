@@ -310,6 +310,14 @@ impl Primary {
     async fn cut_now(&self, tag: Option<String>) -> Result<CutDone, CutError> {
         let (reply, done) = oneshot::channel();
         self.desk.ask_cut(CutRequest { tag, reply }, &self.image.buffer);
+        self.await_cut(done).await
+    }
+
+    /// Waits for the marker of a cut that was asked for.
+    pub(crate) async fn await_cut(
+        &self,
+        done: oneshot::Receiver<Result<CutDone, CutError>>,
+    ) -> Result<CutDone, CutError> {
         let failed = |_| CutError::Failed { reason: self.held_up().unwrap_or_else(|| "the group is stopping".into()) };
         done.await.map_err(failed)?
     }
@@ -341,12 +349,27 @@ impl Primary {
     /// # Errors
     /// [`CutError`].
     pub async fn image_point(&self, tag: Option<String>) -> Result<ImagePoint, CutError> {
-        let none = || CutError::Failed { reason: "this group keeps no images".into() };
-        let eras = self.parts.eras.as_ref().ok_or_else(none)?;
+        let eras = self.eras()?;
         // What is durable now lies before the marker: the updater cannot pass it before we know where it lies.
         let _until_cut = eras.hold(self.image.journal.durable_end().position);
         let done = self.cut_now(tag).await?;
         Ok(ImagePoint { marker: done.marker, barrier: eras.hold(done.next), volumes: self.image.volumes.specs() })
+    }
+
+    /// What images of older moments need.
+    pub(crate) fn eras(&self) -> Result<&Arc<Eras>, CutError> {
+        let none = || CutError::Failed { reason: "this group keeps no images".into() };
+        self.parts.eras.as_ref().ok_or_else(none)
+    }
+
+    pub(crate) const fn freeze_limit(&self) -> Duration {
+        self.options.drain.freeze_limit
+    }
+
+    /// A marker that others wanted was given up, because hosts would have been held too long.
+    pub(crate) fn on_abandoned(&self, took: Duration) {
+        self.desk.freezes.abandon();
+        self.parts.metrics.marker_abandoned(took);
     }
 
     /// The markers held, newest first.
@@ -542,7 +565,7 @@ impl Primary {
     }
 
     /// What keeps writes from reaching the volumes.
-    fn held_up(&self) -> Option<String> {
+    pub(crate) fn held_up(&self) -> Option<String> {
         self.desk.problem().or_else(|| self.writeback.problem.lock().clone())
     }
 

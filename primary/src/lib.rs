@@ -13,6 +13,7 @@ pub mod feeder;
 pub mod forecast;
 pub mod group;
 pub mod image;
+pub mod joint;
 mod plan;
 mod pressure;
 pub mod recovery;

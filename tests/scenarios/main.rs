@@ -19,6 +19,7 @@ mod ordeal;
 mod permission;
 mod pressure;
 mod rejoin;
+mod several_groups;
 mod size;
 mod staging;
 mod verify;

@@ -1,11 +1,13 @@
 //! What operators do with images: `t0`, `clone`, and the clone of a drill.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidemark_common::api::types::{CloneCreate, ErrorBody, ImageKind, ImageState, ImageStatus, T0Create};
 use tidemark_common::catalog::{ImageKindRecord, ImageRecord, ImageVolumeRecord};
 use tidemark_common::ids::{GroupId, check_name};
 use tidemark_common::t0::{ImagePoint, T0Error};
+use tidemark_primary::joint;
 use tidemark_secondary::group::Secondary;
 use tidemark_secondary::image_point::{Asked, PointError};
 use tidemark_secondary::permission::Permitted;
@@ -130,6 +132,40 @@ impl Appliance {
                 }
                 primary.image_point(Some(format!("image {name}"))).await.map_err(failed)
             }
+        }
+    }
+
+    /// The moments of several groups. Those that are primary here have one and the same: all their gates are closed together. A
+    /// copy has the moment of its own primary.
+    pub(crate) async fn image_points(
+        &self,
+        groups: &[Arc<Group>],
+        name: &str,
+    ) -> Result<BTreeMap<GroupId, ImagePoint>, ErrorBody> {
+        let mut points = BTreeMap::new();
+        let mut primaries = Vec::new();
+        for group in groups {
+            let engine = group.engine.read().clone();
+            match engine {
+                Engine::Primary(primary) if groups.len() > 1 => primaries.push(primary),
+                _ => drop(points.insert(group.keeper.id(), self.image_point(group, name, Asked::Newest).await?)),
+            }
+        }
+        let tag = format!("image {name}");
+        points.extend(joint::image_points(&primaries, Some(&tag)).await.map_err(failed)?);
+        Ok(points)
+    }
+
+    /// Volumes of several groups have one moment where these are primary.
+    pub(crate) fn refuse_without_common_moment(&self, groups: &[Arc<Group>]) -> Result<(), ErrorBody> {
+        let copy = groups.iter().find(|group| !matches!(&*group.engine.read(), Engine::Primary(_)));
+        match copy.filter(|_| groups.len() > 1) {
+            Some(copy) => Err(refused(format!(
+                "group '{}' is not primary here, and copies of several groups have no common moment: name volumes of one group, or \
+                 do it where the groups are primary",
+                copy.keeper.name()
+            ))),
+            None => Ok(()),
         }
     }
 

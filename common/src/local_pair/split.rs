@@ -1,4 +1,4 @@
-//! A split: pairs whose sources are of one group, at one marker, all or none.
+//! A split: pairs at one marker, all or none; or, when their sources are of several groups, at the markers of one freeze.
 //!
 //! The updater stands before the marker. What the source's file will have been written by then is in `differences` (marked when it
 //! was written) or in the frames still to come (the era's index); whatever is written later is the source's own.
@@ -15,11 +15,11 @@ use crate::extent::Extent;
 use crate::ids::VolumeIndex;
 use crate::t0::{ImagePoint, Joined};
 
-/// Splits pairs at a moment of their sources' group. The targets can be opened when this returns.
+/// Splits pairs at a moment of their sources' groups, one point for each. The targets can be opened when this returns.
 ///
 /// # Errors
 /// [`LocalPairError`]; nothing has changed then.
-pub fn split(pairs: &[Arc<LocalPair>], point: &ImagePoint) -> Result<(), LocalPairError> {
+pub fn split(pairs: &[Arc<LocalPair>], points: &[ImagePoint]) -> Result<(), LocalPairError> {
     // In one order, whatever order they were named in: two splits at once do not wait for each other.
     let mut pairs: Vec<&Arc<LocalPair>> = pairs.iter().collect();
     pairs.sort_by(|one, other| one.parts.target.name.cmp(&other.parts.target.name));
@@ -27,7 +27,7 @@ pub fn split(pairs: &[Arc<LocalPair>], point: &ImagePoint) -> Result<(), LocalPa
     let _no_steps: Vec<_> = pairs.iter().map(|pair| pair.copying.lock()).collect();
     let mut begun = Vec::new();
     let left: Vec<Option<u64>> = pairs.iter().map(|pair| pair.record().era).collect();
-    let done = begin_all(&pairs, point, &mut begun).and_then(|()| commit(&pairs, point, &begun));
+    let done = begin_all(&pairs, points, &mut begun).and_then(|()| commit(&pairs, points, &begun));
     match &done {
         Ok(()) => pairs.iter().zip(left).for_each(|(pair, era)| pair.leave(era)),
         Err(_) => pairs.iter().zip(&begun).for_each(|(pair, joined)| pair.leave(Some(joined.era))),
@@ -35,9 +35,15 @@ pub fn split(pairs: &[Arc<LocalPair>], point: &ImagePoint) -> Result<(), LocalPa
     done
 }
 
-fn begin_all(pairs: &[&Arc<LocalPair>], point: &ImagePoint, begun: &mut Vec<Joined>) -> Result<(), LocalPairError> {
+/// The moment of a pair's source.
+fn point_of<'a>(pair: &LocalPair, points: &'a [ImagePoint]) -> Result<&'a ImagePoint, LocalPairError> {
+    let point = points.iter().find(|point| Arc::ptr_eq(point.barrier.eras(), &pair.parts.eras));
+    point.ok_or_else(|| LocalPairError::Changed { volume: pair.record().source })
+}
+
+fn begin_all(pairs: &[&Arc<LocalPair>], points: &[ImagePoint], begun: &mut Vec<Joined>) -> Result<(), LocalPairError> {
     for pair in pairs {
-        let record = pair.record();
+        let (record, point) = (pair.record(), point_of(pair, points)?);
         let same =
             |spec: &&crate::wire::message::VolumeSpec| spec.index == record.source_index && spec.size == record.size;
         if point.volumes.iter().find(same).is_none() {
@@ -50,13 +56,13 @@ fn begin_all(pairs: &[&Arc<LocalPair>], point: &ImagePoint, begun: &mut Vec<Join
 }
 
 /// One batch: a crash finds all of them split, or none.
-fn commit(pairs: &[&Arc<LocalPair>], point: &ImagePoint, begun: &[Joined]) -> Result<(), LocalPairError> {
+fn commit(pairs: &[&Arc<LocalPair>], points: &[ImagePoint], begun: &[Joined]) -> Result<(), LocalPairError> {
     let _no_commits: Vec<_> = pairs.iter().map(|pair| pair.kept.lock()).collect();
     let mut held: Vec<_> = pairs.iter().map(|pair| pair.now.lock()).collect();
     let mut batch = Batch::new();
     let mut next = Vec::new();
     for ((pair, now), joined) in pairs.iter().zip(&held).zip(begun) {
-        let (record, bits) = split_one(pair, now, point, *joined)?;
+        let (record, bits) = split_one(pair, now, point_of(pair, points)?, *joined)?;
         batch.put_local_pair(&record, &bits.encode())?;
         next.push((record, bits));
     }

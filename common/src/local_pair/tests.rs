@@ -173,7 +173,7 @@ impl Rig {
             MarkerRecord { number: place.offset, boundary_seq: place.offset, time_ns: 1, freeze_ns: 1, tag: None };
         let spec = VolumeSpec { index: SOURCE.0, name: "s".into(), size: SIZE };
         let point = ImagePoint { marker, barrier: self.running.eras.hold(place), volumes: vec![spec] };
-        split(&[Arc::clone(self.pair())], &point)?;
+        split(&[Arc::clone(self.pair())], std::slice::from_ref(&point))?;
         let tail = vec![0xAB; (TARGET - SIZE) as usize];
         let before = self.versions.last().map_or(tail, |before| before[SIZE as usize..].to_vec());
         self.versions = vec![[self.source.clone(), before].concat()];

@@ -100,6 +100,12 @@ pub struct Barrier {
 }
 
 impl Barrier {
+    /// Whose it is.
+    #[must_use]
+    pub const fn eras(&self) -> &Arc<Eras> {
+        &self.eras
+    }
+
     /// Where it is.
     #[must_use]
     pub const fn place(&self) -> Position {

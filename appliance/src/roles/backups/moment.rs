@@ -1,4 +1,4 @@
-//! The images of a backup: every group concerned is cut at once, and its image kept until the backup is over.
+//! The images of a backup: one freeze over all groups concerned, whose images are kept until the backup is over.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use tidemark_backup::image::{Image as Readable, ImageError};
 use tidemark_backup::manifest::{Moment as Said, VolumeSaid};
 use tidemark_backup::plan::Images;
 use tidemark_common::api::backup::types::WhileDifferential;
+use tidemark_common::api::types::ErrorBody;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::{GroupId, VolumeIndex};
 use tidemark_common::local_pair::LocalPair;
 use tidemark_common::t0::{Eras, Image, ImagePoint, ImageVolume};
-use tidemark_secondary::image_point::Asked;
 
 use crate::roles::appliance::Appliance;
 
@@ -102,9 +102,7 @@ impl Appliance {
             })?;
             groups.entry(group).or_default().insert(volume.clone());
         }
-        // Not one after the other: the cuts lie as near to each other as they can.
-        let taken = groups.iter().map(|(group, volumes)| self.image_of(backup, group, volumes));
-        let taken = futures_util::future::join_all(taken).await;
+        let taken = self.images_of_groups(backup, &groups).await?;
         let mut moment = Moment { images: Images::new(), said: Vec::new(), held: Vec::new(), wait_for: Vec::new() };
         for target in targets {
             let (held, said, images) = tokio::task::block_in_place(|| Self::image_of_target(&target, how))?;
@@ -115,8 +113,7 @@ impl Appliance {
                 moment.wait_for.push(Arc::clone(&target.pair));
             }
         }
-        for one in taken {
-            let (held, said, images) = one?;
+        for (held, said, images) in taken {
             moment.held.push(held);
             moment.said.push(said);
             moment.images.extend(images);
@@ -124,17 +121,24 @@ impl Appliance {
         Ok(moment)
     }
 
-    async fn image_of(
+    async fn images_of_groups(
         &self,
         backup: &str,
-        group: &str,
-        volumes: &BTreeSet<String>,
-    ) -> Result<(Held, Said, Images), String> {
-        let found = self.group(group).map_err(|error| error.message)?;
-        let point = self.image_point(&found, backup, Asked::Newest).await.map_err(|error| error.message)?;
-        let eras = self.eras(found.keeper.id()).map_err(|error| error.message)?;
-        let begun = tokio::task::block_in_place(|| self.use_era(group, volumes, &eras, point));
-        begun.map_err(|why| format!("group '{group}': {why}"))
+        groups: &BTreeMap<String, BTreeSet<String>>,
+    ) -> Result<Vec<(Held, Said, Images)>, String> {
+        let text = |error: ErrorBody| error.message;
+        let found: Result<Vec<_>, _> = groups.keys().map(|group| self.group(group)).collect();
+        let found = found.map_err(text)?;
+        let mut points = self.image_points(&found, backup).await.map_err(text)?;
+        let mut taken = Vec::new();
+        for (found, (group, volumes)) in found.iter().zip(groups) {
+            let id = found.keeper.id();
+            let point = points.remove(&id).ok_or_else(|| format!("group '{group}' has no moment"))?;
+            let eras = self.eras(id).map_err(text)?;
+            let begun = tokio::task::block_in_place(|| self.use_era(group, volumes, &eras, point));
+            taken.push(begun.map_err(|why| format!("group '{group}': {why}"))?);
+        }
+        Ok(taken)
     }
 
     fn use_era(

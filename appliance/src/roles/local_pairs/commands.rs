@@ -10,11 +10,10 @@ use tidemark_common::ids::GroupId;
 use tidemark_common::local_pair::split::split;
 use tidemark_common::local_pair::states::{Event, next};
 use tidemark_common::local_pair::{LocalPair, LocalPairError};
-use tidemark_secondary::image_point::Asked;
 
 use super::Held;
 use super::checks::{Wanted, told};
-use crate::roles::appliance::{Appliance, Volume, failed, invalid, refused};
+use crate::roles::appliance::{Appliance, Group, Volume, failed, invalid, refused};
 use crate::roles::door::Closed;
 use crate::roles::groups::random_id;
 use crate::roles::volumes::refuse_connected;
@@ -70,11 +69,19 @@ impl Appliance {
         let _alone = self.changing.lock().await;
         let held = self.to_split(&request.targets)?;
         let first = held.first().ok_or_else(|| invalid("name at least one target"))?;
-        let group = self.check_source(&first.pair.record())?;
-        let point = self.image_point(&group, &first.pair.target().name, Asked::Newest).await?;
+        let mut groups: Vec<Arc<Group>> = Vec::new();
+        for held in &held {
+            let group = self.check_source(&held.pair.record())?;
+            if !groups.iter().any(|known| Arc::ptr_eq(known, &group)) {
+                groups.push(group);
+            }
+        }
+        self.refuse_without_common_moment(&groups)?;
+        let points = self.image_points(&groups, &first.pair.target().name).await?;
+        let points: Vec<_> = points.into_values().collect();
         let pairs: Vec<_> = held.iter().map(|held| Arc::clone(&held.pair)).collect();
-        let done = tokio::task::block_in_place(|| split(&pairs, &point));
-        drop(point);
+        let done = tokio::task::block_in_place(|| split(&pairs, &points));
+        drop(points);
         done.map_err(|error| told(first, "split", error))?;
         for held in &held {
             self.settle_door(&held.pair.target().name).await;
@@ -86,18 +93,7 @@ impl Appliance {
         let mut found: Vec<Arc<Held>> = Vec::new();
         for target in targets {
             let held = self.usable(target)?;
-            let record = held.pair.record();
             allowed(&held, "split", Event::Split)?;
-            self.check_source(&record)?;
-            if let Some(other) =
-                found.first().map(|first| first.pair.record()).filter(|first| first.group_id != record.group_id)
-            {
-                return Err(refused(format!(
-                    "'{}' is of group '{}' and '{target}' is of group '{}': only the volumes of one group have a common moment. Split \
-                     them apart, or take the sources into one group",
-                    other.target, other.group, record.group
-                )));
-            }
             if !found.iter().any(|other| Arc::ptr_eq(other, &held)) {
                 found.push(held);
             }

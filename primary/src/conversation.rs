@@ -9,7 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tidemark_common::api::types::PairState;
+use tidemark_common::catalog::CatalogError;
+use tidemark_common::differential::Bitmap;
+use tidemark_common::extent::Extent;
 use tidemark_common::ids::{Generation, MarkerNumber, Seq};
+use tidemark_common::limits::REGION_BYTES;
 use tidemark_common::metrics::Part;
 use tidemark_common::record::{Chain, Tip};
 use tidemark_common::wire::handshake::{HandshakeError, Versions};
@@ -167,8 +171,10 @@ impl Pair {
         }
         let reason = error.to_string();
         let state = self.view.lock().state;
+        let is_damage = matches!(&error, ShipError::Handshake(HandshakeError::Refused(refused)) if refused.refusal == Refusal::Damaged);
         let result = match state {
             PairState::Suspended | PairState::Fenced | PairState::FailedOver => Ok(false),
+            _ if is_damage => self.copy_over_damage(reason),
             _ if error.needs_a_person() => {
                 if error.is_damage() && state != PairState::Error {
                     self.metrics.journal_damaged();
@@ -183,6 +189,21 @@ impl Pair {
         if let Err(error) = result {
             tracing::error!(%group, peer = %self.peer, %error, "the pair's state could not be recorded");
             self.metrics.error(Part::Catalog);
+        }
+    }
+
+    /// The other side's journal is damaged, and it has no image: the next copy is a first one, of what it lacks (decision 12).
+    fn copy_over_damage(&self, reason: String) -> Result<bool, CatalogError> {
+        let Some((volume, _)) = self.image.volumes.all().first().map(|volume| (volume.index, volume.size())) else {
+            return Ok(false);
+        };
+        // The bitmap of a copy is never empty: an empty one is one that was lost.
+        let mut never_empty = Bitmap::default();
+        never_empty.mark(Extent { volume, offset: 0, length: REGION_BYTES });
+        let marked = self.differences.mark(&never_empty, None).and_then(|()| self.differences.go_in_place());
+        match marked {
+            Ok(()) => self.enter(PairState::Differential, Some(reason)),
+            Err(error) => self.enter(PairState::Error, Some(error.to_string())),
         }
     }
 }

@@ -229,7 +229,7 @@ impl ShipError {
             | Self::Differences(DifferencesError::Unreadable { .. })
             | Self::Dial(DialError::WrongPeer { .. } | DialError::Refused { .. }) => true,
             Self::Handshake(HandshakeError::Refused(refused)) => {
-                !matches!(refused.refusal, Refusal::Unready | Refusal::Suspended)
+                !matches!(refused.refusal, Refusal::Unready | Refusal::Suspended | Refusal::Damaged)
             }
             _ => self.journal().is_some_and(|error| !matches!(error, JournalError::Trimmed { .. })),
         }

@@ -150,8 +150,12 @@ impl Apply {
                 Applying::Idle
             }
             Err(error) => {
-                if self.report(error.to_string()) && error.is_damage() {
-                    self.metrics.journal_damaged();
+                let is_new = self.report(error.to_string());
+                if error.is_damage() {
+                    self.state.found_damage();
+                    if is_new {
+                        self.metrics.journal_damaged();
+                    }
                 }
                 Applying::Failed
             }
@@ -288,9 +292,9 @@ impl Apply {
         };
         let kept: Vec<KeptMarkerRecord> =
             self.markers_to_keep(&permission, applied.position).iter().map(kept).collect();
-        // One batch: a position without the copy it lies in would permit half of it. A copy that begins behind the position
-        // is found there again.
-        let copy = permission.copy().filter(|copy| copy.begun <= applied.position);
+        // One batch: a position without the copy it lies in would permit half of it, also when that has ended behind the position.
+        // A copy that begins behind the position is found there again.
+        let copy = permission.copy_at(applied.position);
         let prepared = batch.put_applied(id, &record).and_then(|()| batch.put_markers(id, &kept));
         let recorded = prepared.and_then(|()| crate::group::record_copy(&self.keeper, batch, copy, members));
         recorded.map_err(|error| error.to_string())?;

@@ -34,6 +34,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::Apply;
+use crate::damage::{counts, no_image_before};
 use crate::intake::{CopyVolumes, Intake, TRIES};
 use crate::permission::{OpenCopy, Permission, Permitted};
 use crate::points::Points;
@@ -94,7 +95,24 @@ pub enum StartError {
     ImagesRecord(String),
     /// A thread could not be started.
     #[error("a thread could not be started: {0}")]
-    Thread(#[from] std::io::Error),
+    Thread(std::io::Error),
+    /// Images that had to end could not.
+    #[error("the images of this group could not be ended: {0}")]
+    ImagesEnd(#[from] std::io::Error),
+}
+
+impl StartError {
+    /// Whether the journal is what keeps the copy from starting, so that one made anew would help.
+    #[must_use]
+    pub const fn is_of_the_journal(&self) -> bool {
+        matches!(self, Self::Journal(error) if error.is_damage() || error.is_of_the_records())
+    }
+
+    /// Whether the journal is there and damaged: nobody has to be asked.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Journal(error) if error.is_of_the_records() || error.is_short())
+    }
 }
 
 /// What the newest connection is.
@@ -138,7 +156,8 @@ impl Secondary {
     pub fn start(parts: SecondaryParts) -> Result<Arc<Self>, StartError> {
         let (secondary, apply) = Self::open(parts)?;
         let name = format!("updater {}", secondary.parts.keeper.name());
-        let updater = std::thread::Builder::new().name(name).spawn(move || apply.run())?;
+        let updater = std::thread::Builder::new().name(name).spawn(move || apply.run());
+        let updater = updater.map_err(StartError::Thread)?;
         secondary.updater.lock().replace(updater);
         Ok(secondary)
     }
@@ -179,17 +198,20 @@ impl Secondary {
         let floor = history.as_ref().map(|held| Position { segment: held.segment, offset: held.offset });
         let members = history.map_or_else(|| parts.keeper.get().volumes, |held| held.volumes);
         let (mut points, markers) = (Points::new(members, received.as_ref()), Markers::default());
-        if let Some(kept) = &kept {
-            markers.add(Position::default(), kept.marker.clone());
+        if let Some(image) = &image {
+            markers.add(Position::default(), image.marker.clone());
         }
         // The marker that the volumes stand at lies before their position.
-        if let Some(at) = received.as_ref().filter(|at| kept.as_ref().is_some_and(|kept| kept.marker == at.marker)) {
+        if let Some(at) = received.as_ref().filter(|at| image.as_ref().is_some_and(|image| image.marker == at.marker)) {
             markers.add(at.end, at.marker.clone());
         }
         let mut permission = Permission::recovered(received.or_else(|| kept.clone()), image, copy, applied.position);
+        let no_image_before = no_image_before(&parts.keeper);
         for (_, record, end) in &records {
-            permission.durable(record, *end);
-            points.durable(record, *end, &permission, &markers);
+            if counts(record, *end, no_image_before) {
+                permission.durable(record, *end);
+                points.durable(record, *end, &permission, &markers);
+            }
             // Those that came and are not yet part of the image: frames for them are held already.
             if let ControlRecord::Volumes { volumes } | ControlRecord::CopyBegin { volumes, .. } = record {
                 let name = parts.keeper.name();
@@ -347,6 +369,7 @@ impl Secondary {
             *slot = Some(writer);
             return Err(ReceiveError::Stopped);
         }
+        let damage = self.state.damage();
         control.send(&Message::Welcome(self.welcome(&writer, version))).await.inspect_err(|_| stop.cancel()).ok();
         // Why an earlier one ended is over.
         self.current.lock().error = None;
@@ -358,6 +381,7 @@ impl Secondary {
             result = receive::listen(&connection, incoming, self, &self.parts.pair_metrics) => result,
             result = receive::acknowledge(&control, &self.state, || self.journal.free_bytes()) => result,
             () = stop.cancelled() => Err(ReceiveError::Stopped),
+            () = damage.cancelled() => Err(ReceiveError::Damaged(self.state.problem().unwrap_or_default())),
         };
         // The queue is gone with the select: the intake makes durable what it has and gives the writer back.
         let result = match taking.await {
@@ -439,7 +463,7 @@ impl Secondary {
             if let ReceiveError::Link(LinkError::PeerClosed { reason }) = error {
                 self.current.lock().error = Some(reason.clone());
             }
-            if let ReceiveError::Intake(error) = error {
+            if matches!(error, ReceiveError::Intake(_) | ReceiveError::Damaged(_)) {
                 self.current.lock().error = Some(error.to_string());
                 // Closing at once would lose what was not yet acknowledged: the other side is to know why.
                 let goodbye = async {
@@ -670,7 +694,7 @@ fn catch_up(updater: &mut Updater, state: &CopyState, recorded_segment: u64) {
     }
 }
 
-fn open_copy(keeper: &GroupKeeper) -> Option<OpenCopy> {
+pub(crate) fn open_copy(keeper: &GroupKeeper) -> Option<OpenCopy> {
     let copy = keeper.get().pairs.into_iter().next()?.copy?;
     Some(OpenCopy {
         number: copy.number,
@@ -705,7 +729,10 @@ pub(crate) fn record_copy(
     });
     keeper.update_with(batch, |group| {
         if let Some(pair) = group.pairs.first_mut() {
-            pair.copy = record;
+            // One without a number stands for a damaged journal: it knows up to where.
+            if record.as_ref().is_none_or(|record| record.number != 0) {
+                pair.copy = record;
+            }
         }
         if group.volumes != members {
             group.volumes = members.to_vec();

@@ -1,10 +1,11 @@
 //! The secondary's side: following a write on its way into the copy.
 //!
 //! [`receive`] (the link) → [`intake`] (verify, journal) → [`permission`] (up to which marker) → [`apply`] (the
-//! updater, which [`history`] holds back). [`points`] says which markers are moments of the image, [`state`] is what they
+//! updater, which [`history`] holds back; [`damage`] is for a journal that cannot be read). [`points`] says which markers are moments of the image, [`state`] is what they
 //! share, [`group`] wires them.
 
 pub mod apply;
+pub mod damage;
 pub mod group;
 pub mod history;
 pub mod image_point;

@@ -50,6 +50,8 @@ pub struct Permission {
     received: Option<Permitted>,
     permitted: Option<Permitted>,
     copy: Option<OpenCopy>,
+    /// Copies that have ended, and where the journal goes on behind their ends. A resync each, so they are few.
+    ended: Vec<(OpenCopy, Position)>,
     /// The newest marker of the history here, also one that stands for frames a copy has skipped.
     newest: MarkerNumber,
     /// How far a first copy may be applied.
@@ -72,6 +74,7 @@ impl Permission {
             received,
             permitted,
             copy,
+            ended: Vec::new(),
             newest: MarkerNumber(0),
             direct_limit: applied,
             received_volumes: None,
@@ -125,7 +128,7 @@ impl Permission {
                 // A sender that ends early has not sent everything: nothing is permitted.
                 let complete = |open: OpenCopy| open.number == *copy && open.done_bytes >= open.total_bytes;
                 if self.copy.is_some_and(complete) && reached {
-                    self.copy = None;
+                    self.ended.extend(self.copy.take().map(|copy| (copy, end)));
                     self.permit();
                 }
             }
@@ -186,6 +189,14 @@ impl Permission {
     #[must_use]
     pub const fn copy(&self) -> Option<&OpenCopy> {
         self.copy.as_ref()
+    }
+
+    /// The copy under way at a place: begun before it, and not ended there. Whoever starts from that place again has to know of it,
+    /// because no marker before its end is an image.
+    #[must_use]
+    pub fn copy_at(&self, place: Position) -> Option<&OpenCopy> {
+        let ended = self.ended.iter().filter(|(_, end)| place < *end).map(|(copy, _)| copy);
+        ended.chain(&self.copy).next().filter(|copy| copy.begun <= place)
     }
 
     /// Everything before this place may be applied.
@@ -332,6 +343,19 @@ pub(crate) mod tests {
         permission.durable(&marker(2), at(400));
         permission.durable(&end(2), at(500));
         assert_eq!(permission.permitted().unwrap().marker.number, 2);
+    }
+
+    #[test]
+    fn a_copy_that_has_ended_was_under_way_before_its_end() {
+        let mut permission = Permission::default();
+        permission.durable(&begin(true), at(100));
+        permission.durable(&progress(), at(200));
+        permission.durable(&marker(4), at(300));
+        permission.durable(&end(4), at(400));
+        permission.durable(&begin(false), at(500));
+        let number_at = |offset| permission.copy_at(at(offset)).map(|copy| (copy.number, copy.direct));
+        assert_eq!([50, 100, 399].map(number_at), [None, Some((1, true)), Some((1, true))]);
+        assert_eq!([400, 499, 500].map(number_at), [None, None, Some((1, false))]);
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub enum ReceiveError {
     /// The primary sent what does not belong here.
     #[error("the primary sent a message that does not belong here")]
     Unexpected,
+    /// The updater cannot read the journal: the primary hears it when it comes again.
+    #[error("{0}")]
+    Damaged(String),
     /// A newer connection, or the group stops.
     #[error("stopped")]
     Stopped,

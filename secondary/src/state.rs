@@ -14,6 +14,7 @@ use tidemark_common::record::ControlRecord;
 use tidemark_common::updater::AppliedPosition;
 use tidemark_common::wire::message::{Message, Position as Remote};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::permission::{Permission, Permitted};
 use crate::points::Points;
@@ -85,6 +86,8 @@ pub struct CopyState {
     moved: Condvar,
     version: watch::Sender<u64>,
     stop: AtomicBool,
+    /// Cancelled when the journal is found to be damaged.
+    damage: CancellationToken,
     /// The markers held.
     pub markers: Markers,
 }
@@ -302,6 +305,17 @@ impl CopyState {
     pub fn wait_for_room(&self, at_most: Duration) {
         let mut inner = self.inner.lock();
         self.moved.wait_for(&mut inner, at_most);
+    }
+
+    /// The journal is damaged: it is of no use to take more of it.
+    pub fn found_damage(&self) {
+        self.damage.cancel();
+    }
+
+    /// Cancelled when the journal is found to be damaged.
+    #[must_use]
+    pub fn damage(&self) -> CancellationToken {
+        self.damage.clone()
     }
 
     /// Ends the updater and the intake.

@@ -2,11 +2,17 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use tidemark_tests::appliance::files_under;
+use tidemark_common::api::types::VerifyReport;
+use tidemark_tests::appliance::{Appliance, files_under};
 use tidemark_tests::cluster::flip_byte;
 use tidemark_tests::oracle::{Bounds, assert_legal};
-use tidemark_tests::pair::{Pair, Setup};
+use tidemark_tests::pair::{GROUP, Pair, Setup};
+use tidemark_tests::wait::{check, wait_until};
+use tidemark_tests::workload::Load;
+
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// An appliance with a group, killed under load.
 pub(crate) fn killed(seed: u64) -> Pair {
@@ -217,4 +223,113 @@ fn assert_backing_named(pair: &mut Pair, backing: &Path) {
         assert!(pair.east.try_open("b").is_err(), "a volume without its backing is not served");
         pair.east.stop();
     }
+}
+
+/// The newest segment of a side's journal that holds more than its header, and a place inside its first record.
+fn newest_segment(side: &Appliance) -> PathBuf {
+    side.files(|name| name.ends_with(".segment")).into_iter().max().expect("a journal segment")
+}
+
+/// Half way into what is written in a segment.
+fn middle_of(segment: &Path) -> u64 {
+    let bytes = std::fs::read(segment).expect("read the segment");
+    let used = bytes.iter().rposition(|byte| *byte != 0).expect("something in it");
+    4096 + (used as u64 - 4096) / 2
+}
+
+/// Inside the first record's frame, behind its envelope.
+const IN_FIRST_RECORD: u64 = 4096 + 32 + 64;
+
+/// Every marker that the copy shows as its image from here on, and at its end, is one that was.
+fn assert_mended(pair: &Pair, load: Load) {
+    load.wait_acked(200);
+    load.stop();
+    let marker = pair.cut();
+    pair.wait_for(marker, "applied");
+    pair.assert_copy_equals();
+    let report: VerifyReport = pair.east.json(&["verify", GROUP, "--to", "west"]);
+    assert_eq!(report.different_bytes, 0, "{report:?}");
+}
+
+/// What is behind the damage is still in the primary's journal: only that is copied.
+#[test]
+fn a_copy_whose_journal_is_damaged_is_mended_from_the_other_sides_journal() {
+    let mut pair = Pair::prefilled(&Setup::seeded(220));
+    pair.settle();
+    let load = pair.load(0);
+    load.wait_acked(400);
+    pair.west.kill9();
+    flip_byte(&newest_segment(&pair.west), IN_FIRST_RECORD);
+    let sent = pair.relay.forward().bytes();
+    let reason = pair.west.start_damaged();
+    assert_names(&reason, &newest_segment(&pair.west));
+    pair.wait_paired();
+    let all: u64 = pair.volumes().len() as u64 * pair.profile(0).volume_bytes();
+    println!("{} of {all} bytes were sent", pair.relay.forward().bytes() - sent);
+    assert!(pair.east.log_text().contains("cannot be read"), "the primary says why it copies");
+    assert!(pair.west.log_text().contains("its image is given up"), "and the copy");
+    assert_mended(&pair, load);
+}
+
+/// The primary gave up what the copy had: everything is copied.
+#[test]
+fn a_copy_whose_journal_cannot_be_read_at_all_is_copied_again() {
+    let mut pair = Pair::prefilled(&Setup::seeded(221));
+    let load = pair.load(0);
+    load.wait_acked(400);
+    pair.west.kill9();
+    for segment in pair.west.files(|name| name.ends_with(".segment")) {
+        // Its header.
+        flip_byte(&segment, 16);
+    }
+    pair.west.start_damaged();
+    pair.wait_paired();
+    assert_mended(&pair, load);
+}
+
+/// Found by the updater while it runs: nothing further is served, and the pair mends itself.
+#[test]
+fn a_copy_that_finds_its_journal_damaged_while_it_runs_is_mended() {
+    let mut pair = Pair::prefilled(&Setup::seeded(222));
+    pair.settle();
+    // The volumes stay behind what came.
+    pair.east.ok(&["group", "set", GROUP, "--history", "1h"]);
+    wait_until("west to keep a history", LIMIT, || {
+        let history = pair.west.group(GROUP).history.unwrap_or_default();
+        check(history.oldest_marker.is_some(), || format!("{history:?}"))
+    });
+    let load = pair.load(0);
+    load.wait_acked(2000);
+    let marker = pair.cut().to_string();
+    pair.east.ok(&["wait", GROUP, "--to", "west", "--marker", &marker, "--for", "received"]);
+    // Nothing of it is in memory then, and it is sound when it starts.
+    pair.west.kill9();
+    pair.west.start();
+    pair.wait_paired();
+    flip_byte(&newest_segment(&pair.west), middle_of(&newest_segment(&pair.west)));
+    pair.east.ok(&["group", "set", GROUP, "--history", "off"]);
+    wait_until("the copy to find it", LIMIT, || {
+        check(pair.west.log_text().contains("its image is given up"), || format!("{:?}", pair.west.group(GROUP)))
+    });
+    pair.wait_paired();
+    assert_mended(&pair, load);
+}
+
+/// As when its file system is not mounted: nothing is done before a person says so; `pair create` says so.
+#[test]
+fn a_copy_whose_journal_is_gone_is_made_anew_when_that_is_ordered() {
+    let mut pair = Pair::prefilled(&Setup::seeded(223));
+    pair.settle();
+    pair.west.stop();
+    std::fs::remove_dir_all(pair.west.directory().join("groups")).expect("remove the journal");
+    let reason = pair.west.start_damaged();
+    assert!(reason.contains("its end is lost"), "{reason}");
+    pair.east.wait_pair(GROUP, "it to be told", LIMIT, |pair| {
+        pair.reason.as_ref().is_some_and(|reason| reason.contains("its end is lost"))
+    });
+    pair.east.ok(&["pair", "delete", GROUP, "--to", "west"]);
+    pair.create();
+    pair.wait_paired();
+    let load = pair.load(0);
+    assert_mended(&pair, load);
 }

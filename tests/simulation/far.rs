@@ -52,6 +52,16 @@ impl Far {
         Self { secondary, apply, clock, talk: None, call: None, steps: 0 }
     }
 
+    /// The call of a primary, which has ordered this copy to begin anew.
+    pub(crate) fn called(&mut self, connection: u64, hello: Hello) {
+        self.call = Some((connection, hello));
+    }
+
+    /// Its updater cannot read the journal.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.secondary.state().damage().is_cancelled()
+    }
+
     /// Takes in what has come over the line. Whether there was anything.
     pub(crate) fn receive(&mut self, line: &mut Line, time: Duration, random: &mut StdRng) -> bool {
         let mut did = false;

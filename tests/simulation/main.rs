@@ -36,7 +36,13 @@ fn run(seed: u64) -> Result<Figures, String> {
 
 /// The same with a copy that can go back: whatever befalls, every marker it holds can be had.
 fn run_with_history(seed: u64) -> Result<Figures, String> {
-    tell(&format!("seed {seed}"), || World::new(seed, Profile::with_history(seed), Points::deadly(&[])).run())
+    tell(&format!("seed {seed}"), || {
+        let mut world = World::new(seed, Profile::with_history(seed), Points::deadly(&[]));
+        catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|payload| {
+            world.tell_trace();
+            resume_unwind(payload)
+        })
+    })
 }
 
 /// Runs something that panics with what is wrong, and says so.
@@ -46,6 +52,11 @@ fn tell<T>(what: &str, run: impl FnOnce() -> T) -> Result<T, String> {
         let text = text.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned()));
         format!("{what}: {}", text.unwrap_or_else(|| "a panic without a message".into()))
     })
+}
+
+/// A number from the environment.
+fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |text| text.parse().expect("a number"))
 }
 
 /// Does something for each of many on all processors.
@@ -111,11 +122,34 @@ fn two_hundred_seeds_hold() {
 
 #[test]
 fn a_copy_that_keeps_a_history_can_be_had_at_every_marker_of_it() {
-    let failed: Vec<_> = parallel(&(1..=60).collect::<Vec<_>>(), |seed| run_with_history(*seed))
+    let (from, count) = (number("FROM", 1), number("SEEDS", 60));
+    let failed: Vec<_> = parallel(&(from..from + count).collect::<Vec<_>>(), |seed| run_with_history(*seed))
         .into_iter()
         .filter_map(Result::err)
         .collect();
     assert!(failed.is_empty(), "{failed:#?}");
+}
+
+/// Bits of its journal flip, in the middle of everything else: it never serves what never was, and mends itself.
+#[test]
+fn a_copy_whose_journal_is_damaged_again_and_again_is_mended_each_time() {
+    let run = |seed: &u64| {
+        tell(&format!("seed {seed}"), || {
+            let mut world = World::new(*seed, Profile::with_damage(*seed), Points::deadly(&[]));
+            catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|payload| {
+                world.tell_trace();
+                resume_unwind(payload)
+            })
+        })
+    };
+    let (from, count) = (number("FROM", 1), number("SEEDS", 100));
+    let (mut figures, mut failed) = (Figures::default(), Vec::new());
+    for result in parallel(&(from..from + count).collect::<Vec<_>>(), run) {
+        result.map_or_else(|what| failed.push(what), |one| figures.add(&one));
+    }
+    println!("{figures}");
+    assert!(failed.is_empty(), "{failed:#?}");
+    assert!(figures.renewals >= count / 8, "{figures}");
 }
 
 #[test]
@@ -129,7 +163,6 @@ fn seeds_that_once_failed_hold() {
 #[test]
 #[ignore = "as many as SEEDS says"]
 fn many() {
-    let number = |name: &str, otherwise| std::env::var(name).map_or(otherwise, |text| text.parse().expect("a number"));
     let from = number("FROM", 1);
     assert_all_hold(&(from..from + number("SEEDS", 1000)).collect::<Vec<_>>());
 }

@@ -24,6 +24,8 @@ pub(crate) enum Calamity {
     FullDisk(Side, u64, u64),
     ClockJump(Side, i64),
     Suspend,
+    /// Bits of the copy's journal flip.
+    Damage,
 }
 
 #[derive(Debug, Clone)]
@@ -48,6 +50,8 @@ pub(crate) struct Profile {
     pub(crate) rates: [u32; 9],
     /// At this step the line is cut for so long.
     pub(crate) partition: Option<(u64, Duration)>,
+    /// Of a million steps, after how many bits of the copy's journal flip.
+    pub(crate) damage: u32,
     /// A process that dies in the middle of a step dies because power is lost there.
     pub(crate) power_lost: bool,
 }
@@ -87,6 +91,7 @@ impl Profile {
             turn: 48 << 10,
             rates,
             partition: None,
+            damage: 0,
             power_lost: false,
         }
     }
@@ -97,6 +102,11 @@ impl Profile {
         let history = History { milliseconds: 200 + seed % 7 * 400, bytes: 0 };
         // Of its journal, a part is kept for the history.
         Self { settings: Settings { history, far_segments: 36, ..profile.settings }, ..profile }
+    }
+
+    /// The same with a copy whose journal is damaged again and again.
+    pub(crate) fn with_damage(seed: u64) -> Self {
+        Self { damage: 4_000, ..if seed.is_multiple_of(3) { Self::of(seed) } else { Self::with_history(seed) } }
     }
 
     /// A short run in which nothing befalls but one partition, long enough for the journal to overflow.
@@ -124,6 +134,9 @@ impl Profile {
     }
 
     pub(crate) fn calamity(&self, random: &mut StdRng) -> Option<Calamity> {
+        if self.damage > 0 && random.random_range(0..1_000_000) < self.damage {
+            return Some(Calamity::Damage);
+        }
         let mut at = random.random_range(0..1_000_000);
         let kind = self.rates.iter().position(|rate| match u32::checked_sub(at, *rate) {
             Some(rest) => {

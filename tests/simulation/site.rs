@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rand::RngExt;
+use rand::rngs::StdRng;
 use tempfile::TempDir;
 use tidemark_common::catalog::{Catalog, GroupRecord, GroupVolume, OnFullRecord, PairRecord, RoleRecord};
 use tidemark_common::clock::Clock;
@@ -27,6 +29,7 @@ use tidemark_primary::group::{Primary, PrimaryOptions, PrimaryParts, Stages};
 use tidemark_primary::recovery::Taken;
 use tidemark_primary::ship::Links;
 use tidemark_secondary::apply::Apply;
+use tidemark_secondary::damage::give_up_image;
 use tidemark_secondary::group::{Secondary, SecondaryParts};
 use tidemark_secondary::image_point::Asked;
 use tidemark_secondary::intake::CopyVolumes;
@@ -111,6 +114,20 @@ pub(crate) struct Site {
 }
 
 type Opened = (Arc<dyn Disk>, Arc<GroupKeeper>, Arc<Volumes>);
+
+/// Why a copy does not run.
+#[derive(Debug)]
+pub(crate) struct Unopened {
+    pub(crate) reason: String,
+    /// Its journal is there and damaged.
+    pub(crate) damaged: bool,
+}
+
+impl<T: Into<String>> From<T> for Unopened {
+    fn from(reason: T) -> Self {
+        Self { reason: reason.into(), damaged: false }
+    }
+}
 
 /// A copy that has become primary.
 pub(crate) struct TakenOver {
@@ -308,14 +325,25 @@ impl Site {
         (parts, options)
     }
 
-    pub(crate) fn open_secondary(&mut self) -> Result<(Arc<Secondary>, Apply), String> {
+    pub(crate) fn open_secondary(&mut self) -> Result<(Arc<Secondary>, Apply), Unopened> {
+        let opened = Secondary::open(self.secondary_parts()?);
+        opened.map_err(|error| Unopened { reason: error.to_string(), damaged: error.is_damage() })
+    }
+
+    /// A copy whose journal is damaged begins anew, as its primary has ordered.
+    pub(crate) fn renew_secondary(&mut self) -> Result<(Arc<Secondary>, Apply), Unopened> {
+        give_up_image(&self.secondary_parts()?).map_err(|error| error.to_string())?;
+        self.open_secondary()
+    }
+
+    fn secondary_parts(&mut self) -> Result<SecondaryParts, String> {
         let (disk, keeper, volumes) = self.open()?;
         let metrics = self.metrics.group("group");
         let (folder, group) = ("/images".into(), keeper.id());
         let space = Arc::new(SideSpace::new(1 << 30));
         let images = ErasParts { disk: Arc::clone(&disk), folder, group, space };
         let (eras, _) = Eras::open(images, &[]).map_err(|error| error.to_string())?;
-        let parts = SecondaryParts {
+        Ok(SecondaryParts {
             disk,
             clock: Arc::new(self.clock.clone()),
             keeper,
@@ -328,14 +356,28 @@ impl Site {
             pair_metrics: metrics.pair(NEAR),
             metrics,
             eras,
-        };
-        Secondary::open(parts).map_err(|error| error.to_string())
+        })
+    }
+
+    /// A bit of one of its journal's segments flips. Not of the newest one: nothing may tell that its end was something else.
+    pub(crate) fn damage_journal(&self, random: &mut StdRng) -> bool {
+        let files = self.disk.everything().into_iter();
+        let mut segments: Vec<(PathBuf, Vec<u8>)> = files
+            .filter(|(path, _)| path.starts_with(JOURNAL) && path.extension().is_some_and(|kind| kind == "segment"))
+            .collect();
+        segments.sort();
+        segments.pop();
+        let Some((path, bytes)) = segments.get(random.random_range(0..segments.len().max(1))) else { return false };
+        let used = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0) as u64;
+        let bit = random.random_range(0..=used * 8);
+        self.disk.flip_bit(path, bit).expect("it is there");
+        true
     }
 
     /// This copy, which does not run, becomes primary; with a number, at one of the markers of its history. `None`: it has no
     /// image.
     pub(crate) fn take_over(&mut self, older: Option<usize>) -> Result<Option<TakenOver>, String> {
-        let (secondary, mut apply) = self.open_secondary()?;
+        let (secondary, mut apply) = self.open_secondary().map_err(|why| why.reason)?;
         let Some(mut permitted) = secondary.permitted() else { return Ok(None) };
         if let (Some(floor), Some(older)) = (secondary.state().history().floor, older) {
             let mut held = secondary.state().markers.moments();

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tidemark_common::api::types::{MarkerInfo, PairState};
-use tidemark_common::wire::message::Position;
+use tidemark_common::wire::message::{Message, Position, Refusal, Refused};
 use tidemark_primary::cut::CutError;
 use tidemark_tests::history::Tick;
 use tidemark_tests::image::compare;
@@ -47,6 +47,8 @@ pub(crate) struct Figures {
     pub(crate) full: u64,
     pub(crate) lies: u64,
     pub(crate) lies_noticed: u64,
+    /// Copies begun anew over a damaged journal.
+    pub(crate) renewals: u64,
     /// Over every step and its outcome.
     pub(crate) trace: u64,
 }
@@ -67,6 +69,7 @@ impl Figures {
         self.full += other.full;
         self.lies += other.lies;
         self.lies_noticed += other.lies_noticed;
+        self.renewals += other.renewals;
     }
 }
 
@@ -87,6 +90,7 @@ impl std::fmt::Display for Figures {
             ("copies judged", self.copies_judged),
             ("lies of disks", self.lies),
             ("of them noticed", self.lies_noticed),
+            ("damaged copies", self.renewals),
         ];
         rows.iter().try_for_each(|(name, figure)| writeln!(f, "{name:<18}{figure}"))
     }
@@ -125,6 +129,10 @@ pub(crate) struct World {
     /// A side that is down comes up after so many steps; whether power was lost meanwhile.
     near_down: (u64, bool),
     far_down: u64,
+    /// The copy does not run because its journal is damaged: it waits for its primary.
+    far_waits: bool,
+    /// Bits of the copy's journal may have flipped.
+    flipped: bool,
     line: Line,
     pub(crate) hosts: Hosts,
     cut: Option<Waiting<Result<MarkerInfo, CutError>>>,
@@ -165,6 +173,8 @@ impl World {
             far: None,
             near_down: (0, false),
             far_down: 0,
+            far_waits: false,
+            flipped: false,
             line: Line::late(profile.delay),
             hosts,
             cut: None,
@@ -302,8 +312,14 @@ impl World {
                 });
                 (Side::Near, done)
             }
+            Act::Receive if self.far_waits => return self.answer_for_far(),
             Act::Receive | Act::TakeIn | Act::Apply | Act::Acknowledge => {
                 let Some(far) = &mut self.far else { return false };
+                if far.is_damaged() {
+                    // It stops: whoever is connected learns of it, and nothing is served.
+                    self.far_stops();
+                    return true;
+                }
                 let told = &mut self.told;
                 let done = survives(|| match act {
                     Act::Receive => far.receive(line, time, random),
@@ -334,6 +350,46 @@ impl World {
         }
     }
 
+    /// The copy's journal is damaged.
+    fn far_stops(&mut self) {
+        self.note("the copy's journal is damaged");
+        self.line.lose();
+        self.far_site.fate.kill();
+        self.far = None;
+        self.far_waits = true;
+        self.far_down = u64::MAX;
+    }
+
+    /// The appliance of a copy that does not run tells its primary, or does what that orders.
+    fn answer_for_far(&mut self) -> bool {
+        let time = self.time();
+        let Some(message) = self.line.far_hears(time) else { return false };
+        let Message::Hello(hello) = message else { return true };
+        if !hello.create {
+            let refused =
+                Refused { refusal: Refusal::Damaged, message: "damaged".into(), generation: hello.generation };
+            self.line.tell_near(&Message::Refused(refused), time, &mut self.random);
+            return true;
+        }
+        let (site, connection) = (&mut self.far_site, self.line.current());
+        match survives(|| site.renew_secondary()) {
+            None => self.died(Side::Far, None),
+            Some(Err(why)) => self.did_not_start(Side::Far, &why.reason),
+            Some(Ok((secondary, apply))) => {
+                let mut far = Far::new(secondary, apply, self.far_site.clock.clone());
+                far.called(connection, hello);
+                self.far = Some(far);
+                self.far_waits = false;
+                self.flipped = false;
+                // Its image is given up, and it says so.
+                self.told = (0, 0, 0);
+                self.figures.renewals += 1;
+                self.note("the copy begins anew");
+            }
+        }
+        true
+    }
+
     /// A process is gone; with a seed, power was lost at its site.
     fn died(&mut self, side: Side, power: Option<u64>) {
         self.note(("died", side, power));
@@ -356,6 +412,7 @@ impl World {
             Side::Far => {
                 self.far_site.fate.kill();
                 self.far = None;
+                self.far_waits = false;
                 match power {
                     Some(seed) => self.far_site.lost_power(seed),
                     None => self.far_site.died(),
@@ -404,7 +461,8 @@ impl World {
         let site = &mut self.far_site;
         match survives(|| site.open_secondary()) {
             None => self.died(Side::Far, None),
-            Some(Err(reason)) => self.did_not_start(Side::Far, &reason),
+            Some(Err(why)) if why.damaged && self.flipped => self.far_stops(),
+            Some(Err(why)) => self.did_not_start(Side::Far, &why.reason),
             Some(Ok((secondary, apply))) => {
                 self.far = Some(Far::new(secondary, apply, self.far_site.clock.clone()));
                 self.note("far is up");
@@ -454,6 +512,7 @@ impl World {
             }
             Calamity::ClockJump(side, ms) => self.site(side).clock.jump_ms.store(ms, Ordering::SeqCst),
             Calamity::Suspend => self.turn_pair(),
+            Calamity::Damage => self.flipped |= self.far_site.damage_journal(&mut self.random),
         }
     }
 
@@ -486,7 +545,7 @@ impl World {
             2 => self.look_at_copy(Some(seed)),
             _ => self.look_at_volumes(),
         }
-        if self.liar.random() {
+        if self.liar.random() && self.profile.damage == 0 {
             self.look_at_lies();
         }
         true
@@ -507,16 +566,28 @@ impl World {
         let older = self.figures.steps.is_multiple_of(2).then(|| usize::try_from(self.figures.steps / 2).unwrap_or(0));
         let older = older.filter(|_| !self.profile.settings.history.is_off());
         let mut twin = self.far_site.twin(power_lost);
-        let taken = twin.take_over(older).unwrap_or_else(|reason| panic!("the copy cannot be taken over: {reason}"));
-        let what = format!("the copy, power lost {power_lost:?}");
+        let taken = twin.take_over(older);
+        if self.flipped && !matches!(taken, Ok(Some(_))) {
+            return;
+        }
+        let taken = taken.unwrap_or_else(|reason| panic!("the copy cannot be taken over: {reason}"));
+        let mut what = format!("the copy, power lost {power_lost:?}");
         let Some(TakenOver { marker, primary, mut stages }) = taken else {
             assert_eq!((self.told.1, self.told.2), (0, 0), "{what}: there is no image any more");
             return;
         };
         let (served, told) = (marker.number, self.told.1);
-        assert!(served >= told || older.is_some(), "{what}: marker {told} was reported, {served} is served");
+        what += &format!(", at marker {served}, older {older:?}, told {told}");
+        assert!(
+            served >= told || older.is_some() || self.flipped,
+            "{what}: marker {told} was reported, {served} is served"
+        );
+        let volumes = match twin.try_read_all(&primary) {
+            // What is damaged is not served.
+            Err(_) if self.flipped => return,
+            read => read.expect("a read"),
+        };
         self.figures.copies_judged += 1;
-        let volumes = twin.read_all(&primary);
         let moment = self.moment(marker.boundary_seq);
         self.hosts.judge_copy(&what, &volumes, moment);
         let limit = stages.writeback.image.journal.durable_end().position;

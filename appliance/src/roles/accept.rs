@@ -19,7 +19,7 @@ use tidemark_primary::ship::Links;
 use tidemark_secondary::group::Secondary;
 use tidemark_secondary::intake::CopyVolumes;
 
-use super::appliance::{Appliance, Engine, Group, failed};
+use super::appliance::{Appliance, Engine, Failure, Group, failed};
 
 /// A peer that is let in says what it wants within this time.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -109,6 +109,9 @@ impl Appliance {
         self.check_member(peer.0, &group, hello.generation).map_err(|message| refuse(Refusal::Conflict, 0, message))?;
         let engine = group.engine.read().clone();
         match engine {
+            Engine::Secondary(_) | Engine::Failed(_) if self.is_to_renew(&group, &peer.0, hello) => {
+                self.renew_copy(&group, &peer.0, hello).await
+            }
             Engine::Secondary(secondary) => {
                 if hello.generation < generation {
                     let message = format!(
@@ -231,7 +234,7 @@ impl Appliance {
             cut: None,
             history: History::default(),
         };
-        let made = tokio::task::block_in_place(|| -> Result<(Arc<GroupKeeper>, Arc<Secondary>), String> {
+        let made = tokio::task::block_in_place(|| -> Result<(Arc<GroupKeeper>, Arc<Secondary>), Failure> {
             self.catalog.put_group(&record).map_err(|error| error.to_string())?;
             let keeper = Arc::new(GroupKeeper::new(self.catalog.clone(), record.clone()));
             let entry = Group::new(Arc::clone(&keeper), Engine::Failed("starting".into()));
@@ -253,9 +256,9 @@ impl Appliance {
                 }
                 Ok(secondary)
             }
-            Err(message) => {
+            Err(why) => {
                 self.undo_copy(&record, hello, &offered);
-                Err(refuse(Refusal::Resources, format!("'{here}' could not make the copy volumes: {message}")))
+                Err(refuse(Refusal::Resources, format!("'{here}' could not make the copy volumes: {why}")))
             }
         }
     }

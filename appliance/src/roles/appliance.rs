@@ -45,8 +45,32 @@ pub(crate) enum Engine {
         /// That generation.
         by: Generation,
     },
-    /// Does not run: what happened and what to do.
-    Failed(String),
+    /// Does not run.
+    Failed(Failure),
+}
+
+/// Why a group does not run.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    /// What happened and what to do.
+    pub(crate) reason: String,
+    /// Of a copy: its journal is what keeps it from running, and, if so, whether that is there and damaged.
+    pub(crate) journal: Option<Damaged>,
+}
+
+/// Whether a copy's journal is there and damaged, and not just gone.
+pub(crate) type Damaged = bool;
+
+impl<T: Into<String>> From<T> for Failure {
+    fn from(reason: T) -> Self {
+        Self { reason: reason.into(), journal: None }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.reason)
+    }
 }
 
 /// A group of this appliance.

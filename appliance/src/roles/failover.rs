@@ -71,7 +71,7 @@ impl Appliance {
             Err(reason) => {
                 // The copy stands still: whatever was recorded until now decides what a restart makes of it.
                 let reason = format!("the failover did not end: {reason}. Restart the service, then try again");
-                *group.engine.write() = Engine::Failed(reason.clone());
+                *group.engine.write() = Engine::Failed(reason.clone().into());
                 return Err(failed(format!("group '{name}': {reason}")));
             }
         };

@@ -33,7 +33,7 @@ impl Appliance {
                 secondary.stop().await;
                 self.forget_group(group, &found, None).await
             }
-            Engine::Failed(reason) if record.role == RoleRecord::Primary => Err(may_hold_writes(group, &reason)),
+            Engine::Failed(why) if record.role == RoleRecord::Primary => Err(may_hold_writes(group, &why.reason)),
             Engine::Fenced { by } => {
                 self.check_other_side(&record, peer)?;
                 self.refuse_with_images(found.keeper.id(), None, "given up")?;
@@ -61,7 +61,7 @@ impl Appliance {
         let engine = found.engine.read().clone();
         let primary = match engine {
             Engine::Primary(primary) => primary,
-            Engine::Failed(reason) => return Err(may_hold_writes(name, &reason)),
+            Engine::Failed(why) => return Err(may_hold_writes(name, &why.reason)),
             Engine::Secondary(_) | Engine::Fenced { .. } => {
                 return Err(refused(format!("group '{name}' is not primary here: `tidemark pair delete` gives it up")));
             }

@@ -14,10 +14,11 @@ use tidemark_primary::drain::DrainSettings;
 use tidemark_primary::group::{Primary, PrimaryOptions, PrimaryParts, on_full_record};
 use tidemark_primary::recovery::Taken;
 use tidemark_primary::ship::Links;
+use tidemark_secondary::damage::give_up_image;
 use tidemark_secondary::group::{Secondary, SecondaryParts};
 use tidemark_secondary::intake::CopyVolumes;
 
-use super::appliance::{Appliance, Engine, Group, failed, invalid, refused};
+use super::appliance::{Appliance, Engine, Failure, Group, failed, invalid, refused};
 
 /// A write waits this long at most in the buffer for company.
 const DRAIN_DELAY: Duration = Duration::from_millis(10);
@@ -60,7 +61,7 @@ impl Appliance {
 
     fn start_engine(&self, keeper: &Arc<GroupKeeper>) -> Engine {
         let started = match keeper.get().role {
-            RoleRecord::Primary => self.start_primary(keeper, None).map(Engine::Primary),
+            RoleRecord::Primary => self.start_primary(keeper, None).map(Engine::Primary).map_err(Failure::from),
             RoleRecord::Secondary => self.start_secondary(keeper).map(Engine::Secondary),
             RoleRecord::Fenced { by_generation } => Ok(Engine::Fenced { by: Generation(by_generation) }),
         };
@@ -121,12 +122,25 @@ impl Appliance {
         Primary::start(parts, options).map_err(|error| error.to_string())
     }
 
-    pub(crate) fn start_secondary(&self, keeper: &Arc<GroupKeeper>) -> Result<Arc<Secondary>, String> {
+    pub(crate) fn start_secondary(&self, keeper: &Arc<GroupKeeper>) -> Result<Arc<Secondary>, Failure> {
+        Secondary::start(self.secondary_parts(keeper)?).map_err(|error| Failure {
+            reason: error.to_string(),
+            journal: error.is_of_the_journal().then(|| error.is_damage()),
+        })
+    }
+
+    /// A copy whose journal cannot be read gives up its image and starts: its primary copies what is missing (decision 12).
+    pub(crate) fn start_without_image(&self, keeper: &Arc<GroupKeeper>) -> Result<Arc<Secondary>, Failure> {
+        give_up_image(&self.secondary_parts(keeper)?).map_err(|error| error.to_string())?;
+        self.start_secondary(keeper)
+    }
+
+    fn secondary_parts(&self, keeper: &Arc<GroupKeeper>) -> Result<SecondaryParts, String> {
         let this = self.this.upgrade().ok_or("the service is stopping")?;
         let record = keeper.get();
         let peer = record.primary.and_then(|id| self.peer_by_id(&id)).unwrap_or_else(|| "primary".into());
         let metrics = self.metrics.group(&record.name);
-        let parts = SecondaryParts {
+        Ok(SecondaryParts {
             disk: Arc::clone(&self.disk),
             clock: Arc::clone(&self.clock),
             keeper: Arc::clone(keeper),
@@ -139,8 +153,7 @@ impl Appliance {
             pair_metrics: metrics.pair(&peer),
             metrics,
             eras: self.eras(keeper.id()).map_err(|error| error.message)?,
-        };
-        Secondary::start(parts).map_err(|error| error.to_string())
+        })
     }
 
     /// `group create`.

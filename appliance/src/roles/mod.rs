@@ -21,6 +21,7 @@ mod lost;
 pub(crate) mod offers;
 mod peers;
 mod rejoin;
+mod renew;
 mod status;
 mod switchover;
 mod takers;

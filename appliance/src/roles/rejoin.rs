@@ -91,7 +91,7 @@ impl Appliance {
             peer.ok_or_else(|| refused(format!("group '{name}' has no pair here: there is nobody to return to")))?;
         // Hosts are out: whatever was captured goes into the journal and the volumes before anything is compared.
         tokio::task::block_in_place(|| self.settle_captured(&group)).map_err(failed)?;
-        *group.engine.write() = Engine::Failed(format!("it is returning to '{peer}' as the copy"));
+        *group.engine.write() = Engine::Failed(format!("it is returning to '{peer}' as the copy").into());
         let returned = self.return_to(&group, &peer).await;
         match returned {
             Ok(None) => self.serve_again(&group, &peer).await,
@@ -131,7 +131,7 @@ impl Appliance {
         group.met.store(0, std::sync::atomic::Ordering::Release);
         let started = tokio::task::block_in_place(|| self.start_primary(&group.keeper, None));
         let marker = started.as_ref().ok().and_then(|primary| primary.marker(None)).map_or(0, |marker| marker.number);
-        *group.engine.write() = started.map_or_else(Engine::Failed, Engine::Primary);
+        *group.engine.write() = started.map_or_else(|why| Engine::Failed(why.into()), Engine::Primary);
         let record = group.keeper.get();
         for member in &record.volumes {
             self.settle_door(&member.name).await;

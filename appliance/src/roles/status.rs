@@ -136,9 +136,9 @@ impl Appliance {
                 let reason = Self::several_takers(group).unwrap_or(reason);
                 at_rest(group, Role::Fenced, PairState::Fenced, reason, self.clock.wall())
             }
-            Engine::Failed(reason) => {
+            Engine::Failed(why) => {
                 let role = group.keeper.get().role.into();
-                at_rest(group, role, PairState::Error, reason.clone(), self.clock.wall())
+                at_rest(group, role, PairState::Error, why.reason.clone(), self.clock.wall())
             }
         }
     }

@@ -3,8 +3,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Position;
+use super::{Position, segment};
 use crate::record::FrameError;
+
+/// Where a journal ends that was just made.
+const NEW: Position = Position { segment: 1, offset: segment::FIRST_RECORD };
 
 /// Why the journal did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +108,18 @@ impl JournalError {
     #[must_use]
     pub const fn is_damage(&self) -> bool {
         matches!(self, Self::Damaged { .. } | Self::BeginsLate { .. } | Self::EndsEarly { .. })
+    }
+
+    /// Whether records that are there are not what was written, or do not follow each other: reading again does not help.
+    #[must_use]
+    pub const fn is_of_the_records(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Gap { .. })
+    }
+
+    /// Whether it is there, as far as it goes, and ends before what was recorded of it.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        matches!(self, Self::EndsEarly { end, .. } if *end > NEW)
     }
 
     /// Whether it holds all it may hold.

@@ -8,12 +8,12 @@ use super::segment::{self, Segment, number_of};
 use super::{Journal, JournalError};
 use crate::storage::Open;
 
-const SEGMENT: &str = ".segment";
-const SPARE: &str = ".spare";
-const FOLD: &str = ".fold";
+pub(super) const SEGMENT: &str = ".segment";
+pub(super) const SPARE: &str = ".spare";
+pub(super) const FOLD: &str = ".fold";
 
 impl Journal {
-    fn numbers(&self, ending: &str) -> Result<Vec<u64>, JournalError> {
+    pub(super) fn numbers(&self, ending: &str) -> Result<Vec<u64>, JournalError> {
         let names = self.disk.list(&self.folder);
         let names = names.map_err(|source| JournalError::io("list", &self.folder, 0, source))?;
         Ok(names.iter().filter_map(|name| number_of(name, ending)).collect())

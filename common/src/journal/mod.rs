@@ -12,6 +12,7 @@ mod reader;
 mod recent;
 mod recovery;
 mod segment;
+mod sound;
 mod staging;
 mod tail;
 mod writer;
@@ -21,6 +22,7 @@ pub use fold::{FoldRange, Folded};
 pub use reader::{ReadFrame, Reader};
 pub use recovery::{Recovered, TornTail, Visit, cut_behind, open};
 pub use segment::Segment;
+pub use sound::{Sound, remove, sound};
 pub use writer::Writer;
 
 use std::collections::BTreeMap;

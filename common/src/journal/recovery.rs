@@ -69,16 +69,7 @@ pub fn open(
         segments.retain(|number, _| *number <= position.segment);
     }
     let oldest = segments.values().next().map_or_else(Tip::default, |first| first.start.tip());
-    let nowhere = Position::default();
-    let mut scan = Scan {
-        tip: oldest,
-        end: nowhere,
-        proven: nowhere,
-        torn: None,
-        cut_at,
-        visit,
-        folds: FoldCheck::from_the_middle(),
-    };
+    let mut scan = Scan::of(oldest, Position::default(), cut_at, visit);
     let newest = segments.keys().next_back().copied();
     for (number, segment) in &segments {
         scan.segment(segment, newest == Some(*number))?;
@@ -106,15 +97,9 @@ pub fn cut_behind(journal: &Arc<Journal>, at: Position) -> Result<Writer, Journa
         return Ok(opened.writer);
     }
     let segment = journal.segment(at.segment).ok_or(JournalError::Trimmed { position: at })?;
-    let mut scan = Scan {
-        tip: segment.start.tip(),
-        end: segment.begin(),
-        proven: journal.durable_end().position,
-        torn: None,
-        cut_at: Some(at),
-        visit: &mut |_, _, _| {},
-        folds: FoldCheck::from_the_middle(),
-    };
+    let mut visit = |_: Position, _: &FrameHeader, _: Option<&ControlRecord>| {};
+    let mut scan = Scan::of(segment.start.tip(), segment.begin(), Some(at), &mut visit);
+    scan.proven = journal.durable_end().position;
     scan.segment(&segment, true)?;
     let Scan { tip, end, proven, .. } = scan;
     journal.state.lock().segments.retain(|number, _| *number <= at.segment);
@@ -126,19 +111,28 @@ pub fn cut_behind(journal: &Arc<Journal>, at: Position) -> Result<Writer, Journa
 }
 
 /// Reads all records, in order.
-struct Scan<'a> {
-    tip: Tip,
-    end: Position,
+pub(super) struct Scan<'a> {
+    pub(super) tip: Tip,
+    /// Where the last good record ends.
+    pub(super) end: Position,
     /// What lies before is durable: a later record says so.
     proven: Position,
     torn: Option<TornTail>,
     cut_at: Option<Position>,
+    /// All data is read, not only what tells of it.
+    pub(super) whole: bool,
     visit: Visit<'a>,
     folds: FoldCheck,
 }
 
-impl Scan<'_> {
-    fn segment(&mut self, segment: &Segment, newest: bool) -> Result<(), JournalError> {
+impl<'a> Scan<'a> {
+    /// From a place on, where the history stands as `tip` says.
+    pub(super) fn of(tip: Tip, end: Position, cut_at: Option<Position>, visit: Visit<'a>) -> Self {
+        let (proven, folds) = (Position::default(), FoldCheck::from_the_middle());
+        Self { tip, end, proven, torn: None, cut_at, whole: false, visit, folds }
+    }
+
+    pub(super) fn segment(&mut self, segment: &Segment, newest: bool) -> Result<(), JournalError> {
         if segment.start.tip() != self.tip {
             return Err(segment.gap(0, "its header tells another history than the segment before"));
         }
@@ -148,7 +142,7 @@ impl Scan<'_> {
                 self.up_to(segment, cut.offset, true, "the place to cut at is inside it")?;
             }
             None if newest => self.newest_segment(segment)?,
-            _ => self.up_to(segment, segment.used_bytes(), false, "the segment ends inside it")?,
+            _ => self.up_to(segment, segment.used_bytes(), self.whole, "the segment ends inside it")?,
         }
         segment.set_end(self.end.offset);
         Ok(())

@@ -102,6 +102,8 @@ label! {
         Malformed = "malformed",
         /// This side was not ready.
         Unready = "unready",
+        /// The copy's journal is damaged here.
+        Damaged = "damaged",
     }
 }
 
@@ -130,6 +132,7 @@ impl From<Refusal> for PeerRefusal {
             Refusal::Suspended => Self::Suspended,
             Refusal::Malformed => Self::Malformed,
             Refusal::Unready => Self::Unready,
+            Refusal::Damaged => Self::Damaged,
         }
     }
 }

@@ -30,6 +30,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
         Refusal::Suspended,
         Refusal::Malformed,
         Refusal::Unready,
+        Refusal::Damaged,
     ])
 }
 

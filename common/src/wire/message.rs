@@ -115,6 +115,8 @@ pub enum Refusal {
     Malformed,
     /// It is stopping or not ready: try again.
     Unready,
+    /// Its journal of the copy is damaged: a first copy, ordered by `create`, mends it.
+    Damaged,
 }
 
 /// The secondary's other answer to [`Hello`].

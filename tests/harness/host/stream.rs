@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// A host that hears nothing for so long gives up: an appliance that hangs fails the test instead of blocking it.
-const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+const ANSWER_LIMIT: Duration = Duration::from_secs(90);
 
 /// Where an appliance serves NBD.
 #[derive(Debug, Clone)]

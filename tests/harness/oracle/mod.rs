@@ -10,7 +10,7 @@
 //! - *ceiling* (invariant 3): nothing sent after a given moment is held;
 //! - nothing that was never written, or was lost in an earlier crash, appears.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::history::{Kind, Tick, Write};
 use crate::image::Image;
@@ -206,13 +206,16 @@ fn shown(
     violations: &mut Vec<Violation>,
 ) -> HashMap<(usize, u64), usize> {
     let mut shown = HashMap::new();
-    // What was sent after the answer of a write that is missing cannot be there: a zero is then what was before.
+    // What was sent after the answer of a write that is missing cannot be there, nor any part of that write itself: a zero is then
+    // what was before.
     let missing = certainly_missing(writes, blocks, image);
-    let ceiling = missing.into_iter().chain(bounds.nothing_sent_after).min();
+    let answered = missing.iter().filter_map(|at| writes[*at].acked).min();
+    let ceiling = answered.into_iter().chain(bounds.nothing_sent_after).min();
+    let may_be_there = |at: usize| !missing.contains(&at) && ceiling.is_none_or(|ceiling| writes[at].sent <= ceiling);
     for (volume, block, content) in image.blocks() {
         let list = blocks.at(volume, block);
         let found = match content {
-            Content::Zero => Ok(zero_position(writes, list, ceiling)),
+            Content::Zero => Ok(zero_position(writes, list, may_be_there)),
             Content::Foreign(what) => Err(Violation::Foreign { volume, block, what: what.clone() }),
             Content::Stamp(id) => match list.iter().position(|at| writes[*at].id == *id) {
                 Some(position) if writes[list[position]].kind == Kind::Stamp => Ok(position + 1),
@@ -229,8 +232,8 @@ fn shown(
     shown
 }
 
-/// The earliest answer of a write that some block lacks for certain: it shows an older one, or zeroes that nothing wrote later.
-fn certainly_missing(writes: &[Write], blocks: &Blocks, image: &Image) -> Option<Tick> {
+/// The writes that some block lacks for certain: it shows an older one, or zeroes that nothing wrote later.
+fn certainly_missing(writes: &[Write], blocks: &Blocks, image: &Image) -> HashSet<usize> {
     let lacking = image.blocks().flat_map(|(volume, block, content)| {
         let list = blocks.at(volume, block);
         let newest = match content {
@@ -241,14 +244,13 @@ fn certainly_missing(writes: &[Write], blocks: &Blocks, image: &Image) -> Option
         };
         newest.map_or(&[][..], |newest| &list[newest..])
     });
-    lacking.filter_map(|at| writes[*at].acked).min()
+    lacking.copied().collect()
 }
 
-/// A zero shows the one write that zeroed the block, or that it was never written: so it does when that write was sent only
-/// after what the image may hold. What was written before and is not there is missing then.
-fn zero_position(writes: &[Write], list: &[usize], ceiling: Option<Tick>) -> usize {
-    let in_time = |write: &Write| ceiling.is_none_or(|ceiling| write.sent <= ceiling);
-    let zeroes = |at: usize| writes[at].kind == Kind::Zero && in_time(&writes[at]);
+/// A zero shows the one write that zeroed the block, or that it was never written: so it does when the image cannot hold that
+/// write. What was written before and is not there is missing then.
+fn zero_position(writes: &[Write], list: &[usize], may_be_there: impl Fn(usize) -> bool) -> usize {
+    let zeroes = |at: usize| writes[at].kind == Kind::Zero && may_be_there(at);
     let mut zeroed = list.iter().enumerate().filter(|(_, at)| zeroes(**at));
     let last = zeroed.next().map_or(0, |(position, _)| position + 1);
     assert!(zeroed.next().is_none(), "a block was zeroed twice: the history is ambiguous");

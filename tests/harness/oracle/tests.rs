@@ -248,3 +248,26 @@ fn a_zero_is_no_sign_of_a_write_that_cannot_be_there() {
         "{found:?}"
     );
 }
+
+/// A write that zeroes several blocks, of which one was never written, is in an image as a whole or not at all: when one of its
+/// blocks shows something older, the zeroes of another are older, too.
+#[test]
+fn zeroes_are_no_sign_of_a_write_that_another_block_lacks() {
+    let history = History::new();
+    let older = history.sending(0, 1, 1, Kind::Stamp);
+    history.acknowledged(older);
+    history.sending(0, 0, 2, Kind::Zero);
+    let image = image_of(&history.writes(), &[older]);
+    let verdict = assert_legal("without it", &history.writes(), &image, Bounds::EVERYTHING_ACKED);
+    assert_eq!(verdict.count(), 1);
+}
+
+/// Half of it over what was there is seen all the same.
+#[test]
+fn half_a_write_of_zeroes_is_caught() {
+    let (history, mut image) = dependent();
+    history.sending(0, 0, 2, Kind::Zero);
+    *image.block_mut(0, 0) = Content::Zero;
+    let found = violations(&history, &image, Bounds::ANY);
+    assert!(matches!(found[..], [Violation::Torn { write: 1, .. }, ..]), "{found:?}");
+}

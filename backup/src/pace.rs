@@ -1,4 +1,5 @@
-//! How fast a backup copies: no faster than the rate given, and, when asked for, only while hosts are quiet.
+//! How fast a backup copies: no faster than the rate given, and, when asked for, only while hosts are quiet; as fast as it goes
+//! when what it copies can no longer be kept for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +10,14 @@ use crate::stop::Stop;
 
 /// Hosts must have been quiet for so long before a backup that runs when they are idle goes on.
 pub const QUIET: Duration = Duration::from_millis(200);
+/// How soon it is noticed that it has to hurry.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Counts what hosts ask of the volumes.
 pub type Asked = Box<dyn Fn() -> u64 + Send>;
+
+/// Whether what is to be copied can no longer be kept for a slow copying.
+pub type Hurry = Box<dyn Fn() -> bool + Send>;
 
 /// See the module.
 pub struct Pace {
@@ -21,6 +27,7 @@ pub struct Pace {
     /// When the next piece may go, monotonic.
     next: Duration,
     quiet: Option<Quiet>,
+    hurry: Option<Hurry>,
 }
 
 struct Quiet {
@@ -44,7 +51,13 @@ impl Pace {
     pub fn new(clock: Arc<dyn Clock>, rate: Option<u64>, when_idle: Option<Asked>) -> Self {
         let now = clock.monotonic();
         let quiet = when_idle.map(|asked| Quiet { last: asked(), asked, since: now });
-        Self { clock, rate, next: now, quiet }
+        Self { clock, rate, next: now, quiet, hurry: None }
+    }
+
+    /// The same, but as fast as it goes while this says so.
+    #[must_use]
+    pub fn hurrying(self, hurry: Hurry) -> Self {
+        Self { hurry: Some(hurry), ..self }
     }
 
     /// Waits until a piece of so many bytes may be copied; whether it is to stop instead.
@@ -53,11 +66,11 @@ impl Pace {
         loop {
             let now = self.clock.monotonic();
             let wait = self.due(now).max(self.quiet.as_mut().map_or(Duration::ZERO, |quiet| quiet.due(now)));
-            if wait.is_zero() {
+            if wait.is_zero() || self.hurry.as_ref().is_some_and(|hurry| hurry()) {
                 self.took(bytes, now);
                 return stop.reason().is_some();
             }
-            if stop.wait(wait) {
+            if stop.wait(wait.min(LOOK)) {
                 return true;
             }
         }
@@ -124,6 +137,18 @@ mod tests {
             assert!(copied <= allowed, "{copied} bytes after {ms} ms");
         }
         assert!(copied >= 13 << 20, "{copied}");
+    }
+
+    #[test]
+    fn a_copying_that_has_to_hurry_waits_for_nothing() {
+        let clock = Arc::new(Hand::default());
+        let asked: Asked = Box::new(|| 1);
+        let pace = Pace::new(Arc::clone(&clock) as Arc<dyn Clock>, Some(1), Some(asked));
+        let mut pace = pace.hurrying(Box::new(|| true));
+        // The clock stands: only who hurries comes through.
+        for _ in 0..3 {
+            assert!(!pace.wait(1 << 20, &Stop::default()));
+        }
     }
 
     #[test]

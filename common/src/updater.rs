@@ -9,6 +9,7 @@ mod window;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use run::Run;
 use window::{Source, Window};
@@ -25,6 +26,8 @@ use crate::volumes::{VolumeFile, Volumes};
 const WINDOW_BYTES: usize = 8 << 20;
 /// Frames of one window: small ones are many.
 const WINDOW_FRAMES: usize = 1024;
+/// A window that waits for images is tried again after this: each try reads and decompresses all of it.
+const IMAGES_LOOK: Duration = Duration::from_millis(50);
 
 /// Why a window was not applied. Nothing is lost: it is tried again from the same position.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +114,10 @@ pub struct Updater {
     applied: AppliedPosition,
     strict: bool,
     past_cache: bool,
+    /// Everything is to be written now.
+    hurries: bool,
+    /// The last window stands before something that images need.
+    waits: bool,
     /// What must be saved before it is overwritten.
     eras: Option<Arc<Eras>>,
     scratch: Scratch,
@@ -131,12 +138,29 @@ impl Updater {
     pub fn new(journal: Arc<Journal>, volumes: Arc<Volumes>, applied: AppliedPosition) -> Self {
         let reader = journal.reader(applied.position);
         let scratch = Scratch::default();
-        Self { journal, volumes, reader, applied, strict: false, past_cache: false, eras: None, scratch }
+        let (strict, past_cache, hurries, waits) = (false, false, false, false);
+        Self { journal, volumes, reader, applied, strict, past_cache, hurries, waits, eras: None, scratch }
     }
 
     /// Nothing has happened for a while: memory is given back.
     pub fn rest(&mut self) {
         self.scratch = Scratch::default();
+    }
+
+    /// From here on it waits for no image: everything is to be written.
+    pub const fn hurry(&mut self) {
+        self.hurries = true;
+    }
+
+    /// Whether the last window was not written because what images need of it cannot be saved now: it is tried again.
+    #[must_use]
+    pub const fn is_waiting(&self) -> bool {
+        self.waits
+    }
+
+    /// Lets time go by before a window that waits is tried again.
+    pub fn wait_for_images() {
+        std::thread::sleep(IMAGES_LOOK);
     }
 
     /// A frame for a volume that is not there is an error: on a copy, where every volume is there until its last frame is
@@ -172,7 +196,7 @@ impl Updater {
         self.applied
     }
 
-    /// Applies the next window of what lies before the limit; `None` when there is nothing.
+    /// Applies the next window of what lies before the limit; `None` when there is nothing, or when it waits for images.
     ///
     /// # Errors
     /// [`UpdaterError`]; the position stays and the window can be tried again.
@@ -181,7 +205,7 @@ impl Updater {
         let _window = eras.as_ref().map(|eras| eras.window());
         let limit = eras.as_ref().map_or(limit, |eras| eras.limit(self.applied.position, limit));
         let result = self.try_window(limit);
-        if result.is_err() {
+        if result.is_err() || self.waits {
             self.reader = self.journal.reader(self.applied.position);
         } else if let Some(eras) = &eras {
             eras.applied(self.applied.position);
@@ -190,12 +214,17 @@ impl Updater {
     }
 
     fn try_window(&mut self, limit: Position) -> Result<Option<Applied>, UpdaterError> {
+        self.waits = false;
         let frames = self.read_window(limit)?;
         let Some(last) = frames.last() else { return Ok(None) };
         let mut scratch = std::mem::take(&mut self.scratch);
         let window = Window::of(&frames, &mut scratch.unpacked)?;
         let mut applied = Applied { frames: frames.len(), last_frame: last.position, ..Applied::default() };
-        self.save(&window)?;
+        if !self.save(&window)? {
+            self.waits = true;
+            self.scratch = scratch;
+            return Ok(None);
+        }
         self.write(&window, &mut scratch.gathered, &mut applied)?;
         if let Some(eras) = &self.eras {
             eras.written(self.reader.position(), &applied.extents);
@@ -223,10 +252,10 @@ impl Updater {
         Ok(frames)
     }
 
-    fn save(&self, window: &Window<'_>) -> Result<(), UpdaterError> {
-        let Some(eras) = &self.eras else { return Ok(()) };
+    fn save(&self, window: &Window<'_>) -> Result<bool, UpdaterError> {
+        let Some(eras) = &self.eras else { return Ok(true) };
         let extents: Vec<Extent> = window.fold.all().map(|(extent, _)| extent).collect();
-        eras.save(self.applied.position, &extents, &self.volumes).map_err(UpdaterError::Images)
+        eras.save(self.applied.position, &extents, &self.volumes, !self.hurries).map_err(UpdaterError::Images)
     }
 
     fn write(

@@ -575,8 +575,11 @@ impl Primary {
         let captured = self.image.buffer.captured().0;
         let journaled = self.image.journal.durable_end().seq.0;
         let applied = self.writeback.applied_seq.load(Ordering::Acquire);
+        // Volumes that wait for a backup stand rightly: it is told by the backup, and ends by itself.
+        let waits = self.parts.eras.as_ref().is_some_and(|eras| eras.is_squeezed());
         let of = |moving, at, target| Movement { moving, peer: None, at: [at, 0, 0], due: at < target };
-        let mut all = vec![of(Moving::Journal, journaled, captured), of(Moving::WriteBack, applied, journaled)];
+        let written = if waits { applied } else { journaled };
+        let mut all = vec![of(Moving::Journal, journaled, captured), of(Moving::WriteBack, applied, written)];
         all.extend(self.pairs().iter().map(|pair| pair.movement()));
         all
     }

@@ -70,6 +70,8 @@ pub enum WritingBack {
     Did,
     /// There is nothing to do before more is durable.
     Idle,
+    /// What images need must be read first: it is tried again soon.
+    Waits,
     /// A volume or the journal failed: it is tried again later.
     Failed,
     /// It is time to stop.
@@ -126,6 +128,7 @@ impl Writeback {
                         self.updater.rest();
                     }
                 }
+                WritingBack::Waits => Updater::wait_for_images(),
                 WritingBack::Failed => self.image.journal.wait_durable(limit, RETRY),
                 WritingBack::Ended => return,
             }
@@ -136,6 +139,9 @@ impl Writeback {
     pub fn step(&mut self, limit: Position) -> WritingBack {
         self.bound_index();
         let begin = self.clock.monotonic();
+        if self.desk.is_stopping() {
+            self.updater.hurry();
+        }
         match self.updater.apply_window(limit) {
             Ok(Some(applied)) => {
                 self.image.buffer.forget_applied(&applied.extents, applied.last_frame);
@@ -147,6 +153,10 @@ impl Writeback {
                 }
                 self.trim();
                 WritingBack::Did
+            }
+            Ok(None) if self.updater.is_waiting() => {
+                self.trim();
+                WritingBack::Waits
             }
             Ok(None) if self.desk.is_stopping() => {
                 self.record();

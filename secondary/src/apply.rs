@@ -70,6 +70,8 @@ pub enum Applying {
     Did,
     /// All that is permitted is applied.
     Idle,
+    /// What images need must be read first: it is tried again soon.
+    Waits,
     /// A volume or the journal failed: it is tried again later.
     Failed,
 }
@@ -103,6 +105,7 @@ impl Apply {
                     self.updater.rest();
                 }
                 Applying::Idle => {}
+                Applying::Waits => Updater::wait_for_images(),
                 Applying::Failed if self.state.is_stopping() => return self.indexed,
                 Applying::Failed => self.state.wait_for_room(RETRY),
             }
@@ -143,6 +146,7 @@ impl Apply {
                 self.show(trimmed);
                 Applying::Did
             }
+            Ok(None) if self.updater.is_waiting() => Applying::Waits,
             Ok(None) => {
                 let settled = self.settle(limit);
                 self.show(settled);

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use tidemark_common::api::backup::types::{BackupInfo, BackupState, RestoreReport};
 use tidemark_tests::appliance::{Appliance, binary};
+use tidemark_tests::cluster::Cluster;
 use tidemark_tests::host::HostError;
 use tidemark_tests::image::{Image, compare};
+use tidemark_tests::noise::write_noise;
 use tidemark_tests::oracle::{Bounds, assert_legal};
 use tidemark_tests::pair::{GROUP, Pair, Setup};
 use tidemark_tests::wait::wait_until;
@@ -434,4 +436,73 @@ fn a_volume_that_is_restored_is_closed_to_hosts_until_that_is_over() {
         other => panic!("a host opened a volume that is half restored: {other:?}"),
     }
     assert!(pair.east.open("v").read_all().expect("read") == content, "it is whole, and open again");
+}
+
+/// One volume of noise, an appliance with the smallest side store, and what the volume holds.
+fn squeezed(cluster: &Cluster) -> (Appliance, Vec<u8>) {
+    let mut side = cluster.appliance("alone");
+    side.configure("images", "side_store_bytes", "64MiB");
+    side.configure("groups", "segment_bytes", "8MiB");
+    side.configure("groups", "journal_bytes", "1GiB");
+    side.start();
+    side.ok(&["volume", "create", "v", "--size", "192MiB"]);
+    side.ok(&["group", "create", "g", "--volume", "v"]);
+    side.ok(&["set", "create", "all", "v"]);
+    write_noise(&side, "v", 0, 192 << 20, 1);
+    let held = side.open("v").read_all().expect("read the volume");
+    (side, held)
+}
+
+/// The side store has room for a third of what hosts overwrite: the volumes wait, the journal has what is written, the backup
+/// forgets its rate, and is whole. Hosts do not notice.
+#[test]
+fn a_backup_whose_side_store_fills_hurries_and_is_whole() {
+    let cluster = Cluster::new();
+    let (side, held) = squeezed(&cluster);
+    let to = cluster.join("b.tar");
+    side.ok(&["backup", "create", "b", "--set", "all", "--to", &text(&to), "--rate", "256KiB"]);
+    write_noise(&side, "v", 0, 192 << 20, 2);
+    let newest = side.open("v").read_all().expect("read the volume");
+    let backup = wait_state(&side, "b", |backup| backup.state.is_over());
+    assert_eq!((backup.state, backup.reason), (BackupState::Done, None));
+    assert!(side.log_text().contains("it copies as fast as it can"), "it tells");
+    assert!(side.ok(&["backup", "verify", "b", "--json"]).contains("\"bad\": []"));
+    let out = cluster.join("out");
+    std::fs::create_dir_all(&out).expect("a folder");
+    let done = Command::new("tar").arg("-xf").arg(&to).arg("-C").arg(&out).status().expect("run tar");
+    assert!(done.success());
+    compare(&std::fs::read(out.join("all/v")).expect("the volume"), &held).expect("it holds its moment");
+    compare(&side.open("v").read_all().expect("read the volume"), &newest).expect("hosts read what they wrote");
+    let status = side.status();
+    assert_eq!(status.side_store.bytes, 0, "its space is given back");
+    wait_until("the volumes to be written", BACKUP_LIMIT, || {
+        let positions = side.group("g").positions;
+        if positions.applied_seq == positions.captured_seq { Ok(()) } else { Err(format!("{positions:?}")) }
+    });
+}
+
+/// A target that takes nothing: when the journal is half full, the image ends, and with it the backup, loudly; nothing is left.
+#[test]
+fn a_backup_that_cannot_hurry_ends_loudly_before_hosts_are_slowed() {
+    let cluster = Cluster::new();
+    let (side, _) = squeezed(&cluster);
+    let pipe = cluster.join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    let to = text(&pipe);
+    // It reads nothing: the pipe is full, and stays so.
+    let stuck = std::fs::File::options().read(true).write(true).open(&pipe).expect("open the pipe");
+    side.ok(&["backup", "create", "b", "--set", "all", "--to", &to]);
+    for round in 0..6 {
+        write_noise(&side, "v", 0, 192 << 20, 10 + round);
+        // Three times what the side store has room for, and the journal is not half full yet.
+        assert!(round > 0 || show(&side, "b").state == BackupState::Copying, "{:?}", show(&side, "b"));
+    }
+    let newest = side.open("v").read_all().expect("read the volume");
+    let backup = wait_state(&side, "b", |backup| backup.state.is_over());
+    assert_eq!(backup.state, BackupState::Failed, "{backup:?}");
+    assert!(backup.reason.as_deref().unwrap_or_default().contains("side_store_bytes"), "{backup:?}");
+    assert_eq!(side.group("g").problem, None);
+    assert_eq!(side.status().side_store.bytes, 0);
+    compare(&side.open("v").read_all().expect("read the volume"), &newest).expect("hosts read what they wrote");
+    drop(stuck);
 }

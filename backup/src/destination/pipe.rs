@@ -25,8 +25,9 @@ pub struct Device {
     stop: Stop,
 }
 
+/// Not `Interrupted`, which `write_all` takes for a reason to try again.
 fn stopped(stop: &Stop) -> io::Error {
-    io::Error::new(io::ErrorKind::Interrupted, stop.reason().unwrap_or_default())
+    io::Error::other(stop.reason().unwrap_or_default())
 }
 
 impl Device {

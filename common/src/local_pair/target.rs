@@ -141,7 +141,7 @@ impl LocalPair {
             volumes.insert(RedirectFile::volume(self));
             self.parts
                 .saves
-                .save(self.parts.saves.applied_position(), &[extent], &volumes)
+                .save(self.parts.saves.applied_position(), &[extent], &volumes, false)
                 .map_err(failed("save what is overwritten of"))?;
         }
         target.touch();

@@ -119,7 +119,7 @@ impl Running {
     }
 
     fn apply(&self, place: u64, extent: Extent, byte: u8) -> std::io::Result<()> {
-        self.eras.save(at(place), &[extent], &self.volumes)?;
+        assert!(self.eras.save(at(place), &[extent], &self.volumes, false)?);
         if byte == 0 {
             self.source.zero(extent.offset, extent.length, true)?;
         } else {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -151,6 +152,8 @@ pub(super) struct Era {
     pub(super) number: u64,
     pub(super) begin: Position,
     pub(super) users: usize,
+    /// Users among them that are done with it soon.
+    pub(super) brief: usize,
     pub(super) volumes: BTreeSet<VolumeIndex>,
     /// Its own file first, then those of eras that became part of it.
     pub(super) files: Vec<Arc<SideFile>>,
@@ -179,6 +182,8 @@ pub struct Eras {
     pub(super) state: RwLock<State>,
     pub(super) watch: OnceLock<Weak<dyn ErasWatch>>,
     pub(super) followers: RwLock<Vec<Weak<dyn Follower>>>,
+    /// The volumes wait for a brief user, because nothing more can be saved.
+    pub(super) squeezed: AtomicBool,
 }
 
 impl std::fmt::Debug for Eras {
@@ -199,6 +204,7 @@ impl Era {
             number: user.era,
             begin: user.begin,
             users: 1,
+            brief: 0,
             volumes: user.volumes.clone(),
             files: vec![file],
             concordance: Concordance::default(),
@@ -220,6 +226,7 @@ impl Eras {
             state: RwLock::default(),
             watch: OnceLock::new(),
             followers: RwLock::default(),
+            squeezed: AtomicBool::new(false),
         }
     }
 
@@ -355,6 +362,27 @@ impl Eras {
         let era = state.eras.iter_mut().find(whole).ok_or(T0Error::Gone)?;
         era.users += 1;
         Ok(Joined { era: number, begin: era.begin })
+    }
+
+    /// A user of an era is done with it soon, or is no longer there: while there is one, and room in the journal, the volumes are
+    /// written later rather than that its image ends.
+    pub fn set_brief(&self, number: u64, brief: bool) {
+        if let Some(era) = self.state.write().eras.iter_mut().find(|era| era.number == number) {
+            era.brief = if brief { era.brief + 1 } else { era.brief.saturating_sub(1) };
+        }
+    }
+
+    /// Whether the volumes wait because nothing more can be saved: who is to be done soon should hurry.
+    #[must_use]
+    pub fn is_squeezed(&self) -> bool {
+        self.squeezed.load(Ordering::Acquire)
+    }
+
+    /// Whether the volumes can wait: the journal, which takes what hosts write meanwhile, is not half full.
+    pub(super) fn can_wait(&self) -> bool {
+        let state = self.state.read();
+        let has_room = |journal: &Arc<Journal>| journal.free_bytes() > journal.capacity_bytes() / 2;
+        state.eras.iter().any(|era| era.brief > 0) && state.journal.as_ref().is_some_and(has_room)
     }
 
     /// A user has copied a range and will not read it again: when it is the only one, what is overwritten there is not saved for

@@ -2,10 +2,12 @@
 //! the newest era's file, synced, entered into the concordance. Only then the volume is written.
 //!
 //! Hosts and replication come first: when something cannot be saved, eras end, the oldest first, until it can or none is left.
+//! Before that, the volumes wait while a backup reads and the journal has room: what is not overwritten need not be saved.
 //! An era ends durably (its file is removed) before the volume is written, so that no restart takes it for whole.
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use super::concordance::Saved;
@@ -20,27 +22,34 @@ use crate::volumes::{VolumeFile, Volumes};
 const BLOCK_BYTES: u64 = 4096;
 
 impl Eras {
-    /// Saves what ranges hold now, where an image needs it; `start` is where the volumes are.
+    /// Saves what ranges hold now, where an image needs it; `start` is where the volumes are. `false`: it cannot be saved, and may
+    /// not have to be when it is tried again; nothing may be written until then.
     ///
     /// # Errors
     /// When images can neither be kept whole nor be ended; nothing may be written then.
-    pub fn save(&self, start: Position, extents: &[Extent], volumes: &Volumes) -> io::Result<()> {
+    pub fn save(&self, start: Position, extents: &[Extent], volumes: &Volumes, may_wait: bool) -> io::Result<bool> {
         let mut batch = Vec::new();
         let mut bytes = 0;
         for extent in self.unsaved(start, extents, volumes) {
             let Some(volume) = volumes.get(extent.volume) else { continue };
-            let Some(pieces) = self.read_pieces(start, &volume, extent)? else { return Ok(()) };
+            let Some(pieces) = self.read_pieces(start, &volume, extent)? else { return Ok(true) };
             for piece in pieces {
                 bytes += piece.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
                 batch.push(piece);
                 if bytes >= BATCH_BYTES_MAX || batch.len() >= BATCH_ENTRIES_MAX {
-                    self.save_batch(start, &batch)?;
+                    if !self.save_batch(start, &batch, may_wait)? {
+                        return Ok(false);
+                    }
                     batch.clear();
                     bytes = 0;
                 }
             }
         }
-        if batch.is_empty() { Ok(()) } else { self.save_batch(start, &batch) }
+        let saved = batch.is_empty() || self.save_batch(start, &batch, may_wait)?;
+        if saved {
+            self.squeezed.store(false, Ordering::Release);
+        }
+        Ok(saved)
     }
 
     /// The blocks the ranges touch that are not saved in the era under way.
@@ -78,11 +87,15 @@ impl Eras {
         }
     }
 
-    fn save_batch(&self, start: Position, pieces: &[Saving]) -> io::Result<()> {
+    fn save_batch(&self, start: Position, pieces: &[Saving], may_wait: bool) -> io::Result<bool> {
         let needed = batch_bytes(pieces);
         loop {
-            let Some(file) = self.active_file(start) else { return Ok(()) };
+            let Some(file) = self.active_file(start) else { return Ok(true) };
             if !self.parts.space.take(needed) {
+                if may_wait && self.can_wait() {
+                    self.squeezed.store(true, Ordering::Release);
+                    return Ok(false);
+                }
                 let capacity = self.parts.space.capacity();
                 self.end_oldest(&format!(
                     "hosts overwrote more than the {capacity} bytes that side_store_bytes gives to images"
@@ -92,7 +105,7 @@ impl Eras {
             match file.append(pieces) {
                 Ok(placed) => {
                     self.enter(start, &placed);
-                    return Ok(());
+                    return Ok(true);
                 }
                 Err(error) => {
                     self.parts.space.give(needed);

@@ -109,7 +109,7 @@ impl Rig {
     }
 
     fn apply(&self, place: u64, extent: Extent, byte: u8) -> std::io::Result<()> {
-        self.eras.save(at(place), &[extent], &self.volumes)?;
+        assert!(self.eras.save(at(place), &[extent], &self.volumes, false)?);
         if byte == 0 {
             self.file.zero(extent.offset, extent.length, true)?;
         } else {

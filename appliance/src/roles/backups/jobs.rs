@@ -9,6 +9,7 @@
 //! A backup that a kill interrupts is not gone on with: regions that were copied may have been overwritten since, unsaved. It
 //! ends as failed when the service comes back.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use parking_lot::Mutex;
 use tidemark_backup::copy::{CopyError, Copying, Progress, copy};
 use tidemark_backup::destination::{self, TargetKind};
 use tidemark_backup::manifest::{FORMAT, Manifest, SetSaid};
-use tidemark_backup::pace::{Asked, Pace};
+use tidemark_backup::pace::{Asked, Hurry, Pace};
 use tidemark_backup::plan::{Member, Order, arrange, data_bytes};
 use tidemark_backup::sets::resolve;
 use tidemark_backup::stop::Stop;
@@ -83,6 +84,22 @@ struct Work {
     moment: Moment,
     members: Vec<Member>,
     readers: Readers,
+}
+
+/// Tells, once, that a backup has to hurry.
+fn telling(job: &Arc<Job>, squeezed: impl Fn() -> bool + Send + 'static) -> Hurry {
+    let (job, told) = (Arc::clone(job), AtomicBool::new(false));
+    Box::new(move || {
+        let now = squeezed();
+        if now && !told.swap(true, Ordering::AcqRel) {
+            let mut record = job.record.lock();
+            let why = "the side store is full (side_store_bytes): it copies as fast as it can, whatever its rate, and the volumes are \
+                       written later, while the journal is less than half full";
+            tracing::warn!(backup = %record.name, "{why}");
+            record.reason = Some(why.into());
+        }
+        now
+    })
 }
 
 impl Appliance {
@@ -255,7 +272,7 @@ impl Appliance {
         });
     }
 
-    fn carry(&self, job: &Job, work: Work, permit: OwnedSemaphorePermit) {
+    fn carry(&self, job: &Arc<Job>, work: Work, permit: OwnedSemaphorePermit) {
         let name = job.record.lock().name.clone();
         let kind = work.kind.clone();
         let outcome = match job.stop.reason() {
@@ -275,7 +292,7 @@ impl Appliance {
         self.end(job, outcome);
     }
 
-    fn copy(&self, job: &Job, work: &Work) -> Result<(), CopyError> {
+    fn copy(&self, job: &Arc<Job>, work: &Work) -> Result<(), CopyError> {
         let recorded = |why| CopyError::Image(tidemark_backup::image::ImageError(why));
         self.enter(job, BackupStateRecord::Copying).map_err(recorded)?;
         let record = job.record.lock().clone();
@@ -285,6 +302,7 @@ impl Appliance {
             targets::open(&work.kind, began.as_second(), &job.stop, &self.runtime, &work.readers).map_err(at_target)?;
         job.progress.begin(data_bytes(&work.members));
         let pace = Pace::new(Arc::clone(&self.clock), record.rate, record.when_idle.then(|| self.asked(&work.moment)));
+        let pace = pace.hurrying(telling(job, work.moment.squeezed()));
         let copying = Copying { members: &work.members, pace, stop: &job.stop, progress: &job.progress };
         let members = copy(copying, &work.moment.images, form.as_mut())?;
         let sets =

@@ -30,6 +30,12 @@ impl Moment {
         self.held.iter().map(|held| (held.group, held.era)).collect()
     }
 
+    /// Whether what it reads cannot be kept for long: asked again and again.
+    pub(super) fn squeezed(&self) -> Box<dyn Fn() -> bool + Send> {
+        let eras: Vec<_> = self.held.iter().map(|held| Arc::clone(&held.eras)).collect();
+        Box::new(move || eras.iter().any(|eras| eras.is_squeezed()))
+    }
+
     /// Between the first and the last cut.
     pub(super) fn skew_seconds(&self) -> f64 {
         let times = || self.said.iter().map(|said| said.time);
@@ -47,8 +53,17 @@ pub(super) struct Held {
     pub(super) era: u64,
 }
 
+impl Held {
+    /// A user that is done when its backup is.
+    pub(super) fn new(group: GroupId, eras: &Arc<Eras>, era: u64) -> Self {
+        eras.set_brief(era, true);
+        Self { group, eras: Arc::clone(eras), era }
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
+        self.eras.set_brief(self.era, false);
         self.eras.leave(self.era);
     }
 }
@@ -151,11 +166,7 @@ impl Appliance {
         let wanted: Vec<_> = point.volumes.iter().filter(|spec| volumes.contains(&spec.name)).collect();
         let indices = wanted.iter().map(|spec| VolumeIndex(spec.index)).collect();
         let joined = eras.begin(&point.barrier, &indices).map_err(|error| error.to_string())?;
-        let held = Held {
-            group: self.group(group).map_err(|error| error.message)?.keeper.id(),
-            eras: Arc::clone(eras),
-            era: joined.era,
-        };
+        let held = Held::new(self.group(group).map_err(|error| error.message)?.keeper.id(), eras, joined.era);
         let mut of_image = Vec::new();
         for spec in &wanted {
             let file = Arc::clone(&self.volume(&spec.name).map_err(|error| error.message)?.file.file);

@@ -38,7 +38,7 @@ impl Appliance {
         }
         let joined = pair.begin_image().map_err(|error| format!("volume '{target}': {error}"))?;
         let saves = Arc::clone(pair.saves());
-        let held = Held { group: GroupId(record.id), eras: Arc::clone(&saves), era: joined.era };
+        let held = Held::new(GroupId(record.id), &saves, joined.era);
         let size = pair.target().size();
         let file = Arc::new(RedirectFile::new(Arc::clone(pair), how == WhileDifferential::Copy));
         let volume = ImageVolume { index: VOLUME, name: target.clone(), size, file };

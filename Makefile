@@ -75,9 +75,10 @@ bench-parts: build-packages ## What one step of the way costs by itself: make be
 
 SEEDS ?= 1000
 FROM ?= 1
+KIND ?= plain
 .PHONY: simulate
-simulate: test-packages ## Simulate both engines, one run for each seed: make simulate SEEDS=50000 FROM=1
-	SEEDS=$(SEEDS) FROM=$(FROM) $(CARGO) test --release --locked --quiet -p tidemark-tests --test simulation -- \
+simulate: test-packages ## Simulate both engines, one run for each seed: make simulate SEEDS=50000 FROM=1 KIND=plain|history|damage
+	SEEDS=$(SEEDS) FROM=$(FROM) KIND=$(KIND) $(CARGO) test --release --locked --quiet -p tidemark-tests --test simulation -- \
 	    --ignored --exact many --nocapture
 
 # One test each, with nothing beside it; what it prints is what it has been through.

@@ -556,7 +556,8 @@ impl Secondary {
     #[must_use]
     pub fn movements(&self) -> Vec<Movement> {
         let applied = self.state.applied_position().position;
-        let due = applied < self.state.limit();
+        // Volumes that wait for a backup stand rightly: it is told by the backup, and ends by itself.
+        let due = applied < self.state.limit() && !self.parts.eras.is_squeezed();
         vec![Movement { moving: Moving::Apply, peer: None, at: [applied.segment, applied.offset, 0], due }]
     }
 

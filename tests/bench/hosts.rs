@@ -107,7 +107,7 @@ fn tell(job: &Job, others: &[Other], all: &[Vec<Seen>], report: &mut Report) {
             Other::Build(_) => Target::RatioAtLeast(0.9),
             Other::Peer(peer) => match peer.kind {
                 Kind::Nbdkit => Target::RatioAtLeast(f64::from(job.target_percent) / 100.0),
-                Kind::QemuNbd => Target::Told,
+                Kind::QemuNbd | Kind::Backup => Target::Told,
                 Kind::MirrorBackground | Kind::MirrorBlocking => Target::RatioAtLeast(4.0),
             },
         };

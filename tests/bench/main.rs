@@ -4,6 +4,7 @@
 //! Everybody shares the processors, so a ratio says it all and an absolute figure little. Rounds are interleaved; figures
 //! are medians, ratios are medians of the rounds' ratios.
 
+mod backup;
 mod copies;
 mod goodput;
 mod half;
@@ -32,7 +33,8 @@ use report::{Report, Row, Target};
 use servers::Ours;
 
 /// Parts of a run, for `--only`.
-const PARTS: [&str; 9] = ["hosts", "half", "copies", "wire", "goodput", "takeover", "history", "local", "many"];
+const PARTS: [&str; 10] =
+    ["hosts", "half", "copies", "wire", "goodput", "takeover", "history", "local", "backup", "many"];
 
 /// Measures.
 #[derive(Debug, Parser)]
@@ -46,7 +48,7 @@ struct Args {
     /// Another build's binary, compared with this one instead of peers; exit code 1 when this one is slower
     #[arg(long, value_name = "BINARY")]
     compare: Option<String>,
-    /// Only these parts (hosts, half, copies, wire, goodput, takeover, history, local, many) or jobs (rw4k-qd32, ...)
+    /// Only these parts (hosts, half, copies, wire, goodput, takeover, history, local, backup, many) or jobs (rw4k-qd32, ...)
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
     /// Another number of rounds of the host path and of copies
@@ -126,6 +128,9 @@ fn main() -> ExitCode {
         }
         if args.wants("local") {
             local::measure(&plan, folder, &mut report);
+        }
+        if args.wants("backup") {
+            backup::measure(&plan, folder, &mut report);
         }
         if args.wants("many") {
             many::measure(&plan, folder, &mut report);

@@ -24,10 +24,12 @@ pub(crate) enum Kind {
     MirrorBackground,
     /// The same, with each write answered when the second server has it.
     MirrorBlocking,
+    /// `qemu-storage-daemon`, which backs its disk up to a file when it is told to.
+    Backup,
 }
 
 impl Kind {
-    /// All of them.
+    /// All that are measured beside the host path.
     pub(crate) const ALL: [Self; 4] = [Self::Nbdkit, Self::QemuNbd, Self::MirrorBackground, Self::MirrorBlocking];
 
     /// For tables.
@@ -37,6 +39,7 @@ impl Kind {
             Self::QemuNbd => "qemu-nbd",
             Self::MirrorBackground => "qsd mirror background",
             Self::MirrorBlocking => "qsd mirror write-blocking",
+            Self::Backup => "qsd blockdev-backup",
         }
     }
 
@@ -46,6 +49,7 @@ impl Kind {
             Self::QemuNbd => "qemunbd",
             Self::MirrorBackground => "mirrorbg",
             Self::MirrorBlocking => "mirrorwb",
+            Self::Backup => "backup",
         }
     }
 }
@@ -58,8 +62,8 @@ pub(crate) struct Peer {
     processes: Vec<Child>,
     socket: PathBuf,
     files: Vec<PathBuf>,
-    /// Keeps the mirror job's monitor connected.
-    _monitor: Option<Monitor>,
+    /// Of a storage daemon.
+    monitor: Option<Monitor>,
 }
 
 impl Peer {
@@ -74,13 +78,14 @@ impl Peer {
     /// Starts one that serves a file that is there.
     pub(crate) fn over(kind: Kind, socket: &Path, image: &Path, bytes: u64) -> Self {
         let (socket, files) = (socket.to_owned(), vec![image.to_owned()]);
-        let mut peer = Self { kind, processes: Vec::new(), socket, files, _monitor: None };
+        let mut peer = Self { kind, processes: Vec::new(), socket, files, monitor: None };
         let (at, path) = (peer.socket.display().to_string(), image.display().to_string());
         match kind {
             Kind::Nbdkit => peer.spawn("nbdkit", &["-f", "-U", &at, "file", &path]),
             Kind::QemuNbd => peer.spawn("qemu-nbd", &qemu_nbd(&at, &path)),
             Kind::MirrorBackground => peer.mirror("background", &path, bytes),
             Kind::MirrorBlocking => peer.mirror("write-blocking", &path, bytes),
+            Kind::Backup => peer.with_target(&path, bytes),
         }
         await_socket(&peer.socket);
         peer
@@ -114,6 +119,29 @@ impl Peer {
         self.spawn("qemu-nbd", &qemu_nbd(&target.display().to_string(), &copy.display().to_string()));
         self.files.push(copy);
         await_socket(&target);
+        let target = format!("driver=nbd,node-name=t0,server.type=unix,server.path={}", target.display());
+        self.daemon(image, &target).mirror("r0", "t0", mode);
+    }
+
+    fn with_target(&mut self, image: &str, bytes: u64) {
+        let copy = preallocated(&self.socket.with_extension("copy"), bytes);
+        let target = format!("driver=file,node-name=t0,filename={}", copy.display());
+        self.files.push(copy);
+        self.daemon(image, &target);
+    }
+
+    /// Begins to back up, at so many bytes per second.
+    pub(crate) fn back_up(&mut self, bytes_per_second: u64) {
+        self.monitor.as_mut().expect("a monitor").back_up("r0", "t0", bytes_per_second);
+    }
+
+    /// Whether it still does.
+    pub(crate) fn backs_up(&mut self) -> bool {
+        self.monitor.as_mut().expect("a monitor").is_running()
+    }
+
+    /// A storage daemon that serves an image, with another node beside it.
+    fn daemon(&mut self, image: &str, target: &str) -> &mut Monitor {
         let monitor = self.socket.with_extension("qmp");
         let words = [
             "--blockdev".to_owned(),
@@ -121,7 +149,7 @@ impl Peer {
             "--blockdev".into(),
             "driver=raw,node-name=r0,file=f0".into(),
             "--blockdev".into(),
-            format!("driver=nbd,node-name=t0,server.type=unix,server.path={}", target.display()),
+            target.to_owned(),
             "--nbd-server".into(),
             format!("addr.type=unix,addr.path={},max-connections=16", self.socket.display()),
             "--export".into(),
@@ -133,9 +161,7 @@ impl Peer {
         ];
         self.spawn("qemu-storage-daemon", &words.iter().map(String::as_str).collect::<Vec<_>>());
         await_socket(&monitor);
-        let mut monitor = Monitor::connect(&monitor);
-        monitor.mirror("r0", "t0", mode);
-        self._monitor = Some(monitor);
+        self.monitor.insert(Monitor::connect(&monitor))
     }
 }
 

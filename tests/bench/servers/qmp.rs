@@ -1,4 +1,4 @@
-//! QEMU's monitor, as far as a mirror job needs it.
+//! QEMU's monitor, as far as mirror and backup jobs need it.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -37,6 +37,18 @@ impl Monitor {
             let ready = jobs.as_array().is_some_and(|jobs| jobs.iter().any(|job| job["status"] == "ready"));
             check(ready, || jobs.to_string())
         });
+    }
+
+    /// Begins a backup that copies what hosts are about to overwrite before they do.
+    pub(crate) fn back_up(&mut self, from: &str, to: &str, bytes_per_second: u64) {
+        self.ask(&json!({"execute": "blockdev-backup", "arguments":
+            {"job-id": "b", "device": from, "target": to, "sync": "full", "speed": bytes_per_second}}));
+    }
+
+    /// Whether a job is under way.
+    pub(crate) fn is_running(&mut self) -> bool {
+        let jobs = self.ask(&json!({"execute": "query-jobs"}));
+        jobs.as_array().is_some_and(|jobs| jobs.iter().any(|job| job["status"] == "running"))
     }
 
     fn ask(&mut self, command: &Value) -> Value {

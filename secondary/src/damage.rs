@@ -127,3 +127,44 @@ pub(crate) fn counts(record: &ControlRecord, end: Position, no_image_before: Opt
 const fn position_of(applied: &AppliedRecord) -> Position {
     Position { segment: applied.segment, offset: applied.offset }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::permission::OpenCopy;
+    use crate::permission::tests::{at, marker};
+
+    /// What a journal says before the place where it was damaged: a copy ended there, but the volumes are beyond it.
+    #[test]
+    fn nothing_before_the_damage_makes_an_image() {
+        let begin = |direct| ControlRecord::CopyBegin {
+            copy: 7,
+            start_seq: 0,
+            start_marker: 0,
+            chain: [0; 16],
+            direct,
+            total_bytes: 0,
+            volumes: Vec::new(),
+        };
+        let end = ControlRecord::CopyEnd { copy: 7, marker: 2 };
+        let none = OpenCopy {
+            number: 0,
+            direct: true,
+            cursor: (0, 0),
+            done_bytes: 0,
+            total_bytes: 0,
+            begun: Position::default(),
+        };
+        let mut permission = Permission::recovered(None, None, Some(none), at(50));
+        let mut take = |records: &[(ControlRecord, u64)]| {
+            for (record, offset) in records.iter().filter(|(record, end)| counts(record, at(*end), Some(at(400)))) {
+                permission.durable(record, at(*offset));
+            }
+            permission.permitted().map(|permitted| permitted.marker.number)
+        };
+        let before = [(marker(1), 100), (begin(false), 200), (marker(2), 300), (end.clone(), 400)];
+        assert_eq!(take(&before), None);
+        assert_eq!(take(&[(marker(3), 500)]), None, "before its primary has copied what it lacks");
+        assert_eq!(take(&[(begin(true), 600), (marker(4), 700), (end, 800)]), Some(4));
+    }
+}

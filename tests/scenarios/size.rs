@@ -8,7 +8,7 @@ use tidemark_tests::wait::measure_for;
 
 const GROUPS: usize = 50;
 const VOLUMES_PER_GROUP: usize = 10;
-const START_LIMIT: Duration = Duration::from_secs(5);
+const START_LIMIT: Duration = Duration::from_secs(10);
 const RESIDENT_KIB_MAX: u64 = 400 << 10;
 const IDLE_SHARE_MAX: f64 = 0.05;
 

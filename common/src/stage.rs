@@ -15,9 +15,40 @@ pub fn named<T>(stage: &std::ffi::CStr, work: impl FnOnce() -> T) -> T {
     done
 }
 
+/// How far background work stands behind what answers hosts: a tenth of its share when both want a processor.
+const BEHIND_HOSTS: i32 = 10;
+
+/// Runs something long on a thread of its own, which gives way to everything that answers hosts; so do the threads it starts.
+///
+/// # Errors
+/// What the system said: there is no thread then.
+pub fn in_background(stage: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    let run = move || {
+        // Who may not stand back does the same work.
+        let _ = rustix::process::nice(BEHIND_HOSTS);
+        work();
+    };
+    std::thread::Builder::new().name(stage.into()).spawn(run).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::named;
+    use super::{BEHIND_HOSTS, in_background, named};
+
+    #[test]
+    fn background_work_and_what_it_starts_stand_behind_hosts() {
+        let nice = || rustix::process::nice(0).unwrap();
+        let before = nice();
+        let (told, hears) = std::sync::mpsc::sync_channel(1);
+        let work = move || {
+            let child = std::thread::spawn(nice).join().unwrap();
+            told.send((nice(), child)).unwrap();
+        };
+        in_background("background", work).unwrap();
+        let expected = (before + BEHIND_HOSTS).min(19);
+        assert_eq!(hears.recv().unwrap(), (expected, expected));
+        assert_eq!(nice(), before);
+    }
 
     #[test]
     fn a_stage_has_its_name_while_it_works() {

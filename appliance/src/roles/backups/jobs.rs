@@ -29,6 +29,7 @@ use tidemark_common::api::backup::types::{
 use tidemark_common::api::types::{ErrorBody, ErrorKind};
 use tidemark_common::catalog::{BackupRecord, BackupStateRecord};
 use tidemark_common::ids::{GroupId, check_name};
+use tidemark_common::stage;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::Backups;
@@ -217,7 +218,7 @@ impl Appliance {
             record.total_bytes = data_bytes(&members);
             record.moments = moment.said.iter().map(|said| (said.group.clone(), said.marker, ns(said.time))).collect();
         }
-        self.enter(job, BackupStateRecord::Waiting)?;
+        tokio::task::block_in_place(|| self.enter(job, BackupStateRecord::Waiting))?;
         Ok(Work { kind, moment, members, readers })
     }
 
@@ -267,8 +268,12 @@ impl Appliance {
             }
             let copyings = Arc::clone(&this.backups.copyings);
             let Ok(permit) = copyings.acquire_owned().await else { return };
-            let runtime = this.runtime.clone();
-            runtime.spawn_blocking(move || this.carry(&job, work, permit));
+            let (here, carried) = (Arc::clone(&this), Arc::clone(&job));
+            let begun = stage::in_background("backup", move || here.carry(&carried, work, permit));
+            if let Err(error) = begun {
+                let why = format!("no thread could be started for it: {error}");
+                this.end(&job, Err(CopyError::Image(tidemark_backup::image::ImageError(why))));
+            }
         });
     }
 

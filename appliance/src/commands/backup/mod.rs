@@ -203,12 +203,23 @@ fn absolute(path: &std::path::Path) -> Result<String, Failure> {
     text.map_err(|path| Failure::Usage(format!("{} is not a path in UTF-8", path.display())))
 }
 
+/// How often, and how long apart, it is looked whether a backup whose stream has ended is over.
+const LOOKS_FOR_END: u32 = 500;
+const LOOK_FOR_END: std::time::Duration = std::time::Duration::from_millis(20);
+
 async fn take_stream(service: &Service, name: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     let taken = service.client.backup_stream(name, |piece| stdout.write_all(piece)).await?;
     let taken = taken.and_then(|()| stdout.flush());
-    // A stream that ends early is said by the backup's own record.
-    let backup = service.client.backup(name).await?;
+    // A stream that ends early is said by the backup's own record, which comes after the last byte.
+    let mut backup = service.client.backup(name).await?;
+    for _ in 0..LOOKS_FOR_END {
+        if backup.state.is_over() {
+            break;
+        }
+        tokio::time::sleep(LOOK_FOR_END).await;
+        backup = service.client.backup(name).await?;
+    }
     match (taken, backup.state) {
         (Ok(()), BackupState::Done) => Ok(()),
         (Err(error), _) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(error.into()),

@@ -11,6 +11,7 @@ mod fold;
 mod golden;
 mod index;
 mod refusal;
+mod sound;
 mod space;
 mod torn;
 mod trim;

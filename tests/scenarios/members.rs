@@ -137,7 +137,8 @@ fn a_first_copy_that_begins_anew_is_no_image_after_a_restart() {
     let mut export = pair.east.open("v");
     (0..8).for_each(|block| export.write(block * 4096, &[8; 4096]).expect("write"));
     pair.east.ok(&["group", "add", GROUP, "--volume", "w"]);
-    pair.west.wait_pair(GROUP, "the copy to begin anew", COPY_LIMIT, |pair| {
+    // What is on its way at the rate before comes first, at this one.
+    pair.west.wait_pair(GROUP, "the copy to begin anew", COPY_LIMIT * 4, |pair| {
         pair.copy.is_some_and(|copy| copy.done_bytes < 4 * MIB)
     });
     pair.relay.cut();

@@ -15,7 +15,7 @@
 //! wait outside), gates are closed in the order of the groups' ids, and closing the next one is given up after [`HELD_MAX`], counted from
 //! the first: then all are opened and it is tried again. So two freezes at once wait for each other that long at most, and hosts are
 //! held that long at most plus the noting. Either all groups have the cut or none. Waiting for the markers has an end as well
-//! ([`MARKERS_WITHIN`]), because the groups' updaters stand until all are there.
+//! (`MARKERS_WITHIN`), because the groups' updaters stand until all are there.
 
 use std::sync::Arc;
 use std::time::Duration;

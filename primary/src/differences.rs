@@ -190,7 +190,7 @@ impl Differences {
         let inner = self.lock()?;
         let next = inner.clone();
         let mut pair = self.pair()?;
-        pair.copy = Some(first_copy(next.bitmap.bytes()));
+        pair.copy = Some(CopyRecord::first(next.bitmap.bytes()));
         self.keep(inner, next, pair)
     }
 
@@ -206,7 +206,7 @@ impl Differences {
         let overwritten = everything.is_some() || !dirty.is_empty();
         let mut pair = self.pair()?;
         // It has no image to keep then: what it holds never was one of this history.
-        pair.copy = overwritten.then(|| first_copy(next.bitmap.bytes()));
+        pair.copy = overwritten.then(|| CopyRecord::first(next.bitmap.bytes()));
         pair.floor = None;
         pair.counted = None;
         self.keep(inner, next, pair)
@@ -481,25 +481,6 @@ impl Inner {
             Ok(bitmap) => Self { bitmap, points, ..Self::default() },
             Err(error) => Self::unreadable(error.to_string()),
         }
-    }
-}
-
-/// A first copy that has not begun.
-#[must_use]
-pub const fn first_copy(total_bytes: u64) -> CopyRecord {
-    CopyRecord {
-        number: 0,
-        start_seq: 0,
-        start_marker: 0,
-        start_chain: [0; 16],
-        start_segment: 0,
-        start_offset: 0,
-        direct: true,
-        end_marker: None,
-        cursor_volume: 0,
-        cursor_offset: 0,
-        done_bytes: 0,
-        total_bytes,
     }
 }
 

@@ -82,20 +82,7 @@ fn record_no_image(parts: &SecondaryParts, end: Position, forget_applied: bool) 
     if forget_applied {
         batch.delete_applied(id);
     }
-    let none = CopyRecord {
-        number: 0,
-        start_seq: 0,
-        start_marker: 0,
-        start_chain: [0; 16],
-        start_segment: end.segment,
-        start_offset: end.offset,
-        direct: true,
-        end_marker: None,
-        cursor_volume: 0,
-        cursor_offset: 0,
-        done_bytes: 0,
-        total_bytes: 0,
-    };
+    let none = CopyRecord { start_segment: end.segment, start_offset: end.offset, ..CopyRecord::first(0) };
     parts.keeper.update_with(batch, |record| {
         record.cut = None;
         if let Some(pair) = record.pairs.first_mut() {

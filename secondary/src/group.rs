@@ -716,17 +716,11 @@ pub(crate) fn record_copy(
 ) -> Result<(), CatalogError> {
     let record = copy.map(|copy| CopyRecord {
         number: copy.number,
-        start_seq: 0,
-        start_marker: 0,
-        start_chain: [0; 16],
-        start_segment: 0,
-        start_offset: 0,
         direct: copy.direct,
-        end_marker: None,
         cursor_volume: copy.cursor.0,
         cursor_offset: copy.cursor.1,
         done_bytes: copy.done_bytes,
-        total_bytes: copy.total_bytes,
+        ..CopyRecord::first(copy.total_bytes)
     });
     keeper.update_with(batch, |group| {
         if let Some(pair) = group.pairs.first_mut() {

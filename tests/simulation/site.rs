@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use tempfile::TempDir;
-use tidemark_common::catalog::{Catalog, GroupRecord, GroupVolume, OnFullRecord, PairRecord, RoleRecord};
+use tidemark_common::catalog::{Catalog, CopyRecord, GroupRecord, GroupVolume, OnFullRecord, PairRecord, RoleRecord};
 use tidemark_common::clock::Clock;
 use tidemark_common::history::History;
 use tidemark_common::ids::{ApplianceId, Generation, GroupId, VolumeIndex};
@@ -23,7 +23,7 @@ use tidemark_common::storage::{Disk, Open};
 use tidemark_common::t0::{Eras, ErasParts, SideSpace};
 use tidemark_common::volumes::{VolumeFile, Volumes};
 use tidemark_common::wire::message::VolumeSpec;
-use tidemark_primary::differences::{encode_new, everything, first_copy};
+use tidemark_primary::differences::{encode_new, everything};
 use tidemark_primary::drain::DrainSettings;
 use tidemark_primary::group::{Primary, PrimaryOptions, PrimaryParts, Stages};
 use tidemark_primary::recovery::Taken;
@@ -190,7 +190,7 @@ impl Site {
         let near = self.name == NEAR;
         let pair = if near {
             let total = u64::from(self.settings.volumes) * self.volume_bytes();
-            PairRecord { copy: Some(first_copy(total)), ..PairRecord::new(FAR, 0) }
+            PairRecord { copy: Some(CopyRecord::first(total)), ..PairRecord::new(FAR, 0) }
         } else {
             PairRecord::new(NEAR, 0)
         };

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_common::api::types::{ErrorBody, GroupCreate, GroupSet, GroupStatus, PairStatus};
-use tidemark_common::catalog::{GroupRecord, GroupVolume, PairRecord, RoleRecord};
+use tidemark_common::catalog::{CopyRecord, GroupRecord, GroupVolume, PairRecord, RoleRecord};
 use tidemark_common::ids::{Generation, GroupId, VolumeIndex, check_name};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::limits::{INDEX_RANGES_MAX, INTERVAL_MS};
 use tidemark_common::volumes::{VolumeFile, Volumes};
-use tidemark_primary::differences::{encode_new, everything, first_copy};
+use tidemark_primary::differences::{encode_new, everything};
 use tidemark_primary::drain::DrainSettings;
 use tidemark_primary::group::{Primary, PrimaryOptions, PrimaryParts, on_full_record};
 use tidemark_primary::recovery::Taken;
@@ -335,7 +335,7 @@ impl Appliance {
         let bitmap = everything(&volumes);
         let now = self.clock.wall();
         let since_ns = i64::try_from(now.as_nanosecond()).unwrap_or(i64::MAX);
-        let record = PairRecord { copy: Some(first_copy(bitmap.bytes())), ..PairRecord::new(peer, since_ns) };
+        let record = PairRecord { copy: Some(CopyRecord::first(bitmap.bytes())), ..PairRecord::new(peer, since_ns) };
         self.catalog.put_bitmap(primary.keeper().id(), peer, &encode_new(&bitmap)).map_err(failed)?;
         primary.keeper().update(|group| group.pairs.push(record.clone())).map_err(failed)?;
         Ok(primary.add_pair(&record).status())

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_common::api::types::{ErrorBody, RejoinReport};
-use tidemark_common::catalog::{Batch, CatalogError, PairStateRecord, RoleRecord, VolumeRecord};
+use tidemark_common::catalog::{Batch, CatalogError, CopyRecord, PairStateRecord, RoleRecord, VolumeRecord};
 use tidemark_common::differential::Bitmap;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::{GroupId, MarkerNumber, Seq, VolumeIndex};
@@ -28,7 +28,7 @@ use tidemark_common::link::{Connection, ControlReceiver, ControlSender};
 use tidemark_common::record::Chain;
 use tidemark_common::wire::handshake::{Versions, agree};
 use tidemark_common::wire::message::{DirtyRun, Message, Parted, Refusal, Refused, Return};
-use tidemark_primary::differences::{first_copy, written_since};
+use tidemark_primary::differences::written_since;
 use tidemark_primary::ship::Links;
 
 use super::appliance::{Appliance, Engine, Group, failed, refused};
@@ -305,7 +305,7 @@ impl Appliance {
         let mut pair = self.pair_with(&primary);
         if !tail.is_empty() {
             // Open from the first moment: nothing is permitted before the new primary has sent what differs.
-            let mut copy = first_copy(1);
+            let mut copy = CopyRecord::first(1);
             copy.number = NOT_BEGUN;
             pair.copy = Some(copy);
         } else {

@@ -235,6 +235,27 @@ pub struct CopyRecord {
     pub total_bytes: u64,
 }
 
+impl CopyRecord {
+    /// A first copy that has not begun.
+    #[must_use]
+    pub const fn first(total_bytes: u64) -> Self {
+        Self {
+            number: 0,
+            start_seq: 0,
+            start_marker: 0,
+            start_chain: [0; 16],
+            start_segment: 0,
+            start_offset: 0,
+            direct: true,
+            end_marker: None,
+            cursor_volume: 0,
+            cursor_offset: 0,
+            done_bytes: 0,
+            total_bytes,
+        }
+    }
+}
+
 /// How far a group's updater is: all before this place is in the volumes, durably.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct AppliedRecord {

@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tidemark_common::api::types::PairState;
-use tidemark_common::catalog::PairRecord;
+use tidemark_common::catalog::{CopyRecord, PairRecord};
 use tidemark_common::ids::{ApplianceId, Generation};
 use tidemark_common::link::Endpoint;
 use tidemark_common::wire::handshake::HandshakeError;
 use tidemark_common::wire::message::{Refusal, Refused};
-use tidemark_primary::differences::first_copy;
 use tidemark_primary::ship::{Links, ShipError};
 
 use crate::machine::{Machine, Settings};
@@ -49,7 +48,7 @@ fn a_higher_generation_fences_and_nothing_else_does() {
     let fences = Arc::new(Fences::default());
     machine.links = Arc::clone(&fences) as Arc<dyn Links>;
     let engine = machine.start();
-    machine.add_pair(&engine, &PairRecord { copy: Some(first_copy(1 << 20)), ..PairRecord::new(PEER, 0) });
+    machine.add_pair(&engine, &PairRecord { copy: Some(CopyRecord::first(1 << 20)), ..PairRecord::new(PEER, 0) });
     let pair = engine.primary.pair(PEER).unwrap();
 
     for (refusal, generation) in [(Refusal::Fenced, 1), (Refusal::Fenced, 0), (Refusal::Unready, 2)] {

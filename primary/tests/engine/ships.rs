@@ -4,14 +4,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tidemark_common::catalog::PairRecord;
+use tidemark_common::catalog::{CopyRecord, PairRecord};
 use tidemark_common::identity::Identity;
 use tidemark_common::ids::{ApplianceId, Generation};
 use tidemark_common::limits::{CHUNK_BYTES, DATA_STREAMS};
 use tidemark_common::link::{Connection, Endpoint, LinkConfig, Trust};
 use tidemark_common::record::{FrameKind, FrameView};
 use tidemark_common::wire::message::{Message, PROTOCOL_VERSION, Position, Welcome};
-use tidemark_primary::differences::first_copy;
 use tidemark_primary::ship::Links;
 use tidemark_tests::wait::{check, wait_until};
 
@@ -129,7 +128,7 @@ fn welcome() -> Welcome {
 
 /// A pair whose first copy has not begun.
 fn pair() -> PairRecord {
-    PairRecord { copy: Some(first_copy(1 << 20)), ..PairRecord::new(PEER, 0) }
+    PairRecord { copy: Some(CopyRecord::first(1 << 20)), ..PairRecord::new(PEER, 0) }
 }
 
 fn wait_applied(engine: &Engine) {

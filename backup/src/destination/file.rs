@@ -3,17 +3,28 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tidemark_common::storage::aligned::{AlignedBuffer, BLOCK_BYTES};
+use tidemark_common::storage::disk::SystemDisk;
+use tidemark_common::storage::{Disk, DiskFile, Open};
 
 use super::part;
 
-/// Bytes written before the kernel is asked to begin writing them out: a sync at the end finds little left to do.
+/// Bytes written at once, past the page cache: filling that with what nobody reads, and emptying it in bursts, is felt by hosts.
+const PIECE_BYTES: usize = 1 << 20;
+/// Where a file takes nothing past the page cache: bytes written before the kernel is asked to begin writing them out, so that a sync
+/// at the end finds little left to do.
 const FLUSH_BYTES: u64 = 64 << 20;
 
 /// A file that gets its name when it is complete.
-#[derive(Debug)]
 pub struct NamedLater {
-    file: Option<File>,
+    file: Option<Arc<dyn DiskFile>>,
     path: PathBuf,
+    /// What is not written yet.
+    waiting: AlignedBuffer,
+    /// Where that goes.
+    at: u64,
     unsynced: u64,
 }
 
@@ -24,9 +35,33 @@ impl NamedLater {
     /// As the system says, with the path.
     pub fn create(path: &Path) -> io::Result<Self> {
         let interim = part(path);
-        let file = File::create(&interim)
-            .map_err(|error| io::Error::new(error.kind(), format!("create {}: {error}", interim.display())))?;
-        Ok(Self { file: Some(file), path: path.to_owned(), unsynced: 0 })
+        let file = match std::fs::remove_file(&interim) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => SystemDisk.open(&interim, Open::New),
+        };
+        let file =
+            file.map_err(|error| io::Error::new(error.kind(), format!("create {}: {error}", interim.display())))?;
+        Ok(Self { file: Some(file), path: path.to_owned(), waiting: AlignedBuffer::default(), at: 0, unsynced: 0 })
+    }
+
+    fn file(&self) -> io::Result<&Arc<dyn DiskFile>> {
+        self.file.as_ref().ok_or_else(|| io::Error::other("the file is complete"))
+    }
+
+    fn write_out(&mut self, length: usize) -> io::Result<()> {
+        let file = Arc::clone(self.file()?);
+        let piece = self.waiting.as_slice().get(..length).unwrap_or_default();
+        if !file.write_direct_at(piece, self.at)? {
+            file.write_all_at(piece, self.at)?;
+            self.unsynced += length as u64;
+        }
+        if self.unsynced >= FLUSH_BYTES {
+            file.sync()?;
+            self.unsynced = 0;
+        }
+        self.at += length as u64;
+        self.waiting.drop_front(length);
+        Ok(())
     }
 
     fn named(&self) -> io::Result<()> {
@@ -45,22 +80,56 @@ pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
 
 impl Write for NamedLater {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Some(file) = &mut self.file else { return Err(io::Error::other("the file is complete")) };
-        let written = file.write(bytes)?;
-        self.unsynced += written as u64;
-        if self.unsynced >= FLUSH_BYTES {
-            file.sync_data()?;
-            self.unsynced = 0;
+        self.file()?;
+        self.waiting.reserve(PIECE_BYTES);
+        let taken = bytes.get(..bytes.len().min(PIECE_BYTES - self.waiting.len())).unwrap_or_default();
+        self.waiting.extend_from_slice(taken);
+        if self.waiting.len() == PIECE_BYTES {
+            self.write_out(PIECE_BYTES)?;
         }
-        Ok(written)
+        Ok(taken.len())
     }
 
     /// The archive is complete.
     fn flush(&mut self) -> io::Result<()> {
+        if self.file.is_none() {
+            return Ok(());
+        }
+        self.write_out(self.waiting.len() - self.waiting.len() % BLOCK_BYTES)?;
+        self.write_out(self.waiting.len())?;
         if let Some(file) = self.file.take() {
-            file.sync_all()?;
+            file.sync()?;
             return self.named();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_holds_what_was_written_whatever_the_pieces_were() {
+        let folder = tempfile::tempdir().unwrap();
+        for (number, length) in
+            [0, 1, 4096, 4097, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES + 12_345].iter().enumerate()
+        {
+            let path = folder.path().join(number.to_string());
+            let content: Vec<u8> = (0..*length).map(|at| u8::try_from(at * 7 % 251).unwrap()).collect();
+            std::fs::write(part(&path), "an earlier try, longer than some of these").unwrap();
+            let mut file = NamedLater::create(&path).unwrap();
+            let mut pieces = [1, 511, 512, 4096, 100_000, 1_500_000].iter().cycle();
+            let mut rest = content.as_slice();
+            while !rest.is_empty() {
+                let (piece, after) = rest.split_at(rest.len().min(*pieces.next().unwrap()));
+                file.write_all(piece).unwrap();
+                rest = after;
+            }
+            assert!(!path.exists());
+            file.flush().unwrap();
+            assert!(std::fs::read(&path).unwrap() == content, "{length} bytes");
+            assert!(!part(&path).exists());
+        }
     }
 }

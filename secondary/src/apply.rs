@@ -9,7 +9,7 @@ use tidemark_common::journal::{Journal, Position};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::markers::kept;
 use tidemark_common::metrics::{GroupMetrics, Part};
-use tidemark_common::overlay::unapplied::{Indexed, Spill};
+use tidemark_common::overlay::unapplied::{IndexError, Indexed, Spill};
 use tidemark_common::record::MarkerRecord;
 use tidemark_common::t0::Eras;
 use tidemark_common::updater::Updater;
@@ -55,12 +55,23 @@ pub struct Apply {
     pub recorded_marker: u64,
     /// The index of what is permitted and not yet applied, as far as there is one.
     pub indexed: Indexed,
-    /// What keeps it within its bounds.
+    /// An index of what has come behind that and may be permitted next.
+    pub ahead: Option<Ahead>,
+    /// What keeps them within their bounds.
     pub spill: Spill,
     /// The volumes may hold writes up to here since before the last restart.
     pub may_hold: Position,
     /// When the history was looked at last.
     pub history_seen: Option<Duration>,
+}
+
+/// An index of what lies behind the permitted limit.
+#[derive(Debug)]
+pub struct Ahead {
+    begin: Position,
+    indexed: Indexed,
+    /// The disk takes nothing of it, and memory is not for what may not be needed.
+    given_up: bool,
 }
 
 /// What came of a step.
@@ -86,12 +97,15 @@ impl Apply {
     /// Applies until told to stop. What is permitted and not yet applied then stays in the journal: a failover reads it
     /// there, by the index returned, so that its time does not grow with the backlog.
     pub fn run(mut self) -> Indexed {
+        let mut has_more_ahead = false;
         while !self.state.is_stopping() {
             self.keep_history();
             let at = self.updater.applied().position;
             let end = self.journal.durable_end().position;
-            let permitted = self.state.wait_for_limit(at, RETRY);
-            self.index_up_to(self.state.permission().limit(), UNINDEXED_BYTES_MAX);
+            let permitted = self.state.wait_for_limit(at, if has_more_ahead { Duration::ZERO } else { RETRY });
+            let (limit, durable) = self.state.limit_and_end();
+            self.index_permitted(limit, UNINDEXED_BYTES_MAX);
+            has_more_ahead = !self.state.is_stopping() && self.look_ahead(limit, durable, UNINDEXED_BYTES_MAX);
             let limit = self.eras.limit(at, permitted);
             if limit <= at && at < permitted {
                 // An image is just being begun.
@@ -100,7 +114,7 @@ impl Apply {
             }
             match self.step(limit) {
                 Applying::Did => {}
-                Applying::Idle if self.journal.durable_end().position == end => {
+                Applying::Idle if !has_more_ahead && self.journal.durable_end().position == end => {
                     self.journal.rest();
                     self.updater.rest();
                 }
@@ -114,22 +128,72 @@ impl Apply {
         if let Err(problem) = self.record(&members) {
             self.report(problem);
         }
+        // What is left to read, the failover reads; it may want less.
+        self.take_over_ahead(self.state.limit_and_end().0);
         self.indexed
     }
 
     /// Indexes what is permitted, when more than so many bytes of it are neither applied nor indexed.
-    pub fn index_up_to(&mut self, permitted: Position, unindexed_max: u64) {
+    pub fn index_permitted(&mut self, limit: Position, unindexed_max: u64) {
+        self.take_over_ahead(limit);
+        if self.journal.bytes_between(self.indexed.up_to(), limit) > unindexed_max {
+            let gone_on = self.indexed.go_on(&self.journal, limit, &self.spill);
+            self.note_unindexed(gone_on);
+        }
+    }
+
+    /// When more is permitted than when what lies ahead was begun, that is a part of the index. It says nothing of the new limit when it goes
+    /// beyond it: that is the case with markers that came and were not permitted at once.
+    fn take_over_ahead(&mut self, limit: Position) {
         let applied = self.updater.applied().position;
         if self.indexed.up_to() < applied {
             self.indexed = Indexed::from(applied);
         }
-        if self.journal.bytes_between(self.indexed.up_to(), permitted) <= unindexed_max {
+        let Some(ahead) = self.ahead.take_if(|ahead| ahead.begin < limit) else { return };
+        if ahead.given_up || ahead.indexed.up_to() > limit || self.indexed.up_to() > ahead.begin {
             return;
         }
-        if let Err(error) = self.indexed.go_on(&self.journal, permitted, &self.spill) {
-            // The updater meets it as well, and shows it.
-            tracing::debug!(group = %self.keeper.name(), %error, "what is not applied cannot be indexed");
+        let gone_on = self.indexed.go_on(&self.journal, ahead.begin, &self.spill);
+        if self.note_unindexed(gone_on)
+            && let Err(error) = self.indexed.adopt(ahead.indexed, &self.spill)
+        {
+            tracing::warn!(group = %self.keeper.name(), %error, "what was indexed ahead is indexed again");
         }
+    }
+
+    /// Indexes a part of what has come and may be permitted next, all of it at once perhaps: the copy of a resync, one large interval. The limit
+    /// and the end are of one moment. Returns whether there is more.
+    pub fn look_ahead(&mut self, limit: Position, end: Position, unindexed_max: u64) -> bool {
+        let begin = || Ahead { begin: limit, indexed: Indexed::from(limit), given_up: false };
+        let mut ahead = self.ahead.take().filter(|ahead| ahead.begin == limit).unwrap_or_else(begin);
+        let from = ahead.indexed.up_to();
+        let is_passed = self.updater.applied().position > limit;
+        if ahead.given_up || is_passed || self.journal.bytes_between(from, end) <= unindexed_max {
+            self.ahead = Some(ahead).filter(|ahead| ahead.given_up || ahead.indexed.up_to() > limit);
+            return false;
+        }
+        // A failover that is asked for meanwhile waits for this.
+        let to = end.min(Position { segment: from.segment + 1, offset: u64::MAX });
+        let mut gone_on = ahead.indexed.go_on(&self.journal, to, &self.spill);
+        if gone_on.is_ok() && ahead.indexed.up_to() == from {
+            gone_on = ahead.indexed.go_on(&self.journal, end, &self.spill);
+        }
+        if !ahead.indexed.is_bounded(&self.spill) {
+            ahead = Ahead { given_up: true, ..begin() };
+        }
+        let goes_on = !ahead.given_up && to < end;
+        self.ahead = Some(ahead);
+        self.note_unindexed(gone_on) && goes_on
+    }
+
+    /// Whether it was indexed.
+    fn note_unindexed(&self, gone_on: Result<(), IndexError>) -> bool {
+        // The updater meets it as well, and shows it.
+        gone_on
+            .inspect_err(|error| {
+                tracing::debug!(group = %self.keeper.name(), %error, "what is not applied cannot be indexed");
+            })
+            .is_ok()
     }
 
     /// Applies what can be applied now, up to the limit.

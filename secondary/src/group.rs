@@ -246,6 +246,7 @@ impl Secondary {
             settled: None,
             recorded_marker: 0,
             indexed: Indexed::default(),
+            ahead: None,
             spill,
             may_hold,
             history_seen: None,

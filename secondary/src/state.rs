@@ -215,6 +215,13 @@ impl CopyState {
         self.inner.lock().permission.clone()
     }
 
+    /// What is permitted, and the journal's durable end at that moment.
+    #[must_use]
+    pub fn limit_and_end(&self) -> (Position, Position) {
+        let inner = self.inner.lock();
+        (inner.permission.limit(), inner.durable.position)
+    }
+
     /// The journal's durable end.
     #[must_use]
     pub fn durable_end(&self) -> DurableEnd {

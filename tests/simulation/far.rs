@@ -166,7 +166,9 @@ impl Far {
     pub(crate) fn apply(&mut self) -> bool {
         self.apply.keep_history();
         let state = self.secondary.state();
-        self.apply.index_up_to(state.permission().limit(), 0);
+        let (limit, end) = state.limit_and_end();
+        self.apply.index_permitted(limit, 0);
+        self.apply.look_ahead(limit, end, 0);
         let did = self.apply.step(state.limit()) == Applying::Did;
         self.steps += 1;
         if self.steps.is_multiple_of(8) {

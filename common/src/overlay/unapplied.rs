@@ -180,24 +180,24 @@ impl Spill {
         Ok(())
     }
 
-    /// Makes one run of two that are about as large, as long as there are such: their number grows with the logarithm of what they hold.
+    /// Makes one run of two neighbours that are about as large, as long as there are such: their number grows with the logarithm of what they hold.
     fn merge(&self, index: &Mutex<Unapplied>) -> Result<(), RunError> {
         loop {
             let (older, newer, written) = {
                 let index = index.lock();
-                let [.., older, newer] = index.runs.as_slice() else { return Ok(()) };
-                if older.ranges() > 2 * newer.ranges() {
-                    return Ok(());
-                }
+                let alike = |pair: &&[Arc<Run>]| matches!(pair, [older, newer] if older.ranges() <= 2 * newer.ranges());
+                let Some([older, newer]) = index.runs.windows(2).rev().find(alike) else { return Ok(()) };
                 (Arc::clone(older), Arc::clone(newer), index.written)
             };
             let merged = self.merged(&older, &newer, written)?;
             let mut index = index.lock();
             // One of them may be in the volumes by now.
             let newest = index.written;
-            index.runs.retain(|run| !Arc::ptr_eq(run, &older) && !Arc::ptr_eq(run, &newer));
-            if merged.newest() > newest {
-                index.runs.push(Arc::new(merged));
+            let is_merged = |run: &Arc<Run>| Arc::ptr_eq(run, &older) || Arc::ptr_eq(run, &newer);
+            let at = index.runs.iter().position(is_merged);
+            index.runs.retain(|run| !is_merged(run));
+            if let Some(at) = at.filter(|_| merged.newest() > newest) {
+                index.runs.insert(at, Arc::new(merged));
             }
         }
     }
@@ -292,6 +292,36 @@ impl Indexed {
         Ok(())
     }
 
+    /// Takes over another one that begins where this one ends. Its runs are not looked at: what is alike in size is merged when memory is
+    /// moved to the disk the next time.
+    ///
+    /// # Errors
+    /// [`RunError`]; this one is as it was, the other is gone.
+    pub fn adopt(&mut self, newer: Self, spill: &Spill) -> Result<(), RunError> {
+        let (up_to, newer) = (newer.up_to, newer.into_index());
+        let index = self.index.get_mut();
+        if newer.runs.is_empty() && index.in_memory() > 0 {
+            newer.memory.all().for_each(|(extent, location)| index.insert(extent, location));
+        } else {
+            if index.in_memory() > 0 {
+                // It goes below all that is newer.
+                let run = spill.sweep(&self.index)?;
+                spill.publish(&self.index, run)?;
+            }
+            let index = self.index.get_mut();
+            index.memory = newer.memory;
+            index.runs.extend(newer.runs);
+        }
+        self.up_to = up_to;
+        Ok(())
+    }
+
+    /// Whether its memory is within bounds: it is not where the disk takes nothing.
+    #[must_use]
+    pub fn is_bounded(&self, spill: &Spill) -> bool {
+        self.index.lock().in_memory() <= 2 * spill.ranges_max
+    }
+
     /// These ranges, and all else in frames up to this one, are in the volumes.
     pub fn forget(&mut self, extents: &[Extent], up_to: Position) {
         let index = self.index.get_mut();
@@ -302,6 +332,30 @@ impl Indexed {
     #[must_use]
     pub fn look(&self, extent: Extent) -> Look {
         self.index.lock().look(extent)
+    }
+
+    /// Ranges held in memory, and on the disk.
+    #[must_use]
+    pub fn ranges(&self) -> (usize, usize) {
+        let index = self.index.lock();
+        (index.in_memory(), index.on_disk())
+    }
+
+    /// Tells every range of a volume that was indexed, some of them more than once.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub fn each_range(&self, volume: VolumeIndex, mut tell: impl FnMut(Extent)) -> Result<(), RunError> {
+        let index = self.index.lock();
+        index.memory.all().filter(|(extent, _)| extent.volume == volume).for_each(|(extent, _)| tell(extent));
+        let runs = index.runs.clone();
+        drop(index);
+        for run in &runs {
+            for block in run.blocks() {
+                block?.into_iter().filter(|(extent, _)| extent.volume == volume).for_each(|(extent, _)| tell(extent));
+            }
+        }
+        Ok(())
     }
 
     /// The index.
@@ -486,6 +540,28 @@ mod tests {
             (0..piece.extent.length).map(move |byte| piece.location.map(|location| location.advance(byte)))
         };
         look.pieces().unwrap().into_iter().flat_map(bytes).collect()
+    }
+
+    #[test]
+    fn indexes_taken_over_one_after_the_other_leave_few_runs() {
+        let spill = spill(4);
+        let (mut indexed, mut number) = (Indexed::default(), 0);
+        let at = |offset| Extent { volume: VolumeIndex(0), offset, length: 1 };
+        for _ in 0..200 {
+            let mut ahead = Indexed::from(indexed.up_to);
+            for _ in 0..11 {
+                number += 1;
+                ahead.index.get_mut().insert(at(2 * number), journal(number, 0));
+                spill.bound(&ahead.index).unwrap();
+            }
+            ahead.up_to = Position { segment: 1, offset: 1001 + number };
+            indexed.adopt(ahead, &spill).unwrap();
+            let runs = indexed.index.lock().runs.len();
+            assert!(runs <= 12, "{runs} runs of {number} ranges");
+        }
+        for there in 1..=number {
+            assert_eq!(seen(&indexed.index, at(2 * there)), [Some(journal(there, 0))]);
+        }
     }
 
     /// Readers, writers and the one that moves ranges to the disk, all at once.

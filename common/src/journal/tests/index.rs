@@ -43,3 +43,28 @@ fn it_goes_on_where_it_stopped_and_is_never_used_beyond_its_place() {
     cut.go_on(&journal, before_the_last, &spill).unwrap();
     assert_eq!(known(&cut.into_index()), known(&of_frames(&frames[..frames.len() - 1])));
 }
+
+/// What was read ahead is taken over wherever it begins, in memory and in runs, over all or nothing of what lies before it.
+#[test]
+fn one_that_was_read_ahead_goes_on_top_of_what_it_begins_behind() {
+    let (disk, frames, places) = journal();
+    let journal = Arc::clone(open(&disk).writer.journal());
+    let all = known(&of_frames(&frames));
+    let begins = std::iter::once(journal.reader(Position::default()).position()).chain(places.iter().copied());
+    for begin in begins {
+        for (ranges_max, ahead_max) in [(2, 2), (2, 1000), (1000, 2), (1000, 1000)] {
+            let spill = |ranges_max| Spill::new(Arc::new(disk.clone()), "/journal.index".into(), ranges_max);
+            let mut indexed = Indexed::default();
+            indexed.go_on(&journal, begin, &spill(ranges_max)).unwrap();
+            let mut ahead = Indexed::from(begin);
+            ahead.go_on(&journal, *places.last().unwrap(), &spill(ahead_max)).unwrap();
+            indexed.adopt(ahead, &spill(ranges_max)).unwrap();
+            assert_eq!(indexed.up_to(), *places.last().unwrap());
+            assert_eq!(
+                known(&indexed.into_index()),
+                all,
+                "read ahead from {begin:?}, {ranges_max} and {ahead_max} ranges"
+            );
+        }
+    }
+}

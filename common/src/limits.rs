@@ -46,6 +46,8 @@ pub const FRAME_EXTENTS_MAX: usize = 4096;
 pub const FRAME_STORED_BYTES_MAX: usize = FRAME_RAW_BYTES_MAX + (1 << 20);
 /// Ranges that the index of what is not yet in a group's volumes holds in memory, about 100 bytes each; twice as many for a moment.
 pub const INDEX_RANGES_MAX: usize = 1 << 18;
+/// The same of each image of a moment that the volumes have not reached: there may be many.
+pub const IMAGE_INDEX_RANGES_MAX: usize = 1 << 16;
 /// Raw bytes compressed as one piece.
 pub const CHUNK_BYTES: usize = 64 << 10;
 /// Granularity of differential bitmaps, bytes.

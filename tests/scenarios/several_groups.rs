@@ -1,13 +1,14 @@
 //! Volumes of several groups at one moment: one freeze over all of them, under a load that depends across them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_common::api::backup::types::BackupInfo;
 use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
-use tidemark_tests::appliance::Appliance;
+use tidemark_common::api::types::{ImageState, ImageStatus};
+use tidemark_tests::appliance::{Appliance, tidemark};
 use tidemark_tests::cluster::Cluster;
 use tidemark_tests::history::History;
 use tidemark_tests::image::Image;
@@ -18,6 +19,7 @@ use tidemark_tests::workload::{Load, Profile, Target, prefill};
 const LIMIT: Duration = Duration::from_secs(60);
 const SOURCES: [&str; 3] = ["a", "b", "c"];
 const TARGETS: [&str; 3] = ["ta", "tb", "tc"];
+const GROUPS: [&str; 3] = ["ga", "gb", "gc"];
 
 /// One appliance whose three volumes are in three groups, and the history of its hosts.
 struct Place {
@@ -47,6 +49,16 @@ impl Place {
         let target = Target { address: self.side.nbd(), exports: SOURCES.map(str::to_owned).to_vec() };
         Load::start(&self.history, &target, &self.profile)
     }
+}
+
+/// What a T0 copy shows of the three volumes.
+fn shown(side: &Appliance, name: &str) -> Image {
+    let volumes: Vec<_> = SOURCES.iter().map(|volume| side.open(&format!("{name}/{volume}")).read_all()).collect();
+    Image::from_bytes(&volumes.into_iter().map(|bytes| bytes.expect("read the image")).collect::<Vec<_>>())
+}
+
+fn side_files(side: &Appliance) -> Vec<PathBuf> {
+    side.files(|name| name.ends_with(".side"))
 }
 
 /// What tar takes out of an archive of set `all`.
@@ -106,4 +118,196 @@ fn a_split_of_sources_in_several_groups_is_one_moment() {
         }
     }
     load.stop();
+}
+
+#[test]
+fn t0_copies_of_several_groups_are_of_one_moment_and_come_back_after_kill_9() {
+    let mut place = place(923);
+    let load = place.load();
+    let mut images = Vec::new();
+    for round in 0..8 {
+        load.wait_acked(60);
+        let name = format!("t{round}");
+        let of = if round % 2 == 0 { GROUPS } else { ["c", "gb", "a"] };
+        let began = place.history.tick();
+        let made: ImageStatus = place.side.json(&[&["t0", "create", &name, "--of"], of.as_slice()].concat());
+        let bounds = Bounds::cut(began, place.history.tick());
+        assert_eq!(
+            (made.exports.len(), made.moments.len(), &made.moments[1].group),
+            (3, 3, &"gb".to_owned()),
+            "{made:?}"
+        );
+        let image = shown(&place.side, &name);
+        assert_legal(&name, &place.history.writes(), &image, bounds);
+        images.push((name, image));
+    }
+    // After the images, which must show it by themselves.
+    let listed: Vec<ImageStatus> = place.side.json(&["t0", "list"]);
+    let at_once = |image: &ImageStatus| image.moments.iter().all(|moment| moment.time == image.marker_time);
+    assert!(listed.len() == 8 && listed.iter().all(at_once), "one freeze each: {listed:?}");
+    load.wait_acked(100);
+    place.side.ok(&["t0", "delete", "t3"]);
+    images.retain(|(name, _)| name != "t3");
+    for (name, image) in &images {
+        assert_eq!(shown(&place.side, name), *image, "{name} does not change");
+    }
+    assert!(place.side.refuses(&["group", "delete", "gb"]).contains("'t0'"), "a group of an image stays");
+    place.side.kill9();
+    drop(load.join_broken());
+    place.side.start();
+    for (name, image) in &images {
+        assert_eq!(shown(&place.side, name), *image, "{name} after kill -9");
+        place.side.ok(&["t0", "delete", name]);
+    }
+    assert_eq!(place.side.status().side_store.bytes, 0, "all space is given back");
+    assert_eq!(side_files(&place.side), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_kill_in_the_middle_of_making_one_leaves_all_of_it_or_nothing() {
+    // Each part has a file: killed when so many of them are there.
+    for parts in [0, 1, 2, 3, 1, 2] {
+        let mut place = place(924);
+        let load = place.load();
+        load.wait_acked(60);
+        let began = place.history.tick();
+        let making = {
+            let directory = place.side.directory().display().to_string();
+            std::thread::spawn(move || {
+                tidemark(&[&["--dir", &directory, "t0", "create", "t", "--of"], GROUPS.as_slice()].concat())
+            })
+        };
+        wait_until("parts of the image", LIMIT, || {
+            let there = side_files(&place.side).len();
+            check(there >= parts || making.is_finished(), || format!("{there} parts"))
+        });
+        place.side.kill9();
+        let _ = making.join();
+        let bounds = Bounds::cut(began, place.history.tick());
+        drop(load.join_broken());
+        place.side.start();
+        let images: Vec<ImageStatus> = place.side.json(&["t0", "list"]);
+        match images.first() {
+            Some(image) => {
+                assert_eq!((image.state, image.moments.len()), (ImageState::Ready, 3), "{image:?}");
+                assert_legal("t", &place.history.writes(), &shown(&place.side, "t"), bounds);
+                place.side.ok(&["t0", "delete", "t"]);
+            }
+            None => assert!(place.side.try_open("t/a").is_err()),
+        }
+        assert_eq!(place.side.status().side_store.bytes, 0, "killed at {parts}: nothing is left");
+        assert_eq!(side_files(&place.side), Vec::<PathBuf>::new(), "killed at {parts}");
+    }
+}
+
+/// An appliance with volumes that are each in a group, and a side store that a large one can fill.
+fn in_groups(volumes: &[(&str, &str)]) -> (Appliance, Cluster) {
+    let cluster = Cluster::new();
+    let mut side = cluster.running("alone");
+    side.stop();
+    side.configure("images", "side_store_bytes", "64MiB");
+    side.start();
+    for (name, size) in volumes {
+        side.ok(&["volume", "create", name, "--size", size]);
+        side.ok(&["group", "create", &format!("g-{name}"), "--volume", name]);
+    }
+    (side, cluster)
+}
+
+fn fill(side: &Appliance, volume: &str, chunks: u64, byte: u8) {
+    let mut host = side.open(volume);
+    for chunk in 0..chunks {
+        host.write(chunk << 20, &vec![byte; 1 << 20]).expect("write");
+    }
+    host.flush().expect("flush");
+}
+
+fn broken(side: &Appliance, name: &str) -> ImageStatus {
+    wait_until("the image to break", LIMIT, || {
+        let image = side.status().images.into_iter().find(|image| image.name == name).ok_or("it is not there")?;
+        if image.state == ImageState::Broken { Ok(image) } else { Err(format!("{image:?}")) }
+    })
+}
+
+#[test]
+fn an_image_of_several_groups_ends_whole_when_one_part_cannot_be_kept() {
+    let (mut side, _cluster) = in_groups(&[("large", "96MiB"), ("small", "1MiB")]);
+    fill(&side, "large", 96, 1);
+    fill(&side, "small", 1, 1);
+    side.ok(&["t0", "create", "both", "--of", "g-small", "large"]);
+    fill(&side, "small", 1, 2);
+    side.ok(&["t0", "create", "other", "--of", "small"]);
+    let mut host = side.open("both/small");
+    assert_eq!(host.read(0, 4096).expect("read"), [1; 4096]);
+    fill(&side, "small", 1, 3);
+    fill(&side, "large", 96, 2);
+    let why = broken(&side, "both").reason.unwrap_or_default();
+    assert!(why.contains("'g-large'") && why.contains("side_store_bytes"), "{why}");
+    assert!(host.read(0, 4096).is_err(), "the part that could be kept is no image either");
+    assert!(side.try_open("both/small").is_err());
+    assert_eq!(side.open("other/small").read_all().expect("read"), vec![2; 1 << 20], "the image of one group stays");
+    wait_until("what the other part kept to be given back", LIMIT, || {
+        let bytes = side.status().side_store.bytes;
+        check(bytes < 2 << 20, || format!("{bytes} bytes"))
+    });
+    side.kill9();
+    side.start();
+    assert!(broken(&side, "both").reason.unwrap_or_default().contains("'g-large'"));
+    assert_eq!(side.open("other/small").read_all().expect("read"), vec![2; 1 << 20]);
+    side.ok(&["t0", "delete", "both"]);
+    side.ok(&["t0", "delete", "other"]);
+    assert_eq!((side.status().side_store.bytes, side_files(&side)), (0, Vec::new()));
+}
+
+/// The updaters of both groups end images of both at once, each in the middle of a window.
+#[test]
+fn images_that_end_in_several_groups_at_once_hold_up_nobody() {
+    let volumes = ["one", "two"];
+    let (side, _cluster) = in_groups(&volumes.map(|name| (name, "96MiB")));
+    // Holes need no room when they are overwritten.
+    volumes.iter().for_each(|volume| fill(&side, volume, 96, 99));
+    for round in 1..=3 {
+        for image in ["x", "y"] {
+            side.ok(&["t0", "create", image, "--of", "one", "two"]);
+            volumes.iter().for_each(|volume| fill(&side, volume, 8, round));
+        }
+        std::thread::scope(|threads| {
+            let side = &side;
+            volumes.iter().for_each(|volume| drop(threads.spawn(move || fill(side, volume, 96, round + 10))));
+        });
+        for image in ["x", "y"] {
+            broken(&side, image);
+            side.ok(&["t0", "delete", image]);
+        }
+        wait_until("everything to be given back", LIMIT, || {
+            let left = (side.status().side_store.bytes, side_files(&side));
+            check(left == (0, Vec::new()), || format!("{left:?}"))
+        });
+        for volume in volumes {
+            let whole = side.open(volume).read_all().expect("read");
+            assert!(whole.iter().all(|byte| *byte == round + 10), "what hosts wrote is there");
+        }
+    }
+}
+
+#[test]
+fn an_image_of_several_groups_that_lost_a_part_is_broken_at_the_next_start() {
+    let (mut side, _cluster) = in_groups(&[("large", "96MiB"), ("small", "1MiB")]);
+    for (round, lost) in ["g-large", "g-small"].into_iter().enumerate() {
+        side.ok(&["t0", "create", "both", "--of", "large", "small"]);
+        let folders: Vec<_> = side_files(&side);
+        assert_eq!(folders.len(), 2);
+        fill(&side, "large", 1, round as u8 + 1);
+        fill(&side, "small", 1, round as u8 + 1);
+        let id = side.group(lost).id;
+        side.kill9();
+        let of_it = folders.iter().find(|path| path.to_string_lossy().contains(&id)).expect("the part's file");
+        std::fs::remove_file(of_it).expect("lose it");
+        side.start();
+        let why = broken(&side, "both").reason.unwrap_or_default();
+        assert!(why.contains(lost) && why.contains("cannot be read"), "{why}");
+        assert!(side.try_open("both/large").is_err() && side.try_open("both/small").is_err());
+        assert_eq!((side.status().side_store.bytes, side_files(&side)), (0, Vec::new()), "the other part goes");
+        side.ok(&["t0", "delete", "both"]);
+    }
 }

@@ -17,7 +17,7 @@ pub(crate) enum Command {
         /// Its name; its exports are NAME/VOLUME
         #[arg(value_parser = name)]
         name: String,
-        /// A group, or volumes of one group
+        /// Groups, or volumes of groups: all are shown at one moment. Of several groups, all must be primary here
         #[arg(long, value_name = "GROUP|VOLUME", value_parser = name, required = true, num_args = 1..)]
         of: Vec<String>,
     },
@@ -52,8 +52,15 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
 
 /// What was made, and how to open it.
 pub(crate) fn made(image: &ImageStatus) -> String {
-    let ImageStatus { name, group, marker, exports, .. } = image;
-    format!("'{name}' shows group '{group}' at marker {marker}:\n  {}", exports.join("\n  "))
+    let shown = match image.moments.as_slice() {
+        [_, _, ..] => {
+            let each =
+                image.moments.iter().map(|moment| format!("group '{}' at marker {}", moment.group, moment.marker));
+            format!("{}, all at one moment", each.collect::<Vec<_>>().join(", "))
+        }
+        _ => format!("group '{}' at marker {}", image.group, image.marker),
+    };
+    format!("'{}' shows {shown}:\n  {}", image.name, image.exports.join("\n  "))
 }
 
 pub(crate) async fn delete(service: &Service, what: &str, name: &str, force: bool) -> Result<(), Failure> {
@@ -82,11 +89,18 @@ pub(crate) fn table(images: &[ImageStatus]) -> String {
             (ImageState::Ready, _) => "ready".to_owned(),
             (ImageState::Broken, reason) => format!("broken: {}", reason.as_deref().unwrap_or("unknown")),
         };
+        let (groups, markers) = match image.moments.as_slice() {
+            [] => (image.group.clone(), image.marker.to_string()),
+            moments => (
+                moments.iter().map(|moment| moment.group.clone()).collect::<Vec<_>>().join(", "),
+                moments.iter().map(|moment| moment.marker.to_string()).collect::<Vec<_>>().join(", "),
+            ),
+        };
         table.row(&[
             &image.name,
             kind,
-            &image.group,
-            &image.marker.to_string(),
+            &groups,
+            &markers,
             &figures::seconds(image.age_seconds),
             &state,
             &figures::bytes(image.saved_bytes),

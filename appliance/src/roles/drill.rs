@@ -80,7 +80,7 @@ impl Appliance {
         }
         let held: Vec<_> = self.images.held.read().values().cloned().collect();
         for held in held {
-            let record = held.record.read().clone();
+            let record = held.record.read().first.clone();
             if matches!(record.kind, ImageKindRecord::Drill { .. }) {
                 self.delete_image(&record.name, true).await?;
             }
@@ -155,7 +155,7 @@ impl Appliance {
             }
             Err(reason) => Checked { failure: Some(reason), ..Checked::default() },
         };
-        let broken = self.image(&clone.name).ok().and_then(|held| held.record.read().broken.clone());
+        let broken = self.image(&clone.name).ok().and_then(|held| held.broken());
         let failure = broken.map(|reason| format!("its clone broke: {reason}")).or(checked.failure);
         record.exit_code = checked.exit_code;
         record.output = checked.output;

@@ -17,7 +17,7 @@ use tidemark_secondary::permission::Permitted;
 use tidemark_secondary::takeover;
 
 use super::appliance::{Appliance, Engine, Group, failed, refused};
-use super::image_commands::{asked, held_point};
+use super::image_moments::{asked, held_point};
 use super::lost::tail_name;
 
 /// A primary heard within this time is alive.

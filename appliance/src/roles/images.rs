@@ -2,17 +2,20 @@
 //!
 //! A record in the catalogue says that an image is there; its era's file says that it is whole. The record comes last when an
 //! image is made and goes first when it is deleted, so that a kill in between leaves a file that nobody names.
+//!
+//! An image of several groups uses an era of each. It is whole or it is none: when one of them ends, it is broken, and leaves the others.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use tidemark_common::api::types::ErrorBody;
-use tidemark_common::catalog::{Batch, ImageKindRecord, ImageRecord};
+use tidemark_common::catalog::{ImageKindRecord, ImageRecord, ImageRecords};
 use tidemark_common::ids::{GroupId, VolumeIndex};
 use tidemark_common::journal::Position;
+use tidemark_common::limits::IMAGE_INDEX_RANGES_MAX;
 use tidemark_common::nbd::{Export, OpenError};
 use tidemark_common::t0::{
     CloneExport, CloneSpace, CloneVolume, EraUser, Eras, ErasParts, ErasWatch, Image, ImageExport, ImageVolume,
@@ -23,14 +26,17 @@ use tidemark_common::local_pair::pair::era_user;
 
 use super::appliance::{Appliance, failed, not_found};
 use super::door::{Closed, Door};
+use super::image_ends::Lost;
 
 /// One image, as it is served.
 pub(crate) struct Held {
-    pub(crate) record: RwLock<ImageRecord>,
+    pub(crate) record: RwLock<ImageRecords>,
     /// What hosts open, by volume.
     pub(crate) doors: BTreeMap<String, Arc<Door>>,
     /// A clone's own content.
     pub(crate) clone: Option<Cloned>,
+    /// Its eras are left, or somebody is about to: nothing is recorded of it any more. Set while `record` is locked.
+    left: AtomicBool,
 }
 
 /// What was written over an image.
@@ -61,6 +67,25 @@ impl Images {
 }
 
 impl Held {
+    fn new(record: ImageRecords, doors: BTreeMap<String, Arc<Door>>, clone: Option<Cloned>) -> Self {
+        let left = AtomicBool::new(record.is_broken());
+        Self { record: RwLock::new(record), doors, clone, left }
+    }
+
+    /// Whether whoever asks is to leave its eras: they are left once, because others may use them.
+    pub(crate) fn leaves(&self) -> bool {
+        !self.left.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn is_left(&self) -> bool {
+        self.left.load(Ordering::Acquire)
+    }
+
+    /// Why it can no longer be read.
+    pub(crate) fn broken(&self) -> Option<String> {
+        self.record.read().first.broken.clone()
+    }
+
     pub(crate) fn connections(&self) -> u64 {
         self.doors.values().map(|door| door.connections.load(Ordering::Relaxed)).sum()
     }
@@ -96,6 +121,7 @@ impl Appliance {
             folder: self.images_folder().join(group.to_string()),
             group,
             space: Arc::clone(&self.images.space),
+            index_ranges_max: IMAGE_INDEX_RANGES_MAX,
         }
     }
 
@@ -104,49 +130,43 @@ impl Appliance {
         if let Some(eras) = self.images.eras.lock().get(&group) {
             return Ok(Arc::clone(eras));
         }
-        self.open_eras(group, &[], &[])
+        Ok(self.open_eras(group, &[])?.0)
     }
 
-    fn open_eras(&self, group: GroupId, records: &[ImageRecord], pairs: &[EraUser]) -> Result<Arc<Eras>, ErrorBody> {
-        let users: Vec<EraUser> = records.iter().map(user).chain(pairs.iter().cloned()).collect();
-        let (eras, lost) = Eras::open(self.eras_parts(group), &users).map_err(failed)?;
+    fn open_eras(&self, group: GroupId, users: &[EraUser]) -> Result<(Arc<Eras>, Vec<Lost>), ErrorBody> {
+        let (eras, lost) = Eras::open(self.eras_parts(group), users).map_err(failed)?;
         let watch = self.this.upgrade().map(|this| this as Arc<dyn ErasWatch>);
         if let Some(watch) = watch {
             eras.watched_by(Arc::downgrade(&watch));
         }
-        for (era, reason) in lost {
-            for record in records.iter().filter(|record| record.era == era) {
-                let broken = ImageRecord { broken: Some(reason.clone()), ..record.clone() };
-                self.catalog.put_image(&broken).map_err(failed)?;
-            }
-        }
         self.images.eras.lock().insert(group, Arc::clone(&eras));
-        Ok(eras)
+        Ok((eras, lost.into_iter().map(|(era, reason)| (group, era, reason)).collect()))
     }
 
     /// Opens the images of the catalogue. Volumes are open already, groups are not started yet.
     pub(crate) fn open_images(&self) -> Result<(), ErrorBody> {
-        let mut by_group: BTreeMap<GroupId, (Vec<ImageRecord>, Vec<EraUser>)> = BTreeMap::new();
-        for record in self.catalog.images().map_err(failed)? {
-            if record.broken.is_none() {
-                by_group.entry(GroupId(record.group_id)).or_default().0.push(record);
-            }
+        let mut images = self.catalog.images().map_err(failed)?;
+        let mut by_group: BTreeMap<GroupId, Vec<EraUser>> = BTreeMap::new();
+        for part in images.iter().filter(|image| !image.is_broken()).flat_map(ImageRecords::parts) {
+            by_group.entry(GroupId(part.group_id)).or_default().push(user(part));
         }
         for record in self.catalog.local_pairs().map_err(failed)? {
-            by_group.entry(GroupId(record.group_id)).or_default().1.extend(era_user(&record));
+            by_group.entry(GroupId(record.group_id)).or_default().extend(era_user(&record));
         }
-        for (group, (records, pairs)) in by_group {
-            self.open_eras(group, &records, &pairs)?;
+        let mut lost = Vec::new();
+        for (group, users) in by_group {
+            lost.extend(self.open_eras(group, &users)?.1);
         }
-        for record in self.catalog.images().map_err(failed)? {
-            let name = record.name.clone();
+        for image in images.iter_mut().filter(|image| !image.is_broken()) {
+            self.settle_lost(image, &lost)?;
+        }
+        for record in images {
+            let name = record.first.name.clone();
             let held = self.open_image(record.clone()).unwrap_or_else(|error| {
                 tracing::error!(image = %name, error = %error.message, "an image cannot be served");
-                Held {
-                    record: RwLock::new(ImageRecord { broken: Some(error.message), ..record }),
-                    doors: BTreeMap::new(),
-                    clone: None,
-                }
+                let held = Held::new(record, BTreeMap::new(), None);
+                held.record.write().set_broken(&error.message);
+                held
             });
             self.images.held.write().insert(name, Arc::new(held));
         }
@@ -168,37 +188,48 @@ impl Appliance {
     }
 
     /// Puts what a record describes behind doors.
-    pub(crate) fn open_image(&self, record: ImageRecord) -> Result<Held, ErrorBody> {
-        if record.broken.is_some() {
-            return Ok(Held { record: RwLock::new(record), doors: BTreeMap::new(), clone: None });
+    pub(crate) fn open_image(&self, record: ImageRecords) -> Result<Held, ErrorBody> {
+        if record.is_broken() {
+            return Ok(Held::new(record, BTreeMap::new(), None));
         }
-        let eras = self.eras(GroupId(record.group_id))?;
+        let mut doors: BTreeMap<String, Arc<Door>> = BTreeMap::new();
+        let mut cloned = None;
+        for part in record.parts() {
+            let image = self.image_of(part)?;
+            let about = format!("Tidemark image of group {} at marker {}", part.group, part.marker);
+            match part.kind {
+                ImageKindRecord::T0 => {
+                    let export = |name: &str| ImageExport::new(&image, name, &about);
+                    let names = part.volumes.iter().map(|volume| volume.name.clone());
+                    doors.extend(names.filter_map(|name| Some((name.clone(), Door::new(Arc::new(export(&name)?))))));
+                }
+                ImageKindRecord::Clone { space_bytes } | ImageKindRecord::Drill { space_bytes } => {
+                    let door = |volume: &Arc<CloneVolume>| {
+                        let export: Arc<dyn Export> = Arc::new(CloneExport::new(Arc::clone(volume), &about));
+                        (volume.name().to_owned(), Door::new(export))
+                    };
+                    let whole = self.open_clone(&part.name, &image, space_bytes)?;
+                    doors.extend(whole.volumes.iter().map(door));
+                    cloned = Some(whole);
+                }
+            }
+        }
+        Ok(Held::new(record, doors, cloned))
+    }
+
+    /// What is shown of one group.
+    fn image_of(&self, part: &ImageRecord) -> Result<Image, ErrorBody> {
+        let eras = self.eras(GroupId(part.group_id))?;
         let mut volumes = Vec::new();
-        for volume in &record.volumes {
+        for volume in &part.volumes {
             let file = Arc::clone(&self.volume(&volume.name)?.file.file);
             let (index, name, size) = (VolumeIndex(volume.index), volume.name.clone(), volume.size);
             volumes.push(ImageVolume { index, name, size, file });
         }
-        let image = Image::new(eras, record.era, volumes);
-        let about = format!("Tidemark image of group {} at marker {}", record.group, record.marker);
-        let (doors, clone) = match record.kind {
-            ImageKindRecord::T0 => {
-                let export = |name: &str| ImageExport::new(&image, name, &about);
-                let names = record.volumes.iter().map(|volume| volume.name.clone());
-                (names.filter_map(|name| Some((name.clone(), Door::new(Arc::new(export(&name)?))))).collect(), None)
-            }
-            ImageKindRecord::Clone { space_bytes } | ImageKindRecord::Drill { space_bytes } => {
-                let cloned = self.open_clone(&record.name, &image, space_bytes)?;
-                let door = |volume: &Arc<CloneVolume>| {
-                    let export: Arc<dyn Export> = Arc::new(CloneExport::new(Arc::clone(volume), &about));
-                    (volume.name().to_owned(), Door::new(export))
-                };
-                (cloned.volumes.iter().map(door).collect(), Some(cloned))
-            }
-        };
-        Ok(Held { record: RwLock::new(record), doors, clone })
+        Ok(Image::new(eras, part.era, volumes))
     }
 
+    /// A clone is of one group.
     fn open_clone(&self, name: &str, image: &Image, limit: u64) -> Result<Cloned, ErrorBody> {
         let space = Arc::new(CloneSpace::new(limit));
         let folder = self.clone_folder(name);
@@ -220,7 +251,7 @@ impl Appliance {
     pub(crate) fn image_door(&self, image: &str, volume: &str) -> Result<Arc<Door>, OpenError> {
         let unknown = || OpenError::Unknown { name: format!("{image}/{volume}") };
         let held = self.image(image).map_err(|_| unknown())?;
-        if let Some(reason) = held.record.read().broken.clone() {
+        if let Some(reason) = held.broken() {
             return Err(OpenError::Refused { reason: format!("image '{image}' is broken: {reason}") });
         }
         held.doors.get(volume).cloned().ok_or_else(unknown)
@@ -229,34 +260,18 @@ impl Appliance {
     /// Names of exports of images that can be opened now.
     pub(crate) fn image_exports(&self) -> Vec<String> {
         let held = self.images.held.read();
-        let usable = held.iter().filter(|(_, held)| held.record.read().broken.is_none());
+        let usable = held.iter().filter(|(_, held)| !held.record.read().is_broken());
         usable.flat_map(|(name, held)| held.doors.keys().map(move |volume| format!("{name}/{volume}"))).collect()
     }
 
     /// Images that need a group or a volume of it, by name.
     pub(crate) fn images_of(&self, group: GroupId, volume: Option<&str>) -> Vec<String> {
         let held = self.images.held.read();
-        let fits = |record: &ImageRecord| {
-            let of = volume.is_none_or(|volume| record.volumes.iter().any(|member| member.name == volume));
-            record.group_id == group.0 && record.broken.is_none() && of
+        let fits = |part: &ImageRecord| {
+            let of = volume.is_none_or(|volume| part.volumes.iter().any(|member| member.name == volume));
+            part.group_id == group.0 && part.broken.is_none() && of
         };
-        held.iter().filter(|(_, held)| fits(&held.record.read())).map(|(name, _)| name.clone()).collect()
-    }
-
-    /// An image can no longer be read: hosts get errors, the record says why.
-    fn break_image(&self, held: &Held, reason: &str) {
-        let record = {
-            let mut record = held.record.write();
-            record.broken = Some(reason.to_owned());
-            record.clone()
-        };
-        held.close(reason);
-        self.images.ended.fetch_add(1, Ordering::Relaxed);
-        tracing::error!(image = %record.name, group = %record.group, marker = record.marker, %reason, "an image is broken");
-        if let Err(error) = self.catalog.put_image(&record) {
-            // Its file is gone: a restart finds that out by itself.
-            tracing::error!(image = %record.name, %error, "that could not be recorded");
-        }
+        held.iter().filter(|(_, held)| held.record.read().parts().any(fits)).map(|(name, _)| name.clone()).collect()
     }
 
     /// What was written to clones is on the disk before the service ends.
@@ -272,34 +287,5 @@ impl Appliance {
     /// Volumes of an image as a set.
     pub(crate) fn indexes(record: &ImageRecord) -> BTreeSet<VolumeIndex> {
         record.volumes.iter().map(|volume| VolumeIndex(volume.index)).collect()
-    }
-}
-
-impl ErasWatch for Appliance {
-    fn on_era_ended(&self, group: GroupId, era: u64, reason: &str) {
-        self.backups.on_era_ended(group, era, reason);
-        self.local_pairs_lost_era(group, era, reason);
-        let held: Vec<_> = self.images.held.read().values().cloned().collect();
-        for held in held {
-            let hit = {
-                let record = held.record.read();
-                record.group_id == group.0 && record.era == era && record.broken.is_none()
-            };
-            if hit {
-                self.break_image(&held, reason);
-            }
-        }
-    }
-
-    fn on_all_reached(&self, group: GroupId) -> Result<(), String> {
-        self.local_pairs_all_reached(group)?;
-        let held: Vec<_> = self.images.held.read().values().cloned().collect();
-        let mut batch = Batch::new();
-        for held in held.iter().filter(|held| held.record.read().group_id == group.0) {
-            let mut record = held.record.write();
-            record.begin = None;
-            batch.put_image(&record).map_err(|error| error.to_string())?;
-        }
-        self.catalog.commit(batch).map_err(|error| error.to_string())
     }
 }

@@ -174,7 +174,7 @@ impl Appliance {
             let former = |volume: &ImageVolumeRecord| volume.name == spec.name && volume.index != spec.index;
             record.group_id == id.0 && record.broken.is_none() && record.volumes.iter().any(former)
         };
-        let image = held.iter().find(|(_, held)| other(&held.record.read())).map(|(name, _)| name.clone());
+        let image = held.iter().find(|(_, held)| held.record.read().parts().any(other)).map(|(name, _)| name.clone());
         let Some(user) = image.or_else(|| self.backups.using(id).filter(|_| was_other)) else { return Ok(()) };
         Err(format!(
             "volume '{}' has come to group '{group}' again, and on '{}' '{user}' still shows it as it was before it left: delete that \

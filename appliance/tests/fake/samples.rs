@@ -6,8 +6,8 @@
 use jiff::{SignedDuration, Timestamp};
 use tidemark_common::api::types::{
     Addresses, ApplianceStatus, BufferStatus, CopyProgress, DrillReport, DrillResult, FreezeStatus, GroupDrills,
-    GroupStatus, ImageKind, ImageState, ImageStatus, JournalStatus, MarkerStatus, Moving, PairState, PairStatus,
-    PeerStatus, Positions, Role, SideStoreStatus, Standing, Status, VolumeStatus,
+    GroupMoment, GroupStatus, ImageKind, ImageState, ImageStatus, JournalStatus, MarkerStatus, Moving, PairState,
+    PairStatus, PeerStatus, Positions, Role, SideStoreStatus, Standing, Status, VolumeStatus,
 };
 
 /// The moment all samples are of.
@@ -284,6 +284,7 @@ pub(crate) fn image(name: &str, kind: ImageKind) -> ImageStatus {
         group: "g".into(),
         marker: 42,
         marker_time: ago(65_000),
+        moments: vec![GroupMoment { group: "g".into(), marker: 42, time: ago(65_000) }],
         created: ago(61_000),
         age_seconds: 61.0,
         state: ImageState::Ready,

@@ -176,6 +176,18 @@ pub enum ImageState {
     Broken,
 }
 
+/// As of when a backup or an image is, for one group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GroupMoment {
+    /// The group.
+    pub group: String,
+    /// The marker.
+    pub marker: u64,
+    /// When it was cut.
+    #[schema(value_type = String, format = DateTime)]
+    pub time: Timestamp,
+}
+
 /// A T0 copy or a clone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ImageStatus {
@@ -183,13 +195,16 @@ pub struct ImageStatus {
     pub name: String,
     /// What it is for.
     pub kind: ImageKind,
-    /// The group.
+    /// The group; of several, the one named first.
     pub group: String,
-    /// The marker it shows.
+    /// The marker it shows of that group.
     pub marker: u64,
     /// When that was cut.
     #[schema(value_type = String, format = DateTime)]
     pub marker_time: Timestamp,
+    /// The markers it shows, one for each of its groups: they are one moment.
+    #[serde(default)]
+    pub moments: Vec<GroupMoment>,
     /// When the image was made.
     #[schema(value_type = String, format = DateTime)]
     pub created: Timestamp,
@@ -218,7 +233,7 @@ pub struct ImageStatus {
 pub struct T0Create {
     /// Its name.
     pub name: String,
-    /// A group, or volumes of one group.
+    /// Groups, and volumes of groups.
     pub of: Vec<String>,
 }
 

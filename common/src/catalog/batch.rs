@@ -1,6 +1,6 @@
 //! Several changes that become durable together or not at all.
 
-use super::image_records::{DrillRecord, ImageRecord, LocalPairRecord, ScheduleRecord};
+use super::image_records::{DrillRecord, ImagePartRecord, ImageRecords, LocalPairRecord, ScheduleRecord};
 use super::records::{
     AppliedRecord, BackupRecord, GroupRecord, HistoryRecord, KeptMarkerRecord, OfferRecord, PeerRecord, Record,
     SetRecord, VolumeRecord,
@@ -155,8 +155,11 @@ impl Batch {
     ///
     /// # Errors
     /// [`CatalogError::Name`], [`CatalogError::TooLarge`].
-    pub fn put_image(&mut self, image: &ImageRecord) -> Result<(), CatalogError> {
-        self.put(&Key::image(&image.name)?, image)
+    pub fn put_image(&mut self, image: &ImageRecords) -> Result<(), CatalogError> {
+        self.put(&Key::image(&image.first.name)?, &image.first)?;
+        image.others.iter().try_for_each(|part| {
+            self.put(&Key::image_part(&part.name, GroupId(part.group_id))?, &ImagePartRecord(part.clone()))
+        })
     }
 
     /// Removes an image, if it is there.
@@ -165,6 +168,7 @@ impl Batch {
     /// [`CatalogError::Name`].
     pub fn delete_image(&mut self, name: &str) -> Result<(), CatalogError> {
         self.delete(&Key::image(name)?);
+        self.delete_range(KeyRange::image_parts(name)?);
         Ok(())
     }
 

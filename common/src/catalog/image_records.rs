@@ -31,7 +31,7 @@ pub struct ImageVolumeRecord {
     pub size: u64,
 }
 
-/// An image of a group's volumes at a marker.
+/// What an image shows of one group: its volumes at a marker.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct ImageRecord {
     /// Its name, one for all kinds.
@@ -60,6 +60,42 @@ pub struct ImageRecord {
     pub volumes: Vec<ImageVolumeRecord>,
     /// Why it can no longer be read.
     pub broken: Option<String>,
+}
+
+/// What an image of several groups shows of one of them but its first: alike in name, kind, when it was made, and why it is broken.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ImagePartRecord(pub ImageRecord);
+
+/// An image: what it shows of its first group, and of the others. They are put and deleted together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageRecords {
+    /// The first stands for the image.
+    pub first: ImageRecord,
+    /// None, as a rule.
+    pub others: Vec<ImageRecord>,
+}
+
+impl ImageRecords {
+    /// What it shows, group by group.
+    pub fn parts(&self) -> impl Iterator<Item = &ImageRecord> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    /// The same, to be changed.
+    pub fn parts_mut(&mut self) -> impl Iterator<Item = &mut ImageRecord> {
+        std::iter::once(&mut self.first).chain(&mut self.others)
+    }
+
+    /// Whether it can no longer be read.
+    #[must_use]
+    pub const fn is_broken(&self) -> bool {
+        self.first.broken.is_some()
+    }
+
+    /// It can no longer be read, none of it.
+    pub fn set_broken(&mut self, reason: &str) {
+        self.parts_mut().for_each(|part| part.broken = Some(reason.to_owned()));
+    }
 }
 
 /// How a drill ended.

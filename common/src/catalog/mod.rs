@@ -21,6 +21,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -29,8 +30,8 @@ use rocksdb::Options;
 pub use batch::Batch;
 pub use error::CatalogError;
 pub use image_records::{
-    DrillRecord, DrillResultRecord, ImageKindRecord, ImageRecord, ImageVolumeRecord, LocalPairRecord,
-    LocalPairStateRecord, ScheduleRecord,
+    DrillRecord, DrillResultRecord, ImageKindRecord, ImagePartRecord, ImageRecord, ImageRecords, ImageVolumeRecord,
+    LocalPairRecord, LocalPairStateRecord, ScheduleRecord,
 };
 pub use records::{
     ApplianceRecord, AppliedRecord, BackupRecord, BackupStateRecord, CopyRecord, GroupRecord, GroupVolume,
@@ -92,6 +93,7 @@ impl Catalog {
             Table::Applied,
             Table::Backup,
             Table::Group,
+            Table::ImagePart,
             Table::Image,
             Table::LocalPair,
             Table::Offer,
@@ -348,15 +350,20 @@ impl Catalog {
     ///
     /// # Errors
     /// As all reads.
-    pub fn images(&self) -> Result<Vec<ImageRecord>, CatalogError> {
-        self.all()
+    pub fn images(&self) -> Result<Vec<ImageRecords>, CatalogError> {
+        let mut others: BTreeMap<String, Vec<ImageRecord>> = BTreeMap::new();
+        for ImagePartRecord(part) in self.all()? {
+            others.entry(part.name.clone()).or_default().push(part);
+        }
+        let whole = |first: ImageRecord| ImageRecords { others: others.remove(&first.name).unwrap_or_default(), first };
+        Ok(self.all()?.into_iter().map(whole).collect())
     }
 
     /// Adds or replaces an image.
     ///
     /// # Errors
     /// As [`Batch::put_image`] and [`Catalog::commit`].
-    pub fn put_image(&self, image: &ImageRecord) -> Result<(), CatalogError> {
+    pub fn put_image(&self, image: &ImageRecords) -> Result<(), CatalogError> {
         self.change(|batch| batch.put_image(image))
     }
 

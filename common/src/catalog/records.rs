@@ -4,7 +4,9 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-use super::image_records::{DrillRecord, ImageRecord, LocalPairRecord, LocalPairStateRecord, ScheduleRecord};
+use super::image_records::{
+    DrillRecord, ImagePartRecord, ImageRecord, LocalPairRecord, LocalPairStateRecord, ScheduleRecord,
+};
 use super::schema::Table;
 use crate::api::backup::types::{BackupState, WhileDifferential};
 use crate::api::local_pair::types::LocalPairState;
@@ -432,6 +434,7 @@ records! {
     BackupRecord => Backup,
     GroupRecord => Group,
     HistoryRecord => History,
+    ImagePartRecord => ImagePart,
     ImageRecord => Image,
     KeptMarkerRecord => Marker,
     LocalPairRecord => LocalPair,

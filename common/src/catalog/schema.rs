@@ -10,7 +10,8 @@
 //! drill/NUMBER                      one rehearsal
 //! group/NAME                        a group with its volumes and pairs
 //! history/GROUP                     from where on a copy keeps its history
-//! image/NAME                        a T0 copy or a clone
+//! image/NAME                        a T0 copy or a clone: what it shows of its first group
+//! image-part/NAME/GROUP             what it shows of another
 //! local-bits/TARGET                 bitmaps of a pair on this appliance
 //! local-pair/TARGET                 a pair on this appliance, by its target volume
 //! marker/GROUP/NUMBER               one kept marker
@@ -32,7 +33,7 @@ use super::CatalogError;
 use crate::ids::{GroupId, MarkerNumber, check_name};
 
 /// The layout of tables and records that this build writes. Raised by any change an older build would misread.
-pub const CATALOG_FORMAT: u32 = 8;
+pub const CATALOG_FORMAT: u32 = 9;
 /// Stored bytes of one record at most: a roaring bitmap of 64 TiB in regions needs no more.
 pub const RECORD_BYTES_MAX: usize = 256 << 20;
 /// Markers kept per group, at least; pruning is by blocks of `MARKERS_PRUNE_STEP`.
@@ -57,6 +58,7 @@ pub(super) enum Table {
     Ring = 11,
     Offer = 12,
     History = 13,
+    ImagePart = 14,
     Set = 20,
     Backup = 21,
     LocalPair = 30,
@@ -65,7 +67,7 @@ pub(super) enum Table {
 
 impl Table {
     /// All of them, in the order of their keys.
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::Appliance,
         Self::Applied,
         Self::Backup,
@@ -73,6 +75,7 @@ impl Table {
         Self::Drill,
         Self::Group,
         Self::History,
+        Self::ImagePart,
         Self::Image,
         Self::LocalBits,
         Self::LocalPair,
@@ -98,6 +101,7 @@ impl Table {
             Self::Group => "group",
             Self::History => "history",
             Self::Image => "image",
+            Self::ImagePart => "image-part",
             Self::Marker => "marker",
             Self::Peer => "peer",
             Self::Ring => "ring",
@@ -126,7 +130,7 @@ impl Table {
             Self::Applied | Self::History => "restore the catalogue from a backup, or repair this copy by a new pair",
             Self::Bitmap => "delete the pair and create it again, so that everything is compared",
             Self::Drill => "restore the catalogue from a backup; only the record of a past rehearsal is lost",
-            Self::Image => "delete the image and make it again: the volumes are not touched",
+            Self::Image | Self::ImagePart => "delete the image and make it again: the volumes are not touched",
             Self::LocalPair | Self::LocalBits => {
                 "restore the catalogue from a backup, or delete the local pair and create it again: the source is not touched"
             }
@@ -186,6 +190,11 @@ impl Key {
 
     pub(super) fn image(name: &str) -> Result<Self, CatalogError> {
         Self::named(Table::Image, name)
+    }
+
+    pub(super) fn image_part(name: &str, group: GroupId) -> Result<Self, CatalogError> {
+        check_name(name)?;
+        Ok(Self { table: Table::ImagePart, text: format!("image-part/{name}/{group}") })
     }
 
     pub(super) fn local_pair(target: &str) -> Result<Self, CatalogError> {
@@ -282,6 +291,12 @@ impl KeyRange {
         }
     }
 
+    /// What an image shows of its groups but the first.
+    pub(super) fn image_parts(name: &str) -> Result<Self, CatalogError> {
+        check_name(name)?;
+        Ok(Self::below(&format!("image-part/{name}")))
+    }
+
     /// The bitmaps of a group.
     pub(super) fn bitmaps(group: GroupId) -> Self {
         Self::below(&format!("bitmap/{group}"))
@@ -310,6 +325,7 @@ mod tests {
             Key::drill(u64::MAX),
             Key::group("z").unwrap(),
             Key::history(group),
+            Key::image_part("z", group).unwrap(),
             Key::image("z").unwrap(),
             Key::local_bits("z").unwrap(),
             Key::local_pair("z").unwrap(),

@@ -84,9 +84,9 @@ fn split_one(
     joined: Joined,
 ) -> Result<(LocalPairRecord, Bits), LocalPairError> {
     let mut bits = now.bits.split();
-    for extent in pair.parts.eras.pending(joined.era, VolumeIndex(now.record.source_index)) {
-        bits.differences.mark(Extent { volume: VOLUME, ..extent });
-    }
+    let source = VolumeIndex(now.record.source_index);
+    let mark = |extent: Extent| bits.differences.mark(Extent { volume: VOLUME, ..extent });
+    pair.parts.eras.each_pending(joined.era, source, mark)?;
     let record = LocalPairRecord {
         era: Some(joined.era),
         begin: Some((joined.begin.segment, joined.begin.offset)),

@@ -86,6 +86,7 @@ fn eras(disk: &MemoryDisk, name: &str, users: &[crate::t0::EraUser], space: u64)
         folder: Path::new("/").join(name),
         group: GroupId([9; 16]),
         space: Arc::new(SideSpace::new(space)),
+        index_ranges_max: 4,
     };
     let (eras, lost) = Eras::open(parts, users).unwrap();
     assert_eq!(lost, []);

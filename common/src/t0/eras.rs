@@ -18,8 +18,10 @@ use super::space::SideSpace;
 use crate::extent::Extent;
 use crate::ids::{GroupId, VolumeIndex};
 use crate::journal::{Journal, JournalError, Position};
-use crate::overlay::location::{Location, index_frame};
-use crate::overlay::{Overlay, Piece};
+use crate::overlay::Piece;
+use crate::overlay::location::Location;
+use crate::overlay::run::RunError;
+use crate::overlay::unapplied::{IndexError, Indexed, Look, Spill};
 use crate::record::{FrameError, MarkerRecord};
 use crate::storage::Disk;
 use crate::wire::message::VolumeSpec;
@@ -45,6 +47,9 @@ pub enum T0Error {
     /// Nothing has this number.
     #[error("it is gone")]
     Gone,
+    /// What lies between the volumes and the begin of an image.
+    #[error(transparent)]
+    Index(#[from] RunError),
     /// A folder or a file.
     #[error("{action} {}: {source}", path.display())]
     Io {
@@ -68,6 +73,8 @@ pub struct ErasParts {
     pub group: GroupId,
     /// What saved content may take.
     pub space: Arc<SideSpace>,
+    /// Ranges that an index of what the volumes miss holds in memory; more are in a file without a name.
+    pub index_ranges_max: usize,
 }
 
 /// Who is told of what happens to eras.
@@ -161,7 +168,7 @@ pub(super) struct Era {
     /// What its only user has copied.
     pub(super) copied: Copied,
     /// What lies between the volumes and its begin, while they are not there.
-    pending: Option<Arc<Overlay<Location>>>,
+    pending: Option<Arc<Indexed>>,
 }
 
 #[derive(Default)]
@@ -179,6 +186,8 @@ pub(super) struct State {
 pub struct Eras {
     pub(super) parts: ErasParts,
     window: Mutex<()>,
+    /// One index at a time: they are made under one name.
+    indexing: Mutex<()>,
     pub(super) state: RwLock<State>,
     pub(super) watch: OnceLock<Weak<dyn ErasWatch>>,
     pub(super) followers: RwLock<Vec<Weak<dyn Follower>>>,
@@ -196,6 +205,12 @@ impl std::fmt::Debug for Eras {
 pub(super) enum Place {
     Saved(Saved, Option<Arc<SideFile>>),
     Pending(Location, Arc<Journal>),
+}
+
+/// What was found of a range with the lock on the eras; an index may have to be read from the disk, without it.
+enum Found {
+    Here(Piece<Place>),
+    Pending(Look, Arc<Journal>),
 }
 
 impl Era {
@@ -223,6 +238,7 @@ impl Eras {
         Self {
             parts,
             window: Mutex::default(),
+            indexing: Mutex::default(),
             state: RwLock::default(),
             watch: OnceLock::new(),
             followers: RwLock::default(),
@@ -281,7 +297,7 @@ impl Eras {
             self.state.read().eras.iter().map(|era| (era.number, era.begin)).filter(|era| era.1 > applied).collect();
         let mut indexes = Vec::new();
         for (number, begin) in begins {
-            indexes.push((number, Arc::new(index(journal, applied, begin)?)));
+            indexes.push((number, Arc::new(self.index(journal, applied, begin)?)));
         }
         let mut state = self.state.write();
         state.journal = Some(Arc::clone(journal));
@@ -326,11 +342,11 @@ impl Eras {
         if let Some(joined) = self.join(begin, volumes) {
             return Ok(joined);
         }
-        let pending = self.index_until(begin)?;
-        let number = self.number_for(begin)?;
         let folder = &self.parts.folder;
         let made = self.parts.disk.create_folder(folder);
         made.map_err(|source| T0Error::Io { action: "make the folder", path: folder.clone(), source })?;
+        let pending = self.index_until(begin)?;
+        let number = self.number_for(begin)?;
         let path = folder.join(file_name(number));
         let file = Arc::new(SideFile::create(&*self.parts.disk, &path, self.parts.group, number)?);
         self.parts.space.found(file.bytes());
@@ -394,7 +410,20 @@ impl Eras {
         }
     }
 
-    fn index_until(&self, begin: Position) -> Result<Option<Arc<Overlay<Location>>>, T0Error> {
+    /// What the frames between two places write; the folder is there.
+    fn index(&self, journal: &Arc<Journal>, from: Position, to: Position) -> Result<Indexed, T0Error> {
+        let _alone = self.indexing.lock();
+        let path = self.parts.folder.join("pending.index");
+        let spill = Spill::new(Arc::clone(&self.parts.disk), path, self.parts.index_ranges_max);
+        let mut index = Indexed::from(from);
+        index.go_on(journal, to, &spill).map_err(|error| match error {
+            IndexError::Journal(error) => T0Error::Journal(error),
+            IndexError::Frame(error) => T0Error::Frame(error),
+        })?;
+        Ok(index)
+    }
+
+    fn index_until(&self, begin: Position) -> Result<Option<Arc<Indexed>>, T0Error> {
         loop {
             let (journal, applied) = {
                 let state = self.state.read();
@@ -403,7 +432,7 @@ impl Eras {
             let Some(journal) = journal.filter(|_| applied < begin) else {
                 return if applied > begin { Err(T0Error::Passed) } else { Ok(None) };
             };
-            match index(&journal, applied, begin) {
+            match self.index(&journal, applied, begin) {
                 Ok(index) => return Ok(Some(Arc::new(index))),
                 // The updater went on meanwhile.
                 Err(T0Error::Journal(JournalError::Trimmed { .. })) if self.applied_position() > applied => {}
@@ -471,13 +500,23 @@ impl Eras {
         self.state.read().eras.iter().find(|era| era.number == number).map_or(0, Era::bytes)
     }
 
-    /// What the frames between the volumes and the begin of an era write to a volume; nothing when they have reached it.
+    /// Tells what the frames between the volumes and the begin of an era write to a volume; nothing when they have reached it.
+    ///
+    /// # Errors
+    /// [`T0Error::Index`].
+    pub fn each_pending(&self, number: u64, volume: VolumeIndex, tell: impl FnMut(Extent)) -> Result<(), T0Error> {
+        let state = self.state.read();
+        let pending = state.eras.iter().find(|era| era.number == number).and_then(|era| era.pending.clone());
+        drop(state);
+        pending.map_or(Ok(()), |pending| Ok(pending.each_range(volume, tell)?))
+    }
+
+    /// Ranges in the index of what the volumes miss of an era: in memory, and on the disk.
     #[must_use]
-    pub fn pending(&self, number: u64, volume: VolumeIndex) -> Vec<Extent> {
+    pub fn pending_ranges(&self, number: u64) -> (usize, usize) {
         let state = self.state.read();
         let pending = state.eras.iter().find(|era| era.number == number).and_then(|era| era.pending.as_ref());
-        let extents = pending.into_iter().flat_map(|pending| pending.all()).map(|(extent, _)| extent);
-        extents.filter(|extent| extent.volume == volume).collect()
+        pending.map_or((0, 0), |pending| pending.ranges())
     }
 
     /// Whether there are no eras.
@@ -505,7 +544,18 @@ impl Eras {
         let own = state.eras.iter().position(|era| era.number == number).ok_or(T0Error::Gone)?;
         let mut located = Vec::new();
         state.locate_in(own, own, extent, &mut located);
-        Ok(located)
+        drop(state);
+        let mut pieces = Vec::with_capacity(located.len());
+        for found in located {
+            match found {
+                Found::Here(piece) => pieces.push(piece),
+                Found::Pending(look, journal) => pieces.extend(look.pieces()?.into_iter().map(|piece| Piece {
+                    extent: piece.extent,
+                    location: piece.location.map(|location| Place::Pending(location, Arc::clone(&journal))),
+                })),
+            }
+        }
+        Ok(pieces)
     }
 
     /// Whether any of a range was saved since the begin of an era.
@@ -524,7 +574,7 @@ impl Era {
 }
 
 impl State {
-    fn locate_in(&self, own: usize, at: usize, extent: Extent, located: &mut Vec<Piece<Place>>) {
+    fn locate_in(&self, own: usize, at: usize, extent: Extent, located: &mut Vec<Found>) {
         let Some(era) = self.eras.get(at) else {
             self.locate_unsaved(own, extent, located);
             return;
@@ -536,34 +586,21 @@ impl State {
                         Saved::Zero => None,
                         Saved::Data(place) => super::concordance::file_of(&era.files, place),
                     };
-                    located.push(Piece { extent: piece.extent, location: Some(Place::Saved(saved, file)) });
+                    let location = Some(Place::Saved(saved, file));
+                    located.push(Found::Here(Piece { extent: piece.extent, location }));
                 }
                 None => self.locate_in(own, at + 1, piece.extent, located),
             }
         }
     }
 
-    fn locate_unsaved(&self, own: usize, extent: Extent, located: &mut Vec<Piece<Place>>) {
+    fn locate_unsaved(&self, own: usize, extent: Extent, located: &mut Vec<Found>) {
         let pending = self.eras.get(own).and_then(|era| era.pending.as_ref()).zip(self.journal.as_ref());
-        let Some((pending, journal)) = pending else {
-            located.push(Piece { extent, location: None });
-            return;
-        };
-        located.extend(pending.pieces(extent).map(|piece| Piece {
-            extent: piece.extent,
-            location: piece.location.map(|location| Place::Pending(location, Arc::clone(journal))),
-        }));
+        located.push(match pending {
+            None => Found::Here(Piece { extent, location: None }),
+            Some((pending, journal)) => Found::Pending(pending.look(extent), Arc::clone(journal)),
+        });
     }
-}
-
-/// What the frames between two places write.
-fn index(journal: &Arc<Journal>, from: Position, to: Position) -> Result<Overlay<Location>, T0Error> {
-    let mut index = Overlay::default();
-    let mut reader = journal.reader(from);
-    while let Some(frame) = reader.next_tables_before(to)? {
-        index_frame(&frame, |extent, location| index.insert(extent, location))?;
-    }
-    Ok(index)
 }
 
 /// The side file of an era.

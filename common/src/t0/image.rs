@@ -14,6 +14,7 @@ use crate::ids::VolumeIndex;
 use crate::journal::{Journal, JournalError};
 use crate::overlay::Piece;
 use crate::overlay::location::{Location, read_journal};
+use crate::overlay::run::RunError;
 use crate::storage::DiskFile;
 
 /// How often a range is read again because the updater was faster.
@@ -31,6 +32,9 @@ pub enum ImageError {
     /// The journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// What lies between the volumes and its moment.
+    #[error(transparent)]
+    Index(RunError),
     /// The volume's file.
     #[error("read volume '{volume}' at {offset}: {source}")]
     Volume {
@@ -60,8 +64,11 @@ pub enum ImageError {
 }
 
 impl From<T0Error> for ImageError {
-    fn from(_: T0Error) -> Self {
-        Self::Gone
+    fn from(error: T0Error) -> Self {
+        match error {
+            T0Error::Index(error) => Self::Index(error),
+            _ => Self::Gone,
+        }
     }
 }
 

@@ -64,7 +64,8 @@ impl ErasWatch for Told {
 }
 
 fn parts(disk: &MemoryDisk, space: &Arc<SideSpace>) -> ErasParts {
-    ErasParts { disk: Arc::new(disk.clone()), folder: FOLDER.into(), group: GROUP, space: Arc::clone(space) }
+    let (disk, space) = (Arc::new(disk.clone()), Arc::clone(space));
+    ErasParts { disk, folder: FOLDER.into(), group: GROUP, space, index_ranges_max: 4 }
 }
 
 fn open_volume(disk: &MemoryDisk) -> (Arc<dyn DiskFile>, Volumes) {

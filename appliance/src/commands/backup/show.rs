@@ -126,7 +126,8 @@ pub(super) async fn follow(service: &Service, name: &str) -> Result<BackupInfo, 
 
 #[cfg(test)]
 mod tests {
-    use tidemark_common::api::backup::types::{BackupMoment, BackupProgress, SetCreate};
+    use tidemark_common::api::backup::types::{BackupProgress, SetCreate};
+    use tidemark_common::api::types::GroupMoment;
 
     use super::*;
 
@@ -140,7 +141,7 @@ mod tests {
             member: "s/a".into(),
             stalled_seconds: Some(7.0),
         };
-        let moment = BackupMoment { group: "g".into(), marker: 7, time: jiff::Timestamp::UNIX_EPOCH };
+        let moment = GroupMoment { group: "g".into(), marker: 7, time: jiff::Timestamp::UNIX_EPOCH };
         let backup = BackupInfo {
             name: "b".into(),
             state: BackupState::Copying,

@@ -88,7 +88,7 @@ fn plot(lag: &[(f64, f64)]) -> String {
          <polyline points=\"{points}\" fill=\"none\" stroke=\"#1f6feb\" stroke-width=\"2\"/>\
          <text x=\"54\" y=\"26\" text-anchor=\"end\" {text}>{top}</text><text x=\"54\" y=\"184\" text-anchor=\"end\" {text}>0 s</text>\
          <text x=\"60\" y=\"202\" {text}>{longest} before</text><text x=\"840\" y=\"202\" text-anchor=\"end\" {text}>begin of the drill</text></svg>",
-        top = figures::seconds(top),
+        top = short(top),
         longest = figures::seconds(longest),
     )
 }
@@ -124,6 +124,7 @@ mod tests {
         };
         let page = page(&report, Timestamp::UNIX_EPOCH);
         assert!(!page.contains("<script>") && page.contains("&lt;script&gt;alert(1)"), "{page}");
+        assert!(plot(&[(1.0, 0.04), (0.0, 0.03)]).contains(">44 ms<"), "a scale that ends at 0.0 s says nothing");
         assert!(page.contains("<polyline points=\"60.0,") && page.contains("failed</span>"), "{page}");
     }
 }

@@ -58,14 +58,18 @@ fn local_pairs(group: &GroupStatus, status: &Status, columns: usize) -> Vec<Line
 }
 
 fn images(group: &GroupStatus, status: &Status) -> Vec<Line> {
-    let of = status.images.iter().filter(|image| image.group == group.name);
-    let said = |image: &ImageStatus| {
+    let marker_of = |image: &ImageStatus| {
+        let here = image.moments.iter().find(|moment| moment.group == group.name).map(|moment| moment.marker);
+        here.or_else(|| (image.group == group.name).then_some(image.marker))
+    };
+    let of = status.images.iter().filter_map(|image| Some((image, marker_of(image)?)));
+    let said = |(image, marker): (&ImageStatus, u64)| {
         let age = figures::seconds(image.age_seconds);
         let about = match &image.reason {
             Some(reason) => format!("broken: {reason}"),
             None => format!("{} kept for it", figures::bytes(image.saved_bytes + image.written_bytes)),
         };
-        format!("{} at marker {}, {age} old, {about}", image.name, image.marker)
+        format!("{} at marker {marker}, {age} old, {about}", image.name)
     };
     let lines: Vec<String> = of.map(said).collect();
     labelled("images", Style::Plain, &lines)

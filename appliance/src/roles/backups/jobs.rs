@@ -23,10 +23,8 @@ use tidemark_backup::plan::{Member, Order, arrange, data_bytes};
 use tidemark_backup::sets::resolve;
 use tidemark_backup::stop::Stop;
 use tidemark_common::api::backup::ArchiveStream;
-use tidemark_common::api::backup::types::{
-    BackupCreate, BackupInfo, BackupMoment, BackupProgress, BackupState, SetCreate,
-};
-use tidemark_common::api::types::{ErrorBody, ErrorKind};
+use tidemark_common::api::backup::types::{BackupCreate, BackupInfo, BackupProgress, BackupState, SetCreate};
+use tidemark_common::api::types::{ErrorBody, ErrorKind, GroupMoment};
 use tidemark_common::catalog::{BackupRecord, BackupStateRecord};
 use tidemark_common::ids::{GroupId, check_name};
 use tidemark_common::stage;
@@ -530,7 +528,7 @@ fn info(record: &BackupRecord, progress: Option<&Progress>) -> BackupInfo {
         moments: record
             .moments
             .iter()
-            .map(|(group, marker, time)| BackupMoment { group: group.clone(), marker: *marker, time: timestamp(*time) })
+            .map(|(group, marker, time)| GroupMoment { group: group.clone(), marker: *marker, time: timestamp(*time) })
             .collect(),
         progress: BackupProgress {
             done_bytes: if over { record.done_bytes } else { told.done_bytes },

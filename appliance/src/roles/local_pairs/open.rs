@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tidemark_common::api::types::ErrorBody;
 use tidemark_common::catalog::LocalPairRecord;
 use tidemark_common::ids::{GroupId, VolumeIndex};
+use tidemark_common::limits::IMAGE_INDEX_RANGES_MAX;
 use tidemark_common::local_pair::{LocalPair, LocalPairParts};
 use tidemark_common::storage::DiskFile;
 use tidemark_common::t0::{Eras, ErasParts, ErasWatch};
@@ -79,6 +80,7 @@ impl Appliance {
             folder: self.saves_folder(id),
             group: id,
             space: Arc::clone(&self.images.space),
+            index_ranges_max: IMAGE_INDEX_RANGES_MAX,
         };
         let (eras, _) = Eras::open(parts, &[]).map_err(failed)?;
         if let Some(this) = self.this.upgrade() {

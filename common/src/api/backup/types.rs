@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::api::types::GroupMoment;
+
 /// `set create`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SetCreate {
@@ -142,18 +144,6 @@ impl BackupState {
     }
 }
 
-/// As of when a backup is, for one group.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct BackupMoment {
-    /// The group.
-    pub group: String,
-    /// The marker.
-    pub marker: u64,
-    /// When it was cut.
-    #[schema(value_type = String, format = DateTime)]
-    pub time: Timestamp,
-}
-
 /// How far a backup is.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 pub struct BackupProgress {
@@ -205,7 +195,7 @@ pub struct BackupInfo {
     #[schema(value_type = Option<String>, format = DateTime)]
     pub ended: Option<Timestamp>,
     /// As of when, one moment per group.
-    pub moments: Vec<BackupMoment>,
+    pub moments: Vec<GroupMoment>,
     /// How far it is.
     pub progress: BackupProgress,
 }

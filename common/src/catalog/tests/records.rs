@@ -72,6 +72,45 @@ fn a_deleted_group_leaves_nothing_and_its_neighbour_stays() {
 }
 
 #[test]
+fn an_image_of_several_groups_is_put_and_deleted_as_one() {
+    let (directory, catalog) = fresh();
+    let part = |name: &str, group: u8| ImageRecord {
+        name: name.into(),
+        kind: ImageKindRecord::T0,
+        group: format!("g{group}"),
+        group_id: [group; 16],
+        era: 7,
+        begin: Some((1, 4096)),
+        marker: u64::from(group),
+        boundary_seq: 5,
+        time_ns: 1,
+        tag: None,
+        created_ns: 2,
+        volumes: vec![ImageVolumeRecord { index: 1, name: format!("v{group}"), size: 4096 }],
+        broken: None,
+    };
+    let image = |name: &str, others: &[u8]| ImageRecords {
+        first: part(name, 9),
+        others: others.iter().map(|group| part(name, *group)).collect(),
+    };
+    let (mut first, second, third) = (image("a", &[1, 2]), image("a-b", &[3]), image("b", &[]));
+    for image in [&first, &second, &third] {
+        catalog.put_image(image).unwrap();
+    }
+    first.set_broken("a part of it is");
+    assert!(first.parts().all(|part| part.broken.is_some()));
+    catalog.put_image(&first).unwrap();
+    drop(catalog);
+    let catalog = open(directory.path()).unwrap();
+    assert_eq!(catalog.images().unwrap(), [first, second.clone(), third.clone()]);
+    catalog.delete_image("a").unwrap();
+    assert_eq!(catalog.images().unwrap(), [second, third.clone()]);
+    catalog.delete_image("a-b").unwrap();
+    catalog.put_image(&image("a-b", &[])).unwrap();
+    assert_eq!(catalog.images().unwrap(), [image("a-b", &[]), third], "nothing of the one before");
+}
+
+#[test]
 fn markers_are_listed_in_order_and_old_ones_go() {
     let (_directory, catalog) = fresh();
     let all: Vec<_> = (1..=12_345).map(marker).collect();

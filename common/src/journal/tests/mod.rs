@@ -9,6 +9,7 @@ mod damage;
 mod direct;
 mod fold;
 mod golden;
+mod images;
 mod index;
 mod refusal;
 mod sound;

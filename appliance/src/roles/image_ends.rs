@@ -1,0 +1,108 @@
+//! Images end here: because what they need could not be kept, or did not come back at a start; and what that means for the other parts
+//! of an image of several groups. Owned: nothing; who tells is an updater in the middle of a window.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tidemark_common::api::types::ErrorBody;
+use tidemark_common::catalog::{Batch, ImageRecord, ImageRecords};
+use tidemark_common::ids::GroupId;
+use tidemark_common::t0::ErasWatch;
+
+use super::appliance::{Appliance, failed};
+use super::images::Held;
+
+/// An era that did not come back, and why.
+pub(super) type Lost = (GroupId, u64, String);
+
+impl Appliance {
+    /// An image that lost an era is broken and has no use for the others.
+    pub(super) fn settle_lost(&self, image: &mut ImageRecords, lost: &[Lost]) -> Result<(), ErrorBody> {
+        let is_of = |part: &ImageRecord, (group, era, _): &Lost| part.group_id == group.0 && part.era == *era;
+        let found = lost.iter().find(|lost| image.parts().any(|part| is_of(part, lost)));
+        let Some((group, _, reason)) = found else { return Ok(()) };
+        image.set_broken(&told(image, *group, reason));
+        self.catalog.put_image(image).map_err(failed)?;
+        for part in image.parts() {
+            self.eras(GroupId(part.group_id))?.leave(part.era);
+        }
+        Ok(())
+    }
+
+    /// An image can no longer be read: hosts get errors, the record says why, its other eras are left.
+    fn break_image(&self, held: &Arc<Held>, group: GroupId, reason: &str) {
+        let (name, told) = {
+            let mut record = held.record.write();
+            // It is broken already, or was deleted.
+            if !held.leaves() {
+                return;
+            }
+            let told = told(&record, group, reason);
+            record.set_broken(&told);
+            if let Err(error) = self.catalog.put_image(&record) {
+                // The file of the era is gone: a restart finds that out by itself.
+                tracing::error!(image = %record.first.name, %error, "that it is broken could not be recorded");
+            }
+            (record.first.name.clone(), told)
+        };
+        held.close(&told);
+        self.images.ended.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(image = %name, reason = %told, "an image is broken");
+        // Not here: this is one group's updater in the middle of a window, and another's may come the other way.
+        if let Some(this) = self.this.upgrade() {
+            let held = Arc::clone(held);
+            self.runtime.spawn_blocking(move || this.leave_eras(&held));
+        }
+    }
+
+    /// An image has no use for its eras any more.
+    pub(crate) fn leave_eras(&self, held: &Held) {
+        let used: Vec<_> = held.record.read().parts().map(|part| (GroupId(part.group_id), part.era)).collect();
+        for (group, era) in used {
+            match self.eras(group) {
+                Ok(eras) => eras.leave(era),
+                Err(error) => {
+                    tracing::warn!(%group, error = %error.message, "what an image kept goes with the next start")
+                }
+            }
+        }
+    }
+}
+
+/// Why an image ends; one of several groups says of which of them.
+fn told(image: &ImageRecords, group: GroupId, reason: &str) -> String {
+    match image.parts().find(|part| part.group_id == group.0) {
+        Some(part) if !image.others.is_empty() => format!("group '{}': {reason}", part.group),
+        _ => reason.to_owned(),
+    }
+}
+
+impl ErasWatch for Appliance {
+    fn on_era_ended(&self, group: GroupId, era: u64, reason: &str) {
+        self.backups.on_era_ended(group, era, reason);
+        self.local_pairs_lost_era(group, era, reason);
+        let held: Vec<_> = self.images.held.read().values().cloned().collect();
+        let uses = |part: &ImageRecord| part.group_id == group.0 && part.era == era;
+        for held in held.iter().filter(|held| held.record.read().parts().any(uses)) {
+            self.break_image(held, group, reason);
+        }
+    }
+
+    fn on_all_reached(&self, group: GroupId) -> Result<(), String> {
+        self.local_pairs_all_reached(group)?;
+        let held: Vec<_> = self.images.held.read().values().cloned().collect();
+        let mut batch = Batch::new();
+        // Locked until that is recorded: nobody deletes one meanwhile.
+        let mut locked = Vec::new();
+        for held in &held {
+            let mut record = held.record.write();
+            let is_of = |part: &ImageRecord| part.group_id == group.0;
+            if !held.is_left() && record.parts().any(is_of) {
+                record.parts_mut().filter(|part| is_of(part)).for_each(|part| part.begin = None);
+                batch.put_image(&record).map_err(|error| error.to_string())?;
+                locked.push(record);
+            }
+        }
+        self.catalog.commit(batch).map_err(|error| error.to_string())
+    }
+}

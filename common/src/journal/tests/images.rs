@@ -1,0 +1,204 @@
+//! Images of moments that the volumes have not reached, read through the index of the journal in between, against whole snapshots. The
+//! updater is played by [`Rig::apply`].
+
+#![expect(clippy::cast_possible_truncation, reason = "small numbers of a test")]
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::storage::{Disk, DiskFile, Open};
+use crate::t0::{EraUser, Eras, ErasParts, Image, ImageVolume, SideSpace};
+use crate::volumes::{VolumeFile, Volumes};
+
+const SIZE: usize = 64 << 10;
+const VOLUME: VolumeIndex = VolumeIndex(1);
+
+/// What one frame writes; zeroes are written as such.
+type Writes = Vec<(Extent, u8)>;
+
+fn frame_of() -> impl Strategy<Value = Writes> {
+    let range = (0..SIZE as u64 / 512, 1..24_u64, 0..4_u8).prop_map(|(from, count, byte)| {
+        let offset = from * 512;
+        (Extent { volume: VOLUME, offset, length: (count * 512).min(SIZE as u64 - offset) }, byte)
+    });
+    proptest::collection::vec(range, 1..6)
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// An image of so many frames more than are applied.
+    Begin(usize),
+    Apply,
+    Trim,
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    (0..9, 0..24_usize).prop_map(|(kind, ahead)| match kind {
+        0..=2 => Step::Begin(ahead),
+        3..=6 => Step::Apply,
+        7 => Step::Trim,
+        _ => Step::Restart,
+    })
+}
+
+struct Rig {
+    disk: MemoryDisk,
+    writer: Writer,
+    frames: Vec<Writes>,
+    /// Where the journal goes on behind so many frames, and what the volume holds then.
+    places: Vec<Position>,
+    snapshots: Vec<Vec<u8>>,
+    file: Arc<dyn DiskFile>,
+    volumes: Volumes,
+    applied: usize,
+    eras: Arc<Eras>,
+    /// Images, and of how many frames each is.
+    images: Vec<(EraUser, usize)>,
+    ranges_max: usize,
+}
+
+fn eras(disk: &MemoryDisk, users: &[EraUser], index_ranges_max: usize) -> Arc<Eras> {
+    let space = Arc::new(SideSpace::new(64 << 20));
+    let parts =
+        ErasParts { disk: Arc::new(disk.clone()), folder: "/images".into(), group: GROUP, space, index_ranges_max };
+    let (eras, lost) = Eras::open(parts, users).unwrap();
+    assert_eq!(lost, []);
+    eras
+}
+
+impl Rig {
+    fn new(frames: Vec<Writes>, ranges_max: usize) -> Self {
+        let (disk, mut writer) = fresh();
+        let (mut places, mut snapshots) = (vec![writer.journal().durable_end().position], vec![vec![0; SIZE]]);
+        for writes in &frames {
+            let mut builder = FrameBuilder::new();
+            let mut snapshot = snapshots.last().unwrap().clone();
+            for (extent, byte) in writes {
+                snapshot[extent.offset as usize..extent.end() as usize].fill(*byte);
+                match byte {
+                    0 => builder.push_zero(*extent, true),
+                    _ => drop(builder.push_data(*extent, &vec![*byte; extent.length as usize])),
+                }
+            }
+            let frame = builder.finish(FrameKind::Writes, &place(writer.tip(), 1));
+            append(&mut writer, frame);
+            writer.sync().unwrap();
+            places.push(writer.journal().durable_end().position);
+            snapshots.push(snapshot);
+        }
+        let file = disk.open("/volume".as_ref(), Open::ExistingOrNew).unwrap();
+        file.grow(SIZE as u64).unwrap();
+        let volumes = Volumes::default();
+        volumes.insert(VolumeFile::new(VOLUME, "a".into(), Arc::clone(&file), SIZE as u64));
+        let eras = eras(&disk, &[], ranges_max);
+        eras.attach(writer.journal(), places[0]).unwrap();
+        let images = Vec::new();
+        Self { disk, writer, frames, places, snapshots, file, volumes, applied: 0, eras, images, ranges_max }
+    }
+
+    fn take(&mut self, step: &Step) {
+        match *step {
+            Step::Begin(ahead) => self.begin((self.applied + ahead).min(self.frames.len())),
+            Step::Apply if self.applied < self.frames.len() => self.apply(),
+            Step::Apply => {}
+            Step::Trim => drop(self.writer.journal().trim(self.places[self.applied]).unwrap()),
+            Step::Restart => {
+                let users: Vec<_> = self.images.iter().map(|(user, _)| user.clone()).collect();
+                self.eras = eras(&self.disk, &users, self.ranges_max);
+                self.eras.attach(self.writer.journal(), self.places[self.applied]).unwrap();
+            }
+        }
+    }
+
+    fn begin(&mut self, frames: usize) {
+        let volumes = BTreeSet::from([VOLUME]);
+        let joined = self.eras.begin(&self.eras.hold(self.places[frames]), &volumes).unwrap();
+        self.images.push((EraUser { era: joined.era, begin: joined.begin, volumes }, frames));
+    }
+
+    /// What the updater does with one frame.
+    fn apply(&mut self) {
+        let (from, to) = (self.places[self.applied], self.places[self.applied + 1]);
+        assert_eq!(self.eras.limit(from, to), to, "one frame is one window here");
+        for (extent, byte) in &self.frames[self.applied] {
+            assert!(self.eras.save(from, &[*extent], &self.volumes, false).unwrap());
+            match byte {
+                0 => self.file.zero(extent.offset, extent.length, true).unwrap(),
+                _ => self.file.write_all_at(&vec![*byte; extent.length as usize], extent.offset).unwrap(),
+            }
+        }
+        self.applied += 1;
+        self.eras.applied(to);
+    }
+
+    /// Every image is what it was, and its index is no larger than it may be; the ranges that are on the disk.
+    fn check(&self) -> usize {
+        let mut on_disk = 0;
+        for (user, frames) in &self.images {
+            let (here, there) = self.eras.pending_ranges(user.era);
+            assert!(here <= self.ranges_max, "{here} ranges in memory");
+            on_disk += there;
+            let volume =
+                ImageVolume { index: VOLUME, name: "a".into(), size: SIZE as u64, file: Arc::clone(&self.file) };
+            let image = Image::new(Arc::clone(&self.eras), user.era, vec![volume]);
+            let (snapshot, mut bytes) = (&self.snapshots[*frames], vec![0xEE; SIZE]);
+            image.read(VOLUME, 0, &mut bytes).unwrap();
+            let differs = bytes.iter().zip(snapshot).position(|(one, other)| one != other);
+            assert_eq!(differs, None, "the image of {frames} frames when {} are applied", self.applied);
+            for offset in (0..SIZE).step_by(8192) {
+                let hole = image.hole(VOLUME, offset as u64, (SIZE - offset) as u64).unwrap() as usize;
+                assert!(snapshot[offset..offset + hole].iter().all(|byte| *byte == 0), "no hole at {offset}");
+            }
+            self.check_told(user.era, *frames);
+        }
+        on_disk
+    }
+
+    /// What a pair takes for different is all that is not in the volume yet.
+    fn check_told(&self, era: u64, frames: usize) {
+        let mut told = vec![false; SIZE];
+        self.eras
+            .each_pending(era, VOLUME, |extent| told[extent.offset as usize..extent.end() as usize].fill(true))
+            .unwrap();
+        let missing = self.frames.get(self.applied..frames).into_iter().flatten().flatten();
+        for (extent, _) in missing {
+            assert!(
+                told[extent.offset as usize..extent.end() as usize].iter().all(|told| *told),
+                "{extent:?} is not told"
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn images_ahead_of_the_volumes_are_exact_whatever_little_memory_their_index_has(
+        frames in proptest::collection::vec(frame_of(), 1..24),
+        steps in proptest::collection::vec(step(), 1..40),
+        ranges_max in 0..6_usize,
+    ) {
+        let mut rig = Rig::new(frames, ranges_max);
+        for step in &steps {
+            rig.take(step);
+            rig.check();
+        }
+        while rig.applied < rig.frames.len() {
+            rig.apply();
+            rig.check();
+        }
+    }
+}
+
+#[test]
+fn what_an_images_index_moves_to_the_disk_has_no_name_there() {
+    let writes = |number: u64| vec![(Extent { volume: VOLUME, offset: number * 1024, length: 512 }, number as u8 + 1)];
+    let mut rig = Rig::new((0..20).map(writes).collect(), 2);
+    rig.begin(20);
+    assert!(rig.check() >= 18, "there is something on the disk");
+    assert_eq!(rig.disk.list("/images".as_ref()).unwrap().len(), 1, "the side file, and nothing else with a name");
+}

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use tidemark_common::api::control::Control;
@@ -21,6 +22,7 @@ use tidemark_common::watchdog::Watchdog;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::roles::appliance::{Appliance, KnownPeers};
@@ -31,16 +33,16 @@ use crate::roles::images::Images;
 use crate::roles::local_pairs::LocalPairs;
 use crate::roles::offers::Offers;
 
-/// Runs the appliance in `directory` until SIGTERM or SIGINT.
+/// Runs the appliance in `directory` until SIGTERM or SIGINT; hosts are served by threads of their own.
 ///
 /// # Errors
 /// Why it could not start, or had to stop.
-pub(crate) async fn run(directory: &Path) -> anyhow::Result<()> {
+pub(crate) async fn run(directory: &Path, hosts: &Handle) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let appliance = open(directory)?;
     let stop = CancellationToken::new();
-    let doors = start(&appliance, &stop).await?;
+    let doors = start(&appliance, hosts, &stop).await?;
     tracing::info!(name = %appliance.config.name, id = %appliance.identity.id(), "serving");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tokio::select! {
@@ -51,8 +53,13 @@ pub(crate) async fn run(directory: &Path) -> anyhow::Result<()> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop.cancel();
     appliance.drills.stop.cancel();
-    for door in doors {
-        let _ = door.await;
+    let closed = async {
+        for door in doors {
+            let _ = door.await;
+        }
+    };
+    if timeout(DOORS_GRACE, closed).await.is_err() {
+        tracing::warn!(after = ?DOORS_GRACE, "not every connection has ended (a disk that does not answer holds its hosts): stopping without them");
     }
     tokio::task::block_in_place(|| appliance.flush_clones());
     appliance.stop_backups().await;
@@ -65,6 +72,9 @@ pub(crate) async fn run(directory: &Path) -> anyhow::Result<()> {
     tracing::info!("stopped");
     Ok(())
 }
+
+/// Sessions that wait for a disk have ended before that, unless it holds their thread.
+const DOORS_GRACE: Duration = Duration::from_secs(15);
 
 fn open(directory: &Path) -> anyhow::Result<Arc<Appliance>> {
     let config = Config::load(directory)?;
@@ -156,10 +166,10 @@ type Doors = Vec<tokio::task::JoinHandle<()>>;
 
 /// Listens everywhere first, so that a busy port is said before anything runs; the control socket comes last: when it
 /// answers, everything is ready.
-async fn start(appliance: &Arc<Appliance>, stop: &CancellationToken) -> anyhow::Result<Doors> {
+async fn start(appliance: &Arc<Appliance>, hosts: &Handle, stop: &CancellationToken) -> anyhow::Result<Doors> {
     let config = &appliance.config;
     let endpoint = bind_endpoint(appliance).await?;
-    let server = bind_nbd(appliance).await?;
+    let server = bind_nbd(appliance, hosts).await?;
     let metrics = config.metrics.address.to_string();
     let listener = TcpListener::bind(&metrics).await;
     let listener = listener.with_context(|| {
@@ -187,7 +197,7 @@ async fn start(appliance: &Arc<Appliance>, stop: &CancellationToken) -> anyhow::
     let socket = ControlListener::bind(&appliance.directory, config.control.access)?;
     tokio::spawn(Arc::clone(appliance).accept_peers());
     Ok(vec![
-        tokio::spawn(server.run(stop.clone())),
+        hosts.spawn(server.run(stop.clone())),
         tokio::spawn(serve_metrics(listener, Arc::clone(&control), stop.clone())),
         tokio::spawn(serve_control(socket, control, stop.clone())),
     ])
@@ -206,7 +216,7 @@ async fn bind_endpoint(appliance: &Arc<Appliance>) -> anyhow::Result<Endpoint> {
     })
 }
 
-async fn bind_nbd(appliance: &Arc<Appliance>) -> anyhow::Result<Server> {
+async fn bind_nbd(appliance: &Arc<Appliance>, hosts: &Handle) -> anyhow::Result<Server> {
     let config = &appliance.config.nbd;
     let exports = Arc::new(Served(Arc::clone(appliance)));
     let watched = Watched { appliance: Arc::clone(appliance), metrics: Arc::clone(&appliance.metrics) };
@@ -217,5 +227,7 @@ async fn bind_nbd(appliance: &Arc<Appliance>) -> anyhow::Result<Server> {
         ..ConnectionOptions::default()
     };
     let options = ServerOptions { connection, ..ServerOptions::default() };
-    Ok(Server::bind(&config.addresses, exports, options).await?)
+    let addresses = config.addresses.clone();
+    // Whoever makes a listener is who hears of its connections.
+    Ok(hosts.spawn(async move { Server::bind(&addresses, exports, options).await }).await??)
 }

@@ -241,8 +241,10 @@ impl Buffer {
         let newer = |there: &Location| there.buffered_seq() > Some(entry.seq);
         self.index.lock().insert_unless(extent, location, newer);
         self.ring.commit(position);
-        if was_empty || held > self.capacity() / 4 {
+        if held > self.capacity() / 4 {
             self.drain.ring_if_asleep();
+        } else if was_empty {
+            self.drain.ring_if_fast_asleep();
         }
         Try::Done(entry.seq)
     }
@@ -469,6 +471,8 @@ pub struct Bell {
     rung: Mutex<bool>,
     changed: Condvar,
     asleep: AtomicBool,
+    /// The sleep is a short one: what is in no hurry can wait for its end.
+    dozing: AtomicBool,
 }
 
 impl Bell {
@@ -485,8 +489,22 @@ impl Bell {
         }
     }
 
+    /// Whether it was rung and nobody has woken by that.
+    #[must_use]
+    pub fn is_rung(&self) -> bool {
+        *self.rung.lock()
+    }
+
+    /// Wakes the sleeper if it sleeps for long.
+    pub fn ring_if_fast_asleep(&self) {
+        if self.asleep.load(Ordering::SeqCst) && !self.dozing.load(Ordering::SeqCst) {
+            self.ring();
+        }
+    }
+
     /// Sleeps until it rings, or so long; not at all when `still` no longer holds once the sleep is announced.
-    pub fn sleep(&self, at_most: Duration, still: impl FnOnce() -> bool) {
+    pub fn sleep(&self, at_most: Duration, short: bool, still: impl FnOnce() -> bool) {
+        self.dozing.store(short, Ordering::SeqCst);
         self.asleep.store(true, Ordering::SeqCst);
         if still() {
             let mut rung = self.rung.lock();

@@ -40,8 +40,8 @@ const BATCH_ENTRIES: usize = 1300;
 const UNSYNCED_BYTES_MAX: usize = 8 << 20;
 /// A sleeping drain looks again after this long at the latest.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
-/// How long a full journal or disk is waited for before the next try.
-const RETRY: Duration = Duration::from_millis(100);
+/// Held at most by a buffer that is drained on a host's own task.
+const QUICK_BYTES: u64 = 256 << 10;
 
 const _: () = assert!(BATCH_ENTRIES * 3 < tidemark_common::limits::FRAME_EXTENTS_MAX, "a folded batch fits a frame");
 
@@ -131,8 +131,13 @@ impl DrainDesk {
 
     /// Somebody waits until this is durable.
     pub fn want(&self, seq: Seq, buffer: &Buffer) {
-        self.flush_wanted.fetch_max(seq.0, Ordering::AcqRel);
+        self.note_wanted(seq);
         buffer.bell().ring_if_asleep();
+    }
+
+    /// The same, for whoever makes it durable.
+    pub(crate) fn note_wanted(&self, seq: Seq) {
+        self.flush_wanted.fetch_max(seq.0, Ordering::SeqCst);
     }
 
     /// Somebody wants a marker.
@@ -191,6 +196,24 @@ impl DrainDesk {
     fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
+
+    /// Nothing is drained any more: who waits for it is told, by this and a nudge of the journal.
+    pub(crate) fn end(&self, buffer: &Buffer) {
+        self.stopped.store(true, Ordering::Release);
+        // Nobody will answer these: dropping them tells who waits.
+        self.cuts.lock().clear();
+        buffer.end_cuts();
+        self.records.lock().clear();
+    }
+
+    /// The drain is gone for a defect of ours: hosts are told, and what they were answered stays in the buffer.
+    pub(crate) fn lose(&self, buffer: &Buffer) {
+        let problem = "the drain ended by a defect of Tidemark, and the log has its message. Hosts get I/O errors. Restart the service: what was \
+                       acknowledged is in the write buffer and the journal";
+        *self.problem.lock() = Some(problem.into());
+        buffer.refuse(Some(IoError::Io));
+        self.end(buffer);
+    }
 }
 
 /// What came of a step.
@@ -204,6 +227,27 @@ pub enum Draining {
     NoSpace,
     /// Everything is drained and it is time to stop, or the journal failed for good.
     Ended,
+}
+
+/// How long the drain may sleep, and what it has seen before.
+#[derive(Debug)]
+pub(crate) struct Pause {
+    time: Duration,
+    /// No longer than a write may wait for company.
+    short: bool,
+    tip: Seq,
+    /// Everything there was, when all of it was drained.
+    captured: Option<Seq>,
+}
+
+impl Pause {
+    /// Sleeps, unless something has come since.
+    pub(crate) fn sleep(self, desk: &DrainDesk, buffer: &Buffer) {
+        buffer.bell().sleep(self.time, self.short, || {
+            let wanted = desk.flush_wanted.load(Ordering::SeqCst) > self.tip.0;
+            !wanted && self.captured.is_none_or(|captured| buffer.captured() == captured)
+        });
+    }
 }
 
 /// Why a batch was not drained.
@@ -306,19 +350,6 @@ impl Drain {
         }
     }
 
-    /// Runs until the desk says stop and the buffer is empty, or the journal fails for good.
-    pub fn run(mut self) {
-        loop {
-            match self.step() {
-                Draining::Did => {}
-                Draining::Idle => self.sleep(),
-                Draining::NoSpace => self.buffer.bell().sleep(RETRY, || true),
-                Draining::Ended => break,
-            }
-        }
-        self.end();
-    }
-
     /// Does what can be done now.
     pub fn step(&mut self) -> Draining {
         match self.round() {
@@ -330,15 +361,6 @@ impl Drain {
             Ok(false) => Draining::Idle,
             Err(error) => self.judge(&error),
         }
-    }
-
-    fn end(self) {
-        self.desk.stopped.store(true, Ordering::Release);
-        // Nobody will answer these: dropping them tells who waits.
-        self.desk.cuts.lock().clear();
-        self.buffer.end_cuts();
-        self.desk.records.lock().clear();
-        self.writer.journal().nudge();
     }
 
     /// One round: cuts, one or more batches, one sync. `false`: there was nothing to do.
@@ -380,22 +402,26 @@ impl Drain {
         now >= *self.waiting_since.get_or_insert(now) + self.settings.delay
     }
 
-    fn sleep(&self) {
+    /// How long there is nothing to do, as things stand after a step.
+    pub(crate) fn pause(&self) -> Pause {
         let now = self.clock.monotonic();
-        let idle = self.writer.tip().seq >= self.buffer.captured();
+        let (tip, captured) = (self.writer.tip().seq, self.buffer.captured());
+        let idle = tip >= captured;
         let until = match self.waiting_since {
-            _ if idle && self.last_boundary >= self.buffer.captured() && !self.volumes_changed => now + SLEEP_MAX,
+            _ if idle && self.last_boundary >= captured && !self.volumes_changed => now + SLEEP_MAX,
             Some(since) => (since + self.settings.delay).min(self.next_cut),
             None => self.next_cut,
         };
-        let desk = Arc::clone(&self.desk);
-        let (tip, captured, buffer) = (self.writer.tip().seq.0, self.buffer.captured(), Arc::clone(&self.buffer));
         // A moment at least: an entry that is being copied holds everything up, but not for long.
         let time = until.saturating_sub(now).clamp(Duration::from_micros(50), SLEEP_MAX);
-        self.buffer.bell().sleep(time, move || {
-            let wanted = desk.flush_wanted.load(Ordering::SeqCst) > tip;
-            !wanted && (!idle || buffer.captured() == captured)
-        });
+        Pause { time, short: time <= self.settings.delay, tip, captured: idle.then_some(captured) }
+    }
+
+    /// Whether what a host waits for is one small append: little is held, and it surely fits the segment. A new segment may have to
+    /// be filled with zeroes first.
+    pub(crate) fn is_quick(&self) -> bool {
+        let held = self.buffer.bytes();
+        self.pending.is_empty() && held <= QUICK_BYTES && self.writer.room_bytes() >= 2 * held + QUICK_BYTES / 4
     }
 
     /// Performs the cuts asked for and the one that is due.

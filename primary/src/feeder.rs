@@ -30,6 +30,8 @@ pub const TURN_BYTES: usize = 2 << 20;
 const REGION_EXTENTS: usize = 512;
 /// A feeder with nothing to send looks again after this long.
 const IDLE: Duration = Duration::from_millis(500);
+/// A frame waits this long at most for others to be sent with it: on its way each costs more than its bytes do.
+const COMPANY: Duration = Duration::from_millis(5);
 
 /// One frame on its way.
 #[derive(Debug)]
@@ -168,7 +170,9 @@ impl Feeder {
                         out.blocking_send(shipment).map_err(|_| FeedError::Stopped)?;
                     }
                 }
-                Feeding::Journal(past) => self.image.journal.wait_durable(past, IDLE),
+                // Regions that wait for the journal hold the whole copy up.
+                Feeding::Journal(past) if self.held.is_some() => self.image.journal.wait_durable(past, IDLE),
+                Feeding::Journal(past) => self.image.journal.wait_for_company(past, IDLE, COMPANY),
                 Feeding::Cut(marker) => {
                     self.end_is_cut(marker.blocking_recv().map_err(|_| FeedError::Stopped)??)?;
                 }

@@ -31,6 +31,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::buffer::Buffer;
+use crate::commit::SharedDrain;
 use crate::cut::{CutDone, CutError, CutRequest};
 use crate::drain::{Drain, DrainDesk, DrainSettings, RecordRequest};
 use crate::image::Image;
@@ -102,6 +103,7 @@ pub struct Primary {
     keeper: Arc<GroupKeeper>,
     image: Image,
     desk: Arc<DrainDesk>,
+    drain: Arc<SharedDrain>,
     writeback: Arc<WritebackDesk>,
     pairs: Arc<PairSet>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -205,6 +207,7 @@ impl Primary {
         let primary = Arc::new(Self {
             keeper: Arc::clone(&parts.keeper),
             image: image.clone(),
+            drain: Arc::new(SharedDrain::new(Arc::clone(&desk), buffer, Arc::clone(&journal))),
             desk: Arc::clone(&desk),
             writeback: Arc::default(),
             pairs,
@@ -257,7 +260,8 @@ impl Primary {
 
     fn start_threads(&self, drain: Drain, writeback: Writeback) -> Result<(), StartError> {
         let name = self.keeper.name();
-        let drain = std::thread::Builder::new().name(format!("drain {name}")).spawn(move || drain.run())?;
+        let shared = Arc::clone(&self.drain);
+        let drain = std::thread::Builder::new().name(format!("drain {name}")).spawn(move || shared.run(drain))?;
         self.threads.lock().push(drain);
         let writeback = std::thread::Builder::new().name(format!("updater {name}")).spawn(move || writeback.run())?;
         self.threads.lock().push(writeback);
@@ -296,7 +300,7 @@ impl Primary {
     #[must_use]
     pub fn export(&self, name: &str) -> Option<Arc<dyn Export>> {
         let volume = self.image.volumes.by_name(name)?;
-        Some(Arc::new(CapturedVolume::new(volume, self.image.clone(), Arc::clone(&self.desk))))
+        Some(Arc::new(CapturedVolume::new(volume, self.image.clone(), Arc::clone(&self.desk), Arc::clone(&self.drain))))
     }
 
     /// Makes a marker now; resolves when it is durable.
@@ -824,6 +828,24 @@ mod tests {
         assert_eq!(members(&primary), ["b"]);
         assert!(primary.export("a").is_none());
         assert_eq!(std::fs::read(directory.path().join("a")).unwrap()[4096..8192], [2; 4096]);
+        primary.stop();
+    }
+
+    /// Whoever made the round, the drain's thread here: hosts are told, now and from then on.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nobody_waits_for_a_drain_that_a_panic_has_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let primary = start(directory.path());
+        let export = primary.export("a").unwrap();
+        export.write(0, &[1; 4096], true).await.unwrap();
+        // A cut that the drain has passed already.
+        let boundary = crate::buffer::Boundary { seq: Seq(0), time: primary.clock().wall(), frozen: Duration::ZERO };
+        let mut gate = primary.image.buffer.shut(Duration::from_secs(20)).unwrap();
+        gate.note(crate::cut::PendingCut { boundary, request: None });
+        drop(gate);
+        export.write(0, &[2; 4096], true).await.unwrap_err();
+        export.write(0, &[3; 4096], false).await.unwrap_err();
+        assert!(primary.problem().unwrap().contains("defect"));
         primary.stop();
     }
 }

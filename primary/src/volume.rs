@@ -7,6 +7,7 @@ use tidemark_common::ids::Seq;
 use tidemark_common::nbd::{Allocation, Bounds, Export, ExportInfo, IoError, IoFuture, ZeroMode};
 use tidemark_common::volumes::VolumeFile;
 
+use crate::commit::SharedDrain;
 use crate::drain::DrainDesk;
 use crate::image::{Image, ImageError};
 
@@ -16,13 +17,14 @@ pub struct CapturedVolume {
     volume: Arc<VolumeFile>,
     image: Image,
     desk: Arc<DrainDesk>,
+    drain: Arc<SharedDrain>,
 }
 
 impl CapturedVolume {
     /// A volume whose writes are captured.
     #[must_use]
-    pub const fn new(volume: Arc<VolumeFile>, image: Image, desk: Arc<DrainDesk>) -> Self {
-        Self { volume, image, desk }
+    pub const fn new(volume: Arc<VolumeFile>, image: Image, desk: Arc<DrainDesk>, drain: Arc<SharedDrain>) -> Self {
+        Self { volume, image, desk, drain }
     }
 
     fn extent(&self, offset: u64, length: u64) -> Extent {
@@ -48,6 +50,22 @@ impl CapturedVolume {
             }
             end.changed().await.map_err(|_| IoError::ShuttingDown)?;
         }
+    }
+
+    /// The same for a host that has nothing else under way.
+    async fn commit(&self, seq: Seq) -> Result<(), IoError> {
+        if self.image.journal.durable_end().seq >= seq {
+            return Ok(());
+        }
+        if self.drain.commit(seq) && self.image.journal.durable_end().seq >= seq {
+            return Ok(());
+        }
+        self.durable(seq).await
+    }
+
+    async fn capture(&self, offset: u64, data: &[u8]) -> Result<Seq, IoError> {
+        self.desk.throttle.wait(data.len()).await;
+        self.image.buffer.write(self.extent(offset, data.len() as u64), data).await
     }
 
     async fn zero(&self, extent: Extent, hole: bool, fua: bool) -> Result<(), IoError> {
@@ -137,14 +155,24 @@ impl Export for CapturedVolume {
 
     fn write<'a>(&'a self, offset: u64, data: &'a [u8], fua: bool) -> IoFuture<'a, ()> {
         Box::pin(async move {
-            self.desk.throttle.wait(data.len()).await;
-            let seq = self.image.buffer.write(self.extent(offset, data.len() as u64), data).await?;
+            let seq = self.capture(offset, data).await?;
             if fua { self.durable(seq).await } else { Ok(()) }
         })
     }
 
     fn flush(&self) -> IoFuture<'_, ()> {
         Box::pin(self.durable(self.image.buffer.captured()))
+    }
+
+    fn flush_alone(&self) -> IoFuture<'_, ()> {
+        Box::pin(self.commit(self.image.buffer.captured()))
+    }
+
+    fn write_alone<'a>(&'a self, offset: u64, data: &'a [u8]) -> IoFuture<'a, ()> {
+        Box::pin(async move {
+            let seq = self.capture(offset, data).await?;
+            self.commit(seq).await
+        })
     }
 
     fn trim(&self, offset: u64, length: u64, fua: bool) -> IoFuture<'_, ()> {

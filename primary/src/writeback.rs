@@ -23,6 +23,8 @@ use crate::image::Image;
 const RETRY: Duration = Duration::from_secs(1);
 /// A thread with nothing to do looks again after this long.
 const IDLE: Duration = Duration::from_secs(1);
+/// A frame waits this long at most for others to be applied with it.
+const COMPANY: Duration = Duration::from_millis(10);
 
 /// Readers of a journal other than the updater: what they still need of it.
 pub trait Readers: Send + Sync {
@@ -122,7 +124,7 @@ impl Writeback {
             match self.step(limit) {
                 WritingBack::Did => {}
                 WritingBack::Idle => {
-                    self.image.journal.wait_durable(limit, IDLE);
+                    self.image.journal.wait_for_company(limit, IDLE, COMPANY);
                     if self.image.journal.durable_end().position == limit {
                         self.image.journal.rest();
                         self.updater.rest();

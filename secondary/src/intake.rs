@@ -1,6 +1,7 @@
 //! Frames from the link into the journal: verified, in order, synced together, then told to permission. Owns
 //! `received_seq`. A thread, because it waits for disks; the queue between it and the network is bounded.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -155,9 +156,16 @@ pub enum Taking {
     NoRoom,
 }
 
+fn next_frame(batch: &mut VecDeque<Bytes>, frames: &mut mpsc::Receiver<Vec<Bytes>>) -> Option<Bytes> {
+    if batch.is_empty() {
+        *batch = frames.try_recv().ok()?.into();
+    }
+    batch.pop_front()
+}
+
 impl Intake {
     /// Takes frames until the queue ends. Gives the writer back.
-    pub fn run(mut self, mut frames: mpsc::Receiver<Bytes>) -> (Writer, Result<(), IntakeError>) {
+    pub fn run(mut self, mut frames: mpsc::Receiver<Vec<Bytes>>) -> (Writer, Result<(), IntakeError>) {
         let result = self.take(&mut frames);
         if let Err(error) = &result
             && !self.state.is_stopping()
@@ -170,10 +178,15 @@ impl Intake {
         (self.writer, result)
     }
 
-    fn take(&mut self, frames: &mut mpsc::Receiver<Bytes>) -> Result<(), IntakeError> {
-        while let Some(first) = frames.blocking_recv() {
-            let mut first = Some(first);
-            while self.step(|| first.take().or_else(|| frames.try_recv().ok()))? == Taking::NoRoom {
+    fn take(&mut self, frames: &mut mpsc::Receiver<Vec<Bytes>>) -> Result<(), IntakeError> {
+        let mut batch = VecDeque::new();
+        loop {
+            if batch.is_empty() {
+                let Some(first) = frames.blocking_recv() else { return Ok(()) };
+                batch = first.into();
+            }
+            // A step may end before all of it is taken.
+            while self.step(|| next_frame(&mut batch, frames))? == Taking::NoRoom {
                 if frames.is_closed() {
                     // Who sent it is gone, and sends it again: the next connection is not kept waiting for this one.
                     return Ok(());
@@ -181,7 +194,6 @@ impl Intake {
                 self.state.wait_for_room(RETRY);
             }
         }
-        Ok(())
     }
 
     /// Takes what there is, makes it durable together and tells it. A frame that finds no room is kept for the next step: that

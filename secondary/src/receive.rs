@@ -1,22 +1,29 @@
 //! One connection of the primary: frames to the intake, heartbeats to the state, acknowledgements back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use tidemark_common::catalog::CatalogError;
+use tidemark_common::journal::COMPANY_BYTES;
 use tidemark_common::limits::DATA_STREAMS;
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender, LinkError};
 use tidemark_common::metrics::PairMetrics;
+use tidemark_common::record::{FrameHeader, FrameKind, HEADER_BYTES};
 use tidemark_common::wire::message::Message;
 use tokio::sync::mpsc;
 use tokio::task::block_in_place;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::group::Secondary;
 use crate::intake::IntakeError;
 use crate::state::CopyState;
 
-/// Frames between the network and the intake.
+/// Batches between the network and the intake; each is one frame at most beyond [`COMPANY_BYTES`].
 pub const QUEUE: usize = 8;
+/// A frame waits this long at most for others, because making it durable costs more than its bytes do.
+const COMPANY: Duration = Duration::from_millis(2);
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -50,19 +57,55 @@ pub enum ReceiveError {
 /// [`ReceiveError`].
 pub async fn frames(
     connection: &Connection,
-    queue: mpsc::Sender<bytes::Bytes>,
+    queue: mpsc::Sender<Vec<Bytes>>,
     stop: CancellationToken,
 ) -> Result<(), ReceiveError> {
     let mut data = connection.accept_data(DATA_STREAMS).await?;
+    let mut batch = Batch::default();
     loop {
         let frame = tokio::select! {
-            frame = data.recv() => frame?.ok_or(ReceiveError::Ended)?,
+            frame = data.recv() => Some(frame?.ok_or(ReceiveError::Ended)?),
+            () = batch.is_due() => None,
             () = stop.cancelled() => return Err(ReceiveError::Stopped),
             // The intake ended: it says why.
             () = queue.closed() => return Ok(()),
         };
-        if queue.send(frame).await.is_err() {
+        if batch.add(frame) && queue.send(batch.take()).await.is_err() {
             return Ok(());
+        }
+    }
+}
+
+/// Frames that become durable together.
+#[derive(Debug, Default)]
+struct Batch {
+    frames: Vec<Bytes>,
+    bytes: u64,
+    due: Option<Instant>,
+}
+
+impl Batch {
+    /// Adds a frame, none when it is due; whether it goes to the intake now. A marker is waited for by permission, so it
+    /// never waits itself, and neither does any other control record.
+    fn add(&mut self, frame: Option<Bytes>) -> bool {
+        let Some(frame) = frame else { return true };
+        self.due.get_or_insert_with(|| Instant::now() + COMPANY);
+        self.bytes += frame.len() as u64;
+        let header = FrameHeader::decode(frame.get(..HEADER_BYTES).unwrap_or_default());
+        self.frames.push(frame);
+        // One that is not sound is the intake's to refuse.
+        self.bytes >= COMPANY_BYTES || header.is_ok_and(|header| header.kind == FrameKind::Control)
+    }
+
+    fn take(&mut self) -> Vec<Bytes> {
+        std::mem::take(self).frames
+    }
+
+    /// Never, while there is nothing in it.
+    async fn is_due(&self) {
+        match self.due {
+            Some(due) => tokio::time::sleep_until(due).await,
+            None => std::future::pending().await,
         }
     }
 }

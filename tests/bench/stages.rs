@@ -19,7 +19,10 @@ fn stage(name: &str) -> &'static str {
         "updater" => "apply (updater)",
         "feeder" => "ship (feeder: read, check)",
         "intake" => "receive (intake: check, journal)",
-        "tokio-rt-worker" | "tokio-runtime-w" => "hosts and link (runtime: NBD, QUIC, encryption)",
+        "hosts" => "hosts (NBD, capture)",
+        "link" => "link (QUIC, encryption)",
+        // Builds before hosts had threads of their own.
+        "tokio-rt-worker" | "tokio-runtime-w" => "hosts and link (NBD, capture, QUIC, encryption)",
         "rocksdb:low" | "rocksdb:high" => "catalogue",
         _ => "other",
     }

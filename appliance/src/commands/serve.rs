@@ -38,8 +38,12 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<(), Failure> {
     let config = Config::load(&directory).map_err(anyhow::Error::from)?;
     let _lock = lock(&directory)?;
     telemetry::start(config.log.format)?;
-    let runtime = runtime::Builder::new_multi_thread().enable_all().build().context("start threads")?;
-    let outcome = runtime.block_on(service::run(&directory));
+    let threads = |name| runtime::Builder::new_multi_thread().thread_name(name).enable_all().build();
+    // What answers hosts never stands behind a peer's packets, nor behind an operator's request.
+    let hosts = threads("hosts").context("start threads")?;
+    let runtime = threads("link").context("start threads")?;
+    let outcome = runtime.block_on(service::run(&directory, hosts.handle()));
+    hosts.shutdown_timeout(THREADS_GRACE);
     runtime.shutdown_timeout(THREADS_GRACE);
     outcome.map_err(|error| {
         tracing::error!(error = format!("{error:#}"), "the service ended");

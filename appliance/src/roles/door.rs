@@ -89,6 +89,20 @@ impl Export for Door {
         })
     }
 
+    fn flush_alone(&self) -> IoFuture<'_, ()> {
+        Box::pin(async move {
+            let _inside = self.enter().await;
+            self.behind().flush_alone().await
+        })
+    }
+
+    fn write_alone<'a>(&'a self, offset: u64, data: &'a [u8]) -> IoFuture<'a, ()> {
+        Box::pin(async move {
+            let _inside = self.enter().await;
+            self.behind().write_alone(offset, data).await
+        })
+    }
+
     fn trim(&self, offset: u64, length: u64, fua: bool) -> IoFuture<'_, ()> {
         Box::pin(async move {
             let _inside = self.enter().await;

@@ -83,6 +83,8 @@ pub struct Journal {
     options: JournalOptions,
     state: Mutex<State>,
     advanced: Condvar,
+    /// Told less often than that: [`Journal::wait_for_company`].
+    company: Condvar,
     recent: Mutex<recent::Recent>,
     durable: watch::Sender<DurableEnd>,
 }
@@ -91,6 +93,8 @@ struct State {
     segments: BTreeMap<u64, Arc<Segment>>,
     spares: Vec<PathBuf>,
     durable: DurableEnd,
+    /// The durable end when it last had something behind it that nobody should wait with.
+    worth_reading: Position,
     poisoned: Option<String>,
     /// A fold was not finished: what the folder holds is looked at by the next start.
     fold_failed: bool,
@@ -111,6 +115,7 @@ impl Journal {
             segments: BTreeMap::new(),
             spares: Vec::new(),
             durable: DurableEnd::default(),
+            worth_reading: Position::default(),
             poisoned: None,
             fold_failed: false,
         };
@@ -121,6 +126,7 @@ impl Journal {
             options,
             state: Mutex::new(state),
             advanced: Condvar::new(),
+            company: Condvar::new(),
             recent: Mutex::default(),
             durable: watch::Sender::new(DurableEnd::default()),
         }
@@ -147,10 +153,23 @@ impl Journal {
         }
     }
 
+    /// As [`Self::wait_durable`], for a reader whose every step costs more than a small frame: when something has become
+    /// durable, waits `delay` longer for more of it. A marker ends that, and so do [`COMPANY_BYTES`].
+    pub fn wait_for_company(&self, past: Position, timeout: Duration, delay: Duration) {
+        let mut state = self.state.lock();
+        if state.durable.position <= past {
+            self.advanced.wait_for(&mut state, timeout);
+        }
+        if state.durable.position > past && state.worth_reading <= past {
+            self.company.wait_for(&mut state, delay);
+        }
+    }
+
     /// Wakes all who wait, so that they look whether they should stop.
     pub fn wake(&self) {
         let _state = self.state.lock();
         self.advanced.notify_all();
+        self.company.notify_all();
     }
 
     /// Wakes all who wait, tasks too, so that they look what became of the journal.
@@ -450,6 +469,9 @@ impl Journal {
         Ok(true)
     }
 }
+
+/// So much is worth a reader's step at once.
+pub const COMPANY_BYTES: u64 = 256 << 10;
 
 /// Trimmed segments kept for reuse: a segment that has been written before syncs twice as fast as a new one, and need not be
 /// filled with zeroes first.

@@ -240,6 +240,6 @@ fn go_on(journal: &Arc<Journal>, tip: Tip, end: Position, cut: bool) -> Result<W
         }
     };
     let position = Position { segment: active.number, offset: at };
-    journal.set_durable(DurableEnd { position, seq: tip.seq, chain: tip.chain });
+    journal.set_durable(DurableEnd { position, seq: tip.seq, chain: tip.chain }, true);
     Ok(Writer::new(Arc::clone(journal), active, at, tip))
 }

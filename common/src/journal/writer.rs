@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use super::segment::{Envelope, FIRST_RECORD, Segment, SegmentHeader, Start, record_bytes};
 use super::staging::Staging;
-use super::{DurableEnd, Journal, JournalError, Position};
-use crate::ids::GroupId;
+use super::{COMPANY_BYTES, DurableEnd, Journal, JournalError, Position};
+use crate::ids::{GroupId, MarkerNumber};
 use crate::record::{FrameError, FrameHeader, Tip};
 
 /// The one writer of a journal.
@@ -24,12 +24,15 @@ pub struct Writer {
     staging: Staging,
     /// Something is appended to the active segment and not synced; older segments always are.
     dirty: bool,
+    /// The newest marker that is durable.
+    told: MarkerNumber,
     poisoned: bool,
 }
 
 impl Writer {
     pub(super) fn new(journal: Arc<Journal>, active: Arc<Segment>, at: u64, tip: Tip) -> Self {
-        Self { journal, active, at, tip, staging: Staging::default(), dirty: false, poisoned: false }
+        let told = tip.marker;
+        Self { journal, active, at, tip, staging: Staging::default(), dirty: false, told, poisoned: false }
     }
 
     /// Where the history stands, synced or not.
@@ -48,6 +51,12 @@ impl Writer {
     #[must_use]
     pub fn end(&self) -> Position {
         Position { segment: self.active.number, offset: self.at }
+    }
+
+    /// Bytes that still fit the active segment.
+    #[must_use]
+    pub fn room_bytes(&self) -> u64 {
+        self.active.capacity().saturating_sub(self.at)
     }
 
     /// Appends one frame that is borrowed, see [`Self::append_frame`].
@@ -159,7 +168,8 @@ impl Writer {
         self.active.sync().map_err(|error| self.poison(error))?;
         self.dirty = false;
         let end = DurableEnd { position: self.end(), seq: self.tip.seq, chain: self.tip.chain };
-        self.journal.set_durable(end);
+        let marked = std::mem::replace(&mut self.told, self.tip.marker) != self.tip.marker;
+        self.journal.set_durable(end, marked);
         Ok(end)
     }
 
@@ -214,10 +224,24 @@ impl Journal {
         Ok(segment)
     }
 
-    pub(super) fn set_durable(&self, end: DurableEnd) {
-        self.state.lock().durable = end;
+    pub(super) fn set_durable(&self, end: DurableEnd, marked: bool) {
+        let worth_reading = self.mark_durable(end, marked);
         self.durable.send_replace(end);
         self.advanced.notify_all();
+        if worth_reading {
+            self.company.notify_all();
+        }
+    }
+
+    fn mark_durable(&self, end: DurableEnd, marked: bool) -> bool {
+        let mut state = self.state.lock();
+        state.durable = end;
+        let since = state.worth_reading;
+        let enough = end.position.segment != since.segment || end.position.offset - since.offset >= COMPANY_BYTES;
+        if marked || enough {
+            state.worth_reading = end.position;
+        }
+        marked || enough
     }
 
     fn poison(&self, reason: String) {

@@ -23,6 +23,8 @@ pub(super) struct Job {
     pub(super) buffer: Buffer,
     /// When it was all here, on the session's clock.
     pub(super) started: Duration,
+    /// The client has nothing else under way.
+    pub(super) alone: bool,
 }
 
 /// A request the export is done with.
@@ -47,7 +49,9 @@ pub(super) enum Answer {
 pub(super) async fn execute(export: Arc<dyn Export>, mut job: Job) -> Finished {
     let result = match job.request {
         Request::Read { offset, .. } => export.read(offset, &mut job.buffer).await.map(|()| Answer::Data),
+        Request::Write { offset, fua: true, .. } if job.alone => done(export.write_alone(offset, &job.buffer).await),
         Request::Write { offset, fua, .. } => done(export.write(offset, &job.buffer, fua).await),
+        Request::Flush if job.alone => done(export.flush_alone().await),
         Request::Flush => done(export.flush().await),
         Request::Trim { offset, length, fua } => done(export.trim(offset, length, fua).await),
         Request::Zero { offset, length, mode } => done(export.write_zeroes(offset, length, mode).await),

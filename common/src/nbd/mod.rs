@@ -122,6 +122,14 @@ pub trait Export: Send + Sync + 'static {
     fn write<'a>(&'a self, offset: u64, data: &'a [u8], fua: bool) -> IoFuture<'a, ()>;
     /// Resolves when everything answered before is durable.
     fn flush(&self) -> IoFuture<'_, ()>;
+    /// [`Self::flush`] for a client that has nothing else under way: may hold the caller's thread for as long as a disk takes.
+    fn flush_alone(&self) -> IoFuture<'_, ()> {
+        self.flush()
+    }
+    /// [`Self::write`] with `fua`, for a client that has nothing else under way: may hold the caller's thread.
+    fn write_alone<'a>(&'a self, offset: u64, data: &'a [u8]) -> IoFuture<'a, ()> {
+        self.write(offset, data, true)
+    }
     /// Discards; a later read gives zeroes.
     fn trim(&self, offset: u64, length: u64, fua: bool) -> IoFuture<'_, ()>;
     /// Writes zeroes.

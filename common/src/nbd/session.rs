@@ -222,7 +222,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             _ => payload,
         };
         let bytes = buffer.len();
-        let job = Job { header, request, buffer, started: self.clock.monotonic() };
+        let alone = self.slow.is_empty() && self.output.is_empty() && !self.input.is_mid_request();
+        let job = Job { header, request, buffer, started: self.clock.monotonic(), alone };
         let mut running: Slow = Box::pin(execute(Arc::clone(&self.export), job));
         match running.as_mut().poll(context) {
             Poll::Ready(finished) => self.answer(finished),

@@ -22,6 +22,8 @@ fn a_failed_sync_of_the_journal_is_never_believed() {
         assert_eq!(hosts.end(), vec![IoError::Io; 4]);
         for _ in 0..3 {
             assert_eq!(machine.flush(&engine), Err(IoError::Io), "seed {seed}");
+            let alone = machine.soon("a flush", engine.volumes[0].flush_alone());
+            assert_eq!(alone, Err(IoError::Io), "seed {seed}");
         }
         assert!(engine.primary.problem().is_some());
         machine.kill(engine, None);

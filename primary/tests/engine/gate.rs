@@ -135,11 +135,25 @@ fn a_write_into_an_empty_buffer_wakes_the_drain_wherever_it_lies() {
             announcing.wait();
             true
         };
-        let drain = std::thread::spawn(move || sleeping.bell().sleep(NEVER, announce));
+        let drain = std::thread::spawn(move || sleeping.bell().sleep(NEVER, false, announce));
         announced.wait();
         capture(&buffer, extent(0, number), 1);
         let woken = || check(drain.is_finished(), || "asleep".into());
         wait_until(&format!("the drain to wake for write {number}"), SOON, woken);
+        let (at, entry) = buffer.entry_at(buffer.tail()).unwrap().unwrap();
+        buffer.release(at + entry.ring_bytes());
+    }
+}
+
+#[test]
+fn a_write_into_an_empty_buffer_lets_a_drain_doze_that_wakes_soon_anyway() {
+    let (buffer, _folder) = buffer(8192);
+    for (number, dozes) in [true, false, true].into_iter().enumerate() {
+        buffer.bell().sleep(Duration::ZERO, dozes, || {
+            capture(&buffer, extent(0, number as u64), 1);
+            assert_eq!(buffer.bell().is_rung(), !dozes);
+            true
+        });
         let (at, entry) = buffer.entry_at(buffer.tail()).unwrap().unwrap();
         buffer.release(at + entry.ring_bytes());
     }

@@ -105,6 +105,7 @@ impl Hosts {
                 runtime: machine.runtime.handle().clone(),
                 random: StdRng::seed_from_u64(seed.wrapping_mul(1_000_003).wrapping_add(number)),
                 stripe: number * stripe..(number + 1) * stripe,
+                alone: number.is_multiple_of(2),
             };
             std::thread::spawn(move || host.run())
         };
@@ -141,6 +142,8 @@ struct Host {
     runtime: Handle,
     random: StdRng,
     stripe: std::ops::Range<u64>,
+    /// It says that it has nothing else under way.
+    alone: bool,
 }
 
 impl Host {
@@ -164,7 +167,10 @@ impl Host {
     fn write(&self, volume: usize, first: u64, blocks: u64, fua: bool) -> Result<(), IoError> {
         let id = self.story.history.sending(volume, first, blocks, Kind::Stamp);
         let data = stamps(id, volume, first, blocks);
-        self.runtime.block_on(self.volumes[volume].write(first * BLOCK_BYTES as u64, &data, fua))?;
+        let (export, offset) = (&self.volumes[volume], first * BLOCK_BYTES as u64);
+        let write =
+            if fua && self.alone { export.write_alone(offset, &data) } else { export.write(offset, &data, fua) };
+        self.runtime.block_on(write)?;
         self.story.history.acknowledged(id);
         if fua {
             self.story.forced.lock().push(id);
@@ -194,7 +200,8 @@ impl Host {
 
     fn flush(&self, volume: usize) -> Result<(), IoError> {
         let moment = self.story.history.tick();
-        self.runtime.block_on(self.volumes[volume].flush())?;
+        let export = &self.volumes[volume];
+        self.runtime.block_on(if self.alone { export.flush_alone() } else { export.flush() })?;
         self.story.flushed(moment);
         Ok(())
     }

@@ -13,6 +13,7 @@
     reason = "a test fails where it stands, and its numbers are small"
 )]
 
+mod commit;
 mod cut;
 mod death;
 mod faults;

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::ThreadId;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tidemark_common::storage::memory::MemoryDisk;
@@ -41,6 +42,7 @@ struct State {
     held: Option<(Call, PathBuf)>,
     waiting: Vec<Call>,
     failing: Option<(Call, PathBuf)>,
+    last_sync: Option<ThreadId>,
 }
 
 impl State {
@@ -92,6 +94,11 @@ impl StagedDisk {
         self.stage.state.lock().is_held()
     }
 
+    /// Who made the newest sync.
+    pub(crate) fn last_sync(&self) -> Option<ThreadId> {
+        self.stage.state.lock().last_sync
+    }
+
     /// The next call of this kind under this folder fails.
     pub(crate) fn fail_next(&self, call: Call, folder: &str) {
         self.stage.state.lock().failing = Some((call, folder.into()));
@@ -115,6 +122,9 @@ impl StagedDisk {
         }
         if state.dead {
             return Err(io::Error::other("the process is dead"));
+        }
+        if call == Call::Sync {
+            state.last_sync = Some(std::thread::current().id());
         }
         let fails = meant(&state.failing);
         if fails {

@@ -157,6 +157,30 @@ fn stored_bytes_are_read_by_place() {
     assert!(!writer.journal().read_stored(frames[0].position, &mut buffer).unwrap(), "trimmed");
 }
 
+#[test]
+fn a_reader_in_no_hurry_waits_for_company_but_not_behind_a_marker() {
+    let (_disk, mut writer) = fresh();
+    let journal = Arc::clone(writer.journal());
+    let end = journal.durable_end().position;
+    let frame = writes(writer.tip(), 1, 100);
+    append(&mut writer, frame);
+    writer.sync().unwrap();
+    let clock = SystemClock::new();
+    journal.wait_for_company(end, Duration::ZERO, Duration::from_millis(30));
+    assert!(clock.monotonic() >= Duration::from_millis(30), "waited {:?} only", clock.monotonic());
+    let waiting = Arc::clone(&journal);
+    let long = Duration::from_secs(600);
+    let waiter = std::thread::spawn(move || waiting.wait_for_company(end, long, long));
+    let frame = marker(writer.tip());
+    append(&mut writer, frame);
+    writer.sync().unwrap();
+    waiter.join().unwrap();
+    journal.wait_for_company(end, long, long);
+    let end = journal.durable_end().position;
+    fill(&mut writer, 14);
+    journal.wait_for_company(end, long, long);
+}
+
 /// Nothing comes any more, and whoever follows the journal must not burn a processor while it waits to be stopped.
 #[test]
 fn a_poisoned_journal_is_waited_for_like_any_other() {

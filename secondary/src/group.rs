@@ -429,7 +429,7 @@ impl Secondary {
     /// A conversation begun with [`Self::enter`] is over.
     pub fn leave(&self, intake: Intake) {
         if let Ok(mut slot) = self.writer.try_lock() {
-            *slot = Some(intake.writer);
+            *slot = Some(intake.leave());
         }
     }
 

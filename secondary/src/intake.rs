@@ -175,7 +175,13 @@ impl Intake {
                 self.line.frame_rejected(reason);
             }
         }
-        (self.writer, result)
+        (self.leave(), result)
+    }
+
+    /// The connection is over. What found no room to become durable is sent again: the next one is told of what is durable.
+    pub fn leave(mut self) -> Writer {
+        self.writer.take_back();
+        self.writer
     }
 
     fn take(&mut self, frames: &mut mpsc::Receiver<Vec<Bytes>>) -> Result<(), IntakeError> {
@@ -215,13 +221,12 @@ impl Intake {
                 break;
             }
         }
-        self.tell()?;
-        match refused {
+        // What came before a bad frame counts: the state says what the journal holds.
+        match self.tell().and(refused) {
             Ok(()) => Ok(Taking::Did),
             Err(IntakeError::Journal(error)) if error.is_no_space() && !self.state.is_stopping() => {
                 self.await_room(&error).map(|()| Taking::NoRoom)
             }
-            // What came before the bad frame counts: the state says what the journal holds.
             Err(error) => Err(error),
         }
     }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::segment::{Envelope, FIRST_RECORD, Segment, SegmentHeader, Start, record_bytes};
 use super::staging::Staging;
 use super::{COMPANY_BYTES, DurableEnd, Journal, JournalError, Position};
-use crate::ids::{GroupId, MarkerNumber};
+use crate::ids::GroupId;
 use crate::record::{FrameError, FrameHeader, Tip};
 
 /// The one writer of a journal.
@@ -24,15 +24,15 @@ pub struct Writer {
     staging: Staging,
     /// Something is appended to the active segment and not synced; older segments always are.
     dirty: bool,
-    /// The newest marker that is durable.
-    told: MarkerNumber,
+    /// Where the history stood when all of it was durable, and the place behind that in the active segment.
+    durable: (Tip, u64),
     poisoned: bool,
 }
 
 impl Writer {
     pub(super) fn new(journal: Arc<Journal>, active: Arc<Segment>, at: u64, tip: Tip) -> Self {
-        let told = tip.marker;
-        Self { journal, active, at, tip, staging: Staging::default(), dirty: false, told, poisoned: false }
+        let (staging, durable) = (Staging::default(), (tip, at));
+        Self { journal, active, at, tip, staging, dirty: false, durable, poisoned: false }
     }
 
     /// Where the history stands, synced or not.
@@ -168,8 +168,8 @@ impl Writer {
         self.active.sync().map_err(|error| self.poison(error))?;
         self.dirty = false;
         let end = DurableEnd { position: self.end(), seq: self.tip.seq, chain: self.tip.chain };
-        let marked = std::mem::replace(&mut self.told, self.tip.marker) != self.tip.marker;
-        self.journal.set_durable(end, marked);
+        let (before, _) = std::mem::replace(&mut self.durable, (self.tip, self.at));
+        self.journal.set_durable(end, before.marker != self.tip.marker);
         Ok(end)
     }
 
@@ -185,7 +185,21 @@ impl Writer {
         self.active.seal(self.at);
         self.active = next;
         self.at = FIRST_RECORD;
+        self.durable = (self.tip, self.at);
         Ok(())
+    }
+
+    /// Takes back what is appended and not durable, because there was no room to make it so: who sent it sends it again.
+    /// What of it is in the file already lies behind the end.
+    pub fn take_back(&mut self) {
+        if !self.dirty || self.poisoned {
+            return;
+        }
+        self.staging = Staging::default();
+        (self.tip, self.at) = self.durable;
+        self.active.set_end(self.at);
+        self.dirty = false;
+        self.journal.recent.lock().clear();
     }
 
     fn check_poison(&self) -> Result<(), JournalError> {

@@ -148,6 +148,37 @@ fn waiting_frames_refused_for_space_wait_on() {
     assert_eq!(reopened(&disk.crash(1)), frames);
 }
 
+/// What cannot become durable is taken back and comes again, also when it is another history by then, or the process dies.
+#[test]
+fn what_is_refused_for_space_can_be_taken_back() {
+    for (markers, later) in [(0, 300), (2, 3 * QUARTER / 4)] {
+        let (disk, mut writer) = fresh();
+        let mut frames = fill(&mut writer, 1);
+        let (tip, end) = (*writer.tip(), writer.end());
+        let file = disk.open(&path_of(1), Open::Existing).unwrap();
+        file.zero((end.offset + 512).next_multiple_of(512), 4096, true).unwrap();
+        disk.limit_space(Some(disk.used_bytes() + 1024));
+        for _ in 0..2 {
+            writer.append_later(Bytes::from(writes(writer.tip(), 1, 2 * QUARTER / 3))).unwrap();
+        }
+        for _ in 0..markers {
+            writer.append_later(Bytes::from(marker(writer.tip()))).unwrap();
+        }
+        assert!(writer.sync().unwrap_err().is_no_space());
+        writer.take_back();
+        assert_eq!((*writer.tip(), writer.end()), (tip, end));
+        assert_eq!(writer.sync().unwrap().position, end, "nothing is left to sync");
+        disk.limit_space(None);
+        let frame = Bytes::from(writes(writer.tip(), 1, later));
+        let position = writer.append_later(frame.clone()).unwrap();
+        frames.push(Held { position, bytes: frame });
+        writer.sync().unwrap();
+        frames.extend(fill(&mut writer, 3));
+        assert_eq!(held(writer.journal()), frames);
+        assert_eq!(reopened(&disk.crash(1)), frames);
+    }
+}
+
 #[test]
 fn a_sync_refused_for_space_is_not_tried_again() {
     let (disk, mut writer) = fresh();

@@ -10,6 +10,7 @@ use super::states::{Event, follows, stands};
 use crate::catalog::LocalPairRecord;
 use crate::extent::Extent;
 use crate::ids::VolumeIndex;
+use crate::storage::aligned::AlignedBuffer;
 use crate::t0::Image;
 
 /// Bytes read and written at once.
@@ -159,24 +160,29 @@ impl LocalPair {
         if data.is_none_or(|(begin, _)| begin >= run.end()) {
             return self.zero_target(run);
         }
-        let mut bytes = vec![0; usize::try_from(run.length).unwrap_or(0)];
-        source.read_exact_at(&mut bytes, run.offset).map_err(volume_error("read", &name, run.offset))?;
-        self.write_target(run.offset, &bytes)
+        let mut bytes = buffer(run);
+        source.read_exact_at(bytes.as_mut_slice(), run.offset).map_err(volume_error("read", &name, run.offset))?;
+        self.write_target(run.offset, bytes.as_slice())
     }
 
     fn copy_from_image(&self, image: &Image, index: VolumeIndex, run: Extent) -> Result<(), LocalPairError> {
         if image.hole(index, run.offset, run.length)? == run.length {
             return self.zero_target(run);
         }
-        let mut bytes = vec![0; usize::try_from(run.length).unwrap_or(0)];
-        image.read(index, run.offset, &mut bytes)?;
-        self.write_target(run.offset, &bytes)
+        let mut bytes = buffer(run);
+        image.read(index, run.offset, bytes.as_mut_slice())?;
+        self.write_target(run.offset, bytes.as_slice())
     }
 
+    /// Past the page cache: what is copied is not read soon, and hosts would feel the kernel write it out.
     fn write_target(&self, offset: u64, bytes: &[u8]) -> Result<(), LocalPairError> {
         let target = &self.parts.target;
         target.touch();
-        target.file.write_all_at(bytes, offset).map_err(volume_error("write", &target.name, offset))
+        let write = || match target.file.write_direct_at(bytes, offset)? {
+            true => Ok(()),
+            false => target.file.write_all_at(bytes, offset),
+        };
+        write().map_err(volume_error("write", &target.name, offset))
     }
 
     /// Where the source has a hole, the target gets one.
@@ -220,6 +226,12 @@ impl LocalPair {
         }
         self.carry(&runs)
     }
+}
+
+fn buffer(run: Extent) -> AlignedBuffer {
+    let mut bytes = AlignedBuffer::default();
+    bytes.resize(usize::try_from(run.length).unwrap_or(0));
+    bytes
 }
 
 const _: () = assert!(PIECE_BYTES.is_multiple_of(crate::limits::REGION_BYTES), "a piece is whole regions");

@@ -229,7 +229,7 @@ fn writes(tip: &Tip, number: u64) -> Vec<u8> {
         let data = (0..length as u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8 | 1).collect::<Vec<_>>();
         builder.push_data(extent, &data);
     }
-    builder.finish(FrameKind::Writes, &place(tip, 3))
+    builder.finish(FrameKind::Writes, &place(tip, 3)).to_vec()
 }
 
 fn path(at: Position) -> PathBuf {

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use tidemark_common::clock::Clock;
 use tidemark_common::extent::Extent;
@@ -524,7 +523,6 @@ impl Drain {
         let last_seq = last.seq;
         let kept_bytes = self.build(&entries)?;
         let (frame, raw) = self.builder.finish_with_raw(FrameKind::Writes, &self.place(last_seq));
-        let frame = Bytes::from(frame);
         let at = self.writer.append_with_raw(frame.clone(), raw)?;
         let placed: Vec<(Extent, Location)> = locations(&FrameView::new(&frame)?, at).collect();
         self.buffer.moved_to_journal(&placed, last_seq);

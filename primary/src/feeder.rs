@@ -245,14 +245,14 @@ impl Feeder {
         Ok(())
     }
 
-    fn send_built(&mut self, frame: Vec<u8>) -> Result<(), FeedError> {
+    fn send_built(&mut self, frame: Bytes) -> Result<(), FeedError> {
         let header = FrameHeader::decode(frame.get(..HEADER_BYTES).unwrap_or_default())?;
-        self.send(Bytes::from(frame), &header)
+        self.send(frame, &header)
     }
 
     fn send_record(&mut self, record: &ControlRecord) -> Result<(), FeedError> {
         let frame = record.frame(&self.place())?;
-        self.send_built(frame)
+        self.send_built(frame.into())
     }
 
     /// Sends the next frame of the journal. `false`: there is none.

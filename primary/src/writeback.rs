@@ -126,8 +126,8 @@ impl Writeback {
                 WritingBack::Idle => {
                     self.image.journal.wait_for_company(limit, IDLE, COMPANY);
                     if self.image.journal.durable_end().position == limit {
-                        self.image.journal.rest();
                         self.updater.rest();
+                        self.image.journal.rest();
                     }
                 }
                 WritingBack::Waits => Updater::wait_for_images(),

@@ -115,8 +115,8 @@ impl Apply {
             match self.step(limit) {
                 Applying::Did => {}
                 Applying::Idle if !has_more_ahead && self.journal.durable_end().position == end => {
-                    self.journal.rest();
                     self.updater.rest();
+                    self.journal.rest();
                 }
                 Applying::Idle => {}
                 Applying::Waits => Updater::wait_for_images(),

@@ -33,7 +33,7 @@ fn filled(builder: &mut FrameBuilder, data: &[u8], each: usize) {
 fn built(each: usize) -> Vec<u8> {
     let mut builder = FrameBuilder::new();
     filled(&mut builder, &Numbers::new().data(RAW_BYTES), each);
-    builder.finish(FrameKind::Writes, &place())
+    builder.finish(FrameKind::Writes, &place()).to_vec()
 }
 
 #[divan::bench(args = EXTENTS)]

@@ -31,7 +31,7 @@ fn next(writer: &Writer, builder: &mut FrameBuilder, data: &[u8]) -> Bytes {
     let place = Place { first_seq: tip.seq.next(), last_seq: Seq(tip.seq.0 + 1), chain: tip.chain, ..place() };
     let place = Place { generation: tip.generation, marker: tip.marker, ..place };
     builder.push_data(extent(0, data.len() as u64), data);
-    Bytes::from(builder.finish(FrameKind::Writes, &place))
+    builder.finish(FrameKind::Writes, &place)
 }
 
 /// Only what is written: the frame is there.

@@ -35,7 +35,7 @@ use tokio::sync::watch;
 
 use crate::ids::{GroupId, MarkerNumber, Seq};
 use crate::record::{Chain, FrameHeader};
-use crate::storage::Disk;
+use crate::storage::{Disk, pool};
 
 /// A place in the journal: ordered, and valid until trimmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -454,9 +454,15 @@ impl Journal {
         self.recent.lock().forget_raw(before);
     }
 
-    /// Nothing has happened for a while: the memory of the newest frames is given back.
+    /// Nothing has happened for a while: the memory of the newest frames is given back, and all that waits to be used again.
     pub fn rest(&self) {
-        self.recent.lock().clear();
+        let mut recent = self.recent.lock();
+        if recent.is_empty() {
+            return;
+        }
+        recent.clear();
+        drop(recent);
+        pool::give_back();
     }
 
     /// Reads stored bytes of a frame, for whoever keeps an index of chunks.

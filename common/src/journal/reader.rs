@@ -9,6 +9,7 @@ use super::{Journal, JournalError, Position, recent};
 use crate::ids::GroupId;
 use crate::limits::FRAME_STORED_BYTES_MAX;
 use crate::record::{FrameError, FrameHeader, FrameView, HEADER_BYTES};
+use crate::storage::pool::Room;
 
 /// A frame read from the journal, fully verified.
 #[derive(Debug, Clone)]
@@ -59,14 +60,14 @@ impl Reader {
         }
         let envelope = self.envelope(&segment)?;
         let begin = self.at.offset + ENVELOPE_BYTES as u64;
-        let mut bytes = vec![0; envelope.frame_bytes as usize];
+        let mut bytes = Room::new(envelope.frame_bytes as usize);
         segment.read(&mut bytes, begin)?;
         let view = FrameView::verified(&bytes).map_err(|source| segment.damaged(begin, source))?;
         check_binding(&envelope, &bytes).map_err(|source| segment.damaged(begin, source))?;
         let header = view.header;
         let position = Position { offset: begin, ..self.at };
         self.at.offset += record_bytes(bytes.len());
-        Ok(Some(ReadFrame { position, next: self.at, header, bytes: Bytes::from(bytes), raw: None }))
+        Ok(Some(ReadFrame { position, next: self.at, header, bytes: bytes.freeze(), raw: None }))
     }
 
     /// What was appended a moment ago is still in memory, and was verified before.

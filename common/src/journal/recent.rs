@@ -75,6 +75,11 @@ impl Recent {
         while self.frames.get(self.without_raw).is_some_and(|(at, _)| *at < before) && self.drop_raw() {}
     }
 
+    /// Whether it keeps nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
     /// Gives the memory back.
     pub(super) fn clear(&mut self) {
         *self = Self::default();

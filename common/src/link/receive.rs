@@ -5,17 +5,16 @@
 //! and the sender waits. Held at most: the reorder buffer and QUIC's windows.
 
 use std::future::poll_fn;
-use std::pin::pin;
 use std::task::{Context, Poll};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use quinn::RecvStream;
-use tokio::io::AsyncReadExt;
 
 use super::chunk::{self, ChunkHeader, HEADER_BYTES, PREAMBLE_BYTES};
 use super::connection::Connection;
 use super::error::{LinkError, Violation};
 use super::reorder::{Admission, Reorder};
+use crate::storage::pool::Room;
 
 /// Bytes read at once, so that one stream does not hold the connection's lock for long.
 const READ_BYTES_MAX: usize = 256 << 10;
@@ -23,11 +22,11 @@ const READ_BYTES_MAX: usize = 256 << 10;
 /// Where a lane is in its stream.
 enum Stage {
     /// Reading a header.
-    Header(BytesMut),
+    Header([u8; HEADER_BYTES], usize),
     /// Has a header, and no room for the frame yet.
     Waiting(ChunkHeader),
     /// Reading a frame.
-    Frame(ChunkHeader, BytesMut),
+    Frame(ChunkHeader, Room, usize),
     /// The stream has ended.
     Ended,
 }
@@ -117,11 +116,11 @@ impl DataReceiver {
 
 impl Stage {
     fn header() -> Self {
-        Self::Header(BytesMut::with_capacity(HEADER_BYTES))
+        Self::Header([0; HEADER_BYTES], 0)
     }
 
     fn frame(header: ChunkHeader) -> Self {
-        Self::Frame(header, BytesMut::with_capacity(header.bytes()))
+        Self::Frame(header, Room::new(header.bytes()), 0)
     }
 }
 
@@ -136,7 +135,7 @@ impl Lane {
     ) -> Result<bool, LinkError> {
         match &mut self.stage {
             Stage::Ended => Ok(false),
-            Stage::Header(bytes) => match poll_fill(&mut self.stream, context, bytes, HEADER_BYTES) {
+            Stage::Header(bytes, filled) => match poll_fill(&mut self.stream, context, bytes, filled) {
                 Poll::Pending => Ok(false),
                 Poll::Ready(Fill::Full) => {
                     let header = ChunkHeader::read(bytes);
@@ -144,7 +143,7 @@ impl Lane {
                     self.announce(header, reorder, connection)
                 }
                 Poll::Ready(Fill::Some) => Ok(true),
-                Poll::Ready(Fill::Ended) if bytes.is_empty() => {
+                Poll::Ready(Fill::Ended) if *filled == 0 => {
                     self.stage = Stage::Ended;
                     reorder.end(self.number).map_err(|error| connection.accuse(error.into()))?;
                     Ok(true)
@@ -160,11 +159,13 @@ impl Lane {
                 }
                 Ok(admitted)
             }
-            Stage::Frame(header, bytes) => match poll_fill(&mut self.stream, context, bytes, header.bytes()) {
+            Stage::Frame(header, room, filled) => match poll_fill(&mut self.stream, context, room, filled) {
                 Poll::Pending => Ok(false),
                 Poll::Ready(Fill::Full) => {
-                    reorder.fill(header.ordinal, std::mem::take(bytes).freeze());
-                    self.stage = Stage::header();
+                    let ordinal = header.ordinal;
+                    if let Stage::Frame(_, room, _) = std::mem::replace(&mut self.stage, Stage::header()) {
+                        reorder.fill(ordinal, room.freeze());
+                    }
                     Ok(true)
                 }
                 Poll::Ready(Fill::Some) => Ok(true),
@@ -197,15 +198,16 @@ enum Fill {
     Failed,
 }
 
-/// Reads towards `wanted` bytes in the buffer, which has the room.
-fn poll_fill(stream: &mut RecvStream, context: &mut Context<'_>, buffer: &mut BytesMut, wanted: usize) -> Poll<Fill> {
-    let missing = wanted.saturating_sub(buffer.len()).min(READ_BYTES_MAX);
-    let mut limited = (&mut *buffer).limit(missing);
-    let read = pin!(stream.read_buf(&mut limited)).poll(context);
-    read.map(|read| match read {
+/// Reads into what is not yet filled.
+fn poll_fill(stream: &mut RecvStream, context: &mut Context<'_>, buffer: &mut [u8], filled: &mut usize) -> Poll<Fill> {
+    let wanted = buffer.len();
+    let missing = buffer.get_mut(*filled..wanted.min(*filled + READ_BYTES_MAX)).unwrap_or_default();
+    stream.poll_read(context, missing).map(|read| match read {
         Ok(0) => Fill::Ended,
-        Ok(_) if buffer.len() == wanted => Fill::Full,
-        Ok(_) => Fill::Some,
+        Ok(read) => {
+            *filled += read;
+            if *filled == wanted { Fill::Full } else { Fill::Some }
+        }
         Err(_) => Fill::Failed,
     })
 }

@@ -35,6 +35,7 @@ pub struct FrameBuilder {
     extents: Vec<u8>,
     count: u32,
     raw: AlignedBuffer,
+    frame: AlignedBuffer,
     packed: Vec<u8>,
 }
 
@@ -48,7 +49,13 @@ impl FrameBuilder {
     /// An empty one.
     #[must_use]
     pub fn new() -> Self {
-        Self { extents: Vec::new(), count: 0, raw: AlignedBuffer::default(), packed: Vec::new() }
+        Self {
+            extents: Vec::new(),
+            count: 0,
+            raw: AlignedBuffer::default(),
+            frame: AlignedBuffer::default(),
+            packed: Vec::new(),
+        }
     }
 
     /// Makes room for so many bytes of data, so that adding them moves nothing.
@@ -100,7 +107,7 @@ impl FrameBuilder {
     }
 
     /// As [`Self::finish`]; the raw data is given out as well, for who will want it uncompressed. It begins at a block's border.
-    pub fn finish_with_raw(&mut self, kind: FrameKind, place: &Place) -> (Vec<u8>, Bytes) {
+    pub fn finish_with_raw(&mut self, kind: FrameKind, place: &Place) -> (Bytes, Bytes) {
         let frame = self.pack(kind, place);
         let raw = Bytes::from_owner(std::mem::take(&mut self.raw));
         self.clear();
@@ -108,31 +115,33 @@ impl FrameBuilder {
     }
 
     /// Compresses, checks and empties: the frame's bytes. Chunks that do not become smaller by a sixteenth are stored raw.
-    pub fn finish(&mut self, kind: FrameKind, place: &Place) -> Vec<u8> {
+    pub fn finish(&mut self, kind: FrameKind, place: &Place) -> Bytes {
         let frame = self.pack(kind, place);
         self.clear();
         frame
     }
 
-    fn pack(&mut self, kind: FrameKind, place: &Place) -> Vec<u8> {
+    fn pack(&mut self, kind: FrameKind, place: &Place) -> Bytes {
         let chunks = self.raw.len().div_ceil(CHUNK_BYTES);
         let table_bytes = self.extents.len() + chunks * CHUNK_ENTRY_BYTES;
         debug_assert_eq!(self.extents.len(), self.count as usize * EXTENT_ENTRY_BYTES);
-        let mut frame = Vec::with_capacity(HEADER_BYTES + table_bytes + self.raw.len());
-        frame.resize(HEADER_BYTES, 0);
+        let mut frame = std::mem::take(&mut self.frame);
+        frame.clear();
+        frame.reserve(HEADER_BYTES + table_bytes + self.raw.len());
+        frame.resize(HEADER_BYTES);
         frame.extend_from_slice(&self.extents);
-        frame.resize(HEADER_BYTES + table_bytes, 0);
+        frame.resize(HEADER_BYTES + table_bytes);
         let mut entry_at = HEADER_BYTES + self.extents.len();
         for raw in self.raw.as_slice().chunks(CHUNK_BYTES) {
             let stored = compress(raw, &mut self.packed);
             let entry = chunk_entry(frame.len() - HEADER_BYTES - table_bytes, stored, raw.len());
             frame.extend_from_slice(stored);
-            if let Some(slot) = frame.get_mut(entry_at..entry_at + CHUNK_ENTRY_BYTES) {
+            if let Some(slot) = frame.as_mut_slice().get_mut(entry_at..entry_at + CHUNK_ENTRY_BYTES) {
                 slot.copy_from_slice(&entry);
             }
             entry_at += CHUNK_ENTRY_BYTES;
         }
-        let tables = frame.get(HEADER_BYTES..HEADER_BYTES + table_bytes).unwrap_or_default();
+        let tables = frame.as_slice().get(HEADER_BYTES..HEADER_BYTES + table_bytes).unwrap_or_default();
         let header = FrameHeader {
             kind,
             history: kind == FrameKind::Writes,
@@ -151,12 +160,16 @@ impl FrameBuilder {
             table_check: crc32c(tables),
             chain: place.chain,
         };
-        if let Some(slot) = frame.get_mut(..HEADER_BYTES) {
+        if let Some(slot) = frame.as_mut_slice().get_mut(..HEADER_BYTES) {
             slot.copy_from_slice(&header.encode());
         }
         // It may be kept for a while; compressed it is half of what was made room for.
-        frame.shrink_to_fit();
-        frame
+        if frame.is_much() {
+            return frame.freeze();
+        }
+        let bytes = Bytes::copy_from_slice(frame.as_slice());
+        self.frame = frame;
+        bytes
     }
 
     fn clear(&mut self) {

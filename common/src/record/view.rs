@@ -317,7 +317,7 @@ mod tests {
         builder.push_zero(extent(1, 4096, 1 << 40), true);
         builder.push_data(extent(2, 8192, 4096), &(0..=255).cycle().take(4096).collect::<Vec<u8>>());
         builder.push_data(extent(2, 0, 4096), &[0; 4096]);
-        builder.finish(FrameKind::Writes, &place())
+        builder.finish(FrameKind::Writes, &place()).to_vec()
     }
 
     #[test]

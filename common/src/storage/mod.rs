@@ -4,6 +4,7 @@
 pub mod aligned;
 pub mod disk;
 pub mod memory;
+pub mod pool;
 
 use std::io;
 use std::path::Path;

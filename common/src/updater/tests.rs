@@ -3,7 +3,6 @@
 
 use std::path::Path;
 
-use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
@@ -60,9 +59,9 @@ fn append(writer: &mut Writer, writes: &[Write], tag: u8, with_raw: bool) {
     };
     if with_raw {
         let (frame, raw) = builder.finish_with_raw(FrameKind::Writes, &place);
-        writer.append_with_raw(Bytes::from(frame), raw).unwrap();
+        writer.append_with_raw(frame, raw).unwrap();
     } else {
-        writer.append_frame(Bytes::from(builder.finish(FrameKind::Writes, &place))).unwrap();
+        writer.append_frame(builder.finish(FrameKind::Writes, &place)).unwrap();
     }
 }
 

@@ -26,7 +26,7 @@ fn write_at(tip: &Tip, block: u64, blocks: u64, zero: bool) -> Vec<u8> {
     } else {
         builder.push_data(extent, &noise(tip, usize::try_from(extent.length).unwrap()));
     }
-    builder.finish(FrameKind::Writes, &place(tip, 1))
+    builder.finish(FrameKind::Writes, &place(tip, 1)).to_vec()
 }
 
 /// The image at every marker held, from what lies before the journal.

@@ -190,7 +190,7 @@ fn frame(golden: &Golden, tip: &Tip) -> Vec<u8> {
                     ExtentKind::Zero { hole } => builder.push_zero(*extent, *hole),
                 }
             }
-            builder.finish(golden.kind, &place)
+            builder.finish(golden.kind, &place).to_vec()
         }
     }
 }

@@ -84,7 +84,7 @@ impl Rig {
                 }
             }
             let frame = builder.finish(FrameKind::Writes, &place(writer.tip(), 1));
-            append(&mut writer, frame);
+            append(&mut writer, frame.to_vec());
             writer.sync().unwrap();
             places.push(writer.journal().durable_end().position);
             snapshots.push(snapshot);

@@ -156,7 +156,7 @@ fn data_frame(kind: FrameKind, tip: &Tip, place: &Place, data_bytes: usize) -> V
     if data_bytes > 0 {
         builder.push_data(extent(tip.seq.0 * 4096, data_bytes as u64), &noise(tip, data_bytes));
     }
-    builder.finish(kind, place)
+    builder.finish(kind, place).to_vec()
 }
 
 fn control(tip: &Tip, record: &ControlRecord) -> Vec<u8> {

@@ -70,10 +70,12 @@ fn what_a_host_opened_over_there_is_overwritten_only_when_it_is_offered() {
     pair.west.restart();
     wait_reason(&pair, "`tidemark volume offer w --group g`");
     assert_eq!(pair.west.open("w").read(0, 4096).expect("read"), [9; 4096]);
-    // An offer to somebody else is none, and one that was taken back neither.
+    // An offer to somebody else is none, and one that was taken back neither; while a host is there it cannot be taken up.
     pair.west.ok(&["volume", "offer", "w", "--group", "other"]);
+    let host = pair.west.open("w");
     pair.west.ok(&["volume", "offer", "w", "--group", GROUP]);
     pair.west.ok(&["volume", "offer", "w", "--withdraw"]);
+    drop(host);
     wait_reason(&pair, "`tidemark volume offer w --group g`");
     assert_eq!(pair.west.open("w").read(0, 4096).expect("read"), [9; 4096]);
     pair.west.ok(&["volume", "offer", "w", "--group", GROUP]);

@@ -15,6 +15,8 @@ use crate::t0::Image;
 
 /// Bytes read and written at once.
 pub const PIECE_BYTES: u64 = 1 << 20;
+/// Bytes of a run that is written past the page cache: shorter ones come one by one behind a busy host, and are sooner done through it.
+const DIRECT_BYTES_MIN: usize = 256 << 10;
 /// Bytes between two syncs of a target that follows.
 const SYNC_BYTES: u64 = 16 << 20;
 /// Bytes copied for one sync to a target that stands: a host that writes there may wait for that.
@@ -50,8 +52,13 @@ impl LocalPair {
         let next = |bytes| Bits::runs(&self.now.lock().bits.differences, cursor, PIECE_BYTES, bytes, size);
         if follows(state) {
             match next(PIECE_BYTES).first() {
-                Some(run) => self.follow(*run),
-                None => self.equal().map(|()| Copied::Nothing),
+                Some(run) => {
+                    if run.offset < cursor {
+                        self.all_copied()?;
+                    }
+                    self.follow(*run)
+                }
+                None => self.all_copied().map(|()| Copied::Nothing),
             }
         } else if stands(state) {
             let runs = next(STEP_BYTES);
@@ -98,17 +105,14 @@ impl LocalPair {
         Ok(())
     }
 
-    /// Nothing differs: a copy, or a resync, is over.
-    fn equal(&self) -> Result<(), LocalPairError> {
-        let over = {
-            let now = self.now.lock();
-            super::states::next(now.record.state, Event::Equal).is_some() && now.bits.differences.is_empty()
-        };
-        if !over {
+    /// Once around: all that differed when a copy or resync began has been copied, so it is over. What hosts have written since
+    /// follows; were that waited for, busy hosts would never let it end.
+    fn all_copied(&self) -> Result<(), LocalPairError> {
+        if super::states::next(self.now.lock().record.state, Event::AllCopied).is_none() {
             return Ok(());
         }
         self.settle()?;
-        self.change(|record, _| self.after(record, Event::Equal))
+        self.change(|record, _| self.after(record, Event::AllCopied))
     }
 
     /// Copies from the split's image what the target lacks of some ranges, durably; `copying` is held.
@@ -174,13 +178,13 @@ impl LocalPair {
         self.write_target(run.offset, bytes.as_slice())
     }
 
-    /// Past the page cache: what is copied is not read soon, and hosts would feel the kernel write it out.
+    /// Long runs past the page cache: they are not read soon, and hosts would feel the kernel write them out.
     fn write_target(&self, offset: u64, bytes: &[u8]) -> Result<(), LocalPairError> {
         let target = &self.parts.target;
         target.touch();
-        let write = || match target.file.write_direct_at(bytes, offset)? {
-            true => Ok(()),
-            false => target.file.write_all_at(bytes, offset),
+        let write = || {
+            let past_cache = bytes.len() >= DIRECT_BYTES_MIN && target.file.write_direct_at(bytes, offset)?;
+            if past_cache { Ok(()) } else { target.file.write_all_at(bytes, offset) }
         };
         write().map_err(volume_error("write", &target.name, offset))
     }

@@ -262,6 +262,9 @@ impl LocalPair {
         if record.era != now.record.era {
             now.image = Self::image_of(&self.parts, &record);
         }
+        if record.state != now.record.state {
+            now.cursor = 0;
+        }
         (now.record, now.bits, now.uncommitted) = (record, bits, 0);
         drop(now);
         self.work.notify_one();

@@ -1,9 +1,9 @@
 //! What follows what. Whatever is not in the picture is refused.
 //!
 //! ```text
-//!  simplex ─create─▶ copy ─nothing differs─▶ pair ─split─▶ split ─resync─▶ resync ─nothing differs─▶ pair
-//!                     └──────── split ────────────────────▶  ▲ └─reverse─▶ reverse ─restored─▶ pair
-//!                                         resync ─split──────┘
+//!  simplex ─create─▶ copy ─all copied─▶ pair ─split─▶ split ─resync─▶ resync ─all copied─▶ pair
+//!                     └──────── split ───────────────▶  ▲ └─reverse─▶ reverse ─restored─▶ pair
+//!                                    resync ─split──────┘
 //!  from any: ─cannot go on─▶ error ─resync─▶ resync;  from any but reverse: ─delete─▶ simplex
 //! ```
 
@@ -18,8 +18,8 @@ pub enum Event {
     Resync,
     /// By the operator.
     Reverse,
-    /// Nothing differs any more.
-    Equal,
+    /// All that differed when the copy or resync began is copied.
+    AllCopied,
     /// The source holds what the target does.
     Restored,
     /// It cannot go on.
@@ -33,7 +33,7 @@ pub const fn next(state: State, event: Event) -> Option<State> {
         (State::Copy | State::Pair | State::Resync, Event::Split) => Some(State::Split),
         (State::Split | State::Error, Event::Resync) => Some(State::Resync),
         (State::Split, Event::Reverse) => Some(State::Reverse),
-        (State::Copy | State::Resync, Event::Equal) | (State::Reverse, Event::Restored) => Some(State::Pair),
+        (State::Copy | State::Resync, Event::AllCopied) | (State::Reverse, Event::Restored) => Some(State::Pair),
         // A source that is half restored stays closed until it is whole.
         (State::Copy | State::Pair | State::Split | State::Resync, Event::Fail) => Some(State::Error),
         _ => None,
@@ -59,10 +59,10 @@ mod tests {
     #[test]
     fn only_what_is_in_the_picture_is_allowed() {
         let states = [State::Copy, State::Pair, State::Split, State::Resync, State::Reverse, State::Error];
-        let events = [Event::Split, Event::Resync, Event::Reverse, Event::Equal, Event::Restored, Event::Fail];
+        let events = [Event::Split, Event::Resync, Event::Reverse, Event::AllCopied, Event::Restored, Event::Fail];
         let allowed = states.iter().flat_map(|state| events.iter().filter_map(move |event| next(*state, *event)));
         assert_eq!(allowed.count(), 13);
-        for event in [Event::Split, Event::Resync, Event::Reverse, Event::Equal, Event::Fail] {
+        for event in [Event::Split, Event::Resync, Event::Reverse, Event::AllCopied, Event::Fail] {
             assert_eq!(next(State::Reverse, event), None, "{event:?}: a source half restored is not served");
         }
         assert_eq!(next(State::Pair, Event::Reverse), None, "what follows is no image to restore");

@@ -407,6 +407,26 @@ fn a_resync_copies_what_differs_and_no_more() {
 }
 
 #[test]
+fn hosts_that_never_rest_do_not_keep_a_copy_or_resync_from_ending() {
+    let mut rig = Rig::new(64 << 20);
+    rig.write(0, SIZE, 1).unwrap();
+    for round in 0..3 {
+        for step in 0..12 {
+            rig.write(0, 512, step).unwrap();
+            rig.write(4 << 16, 512, step).unwrap();
+            rig.pair().step();
+        }
+        assert_eq!(rig.pair().state(), State::Pair, "round {round}");
+        assert!(rig.pair().figures().differential_bytes > 0, "they wrote after every step");
+        rig.split().unwrap();
+        rig.pair().step();
+        rig.pair().resync().unwrap();
+        assert_eq!(rig.pair().state(), State::Resync);
+    }
+    rig.check_resync();
+}
+
+#[test]
 fn a_side_store_that_is_full_makes_the_pair_say_that_its_target_is_no_image() {
     let mut rig = Rig::new(16 << 10);
     rig.write(0, SIZE, 1).unwrap();

@@ -84,11 +84,13 @@ simulate: test-packages ## Simulate both engines, one run for each seed: make si
 # One test each, with nothing beside it; what it prints is what it has been through.
 ORDEAL = TIDEMARK_BIN="$(TARGET)/release/tidemark" $(CARGO) test --release --locked --quiet -p tidemark-tests \
     --test scenarios -- --ignored --exact --nocapture
-.PHONY: kills soak
+.PHONY: kills soak verifies
 kills: test-packages build ## kill -9 of either side under load, again and again: make kills ROUNDS=300 SEED=1
 	$(ORDEAL) ordeal::kills
 soak: test-packages build ## Everything that can befall a pair, PostgreSQL on top: make soak MINUTES=60 SEED=1
 	$(ORDEAL) ordeal::soak
+verifies: test-packages build ## Comparisons one after the other while hosts write: make verifies MINUTES=60 SEED=1
+	$(ORDEAL) verify::verifies
 
 .PHONY: rules
 rules: test-packages ## Prometheus configuration and alerts, by promtool

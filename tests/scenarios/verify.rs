@@ -2,11 +2,13 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidemark_common::api::types::{PairState, VerifyReport};
 use tidemark_tests::cluster::flip_byte;
 use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
+
+use crate::ordeal::given;
 
 fn verify(pair: &Pair, words: &[&str]) -> (i32, VerifyReport) {
     let outcome = pair.east.cli(&[&["verify", GROUP, "--to", "west", "--json"], words].concat());
@@ -71,6 +73,44 @@ fn every_planted_difference_is_found_located_and_mended_alone() {
     let (code, report) = verify(&pair, &["--repair"]);
     // Unless a host has written over it first.
     assert!(report.different_bytes == u64::from(code == 1) * 65_536, "{code}: {report:?}");
+    load.stop();
+    pair.wait_paired();
+    pair.assert_copy_equals();
+}
+
+/// Both at length: no false alarm while hosts write, and a planted difference is found, unless a host has written over it.
+#[test]
+#[ignore = "long: make verifies MINUTES=60"]
+fn verifies() {
+    let length = Duration::from_secs(60 * given("MINUTES", 60));
+    let (begun, pair) = (Instant::now(), Pair::prefilled(&Setup::seeded(given("SEED", 113))));
+    let load = pair.load(0);
+    let (mut comparisons, mut compared, mut skipped, mut planted, mut found) = (0, 0, 0, 0, 0);
+    while begun.elapsed() < length {
+        for _ in 0..20 {
+            let (code, report) = verify(&pair, &[]);
+            assert_eq!((code, report.different_bytes), (0, 0), "after {comparisons} comparisons: {report:?}");
+            comparisons += 1;
+            compared += report.compared_bytes;
+            skipped += report.not_compared_bytes;
+        }
+        flip_byte(&copy_of(&pair, "b"), (planted * 7_919_317 + 4242) % pair.profile(0).volume_bytes());
+        planted += 1;
+        let (code, report) = verify(&pair, &["--repair"]);
+        assert!(report.different_bytes == u64::from(code == 1) * 65_536, "{code}: {report:?}");
+        found += u64::from(code == 1);
+        pair.wait_paired();
+        if planted.is_multiple_of(20) {
+            println!("{comparisons} comparisons, {} MiB, {planted} planted, {found} found", compared >> 20);
+        }
+    }
+    println!(
+        "{} s, {} writes answered, {comparisons} comparisons of {} MiB ({} MiB too busy), {planted} planted and {found} found, no false alarm",
+        begun.elapsed().as_secs(),
+        load.acked(),
+        compared >> 20,
+        skipped >> 20
+    );
     load.stop();
     pair.wait_paired();
     pair.assert_copy_equals();

@@ -15,7 +15,7 @@ use blow::Blow;
 use course::Course;
 
 /// A number from the environment.
-fn given(name: &str, or: u64) -> u64 {
+pub(crate) fn given(name: &str, or: u64) -> u64 {
     let parsed = |text: String| text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text}"));
     std::env::var(name).map_or(or, parsed)
 }

@@ -112,6 +112,16 @@ fn a_suspended_pair_sends_nothing_until_it_is_resumed() {
     pair.assert_copy_equals();
 }
 
+#[test]
+fn a_wait_right_after_a_pair_was_made_waits_for_its_first_marker() {
+    let pair = Pair::unpaired(&Setup::seeded(77).interval("3s"));
+    assert_eq!(pair.east.group(GROUP).marker.last, 0, "there is none yet");
+    pair.create();
+    let shown = pair.east.ok(&["wait", GROUP, "--to", "west"]);
+    assert!(shown.contains("marker 1 of") && shown.contains("applied"), "{shown}");
+    assert!(pair.west.group(GROUP).marker.last > 0);
+}
+
 /// What has something to do and does not move is timed, and what moves or rests is not.
 #[test]
 fn what_stands_is_timed_until_it_moves_again() {

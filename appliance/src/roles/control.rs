@@ -53,7 +53,8 @@ impl Appliance {
 
     async fn wait_for(&self, group: &str, request: Wait) -> Result<MarkerInfo, ErrorBody> {
         let newest = self.group_status(group)?.marker.last;
-        let number = request.marker.unwrap_or(newest);
+        // A group that has none yet has its first one soon.
+        let number = request.marker.unwrap_or(newest.max(1));
         let deadline = self.clock.monotonic() + Duration::from_millis(request.timeout_ms);
         loop {
             let reached = self.reached(group, &request)?;

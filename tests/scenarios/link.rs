@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidemark_common::api::types::{Moving, PairState};
+use tidemark_common::api::types::{MarkerInfo, Moving, PairState};
 use tidemark_tests::impairment::Weather;
 use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
 use tidemark_tests::stamp::BLOCK_BYTES;
@@ -117,9 +117,9 @@ fn a_wait_right_after_a_pair_was_made_waits_for_its_first_marker() {
     let pair = Pair::unpaired(&Setup::seeded(77).interval("3s"));
     assert_eq!(pair.east.group(GROUP).marker.last, 0, "there is none yet");
     pair.create();
-    let shown = pair.east.ok(&["wait", GROUP, "--to", "west"]);
-    assert!(shown.contains("marker 1 of") && shown.contains("applied"), "{shown}");
-    assert!(pair.west.group(GROUP).marker.last > 0);
+    let waited: MarkerInfo = pair.east.json(&["wait", GROUP, "--to", "west"]);
+    assert!(waited.number > 0, "{waited:?}");
+    assert!(pair.west.group(GROUP).marker.last > 0, "and the copy has it");
 }
 
 /// What has something to do and does not move is timed, and what moves or rests is not.

@@ -10,7 +10,7 @@ use super::states::{Event, follows, stands};
 use crate::catalog::LocalPairRecord;
 use crate::extent::Extent;
 use crate::ids::VolumeIndex;
-use crate::storage::aligned::AlignedBuffer;
+use crate::storage::pool::Room;
 use crate::t0::Image;
 
 /// Bytes read and written at once.
@@ -164,18 +164,18 @@ impl LocalPair {
         if data.is_none_or(|(begin, _)| begin >= run.end()) {
             return self.zero_target(run);
         }
-        let mut bytes = buffer(run);
-        source.read_exact_at(bytes.as_mut_slice(), run.offset).map_err(volume_error("read", &name, run.offset))?;
-        self.write_target(run.offset, bytes.as_slice())
+        let mut bytes = room(run);
+        source.read_exact_at(&mut bytes, run.offset).map_err(volume_error("read", &name, run.offset))?;
+        self.write_target(run.offset, &bytes)
     }
 
     fn copy_from_image(&self, image: &Image, index: VolumeIndex, run: Extent) -> Result<(), LocalPairError> {
         if image.hole(index, run.offset, run.length)? == run.length {
             return self.zero_target(run);
         }
-        let mut bytes = buffer(run);
-        image.read(index, run.offset, bytes.as_mut_slice())?;
-        self.write_target(run.offset, bytes.as_slice())
+        let mut bytes = room(run);
+        image.read(index, run.offset, &mut bytes)?;
+        self.write_target(run.offset, &bytes)
     }
 
     /// Long runs past the page cache: they are not read soon, and hosts would feel the kernel write them out.
@@ -232,10 +232,8 @@ impl LocalPair {
     }
 }
 
-fn buffer(run: Extent) -> AlignedBuffer {
-    let mut bytes = AlignedBuffer::default();
-    bytes.resize(usize::try_from(run.length).unwrap_or(0));
-    bytes
+fn room(run: Extent) -> Room {
+    Room::new(usize::try_from(run.length).unwrap_or(0))
 }
 
 const _: () = assert!(PIECE_BYTES.is_multiple_of(crate::limits::REGION_BYTES), "a piece is whole regions");

@@ -36,14 +36,13 @@ impl Default for Memory {
 
 impl AlignedBuffer {
     fn with_capacity(capacity: usize) -> Self {
-        let pooled = if capacity < POOLED_BYTES_MIN { None } else { Pooled::take(capacity) };
         let heap = || {
             let mut bytes: Vec<u8> = Vec::with_capacity(capacity + BLOCK_BYTES);
             let begin = bytes.as_ptr().align_offset(BLOCK_BYTES).min(BLOCK_BYTES);
             bytes.resize(begin, 0);
             Memory::Heap { bytes, begin }
         };
-        Self { memory: pooled.map_or_else(heap, |pooled| Memory::Pooled { pooled, length: 0 }) }
+        Self { memory: Pooled::take(capacity).map_or_else(heap, |pooled| Memory::Pooled { pooled, length: 0 }) }
     }
 
     /// The content.

@@ -61,8 +61,11 @@ pub(crate) fn give_back() {
 pub(super) struct Pooled(Option<MmapMut>);
 
 impl Pooled {
-    /// At least so many bytes; `None` when the system has none, or no more pieces.
+    /// At least so many bytes; `None` when that is the allocator's, or the system has none, or no more pieces.
     pub(super) fn take(bytes: usize) -> Option<Self> {
+        if bytes < POOLED_BYTES_MIN {
+            return None;
+        }
         let size = size_for(bytes);
         let spare = SPARES.lock().take(size);
         spare.or_else(|| MmapMut::map_anon(size).ok()).map(|piece| Self(Some(piece)))
@@ -96,7 +99,7 @@ impl Drop for Pooled {
     }
 }
 
-/// So many bytes to be filled. What is in them before is unspecified.
+/// So many bytes to be filled. What is in them before is unspecified; large ones begin at a page's border, as direct I/O wants them.
 #[derive(Debug)]
 pub struct Room(Source);
 
@@ -110,8 +113,9 @@ impl Room {
     /// Room for this many.
     #[must_use]
     pub fn new(length: usize) -> Self {
-        let pooled = if length < POOLED_BYTES_MIN { None } else { Pooled::take(length) };
-        Self(pooled.map_or_else(|| Source::Heap(vec![0; length]), |pooled| Source::Pooled(pooled, length)))
+        Self(
+            Pooled::take(length).map_or_else(|| Source::Heap(vec![0; length]), |pooled| Source::Pooled(pooled, length)),
+        )
     }
 
     /// They are filled. The memory is given back with the last of what shares them.

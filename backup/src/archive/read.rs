@@ -128,6 +128,10 @@ fn text(mut reader: impl Read, name: &str, stored: u64) -> Result<Vec<u8>, Archi
     }
     let mut bytes = Vec::new();
     reader.read_to_end(&mut bytes)?;
+    if bytes.len() as u64 != stored {
+        let missing = format!("it breaks off in {name}, {} of {stored} bytes into it", bytes.len());
+        return Err(ArchiveError::Incomplete(missing));
+    }
     Ok(bytes)
 }
 

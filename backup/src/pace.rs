@@ -66,8 +66,14 @@ impl Pace {
         loop {
             let now = self.clock.monotonic();
             let wait = self.due(now).max(self.quiet.as_mut().map_or(Duration::ZERO, |quiet| quiet.due(now)));
-            if wait.is_zero() || self.hurry.as_ref().is_some_and(|hurry| hurry()) {
+            let hurries = self.hurry.as_ref().is_some_and(|hurry| hurry());
+            if hurries {
+                // No debt: when the hurry is over, the rate begins anew.
+                self.next = now;
+            } else if wait.is_zero() {
                 self.took(bytes, now);
+            }
+            if hurries || wait.is_zero() {
                 return stop.reason().is_some();
             }
             if stop.wait(wait.min(LOOK)) {
@@ -149,6 +155,23 @@ mod tests {
         for _ in 0..3 {
             assert!(!pace.wait(1 << 20, &Stop::default()));
         }
+    }
+
+    /// What was copied in a hurry is not paid for by standing still afterwards.
+    #[test]
+    fn after_a_hurry_the_rate_begins_anew() {
+        let clock = Arc::new(Hand::default());
+        let hurries = Arc::new(AtomicU64::new(1));
+        let (asked, stop) = (Arc::clone(&hurries), Stop::default());
+        let pace = Pace::new(Arc::clone(&clock) as Arc<dyn Clock>, Some(1 << 20), None);
+        let mut pace = pace.hurrying(Box::new(move || asked.load(Ordering::Relaxed) == 1));
+        for _ in 0..1000 {
+            assert!(!pace.wait(1 << 20, &stop));
+        }
+        hurries.store(0, Ordering::Relaxed);
+        assert_eq!(pace.due(clock.monotonic()), Duration::ZERO);
+        assert!(!pace.wait(1 << 20, &stop));
+        assert!(pace.due(clock.monotonic()) > Duration::from_millis(800), "the rate counts again");
     }
 
     #[test]

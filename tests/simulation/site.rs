@@ -240,8 +240,13 @@ impl Site {
     /// Power was lost, and the process with it.
     pub(crate) fn lost_power(&mut self, seed: u64) {
         self.died();
-        let _ = std::fs::remove_file(self.ring_path());
+        self.lost_memory();
         self.disk = self.disk.crash(seed);
+    }
+
+    /// What lies in memory goes with the power.
+    pub(crate) fn lost_memory(&self) {
+        let _ = std::fs::remove_file(self.ring_path());
     }
 
     /// Another machine that is as this one is now, or, with a seed, as it would be after a loss of power.

@@ -85,17 +85,22 @@ struct Work {
     readers: Readers,
 }
 
-/// Tells, once, that a backup has to hurry.
+/// Tells that a backup has to hurry, and for as long as it does.
 fn telling(job: &Arc<Job>, squeezed: impl Fn() -> bool + Send + 'static) -> Hurry {
     let (job, told) = (Arc::clone(job), AtomicBool::new(false));
     Box::new(move || {
         let now = squeezed();
-        if now && !told.swap(true, Ordering::AcqRel) {
+        if told.swap(now, Ordering::AcqRel) != now {
             let mut record = job.record.lock();
-            let why = "the side store is full (side_store_bytes): it copies as fast as it can, whatever its rate, and the volumes are \
-                       written later, while the journal is less than half full";
-            tracing::warn!(backup = %record.name, "{why}");
-            record.reason = Some(why.into());
+            if now {
+                let why = "the side store is full (side_store_bytes): it copies as fast as it can, whatever its rate, and the volumes are \
+                           written later, while the journal is less than half full";
+                tracing::warn!(backup = %record.name, "{why}");
+                record.reason = Some(why.into());
+            } else {
+                tracing::info!(backup = %record.name, "the side store has room again: the backup keeps to its rate");
+                record.reason = None;
+            }
         }
         now
     })

@@ -6,6 +6,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::time::Duration;
 use std::sync::atomic::Ordering;
 
 use tidemark_common::api::types::PairState;
@@ -123,7 +124,10 @@ impl Pair {
 
     fn acknowledged(&self, position: &Remote, good_as_of_ms: i64) -> Result<(), ShipError> {
         self.show(position);
-        self.view.lock().acknowledge(*position, good_as_of_ms, self.clock.monotonic());
+        let age_ms = self.clock.wall().as_millisecond().saturating_sub(good_as_of_ms);
+        // Zero: nothing over there is good yet.
+        let age = (good_as_of_ms != 0).then(|| Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)));
+        self.view.lock().acknowledge(*position, age, self.clock.monotonic());
         if position.copy == 0 && self.differences.copy().is_some() {
             block_in_place(|| self.finish_copy(MarkerNumber(position.permitted_marker)))?;
         }

@@ -27,7 +27,8 @@ pub(crate) struct View {
     pub(crate) since: jiff::Timestamp,
     pub(crate) connected: bool,
     pub(crate) remote: Remote,
-    pub(crate) good_as_of_ms: i64,
+    /// How old the copy over there was, and when that was said, monotonic: a clock that is set changes neither.
+    pub(crate) age: Option<(Duration, Duration)>,
     /// When the other side last said something, monotonic.
     pub(crate) heard: Duration,
     /// The oldest place in the journal this pair needs; `None`: it needs nothing.
@@ -54,7 +55,7 @@ impl View {
             since,
             connected: false,
             remote: Remote::default(),
-            good_as_of_ms: 0,
+            age: None,
             heard: Duration::ZERO,
             holds: None,
             sent_up_to: Position::default(),
@@ -97,10 +98,10 @@ impl View {
     }
 
     /// The other side is this far.
-    pub(crate) fn acknowledge(&mut self, remote: Remote, good_as_of_ms: i64, now: Duration) {
+    pub(crate) fn acknowledge(&mut self, remote: Remote, age: Option<Duration>, now: Duration) {
         self.remote = remote;
         self.heard = now;
-        self.good_as_of_ms = good_as_of_ms;
+        self.age = age.map(|age| (age, now));
         // While a copy runs, nothing is permitted, and what has arrived is not needed for it.
         let (passed_seq, passed_marker) = if remote.copy == 0 {
             (remote.permitted_seq, remote.permitted_marker)
@@ -167,21 +168,19 @@ impl Pair {
 
     /// What a disaster now would lose, seconds: nothing when all that was captured is permitted over there, and nothing
     /// is still to be copied.
-    #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
     fn rpo_seconds(&self) -> Option<f64> {
         let captured = self.image.buffer.captured().0;
         let complete = self.differences.are_none();
         let view = self.view.lock();
-        if matches!(view.state, PairState::InitialCopy) || view.remote.permitted_marker == 0 || view.good_as_of_ms == 0
-        {
+        if matches!(view.state, PairState::InitialCopy) || view.remote.permitted_marker == 0 {
             return None;
         }
+        let (age, said) = view.age?;
         // What a pair in error has over there is not known to be what it was.
         if complete && captured <= view.remote.permitted_seq && view.state != PairState::Error {
             return Some(0.0);
         }
-        let age_ms = self.clock.wall().as_millisecond().saturating_sub(view.good_as_of_ms);
-        Some(age_ms.max(0) as f64 / 1000.0)
+        Some((age + self.clock.monotonic().saturating_sub(said)).as_secs_f64())
     }
 
     /// For status.
@@ -266,7 +265,7 @@ mod tests {
     fn a_record_with_the_numbers_of_the_frame_before_it_is_held_until_something_behind_it_has_come() {
         let mut view = View::new(PairState::CatchingUp, None, jiff::Timestamp::UNIX_EPOCH);
         let acknowledge = |view: &mut View, seq, marker| {
-            view.acknowledge(far(seq, marker), 0, Duration::ZERO);
+            view.acknowledge(far(seq, marker), None, Duration::ZERO);
             view.holds
         };
         view.connect(far(55, 5), at(100), at(0), Duration::ZERO);

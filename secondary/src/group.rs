@@ -632,7 +632,8 @@ impl Secondary {
         let position = self.state.position();
         let heard = self.state.last_heard();
         let now = self.parts.clock.wall();
-        let age = permission.permitted().map(|_| (now.as_millisecond() - heard.good_as_of_ms).max(0) as f64 / 1000.0);
+        let age = heard.as_of.age(self.parts.clock.monotonic(), now);
+        let age = permission.permitted().map(|_| age.as_secs_f64());
         let connected = self.is_connected();
         let interval = self.parts.keeper.get().interval_ms as f64 / 1000.0;
         let state = match (permission.copy(), age) {

@@ -5,6 +5,7 @@
 //! share, [`group`] wires them.
 
 pub mod apply;
+pub mod as_of;
 pub mod damage;
 pub mod group;
 pub mod history;

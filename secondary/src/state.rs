@@ -7,7 +7,6 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use tidemark_common::catalog::GroupVolume;
 use tidemark_common::history::History;
-use tidemark_common::ids::Seq;
 use tidemark_common::journal::{DurableEnd, Position};
 use tidemark_common::markers::Markers;
 use tidemark_common::record::ControlRecord;
@@ -16,6 +15,7 @@ use tidemark_common::wire::message::{Message, Position as Remote};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::as_of::AsOf;
 use crate::permission::{Permission, Permitted};
 use crate::points::Points;
 
@@ -28,10 +28,8 @@ pub struct Heard {
     pub at: Option<Duration>,
     /// Newest number the primary gave out as of then.
     pub captured_seq: u64,
-    /// The newest time, milliseconds since 1970, as of which all writes are in a permitted marker.
-    pub good_as_of_ms: i64,
-    /// Heartbeats not yet reached by a permitted marker: (as of, captured).
-    waiting: Option<(i64, u64)>,
+    /// The newest moment of which all writes are in a permitted marker.
+    pub as_of: AsOf,
 }
 
 #[derive(Debug, Default)]
@@ -97,7 +95,7 @@ impl CopyState {
     #[must_use]
     pub fn new(permission: Permission, durable: DurableEnd, applied: AppliedPosition, points: Points) -> Self {
         let time_ns = permission.permitted().map_or(0, |permitted| permitted.marker.time_ns);
-        let heard = Heard { good_as_of_ms: time_ns / 1_000_000, ..Heard::default() };
+        let heard = Heard { as_of: AsOf::of_marker(time_ns), ..Heard::default() };
         Self {
             inner: Mutex::new(Inner { permission, durable, applied, heard, points, ..Inner::default() }),
             ..Self::default()
@@ -177,10 +175,8 @@ impl CopyState {
         inner.heard.heartbeat = number;
         inner.heard.at = Some(now);
         inner.heard.captured_seq = captured_seq;
-        // Older ones say less: the newest that is reached counts, and one that waits is enough to get there.
-        if inner.heard.waiting.is_none() || captured_seq <= inner.permission.permitted_seq().0 {
-            inner.heard.waiting = Some((as_of_ms, captured_seq));
-        }
+        let permitted = inner.permission.permitted_seq().0;
+        inner.heard.as_of.heartbeat(as_of_ms, captured_seq, permitted, now);
         inner.improve();
         drop(inner);
         self.changed();
@@ -235,7 +231,7 @@ impl CopyState {
         Message::Ack {
             position: self.position(),
             heartbeat: heard.heartbeat,
-            good_as_of_ms: heard.good_as_of_ms,
+            good_as_of_ms: heard.as_of.good_ms(),
             journal_free_bytes,
         }
     }
@@ -417,16 +413,9 @@ impl Inner {
             // What is captured is permitted, and yet the copy may lack a whole volume.
             return;
         }
-        let permitted_seq = self.permission.permitted_seq();
         if let Some(permitted) = self.permission.permitted() {
-            self.heard.good_as_of_ms = self.heard.good_as_of_ms.max(permitted.marker.time_ns / 1_000_000);
-            if let Some((as_of_ms, captured)) =
-                self.heard.waiting.filter(|(_, captured)| Seq(*captured) <= permitted_seq)
-            {
-                self.heard.good_as_of_ms = self.heard.good_as_of_ms.max(as_of_ms);
-                self.heard.waiting = None;
-                debug_assert!(captured <= permitted_seq.0);
-            }
+            let seq = self.permission.permitted_seq().0;
+            self.heard.as_of.reached(seq, permitted.marker.time_ns);
         }
     }
 }

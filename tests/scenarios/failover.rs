@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidemark_common::api::types::{FailoverReport, Role};
+use tidemark_common::api::types::{FailoverReport, PairState, Role};
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::history::Tick;
 use tidemark_tests::host::{EPERM, ESHUTDOWN, HostError};
@@ -169,4 +169,38 @@ fn a_failover_after_a_clean_stop_loses_nothing() {
     assert_eq!((report.dropped_writes, report.missing_writes_known), (0, 0), "{report:?}");
     let image = pair.image(&pair.west);
     assert_legal("the image taken over", &pair.history.writes(), &image, Bounds::EVERYTHING_ACKED);
+}
+
+/// Somebody sets the primary's clock five hours ahead and right again: the copy is as old as it is, before its primary dies and after.
+#[test]
+fn a_copy_is_as_old_as_it_is_whatever_the_primarys_clock_is_set_to() {
+    const LIMIT: Duration = Duration::from_secs(60);
+    let mut pair = Pair::paired(&Setup::seeded(71));
+    // What shows no fixed clock is started with one.
+    pair.east.set_clock(0);
+    pair.east.restart();
+    for hours in [5, 0] {
+        pair.east.set_clock(hours * 3600);
+        let expected = jiff::Timestamp::now().as_second() + hours * 3600;
+        wait_until("the primary's clock to be set, and a marker of it to be there", LIMIT, || {
+            let marker = pair.cut();
+            pair.wait_for(marker, "applied");
+            let time = pair.east.group(GROUP).marker.time.map_or(0, |time| time.as_second());
+            if (time - expected).abs() < 600 { Ok(()) } else { Err(format!("{time}, not {expected}")) }
+        });
+        for side in [&pair.east, &pair.west] {
+            wait_until("the pair to be as good as new", LIMIT, || {
+                let seen = side.pair(GROUP);
+                let young = seen.rpo_seconds.is_some_and(|seconds| seconds < 30.0);
+                if young && seen.state == PairState::Paired { Ok(()) } else { Err(format!("{seen:?}")) }
+            });
+        }
+    }
+    pair.east.kill9();
+    wait_until("the copy to grow old", LIMIT, || {
+        let seen = pair.west.pair(GROUP);
+        if seen.rpo_seconds.is_some_and(|seconds| seconds > 3.0) { Ok(()) } else { Err(format!("{seen:?}")) }
+    });
+    let report = pair.failover();
+    assert!((3.0..600.0).contains(&report.age_seconds), "{report:?}");
 }

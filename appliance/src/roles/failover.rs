@@ -81,9 +81,11 @@ impl Appliance {
             self.settle_door(volume).await;
         }
         let took = self.clock.monotonic().saturating_sub(begin);
-        let good_as_of_ms = if is_older { permitted.marker.time_ns / 1_000_000 } else { heard.good_as_of_ms };
+        let (marker_ms, newest_ms) = (permitted.marker.time_ns / 1_000_000, heard.as_of.good_ms());
+        let good_as_of_ms = if is_older { marker_ms } else { newest_ms };
         let good_as_of = jiff::Timestamp::from_millisecond(good_as_of_ms).unwrap_or_default();
-        let age_ms = (self.clock.wall().as_millisecond() - good_as_of_ms).max(0);
+        let further = Duration::from_millis(newest_ms.saturating_sub(good_as_of_ms).max(0).unsigned_abs());
+        let age = heard.as_of.age(self.clock.monotonic(), self.clock.wall()) + further;
         let boundary = permitted.marker.boundary_seq;
         tracing::warn!(
             group = name,
@@ -96,7 +98,7 @@ impl Appliance {
             generation,
             marker: info(&permitted.marker),
             good_as_of,
-            age_seconds: Duration::from_millis(age_ms.unsigned_abs()).as_secs_f64(),
+            age_seconds: age.as_secs_f64(),
             dropped_writes: tip_seq.saturating_sub(boundary),
             dropped_bytes,
             missing_writes_known: heard.captured_seq.saturating_sub(boundary),

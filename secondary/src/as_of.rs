@@ -1,0 +1,150 @@
+//! As of when the copy is good, and how old that makes it. Pure.
+//!
+//! Markers and heartbeats carry times of the primary's clock, which may jump, and need not agree with the clock here. So the time
+//! over there is taken from the newest heartbeat and carried on by the monotonic clock here; when a heartbeat shows that the primary's
+//! clock was set, what is known is moved by as much. An age can then be wrong by the time a heartbeat takes, and not by what
+//! somebody does to a clock.
+
+use std::time::Duration;
+
+/// A heartbeat that is earlier or later than this was sent by a clock that was set: no link delays by so much and lives.
+const STEP_MS: i64 = 2_000;
+/// Heartbeats come every second: a marker that is further ahead of the newest has the time of a clock that is set.
+const MARKER_AHEAD_MS: i64 = 5_000;
+
+/// The newest moment of which all writes are in a permitted marker.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AsOf {
+    /// Milliseconds since 1970 by the primary's clock.
+    good_ms: i64,
+    /// A heartbeat not yet reached by a permitted marker: (as of, captured).
+    waiting: Option<(i64, u64)>,
+    /// The time of the newest heartbeat.
+    newest_ms: Option<i64>,
+    /// The primary's clock less the monotonic clock here, milliseconds; `None` until it is heard.
+    ahead_ms: Option<i64>,
+}
+
+fn ms(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl AsOf {
+    /// What is known from the newest permitted marker alone.
+    #[must_use]
+    pub fn of_marker(time_ns: i64) -> Self {
+        Self { good_ms: time_ns / 1_000_000, ..Self::default() }
+    }
+
+    /// Milliseconds since 1970 by the primary's clock.
+    #[must_use]
+    pub const fn good_ms(&self) -> i64 {
+        self.good_ms
+    }
+
+    /// A heartbeat: the primary had given out numbers up to `captured` at this time by its clock.
+    pub fn heartbeat(&mut self, as_of_ms: i64, captured: u64, permitted: u64, now: Duration) {
+        let ahead = as_of_ms.saturating_sub(ms(now));
+        let set_by = self.ahead_ms.map_or(0, |before| ahead.saturating_sub(before));
+        if set_by.abs() > STEP_MS {
+            tracing::warn!(seconds = set_by / 1000, "the primary's clock was set");
+            self.good_ms = self.good_ms.saturating_add(set_by);
+            if let Some((as_of, _)) = &mut self.waiting {
+                *as_of = as_of.saturating_add(set_by);
+            }
+        }
+        self.ahead_ms = Some(ahead);
+        self.newest_ms = Some(as_of_ms);
+        // Older ones say less: the newest that is reached counts, and one that waits is enough to get there.
+        if self.waiting.is_none() || captured <= permitted {
+            self.waiting = Some((as_of_ms, captured));
+        }
+    }
+
+    /// All writes up to this number are permitted, by a marker of this time.
+    pub fn reached(&mut self, permitted: u64, marker_time_ns: i64) {
+        let marker_ms = marker_time_ns / 1_000_000;
+        if self.newest_ms.is_none_or(|newest| marker_ms <= newest + MARKER_AHEAD_MS) {
+            self.good_ms = self.good_ms.max(marker_ms);
+        }
+        if let Some((as_of_ms, _)) = self.waiting.take_if(|(_, captured)| *captured <= permitted) {
+            self.good_ms = self.good_ms.max(as_of_ms);
+        }
+    }
+
+    /// How old that is: by the primary's clock, or by the one here until the primary was heard.
+    #[must_use]
+    pub fn age(&self, now: Duration, wall: jiff::Timestamp) -> Duration {
+        let there = self.ahead_ms.map_or_else(|| wall.as_millisecond(), |ahead| ahead.saturating_add(ms(now)));
+        Duration::from_millis(u64::try_from(there.saturating_sub(self.good_ms)).unwrap_or(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR_MS: i64 = 3_600_000;
+    const BEGIN_MS: i64 = 1_700_000_000_000;
+
+    /// A wall clock that has nothing to do with the primary's.
+    const ELSEWHERE: jiff::Timestamp = jiff::Timestamp::UNIX_EPOCH;
+
+    fn at(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn age_ms(as_of: &AsOf, now: u64) -> u64 {
+        u64::try_from(as_of.age(at(now), ELSEWHERE).as_millis()).unwrap()
+    }
+
+    /// A copy that was good at 1,000 ms, heard at once, and is not any better afterwards.
+    fn lagging() -> AsOf {
+        let mut as_of = AsOf::default();
+        as_of.heartbeat(BEGIN_MS, 10, 10, at(1_000));
+        as_of.reached(10, (BEGIN_MS - 300) * 1_000_000);
+        assert_eq!((as_of.good_ms(), age_ms(&as_of, 1_000)), (BEGIN_MS, 0));
+        as_of
+    }
+
+    #[test]
+    fn what_is_not_permitted_makes_it_older() {
+        let mut as_of = lagging();
+        for second in 2..60 {
+            let now = 1_000 * second;
+            as_of.heartbeat(BEGIN_MS + i64::try_from(now).unwrap() - 1_000, 20, 10, at(now));
+            as_of.reached(10, BEGIN_MS * 1_000_000);
+            assert_eq!(age_ms(&as_of, now + 100), now - 900);
+        }
+        // The oldest heartbeat that was not reached is now.
+        as_of.reached(20, (BEGIN_MS + 500) * 1_000_000);
+        assert_eq!(age_ms(&as_of, 60_000), 58_000);
+    }
+
+    /// Whichever way somebody sets the primary's clock, and sets it right again, the copy is as old as it is.
+    #[test]
+    fn a_primary_whose_clock_is_set_makes_no_copy_younger_or_older() {
+        for jump in [5 * HOUR_MS, -5 * HOUR_MS] {
+            let mut as_of = lagging();
+            as_of.heartbeat(BEGIN_MS + 1_000 + jump, 20, 10, at(2_000));
+            assert_eq!(age_ms(&as_of, 2_000), 1_000, "{jump}");
+            // What was cut meanwhile has the wrong time, and is permitted when the clock is right again.
+            let meanwhile_ns = (BEGIN_MS + 1_500 + jump) * 1_000_000;
+            as_of.heartbeat(BEGIN_MS + 2_000, 30, 10, at(3_000));
+            assert_eq!(age_ms(&as_of, 3_000), 2_000, "{jump}");
+            as_of.reached(20, meanwhile_ns);
+            assert!((2_000..=3_000).contains(&age_ms(&as_of, 4_000)), "{jump}: {}", age_ms(&as_of, 4_000));
+            as_of.heartbeat(BEGIN_MS + 4_000, 30, 30, at(5_000));
+            as_of.reached(30, (BEGIN_MS + 3_900) * 1_000_000);
+            assert_eq!(age_ms(&as_of, 6_000), 1_000, "{jump}");
+        }
+    }
+
+    #[test]
+    fn before_the_primary_is_heard_the_clock_here_is_all_there_is() {
+        let as_of = AsOf::of_marker(BEGIN_MS * 1_000_000);
+        let wall = jiff::Timestamp::from_millisecond(BEGIN_MS + 7_000).unwrap();
+        assert_eq!(as_of.age(at(3), wall), at(7_000));
+        assert_eq!(as_of.age(at(3), ELSEWHERE), Duration::ZERO);
+    }
+}

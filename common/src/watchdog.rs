@@ -10,6 +10,8 @@ use utoipa::ToSchema;
 
 /// A position that stands for so long though there is something to do is stuck.
 pub const STUCK_AFTER: Duration = Duration::from_secs(60);
+/// What is missing over there may grow for a while, as hosts come and go, without anything being wrong.
+pub const DIVERGES_AFTER: Duration = Duration::from_secs(600);
 
 /// A position of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -21,6 +23,8 @@ pub enum Moving {
     WriteBack,
     /// To the other side of a pair: frames of the journal, and the regions of a copy.
     Ship,
+    /// The least that a pair that is behind ever had to send: a copy that begins anew for ever ships without getting anywhere.
+    Converge,
     /// What is permitted to the volumes of a copy.
     Apply,
 }
@@ -33,6 +37,7 @@ impl Moving {
             Self::Journal => "journal",
             Self::WriteBack => "write-back",
             Self::Ship => "ship",
+            Self::Converge => "converge",
             Self::Apply => "apply",
         }
     }
@@ -44,7 +49,19 @@ impl Moving {
             Self::Journal => "nothing of the write buffer reaches the journal",
             Self::WriteBack => "nothing of the journal is written back to the volumes",
             Self::Ship => "nothing more arrives at",
+            Self::Converge => {
+                "hosts write as fast as the link, or the disk over there, takes it: no nearer to the end of what is missing at"
+            }
             Self::Apply => "nothing of what is permitted is applied to the copy",
+        }
+    }
+
+    /// How long it may stand.
+    #[must_use]
+    pub const fn patience(self) -> Duration {
+        match self {
+            Self::Converge => DIVERGES_AFTER,
+            Self::Journal | Self::WriteBack | Self::Ship | Self::Apply => STUCK_AFTER,
         }
     }
 }
@@ -77,7 +94,7 @@ impl Standing {
     /// Whether somebody has to look.
     #[must_use]
     pub fn is_stuck(&self) -> bool {
-        self.seconds >= STUCK_AFTER.as_secs_f64()
+        self.seconds >= self.position.patience().as_secs_f64()
     }
 
     /// A line for people.
@@ -116,7 +133,7 @@ impl Watchdog {
             let mut seen = seen.unwrap_or(Seen { at, moved: now, seconds: 0.0, told: false });
             let stood = now.saturating_sub(seen.moved);
             seen.seconds = stood.as_secs_f64();
-            if stood >= STUCK_AFTER && !seen.told {
+            if stood >= key.0.patience() && !seen.told {
                 seen.told = true;
                 let text = standing(&key, &seen).text();
                 tracing::error!(group, position = key.0.name(), "{text}");
@@ -185,6 +202,16 @@ mod tests {
         assert_eq!(seconds(&dog), [0.0]);
         dog.keep(|group| group != "g");
         assert!(dog.standing("g").is_empty());
+    }
+
+    #[test]
+    fn a_pair_that_gets_no_nearer_is_given_longer() {
+        let dog = Watchdog::default();
+        for (now, stuck) in [(1, false), (300, false), (601, true)] {
+            let movement = Movement { moving: Moving::Converge, peer: Some("west".into()), at: [5, 0, 0], due: true };
+            dog.look("g", vec![movement], Duration::from_secs(now));
+            assert_eq!(dog.standing("g")[0].is_stuck(), stuck, "{now}");
+        }
     }
 
     #[test]

@@ -6,8 +6,8 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::Duration;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tidemark_common::api::types::PairState;
 use tidemark_common::catalog::CatalogError;
@@ -116,10 +116,26 @@ impl Pair {
     pub fn heard(&self, message: Message) -> Result<(), ShipError> {
         match message {
             Message::Ack { position, good_as_of_ms, .. } => self.acknowledged(&position, good_as_of_ms),
+            Message::Trouble(what) => {
+                self.trouble(what);
+                Ok(())
+            }
             Message::Goodbye { message } => Err(ShipError::Reach(message)),
             Message::Refused(refused) => Err(HandshakeError::Refused(refused).into()),
             _ => Err(ShipError::Ended),
         }
+    }
+
+    /// What arrives is safe over there, and yet somebody has to look.
+    fn trouble(&self, what: String) {
+        let what = (!what.is_empty()).then_some(what);
+        match &what {
+            Some(what) => {
+                tracing::warn!(group = %self.keeper.name(), peer = %self.peer(), %what, "the copy has a problem")
+            }
+            None => tracing::info!(group = %self.keeper.name(), peer = %self.peer(), "the copy's problem is over"),
+        }
+        self.view.lock().trouble = what;
     }
 
     fn acknowledged(&self, position: &Remote, good_as_of_ms: i64) -> Result<(), ShipError> {

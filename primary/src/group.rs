@@ -584,7 +584,7 @@ impl Primary {
         let of = |moving, at, target| Movement { moving, peer: None, at: [at, 0, 0], due: at < target };
         let written = if waits { applied } else { journaled };
         let mut all = vec![of(Moving::Journal, journaled, captured), of(Moving::WriteBack, applied, written)];
-        all.extend(self.pairs().iter().map(|pair| pair.movement()));
+        all.extend(self.pairs().iter().flat_map(|pair| [pair.movement(), pair.converging()]));
         all
     }
 

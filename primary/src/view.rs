@@ -45,6 +45,10 @@ pub(crate) struct View {
     pub(crate) rate: Rate,
     /// Trying again by itself does not help: a person has to do what the reason says.
     pub(crate) stands: bool,
+    /// What somebody has to look at over there although everything arrives.
+    pub(crate) trouble: Option<String>,
+    /// The least that was missing over there since it fell behind.
+    least: Option<u64>,
 }
 
 impl View {
@@ -66,6 +70,8 @@ impl View {
             round_trip: None,
             rate: Rate::default(),
             stands: false,
+            trouble: None,
+            least: None,
         }
     }
 
@@ -74,6 +80,7 @@ impl View {
     pub(crate) fn connect(&mut self, remote: Remote, at: Position, oldest: Position, now: Duration) {
         self.connected = true;
         self.stands = false;
+        self.trouble = None;
         self.heard = now;
         self.remote = remote;
         self.holds = Some(self.holds.map_or(at, |holds| holds.min(at)).max(oldest));
@@ -121,6 +128,12 @@ impl View {
             self.holds = self.holds.max(Some(next));
             self.sent.pop_front();
         }
+    }
+
+    /// The least that was missing since the pair fell behind.
+    fn missing_least(&mut self, bytes: u64, behind: bool) -> u64 {
+        self.least = behind.then(|| self.least.map_or(bytes, |least| least.min(bytes)));
+        self.least.unwrap_or(0)
     }
 
     /// How far the regions of a copy have arrived, as last heard.
@@ -199,13 +212,17 @@ impl Pair {
         PairStatus {
             peer: self.peer().into(),
             state: view.state,
-            reason: view.reason.clone().or_else(|| {
-                let silent = view.connected && !self.answers(&view);
-                silent.then(|| format!("'{}' has not answered for {SILENCE_MAX:?}", self.peer()))
-            }),
+            reason: view
+                .reason
+                .clone()
+                .or_else(|| {
+                    let silent = view.connected && !self.answers(&view);
+                    silent.then(|| format!("'{}' has not answered for {SILENCE_MAX:?}", self.peer()))
+                })
+                .or_else(|| view.trouble.as_ref().map(|what| format!("'{}' says: {what}", self.peer()))),
             since: view.since,
             connected: self.answers(&view),
-            stands: view.stands,
+            stands: view.stands || view.trouble.is_some(),
             received_marker: view.remote.received_marker,
             permitted_marker: view.remote.permitted_marker,
             applied_marker: view.remote.applied_marker,
@@ -216,6 +233,22 @@ impl Pair {
             verify: view.verify,
             round_trip_ms: view.round_trip.map(|time| time.as_secs_f64() * 1000.0),
         }
+    }
+
+    /// The least that was missing over there since the pair fell behind, while it is connected: what grows again and again, or begins
+    /// anew for ever, moves and gets nowhere (DESIGN 5: converge or say why not).
+    pub(crate) fn converging(&self) -> Movement {
+        let missing = self.differences.bytes() + self.image.buffer.bytes();
+        let journal = &self.image.journal;
+        let mut view = self.view.lock();
+        let behind = view.holds.map_or(0, |holds| journal.bytes_between(holds, journal.durable_end().position));
+        let due = self.answers(&view)
+            && matches!(
+                view.state,
+                PairState::InitialCopy | PairState::Resync | PairState::Differential | PairState::CatchingUp
+            );
+        let least = view.missing_least(missing + behind, due);
+        Movement { moving: Moving::Converge, peer: Some(self.peer().to_owned()), at: [least, 0, 0], due }
     }
 
     /// How far the other side is, and whether it lacks anything that it is to be sent.
@@ -258,6 +291,16 @@ mod tests {
             permitted_seq: seq,
             permitted_marker: marker,
             ..Remote::default()
+        }
+    }
+
+    #[test]
+    fn what_grows_and_begins_anew_gets_no_nearer() {
+        let mut view = View::new(PairState::Resync, None, jiff::Timestamp::UNIX_EPOCH);
+        for (bytes, behind, least) in
+            [(100, true, 100), (90, true, 90), (120, true, 90), (91, true, 90), (200, false, 0), (150, true, 150)]
+        {
+            assert_eq!(view.missing_least(bytes, behind), least, "{bytes} {behind}");
         }
     }
 

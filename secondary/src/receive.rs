@@ -18,10 +18,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::group::Secondary;
 use crate::intake::IntakeError;
-use crate::state::CopyState;
+use crate::state::{Concern, CopyState};
 
 /// Batches between the network and the intake; each is one frame at most beyond [`COMPANY_BYTES`].
 pub const QUEUE: usize = 8;
+/// What the primary is told of a problem here, bytes at most.
+const TROUBLE_BYTES_MAX: usize = 1 << 10;
 /// A frame waits this long at most for others, because making it durable costs more than its bytes do.
 const COMPANY: Duration = Duration::from_millis(2);
 
@@ -148,8 +150,15 @@ pub async fn acknowledge(
     journal_free_bytes: impl Fn() -> u64,
 ) -> Result<(), ReceiveError> {
     let mut changes = state.watch();
+    let mut told = String::new();
     loop {
         changes.borrow_and_update();
+        let mut trouble = state.problem_of(Concern::Updater).unwrap_or_default();
+        if trouble != told {
+            told.clone_from(&trouble);
+            trouble.truncate(trouble.floor_char_boundary(TROUBLE_BYTES_MAX));
+            control.send(&Message::Trouble(trouble)).await?;
+        }
         control.send(&state.acknowledgement(journal_free_bytes())).await?;
         changes.changed().await.map_err(|_| ReceiveError::Stopped)?;
     }

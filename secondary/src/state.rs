@@ -345,7 +345,10 @@ impl CopyState {
             tracing::error!(%problem, "the copy stands");
         }
         *known = problem;
-        known.is_some()
+        let is_new = known.is_some();
+        drop(inner);
+        self.changed();
+        is_new
     }
 
     /// What a person must look at, of one concern.

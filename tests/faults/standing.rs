@@ -51,6 +51,31 @@ fn a_copy_whose_journals_disk_is_full_says_so_on_both_sides_and_goes_on_by_itsel
     assert!(!pair.east.pair(GROUP).stands && pair.west.group(GROUP).problem.is_none());
 }
 
+/// Everything arrives and is safe, and the copy's volumes cannot be written: nobody calls that well.
+#[test]
+fn a_copy_whose_volumes_cannot_be_written_says_so_on_both_sides_and_goes_on_by_itself() {
+    let mut pair = Pair::unpaired(&Setup::one_volume("v", 64 * MIB, 230));
+    pair.west.stop();
+    let small = SmallDisk::mount(&pair.west.directory().join("volumes"), 16 * MIB);
+    pair.west.start();
+    pair.create();
+    pair.wait_paired();
+    let ballast = small.fill();
+    pair.east.open("v").write_all(0, &noise(32 * MIB, 3)).expect("hosts do not notice");
+    let said = pair.east.wait_pair(GROUP, "the primary to say what is wrong over there", COPY_LIMIT, |pair| {
+        pair.stands && pair.reason.as_ref().is_some_and(|reason| reason.contains("'west' says"))
+    });
+    assert!(said.reason.as_ref().is_some_and(|reason| reason.contains("No space left")), "{said:?}");
+    let shown = pair.east.ok(&["status"]);
+    assert!(shown.contains("1 needs attention"), "{shown}");
+    let problem = pair.west.group(GROUP).problem.expect("the copy says it, too");
+    assert!(problem.contains("No space left"), "{problem}");
+    std::fs::remove_file(ballast).expect("make space");
+    small.resize(128 * MIB);
+    pair.assert_same();
+    pair.east.wait_pair(GROUP, "the problem to be over", COPY_LIMIT, |pair| !pair.stands && pair.reason.is_none());
+}
+
 #[test]
 fn both_sides_of_a_copy_show_how_fast_it_is() {
     let pair = Pair::unpaired(&Setup::one_volume("v", 32 * MIB, 227));

@@ -119,6 +119,21 @@ fn promtool_finds_nothing_wrong_with_the_metrics_of_either_side() {
     }
 }
 
+/// Who is woken by an alert finds it in the runbook.
+#[test]
+fn every_alert_is_in_the_runbook() {
+    let alerts = std::fs::read_to_string(grafana().join("alerts.yml")).expect("read the alerts");
+    let runbook = std::fs::read_to_string(grafana().join("../docs/OPERATING.md")).expect("read the runbook");
+    let rows: BTreeSet<&str> = runbook
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(" | ").next())
+        .flat_map(|names| names.split(", "))
+        .collect();
+    let names = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: Tidemark"));
+    let missing: Vec<&str> = names.filter(|name| !rows.contains(name)).collect();
+    assert!(rows.contains("GroupProblem") && missing.is_empty(), "not in docs/OPERATING.md: {missing:?}");
+}
+
 #[test]
 fn looking_at_a_copy_and_adding_peers_do_not_wait_for_each_other() {
     let pair = Pair::paired(&Setup::seeded(143));

@@ -92,7 +92,9 @@ fn told(report: &VerifyReport) -> String {
             "what differs is copied again now: `tidemark status --watch` shows it, and `tidemark verify` proves it"
                 .into()
         } else {
-            "find out why before you trust this copy; --repair copies what differs again".into()
+            "find out why before you trust this copy. A comparison cannot tell which side is right: --repair copies what differs from here; when \
+             the other side is the sound one, `tidemark switchover` first and repair from there"
+                .into()
         });
     }
     if report.not_compared_bytes > 0 {

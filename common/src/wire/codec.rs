@@ -146,11 +146,13 @@ pub enum Kind {
     Digests = 16,
     /// [`Message::History`].
     History = 17,
+    /// [`Message::Trouble`].
+    Trouble = 18,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Hello,
         Self::Welcome,
         Self::Refused,
@@ -168,6 +170,7 @@ impl Kind {
         Self::Ask,
         Self::Digests,
         Self::History,
+        Self::Trouble,
     ];
 
     /// The number on the wire.
@@ -195,7 +198,8 @@ impl Kind {
             | Self::Held
             | Self::Ask
             | Self::Digests
-            | Self::History => PROTOCOL_VERSION,
+            | Self::History
+            | Self::Trouble => PROTOCOL_VERSION,
         }
     }
 
@@ -265,6 +269,7 @@ pub fn encode(message: &Message) -> Result<Bytes, EncodeError> {
         }
         Message::Digests { digests } => seal(Kind::Digests, rkyv::to_bytes(digests)),
         Message::History(history) => seal(Kind::History, rkyv::to_bytes(history)),
+        Message::Trouble(what) => seal(Kind::Trouble, rkyv::to_bytes(what)),
         Message::Agreed { generation } => seal(Kind::Agreed, rkyv::to_bytes(generation)),
     }
 }
@@ -378,6 +383,7 @@ fn open(kind: Kind, body: &[u8]) -> Result<Message, DecodeError> {
             rkyv::from_bytes::<Vec<[u8; 16]>, rancor::Error>(body).map(|digests| Message::Digests { digests })
         }
         Kind::History => rkyv::from_bytes::<History, rancor::Error>(body).map(Message::History),
+        Kind::Trouble => rkyv::from_bytes::<String, rancor::Error>(body).map(Message::Trouble),
         Kind::Agreed => rkyv::from_bytes::<u64, rancor::Error>(body).map(|generation| Message::Agreed { generation }),
     };
     opened.map_err(|error| DecodeError::Body { kind, reason: error.to_string() })

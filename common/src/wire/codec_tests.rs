@@ -91,6 +91,7 @@ fn message() -> impl Strategy<Value = Message> {
         ),
         proptest::collection::vec(volume(), 0..20).prop_map(|volumes| Message::Volumes { volumes }),
         ".{0,200}".prop_map(|message| Message::Goodbye { message }),
+        ".{0,200}".prop_map(Message::Trouble),
         any::<(u32, u32, [u8; 16], u64)>().prop_map(|(version_min, version_max, group, generation)| {
             Message::Return(Return { version_min, version_max, group, generation })
         }),
@@ -334,6 +335,11 @@ fn golden() -> Vec<(Kind, Message, &'static str)> {
             Kind::History,
             Message::History(History { milliseconds: 86_400_000, bytes: 50 << 30 }),
             include_str!("../../tests/fixtures/wire/history.hex"),
+        ),
+        (
+            Kind::Trouble,
+            Message::Trouble("volume 'a' cannot be written: No space left on device".into()),
+            include_str!("../../tests/fixtures/wire/trouble.hex"),
         ),
     ]
 }

@@ -276,6 +276,8 @@ pub enum Message {
     },
     /// A primary: what the copy is to keep behind its newest marker; first, and when that changes.
     History(History),
+    /// A secondary: what a person must look at over there although everything arrives; empty: it is over.
+    Trouble(String),
     /// Either: the reason for closing, for people.
     Goodbye {
         /// What happened and what to do.

@@ -22,16 +22,25 @@ impl Volumes {
     /// When that fails.
     #[must_use]
     pub fn mount(cluster: &Cluster, side: &Appliance, fresh: bool) -> Self {
+        Self::mount_as(cluster, side, ["data", "wal"], fresh)
+    }
+
+    /// The same, where the volumes, or exports of images, have other names.
+    ///
+    /// # Panics
+    /// When that fails.
+    #[must_use]
+    pub fn mount_as(cluster: &Cluster, side: &Appliance, [data, wal]: [&str; 2], fresh: bool) -> Self {
         std::fs::set_permissions(cluster.path(), PermissionsExt::from_mode(0o755)).expect("let postgres in");
-        let mount = |volume: &str| {
+        let mount = |volume: &str, path: &str| {
             let disk = Disk::attach(&side.uri(volume), &cluster.join(&format!("{}-{volume}-f", side.name())));
             if fresh {
                 disk.make_ext4();
             }
-            // One path on both sides: the WAL directory is a symbolic link in the data directory.
-            disk.mount(&cluster.join(volume))
+            // One path wherever it is mounted: the WAL directory is a symbolic link in the data directory.
+            disk.mount(&cluster.join(path))
         };
-        Self { data: mount("data"), wal: mount("wal") }
+        Self { data: mount(data, "data"), wal: mount(wal, "wal") }
     }
 
     /// PostgreSQL's data directory.

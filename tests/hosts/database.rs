@@ -11,7 +11,7 @@ use tidemark_tests::postgres::{self, Postgres};
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Commits heartbeats; when each commit was answered.
-fn heartbeats(database: &Postgres, from: u32, count: u32) -> Vec<(u32, Timestamp)> {
+pub fn heartbeats(database: &Postgres, from: u32, count: u32) -> Vec<(u32, Timestamp)> {
     let beat = |number| {
         database.sql(&format!("insert into heartbeat values ({number})")).done();
         (number, Timestamp::now())

@@ -2,6 +2,7 @@
 
 mod clients;
 mod database;
+mod database_images;
 mod file_system;
 mod monitoring;
 mod volumes;

@@ -9,7 +9,7 @@ use tidemark_common::journal::{Journal, Position};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::markers::kept;
 use tidemark_common::metrics::{GroupMetrics, Part};
-use tidemark_common::overlay::unapplied::{IndexError, Indexed, Spill};
+use tidemark_common::overlay::unapplied::{IndexError, Indexed, SharedIndex, Spill};
 use tidemark_common::record::MarkerRecord;
 use tidemark_common::t0::Eras;
 use tidemark_common::updater::Updater;
@@ -54,7 +54,7 @@ pub struct Apply {
     /// The newest marker recorded.
     pub recorded_marker: u64,
     /// The index of what is permitted and not yet applied, as far as there is one.
-    pub indexed: Indexed,
+    pub indexed: SharedIndex,
     /// An index of what has come behind that and may be permitted next.
     pub ahead: Option<Ahead>,
     /// What keeps them within their bounds.
@@ -95,8 +95,8 @@ impl std::fmt::Debug for Apply {
 
 impl Apply {
     /// Applies until told to stop. What is permitted and not yet applied then stays in the journal: a failover reads it
-    /// there, by the index returned, so that its time does not grow with the backlog.
-    pub fn run(mut self) -> Indexed {
+    /// there, by the index, so that its time does not grow with the backlog.
+    pub fn run(mut self) {
         let mut has_more_ahead = false;
         while !self.state.is_stopping() {
             self.keep_history();
@@ -120,7 +120,7 @@ impl Apply {
                 }
                 Applying::Idle => {}
                 Applying::Waits => Updater::wait_for_images(),
-                Applying::Failed if self.state.is_stopping() => return self.indexed,
+                Applying::Failed if self.state.is_stopping() => return,
                 Applying::Failed => self.state.wait_for_room(RETRY),
             }
         }
@@ -130,14 +130,14 @@ impl Apply {
         }
         // What is left to read, the failover reads; it may want less.
         self.take_over_ahead(self.state.limit_and_end().0);
-        self.indexed
     }
 
     /// Indexes what is permitted, when more than so many bytes of it are neither applied nor indexed.
     pub fn index_permitted(&mut self, limit: Position, unindexed_max: u64) {
         self.take_over_ahead(limit);
-        if self.journal.bytes_between(self.indexed.up_to(), limit) > unindexed_max {
-            let gone_on = self.indexed.go_on(&self.journal, limit, &self.spill);
+        let mut indexed = self.indexed.lock();
+        if self.journal.bytes_between(indexed.up_to(), limit) > unindexed_max {
+            let gone_on = indexed.go_on(&self.journal, limit, &self.spill);
             self.note_unindexed(gone_on);
         }
     }
@@ -146,16 +146,17 @@ impl Apply {
     /// beyond it: that is the case with markers that came and were not permitted at once.
     fn take_over_ahead(&mut self, limit: Position) {
         let applied = self.updater.applied().position;
-        if self.indexed.up_to() < applied {
-            self.indexed = Indexed::from(applied);
+        let mut indexed = self.indexed.lock();
+        if indexed.up_to() < applied {
+            *indexed = Indexed::from(applied);
         }
         let Some(ahead) = self.ahead.take_if(|ahead| ahead.begin < limit) else { return };
-        if ahead.given_up || ahead.indexed.up_to() > limit || self.indexed.up_to() > ahead.begin {
+        if ahead.given_up || ahead.indexed.up_to() > limit || indexed.up_to() > ahead.begin {
             return;
         }
-        let gone_on = self.indexed.go_on(&self.journal, ahead.begin, &self.spill);
+        let gone_on = indexed.go_on(&self.journal, ahead.begin, &self.spill);
         if self.note_unindexed(gone_on)
-            && let Err(error) = self.indexed.adopt(ahead.indexed, &self.spill)
+            && let Err(error) = indexed.adopt(ahead.indexed, &self.spill)
         {
             tracing::warn!(group = %self.keeper.name(), %error, "what was indexed ahead is indexed again");
         }
@@ -204,7 +205,7 @@ impl Apply {
             Ok(Some(applied)) => {
                 let took = self.clock.monotonic().saturating_sub(begin);
                 self.metrics.applied((&applied).into(), took);
-                self.indexed.forget(&applied.extents, applied.last_frame);
+                self.indexed.lock().forget(&applied.extents, applied.last_frame);
                 self.state.applied(self.updater.applied());
                 let trimmed = self.trim();
                 self.show(trimmed);

@@ -19,7 +19,7 @@ use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender, LinkError};
 use tidemark_common::markers::{Markers, info, marker_of};
 use tidemark_common::metrics::{GroupMetrics, PairMetrics};
-use tidemark_common::overlay::unapplied::{Indexed, Spill};
+use tidemark_common::overlay::unapplied::{Indexed, SharedIndex, Spill};
 use tidemark_common::pair::paired_or_behind;
 use tidemark_common::rate::Rate;
 use tidemark_common::record::{ControlRecord, FoldCheck, FrameHeader, MarkerRecord};
@@ -132,9 +132,9 @@ pub struct Secondary {
     /// Held by the connection in use.
     writer: tokio::sync::Mutex<Option<Writer>>,
     current: Mutex<Current>,
-    updater: Mutex<Option<JoinHandle<Indexed>>>,
-    /// What the updater had indexed when it stopped.
-    indexed: Mutex<Indexed>,
+    updater: Mutex<Option<JoinHandle<()>>>,
+    /// What the updater has indexed.
+    indexed: SharedIndex,
     /// The volumes may hold writes up to here since before the last restart.
     floor: Position,
     since: Mutex<(PairState, jiff::Timestamp)>,
@@ -233,6 +233,8 @@ impl Secondary {
         catch_up(&mut updater, &state, applied.position.segment.max(journal.oldest().segment));
         let path = parts.journal_folder.with_extension("index");
         let spill = Spill::new(Arc::clone(&parts.disk), path, parts.index_ranges_max);
+        let indexed = SharedIndex::default();
+        parts.eras.indexed_by(Arc::clone(&indexed));
         let apply = Apply {
             updater,
             volumes: Arc::clone(&parts.volumes),
@@ -245,7 +247,7 @@ impl Secondary {
             eras: Arc::clone(&parts.eras),
             settled: None,
             recorded_marker: 0,
-            indexed: Indexed::default(),
+            indexed: Arc::clone(&indexed),
             ahead: None,
             spill,
             may_hold,
@@ -262,7 +264,7 @@ impl Secondary {
             writer: tokio::sync::Mutex::new(Some(writer)),
             current: Mutex::default(),
             updater: Mutex::default(),
-            indexed: Mutex::default(),
+            indexed,
             floor: may_hold,
             since: Mutex::new((PairState::CatchingUp, now)),
             rate: Mutex::default(),
@@ -495,8 +497,11 @@ impl Secondary {
         drop(self.writer.lock().await.take());
         let updater = self.updater.lock().take();
         if let Some(updater) = updater {
-            let indexed = tokio::task::spawn_blocking(move || updater.join()).await;
-            *self.indexed.lock() = indexed.ok().and_then(Result::ok).unwrap_or_default();
+            let ended = tokio::task::spawn_blocking(move || updater.join()).await;
+            if !matches!(ended, Ok(Ok(()))) {
+                // It broke off in the middle of something.
+                *self.indexed.lock() = Indexed::default();
+            }
         }
     }
 

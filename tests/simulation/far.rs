@@ -181,6 +181,7 @@ impl Far {
     fn check_index(&self) {
         let Apply { indexed, updater, journal, volumes, spill, .. } = &self.apply;
         let applied = updater.applied().position;
+        let indexed = &*indexed.lock();
         let mut made_now = Indexed::from(applied);
         if indexed.up_to() < applied || made_now.go_on(journal, indexed.up_to(), spill).is_err() {
             return;

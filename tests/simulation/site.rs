@@ -395,7 +395,7 @@ impl Site {
         let keeper = Arc::clone(secondary.keeper());
         // Indexed as far as the updater looks ahead, which is part of it when a direct copy goes beyond the marker.
         apply.index_permitted(secondary.state().limit_and_end().0, 0);
-        let indexed = apply.indexed.unless_beyond(permitted.end);
+        let indexed = std::mem::take(&mut *apply.indexed.lock()).unless_beyond(permitted.end);
         let cut = takeover::cut_behind(&permitted, secondary.journal(), &keeper);
         let (parted, writer) = cut.map_err(|error| error.to_string())?;
         takeover::record_role(&permitted, parted, secondary.volumes(), &keeper).map_err(|error| error.to_string())?;

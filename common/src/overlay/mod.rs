@@ -35,7 +35,7 @@ struct Entry<L> {
 }
 
 /// The map: ranges never overlap, the newest insert wins.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Overlay<L> {
     volumes: HashMap<VolumeIndex, BTreeMap<u64, Entry<L>>>,
     ranges: usize,

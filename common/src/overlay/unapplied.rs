@@ -247,6 +247,9 @@ pub enum IndexError {
     Frame(#[from] FrameError),
 }
 
+/// An index that its owner makes grow and others go on from.
+pub type SharedIndex = Arc<Mutex<Indexed>>;
+
 /// The index of a stretch of a journal, as far as it has been read.
 #[derive(Debug, Default)]
 pub struct Indexed {
@@ -314,6 +317,19 @@ impl Indexed {
         }
         self.up_to = up_to;
         Ok(())
+    }
+
+    /// The same for somebody else, who goes on from where it is now. What is in runs is theirs together; what is in memory goes into one
+    /// first when it is more than the bound.
+    ///
+    /// # Errors
+    /// [`RunError`]; this one says what it said.
+    pub fn share(&self, spill: &Spill) -> Result<Self, RunError> {
+        spill.bound(&self.index)?;
+        let index = self.index.lock();
+        let Unapplied { memory, runs, written } = &*index;
+        let index = Mutex::new(Unapplied { memory: memory.clone(), runs: runs.clone(), written: *written });
+        Ok(Self { index, up_to: self.up_to })
     }
 
     /// Whether its memory is within bounds: it is not where the disk takes nothing.

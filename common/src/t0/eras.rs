@@ -21,7 +21,7 @@ use crate::journal::{Journal, JournalError, Position};
 use crate::overlay::Piece;
 use crate::overlay::location::Location;
 use crate::overlay::run::RunError;
-use crate::overlay::unapplied::{IndexError, Indexed, Look, Spill};
+use crate::overlay::unapplied::{IndexError, Indexed, Look, SharedIndex, Spill};
 use crate::record::{FrameError, MarkerRecord};
 use crate::storage::Disk;
 use crate::wire::message::VolumeSpec;
@@ -177,6 +177,8 @@ pub(super) struct State {
     pub(super) eras: Vec<Era>,
     applied: Position,
     journal: Option<Arc<Journal>>,
+    /// What the updater has indexed of it.
+    indexed: Option<SharedIndex>,
     barriers: Vec<Position>,
     /// Numbers given out since the start: whoever still holds an image that is gone must not find another under its number.
     spent: BTreeSet<u64>,
@@ -301,6 +303,7 @@ impl Eras {
         }
         let mut state = self.state.write();
         state.journal = Some(Arc::clone(journal));
+        state.indexed = None;
         state.applied = applied;
         for era in &mut state.eras {
             era.pending = indexes.iter().find(|(number, _)| *number == era.number).map(|(_, index)| Arc::clone(index));
@@ -410,12 +413,26 @@ impl Eras {
         }
     }
 
+    /// The updater of the engine that was attached last keeps an index of its own: images that begin behind its end go on from there, so that
+    /// beginning one takes no longer when more lies between the volumes and its moment.
+    pub fn indexed_by(&self, index: SharedIndex) {
+        self.state.write().indexed = Some(index);
+    }
+
+    /// What others have indexed from one place and not beyond another.
+    fn known(&self, from: Position, to: Position, spill: &Spill) -> Option<Indexed> {
+        let updaters = self.state.read().indexed.clone()?;
+        let updaters = updaters.lock();
+        let shared = (from..=to).contains(&updaters.up_to()).then(|| updaters.share(spill))?;
+        shared.inspect_err(|error| tracing::warn!(%error, "the journal is indexed anew for an image")).ok()
+    }
+
     /// What the frames between two places write; the folder is there.
     fn index(&self, journal: &Arc<Journal>, from: Position, to: Position) -> Result<Indexed, T0Error> {
         let _alone = self.indexing.lock();
         let path = self.parts.folder.join("pending.index");
         let spill = Spill::new(Arc::clone(&self.parts.disk), path, self.parts.index_ranges_max);
-        let mut index = Indexed::from(from);
+        let mut index = self.known(from, to, &spill).unwrap_or_else(|| Indexed::from(from));
         index.go_on(journal, to, &spill).map_err(|error| match error {
             IndexError::Journal(error) => T0Error::Journal(error),
             IndexError::Frame(error) => T0Error::Frame(error),

@@ -5,9 +5,11 @@
 
 use std::collections::BTreeSet;
 
+use parking_lot::Mutex;
 use proptest::prelude::*;
 
 use super::*;
+use crate::overlay::unapplied::{Indexed, SharedIndex, Spill};
 use crate::storage::{Disk, DiskFile, Open};
 use crate::t0::{EraUser, Eras, ErasParts, Image, ImageVolume, SideSpace};
 use crate::volumes::{VolumeFile, Volumes};
@@ -33,13 +35,16 @@ enum Step {
     Apply,
     Trim,
     Restart,
+    /// The updater indexes so many frames more than are applied.
+    Index(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    (0..9, 0..24_usize).prop_map(|(kind, ahead)| match kind {
+    (0..11, 0..24_usize).prop_map(|(kind, ahead)| match kind {
         0..=2 => Step::Begin(ahead),
         3..=6 => Step::Apply,
         7 => Step::Trim,
+        9..=10 => Step::Index(ahead),
         _ => Step::Restart,
     })
 }
@@ -58,6 +63,8 @@ struct Rig {
     /// Images, and of how many frames each is.
     images: Vec<(EraUser, usize)>,
     ranges_max: usize,
+    /// The updater's own index.
+    indexed: SharedIndex,
 }
 
 fn eras(disk: &MemoryDisk, users: &[EraUser], index_ranges_max: usize) -> Arc<Eras> {
@@ -95,8 +102,10 @@ impl Rig {
         volumes.insert(VolumeFile::new(VOLUME, "a".into(), Arc::clone(&file), SIZE as u64));
         let eras = eras(&disk, &[], ranges_max);
         eras.attach(writer.journal(), places[0]).unwrap();
-        let images = Vec::new();
-        Self { disk, writer, frames, places, snapshots, file, volumes, applied: 0, eras, images, ranges_max }
+        let indexed = SharedIndex::new(Mutex::new(Indexed::from(places[0])));
+        eras.indexed_by(Arc::clone(&indexed));
+        let (images, applied) = (Vec::new(), 0);
+        Self { disk, writer, frames, places, snapshots, file, volumes, applied, eras, images, ranges_max, indexed }
     }
 
     fn take(&mut self, step: &Step) {
@@ -109,6 +118,13 @@ impl Rig {
                 let users: Vec<_> = self.images.iter().map(|(user, _)| user.clone()).collect();
                 self.eras = eras(&self.disk, &users, self.ranges_max);
                 self.eras.attach(self.writer.journal(), self.places[self.applied]).unwrap();
+                *self.indexed.lock() = Indexed::from(self.places[self.applied]);
+                self.eras.indexed_by(Arc::clone(&self.indexed));
+            }
+            Step::Index(ahead) => {
+                let to = self.places[(self.applied + ahead).min(self.frames.len())];
+                let spill = Spill::new(Arc::new(self.disk.clone()), "/updaters".into(), 2 * self.ranges_max);
+                self.indexed.lock().go_on(self.writer.journal(), to, &spill).unwrap();
             }
         }
     }
@@ -132,6 +148,12 @@ impl Rig {
         }
         self.applied += 1;
         self.eras.applied(to);
+        let extents: Vec<Extent> = self.frames[self.applied - 1].iter().map(|(extent, _)| *extent).collect();
+        let mut indexed = self.indexed.lock();
+        indexed.forget(&extents, from);
+        if indexed.up_to() < to {
+            *indexed = Indexed::from(to);
+        }
     }
 
     /// Every image is what it was, and its index is no larger than it may be; the ranges that are on the disk.
@@ -191,6 +213,20 @@ proptest! {
             rig.apply();
             rig.check();
         }
+    }
+}
+
+/// Where the updater has read the journal, an image does not read it again: here it cannot.
+#[test]
+fn an_image_goes_on_from_what_the_updater_has_indexed() {
+    let writes = |number: u64| vec![(Extent { volume: VOLUME, offset: number * 1024, length: 512 }, number as u8 + 1)];
+    for (indexed, begins) in [(0, false), (8, true), (12, true), (13, false)] {
+        let mut rig = Rig::new((0..20).map(writes).collect(), 2);
+        rig.take(&Step::Index(indexed));
+        // Where the updater has been.
+        rig.disk.break_sector(&path_of(1), rig.places[3].offset).unwrap();
+        let begun = rig.eras.begin(&rig.eras.hold(rig.places[12]), &BTreeSet::from([VOLUME]));
+        assert_eq!(begun.is_ok(), begins, "{indexed} of 20 frames are indexed");
     }
 }
 

@@ -1,5 +1,7 @@
 //! PostgreSQL with its data and its WAL on two volumes of one group: the copy is one consistent moment of both.
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -7,6 +9,7 @@ use tidemark_common::api::types::{DrillReport, DrillResult};
 use tidemark_tests::database::{Volumes, assert_sums_agree, number};
 use tidemark_tests::pair::{GROUP, Pair, Setup};
 use tidemark_tests::postgres::{self, Postgres};
+use tidemark_tests::wait::{check, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -54,4 +57,48 @@ fn postgresql_with_data_and_wal_on_two_volumes_starts_from_the_copies() {
     assert_sums_agree(&database);
     assert!(number(&database, "select count(*) from pgbench_history") > 0, "pgbench was at work");
     let _ = heartbeats(&database, 1_000, 3);
+}
+
+/// pg_ctl lets its server go, which leaves the process group of the check. A transaction that was prepared keeps its lock also in the copy,
+/// so that pg_amcheck waits for ever.
+#[test]
+fn postgresql_of_a_drill_that_takes_too_long_goes_with_the_drill() {
+    let volumes = vec![("data", "512MiB".to_owned()), ("wal", "256MiB".to_owned())];
+    let pair = Pair::paired(&Setup { volumes, interval: "250ms", seed: 132, journals: None, on_full: "fold" });
+    let mounted = Volumes::mount(&pair.cluster, &pair.east, true);
+    postgres::init(&mounted.data(), &mounted.wal());
+    let settings = OpenOptions::new().append(true).open(mounted.data().join("postgresql.conf"));
+    let mut settings = settings.expect("open the settings");
+    writeln!(settings, "max_prepared_transactions = 2").expect("change the settings");
+    settings.sync_all().expect("make them durable");
+    let database = Postgres::start(&mounted.data(), &pair.cluster.join("es"));
+    database.sql("create table held (number int)").done();
+    database.sql("begin; lock table held in access exclusive mode; prepare transaction 'held'").done();
+    pair.settle();
+    let words = "\"$TIDEMARK\" drill check postgresql --data data --path pg --wal wal --wal-path pg";
+    let folders = std::env::temp_dir().join(format!("tidemark-{}-drill-", &pair.west.id()[..16])).display().to_string();
+    let servers = || {
+        let found = std::fs::read_dir("/proc").expect("list processes").flatten().filter(|entry| {
+            let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let words = String::from_utf8_lossy(&words);
+            words.contains("/bin/postgres\0") && words.contains(&folders)
+        });
+        found.map(|entry| entry.file_name()).collect::<Vec<_>>()
+    };
+    let outcome = std::thread::scope(|scope| {
+        let drill =
+            scope.spawn(|| pair.west.cli(&["drill", "run", GROUP, "--json", "--check", words, "--timeout", "30s"]));
+        wait_until("the copy's PostgreSQL to start", LIMIT, || {
+            check(servers().len() == 1 || drill.is_finished(), || "none".into())
+        });
+        assert!(!drill.is_finished());
+        drill.join().expect("the drill")
+    });
+    let report: DrillReport = serde_json::from_str(&outcome.stdout).expect("a report");
+    assert!(report.reason.as_deref().unwrap_or_default().contains("--timeout"), "{report:?}");
+    assert!(servers().is_empty(), "{:?}", servers());
+    let mounts = std::fs::read_to_string("/proc/self/mounts").expect("read mounts");
+    assert!(!mounts.contains(&folders), "{mounts}");
+    let left = std::env::temp_dir().read_dir().expect("list").flatten().map(|entry| entry.path());
+    assert_eq!(left.filter(|path| path.display().to_string().starts_with(&folders)).count(), 0);
 }

@@ -1,5 +1,6 @@
 //! Drills: they pass, fail, hang and are interrupted; the copy never notices, and nothing of them stays behind.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tidemark_common::api::types::{DrillReport, DrillResult, GroupDrills, ImageStatus};
@@ -9,7 +10,7 @@ use tidemark_tests::disk::Disk;
 use tidemark_tests::pair::{GROUP, Pair, Setup};
 use tidemark_tests::wait::{check, wait_until};
 
-fn drill(side: &Appliance, words: &[&str]) -> (i32, DrillReport) {
+pub(crate) fn drill(side: &Appliance, words: &[&str]) -> (i32, DrillReport) {
     let outcome = side.cli(&[&["drill", "run", GROUP, "--json"], words].concat());
     let report = serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {outcome:?}"));
     (outcome.code, report)
@@ -19,12 +20,38 @@ fn proven(side: &Appliance) -> GroupDrills {
     side.status().drills.remove(0)
 }
 
-fn assert_nothing_left(side: &Appliance) {
+/// Where its drills have their folders.
+pub(crate) fn folders(side: &Appliance) -> String {
+    std::env::temp_dir().join(format!("tidemark-{}-drill-", &side.id()[..16])).display().to_string()
+}
+
+/// What drills have left on this machine.
+pub(crate) fn left(side: &Appliance) -> Vec<String> {
+    let folders = folders(side);
+    let listed = std::env::temp_dir().read_dir().expect("list").flatten().map(|entry| entry.path());
+    let folder = listed.map(|path| path.display().to_string()).filter(|path| path.starts_with(&folders));
+    let mounts = std::fs::read_to_string("/proc/self/mounts").expect("read mounts");
+    let loops = run("losetup", &["--list", "--noheadings", "--output", "NAME,BACK-FILE"]).done();
+    let lines = mounts.lines().chain(loops.lines()).filter(|line| line.contains(&folders)).map(str::to_owned);
+    let processes = processes(&folders);
+    folder.chain(lines).chain(processes.iter().map(|pid| format!("process {pid}"))).collect()
+}
+
+/// Processes that have a text in their command line or their environment.
+pub(crate) fn processes(text: &str) -> Vec<i32> {
+    let entries = std::fs::read_dir("/proc").expect("list processes").flatten();
+    let holds = |path: PathBuf| {
+        let bytes = std::fs::read(path).unwrap_or_default();
+        bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    };
+    let found = entries.filter(|entry| ["cmdline", "environ"].iter().any(|file| holds(entry.path().join(file))));
+    found.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+pub(crate) fn assert_nothing_left(side: &Appliance) {
     let status = side.status();
     assert_eq!((status.images.len(), status.side_store.bytes), (0, 0), "{:?}", status.images);
-    let prefix = format!("tidemark-{}-drill-", &side.id()[..16]);
-    let left = std::env::temp_dir().read_dir().expect("list").flatten().map(|entry| entry.file_name());
-    let left: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with(&prefix)).collect();
+    let left = left(side);
     assert!(left.is_empty(), "{left:?}");
 }
 

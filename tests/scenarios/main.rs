@@ -3,6 +3,7 @@
 mod backup;
 mod cut;
 mod differences;
+mod drill_ends;
 mod drills;
 mod failover;
 mod history;

@@ -2,8 +2,10 @@
 
 mod attach;
 pub(crate) mod check;
+pub(crate) mod guard;
 mod report;
-pub(crate) mod shell;
+
+use std::path::PathBuf;
 
 use clap::Subcommand;
 use tidemark_common::api::types::{DrillReport, DrillResult, DrillRun, DrillSchedule, GroupDrills};
@@ -64,9 +66,11 @@ pub(crate) enum Command {
     /// Ready checks, to be named in --check
     #[command(subcommand)]
     Check(check::Command),
-    /// Become the shell of a check; not for people
+    /// Run a check and end whatever it starts; not for people
     #[command(hide = true)]
-    Shell {
+    Guard {
+        /// Its folder
+        folder: PathBuf,
         /// What the shell is to do
         command: String,
     },
@@ -127,7 +131,7 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
             let answer = serde_json::json!({ "group": group });
             output::done(service.json, &answer, |_| format!("group '{group}' is not rehearsed by itself any more"))
         }
-        Command::Check(_) | Command::Shell { .. } => Ok(()),
+        Command::Check(_) | Command::Guard { .. } => Ok(()),
     }
 }
 

@@ -63,7 +63,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::T0(command) => ask(&common, async |service| t0::run(command, &service).await),
         Command::Clone(command) => ask(&common, async |service| clone::run(command, &service).await),
         Command::Drill(drill::Command::Check(command)) => drill::check::run(command),
-        Command::Drill(drill::Command::Shell { command }) => drill::shell::run(&command),
+        Command::Drill(drill::Command::Guard { folder, command }) => drill::guard::run(&folder, &command),
         Command::Drill(command) => ask(&common, async |service| drill::run(command, &service).await),
         Command::Demo(args) => demo::run(&args, &common),
         Command::Completions(args) => completions::run(&args),

@@ -4,7 +4,7 @@
 //! clone ─▶ record "running" ─▶ first reads answered (RTO) ─▶ check ─▶ clone deleted ─▶ record with the result
 //! ```
 //!
-//! A record that says "running" at a start was interrupted, and its clone goes.
+//! A record that says "running" at a start was interrupted. Every clone of a drill goes then, also one that has no record yet.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::unix::fs::DirBuilderExt;
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::appliance::{Appliance, failed, invalid, not_found, refused};
 use super::drill_check::{self, Checked};
+use super::drill_left;
 
 /// Past drills kept.
 const KEPT: usize = 1000;
@@ -85,7 +86,7 @@ impl Appliance {
                 self.delete_image(&record.name, true).await?;
             }
         }
-        self.clear_drill_folders();
+        self.end_left_of_drills();
         Ok(())
     }
 
@@ -185,7 +186,7 @@ impl Appliance {
             return Checked { failure: Some(format!("make {}: {error}", folder.display())), ..Checked::default() };
         }
         let command = if request.mount {
-            "exec \"$TIDEMARK\" drill check mounted \"$TIDEMARK_DRILL_CHECK\"".into()
+            "exec \"$TIDEMARK\" drill check mounted -- \"$TIDEMARK_DRILL_CHECK\"".into()
         } else {
             command.clone()
         };
@@ -193,20 +194,16 @@ impl Appliance {
         let timeout = Duration::from_millis(request.timeout_ms);
         let (clock, stop) = (Arc::clone(&self.clock), self.drills.stop.clone());
         let (tell, told) = tokio::sync::oneshot::channel();
-        let place = folder.clone();
-        // A thread of its own, because the check is killed with the thread that started it.
         let started = std::thread::Builder::new().name(format!("drill {}", record.number)).spawn(move || {
-            let _ = tell.send(drill_check::run(&command, &environment, &place, timeout, &*clock, &stop));
+            let _ = tell.send(drill_check::run(&command, &environment, &folder, timeout, &*clock, &stop));
         });
-        let checked = match started {
+        match started {
             Ok(_) => told.await.unwrap_or_else(|_| Checked {
                 failure: Some("the check ended without an answer".into()),
                 ..Checked::default()
             }),
             Err(error) => Checked { failure: Some(format!("no thread for the check: {error}")), ..Checked::default() },
-        };
-        drill_check::clear(&folder);
-        checked
+        }
     }
 
     /// Not below the appliance's directory, which others cannot reach.
@@ -219,12 +216,25 @@ impl Appliance {
         format!("tidemark-{}-drill-", id.get(..16).unwrap_or(&id))
     }
 
-    /// What a kill in the middle of a drill leaves: folders, and file systems mounted in them.
-    fn clear_drill_folders(&self) {
+    /// What a kill in the middle of a drill leaves is ended beside the service: hosts do not wait for that. No drill can have begun.
+    fn end_left_of_drills(&self) {
         let prefix = self.drill_folder_prefix();
         let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else { return };
-        for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
-            drill_check::clear(&entry.path());
+        let left = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
+        let left: Vec<_> = left.map(|entry| entry.path()).collect();
+        if left.is_empty() {
+            return;
+        }
+        let clock = Arc::clone(&self.clock);
+        let started = std::thread::Builder::new().name("drills left".into()).spawn(move || {
+            for folder in left {
+                if let Err(error) = drill_left::end(&folder, &*clock) {
+                    tracing::error!(%error, "a drill that was interrupted has left something behind");
+                }
+            }
+        });
+        if let Err(error) = started {
+            tracing::error!(%error, "no thread to end what drills have left: the next start does it");
         }
     }
 
@@ -458,7 +468,7 @@ fn environment(
         ("TIDEMARK_DRILL_MARKER".to_owned(), record.marker.to_string()),
         ("TIDEMARK_DRILL_VOLUMES".to_owned(), clone.volumes.join(" ")),
         ("TIDEMARK_DRILL_EXPORTS".to_owned(), clone.exports.join(" ")),
-        ("TIDEMARK_DRILL_DIR".to_owned(), folder.display().to_string()),
+        (drill_left::FOLDER.to_owned(), folder.display().to_string()),
         ("TIDEMARK_DRILL_CHECK".to_owned(), request.check.clone().unwrap_or_default()),
     ];
     for (volume, uri) in clone.volumes.iter().zip(&clone.exports) {

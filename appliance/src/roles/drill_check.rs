@@ -1,22 +1,28 @@
-//! The check of a drill: a command for the shell, in a process group of its own, with what it needs in its environment. What it
-//! says is kept, bounded; when its time is over, or the service stops, the whole group is killed.
+//! The check of a drill: a command for the shell, under a guard (`commands/drill/guard.rs`), with what it needs in its environment. What it
+//! says is kept, bounded; when its time is over, or the service stops or dies, its guard ends whatever it has started.
 
+use std::fmt;
 use std::io::{self, Read};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::process::{Pid, Signal, kill_process_group};
 use tidemark_common::clock::Clock;
 use tokio_util::sync::CancellationToken;
+
+use super::drill_left;
 
 /// Of what a check says, so much of its begin and so much of its end are kept.
 const KEPT_BYTES: usize = 32 << 10;
 /// How often it is asked whether a check has ended.
 const LOOK: Duration = Duration::from_millis(20);
+/// A guard says one short line.
+const LINE_BYTES_MAX: usize = 64;
 
 /// How a check ended.
 #[derive(Debug, Default)]
@@ -65,7 +71,48 @@ impl Kept {
     }
 }
 
-/// Runs a check to its end. Blocks; the thread must live as long as the check, which is killed with it.
+/// How the shell of a check ended, as its guard tells it in one line: `exit 3`, `signal 9`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Code(i32),
+    Signal(i32),
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => writeln!(f, "exit {code}"),
+            Self::Signal(signal) => writeln!(f, "signal {signal}"),
+        }
+    }
+}
+
+impl Ended {
+    /// A line that is whole.
+    fn from_line(line: &[u8]) -> Option<Self> {
+        let (what, number) = std::str::from_utf8(line).ok()?.strip_suffix('\n')?.split_once(' ')?;
+        let number = number.parse().ok()?;
+        match what {
+            "exit" => Some(Self::Code(number)),
+            "signal" => Some(Self::Signal(number)),
+            _ => None,
+        }
+    }
+
+    fn code(self) -> Option<i32> {
+        if let Self::Code(code) = self { Some(code) } else { None }
+    }
+
+    fn failure(self) -> Option<String> {
+        match self {
+            Self::Code(0) => None,
+            Self::Code(code) => Some(format!("the check ended with exit code {code}")),
+            Self::Signal(signal) => Some(format!("the check was ended by signal {signal}")),
+        }
+    }
+}
+
+/// Runs a check to its end, and takes away its folder. Blocks.
 pub(crate) fn run(
     command: &str,
     environment: &[(String, String)],
@@ -74,96 +121,111 @@ pub(crate) fn run(
     clock: &dyn Clock,
     stop: &CancellationToken,
 ) -> Checked {
-    match start(command, environment, folder) {
-        Ok(child) => attend(child, timeout, clock, stop),
+    let (checked, clean) = match start(command, environment, folder) {
+        Ok((guard, socket)) => attend(guard, socket, timeout, clock, stop),
         Err(error) => {
-            Checked { failure: Some(format!("the check could not be started: {error}")), ..Checked::default() }
+            let failure = Some(format!("the check could not be started: {error}"));
+            (Checked { failure, ..Checked::default() }, true)
         }
+    };
+    // A guard that ended in good order has ended all there was.
+    let left = if clean { drill_left::clear(folder) } else { drill_left::end(folder, clock) };
+    if let Err(error) = left {
+        tracing::error!(%error, "a drill has left something behind");
     }
+    checked
 }
 
-/// Takes away the folder of a check, and before that whatever it has left mounted there.
-pub(crate) fn clear(folder: &Path) {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let below = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new);
-    let mut mounted: Vec<&Path> = below.filter(|place| place.starts_with(folder)).collect();
-    // The youngest first: a disk is mounted before what lies in it.
-    mounted.reverse();
-    for place in mounted {
-        let done = Command::new("umount").arg("--lazy").arg(place).stdin(Stdio::null()).status();
-        if !done.is_ok_and(|status| status.success()) {
-            tracing::error!(place = %place.display(), "what a drill's check has mounted could not be unmounted: do it by hand");
-            return;
-        }
-    }
-    match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(folder = %folder.display(), %error, "the folder of a drill could not be removed");
-        }
-        _ => {}
-    }
-}
-
-fn start(command: &str, environment: &[(String, String)], folder: &Path) -> io::Result<Child> {
-    // By way of this program, which has itself killed when the service dies, and then becomes the shell.
-    Command::new(std::env::current_exe()?)
-        .args(["drill", "shell", command])
+/// The guard of a check, and the socket whose end it takes for an order.
+fn start(command: &str, environment: &[(String, String)], folder: &Path) -> io::Result<(Child, UnixStream)> {
+    let (socket, theirs) = UnixStream::pair()?;
+    socket.set_nonblocking(true)?;
+    let guard = Command::new(std::env::current_exe()?)
+        .args(drill_left::GUARD)
+        .arg(folder)
+        .arg(command)
         .envs(environment.iter().map(|(name, value)| (name, value)))
-        .current_dir(folder)
-        .stdin(Stdio::null())
+        .current_dir("/")
+        .stdin(OwnedFd::from(theirs))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
-        .spawn()
+        .spawn()?;
+    Ok((guard, socket))
 }
 
-fn attend(mut child: Child, timeout: Duration, clock: &dyn Clock, stop: &CancellationToken) -> Checked {
+/// Waits for the check or its time, and then for its guard: whether that says that nothing is left.
+fn attend(
+    mut guard: Child,
+    mut socket: UnixStream,
+    timeout: Duration,
+    clock: &dyn Clock,
+    stop: &CancellationToken,
+) -> (Checked, bool) {
     let kept = Arc::new(Mutex::new(Kept::default()));
     let listeners =
-        [child.stdout.take().map(|pipe| listen(pipe, &kept)), child.stderr.take().map(|pipe| listen(pipe, &kept))];
+        [guard.stdout.take().map(|pipe| listen(pipe, &kept)), guard.stderr.take().map(|pipe| listen(pipe, &kept))];
     let begin = clock.monotonic();
     let mut checked = Checked::default();
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) => {
-                checked.exit_code = status.code();
-                checked.failure = match (status.code(), status.signal()) {
-                    (Some(0), _) => None,
-                    (Some(code), _) => Some(format!("the check ended with exit code {code}")),
-                    (None, signal) => Some(format!("the check was ended by signal {}", signal.unwrap_or(0))),
-                };
-                break;
-            }
-            Ok(None) if stop.is_cancelled() => {
-                checked.failure = Some("interrupted: the service stopped".into());
-                break;
-            }
-            Ok(None) if clock.monotonic().saturating_sub(begin) >= timeout => {
-                checked.failure =
-                    Some(format!("the check was killed after {timeout:?}: raise --timeout if it needs longer"));
-                break;
-            }
-            Ok(None) => std::thread::sleep(LOOK),
-            Err(error) => {
-                checked.failure = Some(format!("the check could not be waited for: {error}"));
-                break;
-            }
+    let mut line = Vec::new();
+    checked.failure = loop {
+        let open = hear(&mut socket, &mut line);
+        if let Some(ended) = Ended::from_line(&line) {
+            checked.exit_code = ended.code();
+            break ended.failure();
         }
-    }
+        if stop.is_cancelled() {
+            break Some("interrupted: the service stopped".into());
+        }
+        if !open {
+            break Some("the check was ended from outside, with its guard".into());
+        }
+        if clock.monotonic().saturating_sub(begin) >= timeout {
+            break Some(format!("the check was killed after {timeout:?}: raise --timeout if it needs longer"));
+        }
+        std::thread::sleep(LOOK);
+    };
     // What it has started goes with it, also when it ended by itself.
-    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-        let _ = kill_process_group(group, Signal::KILL);
-    }
-    let _ = child.wait();
+    drop(socket);
+    let clean = wait(&mut guard, clock);
     for listener in listeners.into_iter().flatten() {
-        // One that left the group may hold the pipe for ever: it is not waited for.
+        // What could not be ended may hold the pipe for ever: it is not waited for.
         let until = clock.monotonic() + Duration::from_secs(1);
         while !listener.is_finished() && clock.monotonic() < until {
             std::thread::sleep(LOOK);
         }
     }
     checked.output = kept.lock().text();
-    checked
+    (checked, clean)
+}
+
+/// Takes what the guard has said by now; false when nothing more will come.
+fn hear(socket: &mut UnixStream, line: &mut Vec<u8>) -> bool {
+    let mut bytes = [0; LINE_BYTES_MAX];
+    match socket.read(&mut bytes) {
+        Ok(0) => false,
+        Ok(count) => {
+            line.extend_from_slice(bytes.get(..count).unwrap_or_default());
+            line.len() <= LINE_BYTES_MAX
+        }
+        Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+    }
+}
+
+/// Whether the guard ended in good order.
+fn wait(guard: &mut Child, clock: &dyn Clock) -> bool {
+    let begin = clock.monotonic();
+    loop {
+        match guard.try_wait() {
+            Ok(Some(status)) => return status.success(),
+            Ok(None) if clock.monotonic().saturating_sub(begin) < drill_left::GUARD_LIMIT => std::thread::sleep(LOOK),
+            Ok(None) | Err(_) => {
+                let _ = guard.kill();
+                let _ = guard.wait();
+                return false;
+            }
+        }
+    }
 }
 
 fn listen(mut pipe: impl Read + Send + 'static, kept: &Arc<Mutex<Kept>>) -> std::thread::JoinHandle<()> {
@@ -192,5 +254,16 @@ mod tests {
         let mut little = Kept::default();
         little.take(b"all is well");
         assert_eq!(little.text(), "all is well");
+    }
+
+    #[test]
+    fn what_a_guard_tells_is_understood_when_it_is_whole() {
+        for ended in [Ended::Code(0), Ended::Code(3), Ended::Signal(9)] {
+            let line = ended.to_string();
+            assert_eq!(Ended::from_line(line.as_bytes()), Some(ended));
+            assert_eq!(Ended::from_line(line.trim().as_bytes()), None, "not whole");
+        }
+        assert_eq!(Ended::from_line(b"exit nothing\n"), None);
+        assert_eq!(Ended::from_line(b"\xff 3\n"), None);
     }
 }

@@ -104,6 +104,10 @@ fn of_drills(page: &Set, drills: &GroupDrills) {
     if let Some(every) = drills.every_seconds {
         set(&labelled, "tidemark_drill_interval_seconds", "Time between two scheduled drills.", every);
     }
+    if let Some(marker) = drills.proven_marker {
+        let help = "Number of the newest marker that a drill has proven to be recoverable; absent before the first.";
+        set(&labelled, "tidemark_drill_proven_marker_number", help, marker as f64);
+    }
     if let Some(age) = drills.proven_age_seconds {
         let help = "Age of the newest moment that a drill has proven to be recoverable; absent before the first.";
         set(&labelled, "tidemark_drill_proven_age_seconds", help, age);

@@ -243,6 +243,7 @@ fn the_status_gives_the_gauges() {
         (r#"tidemark_link_round_trip_seconds{group="g",peer="west",side="primary"}"#, Some(0.02)),
         (r#"tidemark_nbd_connections{group="g"}"#, Some(2.0)),
         (r#"tidemark_nbd_connections{group="-"}"#, Some(2.0)),
+        (r#"tidemark_drill_proven_marker_number{group="h"}"#, Some(7.0)),
         (r#"tidemark_drill_proven_age_seconds{group="h"}"#, Some(70.0)),
         (r#"tidemark_drill_passed{group="h"}"#, Some(0.0)),
         (r#"tidemark_drill_interval_seconds{group="h"}"#, Some(3600.0)),

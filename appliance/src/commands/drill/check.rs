@@ -11,6 +11,7 @@ use super::attach::{Attached, Mounted, command, finish};
 use crate::failure::Failure;
 use crate::output::say;
 use crate::roles::drill::variable;
+use crate::roles::drill_left::FOLDER;
 
 /// `tidemark drill check ...`.
 #[derive(Debug, Subcommand)]
@@ -76,7 +77,7 @@ fn checked(command: Command) -> anyhow::Result<()> {
             let mounted = drill.mount(&data)?;
             let other = wal.map(|wal| drill.mount(&wal)).transpose()?;
             let wal = other.as_ref().map(|other| other.path().join(wal_path));
-            postgresql(&mounted.path().join(path), wal.as_deref())
+            postgresql(&mounted.path().join(path), wal.as_deref(), &drill.folder)
         }
         Command::Mounted { command } => drill.mounted(&command),
     }
@@ -92,7 +93,7 @@ impl Drill {
     fn from_environment() -> anyhow::Result<Self> {
         let outside = "this is a check for `tidemark drill run GROUP --check`, which says what to look at";
         let volumes = std::env::var("TIDEMARK_DRILL_VOLUMES").context(outside)?;
-        let folder = std::env::var("TIDEMARK_DRILL_DIR").context(outside)?;
+        let folder = std::env::var(FOLDER).context(outside)?;
         Ok(Self { volumes: volumes.split_whitespace().map(str::to_owned).collect(), folder: folder.into() })
     }
 
@@ -201,7 +202,7 @@ fn as_owner(data: &Path, program: &Path) -> anyhow::Result<Program> {
     Ok(run)
 }
 
-fn postgresql(data: &Path, wal: Option<&Path>) -> anyhow::Result<()> {
+fn postgresql(data: &Path, wal: Option<&Path>, folder: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::{MetadataExt, chown, symlink};
     let programs = postgres_programs()?;
     if let Some(wal) = wal {
@@ -211,7 +212,9 @@ fn postgresql(data: &Path, wal: Option<&Path>) -> anyhow::Result<()> {
         symlink(wal, &link).with_context(|| format!("make the link {}", link.display()))?;
     }
     let owner = std::fs::metadata(data)?;
-    let sockets = tempfile::Builder::new().prefix("drill").tempdir().context("make a folder for its socket")?;
+    // In the drill's folder, which goes with the drill even when this is killed.
+    let sockets =
+        tempfile::Builder::new().prefix("sockets").tempdir_in(folder).context("make a folder for its socket")?;
     chown(sockets.path(), Some(owner.uid()), Some(owner.gid())).context("give the socket's folder to PostgreSQL")?;
     let _ = std::fs::remove_file(data.join("postmaster.pid"));
     let options = format!("-c listen_addresses= -k {}", sockets.path().display());

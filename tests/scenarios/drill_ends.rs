@@ -20,17 +20,31 @@ use super::drills::{assert_nothing_left, drill, folders, left, processes};
 const END_LIMIT: Duration = Duration::from_secs(20);
 const BEGIN_LIMIT: Duration = Duration::from_secs(20);
 
-/// A number of seconds that nobody else sleeps.
-fn mark(side: &Appliance, test: u32) -> String {
-    format!("{test}{}", side.pid())
+/// A number of seconds that nobody else sleeps. When a test fails, whoever does so still is ended here.
+struct Mark(String);
+
+impl std::fmt::Display for Mark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
-fn sleepers(mark: &str) -> Vec<String> {
-    run("pgrep", &["-f", &format!("^sleep {mark}")]).stdout.lines().map(str::to_owned).collect()
+impl Drop for Mark {
+    fn drop(&mut self) {
+        run("pkill", &["-KILL", "-f", &format!("^sleep {self}$")]);
+    }
+}
+
+fn mark(side: &Appliance, test: u32) -> Mark {
+    Mark(format!("{test}{}", side.pid()))
+}
+
+fn sleepers(mark: &Mark) -> Vec<String> {
+    run("pgrep", &["-f", &format!("^sleep {mark}$")]).stdout.lines().map(str::to_owned).collect()
 }
 
 /// Has a check run by schedule, until so many of its processes sleep.
-fn begin(side: &Appliance, words: &[&str], mark: &str, count: usize) {
+fn begin(side: &Appliance, words: &[&str], mark: &Mark, count: usize) {
     side.ok(&[&["drill", "schedule", GROUP, "--every", "1h"], words].concat());
     wait_until("the scheduled drill to run its check", BEGIN_LIMIT, || {
         let drills: Vec<DrillReport> = side.json(&["drill", "list"]);
@@ -38,7 +52,7 @@ fn begin(side: &Appliance, words: &[&str], mark: &str, count: usize) {
     });
 }
 
-fn wait_gone(side: &Appliance, mark: &str) {
+fn wait_gone(side: &Appliance, mark: &Mark) {
     wait_until("nothing of the drill to be left", END_LIMIT, || {
         let (sleepers, left) = (sleepers(mark), left(side));
         check(sleepers.is_empty() && left.is_empty(), || format!("{sleepers:?} {left:?}"))

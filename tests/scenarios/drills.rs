@@ -157,6 +157,13 @@ fn the_ready_checks_tell_a_sound_file_system_from_a_broken_one() {
         let mounted = "test \"$(ls $TIDEMARK_DRILL_MOUNT_A | grep -c file-)\" = 200";
         let (code, report) = drill(&pair.west, &["--mount", "--check", mounted]);
         assert_eq!(code, 0, "{report:?}");
+        let options = "grep \" $TIDEMARK_DRILL_MOUNT_A \" /proc/self/mounts";
+        let (code, report) = drill(&pair.west, &["--mount", "--check", options]);
+        assert_eq!(
+            (code, report.output.contains("errors=remount-ro")),
+            (0, true),
+            "whatever it holds itself: {report:?}"
+        );
         let hanging = "echo mounted; sleep 1000";
         let (code, report) = drill(&pair.west, &["--mount", "--check", hanging, "--timeout", "5s"]);
         assert_eq!((code, report.output.trim()), (1, "mounted"), "{report:?}");

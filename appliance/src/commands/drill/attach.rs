@@ -79,11 +79,20 @@ impl Drop for Attached {
     }
 }
 
-/// An XFS may be mounted here already, as the original or by another drill, and is refused then for its identity.
+/// An XFS may be mounted here already, as the original or by another drill, and is refused then for its identity. An ext4 may say that the
+/// machine is to panic at the first error, and this disk fails when the service is killed.
 fn options(file: &Path) -> &'static str {
-    let mut magic = [0; 4];
-    let read = std::fs::File::open(file).and_then(|mut file| file.read_exact(&mut magic));
-    if read.is_ok() && magic == *b"XFSB" { "loop,nouuid" } else { "loop" }
+    /// Where `s_magic` of an ext2, ext3 or ext4 ends.
+    const EXT_MAGIC_END: usize = 1024 + 0x3A;
+    let mut begin = [0; EXT_MAGIC_END];
+    let read = std::fs::File::open(file).and_then(|mut file| file.read_exact(&mut begin));
+    if read.is_ok() && begin.starts_with(b"XFSB") {
+        "loop,nouuid"
+    } else if read.is_ok() && begin.ends_with(&[0x53, 0xEF]) {
+        "loop,errors=remount-ro"
+    } else {
+        "loop"
+    }
 }
 
 /// A file system in an attached export.

@@ -119,8 +119,8 @@ fn a_drill_interrupted_by_kill_9_has_failed_and_leaves_nothing() {
     assert_eq!(clones.len(), 1, "{clones:?}");
     pair.west.kill9();
     wait_until("the check to go with the service", Duration::from_secs(5), || {
-        let left = run("pgrep", &["-f", &format!("^sleep {mark}")]);
-        check(left.code == 1, || left.stdout.clone())
+        let left = left(&pair.west);
+        check(left.is_empty(), || format!("{left:?}"))
     });
     pair.west.start();
     let shown: DrillReport = pair.west.json(&["drill", "show", "1"]);

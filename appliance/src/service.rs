@@ -184,6 +184,7 @@ async fn start(appliance: &Arc<Appliance>, hosts: &Handle, stop: &CancellationTo
     let _ = appliance.endpoint.set(Arc::new(endpoint));
     appliance.open_volumes()?;
     appliance.open_offers()?;
+    appliance.open_restores()?;
     appliance.open_images().map_err(|error| anyhow!("open the images: {}", error.message))?;
     appliance.open_local_pairs().map_err(|error| anyhow!("open the local pairs: {}", error.message))?;
     warn_of_rings_on_a_disk(&config.groups.ring_directory);

@@ -156,6 +156,7 @@ async fn what_is_asked_of_sets_and_backups_arrives_as_it_was_asked() {
     assert_eq!(archive, b"an archive");
     let restore = RestoreRequest { from: text("/b"), set: None, onto: Some(text("c")) };
     assert_eq!(client.restore(&restore).await.unwrap().members, 1);
+    assert_eq!(client.restore_give_up("a").await.unwrap().name, "a");
     let expected = [
         format!("set_create {set:?}"),
         text("sets"),
@@ -167,6 +168,7 @@ async fn what_is_asked_of_sets_and_backups_arrives_as_it_was_asked() {
         text("backup_delete b"),
         text("backup_stream b"),
         format!("restore {restore:?}"),
+        text(r#"restore_give_up "a""#),
     ];
     assert_eq!(served.fake.calls(), expected);
 }
@@ -292,6 +294,7 @@ async fn the_document_describes_every_route_and_every_route_is_there() {
             "DELETE /v1/peers/{peer}",
             "DELETE /v1/sets/{set}",
             "DELETE /v1/volumes/{volume}",
+            "DELETE /v1/volumes/{volume}/restore",
             "GET /v1/backups",
             "GET /v1/backups/{backup}",
             "GET /v1/backups/{backup}/stream",

@@ -16,6 +16,7 @@ pub mod image;
 pub mod manifest;
 pub mod pace;
 pub mod plan;
+pub mod ranges;
 pub mod restore;
 pub mod sets;
 pub mod source;

@@ -2,6 +2,7 @@
 //!
 //! A backup is verified before it is restored: what is damaged overwrites nothing.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, symlink};
@@ -15,6 +16,12 @@ use crate::source::{Source, inside, verify};
 pub trait VolumeWriter {
     /// Bytes of a volume; `None` when there is none of that name.
     fn size(&self, volume: &str) -> Option<u64>;
+    /// Told before the first byte is changed: what is going to be, (first byte, bytes) by volume. From here on until
+    /// [`VolumeWriter::complete`], what these volumes hold is neither what was there nor the backup.
+    ///
+    /// # Errors
+    /// Why they cannot be overwritten, for people; nothing was changed.
+    fn begin(&mut self, ranges: &Ranges) -> Result<(), String>;
     /// Writes data.
     ///
     /// # Errors
@@ -25,12 +32,15 @@ pub trait VolumeWriter {
     /// # Errors
     /// As [`VolumeWriter::write`].
     fn zero(&mut self, volume: &str, offset: u64, length: u64) -> Result<(), String>;
-    /// Makes all of it durable.
+    /// All of it was written: makes it durable, and then says so.
     ///
     /// # Errors
     /// As [`VolumeWriter::write`].
-    fn flush(&mut self) -> Result<(), String>;
+    fn complete(&mut self) -> Result<(), String>;
 }
+
+/// Ranges by volume: (first byte, bytes).
+pub type Ranges = BTreeMap<String, Vec<(u64, u64)>>;
 
 /// What was restored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -81,6 +91,7 @@ pub fn to_volumes(
     {
         return Err(format!("it holds several volumes, which cannot all become '{onto}': name a --set with one"));
     }
+    let mut ranges = Ranges::new();
     for member in &members {
         let volume = onto.unwrap_or(&member.volume);
         let (KindSaid::Range, Some(offset)) = (member.kind, member.offset) else {
@@ -95,10 +106,12 @@ pub fn to_volumes(
                 offset.saturating_add(member.size)
             ));
         }
+        ranges.entry(volume.to_owned()).or_default().push((offset, member.size));
     }
+    volumes.begin(&ranges)?;
     let mut taker = ToVolumes { members, onto, volumes, current: None, restored: Restored::default() };
     source.walk(&mut taker).map_err(|error| error.to_string())?;
-    taker.volumes.flush()?;
+    taker.volumes.complete()?;
     Ok(taker.restored)
 }
 

@@ -43,15 +43,26 @@ fn open(path: &Path) -> Result<File, ArchiveError> {
     File::open(path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())).into())
 }
 
-fn walk_folder(folder: &Path, taker: &mut dyn Taker) -> Result<Manifest, ArchiveError> {
+/// The manifest of a folder of raw files, which is complete when it has one.
+///
+/// # Errors
+/// [`ArchiveError`].
+pub fn folder_manifest(folder: &Path) -> Result<Manifest, ArchiveError> {
     let text = |name: &str| std::fs::read(folder.join(name));
     let missing = |error: io::Error| ArchiveError::Incomplete(format!("{}: {MANIFEST}: {error}", folder.display()));
     let (manifest, check) = (text(MANIFEST).map_err(missing)?, text(MANIFEST_CHECK).map_err(missing)?);
-    let damaged = |name: &str, what: String| ArchiveError::Damaged { name: name.into(), what };
     if !check.starts_with(blake3::hash(&manifest).to_hex().as_bytes()) {
         return Err(damaged(MANIFEST, "its digest does not agree".into()));
     }
-    let manifest = Manifest::decode(&manifest).map_err(|what| damaged(MANIFEST, what))?;
+    Manifest::decode(&manifest).map_err(|what| damaged(MANIFEST, what))
+}
+
+fn damaged(name: &str, what: String) -> ArchiveError {
+    ArchiveError::Damaged { name: name.into(), what }
+}
+
+fn walk_folder(folder: &Path, taker: &mut dyn Taker) -> Result<Manifest, ArchiveError> {
+    let manifest = folder_manifest(folder)?;
     for member in &manifest.members {
         let path = folder.join(
             inside(&member.name).ok_or_else(|| damaged(&member.name, "its name leads out of the folder".into()))?,

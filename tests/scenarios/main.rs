@@ -1,6 +1,7 @@
 //! Two appliances and what happens to them: kills, cuts, takeovers, bad links. Judged by the oracle.
 
 mod backup;
+mod backup_ends;
 mod cut;
 mod differences;
 mod drill_ends;
@@ -20,6 +21,7 @@ mod ordeal;
 mod permission;
 mod pressure;
 mod rejoin;
+mod restore;
 mod several_groups;
 mod size;
 mod staging;

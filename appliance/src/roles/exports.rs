@@ -14,10 +14,16 @@ use super::door::Visit;
 /// The exports of an appliance.
 pub(crate) struct Served(pub(crate) Arc<Appliance>);
 
+impl Served {
+    fn is_open(&self, name: &str) -> bool {
+        self.0.backups.closed_by_restore(name).is_none() && self.0.served(name).is_ok()
+    }
+}
+
 impl Exports for Served {
     fn list(&self) -> Vec<String> {
         let names: Vec<String> = self.0.volumes.read().keys().cloned().collect();
-        let mut names: Vec<String> = names.into_iter().filter(|name| self.0.served(name).is_ok()).collect();
+        let mut names: Vec<String> = names.into_iter().filter(|name| self.is_open(name)).collect();
         names.extend(self.0.image_exports());
         names.sort_unstable();
         names
@@ -28,7 +34,7 @@ impl Exports for Served {
             return self.0.image_door(image, volume).map(|door| door as Arc<dyn Export>);
         }
         let volume = self.0.volume(name).map_err(|_| OpenError::Unknown { name: name.into() })?;
-        if let Some(reason) = self.0.backups.restoring(name) {
+        if let Some(reason) = self.0.backups.closed_by_restore(name) {
             return Err(OpenError::Refused { reason });
         }
         match self.0.served(name) {

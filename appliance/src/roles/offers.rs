@@ -109,7 +109,7 @@ impl Appliance {
         let text = |error: ErrorBody| error.message;
         let old = self.volume(name).map_err(text)?;
         self.refuse_in_local_pair(name, "made a copy").map_err(text)?;
-        if let Some(reason) = self.backups.restoring(name) {
+        if let Some(reason) = self.backups.being_restored(name) {
             return Err(reason);
         }
         if let Some(holder) = self.group_of(name) {
@@ -129,11 +129,14 @@ impl Appliance {
         let adopted = self.open_volume(&record).map_err(text)?;
         let mut batch = Batch::new();
         let kept = batch.put_volume(&record).and_then(|()| batch.delete_offer(name));
+        // The copy overwrites all of it.
+        let kept = kept.and_then(|()| batch.delete_restore(name));
         kept.and_then(|()| self.catalog.commit(batch)).map_err(|error| error.to_string())?;
         let reason = format!("volume '{name}' is the copy of group '{group}' now");
         old.door.lead_to_now(Arc::new(Closed { size: old.file.size(), reason }));
         self.volumes.write().insert(name.clone(), Arc::clone(&adopted));
         self.offers.forget(name);
+        self.restore_is_forgotten(name);
         tracing::warn!(group, volume = %name, backing = %record.backing, "the copy is made on a volume that was offered: what it held is overwritten");
         Ok(adopted)
     }

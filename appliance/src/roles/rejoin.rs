@@ -271,6 +271,7 @@ impl Appliance {
             }
         }
         for member in group.keeper.get().volumes {
+            self.restore_is_forgotten(&member.name);
             if let Ok(volume) = self.volume(&member.name) {
                 *volume.made_for.write() = Some(group.keeper.name());
             }
@@ -301,6 +302,8 @@ impl Appliance {
             if let Some(record) = self.catalog.volume(&member.name)? {
                 batch.put_volume(&VolumeRecord { group: Some(name.clone()), ..record })?;
             }
+            // What it holds is what the new primary has.
+            batch.delete_restore(&member.name)?;
         }
         let mut pair = self.pair_with(&primary);
         if !tail.is_empty() {

@@ -82,6 +82,7 @@ impl Appliance {
             backing: volume.backing.clone(),
             connections: volume.door.connections.load(Ordering::Relaxed),
             offered_to: self.offers.offered_to(name),
+            problem: self.backups.half_restored(name),
         };
         volumes.iter().map(status).collect()
     }
@@ -117,7 +118,8 @@ impl Appliance {
         match &engine {
             Engine::Primary(primary) => {
                 let status = primary.status();
-                GroupStatus { problem: self.rivalry(group).or(status.problem), ..status }
+                let half = || status.volumes.iter().find_map(|volume| self.backups.half_restored(volume));
+                GroupStatus { problem: self.rivalry(group).or(status.problem).or_else(half), ..status }
             }
             Engine::Secondary(secondary) => {
                 let primary = group.keeper.get().primary;

@@ -40,8 +40,10 @@ impl Appliance {
         let begin = self.clock.monotonic();
         let group = self.group(name)?;
         let primary = self.primary(name)?;
-        let pair = ready_pair(&primary, name, &request.to)?;
         let members = group.keeper.get().volumes;
+        // The other side would serve it and not know.
+        members.iter().try_for_each(|member| self.refuse_half_restored(&member.name))?;
+        let pair = ready_pair(&primary, name, &request.to)?;
         let volumes: Vec<Arc<Volume>> =
             members.iter().map(|member| self.volume(&member.name)).collect::<Result<_, _>>()?;
         let mut held = Vec::new();

@@ -237,11 +237,15 @@ impl Appliance {
         }
         self.refuse_in_local_pair(name, "deleted")?;
         self.refuse_imaged(name)?;
+        if let Some(reason) = self.backups.being_restored(name) {
+            return Err(refused(reason));
+        }
         refuse_connected(name, &volume, None)?;
         let reason = format!("volume '{name}' was deleted");
         volume.door.lead_to(Arc::new(Closed { size: volume.file.size(), reason })).await;
         self.catalog.delete_volume(name).map_err(failed)?;
         self.offers.forget(name);
+        self.restore_is_forgotten(name);
         self.volumes.write().remove(name);
         if volume.owned {
             let path = Path::new(&volume.backing);
@@ -288,6 +292,7 @@ impl Appliance {
             backing: volume.backing.clone(),
             connections: volume.door.connections.load(Ordering::Relaxed),
             offered_to: self.offers.offered_to(name),
+            problem: self.backups.half_restored(name),
         })
     }
 

@@ -214,6 +214,10 @@ impl BackupControl for Fake {
     fn restore(&self, request: RestoreRequest) -> Reply<'_, RestoreReport> {
         self.reply(format!("restore {request:?}"), |_| Some(RestoreReport { members: 1, data_bytes: 512 }))
     }
+
+    fn restore_give_up(&self, name: String) -> Reply<'_, VolumeStatus> {
+        self.reply(format!("restore_give_up {name:?}"), move |status| volume(status, &name))
+    }
 }
 
 fn local_pair_of(status: &Status, target: &str) -> Option<LocalPairStatus> {
@@ -295,6 +299,7 @@ impl Control for Fake {
                 backing,
                 connections: 0,
                 offered_to: None,
+                problem: None,
             })
         })
     }

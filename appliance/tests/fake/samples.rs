@@ -55,6 +55,7 @@ fn volume(name: &str, size: u64, group: Option<&str>) -> VolumeStatus {
         backing: format!("/srv/east/volumes/{name}"),
         connections: 1,
         offered_to: None,
+        problem: None,
     }
 }
 

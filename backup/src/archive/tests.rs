@@ -13,13 +13,15 @@ use super::write::ArchiveWriter;
 use crate::copy::{Copying, Progress, copy};
 use crate::destination::file::NamedLater;
 use crate::destination::folder::RawFiles;
+use crate::destination::{TargetKind, settle};
 use crate::form::Form;
 use crate::image::Image;
 use crate::image::memory::Bytes;
 use crate::manifest::{FORMAT, Manifest, Moment, SetSaid, VolumeSaid};
 use crate::pace::Pace;
 use crate::plan::{Images, Member, Order, arrange};
-use crate::restore::{VolumeWriter, to_folder, to_volumes};
+use crate::ranges::without;
+use crate::restore::{Ranges, VolumeWriter, to_folder, to_volumes};
 use crate::sets::parse;
 use crate::sets::resolve::{DataSet, members};
 use crate::source::{Source, verify};
@@ -83,16 +85,21 @@ fn volume(blocks: &[Option<u8>]) -> Vec<u8> {
 }
 
 #[derive(Default)]
-struct Memory(std::collections::BTreeMap<String, Vec<u8>>);
+struct Memory {
+    volumes: std::collections::BTreeMap<String, Vec<u8>>,
+    begun: Ranges,
+}
 
 impl VolumeWriter for Memory {
     fn size(&self, volume: &str) -> Option<u64> {
-        self.0.get(volume).map(|bytes| bytes.len() as u64)
+        self.volumes.get(volume).map(|bytes| bytes.len() as u64)
     }
 
     fn write(&mut self, volume: &str, offset: u64, bytes: &[u8]) -> Result<(), String> {
+        let told = without(&[(offset, bytes.len() as u64)], &self.begun[volume]);
+        assert!(told.is_empty(), "only what it was told of is overwritten: {told:?} of {volume}");
         let begin = usize::try_from(offset).unwrap();
-        self.0.get_mut(volume).unwrap()[begin..begin + bytes.len()].copy_from_slice(bytes);
+        self.volumes.get_mut(volume).unwrap()[begin..begin + bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
 
@@ -100,7 +107,14 @@ impl VolumeWriter for Memory {
         self.write(volume, offset, &vec![0; usize::try_from(length).unwrap()])
     }
 
-    fn flush(&mut self) -> Result<(), String> {
+    fn begin(&mut self, ranges: &Ranges) -> Result<(), String> {
+        assert!(self.begun.is_empty(), "told once");
+        self.begun.clone_from(ranges);
+        Ok(())
+    }
+
+    fn complete(&mut self) -> Result<(), String> {
+        self.begun.clear();
         Ok(())
     }
 }
@@ -129,22 +143,24 @@ proptest! {
         let planned = if raw {
             back_up(&images, &sets, order, &mut RawFiles::create(&path).unwrap())
         } else {
-            archive(&path, &images, &sets, order)
+            let planned = archive(&path, &images, &sets, order);
+            settle(&TargetKind::File(path.clone())).unwrap();
+            planned
         };
         prop_assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
         let source = Source::Path(path);
         let verified = verify(&source).unwrap();
         prop_assert_eq!((verified.bad.as_slice(), verified.good), (&[][..], planned.len()));
         let mut onto = Memory::default();
-        onto.0.insert("a".into(), vec![0xaa; a.len()]);
-        onto.0.insert("b".into(), vec![0xbb; b.len()]);
+        onto.volumes.insert("a".into(), vec![0xaa; a.len()]);
+        onto.volumes.insert("b".into(), vec![0xbb; b.len()]);
         to_volumes(&source, None, None, &mut onto).unwrap();
-        prop_assert!(onto.0["a"] == a && onto.0["b"] == b);
+        prop_assert!(onto.volumes["a"] == a && onto.volumes["b"] == b);
         // One set, onto another volume.
         let mut other = Memory::default();
-        other.0.insert("c".into(), vec![0xcc; b.len()]);
+        other.volumes.insert("c".into(), vec![0xcc; b.len()]);
         to_volumes(&source, Some("two"), Some("c"), &mut other).unwrap();
-        prop_assert!(other.0["c"] == b);
+        prop_assert!(other.volumes["c"] == b);
         let files = folder.path().join("files");
         to_folder(&source, Some("one"), &files).unwrap();
         prop_assert!(std::fs::read(files.join("one/a")).unwrap() == a);
@@ -286,16 +302,16 @@ fn a_volume_that_is_too_small_is_not_begun() {
     archive(&path, &images(&[("a", volume(&[Some(1); 4]))]), &[set("s", &["a"])], Order::Given);
     let source = Source::Path(path.clone());
     let mut onto = Memory::default();
-    onto.0.insert("a".into(), vec![3; 16384]);
+    onto.volumes.insert("a".into(), vec![3; 16384]);
     let why = to_volumes(&source, None, None, &mut onto).unwrap_err();
-    assert!(why.contains("has 16384 bytes") && onto.0["a"] == vec![3; 16384], "{why}");
+    assert!(why.contains("has 16384 bytes") && onto.volumes["a"] == vec![3; 16384], "{why}");
     assert!(to_volumes(&source, None, Some("z"), &mut onto).unwrap_err().contains("no volume 'z'"));
     assert!(to_volumes(&source, Some("q"), None, &mut onto).unwrap_err().contains("no set 'q'; it has s"));
     // A damaged one overwrites nothing.
-    onto.0.insert("a".into(), vec![3; 65536]);
+    onto.volumes.insert("a".into(), vec![3; 65536]);
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[40_000] ^= 1;
     std::fs::write(&path, bytes).unwrap();
     let why = to_volumes(&source, None, None, &mut onto).unwrap_err();
-    assert!(why.contains("damaged") && onto.0["a"] == vec![3; 65536], "{why}");
+    assert!(why.contains("damaged") && onto.volumes["a"] == vec![3; 65536], "{why}");
 }

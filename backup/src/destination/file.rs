@@ -1,4 +1,7 @@
-//! A file: written beside its name, synced, and then named.
+//! A file: written beside its name, synced, and then named as well.
+//!
+//! Its interim name stays until it is recorded that the backup is done ([`super::settle`]): for as long as that is not, two names of one
+//! file say that it is complete, and nobody else's file is ever taken for it.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -65,10 +68,8 @@ impl NamedLater {
     }
 
     fn named(&self) -> io::Result<()> {
-        let interim = part(&self.path);
         // Whoever made a file of that name meanwhile keeps it.
-        std::fs::hard_link(&interim, &self.path)?;
-        std::fs::remove_file(&interim)?;
+        std::fs::hard_link(part(&self.path), &self.path)?;
         sync_folder(&self.path)
     }
 }
@@ -129,7 +130,9 @@ mod tests {
             assert!(!path.exists());
             file.flush().unwrap();
             assert!(std::fs::read(&path).unwrap() == content, "{length} bytes");
-            assert!(!part(&path).exists());
+            let kind = super::super::TargetKind::File(path);
+            super::super::settle(&kind).unwrap();
+            assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), number + 1);
         }
     }
 }

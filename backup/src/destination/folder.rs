@@ -80,7 +80,8 @@ impl Form for RawFiles {
         let interim = part(&self.folder);
         sync_tree(&interim)?;
         fs::rename(&interim, &self.folder)?;
-        sync_folder(&self.folder)
+        // What is not known to be durable does not keep the name.
+        sync_folder(&self.folder).inspect_err(|_| drop(fs::rename(&self.folder, &interim)))
     }
 }
 

@@ -4,8 +4,12 @@ pub mod file;
 pub mod folder;
 pub mod pipe;
 
-use std::os::unix::fs::FileTypeExt;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+use crate::manifest::Manifest;
+use crate::source::folder_manifest;
 
 /// A kind of target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,20 +77,124 @@ pub fn part(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
+/// Whether a file has both its names: then it is complete, and the one under the final name is it.
+fn is_named(path: &Path) -> bool {
+    let inode = |path: &Path| std::fs::symlink_metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    inode(path).is_some_and(|named| inode(&part(path)) == Some(named))
+}
+
+/// Whether a backup of which it is not known that it is done is complete all the same. What somebody else put there under its name is
+/// not it: a file has its interim name still, a folder a manifest that the caller knows.
+#[must_use]
+pub fn is_complete(kind: &TargetKind, is_its: impl FnOnce(&Manifest) -> bool) -> bool {
+    match kind {
+        TargetKind::File(path) => is_named(path),
+        TargetKind::Folder(path) => {
+            !part(path).exists() && folder_manifest(path).is_ok_and(|manifest| is_its(&manifest))
+        }
+        TargetKind::Device(_) | TargetKind::Stream => false,
+    }
+}
+
+/// It is recorded that a backup is done: its interim name goes. Nobody else's file of that name does.
+///
+/// # Errors
+/// As the system says, with the path.
+pub fn settle(kind: &TargetKind) -> Result<(), String> {
+    match kind {
+        TargetKind::File(path) if is_named(path) => gone(&part(path), std::fs::remove_file(part(path))),
+        _ => Ok(()),
+    }
+}
+
 /// Removes what an unfinished backup left, if anything.
 ///
 /// # Errors
 /// As the system says, with the path.
 pub fn remove_unfinished(kind: &TargetKind) -> Result<(), String> {
-    let (path, removed) = match kind {
-        TargetKind::File(path) => (part(path), std::fs::remove_file(part(path))),
-        TargetKind::Folder(path) => (part(path), std::fs::remove_dir_all(part(path))),
-        TargetKind::Device(_) | TargetKind::Stream => return Ok(()),
-    };
+    match kind {
+        TargetKind::File(path) => {
+            // It was named, and that could not be made durable.
+            if is_named(path) {
+                gone(path, std::fs::remove_file(path))?;
+            }
+            gone(&part(path), std::fs::remove_file(part(path)))
+        }
+        TargetKind::Folder(path) => gone(&part(path), std::fs::remove_dir_all(part(path))),
+        TargetKind::Device(_) | TargetKind::Stream => Ok(()),
+    }
+}
+
+fn gone(path: &Path, removed: io::Result<()>) -> Result<(), String> {
     match removed {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(format!("remove the unfinished {}: {error}", path.display()))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_else_put_there_is_no_backup_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("b.tar");
+        let file = TargetKind::File(path.clone());
+        let never = |_: &Manifest| panic!("a file is known by its names");
+        // Killed before it had its interim name, while it was written, and somebody has made a file of its name.
+        std::fs::write(&path, "a stranger's").unwrap();
+        assert!(!is_complete(&file, never));
+        std::fs::write(part(&path), "half of an arch").unwrap();
+        assert!(!is_complete(&file, never));
+        settle(&file).unwrap();
+        assert!(part(&path).exists(), "it is not what is settled");
+        remove_unfinished(&file).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"a stranger's");
+        assert!(!part(&path).exists());
+        // Killed between its two names and the record of its end.
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(part(&path), "an archive").unwrap();
+        std::fs::hard_link(part(&path), &path).unwrap();
+        assert!(is_complete(&file, never));
+        settle(&file).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"an archive");
+        assert!(!part(&path).exists() && !is_complete(&file, never));
+        // Its name could not be made durable: the backup has failed, and leaves none.
+        std::fs::hard_link(&path, part(&path)).unwrap();
+        remove_unfinished(&file).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_folder_is_known_by_its_manifest() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("b");
+        let folder = TargetKind::Folder(path.clone());
+        let manifest = |name: &str| Manifest {
+            format: crate::manifest::FORMAT,
+            name: name.into(),
+            appliance: "east".into(),
+            version: "0".into(),
+            began: jiff::Timestamp::UNIX_EPOCH,
+            order: "given".into(),
+            moments: Vec::new(),
+            skew_seconds: 0.0,
+            sets: Vec::new(),
+            members: Vec::new(),
+        };
+        let is_b = |manifest: &Manifest| manifest.name == "b";
+        std::fs::create_dir(&path).unwrap();
+        assert!(!is_complete(&folder, is_b), "a stranger's");
+        std::fs::remove_dir(&path).unwrap();
+        for (name, complete) in [("b", true), ("another", false)] {
+            let mut raw = folder::RawFiles::create(&path).unwrap();
+            assert!(!is_complete(&folder, is_b), "it has no name yet");
+            crate::form::Form::finish(&mut raw, &manifest(name).encode().unwrap()).unwrap();
+            assert_eq!(is_complete(&folder, is_b), complete);
+            std::fs::remove_dir_all(&path).unwrap();
+        }
     }
 }

@@ -90,32 +90,45 @@ fn directory(set: &str, volume: &str, prefix: &str, place: Place<'_>, path: &str
     Ok(members)
 }
 
-/// Ranges of one set that overlap: what partitions and directories are is known only now.
+/// A member's bytes in its volume.
+struct Taken<'a> {
+    volume: &'a str,
+    begin: u64,
+    end: u64,
+    name: &'a str,
+    is_range: bool,
+}
+
+/// Ranges of one set that overlap another, or a file: what partitions and directories are is known only now. Files may share
+/// blocks (reflinks), and hard links are the same file.
 fn disjoint(members: &[Member]) -> Result<(), String> {
-    let mut places: Vec<(&str, u64, u64, &str)> = Vec::new();
+    let mut places: Vec<Taken<'_>> = Vec::new();
     for member in members {
-        let name = member.name.as_str();
+        let (volume, name) = (member.volume.as_str(), member.name.as_str());
+        let taken = |begin: u64, length: u64, is_range| {
+            let end = begin.saturating_add(length);
+            Taken { volume, begin, end, name, is_range }
+        };
         match member.kind {
-            Kind::Range { offset } => places.push((&member.volume, offset, offset + member.content.size, name)),
-            _ => places.extend(
-                member
-                    .content
-                    .runs
-                    .iter()
-                    .map(|run: &Run| (member.volume.as_str(), run.from, run.from + run.length, name)),
-            ),
+            Kind::Range { offset } => places.push(taken(offset, member.content.size, true)),
+            _ => places.extend(member.content.runs.iter().map(|run: &Run| taken(run.from, run.length, false))),
         }
     }
-    places.sort_unstable();
-    let clash = places.windows(2).find_map(|pair| {
-        let [(volume, _, end, one), (other_volume, begin, _, other)] = pair else { return None };
-        // Files may share blocks (reflinks), and hard links are the same file.
-        let ranges = members
-            .iter()
-            .any(|member| (member.name == *one || member.name == *other) && matches!(member.kind, Kind::Range { .. }));
-        (volume == other_volume && begin < end && ranges).then(|| format!("'{one}' and '{other}' overlap"))
-    });
-    clash.map_or(Ok(()), Err)
+    places.sort_by_key(|place| (place.volume, place.begin, place.end));
+    // Of what begins no later: what reaches farthest, of ranges and of files.
+    let (mut range, mut file): (Option<&Taken<'_>>, Option<&Taken<'_>>) = (None, None);
+    for place in &places {
+        let reaches = |before: &&Taken<'_>| before.volume == place.volume && place.begin < before.end;
+        let clash = range.filter(reaches).or_else(|| file.filter(reaches).filter(|_| place.is_range));
+        if let Some(before) = clash {
+            return Err(format!("'{}' and '{}' overlap", before.name, place.name));
+        }
+        let farthest = if place.is_range { &mut range } else { &mut file };
+        if farthest.is_none_or(|before| before.volume != place.volume || before.end < place.end) {
+            *farthest = Some(place);
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -124,6 +137,7 @@ mod tests {
 
     use super::*;
     use crate::image::memory::Bytes;
+    use crate::plan::Meta;
     use crate::sets::parse;
 
     fn resolved(texts: &[&str]) -> Result<Vec<Member>, String> {
@@ -152,5 +166,68 @@ mod tests {
             let why = resolved(texts).unwrap_err();
             assert!(why.contains(words), "{why}");
         }
+    }
+    fn member(name: &str, volume: &str, kind: Kind, runs: &[(u64, u64)]) -> Member {
+        let runs: Vec<Run> = runs.iter().map(|(from, length)| Run { at: 0, from: *from, length: *length }).collect();
+        let size = runs.iter().map(|run| run.length).sum();
+        Member { set: "s".into(), name: name.into(), volume: volume.into(), kind, content: Content { size, runs } }
+    }
+
+    fn range(name: &str, offset: u64, length: u64) -> Member {
+        let content = Content { size: length, runs: Vec::new() };
+        Member { content, ..member(name, "a", Kind::Range { offset }, &[]) }
+    }
+
+    fn file(name: &str, runs: &[(u64, u64)]) -> Member {
+        member(name, "a", Kind::File(Meta::default()), runs)
+    }
+
+    #[test]
+    fn what_reaches_into_a_range_is_found_wherever_it_begins() {
+        let clash = |members: &[Member]| disjoint(members).err().unwrap_or_default();
+        // Files that share blocks, a file with runs before and behind, and a range in the first one's middle.
+        let files = [file("long", &[(0, 1000)]), file("short", &[(10, 10)]), file("split", &[(2000, 5), (1500, 5)])];
+        assert_eq!(clash(&files), "");
+        let with = |range: Member| clash(&[&files[..], &[range]].concat());
+        assert_eq!(with(range("r", 500, 1)), "'long' and 'r' overlap");
+        assert_eq!(with(range("r", 0, 1)), "'r' and 'long' overlap");
+        assert_eq!(with(range("r", 999, 2)), "'long' and 'r' overlap");
+        assert_eq!(with(range("r", 1400, 200)), "'r' and 'split' overlap");
+        assert_eq!(with(range("r", 1000, 500)), "");
+        // A range that covers others, and what lies behind those.
+        let wide = [range("wide", 0, 1000), file("in", &[(5, 5)])];
+        assert_eq!(clash(&wide), "'wide' and 'in' overlap");
+        assert_eq!(clash(&[range("wide", 0, 1000), range("late", 900, 50)]), "'wide' and 'late' overlap");
+        // Another volume is another place.
+        let other = member("other", "b", Kind::Range { offset: 0 }, &[(0, 1000)]);
+        assert_eq!(clash(&[file("long", &[(0, 1000)]), other, range("r", 1000, 9)]), "");
+        // Folders and links take no place.
+        assert_eq!(clash(&[member("d", "a", Kind::Folder(Meta::default()), &[]), range("r", 0, 9)]), "");
+    }
+
+    #[test]
+    fn a_partition_and_a_range_inside_it_are_refused() {
+        // An MBR whose first partition is 256 sectors from sector 64.
+        let mut disk = vec![1; 1 << 20];
+        disk[446..512].fill(0);
+        disk[450] = 0x83;
+        disk[454] = 64;
+        disk[459] = 1;
+        disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+        let image: Arc<dyn Image> = Arc::new(Bytes::new(disk));
+        let images = Images::from([("a".into(), image)]);
+        let found = |texts: &[&str]| {
+            let texts: Vec<_> = texts.iter().map(|text| (*text).to_owned()).collect();
+            members(&[DataSet { name: "s".into(), extents: parse(&texts).unwrap() }], &images)
+        };
+        for inside in ["a:0+32769", "a:64KiB+512", "a:163328+512"] {
+            let why = found(&["a:p1", inside]).unwrap_err();
+            assert!(
+                why.starts_with("set 's': ") && why.contains("s/a@p1") && why.contains("overlap"),
+                "{inside}: {why}"
+            );
+        }
+        let beside = found(&["a:163840+512", "a:p1", "a:0+32KiB"]).unwrap();
+        assert_eq!(beside.iter().map(|member| member.content.size).collect::<Vec<_>>(), [512, 128 << 10, 32 << 10]);
     }
 }

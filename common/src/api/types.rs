@@ -305,6 +305,9 @@ pub struct VolumeStatus {
     /// The group whose copy may be made on it, which overwrites it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offered_to: Option<String>,
+    /// What is wrong with what it holds, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// What an appliance is for a group.

@@ -3,7 +3,7 @@
 use super::image_records::{DrillRecord, ImagePartRecord, ImageRecords, LocalPairRecord, ScheduleRecord};
 use super::records::{
     AppliedRecord, BackupRecord, GroupRecord, HistoryRecord, KeptMarkerRecord, OfferRecord, PeerRecord, Record,
-    SetRecord, VolumeRecord,
+    RestoreRecord, SetRecord, VolumeRecord,
 };
 use super::schema::{Key, KeyRange, MARKERS_KEPT, MARKERS_PRUNE_STEP, RECORD_BYTES_MAX};
 use super::{CatalogError, envelope};
@@ -85,13 +85,31 @@ impl Batch {
         Ok(())
     }
 
-    /// Removes a volume with its offer, if it is there.
+    /// Removes a volume with its offer and its restore, if it is there.
     ///
     /// # Errors
     /// [`CatalogError::Name`].
     pub fn delete_volume(&mut self, name: &str) -> Result<(), CatalogError> {
         self.delete(&Key::volume(name)?);
         self.delete(&Key::offer(name)?);
+        self.delete(&Key::restore(name)?);
+        Ok(())
+    }
+
+    /// Adds or replaces the restore onto a volume.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`], [`CatalogError::TooLarge`].
+    pub fn put_restore(&mut self, restore: &RestoreRecord) -> Result<(), CatalogError> {
+        self.put(&Key::restore(&restore.volume)?, restore)
+    }
+
+    /// A volume is half restored no more, if it was.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`].
+    pub fn delete_restore(&mut self, volume: &str) -> Result<(), CatalogError> {
+        self.delete(&Key::restore(volume)?);
         Ok(())
     }
 

@@ -36,7 +36,7 @@ pub use image_records::{
 pub use records::{
     ApplianceRecord, AppliedRecord, BackupRecord, BackupStateRecord, CopyRecord, GroupRecord, GroupVolume,
     HistoryRecord, KeptMarkerRecord, OfferRecord, OfferWhy, OnFullRecord, PairRecord, PairStateRecord, PartedRecord,
-    PeerRecord, RingRecord, RoleRecord, SetRecord, VolumeRecord, WhileDifferentialRecord,
+    PeerRecord, RestoreRecord, RingRecord, RoleRecord, SetRecord, VolumeRecord, WhileDifferentialRecord,
 };
 pub use schema::{CATALOG_FORMAT, MARKERS_KEPT, RECORD_BYTES_MAX};
 
@@ -98,6 +98,7 @@ impl Catalog {
             Table::LocalPair,
             Table::Offer,
             Table::Peer,
+            Table::Restore,
             Table::Ring,
             Table::Schedule,
             Table::Set,
@@ -312,6 +313,14 @@ impl Catalog {
     /// As [`Batch::delete_backup`] and [`Catalog::commit`].
     pub fn delete_backup(&self, name: &str) -> Result<(), CatalogError> {
         self.change(|batch| batch.delete_backup(name))
+    }
+
+    /// The restores that have begun and not ended, by volume.
+    ///
+    /// # Errors
+    /// As all reads.
+    pub fn restores(&self) -> Result<Vec<RestoreRecord>, CatalogError> {
+        self.all()
     }
 
     /// All groups, by name.

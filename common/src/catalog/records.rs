@@ -392,6 +392,19 @@ pub struct BackupRecord {
     pub total_bytes: u64,
 }
 
+/// A restore onto a volume that has begun and not ended: what the volume holds is neither what was there nor the backup.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct RestoreRecord {
+    /// The volume.
+    pub volume: String,
+    /// Where the backup is.
+    pub from: String,
+    /// When it began, nanoseconds since 1970.
+    pub began_ns: i64,
+    /// What of the volume it is about, in order and apart: (first byte, bytes).
+    pub ranges: Vec<(u64, u64)>,
+}
+
 /// A record that has its own table.
 pub(super) trait Record: Sized {
     const TABLE: Table;
@@ -440,6 +453,7 @@ records! {
     LocalPairRecord => LocalPair,
     OfferRecord => Offer,
     PeerRecord => Peer,
+    RestoreRecord => Restore,
     RingRecord => Ring,
     ScheduleRecord => Schedule,
     SetRecord => Set,

@@ -17,6 +17,7 @@
 //! marker/GROUP/NUMBER               one kept marker
 //! offer/VOLUME                      a volume in no group that a copy may be made on, or that waits for its images
 //! peer/NAME                         a trusted appliance
+//! restore/VOLUME                    a restore onto it that has not ended
 //! ring/GROUP                        where the write buffer of a running primary lies
 //! schedule/GROUP                    rehearsals of a group, again and again; by the group's name
 //! set/NAME                          a data set
@@ -33,7 +34,7 @@ use super::CatalogError;
 use crate::ids::{GroupId, MarkerNumber, check_name};
 
 /// The layout of tables and records that this build writes. Raised by any change an older build would misread.
-pub const CATALOG_FORMAT: u32 = 9;
+pub const CATALOG_FORMAT: u32 = 10;
 /// Stored bytes of one record at most: a roaring bitmap of 64 TiB in regions needs no more.
 pub const RECORD_BYTES_MAX: usize = 256 << 20;
 /// Markers kept per group, at least; pruning is by blocks of `MARKERS_PRUNE_STEP`.
@@ -61,13 +62,14 @@ pub(super) enum Table {
     ImagePart = 14,
     Set = 20,
     Backup = 21,
+    Restore = 22,
     LocalPair = 30,
     LocalBits = 31,
 }
 
 impl Table {
     /// All of them, in the order of their keys.
-    pub(super) const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 19] = [
         Self::Appliance,
         Self::Applied,
         Self::Backup,
@@ -82,6 +84,7 @@ impl Table {
         Self::Marker,
         Self::Offer,
         Self::Peer,
+        Self::Restore,
         Self::Ring,
         Self::Schedule,
         Self::Set,
@@ -110,6 +113,7 @@ impl Table {
             Self::Volume => "volume",
             Self::Set => "set",
             Self::Backup => "backup",
+            Self::Restore => "restore",
             Self::LocalPair => "local-pair",
             Self::LocalBits => "local-bits",
         }
@@ -149,6 +153,9 @@ impl Table {
             Self::Backup => {
                 "restore the catalogue from a backup; the backup itself is where it was written and is not touched"
             }
+            Self::Restore => {
+                "restore the catalogue from a backup; what it says is which volume is half restored: restore that again"
+            }
             Self::Volume => {
                 "restore the catalogue from a backup; the volume's data is in its backing file and is not touched"
             }
@@ -178,6 +185,10 @@ impl Key {
 
     pub(super) fn backup(name: &str) -> Result<Self, CatalogError> {
         Self::named(Table::Backup, name)
+    }
+
+    pub(super) fn restore(volume: &str) -> Result<Self, CatalogError> {
+        Self::named(Table::Restore, volume)
     }
 
     pub(super) fn peer(name: &str) -> Result<Self, CatalogError> {
@@ -332,6 +343,7 @@ mod tests {
             Key::marker(group, MarkerNumber(u64::MAX)),
             Key::offer("z").unwrap(),
             Key::peer("z").unwrap(),
+            Key::restore("z").unwrap(),
             Key::ring(group),
             Key::schedule("z").unwrap(),
             Key::set("z").unwrap(),

@@ -80,6 +80,7 @@ fn volume(name: &str, group: Option<&str>) -> VolumeStatus {
         backing: "/dev/null".into(),
         connections: 2,
         offered_to: None,
+        problem: None,
     }
 }
 

@@ -52,7 +52,8 @@ pub(crate) enum Command {
         #[arg(value_name = "FILE|NAME")]
         backup: String,
     },
-    /// Restore a backup, or one set of it: onto volumes as a host would write them, or into a folder
+    /// Restore a backup, or one set of it: onto volumes as a host would write them, or into a folder. A volume whose restore did not
+    /// end stays closed to hosts until it is restored again, or given up
     Restore(Restore),
 }
 
@@ -112,11 +113,11 @@ pub(crate) struct Create {
 
 /// `tidemark backup restore`.
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("where").required(true).args(["onto", "onto_volumes", "into"]))]
+#[command(group = clap::ArgGroup::new("where").required(true).args(["onto", "onto_volumes", "into", "give_up"]))]
 pub(crate) struct Restore {
     /// An archive, a folder of raw files, or the name of a backup
-    #[arg(value_name = "FILE|NAME")]
-    backup: String,
+    #[arg(value_name = "FILE|NAME", required_unless_present = "give_up")]
+    backup: Option<String>,
     /// One set of it
     #[arg(long, value_name = "SET", value_parser = name)]
     set: Option<String>,
@@ -129,13 +130,16 @@ pub(crate) struct Restore {
     /// Write files into this folder
     #[arg(long, value_name = "FOLDER")]
     into: Option<PathBuf>,
+    /// Restore nothing: open this volume, whose restore did not end, to hosts as it is
+    #[arg(long, value_name = "VOLUME", value_parser = name, conflicts_with_all = ["backup", "set"])]
+    give_up: Option<String>,
 }
 
 /// Carries it out. What lies in files needs no service to be verified or taken out.
 pub(crate) fn run(command: Command, common: &Common) -> Result<(), Failure> {
     match command {
         Command::Verify { backup } if stored::is_here(&backup) => stored::verify_here(&backup, common.json),
-        Command::Restore(Restore { backup, set, into: Some(folder), .. }) if stored::is_here(&backup) => {
+        Command::Restore(Restore { backup: Some(backup), set, into: Some(folder), .. }) if stored::is_here(&backup) => {
             stored::take_out(&backup, set.as_deref(), &folder, common.json)
         }
         command => ask(common, async |service| run_with(command, &service).await),

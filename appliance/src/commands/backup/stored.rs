@@ -79,7 +79,10 @@ fn told(found: &Verified) -> String {
 }
 
 pub(super) async fn restore(args: Restore, service: &Service) -> Result<(), Failure> {
-    let found = find(&args.backup, service).await?;
+    let Some(backup) = args.backup else {
+        return give_up(&args.give_up.unwrap_or_default(), service).await;
+    };
+    let found = find(&backup, service).await?;
     if found == "-" {
         return Err(Failure::Usage(TWICE.into()));
     }
@@ -91,6 +94,13 @@ pub(super) async fn restore(args: Restore, service: &Service) -> Result<(), Fail
     let from = path.display().to_string();
     let report = service.client.restore(&RestoreRequest { from, set: args.set, onto: args.onto }).await?;
     told_restored(service.json, &report)
+}
+
+async fn give_up(volume: &str, service: &Service) -> Result<(), Failure> {
+    let volume = service.client.restore_give_up(volume).await?;
+    output::done(service.json, &volume, |volume| {
+        format!("volume '{}' is open to hosts as it is: partly the backup, partly what was there before", volume.name)
+    })
 }
 
 fn told_restored(json: bool, report: &RestoreReport) -> Result<(), Failure> {

@@ -27,6 +27,11 @@ const FILL_BAD: f64 = 0.90;
 pub(super) fn block(group: &GroupStatus, status: &Status, now: Timestamp, columns: usize) -> Vec<Line> {
     let mut lines = vec![title(group)];
     lines.extend(group.problem.iter().flat_map(|problem| labelled("problem", Style::Bad, &wrapped(problem, columns))));
+    let of_volumes = status.volumes.iter().filter(|volume| volume.group.as_ref() == Some(&group.name));
+    // What is the group's problem stands there already.
+    let of_volumes =
+        of_volumes.filter_map(|volume| volume.problem.as_ref()).filter(|told| group.problem.as_ref() != Some(told));
+    lines.extend(of_volumes.flat_map(|told| labelled("problem", Style::Bad, &wrapped(told, columns))));
     let stuck: Vec<String> = group.standing.iter().filter(|one| one.is_stuck()).map(Standing::text).collect();
     lines.extend(stuck.iter().flat_map(|text| labelled("stuck", Style::Bad, &wrapped(text, columns))));
     lines.extend(labelled("volumes", Style::Plain, &listed(&sizes(group, status), columns)));

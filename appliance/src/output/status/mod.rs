@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tidemark_common::api::types::{GroupStatus, PairState, PairStatus, Role, Status};
 
 use super::figures;
-use super::text::{Line, Style, View};
+use super::text::{Line, Style, View, wrapped};
 
 /// Where values begin: labels stand to the left of it.
 const VALUE_COLUMN: usize = 13;
@@ -54,9 +54,9 @@ fn header(status: &Status, now: Timestamp) -> Vec<Line> {
 
 /// How many groups there are, and how many of them need somebody.
 fn summary(status: &Status) -> String {
-    let needy = status.groups.iter().filter(|group| needs_a_person(group)).count();
+    let needy = status.groups.iter().filter(|group| needs_a_person(group)).count() + loose_problems(status).count();
     let counted = match status.groups.len() {
-        0 => return "no groups yet".into(),
+        0 => "no groups yet".into(),
         1 => "1 group".into(),
         several => format!("{several} groups"),
     };
@@ -68,7 +68,7 @@ fn summary(status: &Status) -> String {
 }
 
 fn health(status: &Status) -> Style {
-    match status.groups.iter().any(needs_a_person) {
+    match status.groups.iter().any(needs_a_person) || loose_problems(status).next().is_some() {
         true => Style::Bad,
         false => Style::Good,
     }
@@ -80,13 +80,20 @@ fn needs_a_person(group: &GroupStatus) -> bool {
     group.problem.is_some() || group.role == Role::Fenced || group.pairs.iter().any(needs)
 }
 
+/// What is wrong with volumes in no group.
+fn loose_problems(status: &Status) -> impl Iterator<Item = &String> {
+    status.volumes.iter().filter(|volume| volume.group.is_none()).filter_map(|volume| volume.problem.as_ref())
+}
+
 fn ungrouped(status: &Status, columns: usize) -> Vec<Line> {
     let loose = status.volumes.iter().filter(|volume| volume.group.is_none());
     let items: Vec<String> = loose.map(|volume| format!("{} {}", volume.name, figures::bytes(volume.size))).collect();
     if items.is_empty() {
         return Vec::new();
     }
-    labelled("no group", Style::Plain, &group::listed(&items, columns))
+    let mut lines = labelled("no group", Style::Plain, &group::listed(&items, columns));
+    lines.extend(loose_problems(status).flat_map(|told| labelled("problem", Style::Bad, &wrapped(told, columns))));
+    lines
 }
 
 /// A label, and values below each other.

@@ -297,7 +297,7 @@ impl Appliance {
         // The images go before the end is said: whoever waits for it finds their space given back.
         drop(work);
         drop(permit);
-        self.end(job, outcome);
+        self.end_at(job, outcome, Some(&kind));
     }
 
     fn copy(&self, job: &Arc<Job>, work: &Work) -> Result<(), CopyError> {
@@ -312,7 +312,12 @@ impl Appliance {
         let pace = Pace::new(Arc::clone(&self.clock), record.rate, record.when_idle.then(|| self.asked(&work.moment)));
         let pace = pace.hurrying(telling(job, work.moment.squeezed()));
         let copying = Copying { members: &work.members, pace, stop: &job.stop, progress: &job.progress };
-        let members = copy(copying, &work.moment.images, form.as_mut())?;
+        let members = copy(copying, &work.moment.images, form.as_mut()).map_err(|error| match error {
+            CopyError::Target { member, source } => {
+                CopyError::Target { member: format!("{member} to {}", record.to), source }
+            }
+            other => other,
+        })?;
         let sets =
             record.sets.iter().map(|set| SetSaid { name: set.name.clone(), extents: set.extents.clone() }).collect();
         let manifest = Manifest {
@@ -340,8 +345,12 @@ impl Appliance {
         Box::new(move || doors.iter().map(|volume| volume.door.asked()).sum())
     }
 
-    /// It is over: recorded first, then said.
     fn end(&self, job: &Job, outcome: Result<(), CopyError>) {
+        self.end_at(job, outcome, None);
+    }
+
+    /// It is over: recorded first, then said. A file keeps its interim name until that is recorded.
+    fn end_at(&self, job: &Job, outcome: Result<(), CopyError>, kind: Option<&TargetKind>) {
         let (name, state) = {
             let mut record = job.record.lock();
             record.ended_ns = Some(self.now_ns());
@@ -355,8 +364,12 @@ impl Appliance {
                 tracing::warn!(backup = %record.name, %reason, "the backup ended early");
             }
             (record.state, record.reason) = (state, reason);
-            if let Err(error) = self.catalog.put_backup(&record) {
-                tracing::error!(backup = %record.name, %error, "how the backup ended could not be recorded");
+            match self.catalog.put_backup(&record) {
+                Ok(()) if state == BackupStateRecord::Done => settle(&record.name, kind),
+                Ok(()) => {}
+                Err(error) => {
+                    tracing::error!(backup = %record.name, %error, "how the backup ended could not be recorded");
+                }
             }
             (record.name.clone(), state)
         };
@@ -439,6 +452,7 @@ impl Appliance {
 
     /// What a kill or a stop interrupted ends here, and what is scheduled waits again.
     pub(crate) fn recover_backups(&self) -> Result<(), tidemark_common::catalog::CatalogError> {
+        let mut done = Vec::new();
         for mut record in self.catalog.backups()? {
             match record.state {
                 BackupStateRecord::Scheduled => {
@@ -446,28 +460,38 @@ impl Appliance {
                     self.wait_for_time(job, readers);
                 }
                 BackupStateRecord::Waiting | BackupStateRecord::Copying => {
-                    self.recover_interrupted(&mut record);
+                    let kind = self.recover_interrupted(&mut record);
                     self.catalog.put_backup(&record)?;
+                    if record.state == BackupStateRecord::Done {
+                        settle(&record.name, Some(&kind));
+                    }
                     self.backups.ended.lock().insert(record.name, record.state.into());
                 }
                 BackupStateRecord::Done | BackupStateRecord::Failed | BackupStateRecord::Cancelled => {
+                    if record.state == BackupStateRecord::Done {
+                        done.push((record.name.clone(), interrupted_kind(&record.to, &record.name)));
+                    }
                     self.backups.ended.lock().insert(record.name, record.state.into());
                 }
             }
         }
+        // Killed when that was recorded and the interim name was still there. Whatever these lie on may answer late, or never.
+        self.runtime.spawn_blocking(move || done.iter().for_each(|(name, kind)| settle(name, Some(kind))));
         Ok(())
     }
 
-    fn recover_interrupted(&self, record: &mut BackupRecord) {
+    /// Done when it was complete, failed with nothing left otherwise; what its target is.
+    fn recover_interrupted(&self, record: &mut BackupRecord) -> TargetKind {
         let kind = interrupted_kind(&record.to, &record.name);
         record.ended_ns = Some(self.now_ns());
-        // It gets its name when it is complete, and what was there before it began had another one.
-        if matches!(&kind, TargetKind::File(path) | TargetKind::Folder(path) if path.exists())
-            && record.state == BackupStateRecord::Copying
-        {
+        let began = record.began_ns.map(timestamp);
+        let is_its = |manifest: &Manifest| {
+            manifest.name == record.name && manifest.appliance == self.config.name && Some(manifest.began) == began
+        };
+        if record.state == BackupStateRecord::Copying && destination::is_complete(&kind, is_its) {
             record.state = BackupStateRecord::Done;
             record.done_bytes = record.total_bytes;
-            return;
+            return kind;
         }
         record.state = BackupStateRecord::Failed;
         let left = match destination::remove_unfinished(&kind) {
@@ -476,6 +500,7 @@ impl Appliance {
         };
         record.reason = Some(format!("interrupted: the service ended while it was copied; {left}. Ask for it again"));
         tracing::warn!(backup = %record.name, "a backup was interrupted by the end of the service");
+        kind
     }
 
     /// The service stops: what is under way ends early, and says why.
@@ -486,6 +511,13 @@ impl Appliance {
             let mut over = job.over.subscribe();
             let _ = tokio::time::timeout(CANCEL_LIMIT, over.wait_for(|over| *over)).await;
         }
+    }
+}
+
+/// What cannot be removed is in nobody's way: the backup is done.
+fn settle(name: &str, kind: Option<&TargetKind>) {
+    if let Some(Err(why)) = kind.map(destination::settle) {
+        tracing::warn!(backup = %name, %why, "the interim name of a finished backup must be removed by hand");
     }
 }
 

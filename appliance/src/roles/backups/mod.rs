@@ -1,7 +1,8 @@
 //! Data sets and backups of this appliance.
 //!
 //! `sets` (what may be backed up), `moment` (images of the groups concerned), `jobs` (from the request to the end), `targets_of_pairs`
-//! (images of targets), `targets` (opening where it goes), `restore` (back onto volumes).
+//! (images of targets), `targets` (opening where it goes), `restore` (back onto volumes), `unfinished`
+//! (restores that did not end).
 
 mod jobs;
 mod moment;
@@ -9,6 +10,7 @@ mod restore;
 mod sets;
 mod targets;
 mod targets_of_pairs;
+mod unfinished;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,10 +21,12 @@ use tidemark_common::api::backup::types::{
 };
 use tidemark_common::api::backup::{ArchiveStream, BackupControl};
 use tidemark_common::api::control::Reply;
+use tidemark_common::api::types::VolumeStatus;
 use tokio::sync::Semaphore;
 
 use super::appliance::Appliance;
 use jobs::Job;
+use unfinished::Unfinished;
 
 /// Copyings at once: each takes [`tidemark_backup::copy::COPY_BYTES`] of memory; the others wait with their images made.
 const COPYINGS_MAX: usize = 8;
@@ -35,8 +39,10 @@ pub(crate) struct Backups {
     /// Creating, cancelling and deleting, one at a time.
     changing: tokio::sync::Mutex<()>,
     copyings: Arc<Semaphore>,
-    /// Volumes that are restored now, and from what: closed to hosts until that is over.
-    pub(super) restoring: Mutex<BTreeMap<String, String>>,
+    /// Volumes that are restored now, and what is done, for people: closed to hosts until that is over.
+    restoring: Mutex<BTreeMap<String, String>>,
+    /// Those that are restored only half, as the catalogue has them: closed to hosts until they are whole.
+    unfinished: Mutex<Unfinished>,
 }
 
 impl Default for Backups {
@@ -47,17 +53,12 @@ impl Default for Backups {
             changing: tokio::sync::Mutex::default(),
             copyings: Arc::new(Semaphore::new(COPYINGS_MAX)),
             restoring: Mutex::default(),
+            unfinished: Mutex::default(),
         }
     }
 }
 
 impl Backups {
-    /// Why a host cannot have a volume now: it is restored.
-    pub(crate) fn restoring(&self, volume: &str) -> Option<String> {
-        let from = self.restoring.lock().get(volume).cloned()?;
-        Some(format!("volume '{volume}' is being restored from {from}: it can be opened when that is over"))
-    }
-
     /// How many there are in each state. Who is told waits for nothing.
     pub(crate) fn by_state(&self) -> BTreeMap<String, u64> {
         let jobs = self.jobs.lock();
@@ -110,5 +111,9 @@ impl BackupControl for Appliance {
 
     fn restore(&self, request: RestoreRequest) -> Reply<'_, RestoreReport> {
         Box::pin(self.restore_backup(request))
+    }
+
+    fn restore_give_up(&self, volume: String) -> Reply<'_, VolumeStatus> {
+        Box::pin(async move { tokio::task::block_in_place(|| self.give_up_restore(&volume)) })
     }
 }

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
-use tidemark_backup::restore::{VolumeWriter, to_volumes};
+use tidemark_backup::restore::{Ranges, VolumeWriter, to_volumes};
 use tidemark_backup::source::Source;
 use tidemark_common::api::backup::types::{RestoreReport, RestoreRequest};
 use tidemark_common::api::types::ErrorBody;
 use tidemark_common::nbd::{Export, IoError, ZeroMode};
 
+use super::unfinished::Unfinished;
 use crate::roles::appliance::{Appliance, failed, invalid, refused};
+use crate::roles::door::Door;
 
 /// Bytes of zeroes in one request.
 const ZERO_BYTES: u64 = 1 << 30;
@@ -37,20 +39,21 @@ impl Appliance {
     }
 }
 
-/// The volumes as a host writes them, and nobody else: they are closed to hosts from the first look until this is dropped.
+/// The volumes as a host writes them, and nobody else: they are closed to hosts from the first look until this is dropped, and stay so when
+/// it is dropped half-way.
 struct Hosted {
     appliance: Arc<Appliance>,
     from: String,
-    /// Written and not yet flushed.
-    written: BTreeSet<String>,
     closed: Mutex<BTreeSet<String>>,
-    /// Those of which something was written, in this restore.
-    begun: BTreeSet<String>,
+    /// What is overwritten.
+    ranges: Ranges,
+    /// Once it is recorded that this has begun: what was recorded before.
+    begun: Option<Unfinished>,
 }
 
 impl Hosted {
     fn of(appliance: Arc<Appliance>, from: String) -> Self {
-        Self { appliance, from, written: BTreeSet::new(), closed: Mutex::default(), begun: BTreeSet::new() }
+        Self { appliance, from, closed: Mutex::default(), ranges: Ranges::new(), begun: None }
     }
 
     /// Two restores onto one volume would be neither.
@@ -59,16 +62,15 @@ impl Hosted {
         if closed.contains(volume) {
             return Ok(());
         }
-        let mut all = self.appliance.backups.restoring.lock();
-        if let Some(other) = all.get(volume) {
-            return Err(format!("volume '{volume}' is being restored from {other} already"));
-        }
-        all.insert(volume.to_owned(), self.from.clone());
+        let from = &self.from;
+        let doing = format!("volume '{volume}' is being restored from {from}: it can be opened when that is over");
+        self.appliance.backups.take(volume, doing)?;
         closed.insert(volume.to_owned());
         self.appliance.opened_by_a_host(volume)
     }
 
-    fn door(&mut self, volume: &str) -> Result<Arc<crate::roles::door::Door>, String> {
+    /// What hosts go through.
+    fn door(&self, volume: &str) -> Result<Arc<Door>, String> {
         let found = self.appliance.volume(volume).map_err(|error| error.message)?;
         self.close(volume)?;
         if found.door.connections.load(Ordering::Relaxed) > 0 {
@@ -76,25 +78,38 @@ impl Hosted {
                 "hosts are connected to volume '{volume}', and would not expect it to change: disconnect them first"
             ));
         }
-        self.begun.insert(volume.to_owned());
-        self.written.insert(volume.to_owned());
         Ok(Arc::clone(&found.door))
+    }
+
+    /// The same, to change what it holds: that has begun is recorded, durably, before the first byte is changed.
+    fn changing(&mut self, volume: &str) -> Result<Arc<Door>, String> {
+        let door = self.door(volume)?;
+        if self.begun.is_none() {
+            let begun = self.appliance.begin_restore(&self.ranges, &self.from);
+            self.begun = Some(begun.map_err(|error| format!("record that it begins: {error}"))?);
+        }
+        Ok(door)
     }
 
     /// What an end before the end leaves, for people.
     fn left_half(&self) -> String {
-        let half: Vec<_> = self.begun.iter().map(|volume| format!("'{volume}'")).collect();
-        if half.is_empty() {
+        if self.begun.is_none() {
             return String::new();
         }
-        format!(". What is in {} now is neither what was there nor the backup: restore again", half.join(", "))
+        let half: Vec<_> = self.ranges.keys().map(|volume| format!("'{volume}'")).collect();
+        format!(
+            ". What is in {} now is neither what was there nor the backup, and stays closed to hosts: restore again, or open a volume as it \
+             is with `tidemark backup restore --give-up VOLUME`",
+            half.join(", ")
+        )
     }
 }
 
 impl Drop for Hosted {
     fn drop(&mut self) {
-        let closed = self.closed.lock();
-        self.appliance.backups.restoring.lock().retain(|volume, _| !closed.contains(volume));
+        for volume in &*self.closed.lock() {
+            self.appliance.backups.let_go(volume);
+        }
     }
 }
 
@@ -111,14 +126,20 @@ impl VolumeWriter for Hosted {
         (!bounds.read_only).then_some(bounds.size)
     }
 
+    fn begin(&mut self, ranges: &Ranges) -> Result<(), String> {
+        self.ranges.clone_from(ranges);
+        // All of them, before one is changed.
+        ranges.keys().try_for_each(|volume| self.door(volume).map(drop))
+    }
+
     fn write(&mut self, volume: &str, offset: u64, bytes: &[u8]) -> Result<(), String> {
-        let door = self.door(volume)?;
+        let door = self.changing(volume)?;
         let written = self.appliance.runtime.block_on(door.write(offset, bytes, false));
         written.map_err(|error| at(volume, offset, error))
     }
 
     fn zero(&mut self, volume: &str, offset: u64, length: u64) -> Result<(), String> {
-        let door = self.door(volume)?;
+        let door = self.changing(volume)?;
         let mut done = 0;
         while done < length {
             let some = (length - done).min(ZERO_BYTES);
@@ -129,12 +150,18 @@ impl VolumeWriter for Hosted {
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<(), String> {
-        for volume in std::mem::take(&mut self.written) {
-            let door = self.door(&volume)?;
+    fn complete(&mut self) -> Result<(), String> {
+        for volume in self.ranges.keys() {
+            let door = self.door(volume)?;
             let flushed = self.appliance.runtime.block_on(door.flush());
             flushed.map_err(|error| format!("flush volume '{volume}': {error}"))?;
         }
-        Ok(())
+        // In this order: what is not durable is not whole.
+        let Some(before) = self.begun.take() else { return Ok(()) };
+        let ended = self.appliance.end_restore(&self.ranges, before.clone());
+        ended.map_err(|error| {
+            self.begun = Some(before);
+            format!("record that it has ended: {error}")
+        })
     }
 }

@@ -54,6 +54,7 @@ impl Appliance {
             )));
         }
         self.refuse_imaged(target_name)?;
+        self.refuse_half_restored(target_name)?;
         if target.file.size() < source.file.size() {
             return Err(refused(format!(
                 "volume '{target_name}' has {} bytes and '{source_name}' has {}: `tidemark volume resize {target_name} --size {}` first",

@@ -126,6 +126,8 @@ impl Appliance {
         let done = tokio::task::block_in_place(|| held.pair.resync());
         self.settle_door(target).await;
         done.map_err(|error| told(&held, "made equal again", error))?;
+        // What differs is overwritten, whoever wrote it.
+        tokio::task::block_in_place(|| self.forget_restore(target)).map_err(failed)?;
         Ok(self.local_pair_status(&held))
     }
 

@@ -8,6 +8,7 @@ use hyper::Method;
 
 use super::types::{BackupCreate, BackupInfo, RestoreReport, RestoreRequest, SetCreate, SetInfo};
 use crate::api::client::{Answer, Ask, Client, ClientError};
+use crate::api::types::VolumeStatus;
 
 /// Archives of many TiB are written and read as fast as their disks allow.
 const ARCHIVE_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -109,5 +110,13 @@ impl Client {
     /// See [`Client::status`].
     pub async fn restore(&self, request: &RestoreRequest) -> Answer<RestoreReport> {
         self.ask(Ask::new(Method::POST, &["restore"]).with(request).within(ARCHIVE_TIMEOUT)).await
+    }
+
+    /// `backup restore --give-up`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn restore_give_up(&self, volume: &str) -> Answer<VolumeStatus> {
+        self.ask(Ask::new(Method::DELETE, &["volumes", volume, "restore"])).await
     }
 }

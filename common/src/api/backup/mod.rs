@@ -9,6 +9,7 @@ use tokio::sync::mpsc::Receiver;
 
 use self::types::{BackupCreate, BackupInfo, RestoreReport, RestoreRequest, SetCreate, SetInfo};
 use super::control::Reply;
+use super::types::VolumeStatus;
 
 /// An archive on its way: pieces, or why it ends early.
 pub type ArchiveStream = Receiver<std::io::Result<Vec<u8>>>;
@@ -35,4 +36,6 @@ pub trait BackupControl: Send + Sync + 'static {
     fn backup_stream(&self, name: String) -> Reply<'_, ArchiveStream>;
     /// `backup restore` onto volumes.
     fn restore(&self, request: RestoreRequest) -> Reply<'_, RestoreReport>;
+    /// `backup restore --give-up`: a volume that is half restored is opened to hosts as it is.
+    fn restore_give_up(&self, volume: String) -> Reply<'_, VolumeStatus>;
 }

@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 use super::types::{BackupCreate, BackupInfo, RestoreReport, RestoreRequest, SetCreate, SetInfo};
 use crate::api::answer::{Body, ErrorAnswer, Names};
 use crate::api::routes::{Answer, Api};
-use crate::api::types::ErrorBody;
+use crate::api::types::{ErrorBody, VolumeStatus};
 
 /// All paths of data sets and backups.
 pub(in crate::api) fn backup_router() -> OpenApiRouter<Api> {
@@ -24,6 +24,7 @@ pub(in crate::api) fn backup_router() -> OpenApiRouter<Api> {
         .routes(routes!(backup_cancel))
         .routes(routes!(backup_stream))
         .routes(routes!(restore))
+        .routes(routes!(restore_give_up))
 }
 
 /// Data sets, by name.
@@ -99,4 +100,11 @@ async fn backup_stream(State(api): State<Api>, Names(backup): Names<String>) -> 
     responses((status = 200, body = RestoreReport), (status = "default", body = ErrorBody)))]
 async fn restore(State(api): State<Api>, Body(request): Body<RestoreRequest>) -> Answer<RestoreReport> {
     api.carry_out(async move |control| control.backups().restore(request).await).await.map(Json)
+}
+
+/// Opens a volume that is half restored to hosts, as it is.
+#[utoipa::path(delete, path = "/v1/volumes/{volume}/restore", params(("volume" = String, Path,)),
+    responses((status = 200, body = VolumeStatus), (status = "default", body = ErrorBody)))]
+async fn restore_give_up(State(api): State<Api>, Names(volume): Names<String>) -> Answer<VolumeStatus> {
+    api.carry_out(async move |control| control.backups().restore_give_up(volume).await).await.map(Json)
 }

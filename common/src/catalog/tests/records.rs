@@ -53,6 +53,28 @@ fn the_last_put_counts_and_what_is_deleted_is_gone() {
 }
 
 #[test]
+fn a_restore_is_known_until_it_is_deleted_or_its_volume_is() {
+    let (directory, catalog) = fresh();
+    let restore = |volume: &str| RestoreRecord {
+        volume: volume.into(),
+        from: "/backups/b.tar".into(),
+        began_ns: 7,
+        ranges: vec![(0, 4096), (8192, u64::MAX)],
+    };
+    let mut batch = Batch::new();
+    for volume in ["a", "b", "c"] {
+        batch.put_restore(&restore(volume)).unwrap();
+    }
+    catalog.commit(batch).unwrap();
+    let mut batch = Batch::new();
+    batch.delete_restore("b").unwrap();
+    catalog.commit(batch).unwrap();
+    catalog.delete_volume("c").unwrap();
+    drop(catalog);
+    assert_eq!(open(directory.path()).unwrap().restores().unwrap(), [restore("a")]);
+}
+
+#[test]
 fn a_deleted_group_leaves_nothing_and_its_neighbour_stays() {
     let (_directory, catalog) = fresh();
     for id in [GROUP, OTHER_GROUP] {

@@ -1,0 +1,243 @@
+//! What a backup leaves however it ends, and what it says of itself: at targets that fill, in the middle, between its last byte and its
+//! name; its order, its moment, its times.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tidemark_common::api::backup::types::{BackupInfo, BackupProgress, BackupState};
+use tidemark_common::api::types::MarkerInfo;
+use tidemark_tests::appliance::Appliance;
+use tidemark_tests::cluster::Cluster;
+use tidemark_tests::noise::write_noise;
+use tidemark_tests::small_disk::SmallDisk;
+use tidemark_tests::wait::wait_until;
+
+const LIMIT: Duration = Duration::from_secs(30);
+const VOLUME: u64 = 8 << 20;
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn show(side: &Appliance, name: &str) -> BackupInfo {
+    side.json(&["backup", "show", name])
+}
+
+fn wait_state(side: &Appliance, name: &str, wanted: impl Fn(&BackupInfo) -> bool) -> BackupInfo {
+    wait_until(&format!("backup {name}"), LIMIT, || {
+        let backup = show(side, name);
+        if wanted(&backup) { Ok(backup) } else { Err(format!("{backup:?}")) }
+    })
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let name =
+        |entry: std::io::Result<std::fs::DirEntry>| entry.expect("entry").file_name().into_string().expect("a name");
+    let mut names: Vec<_> = std::fs::read_dir(folder).expect("list").map(name).collect();
+    names.sort_unstable();
+    names
+}
+
+/// One volume of noise in a group, and a set of it.
+fn side(cluster: &Cluster) -> Appliance {
+    let side = cluster.running("alone");
+    side.ok(&["volume", "create", "v", "--size", &VOLUME.to_string()]);
+    side.ok(&["group", "create", "g", "--volume", "v"]);
+    side.ok(&["set", "create", "all", "v"]);
+    write_noise(&side, "v", 0, VOLUME, 1);
+    side
+}
+
+fn manifest(archive: &Path) -> serde_json::Value {
+    let taken = Command::new("tar").arg("-xOf").arg(archive).arg("tidemark-manifest.json").output().expect("run tar");
+    serde_json::from_slice(&taken.stdout).expect("a manifest")
+}
+
+/// The file or the folder that backup `b` makes, as `--to` names it and as it is called in the end.
+fn targets(folder: &Path) -> [(PathBuf, &'static str); 2] {
+    [(folder.join("b.tar"), "b.tar"), (folder.to_owned(), "b")]
+}
+
+#[test]
+fn a_target_whose_disk_fills_ends_a_backup_loudly_and_nothing_of_it_is_left() {
+    let cluster = Cluster::new();
+    let side = side(&cluster);
+    let small = SmallDisk::mount(&cluster.join("small"), VOLUME / 2);
+    for (to, name) in targets(small.path()) {
+        side.ok(&["backup", "create", "b", "--set", "all", "--to", &text(&to)]);
+        let backup = wait_state(&side, "b", |backup| backup.state.is_over());
+        let reason = backup.reason.expect("a reason");
+        assert_eq!(backup.state, BackupState::Failed, "{reason}");
+        for words in ["write all/v", &text(&to), "No space left on device"] {
+            assert!(reason.contains(words), "{words}: {reason}");
+        }
+        assert_eq!(names(small.path()), Vec::<String>::new(), "its space is given back");
+        assert_eq!(side.status().side_store.bytes, 0);
+        let outcome = side.cli(&["backup", "wait", "b"]);
+        assert!(outcome.code == 1 && outcome.stderr.contains("No space left"), "{outcome:?}");
+        assert_eq!(side.status().backups["failed"], 1);
+        // There is room: the same again is whole.
+        small.resize(2 * VOLUME);
+        side.ok(&["backup", "create", "b", "--set", "all", "--to", &text(&to), "--wait"]);
+        assert_eq!(names(small.path()), [name]);
+        assert!(side.ok(&["backup", "verify", "b", "--json"]).contains("\"bad\": []"));
+        side.ok(&["backup", "delete", "b"]);
+        let made = small.path().join(name);
+        let removed = if made.is_dir() { std::fs::remove_dir_all(made) } else { std::fs::remove_file(made) };
+        removed.expect("remove the backup");
+        small.resize(VOLUME / 2);
+    }
+}
+
+#[test]
+fn a_backup_that_is_cancelled_in_the_middle_leaves_nothing() {
+    let cluster = Cluster::new();
+    let side = side(&cluster);
+    let folder = cluster.join("to");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    for (to, name) in targets(&folder) {
+        side.ok(&["backup", "create", "b", "--set", "all", "--to", &text(&to), "--rate", "512KiB"]);
+        wait_state(&side, "b", |backup| backup.progress.done_bytes > 0);
+        assert_eq!(names(&folder), [format!("{name}.part")]);
+        let backup: BackupInfo = side.json(&["backup", "cancel", "b"]);
+        assert_eq!(backup.state, BackupState::Cancelled);
+        assert!(backup.progress.done_bytes < VOLUME, "in the middle: {backup:?}");
+        assert_eq!(names(&folder), Vec::<String>::new());
+        assert_eq!(side.status().side_store.bytes, 0, "what was saved for it is given back");
+    }
+}
+
+/// A kill between the last byte and the record that it is done, and a stranger who has made a file of its name by then.
+#[test]
+fn a_backup_is_done_after_a_kill_only_when_what_has_its_name_is_it() {
+    let cluster = Cluster::new();
+    let mut side = side(&cluster);
+    let folder = cluster.join("to");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let other = folder.join("whole.tar");
+    side.ok(&["backup", "create", "whole", "--set", "all", "--to", &text(&other), "--wait"]);
+    side.ok(&["backup", "create", "raw", "--set", "all", "--to", &text(&folder), "--wait"]);
+    let begin = |side: &Appliance, to: &Path| {
+        side.ok(&["backup", "create", "b", "--set", "all", "--to", &text(to), "--rate", "512KiB"]);
+        wait_state(side, "b", |backup| backup.progress.done_bytes > 0);
+    };
+    let (file, part) = (folder.join("b.tar"), folder.join("b.tar.part"));
+    // A stranger's file, of any kind: also a backup, only not this one.
+    begin(&side, &file);
+    side.kill9();
+    std::fs::copy(&other, &file).expect("a stranger's file");
+    side.start();
+    let backup = show(&side, "b");
+    assert_eq!(backup.state, BackupState::Failed, "{backup:?}");
+    assert!(backup.reason.expect("a reason").contains("interrupted"));
+    assert_eq!(names(&folder), ["b.tar", "raw", "whole.tar"], "the stranger keeps his file");
+    assert_eq!(std::fs::read(&file).expect("read"), std::fs::read(&other).expect("read"));
+    std::fs::remove_file(&file).expect("remove it");
+    // Its own, complete and named, and not yet recorded.
+    begin(&side, &file);
+    side.kill9();
+    std::fs::copy(&other, &part).expect("its last bytes");
+    std::fs::hard_link(&part, &file).expect("its name");
+    side.start();
+    let backup = show(&side, "b");
+    assert_eq!((backup.state, backup.reason), (BackupState::Done, None));
+    assert_eq!(names(&folder), ["b.tar", "raw", "whole.tar"], "its interim name is gone");
+    side.ok(&["backup", "verify", "b"]);
+    // Recorded, and the interim name was still there.
+    side.kill9();
+    std::fs::hard_link(&file, &part).expect("its interim name");
+    side.start();
+    wait_until("the interim name to go", LIMIT, || if part.exists() { Err("it is there".into()) } else { Ok(()) });
+    assert_eq!(show(&side, "b").state, BackupState::Done);
+    side.ok(&["backup", "verify", "b"]);
+    side.ok(&["backup", "delete", "b"]);
+    // A folder somebody else made, with another backup in it.
+    begin(&side, &folder);
+    side.kill9();
+    std::fs::remove_dir_all(folder.join("b.part")).expect("its own is gone");
+    let copied = Command::new("cp").arg("-r").arg(folder.join("raw")).arg(folder.join("b")).status().expect("run cp");
+    assert!(copied.success());
+    side.start();
+    assert_eq!(show(&side, "b").state, BackupState::Failed);
+    assert!(folder.join("b/all/v").exists(), "it stays");
+}
+
+#[test]
+fn an_archive_has_the_order_asked_for_and_says_truly_what_it_is() {
+    let cluster = Cluster::new();
+    let side = side(&cluster);
+    side.ok(&["volume", "create", "a", "--size", "4MiB"]);
+    side.ok(&["group", "add", "g", "--volume", "a"]);
+    write_noise(&side, "a", 1 << 20, 2 << 20, 2);
+    side.ok(&["set", "create", "one", "v:4MiB+1MiB", "a"]);
+    side.ok(&["set", "create", "two", "v:1MiB+512KiB", "v:512KiB+256KiB"]);
+    let given = ["two/v@1048576+524288", "two/v@524288+262144", "one/v@4194304+1048576", "one/a"];
+    let mut made = Vec::new();
+    for (order, wanted) in [
+        ("given", [0, 1, 2, 3]),
+        ("address", [3, 1, 0, 2]),
+        // One holds 4 MiB, two of them data.
+        ("smallest-first", [1, 0, 2, 3]),
+    ] {
+        let to = cluster.join(&format!("{order}.tar"));
+        let path = text(&to);
+        let began = side.json::<MarkerInfo>(&["cut", "g"]);
+        let backup: BackupInfo = side.json(&[
+            "backup", "create", order, "--set", "two", "--set", "one", "--order", order, "--to", &path, "--wait",
+        ]);
+        let ended = side.json::<MarkerInfo>(&["cut", "g"]);
+        let listed = Command::new("tar").arg("-tf").arg(&to).output().expect("run tar");
+        let listed = String::from_utf8(listed.stdout).expect("names");
+        let mut wanted: Vec<_> = wanted.map(|number| given[number]).to_vec();
+        let manifest = manifest(&to);
+        let members = manifest["members"].as_array().expect("members");
+        assert_eq!(members.iter().map(|member| member["name"].as_str().expect("a name")).collect::<Vec<_>>(), wanted);
+        wanted.extend(["tidemark-manifest.json", "tidemark-manifest.json.b3"]);
+        assert_eq!(listed.lines().collect::<Vec<_>>(), wanted, "{order}");
+        // Its moment is a marker of the group, between the one before it was asked for and the one after it was done.
+        let moment = &manifest["moments"][0];
+        let number = moment["marker"].as_u64().expect("a marker");
+        assert!(began.number < number && number < ended.number, "{} {number} {}", began.number, ended.number);
+        let markers: Vec<MarkerInfo> = side.json(&["markers", "g"]);
+        let marker = markers.iter().find(|marker| marker.number == number).expect("the group knows it");
+        let time =
+            |value: &serde_json::Value| -> jiff::Timestamp { value.as_str().expect("a time").parse().expect("a time") };
+        assert_eq!(time(&moment["time"]), marker.time);
+        assert_eq!((moment["group"].as_str(), manifest["skew_seconds"].as_f64()), (Some("g"), Some(0.0)));
+        let mut volumes: Vec<_> = moment["volumes"].as_array().expect("volumes").clone();
+        volumes.sort_by_key(|volume| volume["name"].as_str().expect("a name").to_owned());
+        assert_eq!(
+            volumes,
+            [serde_json::json!({"name": "a", "size": 4 << 20}), serde_json::json!({"name": "v", "size": VOLUME})]
+        );
+        // What the service says of it is the same.
+        assert_eq!((backup.moments[0].marker, backup.moments[0].time), (number, marker.time));
+        let (said, ran) =
+            (time(&manifest["began"]), (backup.began.expect("its begin"), backup.ended.expect("its end")));
+        assert_eq!(said, ran.0);
+        assert!(
+            began.time <= backup.asked && backup.asked <= ran.0 && ran.0 <= ran.1 && ran.1 <= ended.time,
+            "{backup:?}"
+        );
+        assert_eq!((manifest["name"].as_str(), manifest["appliance"].as_str()), (Some(order), Some("alone")));
+        assert_eq!(manifest["order"].as_str(), Some(order));
+        assert_eq!(backup.progress.total_bytes, (3 << 20) + (768 << 10));
+        made.push(BackupInfo { progress: BackupProgress::default(), ..backup });
+    }
+    made.sort_by(|one, other| one.name.cmp(&other.name));
+    let listed: Vec<BackupInfo> = side.json(&["backup", "list"]);
+    assert!(listed.iter().all(|backup| backup.progress.done_bytes == backup.progress.total_bytes));
+    let without = |backup: BackupInfo| BackupInfo { progress: BackupProgress::default(), ..backup };
+    assert_eq!(listed.into_iter().map(without).collect::<Vec<_>>(), made);
+    let listed = side.ok(&["backup", "list"]);
+    let lines: Vec<Vec<&str>> = listed.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines.len(), 4, "{listed}");
+    for (line, backup) in lines[1..].iter().zip(&made) {
+        assert_eq!(
+            (line[0], line[1], line[line.len() - 1]),
+            (backup.name.as_str(), "done", backup.to.as_str()),
+            "{listed}"
+        );
+    }
+}

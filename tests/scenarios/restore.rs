@@ -1,0 +1,268 @@
+//! Restores onto volumes: whole, or closed to hosts until somebody says what is to become of them.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tidemark_common::api::backup::types::RestoreReport;
+use tidemark_common::api::types::VolumeStatus;
+use tidemark_tests::appliance::{Appliance, tidemark};
+use tidemark_tests::cluster::Cluster;
+use tidemark_tests::host::HostError;
+use tidemark_tests::image::compare;
+use tidemark_tests::noise::noise;
+use tidemark_tests::pair::{GROUP, Pair, Setup};
+use tidemark_tests::small_disk::SmallDisk;
+use tidemark_tests::wait::wait_until;
+
+const LIMIT: Duration = Duration::from_secs(30);
+/// Long enough to be killed in the middle of.
+const LARGE: u64 = 192 << 20;
+const SMALL: u64 = 1 << 20;
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn gone(side: &Appliance) {
+    wait_until("hosts to be gone", LIMIT, || {
+        let connected = side.status().volumes.iter().map(|volume| volume.connections).sum::<u64>();
+        if connected == 0 { Ok(()) } else { Err(format!("{connected} connections")) }
+    });
+}
+
+fn put(side: &Appliance, volume: &str, content: &[u8]) {
+    let mut export = side.open(volume);
+    export.write_all(0, content).expect("write");
+    export.flush().expect("flush");
+    drop(export);
+    gone(side);
+}
+
+fn held(side: &Appliance, volume: &str) -> Vec<u8> {
+    let held = side.open(volume).read_all().expect("read");
+    gone(side);
+    held
+}
+
+fn problem(side: &Appliance, volume: &str) -> Option<String> {
+    let volumes: Vec<VolumeStatus> = side.json(&["volume", "list"]);
+    volumes.into_iter().find(|found| found.name == volume).expect("the volume").problem
+}
+
+/// Why a host cannot have a volume.
+fn closed(side: &Appliance, volume: &str) -> String {
+    match side.try_open(volume) {
+        Err(HostError::Refused { message, .. }) => message,
+        other => panic!("a host opened '{volume}', which is half restored: {other:?}"),
+    }
+}
+
+/// Two volumes in a group, one large, and a backup of both; what they held then. They hold something else now.
+struct Site {
+    pair: Pair,
+    archive: PathBuf,
+    large: Vec<u8>,
+    small: Vec<u8>,
+    newer: Vec<u8>,
+}
+
+fn site(seed: u64) -> Site {
+    let volumes = vec![("large", LARGE.to_string()), ("small", SMALL.to_string())];
+    let pair = Pair::unpaired(&Setup { volumes, ..Setup::seeded(seed) });
+    let (large, small, newer) = (noise(seed, LARGE), noise(seed + 1, SMALL), noise(seed + 2, SMALL));
+    put(&pair.east, "large", &large);
+    put(&pair.east, "small", &small);
+    pair.east.ok(&["set", "create", "all", "small", "large"]);
+    pair.east.ok(&["set", "create", "begin", "large:0+64KiB"]);
+    let archive = pair.cluster.join("b.tar");
+    let to = text(&archive);
+    pair.east.ok(&["backup", "create", "b", "--set", "all", "--set", "begin", "--to", &to, "--wait"]);
+    put(&pair.east, "large", &vec![1; usize::try_from(LARGE).expect("its length")]);
+    put(&pair.east, "small", &newer);
+    Site { pair, archive, large, small, newer }
+}
+
+impl Site {
+    /// Begins to restore both, and kills the service when something of the large one is written.
+    fn kill_in_the_middle(&mut self) {
+        let directory = text(self.pair.east.directory());
+        let before = self.pair.east.group(GROUP).positions.captured_seq;
+        // The small one is written first, with one request.
+        let some = before + 4;
+        let restoring = std::thread::spawn(move || {
+            tidemark(&["backup", "restore", "b", "--set", "all", "--onto-volumes", "--dir", &directory])
+        });
+        wait_until("the restore to write", LIMIT, || {
+            let now = self.pair.east.group(GROUP).positions.captured_seq;
+            if now > some { Ok(()) } else { Err(format!("{now}")) }
+        });
+        self.pair.east.kill9();
+        let outcome = restoring.join().expect("the command");
+        assert_ne!(outcome.code, 0, "it was killed in the middle: {outcome:?}");
+    }
+
+    fn assert_closed(&self) {
+        let east = &self.pair.east;
+        for volume in ["large", "small"] {
+            let why = closed(east, volume);
+            for words in ["is half restored", &text(&self.archive), "backup restore --give-up"] {
+                assert!(why.contains(words), "{words}: {why}");
+            }
+            let problem = problem(east, volume).expect("the status tells");
+            assert!(problem.contains("is half restored"), "{problem}");
+        }
+        assert!(east.group(GROUP).problem.expect("a problem of its group").contains("is half restored"));
+        let shown = east.ok(&["status"]);
+        assert!(shown.contains("1 needs attention") && shown.contains("volume 'small' is half restored"), "{shown}");
+    }
+}
+
+#[test]
+fn a_restore_killed_in_the_middle_leaves_its_volumes_closed_until_one_ends() {
+    let mut site = site(141);
+    site.kill_in_the_middle();
+    site.pair.east.start();
+    site.assert_closed();
+    let east = &site.pair.east;
+    // Nothing else takes it for what it was.
+    for (words, say) in [
+        (&["backup", "create", "c", "--set", "all", "--to", "-"][..], "would hold neither"),
+        (&["switchover", GROUP, "--to", "west"], "is half restored"),
+    ] {
+        let outcome = east.cli(words);
+        assert!(outcome.code == 1 && outcome.stderr.contains(say), "{words:?}: {outcome:?}");
+    }
+    // A restore that ends well makes whole what it overwrites, and no more.
+    east.ok(&["backup", "restore", "b", "--set", "begin", "--onto-volumes"]);
+    assert!(closed(east, "large").contains("is half restored"));
+    // Over a restart of the service as well.
+    site.pair.east.restart();
+    site.assert_closed();
+    let east = &site.pair.east;
+    let report: RestoreReport = east.json(&["backup", "restore", "b", "--set", "all", "--onto-volumes"]);
+    assert_eq!((report.members, report.data_bytes), (2, LARGE + SMALL));
+    assert_eq!(compare(&held(east, "large"), &site.large), Ok(()));
+    assert_eq!(compare(&held(east, "small"), &site.small), Ok(()));
+    assert_eq!((problem(east, "large"), east.group(GROUP).problem), (None, None));
+    assert!(!east.ok(&["status"]).contains("attention"));
+    // It was captured like any write: a copy made now holds it.
+    site.pair.create();
+    site.pair.wait_paired();
+    site.pair.assert_copy_equals();
+    site.pair.east.restart();
+    assert_eq!(compare(&held(&site.pair.east, "small"), &site.small), Ok(()), "nothing of it comes back");
+}
+
+#[test]
+fn a_volume_that_is_half_restored_is_opened_as_it_is_only_on_request() {
+    let mut site = site(151);
+    site.kill_in_the_middle();
+    site.pair.east.start();
+    site.assert_closed();
+    let east = &site.pair.east;
+    east.ok(&["volume", "create", "other", "--size", "1MiB"]);
+    for (volume, say) in [("other", "is not half restored"), ("nowhere", "no volume 'nowhere'")] {
+        let why = east.refuses(&["backup", "restore", "--give-up", volume]);
+        assert!(why.contains(say), "{why}");
+    }
+    let given_up: VolumeStatus = east.json(&["backup", "restore", "--give-up", "large"]);
+    assert_eq!((given_up.name.as_str(), given_up.problem), ("large", None));
+    // Partly the one and partly the other, which is why it was closed.
+    let half = held(east, "large");
+    assert!(compare(&half, &site.large).is_err() && half.iter().any(|byte| *byte != 1));
+    assert!(closed(east, "small").contains("is half restored"), "each is taken as it is by itself");
+    site.pair.east.restart();
+    let east = &site.pair.east;
+    assert_eq!(compare(&held(east, "large"), &half), Ok(()), "it stays open");
+    assert!(closed(east, "small").contains("is half restored"));
+    assert!(east.ok(&["backup", "restore", "--give-up", "small"]).is_empty());
+    let small = held(east, "small");
+    assert!(small == site.small || small == site.newer);
+    assert_eq!(east.group(GROUP).problem, None);
+    assert!(east.refuses(&["backup", "restore", "--give-up", "small"]).contains("is not half restored"));
+}
+
+/// What fails half-way is as half as what was killed; what fails before its first write is not.
+#[test]
+fn a_restore_that_fails_leaves_closed_what_it_changed_and_nothing_else() {
+    let cluster = Cluster::new();
+    let mut side = cluster.running("alone");
+    let (a, b) = (noise(1, SMALL), noise(2, SMALL));
+    for (name, content) in [("a", &a), ("b", &b)] {
+        side.ok(&["volume", "create", name, "--size", "1MiB"]);
+        put(&side, name, content);
+    }
+    side.ok(&["group", "create", "g", "--volume", "a", "--volume", "b"]);
+    side.ok(&["set", "create", "all", "a", "b"]);
+    let archive = cluster.join("b.tar");
+    side.ok(&["backup", "create", "b", "--set", "all", "--to", &text(&archive), "--wait"]);
+    let ones = vec![1; a.len()];
+    put(&side, "a", &ones);
+    // A host on the second: neither is touched, and both stay open.
+    let host = side.open("b");
+    let why = side.refuses(&["backup", "restore", "b", "--onto-volumes"]);
+    assert!(why.contains("hosts are connected to volume 'b'") && !why.contains("closed to hosts"), "{why}");
+    drop(host);
+    gone(&side);
+    assert_eq!(compare(&held(&side, "a"), &ones), Ok(()));
+    assert_eq!(problem(&side, "a"), None);
+    // The second volume is another one now, and its disk is full.
+    side.ok(&["group", "delete", "g"]);
+    side.ok(&["volume", "delete", "b"]);
+    let small = SmallDisk::mount(&cluster.join("small"), 4 << 20);
+    side.ok(&["volume", "create", "b", "--size", "1MiB", "--backing", &text(&small.path().join("b"))]);
+    let ballast = small.fill();
+    let why = side.refuses(&["backup", "restore", "b", "--onto-volumes"]);
+    for words in ["write volume 'b' at ", "space", "What is in 'a', 'b' now", "stays closed to hosts", "--give-up"] {
+        assert!(why.contains(words), "{words}: {why}");
+    }
+    // The first is whole, and of another moment than the second: neither is opened.
+    for restarted in [false, true] {
+        if restarted {
+            side.restart();
+        }
+        for volume in ["a", "b"] {
+            assert!(closed(&side, volume).contains("is half restored"));
+            assert!(problem(&side, volume).is_some());
+        }
+        let shown = side.ok(&["status"]);
+        assert!(shown.contains("2 need attention") && shown.contains("volume 'a' is half restored"), "{shown}");
+    }
+    std::fs::remove_file(ballast).expect("make space");
+    side.ok(&["backup", "restore", "b", "--onto-volumes"]);
+    assert_eq!((compare(&held(&side, "a"), &a), compare(&held(&side, "b"), &b)), (Ok(()), Ok(())));
+    assert!(!side.ok(&["status"]).contains("attention"));
+}
+
+#[test]
+fn a_restore_onto_another_volume_is_whole_and_one_that_is_too_small_is_not_begun() {
+    let cluster = Cluster::new();
+    let mut side = cluster.running("alone");
+    let content = noise(7, 4 * SMALL);
+    side.ok(&["volume", "create", "v", "--size", "4MiB"]);
+    put(&side, "v", &content);
+    side.ok(&["group", "create", "g", "--volume", "v"]);
+    side.ok(&["set", "create", "all", "v"]);
+    let to = text(&cluster.join("b.tar"));
+    side.ok(&["backup", "create", "b", "--set", "all", "--to", &to, "--wait"]);
+    side.ok(&["volume", "create", "w", "--size", "2MiB"]);
+    let before = noise(8, 2 * SMALL);
+    put(&side, "w", &before);
+    let why = side.refuses(&["backup", "restore", "b", "--onto", "w"]);
+    for words in ["volume 'w' has 2097152 bytes", "reaches from 0 to 4194304", "tidemark volume resize"] {
+        assert!(why.contains(words), "{words}: {why}");
+    }
+    assert!(!why.contains("closed to hosts"), "nothing has begun: {why}");
+    assert_eq!(compare(&held(&side, "w"), &before), Ok(()), "open, and as it was");
+    assert_eq!(problem(&side, "w"), None);
+    side.ok(&["volume", "resize", "w", "--size", "6MiB"]);
+    let report: RestoreReport = side.json(&["backup", "restore", "b", "--onto", "w"]);
+    assert_eq!((report.members, report.data_bytes), (1, 4 * SMALL));
+    let mut expected = content.clone();
+    expected.resize(6 << 20, 0);
+    assert_eq!(compare(&held(&side, "w"), &expected), Ok(()), "what lies behind is not touched");
+    assert_eq!(compare(&held(&side, "v"), &content), Ok(()), "nor is the one it was read from");
+    side.restart();
+    assert_eq!(compare(&held(&side, "w"), &expected), Ok(()));
+    assert!(side.refuses(&["backup", "restore", "b", "--onto", "nowhere"]).contains("no volume 'nowhere'"));
+}

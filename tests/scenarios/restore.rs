@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tidemark_common::api::backup::types::RestoreReport;
-use tidemark_common::api::types::VolumeStatus;
+use tidemark_common::api::types::{PairState, RejoinReport, Role, VolumeStatus};
 use tidemark_tests::appliance::{Appliance, tidemark};
 use tidemark_tests::cluster::Cluster;
 use tidemark_tests::host::HostError;
 use tidemark_tests::image::compare;
 use tidemark_tests::noise::noise;
-use tidemark_tests::pair::{GROUP, Pair, Setup};
+use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
 use tidemark_tests::small_disk::SmallDisk;
 use tidemark_tests::wait::wait_until;
 
@@ -182,6 +182,33 @@ fn a_volume_that_is_half_restored_is_opened_as_it_is_only_on_request() {
     assert!(east.refuses(&["backup", "restore", "--give-up", "small"]).contains("is not half restored"));
 }
 
+/// Who was taken over from in the middle of a restore has, once it is the copy, what the other side has.
+#[test]
+fn a_restore_that_did_not_end_says_nothing_of_a_volume_that_became_a_copy() {
+    let mut site = site(161);
+    site.pair.create();
+    site.pair.wait_paired();
+    site.kill_in_the_middle();
+    let _ = site.pair.failover();
+    site.pair.east.start();
+    let (east, west) = (&site.pair.east, &site.pair.west);
+    wait_until("east to be fenced", LIMIT, || {
+        let role = east.group(GROUP).role;
+        if role == Role::Fenced { Ok(()) } else { Err(format!("{role:?}")) }
+    });
+    assert!(problem(east, "small").is_some());
+    let report: RejoinReport = east.json(&["rejoin", GROUP]);
+    assert_eq!(report.primary, "west");
+    assert_eq!((problem(east, "small"), problem(east, "large")), (None, None));
+    put(west, "small", &site.newer);
+    for side in [west, east] {
+        side.wait_pair(GROUP, "the pair to be paired", COPY_LIMIT, |pair| pair.state == PairState::Paired);
+    }
+    west.ok(&["switchover", GROUP, "--to", "east"]);
+    assert_eq!(compare(&held(east, "small"), &site.newer), Ok(()), "it is open, and what was written to it meanwhile");
+    assert_eq!(east.open("large").size(), LARGE);
+}
+
 /// What fails half-way is as half as what was killed; what fails before its first write is not.
 #[test]
 fn a_restore_that_fails_leaves_closed_what_it_changed_and_nothing_else() {
@@ -211,7 +238,7 @@ fn a_restore_that_fails_leaves_closed_what_it_changed_and_nothing_else() {
     side.ok(&["volume", "delete", "b"]);
     let small = SmallDisk::mount(&cluster.join("small"), 4 << 20);
     side.ok(&["volume", "create", "b", "--size", "1MiB", "--backing", &text(&small.path().join("b"))]);
-    let ballast = small.fill();
+    let _ballast = small.fill();
     let why = side.refuses(&["backup", "restore", "b", "--onto-volumes"]);
     for words in ["write volume 'b' at ", "space", "What is in 'a', 'b' now", "stays closed to hosts", "--give-up"] {
         assert!(why.contains(words), "{words}: {why}");
@@ -228,7 +255,16 @@ fn a_restore_that_fails_leaves_closed_what_it_changed_and_nothing_else() {
         let shown = side.ok(&["status"]);
         assert!(shown.contains("2 need attention") && shown.contains("volume 'a' is half restored"), "{shown}");
     }
-    std::fs::remove_file(ballast).expect("make space");
+    // It is nothing to be followed, nor to be offered as it is.
+    side.ok(&["volume", "create", "s", "--size", "1MiB"]);
+    side.ok(&["group", "create", "h", "--volume", "s"]);
+    let why = side.refuses(&["local-pair", "create", "s", "--target", "b"]);
+    assert!(why.contains("volume 'b' is half restored"), "{why}");
+    // A volume made anew under its name has nothing of that.
+    side.ok(&["volume", "delete", "b"]);
+    side.ok(&["volume", "create", "b", "--size", "1MiB"]);
+    assert_eq!(compare(&held(&side, "b"), &vec![0; b.len()]), Ok(()));
+    assert!(closed(&side, "a").contains("is half restored"));
     side.ok(&["backup", "restore", "b", "--onto-volumes"]);
     assert_eq!((compare(&held(&side, "a"), &a), compare(&held(&side, "b"), &b)), (Ok(()), Ok(())));
     assert!(!side.ok(&["status"]).contains("attention"));

@@ -237,9 +237,7 @@ impl Appliance {
         }
         self.refuse_in_local_pair(name, "deleted")?;
         self.refuse_imaged(name)?;
-        if let Some(reason) = self.backups.being_restored(name) {
-            return Err(refused(reason));
-        }
+        self.refuse_being_restored(name)?;
         refuse_connected(name, &volume, None)?;
         let reason = format!("volume '{name}' was deleted");
         volume.door.lead_to(Arc::new(Closed { size: volume.file.size(), reason })).await;

@@ -48,6 +48,24 @@ fn a_narrow_screen_cuts_lines_and_breaks_messages() {
 }
 
 #[test]
+fn what_is_wrong_with_volumes_stands_with_their_group_once_or_with_those_in_none() {
+    let mut status = samples::paired();
+    let mut told = |volume: &str, problem: &str| {
+        let found = status.volumes.iter_mut().find(|found| found.name == volume).unwrap();
+        found.problem = Some(problem.into());
+    };
+    told("a", "a is half restored");
+    told("b", "b is half restored");
+    told("scratch", "scratch is half restored");
+    status.groups[0].problem = Some("a is half restored".into());
+    let shown = render(&status, samples::now(), PAGE);
+    let lines: Vec<_> = shown.lines().filter(|line| line.starts_with("  problem")).map(str::trim_end).collect();
+    let wanted = ["a", "b", "scratch"].map(|volume| format!("  problem    {volume} is half restored"));
+    assert_eq!(lines, wanted, "{shown}");
+    assert!(shown.contains("1 group, 2 need attention"), "{shown}");
+}
+
+#[test]
 fn local_pairs_stand_with_the_group_of_their_source() {
     let mut status = samples::paired();
     let group = status.groups[0].name.clone();

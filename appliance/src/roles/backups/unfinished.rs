@@ -137,6 +137,11 @@ impl Appliance {
         self.backups.unfinished.lock().remove(volume);
     }
 
+    /// Nobody else takes a volume away while it is restored.
+    pub(crate) fn refuse_being_restored(&self, volume: &str) -> Result<(), ErrorBody> {
+        self.backups.being_restored(volume).map_or(Ok(()), |reason| Err(refused(reason)))
+    }
+
     /// Nothing else is done with a volume that is being restored, or is half restored.
     pub(crate) fn refuse_half_restored(&self, volume: &str) -> Result<(), ErrorBody> {
         self.backups.closed_by_restore(volume).map_or(Ok(()), |reason| Err(refused(reason)))

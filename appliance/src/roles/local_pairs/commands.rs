@@ -116,6 +116,7 @@ impl Appliance {
         let held = self.usable(target)?;
         allowed(&held, "made equal again", Event::Resync)?;
         self.check_source(&held.pair.record())?;
+        self.refuse_being_restored(target)?;
         self.refuse_backed_up(&held)?;
         let volume = self.volume(target)?;
         if !force {

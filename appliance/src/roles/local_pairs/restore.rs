@@ -33,6 +33,7 @@ impl Appliance {
         self.check_source(&record)?;
         self.primary(&record.group)?;
         let (source, volume) = (self.volume(&record.source)?, self.volume(target)?);
+        self.refuse_being_restored(&record.source)?;
         self.refuse_half_restored(target)?;
         refuse_connected(&record.source, &source, Some("it would change under them"))?;
         refuse_connected(target, &volume, Some("what they write would not be restored"))?;

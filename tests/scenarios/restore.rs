@@ -125,8 +125,9 @@ fn a_restore_killed_in_the_middle_leaves_its_volumes_closed_until_one_ends() {
     site.assert_closed();
     let east = &site.pair.east;
     // Nothing else takes it for what it was.
+    let unmade = site.pair.cluster.join("c.tar");
     for (words, say) in [
-        (&["backup", "create", "c", "--set", "all", "--to", "-"][..], "would hold neither"),
+        (&["backup", "create", "c", "--set", "all", "--to", &text(&unmade)][..], "would hold neither"),
         (&["switchover", GROUP, "--to", "west"], "is half restored"),
     ] {
         let outcome = east.cli(words);

@@ -83,6 +83,9 @@ impl Hosted {
 
     /// The same, to change what it holds: that has begun is recorded, durably, before the first byte is changed.
     fn changing(&mut self, volume: &str) -> Result<Arc<Door>, String> {
+        if !self.ranges.contains_key(volume) {
+            return Err(format!("volume '{volume}' is not among those that are restored"));
+        }
         let door = self.door(volume)?;
         if self.begun.is_none() {
             let begun = self.appliance.begin_restore(&self.ranges, &self.from);

@@ -64,6 +64,16 @@ impl Setup {
         Self { on_full: "throttle", ..self }
     }
 
+    /// The same with volumes that are so much larger than what hosts write.
+    ///
+    /// # Panics
+    /// When a size is no number of bytes.
+    #[must_use]
+    pub fn with_room(self, bytes: u64) -> Self {
+        let larger = |size: String| (size.parse::<u64>().expect("a number of bytes") + bytes).to_string();
+        Self { volumes: self.volumes.into_iter().map(|(name, size)| (name, larger(size))).collect(), ..self }
+    }
+
     /// The same with another interval.
     #[must_use]
     pub fn interval(self, interval: &'static str) -> Self {
@@ -71,15 +81,17 @@ impl Setup {
     }
 }
 
-/// See the module. The relay lies between east and west.
+/// See the module. A relay lies on either way: on that of who calls, which is the primary.
 #[derive(Debug)]
 pub struct Pair {
     /// The primary.
     pub east: Appliance,
     /// The secondary.
     pub west: Appliance,
-    /// The link from east to west.
+    /// The link from east to west: the pair's as long as east is primary.
     pub relay: Relay,
+    /// The link from west to east: the pair's when west is primary.
+    pub way_back: Relay,
     /// What the hosts wrote.
     pub history: Arc<History>,
     setup: Setup,
@@ -110,14 +122,15 @@ impl Pair {
             (running("east", setup.journals.map(|both| both.0)), running("west", setup.journals.map(|both| both.1)));
         let relay = Relay::start(west.replication(), setup.seed);
         east.trust(&west, Some(&relay.address()));
-        west.trust(&east, Some(east.replication()));
+        let way_back = Relay::start(east.replication(), setup.seed ^ 0x6261_636b);
+        west.trust(&east, Some(&way_back.address()));
         let mut words = vec!["group", "create", GROUP, "--interval", setup.interval, "--on-full", setup.on_full];
         for (name, size) in &setup.volumes {
             east.ok(&["volume", "create", name, "--size", size]);
             words.extend(["--volume", name]);
         }
         east.ok(&words);
-        Self { east, west, relay, history: Arc::new(History::new()), setup: setup.clone(), cluster }
+        Self { east, west, relay, way_back, history: Arc::new(History::new()), setup: setup.clone(), cluster }
     }
 
     /// And the (empty) copy is made.

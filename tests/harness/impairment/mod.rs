@@ -37,6 +37,20 @@ pub struct Weather {
     pub black_hole: bool,
 }
 
+/// Cuts the link in the middle of the next call: a connection that is made through the relay from now on.
+#[derive(Debug, Clone, Copy)]
+struct Trap {
+    /// Datagrams of either direction that still come through, from the call's first one on.
+    left: u64,
+    /// The call has begun.
+    called: bool,
+}
+
+/// A datagram that begins a QUIC connection: a long header of version 1 and the kind "Initial" (RFC 9000, 17.2.2).
+fn begins_call(datagram: &[u8]) -> bool {
+    datagram.first().is_some_and(|first| first & 0xf0 == 0xc0)
+}
+
 /// Bytes and datagrams that left the relay in one direction.
 #[derive(Debug, Default)]
 pub struct Traffic {
@@ -69,6 +83,7 @@ impl Traffic {
 struct Shared {
     ended: AtomicBool,
     weather: Mutex<Weather>,
+    trap: Mutex<Option<Trap>>,
     forward: Traffic,
     backward: Traffic,
 }
@@ -76,6 +91,22 @@ struct Shared {
 impl Shared {
     fn weather(&self) -> Weather {
         *self.weather.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The weather that a datagram meets, which may be the one that springs the trap.
+    fn meet(&self, datagram: &[u8], forward: bool) -> Weather {
+        let mut armed = self.trap.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(trap) = armed.as_mut() {
+            trap.called |= forward && begins_call(datagram);
+            if trap.called && trap.left == 0 {
+                *armed = None;
+                self.weather.lock().unwrap_or_else(PoisonError::into_inner).black_hole = true;
+            } else if trap.called {
+                trap.left -= 1;
+            }
+        }
+        drop(armed);
+        self.weather()
     }
 
     fn ended(&self) -> bool {
@@ -104,6 +135,7 @@ impl Relay {
         let shared = Arc::new(Shared {
             ended: AtomicBool::new(false),
             weather: Mutex::new(Weather::default()),
+            trap: Mutex::new(None),
             forward: Traffic::default(),
             backward: Traffic::default(),
         });
@@ -128,8 +160,27 @@ impl Relay {
         self.shared.weather.lock().unwrap_or_else(PoisonError::into_inner).black_hole = true;
     }
 
-    /// Heals the link.
+    /// Cuts the link in the middle of the next call: when so many datagrams of either direction have come through since its first.
+    pub fn cut_next_call_after(&self, datagrams: u64) {
+        *self.shared.trap.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Trap { left: datagrams, called: false });
+    }
+
+    /// Whether nothing comes through.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.shared.weather().black_hole
+    }
+
+    /// Datagrams lost on the way, in both directions.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.forward().lost() + self.backward().lost()
+    }
+
+    /// Heals the link, and takes a trap away.
     pub fn heal(&self) {
+        *self.shared.trap.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.shared.weather.lock().unwrap_or_else(PoisonError::into_inner).black_hole = false;
     }
 
@@ -179,7 +230,8 @@ fn accept(front: &Arc<UdpSocket>, to: SocketAddr, seed: u64, shared: &Arc<Shared
             returns.push(std::thread::spawn(move || give_back(&of_return, &front, caller, seed + 1, &of_thread)));
             (Arc::clone(&back), Lane::start(back, to, seed))
         });
-        lane.pass(&buffer[..length], shared.weather(), &shared.forward);
+        let weather = shared.meet(&buffer[..length], true);
+        lane.pass(&buffer[..length], weather, &shared.forward);
     }
     drop(callers);
     for thread in returns {
@@ -192,7 +244,8 @@ fn give_back(back: &UdpSocket, front: &Arc<UdpSocket>, caller: SocketAddr, seed:
     let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
     while !shared.ended() {
         if let Ok(length) = back.recv(&mut buffer) {
-            lane.pass(&buffer[..length], shared.weather(), &shared.backward);
+            let weather = shared.meet(&buffer[..length], false);
+            lane.pass(&buffer[..length], weather, &shared.backward);
         }
     }
 }

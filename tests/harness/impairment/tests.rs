@@ -55,6 +55,23 @@ fn a_cut_link_passes_nothing_until_it_heals() {
 }
 
 #[test]
+fn a_trap_waits_for_a_call_and_cuts_it_where_it_was_told_to() {
+    let (near, far, relay) = ends();
+    relay.cut_next_call_after(2);
+    send(&near, 0..10);
+    assert_eq!(arrived(&far).len(), 10, "no call has begun");
+    // Its first datagram is the first of the two.
+    send(&near, 0xc000_0000..0xc000_0001);
+    send(&near, 20..24);
+    assert_eq!(arrived(&far), [0xc000_0000, 20]);
+    assert!(relay.is_cut());
+    assert_eq!(relay.lost(), 3);
+    relay.heal();
+    send(&near, 30..31);
+    assert_eq!(arrived(&far), [30]);
+}
+
+#[test]
 fn delay_loss_and_reordering_are_what_was_asked_for() {
     let (near, far, relay) = ends();
     let delay = Duration::from_millis(50);

@@ -45,6 +45,9 @@ impl Blow {
     /// Deaths.
     pub const KILLS: [Self; 3] = [Self::KillPrimary, Self::KillCopy, Self::KillBoth];
 
+    /// What the link does.
+    pub const LINK: [Self; 3] = [Self::BadLink, Self::BlackHole, Self::Flapping];
+
     /// All of them.
     pub const ALL: [Self; 18] = [
         Self::KillPrimary,

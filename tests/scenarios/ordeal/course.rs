@@ -9,10 +9,10 @@ use tidemark_common::api::types::{DrillReport, DrillResult, LostTail, PairState,
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::cluster::Cluster;
 use tidemark_tests::history::{History, Tick};
-use tidemark_tests::impairment::Weather;
+use tidemark_tests::impairment::{Relay, Weather};
 use tidemark_tests::oracle::{Bounds, assert_legal};
 use tidemark_tests::pair::{GROUP, Pair, Setup};
-use tidemark_tests::wait::{measure_for, wait_until};
+use tidemark_tests::wait::{check, measure_for, wait_until};
 use tidemark_tests::workload::{Load, prefill};
 
 use super::blow::Blow;
@@ -285,32 +285,60 @@ impl Course {
         }
     }
 
-    /// The relay lies on east's way to west; west calls east directly.
+    /// The way on which the primary calls its copy.
+    fn way(&self) -> &Relay {
+        match self.primary {
+            Side::East => &self.pair.relay,
+            Side::West => &self.pair.way_back,
+        }
+    }
+
+    /// On both ways, whichever the pair uses.
+    fn weather(&self, weather: Weather) {
+        self.pair.relay.set(weather);
+        self.pair.way_back.set(weather);
+    }
+
+    /// What befell the link, befell the pair: datagrams of the way it uses were lost.
+    fn assert_lossy(&self, blow: Blow, lost_before: u64) {
+        let lost = self.way().lost() - lost_before;
+        assert!(lost > 0, "{blow:?} with {:?} as primary lost nothing of what the pair says", self.primary);
+    }
+
     fn bad_link(&mut self) {
         let delay = Duration::from_millis(100);
-        self.pair.relay.set(Weather { delay, loss: 0.01, reorder: 0.03, ..Weather::default() });
+        let lost = self.way().lost();
+        self.weather(Weather { delay, loss: 0.01, reorder: 0.03, ..Weather::default() });
         self.wait_acked(300);
         self.reach();
-        self.pair.relay.set(Weather::default());
+        // Few datagrams are enough for so little: until one was lost, more is said.
+        wait_until("a lost datagram", LIMIT, || {
+            self.reach();
+            check(self.way().lost() > lost, || "none yet".into())
+        });
+        self.assert_lossy(Blow::BadLink, lost);
+        self.weather(Weather::default());
     }
 
     fn black_hole(&mut self) {
-        self.pair.relay.cut();
+        let lost = self.way().lost();
+        self.weather(Weather { black_hole: true, ..Weather::default() });
         self.wait_acked(300);
-        if self.primary == Side::East {
-            let silent = |pair: &PairStatus| pair.state == PairState::CatchingUp;
-            self.primary().wait_pair(GROUP, "the silence to be noticed", LIMIT, silent);
-        }
-        self.pair.relay.heal();
+        let silent = |pair: &PairStatus| pair.state == PairState::CatchingUp && !pair.connected;
+        self.primary().wait_pair(GROUP, "the silence to be noticed", LIMIT, silent);
+        self.assert_lossy(Blow::BlackHole, lost);
+        self.weather(Weather::default());
     }
 
     fn flapping(&mut self) {
+        let lost = self.way().lost();
         for _ in 0..self.patience.as_secs().min(10) {
-            self.pair.relay.cut();
+            self.weather(Weather { black_hole: true, ..Weather::default() });
             measure_for(Duration::from_secs(1));
-            self.pair.relay.heal();
+            self.weather(Weather::default());
             measure_for(Duration::from_secs(1));
         }
+        self.assert_lossy(Blow::Flapping, lost);
     }
 
     fn hang(&mut self, side: Side) {

@@ -38,6 +38,20 @@ fn a_pair_survives_everything_that_can_befall_it_once() {
     course.end();
 }
 
+/// Whatever the link does is done to the pair, whichever side is primary: seen in what was lost on the pair's way.
+#[test]
+fn what_befalls_the_link_befalls_the_pair_whichever_side_calls() {
+    let mut course = Course::new(305);
+    for blow in Blow::LINK {
+        course.suffer(blow);
+    }
+    course.suffer(Blow::Switchover);
+    for blow in Blow::LINK {
+        course.suffer(blow);
+    }
+    course.end();
+}
+
 #[test]
 #[ignore = "long: make kills ROUNDS=300"]
 fn kills() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidemark_common::api::types::{LostTail, PairState, RejoinReport, Role, SwitchoverReport};
+use tidemark_common::api::types::{FailoverReport, LostTail, PairState, RejoinReport, Role, SwitchoverReport};
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::host::{EPERM, HostError};
 use tidemark_tests::oracle::{Bounds, assert_legal};
@@ -215,6 +215,14 @@ fn a_switchover_to_a_copy_that_does_not_follow_changes_nothing() {
     assert!(pair.west.refuses(&["rejoin", GROUP]).contains("copy here"));
 }
 
+/// A marker over everything so far, which the other side has said it has permitted.
+fn permitted_now(from: &Appliance, to: &Appliance) -> u64 {
+    let marker = from.ok(&["cut", GROUP]).trim().parse().expect("a marker's number");
+    from.wait_pair(GROUP, "the marker to be permitted", LIMIT, |pair| pair.permitted_marker >= marker);
+    assert!(to.pair(GROUP).permitted_marker >= marker);
+    marker
+}
+
 #[test]
 fn ten_role_changes_in_a_row_under_load_keep_what_was_permitted() {
     let mut pair = Pair::prefilled(&Setup::seeded(105));
@@ -224,18 +232,19 @@ fn ten_role_changes_in_a_row_under_load_keep_what_was_permitted() {
         let load = pair.load_on(from, round);
         load.wait_acked(150);
         let planned = round % 3 != 0;
-        if planned {
+        let bounds = if planned {
             switch(from, to);
             drop(load.end());
-        } else {
-            to.ok(&["failover", GROUP, "--force"]);
-            drop(load.end());
-            rejoin(from);
-        }
-        let bounds = if planned {
             Bounds::EVERYTHING_ACKED
         } else {
-            Bounds { holds_acked_before: None, nothing_sent_after: None }
+            // What was answered before this moment is in a marker that the other side says it has permitted.
+            let floor = pair.history.tick();
+            let marker = permitted_now(from, to);
+            let report: FailoverReport = to.json(&["failover", GROUP, "--force"]);
+            drop(load.end());
+            rejoin(from);
+            assert!(report.marker.number >= marker, "marker {marker} was permitted: {report:?}");
+            Bounds { holds_acked_before: Some(floor), nothing_sent_after: None }
         };
         let verdict = assert_legal(&format!("round {round}"), &pair.history.writes(), &pair.image(to), bounds);
         pair.history.settle(&verdict);

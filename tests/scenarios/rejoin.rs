@@ -1,16 +1,22 @@
 //! Failing back: the old primary returns as the copy, roles change as planned, and what never reached the other side is kept.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tidemark_common::api::types::{FailoverReport, LostTail, PairState, RejoinReport, Role, SwitchoverReport};
+use tidemark_common::api::types::{
+    FailoverReport, LostRange, LostTail, PairState, RejoinReport, Role, SwitchoverReport,
+};
 use tidemark_tests::appliance::Appliance;
+use tidemark_tests::history::{Kind, Write};
 use tidemark_tests::host::{EPERM, HostError};
+use tidemark_tests::noise::write_noise;
 use tidemark_tests::oracle::{Bounds, assert_legal};
 use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
 use tidemark_tests::stamp::{self, BLOCK_BYTES, Content};
 use tidemark_tests::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(30);
+const MIB: u64 = 1 << 20;
 
 fn wait_role(side: &Appliance, wanted: Role) {
     wait_until(&format!("{} to be {wanted:?}", side.name()), LIMIT, || {
@@ -47,28 +53,55 @@ fn assert_same(pair: &Pair, primary: &Appliance, copy: &Appliance) {
     }
 }
 
-/// What is kept is listed by volume and range, holds what hosts had written there, and goes only when that is asked.
+/// What a block shows after the lost writes of one side, and no other: that of the last that was answered, or of one after it.
+fn may_be_lost(writes: &[Write], volume: usize, block: u64) -> Vec<Content> {
+    let lost = writes.iter().filter(|write| write.lost && write.volume == volume && write.range().contains(&block));
+    let lost: Vec<_> = lost.collect();
+    let last_acked = lost.iter().rposition(|write| write.acked.is_some()).unwrap_or(0);
+    let shown = |write: &&Write| if write.kind == Kind::Zero { Content::Zero } else { Content::Stamp(write.id) };
+    lost[last_acked..].iter().map(shown).collect()
+}
+
+/// What is kept is exactly what the image taken over lacks: each write that was answered lies within a listed range and in the
+/// exported image, nothing else does, and it goes only when that is asked.
 fn assert_lost_tail(pair: &Pair, writes: u64, marker: u64) {
     let tails: Vec<LostTail> = pair.east.json(&["lost", "list", GROUP]);
     let [tail] = tails.as_slice() else { panic!("one tail: {tails:?}") };
     assert_eq!((tail.writes, tail.after_marker), (writes, marker));
+    let history = pair.history.writes();
+    let lost: Vec<_> = history.iter().filter(|write| write.lost).collect();
+    let acked = lost.iter().filter(|write| write.acked.is_some()).count() as u64;
+    assert!(acked > 0 && (acked..=lost.len() as u64).contains(&writes), "{writes} of {acked} to {}", lost.len());
     for (volume, name) in pair.volumes().iter().enumerate() {
-        let Some(lost) = tail.volumes.iter().find(|lost| lost.name.as_ref() == Some(name)) else { continue };
+        let listed = tail.volumes.iter().find(|lost| lost.name.as_ref() == Some(name));
+        let ranges = listed.map_or(&[][..], |listed| &listed.ranges);
+        let blocks: BTreeSet<u64> = ranges.iter().flat_map(blocks).collect();
+        let of_volume = lost.iter().filter(|write| write.volume == volume);
+        for write in of_volume.filter(|write| write.acked.is_some()) {
+            let missing: Vec<_> = write.range().filter(|block| !blocks.contains(block)).collect();
+            assert!(missing.is_empty(), "{write:?} was answered, and its blocks {missing:?} are not listed");
+        }
         let file = pair.cluster.join(&format!("{name}.lost"));
         let path = file.display().to_string();
         pair.east.ok(&["lost", "export", GROUP, &tail.name, "--volume", name, "--to", &path]);
         let exported = std::fs::read(&file).expect("read what was exported");
-        for range in &lost.ranges {
-            for block in range.offset / BLOCK_BYTES as u64..(range.offset + range.length) / BLOCK_BYTES as u64 {
-                let at = usize::try_from(block).expect("a block") * BLOCK_BYTES;
-                let content = stamp::read(&exported[at..at + BLOCK_BYTES], volume, block);
-                assert!(!matches!(content, Content::Foreign(_)), "block {block} of {name}: {content:?}");
+        for (block, bytes) in (0..).zip(exported.chunks(BLOCK_BYTES)) {
+            let content = stamp::read(bytes, volume, block);
+            if blocks.contains(&block) {
+                let may_be = may_be_lost(&history, volume, block);
+                assert!(may_be.contains(&content), "block {block} of {name} shows {content:?}, not one of {may_be:?}");
+            } else {
+                assert_eq!(content, Content::Zero, "block {block} of {name} was not lost");
             }
         }
         pair.east.refuses(&["lost", "export", GROUP, &tail.name, "--volume", name, "--to", &path]);
     }
     pair.east.ok(&["lost", "discard", GROUP, &tail.name]);
     assert!(pair.east.json::<Vec<LostTail>>(&["lost", "list", GROUP]).is_empty());
+}
+
+fn blocks(range: &LostRange) -> std::ops::Range<u64> {
+    range.offset / BLOCK_BYTES as u64..(range.offset + range.length).div_ceil(BLOCK_BYTES as u64)
 }
 
 #[test]
@@ -283,4 +316,68 @@ fn an_old_primary_killed_while_it_returns_returns_again() {
         if outcome.code == 0 { Ok(()) } else { Err(outcome.stderr) }
     });
     assert_legal("after two failovers", &pair.history.writes(), &pair.image(&pair.east), Bounds::EVERYTHING_ACKED);
+}
+
+/// More than the old primary's journal holds was written after the place both have: it takes everything, and says so.
+#[test]
+fn an_old_primary_that_no_longer_holds_the_place_takes_a_full_copy() {
+    let mut pair = Pair::paired(&Setup::one_volume("v", 96 * MIB, 107).journals("64MiB", "256MiB"));
+    write_noise(&pair.east, "v", 0, 96 * MIB, 1);
+    pair.settle();
+    let before = pair.backing(&pair.west);
+    pair.relay.cut();
+    write_noise(&pair.east, "v", 0, 96 * MIB, 2);
+    pair.east.wait_pair(GROUP, "the fall back", LIMIT, |pair| pair.state == PairState::Differential);
+    pair.east.kill9();
+    let report = pair.failover();
+    let mut served = pair.west.open("v");
+    assert!(served.read_all().expect("read") == before[0], "the image at the marker both had");
+    served.write(5 * MIB, &[7; 4096]).expect("write");
+    drop(served);
+
+    pair.relay.heal();
+    pair.east.start();
+    let returned = rejoin(&pair.east);
+    assert!(returned.whole && returned.lost_writes > 0, "{returned:?}");
+    assert_eq!((returned.primary.as_str(), returned.generation), ("west", report.generation));
+    assert_eq!(returned.marker, report.marker.number);
+    // Nothing of what it held is an image of this history.
+    assert_eq!(pair.east.pair(GROUP).permitted_marker, 0);
+    pair.east.kill9();
+    pair.east.start();
+    wait_paired([&pair.west, &pair.east]);
+    assert_same(&pair, &pair.west, &pair.east);
+    let tails: Vec<LostTail> = pair.east.json(&["lost", "list", GROUP]);
+    let [tail] = tails.as_slice() else { panic!("one tail: {tails:?}") };
+    assert_eq!(tail.writes, returned.lost_writes);
+    switch(&pair.west, &pair.east);
+    wait_paired([&pair.west, &pair.east]);
+    assert_same(&pair, &pair.east, &pair.west);
+}
+
+/// Hosts of the new primary write more than its journal holds before the old one returns: what differs is in the bitmap then, and
+/// only that is copied.
+#[test]
+fn a_new_primary_whose_journal_overflows_before_the_old_one_returns_copies_what_differs() {
+    const CHANGED: u64 = 96 * MIB;
+    let mut pair = Pair::paired(&Setup::one_volume("v", 192 * MIB, 108).journals("512MiB", "64MiB"));
+    write_noise(&pair.east, "v", 0, 192 * MIB, 1);
+    pair.settle();
+    pair.east.kill9();
+    let report = pair.failover();
+    write_noise(&pair.west, "v", 0, CHANGED, 2);
+    pair.west.wait_pair(GROUP, "the journal to overflow", LIMIT, |pair| pair.differential_bytes > 0);
+    pair.west.restart();
+    write_noise(&pair.west, "v", 0, 8 * MIB, 3);
+
+    pair.east.start();
+    let sent = pair.way_back.forward().bytes() + pair.relay.backward().bytes();
+    let returned = rejoin(&pair.east);
+    assert_eq!((returned.marker, returned.whole, returned.lost_writes), (report.marker.number, false, 0));
+    // Until it is complete, its image is that of the marker.
+    assert_eq!(pair.east.pair(GROUP).permitted_marker, report.marker.number);
+    wait_paired([&pair.west, &pair.east]);
+    assert_same(&pair, &pair.west, &pair.east);
+    let sent = pair.way_back.forward().bytes() + pair.relay.backward().bytes() - sent;
+    assert!((CHANGED / 2..CHANGED * 3 / 2).contains(&sent), "{sent} bytes for {CHANGED} that differ");
 }

@@ -15,6 +15,7 @@ mod kill_primary;
 mod kill_secondary;
 mod link;
 mod local_pair;
+mod lost_answer;
 mod members;
 mod memory;
 mod offers;

@@ -80,6 +80,9 @@ pub(crate) struct Group {
     /// A higher generation that was met; 0 for none. From then on hosts are out, whatever else must be waited for before
     /// the engine is changed.
     pub(crate) met: AtomicU64,
+    /// Of a copy: the marker it stood at when it said last that it has not taken over. Who asked serves again, so that it may not take
+    /// over at this marker or an older one any more. What was asked of a process that is gone comes to nobody.
+    pub(crate) denied: AtomicU64,
     /// Another primary that has called.
     pub(crate) rival: Mutex<Option<Rival>>,
     /// Of a fenced group: who has taken over, and with which generation.
@@ -93,6 +96,7 @@ impl Group {
             keeper,
             engine: RwLock::new(engine),
             met: AtomicU64::new(0),
+            denied: AtomicU64::new(0),
             rival: Mutex::default(),
             takers: Mutex::default(),
         }

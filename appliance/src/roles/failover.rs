@@ -30,6 +30,11 @@ impl Appliance {
     /// `failover`.
     pub(crate) async fn fail_over(&self, name: &str, request: &Failover) -> Result<FailoverReport, ErrorBody> {
         let _alone = self.changing.lock().await;
+        self.fail_over_alone(name, request).await
+    }
+
+    /// Under `changing`.
+    pub(crate) async fn fail_over_alone(&self, name: &str, request: &Failover) -> Result<FailoverReport, ErrorBody> {
         let begin = self.clock.monotonic();
         let group = self.group(name)?;
         let secondary = match group.engine.read().clone() {

@@ -16,6 +16,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidemark_common::api::types::{ErrorBody, RejoinReport};
@@ -39,6 +40,8 @@ use super::takers::told;
 const RUNS: usize = 16_384;
 /// Each answer comes within this time; the other side may have to write to its catalogue first.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// What else is being changed ends within this time, or is told to who asks: well before that one stops waiting for an answer.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The number of a copy that is open until the new primary begins one: no marker has it.
 const NOT_BEGUN: u64 = u64::MAX;
 
@@ -128,7 +131,7 @@ impl Appliance {
     /// Nobody took over: a switchover began here and did not come to its end over there.
     async fn serve_again(&self, group: &Group, peer: &str) -> Result<RejoinReport, ErrorBody> {
         group.keeper.update(|record| record.role = RoleRecord::Primary).map_err(failed)?;
-        group.met.store(0, std::sync::atomic::Ordering::Release);
+        group.met.store(0, Ordering::Release);
         let started = tokio::task::block_in_place(|| self.start_primary(&group.keeper, None));
         let marker = started.as_ref().ok().and_then(|primary| primary.marker(None)).map_or(0, |marker| marker.number);
         *group.engine.write() = started.map_or_else(|why| Engine::Failed(why.into()), Engine::Primary);
@@ -276,7 +279,7 @@ impl Appliance {
                 *volume.made_for.write() = Some(group.keeper.name());
             }
         }
-        group.met.store(0, std::sync::atomic::Ordering::Release);
+        group.met.store(0, Ordering::Release);
         Ok(())
     }
 
@@ -336,6 +339,28 @@ impl Appliance {
         })
     }
 
+    /// Says that this side is a copy still, unless it is none any more when nothing else is being changed: then it is being taken over,
+    /// or has been. The caller's copy says it with its generation: the caller may be primary again.
+    async fn deny_take_over(&self, group: &Group, connection: &Connection) -> Result<(), Refused> {
+        let here = &self.config.name;
+        let Ok(_alone) = tokio::time::timeout(CHANGE_TIMEOUT, self.changing.lock()).await else {
+            let message = format!("something else is being changed on '{here}': try again");
+            return Err(Refused { refusal: Refusal::Unready, message, generation: 0 });
+        };
+        let Engine::Secondary(copy) = group.engine.read().clone() else { return Ok(()) };
+        let record = group.keeper.get();
+        let is_its_copy = record.primary == Some(connection.peer().0);
+        if let Some(permitted) = copy.permitted().filter(|_| is_its_copy) {
+            group.denied.fetch_max(permitted.marker.number, Ordering::AcqRel);
+        }
+        let message = nobody_took_over(here, &record.name);
+        Err(Refused {
+            refusal: Refusal::Conflict,
+            message,
+            generation: if is_its_copy { record.generation } else { 0 },
+        })
+    }
+
     /// Answers an old primary that wants to return.
     pub(crate) async fn let_return(
         &self,
@@ -348,13 +373,13 @@ impl Appliance {
         let here = &self.config.name;
         let refuse = |refusal, generation, message| Refused { refusal, message, generation };
         let group = self.group_asked_for(&request.group)?;
-        let (name, record) = (group.keeper.name(), group.keeper.get());
-        let engine = group.engine.read().clone();
+        let name = group.keeper.name();
+        if matches!(&*group.engine.read(), Engine::Secondary(_)) {
+            self.deny_take_over(&group, connection).await?;
+        }
+        let (record, engine) = (group.keeper.get(), group.engine.read().clone());
         let Engine::Primary(primary) = engine else {
-            let message = format!("group '{name}' is not primary on '{here}': nobody took over there");
-            // The caller's copy still: the caller may be primary again. Any other case says no generation.
-            let is_its_copy = matches!(engine, Engine::Secondary(_)) && record.primary == Some(connection.peer().0);
-            return Err(refuse(Refusal::Conflict, if is_its_copy { record.generation } else { 0 }, message));
+            return Err(refuse(Refusal::Conflict, 0, nobody_took_over(here, &name)));
         };
         if record.generation <= request.generation {
             let message = format!(
@@ -381,6 +406,10 @@ impl Appliance {
         let agreed = Message::Agreed { generation: record.generation };
         control.send(&agreed).await.map_err(|error| unready(error.to_string()))
     }
+}
+
+fn nobody_took_over(here: &str, group: &str) -> String {
+    format!("group '{group}' is not primary on '{here}': nobody took over there")
 }
 
 async fn send_dirty(control: &ControlSender, tail: &Tail) -> Result<(), tidemark_common::link::LinkError> {

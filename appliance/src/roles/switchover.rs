@@ -11,9 +11,11 @@
 //! ```
 //!
 //! When the answer is lost, the old primary stays fenced: `rejoin` asks again, and either returns as the copy or, when the
-//! other side is still the copy, serves again.
+//! other side is still the copy, serves again. The other side says that only when no take-over is under way there, and refuses
+//! from then on whatever was asked before (`denied`).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidemark_common::api::types::{ErrorBody, Failover, PairState, Switchover, SwitchoverReport};
@@ -152,6 +154,8 @@ impl Appliance {
         let here = &self.config.name;
         let refuse = |refusal, generation, message| Refused { refusal, message, generation };
         let group = self.group_asked_for(&request.group)?;
+        // From the first look to the end of it nobody says that this side has not taken over.
+        let _alone = self.changing.lock().await;
         let (name, record) = (group.keeper.name(), group.keeper.get());
         let Engine::Secondary(secondary) = group.engine.read().clone() else {
             return Err(refuse(Refusal::Conflict, record.generation, format!("group '{name}' is no copy on '{here}'")));
@@ -165,7 +169,11 @@ impl Appliance {
             let message = format!("'{here}' stands at marker {permitted} of group '{name}', not at {}", request.marker);
             return Err(refuse(Refusal::Conflict, record.generation, message));
         }
-        let taken = self.fail_over(&name, &Failover { force: true, ..Failover::default() }).await;
+        if request.marker <= group.denied.load(Ordering::Acquire) {
+            let message = format!("'{here}' has said meanwhile that it is the copy of group '{name}' still");
+            return Err(refuse(Refusal::Conflict, record.generation, message));
+        }
+        let taken = self.fail_over_alone(&name, &Failover { force: true, ..Failover::default() }).await;
         let report = taken.map_err(|error| refuse(Refusal::Unready, record.generation, error.message))?;
         Ok(report.generation)
     }

@@ -9,7 +9,7 @@ use tidemark_common::api::types::{
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::history::{Kind, Write};
 use tidemark_tests::host::{EPERM, HostError};
-use tidemark_tests::noise::write_noise;
+use tidemark_tests::noise::{noise, write_noise};
 use tidemark_tests::oracle::{Bounds, assert_legal};
 use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
 use tidemark_tests::stamp::{self, BLOCK_BYTES, Content};
@@ -318,7 +318,8 @@ fn an_old_primary_killed_while_it_returns_returns_again() {
     assert_legal("after two failovers", &pair.history.writes(), &pair.image(&pair.east), Bounds::EVERYTHING_ACKED);
 }
 
-/// More than the old primary's journal holds was written after the place both have: it takes everything, and says so.
+/// More than the old primary's journal holds was written after the place both have: it takes everything, says so, and what it had
+/// alone is kept as a whole.
 #[test]
 fn an_old_primary_that_no_longer_holds_the_place_takes_a_full_copy() {
     let mut pair = Pair::paired(&Setup::one_volume("v", 96 * MIB, 107).journals("64MiB", "256MiB"));
@@ -350,6 +351,13 @@ fn an_old_primary_that_no_longer_holds_the_place_takes_a_full_copy() {
     let tails: Vec<LostTail> = pair.east.json(&["lost", "list", GROUP]);
     let [tail] = tails.as_slice() else { panic!("one tail: {tails:?}") };
     assert_eq!(tail.writes, returned.lost_writes);
+    // All that was never shipped is kept: also what had left the journal, as the volume held it.
+    assert_eq!(tail.volumes[0].bytes, 96 * MIB, "{:?}", tail.volumes);
+    let file = pair.cluster.join("lost");
+    let path = file.display().to_string();
+    pair.east.ok(&["lost", "export", GROUP, &tail.name, "--volume", "v", "--to", &path]);
+    let exported = std::fs::read(&file).expect("read what was exported");
+    assert!(exported == noise(2, 96 * MIB), "what was exported is not what was written");
     switch(&pair.west, &pair.east);
     wait_paired([&pair.west, &pair.east]);
     assert_same(&pair, &pair.east, &pair.west);

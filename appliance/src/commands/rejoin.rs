@@ -30,7 +30,7 @@ fn told(report: &RejoinReport) -> String {
         lines.push(format!("parted     at marker {marker}: only what differs since then is copied"));
     }
     lines.push(match (report.lost_writes, &report.kept) {
-        (0, _) => "lost       nothing: all that was written here is there".into(),
+        (0, None) => "lost       nothing: all that was written here is there".into(),
         (writes, kept) => format!(
             "lost       {writes} writes ({}) that this side does not know to be on '{primary}'; kept in {}",
             figures::bytes(report.lost_bytes),

@@ -1,7 +1,7 @@
 //! What an old primary had written and never shipped (invariant 8): listed, exported, and discarded only on request.
 //!
-//! A tail is a folder with the segments of the old journal from where the histories parted. It is read as any journal, and
-//! exported by the updater that writes volumes.
+//! A tail is a folder with the segments of the old journal from where the histories parted, and with the regions that it no
+//! longer reaches back to. It is read as any journal, and exported by the updater that writes volumes.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,6 +18,7 @@ use tidemark_common::updater::{AppliedPosition, Updater};
 use tidemark_common::volumes::{VolumeFile, Volumes};
 
 use super::appliance::{Appliance, Group, failed, invalid, not_found, refused};
+use super::lost_regions::runs;
 
 /// A range that was written; nothing more is asked of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +126,11 @@ impl Appliance {
         let id = owner.id();
         let tail = self.open_tail(id, &name)?;
         let mut fold: Overlay<Written> = Overlay::default();
+        // In whole regions, and older than what the journal has.
+        let regions = self.kept_regions(&self.lost_folder(id).join(&name)).map_err(failed)?;
+        for (index, _, size) in &owner.volumes {
+            runs(&regions, VolumeIndex(*index), *size).for_each(|run| fold.insert(run, Written));
+        }
         let (mut writes, mut at) = (0, None);
         let mut reader = tail.journal.reader(tail.from);
         while let Some(frame) = reader.next_frame().map_err(failed)? {
@@ -172,6 +178,8 @@ impl Appliance {
         let at = |error: std::io::Error| failed(format!("write {}: {error}", path.display()));
         let file = self.disk.open(path, Open::New).map_err(at)?;
         file.grow(*size).map_err(at)?;
+        let folder = self.tail_folder(owner.id(), name)?;
+        self.export_regions(&folder, VolumeIndex(*index), *size, &*file).map_err(failed)?;
         let volumes = Arc::new(Volumes::default());
         volumes.insert(VolumeFile::new(VolumeIndex(*index), member.clone(), file, *size));
         let applied = AppliedPosition { position: tail.from, ..AppliedPosition::default() };

@@ -21,6 +21,7 @@ mod image_moments;
 pub(crate) mod images;
 pub(crate) mod local_pairs;
 mod lost;
+mod lost_regions;
 pub(crate) mod offers;
 mod peers;
 mod rejoin;

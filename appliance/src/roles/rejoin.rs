@@ -50,6 +50,8 @@ struct Tail {
     /// Where its journal is to be cut; `None`: it does not hold the place.
     cut: Option<Position>,
     dirty: Bitmap,
+    /// Written and never shipped, and not in the journal any more. Only when that does not hold the place.
+    regions: Bitmap,
     writes: u64,
     bytes: u64,
 }
@@ -214,16 +216,23 @@ impl Appliance {
         let marker = self.catalog.marker(id, MarkerNumber(parted.marker)).map_err(|error| error.to_string())?;
         // Without the marker's record the image cannot be named: then it is not kept either.
         let cut = found.map(|reader| reader.position()).filter(|_| marker.is_some());
-        Ok(Tail { cut, dirty, writes, bytes })
+        let regions = if cut.is_some() { Bitmap::default() } else { Self::unshipped_regions(group)? };
+        let bytes = bytes.saturating_add(regions.bytes());
+        Ok(Tail { cut, dirty, regions, writes, bytes })
     }
 
-    /// The tail's part of the journal, copied to where nothing replaces it (invariant 8).
+    /// The tail's part of the journal, and what that no longer reaches, copied to where nothing replaces it (invariant 8).
     fn keep_tail(&self, group: &Group, parted: &Parted, tail: &Tail) -> Result<Option<PathBuf>, String> {
-        if tail.writes == 0 {
+        if tail.writes == 0 && tail.regions.is_empty() {
             return Ok(None);
         }
         let name = tail_name(group.keeper.generation().0, parted.marker);
-        self.keep_segments(group.keeper.id(), &name, tail.cut.map_or(0, |cut| cut.segment), false).map(Some)
+        let first = tail.cut.map_or(0, |cut| cut.segment);
+        let folder = self.keep_segments(group.keeper.id(), &name, first, false)?;
+        if !tail.regions.is_empty() {
+            self.keep_regions(group, &folder, &tail.regions)?;
+        }
+        Ok(Some(folder))
     }
 
     /// Keeps the journal's segments from one on aside, under a name. Those that are only to be cut, and not written again, need no

@@ -1,0 +1,121 @@
+//! What an old primary had written, never shipped, and no longer has in its journal (invariant 8): the regions that its pairs'
+//! bitmaps know, as its volumes hold them when it returns.
+//!
+//! They lie in the tail's folder beside the segments: a bitmap that says which, and for each volume a sparse file as large as the
+//! volume, with these regions and holes elsewhere. What the journal still has is newer, and goes over them.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use tidemark_common::differential::Bitmap;
+use tidemark_common::extent::Extent;
+use tidemark_common::ids::VolumeIndex;
+use tidemark_common::storage::{DiskFile, Open};
+use tidemark_primary::differences::Differences;
+
+use super::appliance::{Appliance, Group};
+
+/// Which regions are kept.
+const BITMAP: &str = "regions";
+/// Bytes copied at once.
+const PIECE: u64 = 1 << 20;
+
+fn contents(volume: u32) -> String {
+    format!("{volume:08x}.volume")
+}
+
+impl Appliance {
+    /// What may never have reached one of the copies, and may be in no journal.
+    pub(crate) fn unshipped_regions(group: &Group) -> Result<Bitmap, String> {
+        let mut regions = Bitmap::default();
+        for pair in group.keeper.get().pairs {
+            let differences = Differences::open(Arc::clone(&group.keeper), &pair);
+            differences.check().map_err(|error| error.to_string())?;
+            regions.merge(&differences.bitmap());
+        }
+        Ok(regions)
+    }
+
+    /// Copies these regions of the volumes, to which everything was applied, into a tail's folder.
+    pub(crate) fn keep_regions(&self, group: &Group, folder: &Path, regions: &Bitmap) -> Result<(), String> {
+        let at = |path: &Path, error: io::Error| {
+            format!("keep {}: {error}. It holds what was never shipped: make room, and try again", path.display())
+        };
+        for member in group.keeper.get().volumes {
+            let volume = self.volume(&member.name).map_err(|error| error.message)?;
+            let (index, size) = (VolumeIndex(member.index), volume.file.size());
+            if runs(regions, index, size).next().is_none() {
+                continue;
+            }
+            let path = folder.join(contents(member.index));
+            let file = self.disk.open(&path, Open::New).map_err(|error| at(&path, error))?;
+            let kept = file.grow(size).and_then(|()| copy(&*volume.file.file, &*file, regions, index, size));
+            kept.and_then(|()| file.sync()).map_err(|error| at(&path, error))?;
+        }
+        let path = folder.join(BITMAP);
+        let bytes = regions.encode();
+        let file = self.disk.open(&path, Open::New).map_err(|error| at(&path, error))?;
+        let written = file.write_all_at(&bytes, 0).and_then(|()| file.sync());
+        written.and_then(|()| self.disk.sync_folder(folder)).map_err(|error| at(&path, error))
+    }
+
+    /// The regions that a tail's folder has; none in most.
+    pub(crate) fn kept_regions(&self, folder: &Path) -> Result<Bitmap, String> {
+        let path = folder.join(BITMAP);
+        match std::fs::read(&path) {
+            Ok(bytes) => Bitmap::decode(&bytes).map_err(|error| format!("read {}: {error}", path.display())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Bitmap::default()),
+            Err(error) => Err(format!("read {}: {error}", path.display())),
+        }
+    }
+
+    /// Puts a volume's kept regions into a file as large as it.
+    pub(crate) fn export_regions(
+        &self,
+        folder: &Path,
+        volume: VolumeIndex,
+        size: u64,
+        target: &dyn DiskFile,
+    ) -> Result<(), String> {
+        let regions = self.kept_regions(folder)?;
+        if runs(&regions, volume, size).next().is_none() {
+            return Ok(());
+        }
+        let path = folder.join(contents(volume.0));
+        let text = |error: io::Error| format!("export {}: {error}", path.display());
+        let source = self.disk.open(&path, Open::Existing).map_err(text)?;
+        copy(&*source, target, &regions, volume, size).map_err(text)
+    }
+}
+
+/// The regions of one volume, within its size.
+pub(crate) fn runs(regions: &Bitmap, volume: VolumeIndex, size: u64) -> impl Iterator<Item = Extent> + '_ {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let run = regions.next_run(volume, at).filter(|run| run.volume == volume && run.offset < size)?;
+        at = run.end();
+        Some(Extent { length: run.length.min(size - run.offset), ..run })
+    })
+}
+
+fn copy(
+    source: &dyn DiskFile,
+    target: &dyn DiskFile,
+    regions: &Bitmap,
+    volume: VolumeIndex,
+    size: u64,
+) -> io::Result<()> {
+    let mut buffer = vec![0; usize::try_from(PIECE).unwrap_or(0)];
+    for run in runs(regions, volume, size) {
+        let mut at = run.offset;
+        while at < run.end() {
+            let length = usize::try_from(PIECE.min(run.end() - at)).unwrap_or(0);
+            let piece = buffer.get_mut(..length).unwrap_or_default();
+            source.read_exact_at(piece, at)?;
+            target.write_all_at(piece, at)?;
+            at += length as u64;
+        }
+    }
+    Ok(())
+}

@@ -342,9 +342,14 @@ impl Appliance {
     #[must_use]
     pub fn cli(&self, args: &[&str]) -> Outcome {
         let dir = self.directory.display().to_string();
-        let mut words = args.to_vec();
-        words.extend(["--dir", &dir]);
-        run(&self.binary, &words)
+        run(&self.binary, &[args, &["--dir", &dir]].concat())
+    }
+
+    /// Runs one that may take this long.
+    #[must_use]
+    pub fn cli_within(&self, limit: Duration, args: &[&str]) -> Outcome {
+        let dir = self.directory.display().to_string();
+        run_within(limit, &self.binary, &[args, &["--dir", &dir]].concat())
     }
 
     /// Runs one that must succeed: its standard output.

@@ -85,10 +85,22 @@ impl Default for Cluster {
 /// # Panics
 /// When the file cannot be changed.
 pub fn flip_byte(path: &Path, offset: u64) {
+    flip(path, offset, 0xff);
+}
+
+/// Changes one bit of a file: the bit of that number (0 to 7) in the byte at an offset.
+///
+/// # Panics
+/// When the file cannot be changed.
+pub fn flip_bit(path: &Path, offset: u64, bit: u32) {
+    flip(path, offset, 1 << bit);
+}
+
+fn flip(path: &Path, offset: u64, mask: u8) {
     let file = std::fs::File::options().read(true).write(true).open(path).expect("open the file");
     let mut byte = [0];
     file.read_exact_at(&mut byte, offset).expect("read the byte");
-    file.write_all_at(&[byte[0] ^ 0xff], offset).expect("write the byte");
+    file.write_all_at(&[byte[0] ^ mask], offset).expect("write the byte");
 }
 
 /// This process's own loopback address, so that tests running at the same time never race for a port.

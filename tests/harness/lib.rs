@@ -13,6 +13,7 @@ pub mod command;
 pub mod database;
 pub mod disk;
 pub mod figures;
+pub mod flood;
 pub mod history;
 pub mod host;
 pub mod image;

@@ -1,17 +1,29 @@
 //! Comparing under load: no false alarm, every planted difference found and mended.
 
-use std::os::unix::fs::FileExt;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use tidemark_common::api::types::{PairState, VerifyReport};
-use tidemark_tests::cluster::flip_byte;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tidemark_common::api::types::{PairState, PairStatus, VerifyDifference, VerifyReport};
+use tidemark_tests::cluster::{flip_bit, flip_byte};
+use tidemark_tests::flood::Flood;
 use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
+use tidemark_tests::stamp::BLOCK_BYTES;
+use tidemark_tests::wait::{check, wait_until};
+use tidemark_tests::workload::{Load, Profile, prefill};
 
 use crate::ordeal::given;
 
+/// Under full load, on a machine that does much else.
+const LONG: Duration = Duration::from_secs(150);
+
 fn verify(pair: &Pair, words: &[&str]) -> (i32, VerifyReport) {
-    let outcome = pair.east.cli(&[&["verify", GROUP, "--to", "west", "--json"], words].concat());
+    let outcome = pair.east.cli_within(LONG, &[&["verify", GROUP, "--to", "west", "--json"], words].concat());
+    if std::env::var("DBG").is_ok() {
+        eprintln!("DEBUG {} {:?}", outcome.stdout, pair.east.pair(GROUP));
+    }
     let report = serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {outcome:?}"));
     (outcome.code, report)
 }
@@ -21,10 +33,75 @@ fn copy_of(pair: &Pair, volume: &str) -> PathBuf {
     status.backing.into()
 }
 
+/// Behind what hosts write, on each volume: nothing but a test changes it.
+const QUIET_BYTES: u64 = 8 << 20;
+const REGION: u64 = 65_536;
+
+/// A pair whose volumes hold data everywhere, and that hosts write only the first part of.
+fn with_a_quiet_part(seed: u64) -> Pair {
+    let pair = Pair::unpaired(&Setup::seeded(seed).with_room(QUIET_BYTES));
+    let bytes = pair.profile(0).volume_bytes() + QUIET_BYTES;
+    prefill(&pair.history, &pair.target(&pair.east), bytes / BLOCK_BYTES as u64).expect("prefill");
+    pair.create();
+    pair.wait_paired();
+    pair.settle();
+    pair
+}
+
+/// As fast as they are answered.
+fn hosts(pair: &Pair) -> Flood {
+    let hosts = Flood::start(&pair.target(&pair.east), pair.profile(0).volume_bytes(), 1);
+    wait_until("hosts to write", COPY_LIMIT, || check(hosts.acked() > 2_000, || format!("{}", hosts.acked())));
+    hosts
+}
+
+/// Where a difference lies: its volume and its region.
+type Place = (String, u64);
+
+/// One bit of each of some regions where no host writes, behind the service's back.
+fn plant(pair: &Pair, random: &mut StdRng, count: usize) -> BTreeSet<Place> {
+    let quiet = pair.profile(0).volume_bytes();
+    let (volumes, mut planted) = (pair.volumes(), BTreeSet::new());
+    while planted.len() < count {
+        let volume = &volumes[random.random_range(0..volumes.len())];
+        let offset = quiet + random.random_range(0..QUIET_BYTES);
+        if planted.insert((volume.clone(), offset / REGION * REGION)) {
+            flip_bit(&copy_of(pair, volume), offset, random.random_range(0..8));
+        }
+    }
+    planted
+}
+
+/// The regions of the differences that were found.
+fn places(report: &VerifyReport) -> BTreeSet<Place> {
+    let regions = |found: &VerifyDifference| (found.offset..found.offset + found.length).step_by(REGION as usize);
+    let named = |found| regions(found).map(|offset| (found.volume.clone(), offset)).collect::<Vec<_>>();
+    report.differences.iter().flat_map(named).collect()
+}
+
+/// What was planted is found, and nothing else; it is mended, and then nothing differs.
+fn assert_found_and_mended(pair: &Pair, planted: &BTreeSet<Place>) {
+    let (code, report) = verify(pair, &["--repair", "--wait", "60s"]);
+    assert_eq!((code, &places(&report)), (1, planted), "{report:?}");
+    assert!(report.repaired, "{report:?}");
+    let mended = |pair: &PairStatus| pair.state != PairState::Resync && pair.differential_bytes == 0;
+    pair.east.wait_pair(GROUP, "the repair", LONG, mended);
+}
+
+/// The quiet part is compared whatever hosts do elsewhere.
+fn assert_no_difference(pair: &Pair) -> VerifyReport {
+    let (code, report) = verify(pair, &["--wait", "60s"]);
+    assert_eq!((code, report.different_bytes, report.differences.len()), (0, 0, 0), "{report:?}");
+    let quiet = QUIET_BYTES * pair.volumes().len() as u64;
+    assert!(report.compared_bytes >= quiet, "{report:?}");
+    report
+}
+
 #[test]
 fn a_busy_copy_is_the_same_and_nothing_is_called_different() {
     let pair = Pair::prefilled(&Setup::seeded(111));
-    let load = pair.load(0);
+    let profile = Profile { pause: Duration::ZERO, ..pair.profile(0) };
+    let load = Load::start(&pair.history, &pair.target(&pair.east), &profile);
     load.wait_acked(100);
     for _ in 0..4 {
         let (code, report) = verify(&pair, &[]);
@@ -42,17 +119,13 @@ fn every_planted_difference_is_found_located_and_mended_alone() {
     pair.settle();
     let places = [("a", 0), ("b", 1_000_003), ("c", pair.profile(0).volume_bytes() - 1)];
     for (volume, offset) in places {
-        let file = std::fs::File::options().read(true).write(true).open(copy_of(&pair, volume)).expect("open the copy");
-        let mut byte = [0];
-        file.read_exact_at(&mut byte, offset).expect("read");
-        // One bit, behind the service's back.
-        file.write_all_at(&[byte[0] ^ 0x10], offset).expect("write");
+        flip_bit(&copy_of(&pair, volume), offset, 4);
     }
     let (code, report) = verify(&pair, &[]);
     assert_eq!((code, report.repaired), (1, false));
     let found: Vec<_> = report.differences.iter().map(|found| (found.volume.as_str(), found.offset)).collect();
-    assert_eq!(found, places.map(|(volume, offset)| (volume, offset / 65_536 * 65_536)));
-    assert!(report.differences.iter().all(|found| found.length == 65_536), "{report:?}");
+    assert_eq!(found, places.map(|(volume, offset)| (volume, offset / REGION * REGION)));
+    assert!(report.differences.iter().all(|found| found.length == REGION), "{report:?}");
 
     let sent = pair.relay.forward().bytes();
     let (code, report) = verify(&pair, &["--repair"]);
@@ -65,53 +138,59 @@ fn every_planted_difference_is_found_located_and_mended_alone() {
     pair.assert_copy_equals();
     let sent = pair.relay.forward().bytes() - sent;
     assert!(sent < 4 << 20, "{sent} bytes sent to mend three regions");
+}
 
-    // And while hosts write.
-    flip_byte(&copy_of(&pair, "b"), pair.profile(0).volume_bytes() - 4096);
-    let load = pair.load(0);
-    load.wait_acked(50);
-    let (code, report) = verify(&pair, &["--repair"]);
-    // Unless a host has written over it first.
-    assert!(report.different_bytes == u64::from(code == 1) * 65_536, "{code}: {report:?}");
-    load.stop();
+/// Where no host writes, no bit may go unnoticed, however fast hosts write elsewhere.
+#[test]
+fn every_planted_bit_is_found_and_mended_under_full_load() {
+    let pair = with_a_quiet_part(115);
+    let (hosts, mut random) = (hosts(&pair), StdRng::seed_from_u64(115));
+    assert_no_difference(&pair);
+    let planted = plant(&pair, &mut random, 6);
+    assert_found_and_mended(&pair, &planted);
+    assert_no_difference(&pair);
+    assert!(!hosts.ended_early());
+    hosts.stop();
     pair.wait_paired();
     pair.assert_copy_equals();
 }
 
-/// Both at length: no false alarm while hosts write, and a planted difference is found, unless a host has written over it.
+/// Both at length: no false alarm under full load, and every planted bit is found where it was planted.
 #[test]
 #[ignore = "long: make verifies MINUTES=60"]
 fn verifies() {
     let length = Duration::from_secs(60 * given("MINUTES", 60));
-    let (begun, pair) = (Instant::now(), Pair::prefilled(&Setup::seeded(given("SEED", 113))));
-    let load = pair.load(0);
-    let (mut comparisons, mut compared, mut skipped, mut planted, mut found) = (0, 0, 0, 0, 0);
+    let seed = given("SEED", 113);
+    let (begun, pair, mut random) = (Instant::now(), with_a_quiet_part(seed), StdRng::seed_from_u64(seed));
+    let hosts = hosts(&pair);
+    let (mut comparisons, mut compared, mut skipped, mut found, mut rounds) = (0, 0, 0, 0, 0_u64);
     while begun.elapsed() < length {
-        for _ in 0..20 {
-            let (code, report) = verify(&pair, &[]);
-            assert_eq!((code, report.different_bytes), (0, 0), "after {comparisons} comparisons: {report:?}");
+        for _ in 0..10 {
+            let report = assert_no_difference(&pair);
             comparisons += 1;
             compared += report.compared_bytes;
             skipped += report.not_compared_bytes;
         }
-        flip_byte(&copy_of(&pair, "b"), (planted * 7_919_317 + 4242) % pair.profile(0).volume_bytes());
-        planted += 1;
-        let (code, report) = verify(&pair, &["--repair"]);
-        assert!(report.different_bytes == u64::from(code == 1) * 65_536, "{code}: {report:?}");
-        found += u64::from(code == 1);
-        pair.wait_paired();
-        if planted.is_multiple_of(20) {
-            println!("{comparisons} comparisons, {} MiB, {planted} planted, {found} found", compared >> 20);
+        let planted = plant(&pair, &mut random, 1 + (rounds % 8) as usize);
+        assert_found_and_mended(&pair, &planted);
+        comparisons += 1;
+        found += planted.len();
+        rounds += 1;
+        assert!(!hosts.ended_early(), "a host met an error");
+        if rounds.is_multiple_of(10) {
+            println!("{comparisons} comparisons, {} MiB, {found} planted and found", compared >> 20);
         }
     }
     println!(
-        "{} s, {} writes answered, {comparisons} comparisons of {} MiB ({} MiB too busy), {planted} planted and {found} found, no false alarm",
+        "{} s, {} writes of {} MiB answered, {comparisons} comparisons of {} MiB ({} MiB too busy), {found} bits planted and found, no \
+         false alarm",
         begun.elapsed().as_secs(),
-        load.acked(),
+        hosts.acked(),
+        hosts.bytes() >> 20,
         compared >> 20,
         skipped >> 20
     );
-    load.stop();
+    hosts.stop();
     pair.wait_paired();
     pair.assert_copy_equals();
 }

@@ -466,8 +466,17 @@ async fn receive_dirty(
 
 /// The next message of a conversation that this side began.
 pub(crate) async fn answer(answers: &mut ControlReceiver, peer: &str) -> Result<Message, ErrorBody> {
-    let silent = |_| failed(format!("'{peer}' did not answer within {ANSWER_TIMEOUT:?}"));
-    let message = tokio::time::timeout(ANSWER_TIMEOUT, answers.recv()).await.map_err(silent)?.map_err(failed)?;
+    answer_within(ANSWER_TIMEOUT, answers, peer).await
+}
+
+/// The same of one that may take this long.
+pub(crate) async fn answer_within(
+    limit: Duration,
+    answers: &mut ControlReceiver,
+    peer: &str,
+) -> Result<Message, ErrorBody> {
+    let silent = |_| failed(format!("'{peer}' did not answer within {limit:?}"));
+    let message = tokio::time::timeout(limit, answers.recv()).await.map_err(silent)?.map_err(failed)?;
     message.ok_or_else(|| failed(format!("'{peer}' ended the conversation")))
 }
 

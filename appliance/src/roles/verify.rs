@@ -24,7 +24,7 @@ use tidemark_secondary::image_point::Asked;
 use tidemark_secondary::state::Hold;
 
 use super::appliance::{Appliance, Engine, failed, invalid, refused};
-use super::rejoin::{answer, unexpected};
+use super::rejoin::{answer, answer_within, unexpected};
 
 /// Regions of one question.
 const BATCH: u64 = 1024;
@@ -36,8 +36,12 @@ const SLICE_BYTES: (u64, u64) = (16 << 20, 1 << 30);
 const LISTED: usize = 10_000;
 /// The copy reaches a marker within this time, or the comparison goes on with the one it has.
 const PERMIT_TIMEOUT: Duration = Duration::from_secs(20);
-/// The copy has applied what it permitted within this time, or nothing can be compared.
-const REACH_TIMEOUT: Duration = Duration::from_secs(15);
+/// The copy has applied what it permitted within this time, or nothing can be compared. Under full load it is that far behind.
+const REACH_TIMEOUT: Duration = Duration::from_secs(120);
+/// It says so within this time.
+const HELD_TIMEOUT: Duration = Duration::from_secs(130);
+/// What hosts keep writing is compared again for so long at most: a copy that follows slowly takes its time for each marker.
+const PASSES_TIME: Duration = Duration::from_secs(30);
 /// A primary that asks nothing for so long lets the copy go on.
 const SILENCE: Duration = Duration::from_secs(120);
 /// A comparison is broken off when its pair is down at so many looks in a row.
@@ -57,7 +61,7 @@ struct Asking<'a> {
 impl Asking<'_> {
     async fn hold(&mut self, request: &Verify) -> Result<u64, ErrorBody> {
         self.control.send(&Message::Verify(request.clone())).await.map_err(failed)?;
-        match answer(&mut self.answers, self.peer).await? {
+        match answer_within(HELD_TIMEOUT, &mut self.answers, self.peer).await? {
             Message::Held { marker } => Ok(marker),
             other => Err(unexpected(self.peer, other)),
         }
@@ -193,8 +197,11 @@ impl Appliance {
             group: keeper.id().0,
             generation: keeper.generation().0,
         };
-        let mut first = true;
+        let (mut first, begin) = (true, self.clock.monotonic());
         for pass in 0..PASSES {
+            if !first && self.clock.monotonic().saturating_sub(begin) > PASSES_TIME {
+                break;
+            }
             // A new marker: what was written before it can be judged by it.
             let watch = primary.watch();
             let cut = primary.cut(None).await.map_err(failed)?;
@@ -202,7 +209,14 @@ impl Appliance {
             while shown.pair.remote().permitted_marker < cut.number && self.clock.monotonic() < deadline {
                 tokio::time::sleep(LOOK).await;
             }
-            found.marker = asking.hold(&request).await?;
+            found.marker = match asking.hold(&request).await {
+                // What was compared stands: the rest is busy still.
+                Err(error) if !first && is_up(&shown.pair.status()) => {
+                    tracing::info!(group = %keeper.name(), peer = asking.peer, error = %error.message, "what hosts keep writing is not compared");
+                    break;
+                }
+                held => held?,
+            };
             let since = tokio::task::block_in_place(|| primary.since_marker(found.marker, watch));
             let since = match since {
                 // The journal ran full until the copy stood there: the next one is newer.
@@ -210,8 +224,11 @@ impl Appliance {
                 since => since.map_err(failed)?,
             };
             let progress = |compared| shown.progress(compared, self.clock.monotonic());
+            let (again, busy_bytes) = (!first, found.busy.bytes());
             first &= !found.pass(primary, asking, since, progress, first).await?;
-            if found.busy.is_empty() {
+            let left_bytes = found.busy.bytes();
+            // Hosts that write there all the time do so at the next marker, too, and a copy that is behind takes long to reach it.
+            if left_bytes == 0 || again && left_bytes > busy_bytes / 8 * 7 {
                 break;
             }
         }
@@ -229,7 +246,7 @@ impl Appliance {
         agree(Versions::OURS, Versions { min: first.version_min, max: first.version_max })?;
         let secondary = self.copy_of(connection, first)?;
         let refuse = |message: String| Refused { refusal: Refusal::Unready, message, generation: 0 };
-        let mut looked = self.look(&secondary).await.map_err(refuse)?;
+        let Some(mut looked) = self.look_for(connection, &secondary).await.map_err(refuse)? else { return Ok(()) };
         let mut reply = Message::Held { marker: looked.marker() };
         loop {
             control.send(&reply).await.map_err(|error| refuse(error.to_string()))?;
@@ -241,7 +258,10 @@ impl Appliance {
                 }
                 Ok(Ok(Some(Message::Verify(_)))) => {
                     drop(looked);
-                    looked = self.look(&secondary).await.map_err(refuse)?;
+                    let Some(next) = self.look_for(connection, &secondary).await.map_err(refuse)? else {
+                        return Ok(());
+                    };
+                    looked = next;
                     Message::Held { marker: looked.marker() }
                 }
                 // The end, in good order or not: the hold goes with it.
@@ -265,6 +285,14 @@ impl Appliance {
             )));
         }
         Ok(secondary)
+    }
+
+    /// `None`: who asked is gone, and the copy goes on.
+    async fn look_for(&self, connection: &Connection, secondary: &Arc<Secondary>) -> Result<Option<Looked>, String> {
+        tokio::select! {
+            looked = self.look(secondary) => looked.map(Some),
+            _ = connection.closed() => Ok(None),
+        }
     }
 
     /// The copy volumes, held at their marker; with a history they are behind on purpose, and an image is looked at instead.

@@ -89,7 +89,7 @@ kills: test-packages build ## kill -9 of either side under load, again and again
 	$(ORDEAL) ordeal::kills
 soak: test-packages build ## Everything that can befall a pair, PostgreSQL on top: make soak MINUTES=60 SEED=1
 	$(ORDEAL) ordeal::soak
-verifies: test-packages build ## Comparisons one after the other while hosts write: make verifies MINUTES=60 SEED=1
+verifies: test-packages build ## Comparisons under full load, and bits planted where no host writes: make verifies MINUTES=60 SEED=1
 	$(ORDEAL) verify::verifies
 
 .PHONY: rules

@@ -255,11 +255,10 @@ fn a_take_over_under_way_is_not_denied() {
     let returned: RejoinReport = serde_json::from_str(&returned).expect("a report");
     course.west_is_primary = returned.primary == "west";
     course.judge("after the return");
-    // Whoever serves takes writes, which the end of what west waited for must not cost.
-    let load = course.pair.load_on(course.primary(), 1);
-    load.wait_acked(60);
+    // Nobody writes until west may go on: no newer marker keeps it from taking over then. Whoever serves now goes on to.
     assert_ne!(waits.join().expect("the command ends").code, 0, "north does not answer");
-    load.wait_acked(200);
+    let load = course.pair.load_on(course.primary(), 1);
+    load.wait_acked(300);
     load.stop();
     course.assert_not_both();
     for side in [course.primary(), course.copy()] {

@@ -99,7 +99,14 @@ impl Appliance {
         *group.engine.write() = Engine::Failed(format!("it is returning to '{peer}' as the copy").into());
         let returned = self.return_to(&group, &peer).await;
         match returned {
-            Ok(None) => self.serve_again(&group, &peer).await,
+            Ok(None) => {
+                let served = self.serve_again(&group, &peer).await;
+                if served.is_err() {
+                    // As before: it is asked again.
+                    *group.engine.write() = Engine::Fenced { by };
+                }
+                served
+            }
             Ok(Some(report)) => {
                 let started = tokio::task::block_in_place(|| self.start_secondary(&group.keeper));
                 *group.engine.write() = started.map_or_else(Engine::Failed, Engine::Secondary);

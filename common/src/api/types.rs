@@ -734,9 +734,9 @@ pub struct RejoinReport {
     pub marker: u64,
     /// This side no longer knew where the histories parted: everything is copied.
     pub whole: bool,
-    /// Writes after that marker that never reached the other side.
+    /// Writes after that marker that never reached the other side, as far as the journal still has them.
     pub lost_writes: u64,
-    /// Bytes of those.
+    /// Bytes of those, and of the regions (64 KiB each) that were written and have left the journal.
     pub lost_bytes: u64,
     /// The folder in which they are kept, when there are any.
     pub kept: Option<String>,

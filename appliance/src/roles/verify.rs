@@ -53,9 +53,16 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// A conversation with the copy.
 struct Asking<'a> {
+    connection: Connection,
     control: ControlSender,
     answers: ControlReceiver,
     peer: &'a str,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.connection.close("compared");
+    }
 }
 
 impl Asking<'_> {
@@ -167,12 +174,8 @@ impl Appliance {
             request.rate_bytes_per_second.map_or(u64::MAX, |rate| rate.clamp(SLICE_BYTES.0, SLICE_BYTES.1));
         let (mut found, mut at) = (Found::default(), (VolumeIndex(0), 0));
         while let Some(slice) = next_slice(&all, &mut at, slice_bytes) {
-            let (connection, control, answers) = self.call(&request.to).await?;
-            let mut asking = Asking { control, answers, peer: &request.to };
             let left = std::mem::replace(&mut found.busy, slice);
-            let compared = self.compare(primary, &shown, &mut asking, &mut found).await;
-            connection.close("compared");
-            compared?;
+            self.compare(primary, &shown, &request.to, &mut found).await?;
             found.busy.merge(&left);
             if let Some(rate) = request.rate_bytes_per_second.filter(|rate| *rate > 0) {
                 let due = Duration::from_millis(found.compared_bytes.saturating_mul(1000) / rate);
@@ -183,13 +186,19 @@ impl Appliance {
         Ok(found)
     }
 
+    async fn ask<'a>(&self, peer: &'a str) -> Result<Asking<'a>, ErrorBody> {
+        let (connection, control, answers) = self.call(peer).await?;
+        Ok(Asking { connection, control, answers, peer })
+    }
+
     async fn compare(
         &self,
         primary: &Arc<Primary>,
         shown: &Shown,
-        asking: &mut Asking<'_>,
+        peer: &str,
         found: &mut Found,
     ) -> Result<(), ErrorBody> {
+        let mut asking = None;
         let keeper = primary.keeper();
         let request = Verify {
             version_min: Versions::OURS.min,
@@ -209,6 +218,11 @@ impl Appliance {
             while shown.pair.remote().permitted_marker < cut.number && self.clock.monotonic() < deadline {
                 tokio::time::sleep(LOOK).await;
             }
+            // Called only now: who calls and says nothing is not waited for over there.
+            let asking = match &mut asking {
+                Some(asking) => asking,
+                none => none.insert(self.ask(peer).await?),
+            };
             found.marker = match asking.hold(&request).await {
                 // What was compared stands: the rest is busy still.
                 Err(error) if !first && is_up(&shown.pair.status()) => {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tidemark_common::api::backup::types::RestoreReport;
+use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
 use tidemark_common::api::types::{PairState, RejoinReport, Role, VolumeStatus};
 use tidemark_tests::appliance::{Appliance, tidemark};
 use tidemark_tests::cluster::Cluster;
@@ -224,37 +225,47 @@ fn a_restore_that_did_not_end_says_nothing_of_a_volume_that_became_a_copy() {
     assert_eq!(east.open("large").size(), LARGE);
 }
 
+/// Volumes `a` and `b` in no group, and a backup of both, also named `b`; what they held then. `a` holds something else now.
+fn backed_up(cluster: &Cluster, side: &Appliance) -> (Vec<u8>, Vec<u8>) {
+    let (a, b) = (noise(1, SMALL), noise(2, SMALL));
+    for (name, content) in [("a", &a), ("b", &b)] {
+        side.ok(&["volume", "create", name, "--size", "1MiB"]);
+        put(side, name, content);
+    }
+    side.ok(&["group", "create", "own", "--volume", "a", "--volume", "b"]);
+    side.ok(&["set", "create", "all", "a", "b"]);
+    side.ok(&["backup", "create", "b", "--set", "all", "--to", &text(&cluster.join("b.tar")), "--wait"]);
+    side.ok(&["group", "delete", "own"]);
+    put(side, "a", &vec![1; a.len()]);
+    (a, b)
+}
+
+/// The second volume becomes another one, whose disk is full: a restore of both fails when `a` is written.
+fn fail_half_way(cluster: &Cluster, side: &Appliance) -> (SmallDisk, String) {
+    side.ok(&["volume", "delete", "b"]);
+    let small = SmallDisk::mount(&cluster.join("small"), 4 << 20);
+    side.ok(&["volume", "create", "b", "--size", "1MiB", "--backing", &text(&small.path().join("b"))]);
+    let _ballast = small.fill();
+    let why = side.refuses(&["backup", "restore", "b", "--onto-volumes"]);
+    assert!(closed(side, "a").contains("is half restored"));
+    (small, why)
+}
+
 /// What fails half-way is as half as what was killed; what fails before its first write is not.
 #[test]
 fn a_restore_that_fails_leaves_closed_what_it_changed_and_nothing_else() {
     let cluster = Cluster::new();
     let mut side = cluster.running("alone");
-    let (a, b) = (noise(1, SMALL), noise(2, SMALL));
-    for (name, content) in [("a", &a), ("b", &b)] {
-        side.ok(&["volume", "create", name, "--size", "1MiB"]);
-        put(&side, name, content);
-    }
-    side.ok(&["group", "create", "g", "--volume", "a", "--volume", "b"]);
-    side.ok(&["set", "create", "all", "a", "b"]);
-    let archive = cluster.join("b.tar");
-    side.ok(&["backup", "create", "b", "--set", "all", "--to", &text(&archive), "--wait"]);
-    let ones = vec![1; a.len()];
-    put(&side, "a", &ones);
+    let (a, b) = backed_up(&cluster, &side);
     // A host on the second: neither is touched, and both stay open.
     let host = side.open("b");
     let why = side.refuses(&["backup", "restore", "b", "--onto-volumes"]);
     assert!(why.contains("hosts are connected to volume 'b'") && !why.contains("closed to hosts"), "{why}");
     drop(host);
     gone(&side);
-    assert_eq!(compare(&held(&side, "a"), &ones), Ok(()));
+    assert_eq!(compare(&held(&side, "a"), &vec![1; a.len()]), Ok(()));
     assert_eq!(problem(&side, "a"), None);
-    // The second volume is another one now, and its disk is full.
-    side.ok(&["group", "delete", "g"]);
-    side.ok(&["volume", "delete", "b"]);
-    let small = SmallDisk::mount(&cluster.join("small"), 4 << 20);
-    side.ok(&["volume", "create", "b", "--size", "1MiB", "--backing", &text(&small.path().join("b"))]);
-    let _ballast = small.fill();
-    let why = side.refuses(&["backup", "restore", "b", "--onto-volumes"]);
+    let (_small, why) = fail_half_way(&cluster, &side);
     for words in ["write volume 'b' at ", "space", "What is in 'a', 'b' now", "stays closed to hosts", "--give-up"] {
         assert!(why.contains(words), "{words}: {why}");
     }
@@ -283,6 +294,52 @@ fn a_restore_that_fails_leaves_closed_what_it_changed_and_nothing_else() {
     side.ok(&["backup", "restore", "b", "--onto-volumes"]);
     assert_eq!((compare(&held(&side, "a"), &a), compare(&held(&side, "b"), &b)), (Ok(()), Ok(())));
     assert!(!side.ok(&["status"]).contains("attention"));
+}
+
+#[test]
+fn a_target_that_is_half_restored_is_its_sources_again_after_a_resync() {
+    let cluster = Cluster::new();
+    let mut side = cluster.running("alone");
+    backed_up(&cluster, &side);
+    let source = noise(3, SMALL);
+    side.ok(&["volume", "create", "s", "--size", "1MiB"]);
+    side.ok(&["group", "create", "h", "--volume", "s"]);
+    put(&side, "s", &source);
+    let wait = |side: &Appliance| {
+        wait_until("the pair to be made", LIMIT, || {
+            let pair: LocalPairStatus = side.json(&["local-pair", "show", "a"]);
+            if pair.state == LocalPairState::Pair { Ok(()) } else { Err(format!("{pair:?}")) }
+        });
+    };
+    side.ok(&["local-pair", "create", "s", "--target", "a"]);
+    wait(&side);
+    side.ok(&["local-pair", "split", "a"]);
+    let _small = fail_half_way(&cluster, &side);
+    let why = side.refuses(&["local-pair", "reverse", "a"]);
+    assert!(why.contains("volume 'a' is half restored"), "{why}");
+    side.ok(&["local-pair", "resync", "a"]);
+    assert!(problem(&side, "a").is_none() && problem(&side, "b").is_some());
+    wait(&side);
+    side.restart();
+    side.ok(&["local-pair", "split", "a"]);
+    assert_eq!(compare(&held(&side, "a"), &source), Ok(()));
+}
+
+#[test]
+fn a_volume_that_is_half_restored_and_offered_to_a_copy_is_that_copy() {
+    let mut pair = Pair::unpaired(&Setup::one_volume("a", SMALL, 171));
+    let source = noise(4, SMALL);
+    put(&pair.east, "a", &source);
+    backed_up(&pair.cluster, &pair.west);
+    let _small = fail_half_way(&pair.cluster, &pair.west);
+    pair.west.ok(&["volume", "offer", "a", "--group", GROUP]);
+    pair.create();
+    pair.wait_paired();
+    assert!(problem(&pair.west, "a").is_none() && problem(&pair.west, "b").is_some());
+    pair.settle();
+    pair.east.kill9();
+    let _ = pair.failover();
+    assert_eq!(compare(&held(&pair.west, "a"), &source), Ok(()), "it is served, and whole");
 }
 
 #[test]

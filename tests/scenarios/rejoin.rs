@@ -7,6 +7,7 @@ use tidemark_common::api::types::{
     FailoverReport, LostRange, LostTail, PairState, RejoinReport, Role, SwitchoverReport,
 };
 use tidemark_tests::appliance::Appliance;
+use tidemark_tests::cluster::Cluster;
 use tidemark_tests::history::{Kind, Write};
 use tidemark_tests::host::{EPERM, HostError};
 use tidemark_tests::noise::{noise, write_noise};
@@ -318,28 +319,48 @@ fn an_old_primary_killed_while_it_returns_returns_again() {
     assert_legal("after two failovers", &pair.history.writes(), &pair.image(&pair.east), Bounds::EVERYTHING_ACKED);
 }
 
-/// More than the old primary's journal holds was written after the place both have: it takes everything, says so, and what it had
-/// alone is kept as a whole.
-#[test]
-fn an_old_primary_that_no_longer_holds_the_place_takes_a_full_copy() {
-    let mut pair = Pair::paired(&Setup::one_volume("v", 96 * MIB, 107).journals("64MiB", "256MiB"));
+/// A pair whose old primary, fenced, no longer holds the place both have: more than its journal holds was written there alone, all of
+/// it noise of seed 2. The image that west took over is noise of seed 1.
+fn fenced_beyond_its_journal(cluster: Cluster, seed: u64) -> (Pair, FailoverReport) {
+    let setup = Setup::one_volume("v", 96 * MIB, seed).journals("64MiB", "256MiB");
+    let mut pair = Pair::unpaired_in(cluster, &setup);
+    pair.create();
+    pair.wait_paired();
     write_noise(&pair.east, "v", 0, 96 * MIB, 1);
     pair.settle();
-    let before = pair.backing(&pair.west);
     pair.relay.cut();
     write_noise(&pair.east, "v", 0, 96 * MIB, 2);
     pair.east.wait_pair(GROUP, "the fall back", LIMIT, |pair| pair.state == PairState::Differential);
     pair.east.kill9();
     let report = pair.failover();
-    let mut served = pair.west.open("v");
-    assert!(served.read_all().expect("read") == before[0], "the image at the marker both had");
-    served.write(5 * MIB, &[7; 4096]).expect("write");
-    drop(served);
-
     pair.relay.heal();
     pair.east.start();
-    let returned = rejoin(&pair.east);
+    wait_role(&pair.east, Role::Fenced);
+    (pair, report)
+}
+
+/// All that was never shipped is kept: also what had left the journal, as the volume held it.
+fn assert_all_kept(pair: &Pair, returned: &RejoinReport) {
     assert!(returned.whole && returned.lost_writes > 0, "{returned:?}");
+    let tails: Vec<LostTail> = pair.east.json(&["lost", "list", GROUP]);
+    let [tail] = tails.as_slice() else { panic!("one tail: {tails:?}") };
+    assert_eq!((tail.writes, tail.volumes[0].bytes), (returned.lost_writes, 96 * MIB), "{:?}", tail.volumes);
+    let file = pair.cluster.join("lost");
+    let path = file.display().to_string();
+    pair.east.ok(&["lost", "export", GROUP, &tail.name, "--volume", "v", "--to", &path]);
+    let exported = std::fs::read(&file).expect("read what was exported");
+    assert!(exported == noise(2, 96 * MIB), "what was exported is not what was written");
+}
+
+/// It takes everything, says so, and what it had alone is kept as a whole.
+#[test]
+fn an_old_primary_that_no_longer_holds_the_place_takes_a_full_copy() {
+    let (mut pair, report) = fenced_beyond_its_journal(Cluster::new(), 107);
+    let mut served = pair.west.open("v");
+    assert!(served.read_all().expect("read") == noise(1, 96 * MIB), "the image at the marker both had");
+    served.write(5 * MIB, &[7; 4096]).expect("write");
+    drop(served);
+    let returned = rejoin(&pair.east);
     assert_eq!((returned.primary.as_str(), returned.generation), ("west", report.generation));
     assert_eq!(returned.marker, report.marker.number);
     // Nothing of what it held is an image of this history.
@@ -348,19 +369,36 @@ fn an_old_primary_that_no_longer_holds_the_place_takes_a_full_copy() {
     pair.east.start();
     wait_paired([&pair.west, &pair.east]);
     assert_same(&pair, &pair.west, &pair.east);
-    let tails: Vec<LostTail> = pair.east.json(&["lost", "list", GROUP]);
-    let [tail] = tails.as_slice() else { panic!("one tail: {tails:?}") };
-    assert_eq!(tail.writes, returned.lost_writes);
-    // All that was never shipped is kept: also what had left the journal, as the volume held it.
-    assert_eq!(tail.volumes[0].bytes, 96 * MIB, "{:?}", tail.volumes);
-    let file = pair.cluster.join("lost");
-    let path = file.display().to_string();
-    pair.east.ok(&["lost", "export", GROUP, &tail.name, "--volume", "v", "--to", &path]);
-    let exported = std::fs::read(&file).expect("read what was exported");
-    assert!(exported == noise(2, 96 * MIB), "what was exported is not what was written");
+    assert_all_kept(&pair, &returned);
     switch(&pair.west, &pair.east);
     wait_paired([&pair.west, &pair.east]);
     assert_same(&pair, &pair.east, &pair.west);
+}
+
+/// Without room to keep what it had alone, nothing is overwritten: it stays fenced until there is.
+#[test]
+fn an_old_primary_without_room_for_what_it_had_alone_stays_as_it_is() {
+    let cluster = Cluster::new().with_disk("east", 640 * MIB);
+    let (mut pair, _) = fenced_beyond_its_journal(cluster, 109);
+    let before = pair.backing(&pair.east);
+    let ballast = pair.cluster.disk("east").fill();
+    // Room for the journal's part, not for what has left it.
+    let file = std::fs::File::options().write(true).open(&ballast).expect("open the ballast");
+    file.set_len(file.metadata().expect("its size").len() - 96 * MIB).expect("make some room");
+    drop(file);
+    let refused = pair.east.refuses(&["rejoin", GROUP]);
+    assert!(refused.contains("keep ") && refused.contains("make room"), "{refused}");
+    assert_eq!(pair.east.group(GROUP).role, Role::Fenced);
+    assert!(pair.backing(&pair.east) == before, "its volume is another");
+    assert!(pair.east.json::<Vec<LostTail>>(&["lost", "list", GROUP]).is_empty(), "half of it is listed");
+    pair.east.kill9();
+    pair.east.start();
+    wait_role(&pair.east, Role::Fenced);
+    std::fs::remove_file(ballast).expect("remove the ballast");
+    let returned = rejoin(&pair.east);
+    wait_paired([&pair.west, &pair.east]);
+    assert_same(&pair, &pair.west, &pair.east);
+    assert_all_kept(&pair, &returned);
 }
 
 /// Hosts of the new primary write more than its journal holds before the old one returns: what differs is in the bitmap then, and

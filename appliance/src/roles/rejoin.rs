@@ -235,11 +235,17 @@ impl Appliance {
         }
         let name = tail_name(group.keeper.generation().0, parted.marker);
         let first = tail.cut.map_or(0, |cut| cut.segment);
-        let folder = self.keep_segments(group.keeper.id(), &name, first, false)?;
-        if !tail.regions.is_empty() {
-            self.keep_regions(group, &folder, &tail.regions)?;
+        let kept = self.keep_segments(group.keeper.id(), &name, first, false).and_then(|folder| {
+            if !tail.regions.is_empty() {
+                self.keep_regions(group, &folder, &tail.regions)?;
+            }
+            Ok(folder)
+        });
+        if kept.is_err() {
+            // Half of it is none, and takes the room that is missing.
+            let _ = std::fs::remove_dir_all(self.lost_folder(group.keeper.id()).join(&name));
         }
-        Ok(Some(folder))
+        kept.map(Some)
     }
 
     /// Keeps the journal's segments from one on aside, under a name. Those that are only to be cut, and not written again, need no

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tidemark_common::api::types::{PairState, PairStatus, VerifyDifference, VerifyReport};
+use tidemark_common::api::types::{PairState, PairStatus, Status, VerifyDifference, VerifyReport};
+use tidemark_tests::appliance::tidemark;
 use tidemark_tests::cluster::{flip_bit, flip_byte};
 use tidemark_tests::flood::Flood;
 use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
@@ -45,9 +46,19 @@ fn with_a_quiet_part(seed: u64) -> Pair {
     pair
 }
 
-/// As fast as they are answered.
+/// As fast as they are answered, until the copy is this much behind: then they wait for it. A copy that is ever further behind reaches
+/// no marker before the journals are full.
+const BEHIND_BYTES: u64 = 64 << 20;
+
 fn hosts(pair: &Pair) -> Flood {
     let hosts = Flood::start(&pair.target(&pair.east), pair.profile(0).volume_bytes(), 1);
+    let directory = pair.east.directory().display().to_string();
+    let hosts = hosts.waiting_while(move || {
+        let shown = tidemark(&["status", "--json", "--dir", &directory]);
+        let status: Option<Status> = serde_json::from_str(&shown.stdout).ok();
+        let lags = status.into_iter().flat_map(|status| status.groups).flat_map(|group| group.pairs);
+        lags.map(|pair| pair.lag_bytes).sum::<u64>() > BEHIND_BYTES
+    });
     wait_until("hosts to write", COPY_LIMIT, || check(hosts.acked() > 2_000, || format!("{}", hosts.acked())));
     hosts
 }

@@ -40,6 +40,8 @@ const PERMIT_TIMEOUT: Duration = Duration::from_secs(20);
 const REACH_TIMEOUT: Duration = Duration::from_secs(120);
 /// It says so within this time.
 const HELD_TIMEOUT: Duration = Duration::from_secs(130);
+/// Markers that a copy did not reach before a journal ran full are tried for so long.
+const FIRST_TIME: Duration = Duration::from_secs(60);
 /// What hosts keep writing is compared again for so long at most: a copy that follows slowly takes its time for each marker.
 const PASSES_TIME: Duration = Duration::from_secs(30);
 /// A primary that asks nothing for so long lets the copy go on.
@@ -208,8 +210,15 @@ impl Appliance {
         };
         let (mut first, begin) = (true, self.clock.monotonic());
         for pass in 0..PASSES {
-            if !first && self.clock.monotonic().saturating_sub(begin) > PASSES_TIME {
+            let taken = self.clock.monotonic().saturating_sub(begin);
+            if !first && taken > PASSES_TIME {
                 break;
+            }
+            if first && taken > FIRST_TIME {
+                return Err(refused(format!(
+                    "the comparison was broken off: '{peer}' is so far behind that a journal runs full before it reaches a marker. Compare when \
+                     hosts write less"
+                )));
             }
             // A new marker: what was written before it can be judged by it.
             let watch = primary.watch();

@@ -113,7 +113,8 @@ advisories: ## Known vulnerabilities of dependencies, by cargo-deny, from the ne
 
 .PHONY: deny-if-there
 deny-if-there:
-	@if $(CARGO) deny --version >/dev/null 2>&1; then $(MAKE) deny; fi
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(MAKE) deny; \
+	else echo "cargo-deny is not installed (cargo install --locked cargo-deny): licences and sources are not checked" >&2; fi
 
 FUZZ_TARGETS := nbd_request nbd_session wire_message frame_codec journal_scan
 SECONDS ?= 60

@@ -202,9 +202,8 @@ impl Pair {
         let rpo_seconds = self.rpo_seconds();
         let (differential_bytes, complete) = (self.differences.bytes(), self.differences.are_none());
         let now = self.clock.monotonic();
-        let journal = &self.image.journal;
         let mut view = self.view.lock();
-        let behind = view.holds.map_or(0, |holds| journal.bytes_between(holds, journal.durable_end().position));
+        let behind = self.behind_bytes(&view);
         let caught_up = view.remote.durable_seq >= self.image.buffer.captured().0 && complete;
         let copying = matches!(view.state, PairState::InitialCopy | PairState::Resync);
         let (done_bytes, total_bytes) = view.copied();
@@ -235,13 +234,18 @@ impl Pair {
         }
     }
 
+    /// Bytes of the journal that have not come there.
+    fn behind_bytes(&self, view: &View) -> u64 {
+        let journal = &self.image.journal;
+        view.holds.map_or(0, |holds| journal.bytes_between(holds, journal.durable_end().position))
+    }
+
     /// The least that was missing over there since the pair fell behind, while it is connected: what grows again and again, or begins
     /// anew for ever, moves and gets nowhere (DESIGN 5: converge or say why not).
     pub(crate) fn converging(&self) -> Movement {
         let missing = self.differences.bytes() + self.image.buffer.bytes();
-        let journal = &self.image.journal;
         let mut view = self.view.lock();
-        let behind = view.holds.map_or(0, |holds| journal.bytes_between(holds, journal.durable_end().position));
+        let behind = self.behind_bytes(&view);
         let due = self.answers(&view)
             && matches!(
                 view.state,

@@ -1,6 +1,6 @@
 //! A pair that does not go on says why, on both sides, and goes on by itself when that is mended.
 
-use tidemark_common::api::types::PairState;
+use tidemark_common::api::types::{PairState, PairStatus};
 use tidemark_tests::impairment::Weather;
 use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
 use tidemark_tests::small_disk::SmallDisk;
@@ -27,43 +27,19 @@ fn a_suspended_pair_is_told_to_the_copy_with_what_goes_on() {
     pair.assert_same();
 }
 
-#[test]
-fn a_copy_whose_journals_disk_is_full_says_so_on_both_sides_and_goes_on_by_itself() {
-    let mut pair = Pair::unpaired(&Setup::one_volume("v", 64 * MIB, 226).journals("64MiB", "64MiB"));
+/// The disk of one of the copy's folders is full, and then has room: what the primary says of it, as soon as its reason has these words, and
+/// the pair when the copy has followed.
+fn with_a_full_disk(setup: &Setup, (folder, bytes): (&str, u64), words: &str, after: impl FnOnce(PairStatus, &Pair)) {
+    let mut pair = Pair::unpaired(setup);
     pair.west.stop();
-    let small = SmallDisk::mount(&pair.west.directory().join("groups"), 24 * MIB);
+    let small = SmallDisk::mount(&pair.west.directory().join(folder), bytes);
     pair.west.start();
     pair.create();
     pair.wait_paired();
     let ballast = small.fill();
     pair.east.open("v").write_all(0, &noise(32 * MIB, 1)).expect("hosts do not notice");
     let said = pair.east.wait_pair(GROUP, "the primary to say why", COPY_LIMIT, |pair| {
-        pair.stands && pair.reason.as_ref().is_some_and(|reason| reason.contains("No space left"))
-    });
-    assert_ne!(said.state, PairState::Paired);
-    let shown = pair.east.ok(&["status"]);
-    assert!(shown.contains("1 needs attention"), "{shown}");
-    let problem = pair.west.group(GROUP).problem.expect("the copy says it, too");
-    assert!(problem.contains("No space left"), "{problem}");
-    std::fs::remove_file(ballast).expect("make space");
-    small.resize(128 * MIB);
-    pair.assert_same();
-    assert!(!pair.east.pair(GROUP).stands && pair.west.group(GROUP).problem.is_none());
-}
-
-/// Everything arrives and is safe, and the copy's volumes cannot be written: nobody calls that well.
-#[test]
-fn a_copy_whose_volumes_cannot_be_written_says_so_on_both_sides_and_goes_on_by_itself() {
-    let mut pair = Pair::unpaired(&Setup::one_volume("v", 64 * MIB, 230));
-    pair.west.stop();
-    let small = SmallDisk::mount(&pair.west.directory().join("volumes"), 16 * MIB);
-    pair.west.start();
-    pair.create();
-    pair.wait_paired();
-    let ballast = small.fill();
-    pair.east.open("v").write_all(0, &noise(32 * MIB, 3)).expect("hosts do not notice");
-    let said = pair.east.wait_pair(GROUP, "the primary to say what is wrong over there", COPY_LIMIT, |pair| {
-        pair.stands && pair.reason.as_ref().is_some_and(|reason| reason.contains("'west' says"))
+        pair.stands && pair.reason.as_ref().is_some_and(|reason| reason.contains(words))
     });
     assert!(said.reason.as_ref().is_some_and(|reason| reason.contains("No space left")), "{said:?}");
     let shown = pair.east.ok(&["status"]);
@@ -73,7 +49,25 @@ fn a_copy_whose_volumes_cannot_be_written_says_so_on_both_sides_and_goes_on_by_i
     std::fs::remove_file(ballast).expect("make space");
     small.resize(128 * MIB);
     pair.assert_same();
-    pair.east.wait_pair(GROUP, "the problem to be over", COPY_LIMIT, |pair| !pair.stands && pair.reason.is_none());
+    after(said, &pair);
+}
+
+#[test]
+fn a_copy_whose_journals_disk_is_full_says_so_on_both_sides_and_goes_on_by_itself() {
+    let setup = Setup::one_volume("v", 64 * MIB, 226).journals("64MiB", "64MiB");
+    with_a_full_disk(&setup, ("groups", 24 * MIB), "No space left", |said, pair| {
+        assert_ne!(said.state, PairState::Paired);
+        assert!(!pair.east.pair(GROUP).stands && pair.west.group(GROUP).problem.is_none());
+    });
+}
+
+/// Everything arrives and is safe, and the copy's volumes cannot be written: nobody calls that well.
+#[test]
+fn a_copy_whose_volumes_cannot_be_written_says_so_on_both_sides_and_goes_on_by_itself() {
+    let setup = Setup::one_volume("v", 64 * MIB, 230);
+    with_a_full_disk(&setup, ("volumes", 16 * MIB), "'west' says", |_, pair| {
+        pair.east.wait_pair(GROUP, "the problem to be over", COPY_LIMIT, |pair| !pair.stands && pair.reason.is_none());
+    });
 }
 
 #[test]

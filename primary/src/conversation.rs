@@ -21,6 +21,7 @@ use tidemark_common::wire::handshake::{HandshakeError, Versions};
 use tidemark_common::wire::message::{Hello, Message, Position as Remote, Refusal, Welcome};
 use tokio::task::block_in_place;
 
+use crate::coalesce::Coalescer;
 use crate::feeder::{Feeder, Shipment, TURN_BYTES};
 use crate::plan::Plan;
 use crate::ship::{Pair, ShipError};
@@ -74,6 +75,7 @@ impl Pair {
             held: None,
             since_regions: 0,
             turn_bytes: TURN_BYTES,
+            coalescer: Coalescer::new(Arc::clone(&self.clock), self.moment.clone()),
         })
     }
 
@@ -97,6 +99,7 @@ impl Pair {
     pub fn sent(&self, shipment: &Shipment) {
         self.view.lock().send(shipment.seq, shipment.marker, shipment.next);
         self.line.shipped(shipment.bytes.len(), shipment.seq);
+        self.line.coalesced(shipment.spared_bytes);
     }
 
     /// The time and the newest number, so that the other side knows how good its copy is.

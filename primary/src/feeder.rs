@@ -19,6 +19,7 @@ use tidemark_common::record::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+use crate::coalesce::{Coalescer, Next, Part};
 use crate::cut::{CutDone, CutError, CutRequest};
 use crate::differences::{Differences, DifferencesError};
 use crate::drain::DrainDesk;
@@ -44,6 +45,8 @@ pub struct Shipment {
     pub marker: MarkerNumber,
     /// Where the journal goes on behind it.
     pub next: Position,
+    /// Bytes of data that hosts overwrote within their interval, and that were not sent because of that.
+    pub spared_bytes: u64,
 }
 
 /// Why feeding stopped.
@@ -128,6 +131,8 @@ pub struct Feeder {
     pub since_regions: usize,
     /// [`TURN_BYTES`], unless a simulation wants many small turns.
     pub turn_bytes: usize,
+    /// What makes one of what was written more than once.
+    pub(crate) coalescer: Coalescer,
 }
 
 /// Regions that were read.
@@ -190,8 +195,9 @@ impl Feeder {
         let mut reading = reading.lock();
         let done = self.go_on();
         // Only ahead: what was read for a connection that is over may still be on its way.
-        if self.reader.position() > reading.at {
-            *reading = Reading { at: self.reader.position(), marker: self.tip.marker };
+        let read_up_to = self.read_up_to();
+        if read_up_to > reading.at {
+            *reading = Reading { at: read_up_to, marker: self.tip.marker };
         }
         done
     }
@@ -217,8 +223,13 @@ impl Feeder {
                 None => Ok(self.cut_end()),
             },
             _ if journal_waits => self.go_on(),
-            _ => Ok(Feeding::Journal(self.reader.position())),
+            _ => Ok(Feeding::Journal(self.read_up_to())),
         }
+    }
+
+    /// Nothing of the journal was read from here on.
+    fn read_up_to(&self) -> Position {
+        self.reader.position().max(self.coalescer.up_to())
     }
 
     /// What a step made ready, in order.
@@ -227,21 +238,17 @@ impl Feeder {
     }
 
     fn place(&self) -> Place {
-        Place {
-            group: self.group,
-            member: 0,
-            generation: self.tip.generation,
-            first_seq: self.tip.seq,
-            last_seq: self.tip.seq,
-            marker: self.tip.marker,
-            chain: self.tip.chain,
-        }
+        place(self.group, &self.tip)
     }
 
     fn send(&mut self, bytes: Bytes, header: &FrameHeader) -> Result<(), FeedError> {
-        self.tip = self.tip.follow(header).map_err(|what| FeedError::Order { what })?;
-        let next = self.reader.position();
-        self.ready.push(Shipment { bytes, seq: self.tip.seq, marker: self.tip.marker, next });
+        let tip = self.tip.follow(header).map_err(|what| FeedError::Order { what })?;
+        if tip.marker > self.tip.marker {
+            self.coalescer.marker_sent();
+        }
+        self.tip = tip;
+        let (Tip { seq, marker, .. }, next) = (self.tip, self.reader.position());
+        self.ready.push(Shipment { bytes, seq, marker, next, spared_bytes: 0 });
         Ok(())
     }
 
@@ -255,13 +262,36 @@ impl Feeder {
         self.send_built(frame.into())
     }
 
-    /// Sends the next frame of the journal. `false`: there is none.
+    /// Sends the next frame of the journal, or a part of what is folded. `false`: there is none.
     fn send_journal(&mut self) -> Result<bool, FeedError> {
+        // Regions lie between frames: these go as they are.
+        if self.copy.is_none() {
+            match self.coalescer.next(&self.image.journal, self.reader.position(), &self.tip)? {
+                Next::AsTheyAre => {}
+                Next::Wait => return Ok(false),
+                Next::Folded => return self.send_folded().map(|()| true),
+            }
+        }
         let Some(frame) = self.reader.next_frame()? else { return Ok(false) };
         self.since_regions += frame.bytes.len();
         self.send(frame.bytes, &frame.header)?;
         self.end_copy_if_reached()?;
         Ok(true)
+    }
+
+    fn send_folded(&mut self) -> Result<(), FeedError> {
+        match self.coalescer.fold(self.group)? {
+            Part::Frames(frames) => frames.into_iter().try_for_each(|frame| self.send_built(frame)),
+            Part::End { record, to, next, spared_bytes } => {
+                self.reader = self.image.journal.reader(next);
+                let frame = record.frame(&place(self.group, &to))?;
+                self.send_built(frame.into())?;
+                if let Some(last) = self.ready.last_mut() {
+                    last.spared_bytes = spared_bytes;
+                }
+                Ok(())
+            }
+        }
     }
 
     /// `false`: it has begun before.
@@ -375,4 +405,10 @@ impl Feeder {
         self.send_record(&ControlRecord::CopyEnd { copy: number, marker: end.0 })?;
         Ok(true)
     }
+}
+
+/// The place of a frame that is no write, where a history stands.
+pub(crate) const fn place(group: GroupId, at: &Tip) -> Place {
+    let Tip { seq, marker, generation, chain } = *at;
+    Place { group, member: 0, generation, first_seq: seq, last_seq: seq, marker, chain }
 }

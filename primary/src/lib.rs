@@ -4,6 +4,7 @@
 //! [`writeback`] (the local updater) and [`ship`] (a pair's shipper, which carries what `conversation` says). [`group`] wires them.
 
 pub mod buffer;
+pub mod coalesce;
 pub mod commit;
 mod conversation;
 pub mod cut;

@@ -29,6 +29,7 @@ use tidemark_common::wire::message::{Message, Refusal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::block_in_place;
 
+use crate::coalesce::Moment;
 use crate::differences::{Differences, DifferencesError, everything};
 use crate::drain::DrainDesk;
 use crate::feeder::{FeedError, Feeder, Reading};
@@ -121,6 +122,8 @@ pub struct Pair {
     pub(crate) view: Mutex<View>,
     /// Where its feeder is in the journal. Taken before the view.
     pub(crate) reading: Arc<Mutex<Reading>>,
+    /// What its link takes in a moment.
+    pub(crate) moment: Moment,
     /// Held while the state changes, so that the view is free while that is recorded.
     entering: Mutex<()>,
     pub(crate) metrics: GroupMetrics,
@@ -272,6 +275,7 @@ impl Pair {
             differences,
             view: Mutex::new(view),
             reading: Arc::default(),
+            moment: Moment::default(),
             entering: Mutex::new(()),
             line: metrics.pair(&record.peer),
             metrics,
@@ -561,6 +565,7 @@ impl Pair {
             let stats = connection.stats();
             packets.now(stats.sent_packets, stats.lost_packets);
             self.view.lock().round_trip = Some(stats.round_trip);
+            self.moment.see(stats.congestion_window_bytes, stats.round_trip, self.desk.interval());
             self.judge();
         }
     }
@@ -600,6 +605,12 @@ impl Pair {
             self.enter(PairState::Differential, Some(reason)).map_err(|error| error.to_string())?;
         }
         Ok(())
+    }
+
+    /// What its link takes in a moment: for whoever sees the link.
+    #[must_use]
+    pub const fn moment(&self) -> &Moment {
+        &self.moment
     }
 
     /// Nothing is sent while the hold lives: what may have been sent is known, and a connection that goes on plans anew. Waits

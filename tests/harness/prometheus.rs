@@ -34,6 +34,20 @@ pub fn try_get(address: &str, path: &str) -> Result<String, String> {
     if status.contains(" 200 ") { Ok(body.to_owned()) } else { Err(format!("{status}: {body}")) }
 }
 
+/// The values of a metric on an appliance's page, one for each series.
+///
+/// # Panics
+/// When there is no page.
+#[must_use]
+pub fn figures(address: &str, name: &str) -> Vec<f64> {
+    let value = |line: &str| {
+        let rest = line.strip_prefix(name)?;
+        let is_whole = rest.starts_with('{') || rest.starts_with(' ');
+        is_whole.then(|| rest.rsplit_once(' ')?.1.parse::<f64>().ok()).flatten()
+    };
+    get(address, "/metrics").lines().filter_map(value).collect()
+}
+
 fn exchange(address: &str, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(ANSWER_LIMIT))?;

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use tidemark_common::api::types::{MarkerInfo, Moving, PairState};
 use tidemark_tests::impairment::Weather;
+use tidemark_tests::noise::write_noise;
 use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
+use tidemark_tests::prometheus::figures;
 use tidemark_tests::stamp::BLOCK_BYTES;
 use tidemark_tests::wait::{check, measure_for, wait_until};
 
@@ -15,6 +17,26 @@ const RPO_SMALL_SECONDS: f64 = 3.0;
 /// Bytes of all writes sent so far.
 fn written(pair: &Pair) -> u64 {
     pair.history.writes().iter().map(|write| write.blocks * BLOCK_BYTES as u64).sum()
+}
+
+/// A region written thirty times over in each interval.
+#[test]
+fn a_hot_region_crosses_the_line_once_for_each_interval() {
+    const BYTES: u64 = 4 << 20;
+    let pair = Pair::paired(&Setup::one_volume("v", 16 << 20, 72).interval("1h"));
+    pair.settle();
+    let before = pair.relay.forward().bytes();
+    for round in 0..3 {
+        (0..30).for_each(|time| write_noise(&pair.east, "v", BYTES, BYTES, 1 + round * 100 + time));
+        pair.settle();
+    }
+    let sent = pair.relay.forward().bytes() - before;
+    // A busy machine makes several stretches of a round, which takes longer than one waits.
+    assert!(sent < 30 * BYTES, "{sent} bytes were sent for {BYTES} in each of three intervals");
+    let spared: f64 =
+        figures(&pair.east.status().addresses.metrics, "tidemark_ship_coalesced_bytes_total").iter().sum();
+    assert!(spared > 30.0 * BYTES as f64, "{spared} bytes were spared");
+    pair.assert_copy_equals();
 }
 
 #[test]

@@ -65,10 +65,12 @@ pub(crate) struct Near {
     pub(crate) ended: bool,
     /// Bytes of a turn of a copy.
     pub(crate) turn: usize,
+    /// Bytes of a stretch that is folded.
+    pub(crate) stretch_bytes: u64,
 }
 
 impl Near {
-    pub(crate) fn new(primary: Arc<Primary>, stages: Stages, turn: usize) -> Self {
+    pub(crate) fn new(primary: Arc<Primary>, stages: Stages, (turn, stretch_bytes): (usize, u64)) -> Self {
         let pair = primary.pair(FAR).expect("the pair");
         let Stages { drain, writeback } = stages;
         Self {
@@ -81,6 +83,7 @@ impl Near {
             suspended: false,
             ended: false,
             turn,
+            stretch_bytes,
         }
     }
 
@@ -150,7 +153,9 @@ impl Near {
             }
             Stage::Begins(begins) => {
                 let Some(feeder) = now(begins) else { return Ok(false) };
-                let feeder = Feeder { turn_bytes: self.turn, ..feeder? };
+                let mut feeder = feeder?;
+                feeder.turn_bytes = self.turn;
+                self.pair.moment().set(self.stretch_bytes, 1);
                 talk.stage = Stage::Feeds(Box::new(feeder), None);
                 Ok(true)
             }

@@ -45,6 +45,8 @@ pub(crate) struct Profile {
     pub(crate) prefilled: bool,
     /// Bytes of a turn of a copy.
     pub(crate) turn: usize,
+    /// Bytes of frames of a stretch that is folded on its way.
+    pub(crate) stretch_bytes: u64,
     /// Of a million steps, how many something befalls: kills, dooms, losses of power, of the line, partitions, failed syncs,
     /// full disks, clock jumps, the operator.
     pub(crate) rates: [u32; 9],
@@ -69,7 +71,10 @@ impl Profile {
             _ => usual * 3,
         };
         let rates = [rate(600), rate(900), rate(900), rate(900), rate(200), rate(150), rate(200), rate(300), rate(200)];
+        // A generator of its own: the other choices of a seed stay what they were before there were stretches.
+        let stretch_bytes = 1 << StdRng::seed_from_u64(seed ^ 0x7374_7265).random_range(9..17);
         Self {
+            stretch_bytes,
             settings: Settings {
                 volumes: 3,
                 blocks: 48,

@@ -450,7 +450,7 @@ impl World {
                 let volumes = self.near_site.read_all(&primary);
                 let what = format!("the primary after its start {:?}", self.near_down);
                 self.hosts.settle(&what, &volumes, self.near_down.1);
-                self.near = Some(Near::new(primary, stages, self.profile.turn));
+                self.near = Some(Near::new(primary, stages, (self.profile.turn, self.profile.stretch_bytes)));
                 self.near_down.1 = false;
                 self.note(("near is up", captured));
             }

@@ -99,7 +99,7 @@ impl Reader {
         Ok(Some((position, header)))
     }
 
-    /// The next durable frame without its data: header and tables, verified, for an index.
+    /// The next durable frame, at least its header and tables, verified, for an index; with its data only when that is still in memory.
     ///
     /// # Errors
     /// [`JournalError`]; the reader stays where it was.
@@ -119,7 +119,11 @@ impl Reader {
     }
 
     fn read_tables(&mut self) -> Result<Option<ReadFrame>, JournalError> {
-        let Some((segment, envelope)) = self.next_record()? else { return Ok(None) };
+        let Some(segment) = self.next_place()? else { return Ok(None) };
+        if let Some(frame) = self.recent_frame(&segment)? {
+            return Ok(Some(frame));
+        }
+        let envelope = self.envelope(&segment)?;
         let begin = self.at.offset + ENVELOPE_BYTES as u64;
         let mut bytes = vec![0; HEADER_BYTES];
         segment.read(&mut bytes, begin)?;

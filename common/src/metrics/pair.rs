@@ -22,6 +22,7 @@ pub(super) struct Inner {
     packets_lost: IntCounter,
     ship_frames: IntCounter,
     ship_bytes: IntCounter,
+    ship_coalesced: IntCounter,
     shipped_seq: Gauge,
     receive_frames: IntCounter,
     receive_bytes: IntCounter,
@@ -48,6 +49,10 @@ impl Inner {
             packets_lost: set
                 .counter("tidemark_link_packets_lost_total", "QUIC packets lost on the way and sent again."),
             ship_frames: set.counter("tidemark_ship_frames_total", "Frames handed to the link."),
+            ship_coalesced: set.counter(
+                "tidemark_ship_coalesced_bytes_total",
+                "Bytes of data not sent because hosts overwrote them within their interval.",
+            ),
             ship_bytes: set.counter("tidemark_ship_bytes_total", "Bytes of frames handed to the link."),
             shipped_seq: position("shipped"),
             receive_frames: set.counter("tidemark_receive_frames_total", "Frames received and verified."),
@@ -81,6 +86,11 @@ impl PairMetrics {
         self.0.ship_frames.inc();
         self.0.ship_bytes.inc_by(count(frame_bytes));
         self.shipped_seq(last);
+    }
+
+    /// So many bytes of data were overwritten within their interval, and not sent because of that.
+    pub fn coalesced(&self, raw_bytes: u64) {
+        self.0.ship_coalesced.inc_by(raw_bytes);
     }
 
     /// Shipping goes on behind here.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tidemark_common::api::types::PairState;
 use tidemark_tests::appliance::{Appliance, Options};
-use tidemark_tests::prometheus::get;
+use tidemark_tests::prometheus::figures;
 
 /// The volume's name, in the group of the same name.
 const VOLUME: &str = "v";
@@ -108,15 +108,6 @@ impl Ours {
 
     /// The sum of a counter of one side over its series.
     pub(crate) fn counter(side: &Appliance, name: &str) -> f64 {
-        let page = get(&side.status().addresses.metrics, "/metrics");
-        let value = |line: &str| {
-            let rest = line.strip_prefix(name)?;
-            if rest.starts_with('{') || rest.starts_with(' ') {
-                rest.rsplit_once(' ')?.1.parse::<f64>().ok()
-            } else {
-                None
-            }
-        };
-        page.lines().filter_map(value).sum()
+        figures(&side.status().addresses.metrics, name).iter().sum()
     }
 }

@@ -32,8 +32,8 @@ const RANGES_MAX: usize = 64 << 10;
 const WAIT_MAX: Duration = Duration::from_secs(1);
 /// Hosts that write everything once are not waited for; whether they still do is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Less than this says nothing of how hosts write.
-const TELLING_BYTES: u64 = 1 << 20;
+/// So much data waited in vain says that they do.
+const IN_VAIN_BYTES: u64 = 32 << 20;
 /// What is spared by one fold at least.
 const SPARED_BYTES_MIN: u64 = 64 << 10;
 
@@ -66,11 +66,15 @@ impl Moment {
     pub fn see(&self, window_bytes: u64, round_trip: Duration, interval: Duration) {
         let moment = (interval / Self::PART_OF_INTERVAL).clamp(Self::TIMES.0, Self::TIMES.1);
         let bytes = u128::from(window_bytes) * moment.as_micros() / round_trip.as_micros().max(1);
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        // A link that has just had little to do looks slow; one that has become slow goes on looking so.
-        let before = self.0.bytes_max.load(Ordering::Relaxed);
-        let bytes = bytes.max(before - before / 8);
-        self.0.bytes_max.store(bytes.clamp(*STRETCH_BYTES.start(), *STRETCH_BYTES.end()), Ordering::Relaxed);
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX).clamp(*STRETCH_BYTES.start(), *STRETCH_BYTES.end());
+        self.0.bytes_max.fetch_max(bytes, Ordering::Relaxed);
+    }
+
+    /// Time goes by. A link that has just had little to do looks slow; one that has become slow goes on looking so.
+    pub fn fade(&self) {
+        let fade = |bytes: u64| (bytes - bytes / 8).max(*STRETCH_BYTES.start());
+        // Nobody else makes it less.
+        let _ = self.0.bytes_max.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |bytes| Some(fade(bytes)));
     }
 
     /// For simulations, which write little: stretches of so many bytes, folded as soon as they spare so many.
@@ -108,6 +112,8 @@ pub(crate) struct Coalescer {
     flows: bool,
     /// Hosts write the same again and again: worth the waiting.
     waits: bool,
+    /// Data of stretches that were not worth it, since the last one that was.
+    in_vain_bytes: u64,
     look_at: Duration,
     scan: Option<Scan>,
     folding: Option<Folding>,
@@ -127,6 +133,7 @@ impl Coalescer {
             moment,
             flows: false,
             waits: true,
+            in_vain_bytes: 0,
             look_at: Duration::ZERO,
             scan: None,
             folding: None,
@@ -161,18 +168,20 @@ impl Coalescer {
         if scan.frames == 0 {
             scan.since = now;
         }
-        let ended = scan.go_on(journal, self.moment.0.bytes_max.load(Ordering::Relaxed))?;
+        // Where nothing waits, it is looked at what the best link would spare.
+        let bounds = &self.moment.0;
+        let bytes_max = if self.waits { bounds.bytes_max.load(Ordering::Relaxed) } else { *STRETCH_BYTES.end() };
+        let ended = scan.go_on(journal, bytes_max)?;
         let is_over = ended || now.saturating_sub(scan.since) >= WAIT_MAX;
         if !is_over {
             self.scan = Some(scan);
             return Ok(if self.waits { Next::Wait } else { Next::AsTheyAre });
         }
-        let is_worth_it = scan.is_worth_it(self.moment.0.spared_bytes_min.load(Ordering::Relaxed));
+        let is_worth_it = scan.is_worth_it(bounds.spared_bytes_min.load(Ordering::Relaxed));
         let waited = self.waits;
-        if is_worth_it || scan.raw_bytes >= TELLING_BYTES {
-            self.waits = is_worth_it;
-            self.look_at = now + LOOK_EVERY;
-        }
+        self.in_vain_bytes = if is_worth_it { 0 } else { self.in_vain_bytes.saturating_add(scan.raw_bytes) };
+        self.waits = is_worth_it || waited && self.in_vain_bytes < IN_VAIN_BYTES;
+        self.look_at = now + LOOK_EVERY;
         if waited && is_worth_it {
             self.folding = Some(Folding::of(scan, journal.reader(at)));
             return Ok(Next::Folded);

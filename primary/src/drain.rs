@@ -562,10 +562,8 @@ impl Drain {
         let mut kept_bytes = 0;
         let mut fold = Overlay::default();
         self.builder.reserve(entries.iter().map(|(_, entry)| entry.payload_bytes as usize).sum());
-        for (index, (position, entry)) in entries.iter().enumerate() {
-            if entry.kind == EntryKind::Data && crc32c(self.buffer.payload(*position, entry)) != entry.payload_check {
-                return Err(DrainError::Payload { seq: entry.seq });
-            }
+        let mut is_checked = vec![false; entries.len()];
+        for (index, (_, entry)) in entries.iter().enumerate() {
             fold.insert(entry.extent, FromEntry { index, offset: 0 });
         }
         for (extent, from) in fold.all() {
@@ -575,6 +573,13 @@ impl Drain {
                     let begin = usize::try_from(from.offset).unwrap_or(usize::MAX);
                     let end = begin.saturating_add(usize::try_from(extent.length).unwrap_or(usize::MAX));
                     let payload = self.buffer.payload(*position, entry);
+                    // Just before it is copied, so that it comes from memory once.
+                    let was_checked =
+                        is_checked.get_mut(from.index).is_some_and(|checked| std::mem::replace(checked, true));
+                    if !was_checked && crc32c(payload) != entry.payload_check {
+                        self.builder.clear();
+                        return Err(DrainError::Payload { seq: entry.seq });
+                    }
                     let payload = payload.get(begin..end).unwrap_or_default();
                     self.builder.push_data(extent, payload);
                     kept_bytes += payload.len();

@@ -20,7 +20,7 @@ use tidemark_common::ids::{ApplianceId, Generation};
 use tidemark_common::journal::{JournalError, Position};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::limits::DATA_STREAMS;
-use tidemark_common::link::{Connection, ControlReceiver, ControlSender, DialError, Endpoint, LinkError};
+use tidemark_common::link::{Connection, ControlReceiver, ControlSender, DialError, Endpoint, LinkError, Stats};
 use tidemark_common::metrics::{GroupMetrics, PairMetrics, Part};
 use tidemark_common::pair::is_transition_valid;
 use tidemark_common::stage;
@@ -533,6 +533,7 @@ impl Pair {
             while let Some(shipment) = shipments.recv().await {
                 self.sent(&shipment);
                 data.send(shipment.bytes).await?;
+                self.see_link(&connection.stats());
             }
             Ok::<(), ShipError>(())
         };
@@ -545,6 +546,10 @@ impl Pair {
             result = self.listen(answers) => result,
             result = self.beat(connection, control) => result,
         }
+    }
+
+    fn see_link(&self, stats: &Stats) {
+        self.moment.see(stats.congestion_window_bytes, stats.round_trip, self.desk.interval());
     }
 
     /// Tells the time and the newest number, so that the other side knows how good its copy is; and what it is to keep.
@@ -565,7 +570,8 @@ impl Pair {
             let stats = connection.stats();
             packets.now(stats.sent_packets, stats.lost_packets);
             self.view.lock().round_trip = Some(stats.round_trip);
-            self.moment.see(stats.congestion_window_bytes, stats.round_trip, self.desk.interval());
+            self.moment.fade();
+            self.see_link(&stats);
             self.judge();
         }
     }

@@ -172,7 +172,8 @@ impl FrameBuilder {
         bytes
     }
 
-    fn clear(&mut self) {
+    /// Empties it: nothing of what was added is kept.
+    pub fn clear(&mut self) {
         self.extents.clear();
         self.raw.clear();
         self.count = 0;

@@ -6,6 +6,7 @@
 //!
 //! Keeps: 2 (the record behind the folded frames says where the history goes on), 6 (whoever stands before a stretch is sent all of it).
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -24,10 +25,15 @@ use tidemark_common::record::{
 
 use crate::feeder::{FeedError, place};
 
-/// Bytes of frames of one stretch, whatever the link takes. At most: what the journal still has in memory. At least: less is not worth the waiting.
+/// Bytes of frames of one stretch, whatever the link takes. At most: about what the journal still has in memory. At least: less is not worth the waiting.
 const STRETCH_BYTES: std::ops::RangeInclusive<u64> = 256 << 10..=40 << 20;
 /// Ranges of a stretch at most: what its memory grows with.
 const RANGES_MAX: usize = 64 << 10;
+/// Data of a stretch at most: what compresses well is taken out and packed again at once.
+const RAW_BYTES_MAX: u64 = 256 << 20;
+/// What arrived of a stretch whose connection broke lies in the other side's journal beside the whole interval, which may be a half of
+/// it: a stretch is no more than this part of an interval.
+const PART_OF_INTERVAL_BYTES: u64 = 4;
 /// A stretch waits this long at most.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 /// Hosts that write everything once are not waited for; whether they still do is looked at this often.
@@ -62,11 +68,13 @@ impl Moment {
     const PART_OF_INTERVAL: u32 = 8;
     const TIMES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-    /// The link has so many bytes under way, and each takes so long there and back.
-    pub fn see(&self, window_bytes: u64, round_trip: Duration, interval: Duration) {
+    /// The link has so many bytes under way, and each takes so long there and back; no more than so many a second are asked of it.
+    pub fn see(&self, window_bytes: u64, round_trip: Duration, limit: Option<NonZeroU64>, interval: Duration) {
         let moment = (interval / Self::PART_OF_INTERVAL).clamp(Self::TIMES.0, Self::TIMES.1);
         let bytes = u128::from(window_bytes) * moment.as_micros() / round_trip.as_micros().max(1);
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX).clamp(*STRETCH_BYTES.start(), *STRETCH_BYTES.end());
+        let limited = limit.map_or(u128::MAX, |limit| u128::from(limit.get()) * moment.as_millis() / 1000);
+        let bytes =
+            u64::try_from(bytes.min(limited)).unwrap_or(u64::MAX).clamp(*STRETCH_BYTES.start(), *STRETCH_BYTES.end());
         self.0.bytes_max.fetch_max(bytes, Ordering::Relaxed);
     }
 
@@ -146,6 +154,11 @@ impl Coalescer {
         self.flows = true;
     }
 
+    /// Whether something waits for more.
+    pub(crate) const fn is_waiting(&self) -> bool {
+        self.waits && self.scan.is_some()
+    }
+
     /// Up to where the journal was looked at, or is being sent.
     pub(crate) fn up_to(&self) -> Position {
         let scanned = self.scan.as_ref().map_or_else(Position::default, |scan| scan.reader.position());
@@ -153,7 +166,14 @@ impl Coalescer {
     }
 
     /// How what the journal has from `at` on, where the history stands at `tip`, is sent.
-    pub(crate) fn next(&mut self, journal: &Arc<Journal>, at: Position, tip: &Tip) -> Result<Next, JournalError> {
+    /// An interval has so many bytes of frames at most.
+    pub(crate) fn next(
+        &mut self,
+        journal: &Arc<Journal>,
+        at: Position,
+        tip: &Tip,
+        interval_bytes: u64,
+    ) -> Result<Next, JournalError> {
         if self.folding.is_some() {
             return Ok(Next::Folded);
         }
@@ -171,7 +191,8 @@ impl Coalescer {
         // Where nothing waits, it is looked at what the best link would spare.
         let bounds = &self.moment.0;
         let bytes_max = if self.waits { bounds.bytes_max.load(Ordering::Relaxed) } else { *STRETCH_BYTES.end() };
-        let ended = scan.go_on(journal, bytes_max)?;
+        let part_bytes = interval_bytes / PART_OF_INTERVAL_BYTES;
+        let ended = scan.go_on(journal, bytes_max.min(part_bytes))?;
         let is_over = ended || now.saturating_sub(scan.since) >= WAIT_MAX;
         if !is_over {
             self.scan = Some(scan);
@@ -179,11 +200,12 @@ impl Coalescer {
         }
         let is_worth_it = scan.is_worth_it(bounds.spared_bytes_min.load(Ordering::Relaxed));
         let waited = self.waits;
-        self.in_vain_bytes = if is_worth_it { 0 } else { self.in_vain_bytes.saturating_add(scan.raw_bytes) };
+        let seen_bytes = scan.raw_bytes.max(scan.stored_bytes);
+        self.in_vain_bytes = if is_worth_it { 0 } else { self.in_vain_bytes.saturating_add(seen_bytes) };
         self.waits = is_worth_it || waited && self.in_vain_bytes < IN_VAIN_BYTES;
         self.look_at = now + LOOK_EVERY;
         if waited && is_worth_it {
-            self.folding = Some(Folding::of(scan, journal.reader(at)));
+            self.folding = Some(Folding::of(scan, Arc::clone(journal), at, part_bytes));
             return Ok(Next::Folded);
         }
         self.as_they_are_up_to = scan.reader.position();
@@ -244,7 +266,8 @@ impl Scan {
 
     /// Looks at what the journal has. Whether the stretch is over: there is enough of it, or something comes that is no write of this interval.
     fn go_on(&mut self, journal: &Journal, bytes_max: u64) -> Result<bool, JournalError> {
-        while self.stored_bytes < bytes_max && self.last_writer.ranges() < RANGES_MAX {
+        while self.stored_bytes < bytes_max && self.raw_bytes < RAW_BYTES_MAX && self.last_writer.ranges() < RANGES_MAX
+        {
             let Some(frame) = self.reader.next_tables()? else { return Ok(false) };
             if frame.header.kind != FrameKind::Writes {
                 return Ok(true);
@@ -287,7 +310,10 @@ impl Scan {
 
 /// A stretch that is being folded.
 struct Folding {
+    journal: Arc<Journal>,
     reader: Reader,
+    /// Data of one frame at most, a range that is larger aside.
+    frame_bytes_max: usize,
     end: Position,
     from: Tip,
     to: Tip,
@@ -303,7 +329,7 @@ struct Folding {
 }
 
 impl Folding {
-    fn of(scan: Scan, reader: Reader) -> Self {
+    fn of(scan: Scan, journal: Arc<Journal>, at: Position, frame_bytes_max: u64) -> Self {
         let spared_bytes = scan.spared_bytes();
         let (mut zeroes, mut pieces) = (Vec::new(), Vec::new());
         for (extent, source) in scan.last_writer.all() {
@@ -314,7 +340,9 @@ impl Folding {
         }
         pieces.sort_unstable_by_key(|(frame, at, _)| std::cmp::Reverse((*frame, *at)));
         Self {
-            reader,
+            reader: journal.reader(at),
+            journal,
+            frame_bytes_max: usize::try_from(frame_bytes_max).unwrap_or(usize::MAX),
             end: scan.end,
             from: scan.from,
             to: scan.to,
@@ -363,16 +391,19 @@ impl Folding {
         }
         let frame = self.reader.next_frame()?.ok_or_else(gone)?;
         self.frame += 1;
+        let journal = Arc::clone(&self.journal);
+        let damaged = |source| journal.damaged(frame.position, source);
         let kept = frame.raw.filter(|raw| raw.len() == frame.header.raw_bytes as usize);
         let mut raw = std::mem::take(&mut self.raw);
         if kept.is_none() {
             raw.clear();
-            FrameView::new(&frame.bytes)?.unpack(&mut raw)?;
+            FrameView::new(&frame.bytes).and_then(|view| view.unpack(&mut raw)).map_err(damaged)?;
         }
         let data = kept.as_deref().unwrap_or(&raw);
         while let Some((_, at, extent)) = self.pieces.pop_if(|(of, ..)| *of == number) {
             let end = at.saturating_add(usize::try_from(extent.length).unwrap_or(usize::MAX));
-            let piece = data.get(at..end).ok_or(FrameError::Malformed { what: "it has less data than its extents" })?;
+            let short = || damaged(FrameError::Malformed { what: "it has less data than its extents" });
+            let piece = data.get(at..end).ok_or_else(short)?;
             self.make_room(piece.len(), group, made)?;
             self.builder.push_data(extent, piece);
         }
@@ -381,7 +412,8 @@ impl Folding {
     }
 
     fn make_room(&mut self, data_bytes: usize, group: GroupId, made: &mut Vec<Bytes>) -> Result<(), FrameError> {
-        if self.builder.fits(data_bytes) || self.builder.is_empty() { Ok(()) } else { self.finish(group, made) }
+        let fits = self.builder.fits(data_bytes) && self.builder.raw_bytes() + data_bytes <= self.frame_bytes_max;
+        if fits || self.builder.is_empty() { Ok(()) } else { self.finish(group, made) }
     }
 
     fn finish(&mut self, group: GroupId, made: &mut Vec<Bytes>) -> Result<(), FrameError> {

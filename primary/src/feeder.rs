@@ -31,6 +31,8 @@ pub const TURN_BYTES: usize = 2 << 20;
 const REGION_EXTENTS: usize = 512;
 /// A feeder with nothing to send looks again after this long.
 const IDLE: Duration = Duration::from_millis(500);
+/// One that waits for the end of an interval, to send what it has after all, after this.
+const LOOK: Duration = Duration::from_millis(100);
 /// A frame waits this long at most for others to be sent with it: on its way each costs more than its bytes do.
 const COMPANY: Duration = Duration::from_millis(5);
 
@@ -177,7 +179,10 @@ impl Feeder {
                 }
                 // Regions that wait for the journal hold the whole copy up.
                 Feeding::Journal(past) if self.held.is_some() => self.image.journal.wait_durable(past, IDLE),
-                Feeding::Journal(past) => self.image.journal.wait_for_company(past, IDLE, COMPANY),
+                Feeding::Journal(past) => {
+                    let time = if self.coalescer.is_waiting() { LOOK } else { IDLE };
+                    self.image.journal.wait_for_company(past, time, COMPANY);
+                }
                 Feeding::Cut(marker) => {
                     self.end_is_cut(marker.blocking_recv().map_err(|_| FeedError::Stopped)??)?;
                 }
@@ -266,7 +271,8 @@ impl Feeder {
     fn send_journal(&mut self) -> Result<bool, FeedError> {
         // Regions lie between frames: these go as they are.
         if self.copy.is_none() {
-            match self.coalescer.next(&self.image.journal, self.reader.position(), &self.tip)? {
+            let interval_bytes = self.desk.interval_bytes();
+            match self.coalescer.next(&self.image.journal, self.reader.position(), &self.tip, interval_bytes)? {
                 Next::AsTheyAre => {}
                 Next::Wait => return Ok(false),
                 Next::Folded => return self.send_folded().map(|()| true),

@@ -549,7 +549,7 @@ impl Pair {
     }
 
     fn see_link(&self, stats: &Stats) {
-        self.moment.see(stats.congestion_window_bytes, stats.round_trip, self.desk.interval());
+        self.moment.see(stats.congestion_window_bytes, stats.round_trip, stats.rate_limit, self.desk.interval());
     }
 
     /// Tells the time and the newest number, so that the other side knows how good its copy is; and what it is to keep.

@@ -130,6 +130,16 @@ impl View {
         }
     }
 
+    /// The place in the journal up to which all is durable over there, permitted or not.
+    fn arrived_up_to(&self) -> Option<Position> {
+        let remote = &self.remote;
+        let came = self
+            .sent
+            .partition_point(|(seq, marker, _)| seq.0 <= remote.durable_seq && marker.0 <= remote.received_marker);
+        let last = came.checked_sub(1).and_then(|last| self.sent.get(last)).map(|(_, _, next)| *next);
+        self.holds.map(|holds| last.map_or(holds, |last| holds.max(last)))
+    }
+
     /// The least that was missing since the pair fell behind.
     fn missing_least(&mut self, bytes: u64, behind: bool) -> u64 {
         self.least = behind.then(|| self.least.map_or(bytes, |least| least.min(bytes)));
@@ -237,7 +247,7 @@ impl Pair {
     /// Bytes of the journal that have not come there.
     fn behind_bytes(&self, view: &View) -> u64 {
         let journal = &self.image.journal;
-        view.holds.map_or(0, |holds| journal.bytes_between(holds, journal.durable_end().position))
+        view.arrived_up_to().map_or(0, |arrived| journal.bytes_between(arrived, journal.durable_end().position))
     }
 
     /// The least that was missing over there since the pair fell behind, while it is connected: what grows again and again, or begins
@@ -306,6 +316,20 @@ mod tests {
         {
             assert_eq!(view.missing_least(bytes, behind), least, "{bytes} {behind}");
         }
+    }
+
+    #[test]
+    fn what_has_arrived_is_not_behind_though_it_is_not_permitted() {
+        let mut view = View::new(PairState::CatchingUp, None, jiff::Timestamp::UNIX_EPOCH);
+        view.connect(far(50, 5), at(100), at(0), Duration::ZERO);
+        (1..=3).for_each(|step| view.send(Seq(50 + step), MarkerNumber(5), at(100 + 100 * step)));
+        let arrived = |view: &mut View, seq| {
+            view.acknowledge(Remote { durable_seq: seq, ..far(50, 5) }, None, Duration::ZERO);
+            (view.holds, view.arrived_up_to())
+        };
+        assert_eq!(arrived(&mut view, 50), (Some(at(100)), Some(at(100))));
+        assert_eq!(arrived(&mut view, 52), (Some(at(100)), Some(at(300))));
+        assert_eq!(arrived(&mut view, 53), (Some(at(100)), Some(at(400))));
     }
 
     #[test]

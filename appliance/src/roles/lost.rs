@@ -10,9 +10,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tidemark_common::api::types::{ErrorBody, LostExport, LostRange, LostTail, LostVolume};
 use tidemark_common::ids::{GroupId, VolumeIndex, check_name};
-use tidemark_common::journal::{self, Journal, Position};
+use tidemark_common::journal::{self, Journal, JournalError, Position};
 use tidemark_common::overlay::{Locate, Overlay};
-use tidemark_common::record::{ControlRecord, FrameHeader, FrameView};
+use tidemark_common::record::{ControlRecord, FrameHeader, FrameKind, FrameView};
 use tidemark_common::storage::Open;
 use tidemark_common::updater::{AppliedPosition, Updater};
 use tidemark_common::volumes::{VolumeFile, Volumes};
@@ -56,6 +56,18 @@ impl Owner {
 struct Tail {
     journal: Arc<Journal>,
     from: Position,
+}
+
+/// Where the last frame of a journal ends that is no part of something that did not arrive whole: folded frames without their record are of no
+/// moment.
+fn whole_end(journal: &Arc<Journal>, from: Position) -> Result<Position, JournalError> {
+    let (mut reader, mut end) = (journal.reader(from), from);
+    while let Some((_, header)) = reader.next_header()? {
+        if header.kind != FrameKind::Folded {
+            end = reader.position();
+        }
+    }
+    Ok(end)
 }
 
 impl Appliance {
@@ -184,7 +196,7 @@ impl Appliance {
         volumes.insert(VolumeFile::new(VolumeIndex(*index), member.clone(), file, *size));
         let applied = AppliedPosition { position: tail.from, ..AppliedPosition::default() };
         let mut updater = Updater::new(Arc::clone(&tail.journal), Arc::clone(&volumes), applied);
-        let end = tail.journal.durable_end().position;
+        let end = whole_end(&tail.journal, tail.from).map_err(failed)?;
         while updater.apply_window(end).map_err(failed)?.is_some() {}
         volumes.sync().map_err(|(_, error)| at(error))
     }

@@ -88,13 +88,17 @@ impl Reader {
     }
 
     fn read_header(&mut self) -> Result<Option<(Position, FrameHeader)>, JournalError> {
-        let Some((segment, envelope)) = self.next_record()? else { return Ok(None) };
+        let Some(segment) = self.next_place()? else { return Ok(None) };
+        let position = self.at;
+        if let Some(frame) = self.recent_frame(&segment)? {
+            return Ok(Some((position, frame.header)));
+        }
+        let envelope = self.envelope(&segment)?;
         let begin = self.at.offset + ENVELOPE_BYTES as u64;
         let mut bytes = [0; HEADER_BYTES];
         segment.read(&mut bytes, begin)?;
         let header = FrameHeader::decode(&bytes).map_err(|source| segment.damaged(begin, source))?;
         check_binding(&envelope, &bytes).map_err(|source| segment.damaged(begin, source))?;
-        let position = self.at;
         self.at.offset += record_bytes(envelope.frame_bytes as usize);
         Ok(Some((position, header)))
     }
@@ -143,12 +147,6 @@ impl Reader {
             return JournalError::Trimmed { position: self.at };
         }
         error
-    }
-
-    fn next_record(&mut self) -> Result<Option<(Arc<Segment>, Envelope)>, JournalError> {
-        let Some(segment) = self.next_place()? else { return Ok(None) };
-        let envelope = self.envelope(&segment)?;
-        Ok(Some((segment, envelope)))
     }
 
     /// The segment in which the next durable record begins, at `self.at`; `None` at the durable end.

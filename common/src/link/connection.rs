@@ -1,6 +1,7 @@
 //! A connection to one trusted appliance.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ pub struct Stats {
     pub congestion_window_bytes: u64,
     /// Largest UDP payload the path carries, bytes, as found so far.
     pub mtu_bytes: u16,
+    /// Bytes a second that frames are held to.
+    pub rate_limit: Option<NonZeroU64>,
 }
 
 impl Connection {
@@ -92,6 +95,7 @@ impl Connection {
             sent_packets: stats.path.sent_packets,
             congestion_window_bytes: stats.path.cwnd,
             mtu_bytes: stats.path.current_mtu,
+            rate_limit: self.config.rate_limit,
         }
     }
 

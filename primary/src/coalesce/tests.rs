@@ -15,6 +15,7 @@ use super::*;
 
 const GROUP: GroupId = GroupId([3; 16]);
 const BLOCK: u64 = 4096;
+const INTERVAL_BYTES: u64 = 1 << 40;
 
 /// A clock that stands until it is told.
 #[derive(Default)]
@@ -105,7 +106,7 @@ impl Sender {
     fn send(&mut self) -> MarkerNumber {
         let journal = Arc::clone(self.writer.journal());
         loop {
-            match self.coalescer.next(&journal, self.reader.position(), &self.tip).unwrap() {
+            match self.coalescer.next(&journal, self.reader.position(), &self.tip, INTERVAL_BYTES).unwrap() {
                 Next::Wait => return self.far.marker,
                 Next::AsTheyAre => {
                     let Some(frame) = self.reader.next_frame().unwrap() else { return self.far.marker };
@@ -243,21 +244,45 @@ fn a_stretch_is_no_more_than_the_link_takes_in_a_moment() {
 }
 
 #[test]
+fn a_stretch_is_a_small_part_of_what_an_interval_may_be() {
+    let mut sender = Sender::new();
+    let journal = Arc::clone(sender.writer.journal());
+    let noise = |seed: u64| {
+        let mut data = vec![0; 4096];
+        StdRng::seed_from_u64(seed).fill_bytes(&mut data);
+        data
+    };
+    (0..400).for_each(|seed| sender.write(&[(seed % 8 * BLOCK, noise(seed))]));
+    let next = sender.coalescer.next(&journal, sender.reader.position(), &sender.tip, 256 << 10).unwrap();
+    assert_eq!(next, Next::Folded, "without waiting for the marker");
+    let mut bytes = 0;
+    while let Part::Frames(frames) = sender.coalescer.fold(GROUP).unwrap() {
+        assert!(frames.iter().all(|frame| frame.len() < 80 << 10), "a frame fits a part of a segment");
+        bytes += frames.iter().map(Bytes::len).sum::<usize>();
+    }
+    assert!(bytes < 80 << 10, "{bytes} bytes");
+}
+
+#[test]
 fn a_slow_link_makes_small_stretches() {
     let moment = Moment::default();
     let bytes = |moment: &Moment| moment.0.bytes_max.load(Ordering::Relaxed);
     assert_eq!(bytes(&moment), *STRETCH_BYTES.start());
     // 25 MB/s, for an eighth of two seconds.
     let interval = Duration::from_secs(2);
-    moment.see(2_500_000, Duration::from_millis(100), interval);
+    moment.see(2_500_000, Duration::from_millis(100), None, interval);
     assert_eq!(bytes(&moment), 6_250_000);
     // It has little to do, or it has become slow.
-    moment.see(1_000, Duration::from_secs(1), interval);
+    moment.see(1_000, Duration::from_secs(1), None, interval);
     assert_eq!(bytes(&moment), 6_250_000);
     (0..100).for_each(|_| moment.fade());
     assert_eq!(bytes(&moment), *STRETCH_BYTES.start());
-    moment.see(1 << 30, Duration::ZERO, interval);
+    moment.see(1 << 30, Duration::ZERO, None, interval);
     assert_eq!(bytes(&moment), *STRETCH_BYTES.end());
+    // However fast it is, no more is asked of it.
+    let limited = Moment::default();
+    limited.see(1 << 30, Duration::from_millis(1), NonZeroU64::new(4 << 20), interval);
+    assert_eq!(bytes(&limited), 1 << 20);
 }
 
 #[test]
@@ -333,9 +358,9 @@ fn what_arrived_of_a_broken_stretch_does_no_harm() {
     half.image.fill(0);
     half.far = Tip { generation: Generation(0), ..Tip::default() };
     half.tip = half.far;
-    assert_eq!(half.coalescer.next(&journal, from, &half.tip).unwrap(), Next::Wait);
+    assert_eq!(half.coalescer.next(&journal, from, &half.tip, INTERVAL_BYTES).unwrap(), Next::Wait);
     half.later(WAIT_MAX);
-    assert_eq!(half.coalescer.next(&journal, from, &half.tip).unwrap(), Next::Folded);
+    assert_eq!(half.coalescer.next(&journal, from, &half.tip, INTERVAL_BYTES).unwrap(), Next::Folded);
     let Part::Frames(frames) = half.coalescer.fold(GROUP).unwrap() else { panic!("frames come first") };
     frames.iter().for_each(|frame| half.receive(frame));
     assert_eq!(half.far.seq, Seq(0), "nobody stands inside of a stretch");

@@ -90,6 +90,7 @@ impl LocalPair {
                 let mut now = self.now.lock();
                 now.record.state = State::Error;
                 now.record.reason = Some(reason.to_owned());
+                now.tell_brief(&self.parts);
             }
         }
     }
@@ -133,6 +134,7 @@ impl LocalPair {
             // Nothing is put into the catalogue for it any more.
             now.record.size = 0;
             now.record.state = State::Error;
+            now.tell_brief(&self.parts);
             now.record.era.take()
         };
         self.leave(era);

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use super::bits::{Bits, VOLUME, pieces, range};
 use super::error::LocalPairError;
-use super::states::{Event, follows, next};
+use super::states::{Event, follows, next, stands};
 use crate::catalog::{Catalog, LocalPairRecord, LocalPairStateRecord as State};
 use crate::clock::Clock;
 use crate::extent::Extent;
@@ -45,6 +45,8 @@ pub(super) struct Now {
     pub(super) bits: Bits,
     /// What a target that is split lacks.
     pub(super) image: Option<Image>,
+    /// The era of which it was said that it is needed for a short while only.
+    brief: Option<u64>,
     /// Where the copier goes on.
     pub(super) cursor: u64,
     /// Bytes copied and synced since the last commit.
@@ -52,6 +54,28 @@ pub(super) struct Now {
 }
 
 impl Now {
+    /// In memory from now on, as the catalogue has it already.
+    pub(super) fn take_in(&mut self, parts: &LocalPairParts, record: LocalPairRecord, bits: Bits) {
+        (self.record, self.bits, self.uncommitted) = (record, bits, 0);
+        self.tell_brief(parts);
+    }
+
+    /// While the target still lacks something of its split, it is copied, and then the era goes: until then the volumes are written later
+    /// rather than that the image ends.
+    pub(super) fn tell_brief(&mut self, parts: &LocalPairParts) {
+        let lacks = stands(self.record.state) && !self.bits.differences.is_empty();
+        let brief = self.record.era.filter(|_| lacks);
+        if brief == self.brief {
+            return;
+        }
+        if let Some(era) = std::mem::replace(&mut self.brief, brief) {
+            parts.eras.set_brief(era, false);
+        }
+        if let Some(era) = brief {
+            parts.eras.set_brief(era, true);
+        }
+    }
+
     /// What does not differ is the target's: it need not be saved for the image of the split.
     pub(super) fn spare(&self) {
         let Some(image) = &self.image else { return };
@@ -154,8 +178,9 @@ impl LocalPair {
 
     fn with(parts: LocalPairParts, record: LocalPairRecord, bits: Bits) -> Arc<Self> {
         let image = Self::image_of(&parts, &record);
-        let now = Now { record, bits, image, cursor: 0, uncommitted: 0 };
+        let mut now = Now { record, bits, image, brief: None, cursor: 0, uncommitted: 0 };
         now.spare();
+        now.tell_brief(&parts);
         let now = Mutex::new(now);
         let pair = Arc::new(Self {
             parts,
@@ -265,7 +290,7 @@ impl LocalPair {
         if record.state != now.record.state {
             now.cursor = 0;
         }
-        (now.record, now.bits, now.uncommitted) = (record, bits, 0);
+        now.take_in(&self.parts, record, bits);
         drop(now);
         self.work.notify_one();
         Ok(())

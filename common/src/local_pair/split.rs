@@ -70,7 +70,7 @@ fn commit(pairs: &[&Arc<LocalPair>], points: &[ImagePoint], begun: &[Joined]) ->
     first.parts.catalog.commit(batch)?;
     for ((pair, now), (record, bits)) in pairs.iter().zip(&mut held).zip(next) {
         now.image = LocalPair::image_of(&pair.parts, &record);
-        (now.record, now.bits, now.uncommitted) = (record, bits, 0);
+        now.take_in(&pair.parts, record, bits);
         pair.work.notify_one();
     }
     held.iter().for_each(|now| now.spare());

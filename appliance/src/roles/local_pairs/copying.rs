@@ -1,4 +1,6 @@
 //! The task of a pair: a step of copying after the other, no faster than its rate; in `reverse`, the restore of its source.
+//!
+//! When the side store is full, the volumes of the source's group wait for what the target still lacks: it is copied as fast as it goes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +13,11 @@ use crate::roles::appliance::Appliance;
 
 /// A target that follows waits so long for more to come: writes near to each other are copied, and synced, together.
 const GATHER: Duration = Duration::from_millis(100);
+/// How soon it is noticed that the copying has to hurry.
+const LOOK: Duration = Duration::from_millis(50);
+/// What is said while it does.
+const HURRIES: &str = "the side store is full (side_store_bytes): what the target lacks is copied as fast as it can be, whatever its rate, \
+     and the source's volume is written later, while the journal is less than half full";
 /// How long the task waits for what cannot go on now.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
 
@@ -44,12 +51,27 @@ impl Appliance {
                 self.settle_door(&held.pair.target().name).await;
             }
             match copied {
-                Copied::Bytes(bytes) => tokio::time::sleep(lasts(bytes, held.pair.record().rate)).await,
+                Copied::Bytes(bytes) => self.keep_to_rate(held, bytes).await,
                 Copied::Nothing => {
+                    tell_hurry(held, false);
                     held.pair.work.notified().await;
                     tokio::time::sleep(GATHER).await;
                 }
             }
+        }
+    }
+
+    /// Waits as long as so many bytes last at the pair's rate, or until it has to hurry.
+    async fn keep_to_rate(&self, held: &Held, bytes: u64) {
+        let next = self.clock.monotonic().saturating_add(lasts(bytes, held.pair.record().rate));
+        loop {
+            let hurries = held.pair.state() == State::Split && held.pair.eras().is_squeezed();
+            tell_hurry(held, hurries);
+            let left = next.saturating_sub(self.clock.monotonic());
+            if hurries || left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(LOOK)).await;
         }
     }
 
@@ -61,6 +83,19 @@ impl Appliance {
         let Ok(_one_of_few) = self.local_pairs.steps.acquire().await else { return Copied::Nothing };
         let pair = Arc::clone(&held.pair);
         tokio::task::spawn_blocking(move || pair.step()).await.unwrap_or(Copied::Nothing)
+    }
+}
+
+/// Says in the pair's state that it hurries, for as long as it does.
+fn tell_hurry(held: &Held, hurries: bool) {
+    let record = held.pair.record();
+    let told = record.reason.as_deref() == Some(HURRIES);
+    if hurries && !told {
+        tracing::warn!(source = %record.source, target = %record.target, "{HURRIES}");
+        held.pair.stands_because(Some(HURRIES.into()));
+    } else if told && !hurries {
+        tracing::info!(source = %record.source, target = %record.target, "the side store has room again: the pair keeps to its rate");
+        held.pair.stands_because(None);
     }
 }
 

@@ -83,7 +83,7 @@ fn open(directory: &Path) -> anyhow::Result<Arc<Appliance>> {
     let catalog = open_catalog(directory, &*clock)?;
     let peers = catalog.peers()?.into_iter().map(|peer| (peer.name.clone(), peer)).collect();
     let metrics = Arc::new(Metrics::new(&config.name, env!("CARGO_PKG_VERSION"), clock.wall()));
-    let images = Images::new(config.images.side_store_bytes);
+    let images = Images::new(&config.images);
     Ok(Arc::new_cyclic(|this| Appliance {
         directory: directory.to_owned(),
         config,

@@ -154,11 +154,23 @@ pub struct ImageConfig {
     /// What may be written over one clone, unless its maker says otherwise.
     #[serde(with = "size")]
     pub clone_bytes: u64,
+    /// What may be written over all clones together.
+    #[serde(with = "size")]
+    pub all_clones_bytes: u64,
+    /// Memory for knowing where the content of images, backups and splits lies, for all of them together.
+    #[serde(with = "size")]
+    pub memory_bytes: u64,
 }
 
 impl Default for ImageConfig {
     fn default() -> Self {
-        Self { side_store_bytes: 10 << 30, clone_bytes: 10 << 30 }
+        Self {
+            side_store_bytes: 10 << 30,
+            clone_bytes: 10 << 30,
+            all_clones_bytes: 50 << 30,
+            // What ten gibibytes in blocks of four kibibytes take.
+            memory_bytes: 256 << 20,
+        }
     }
 }
 

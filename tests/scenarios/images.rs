@@ -180,6 +180,30 @@ fn what_cannot_be_had_is_said() {
     assert!(why.contains("not primary here"), "{why}");
 }
 
+/// Markers that the copy has passed and keeps no history of: each way of asking for one says so, and leaves nothing.
+#[test]
+fn a_marker_that_is_no_longer_held_is_refused_and_leaves_nothing() {
+    let pair = Pair::prefilled(&Setup::seeded(210));
+    let first = pair.cut();
+    pair.wait_for(first, "applied");
+    pair.east.open("a").write(0, &[4; 4096]).expect("write");
+    let second = pair.cut();
+    pair.wait_for(second, "applied");
+    let west = &pair.west;
+    let marker = first.to_string();
+    for words in [["clone", "create", "c", "--of", GROUP], ["drill", "run", GROUP, "--check", "true"]] {
+        let why = west.refuses(&[words.as_slice(), &["--marker", &marker]].concat());
+        assert!(why.contains(&format!("{marker} is not held")) && why.contains("newest"), "{words:?}: {why}");
+    }
+    let why = west.refuses(&["clone", "create", "c", "--of", GROUP, "--at", "2001-01-01T00:00:00Z"]);
+    assert!(why.contains("not held"), "{why}");
+    let status = west.status();
+    assert_eq!((status.images.len(), status.side_store.bytes), (0, 0), "{:?}", status.images);
+    assert_eq!(west.files(|name| name.ends_with(".side")), Vec::<std::path::PathBuf>::new());
+    west.ok(&["clone", "create", "c", "--of", GROUP]);
+    pair.assert_copy_equals();
+}
+
 #[test]
 fn a_full_side_store_breaks_the_image_loudly_and_nothing_else() {
     let mut pair = Pair::unpaired(&Setup::one_volume("a", 160 << 20, 205));
@@ -209,6 +233,38 @@ fn a_full_side_store_breaks_the_image_loudly_and_nothing_else() {
     pair.east.start();
     assert_eq!(pair.east.status().images[0].state, ImageState::Broken);
     pair.east.ok(&["t0", "delete", "t"]);
+}
+
+/// Each clone may take more than there is for all: hosts of clones find no space, new clones are refused, and a deletion makes room.
+#[test]
+fn all_clones_together_take_no_more_than_they_are_given() {
+    let mut pair = Pair::unpaired(&Setup::one_volume("a", 64 << 20, 209));
+    pair.east.stop();
+    pair.east.configure("images", "all_clones_bytes", "64MiB");
+    pair.east.start();
+    let east = &pair.east;
+    for name in ["one", "other"] {
+        east.ok(&["clone", "create", name, "--of", GROUP]);
+    }
+    let fill = |name: &str, chunks: u64| {
+        let mut host = east.open(&format!("{name}/a"));
+        (0..chunks).take_while(|chunk| host.write(chunk << 20, &vec![7; 1 << 20]).is_ok()).count()
+    };
+    assert_eq!((fill("one", 40), fill("other", 40)), (40, 24));
+    let store = east.status().clone_store;
+    assert_eq!((store.bytes, store.capacity_bytes), (64 << 20, 64 << 20));
+    let why = east.refuses(&["clone", "create", "third", "--of", GROUP]);
+    assert!(why.contains("all_clones_bytes"), "{why}");
+    pair.east.restart();
+    let east = &pair.east;
+    assert_eq!(east.status().clone_store.bytes, 64 << 20);
+    east.ok(&["clone", "delete", "one"]);
+    wait_until("its space to be given back", Duration::from_secs(30), || {
+        let store = east.status().clone_store;
+        if store.bytes == 24 << 20 { Ok(()) } else { Err(format!("{store:?}")) }
+    });
+    east.ok(&["clone", "create", "third", "--of", GROUP]);
+    east.open("third/a").write(0, &[1; 4096]).expect("write to a clone");
 }
 
 /// A clone is there in less than a second, also behind a backlog, and apply goes on.

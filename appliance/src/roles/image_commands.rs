@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tidemark_common::api::types::{CloneCreate, ErrorBody, GroupMoment, ImageKind, ImageState, ImageStatus, T0Create};
 use tidemark_common::catalog::{ImageKindRecord, ImageRecord, ImageRecords, ImageVolumeRecord};
 use tidemark_common::ids::{GroupId, check_name};
-use tidemark_common::t0::{Eras, ImagePoint, T0Error};
+use tidemark_common::t0::{CloneError, Eras, ImagePoint, T0Error};
 use tidemark_secondary::image_point::Asked;
 
 use super::appliance::{Appliance, Group, failed, invalid, not_found, refused};
@@ -90,6 +90,15 @@ impl Appliance {
         Ok(())
     }
 
+    /// A clone that cannot be written is none.
+    fn check_room_for_clone(&self) -> Result<(), ErrorBody> {
+        let space = &self.images.clone_space;
+        if space.used() < space.limit() {
+            return Ok(());
+        }
+        Err(refused(CloneError::AllFull(space.limit()).to_string()))
+    }
+
     async fn make_image(
         &self,
         name: &str,
@@ -98,6 +107,9 @@ impl Appliance {
         asked: Asked,
     ) -> Result<ImageStatus, ErrorBody> {
         self.check_image_name(name)?;
+        if kind != ImageKindRecord::T0 {
+            self.check_room_for_clone()?;
+        }
         let points = self.points_of(name, wanted, asked).await?;
         let record = self.image_records(name, wanted, kind, &points)?;
         let held = tokio::task::block_in_place(|| self.begin_image(record, &points))?;
@@ -164,6 +176,7 @@ impl Appliance {
                 T0Error::Side(error) if error.is_no_space() => {
                     failed(format!("{error}: make room there, or delete other images"))
                 }
+                error @ T0Error::Full(_) => refused(error.to_string()),
                 error => failed(error),
             })?;
             (part.era, part.begin) = (joined.era, Some((joined.begin.segment, joined.begin.offset)));

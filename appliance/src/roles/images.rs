@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 use tidemark_common::api::types::ErrorBody;
 use tidemark_common::catalog::{ImageKindRecord, ImageRecord, ImageRecords};
+use tidemark_common::config::ImageConfig;
 use tidemark_common::ids::{GroupId, VolumeIndex};
 use tidemark_common::journal::Position;
 use tidemark_common::limits::IMAGE_INDEX_RANGES_MAX;
@@ -48,6 +49,8 @@ pub(crate) struct Cloned {
 /// All images.
 pub(crate) struct Images {
     pub(crate) space: Arc<SideSpace>,
+    /// What hosts have written over all clones.
+    pub(crate) clone_space: Arc<CloneSpace>,
     eras: Mutex<HashMap<GroupId, Arc<Eras>>>,
     pub(crate) held: RwLock<BTreeMap<String, Arc<Held>>>,
     /// Images that ended because their content could not be kept, since the start.
@@ -56,9 +59,10 @@ pub(crate) struct Images {
 
 impl Images {
     /// None yet; what they may take together.
-    pub(crate) fn new(side_store_bytes: u64) -> Self {
+    pub(crate) fn new(limits: &ImageConfig) -> Self {
         Self {
-            space: Arc::new(SideSpace::new(side_store_bytes)),
+            space: Arc::new(SideSpace::new(limits.side_store_bytes).with_memory(limits.memory_bytes)),
+            clone_space: Arc::new(CloneSpace::new(limits.all_clones_bytes)),
             eras: Mutex::default(),
             held: RwLock::default(),
             ended: AtomicU64::new(0),
@@ -231,7 +235,7 @@ impl Appliance {
 
     /// A clone is of one group.
     fn open_clone(&self, name: &str, image: &Image, limit: u64) -> Result<Cloned, ErrorBody> {
-        let space = Arc::new(CloneSpace::new(limit));
+        let space = Arc::new(CloneSpace::within(limit, Arc::clone(&self.images.clone_space)));
         let folder = self.clone_folder(name);
         let open = |volume| CloneVolume::open(&*self.disk, &folder, image, volume, &space).map(Arc::new);
         let volumes: Result<Vec<_>, _> = image.volumes().iter().map(open).collect();

@@ -40,6 +40,14 @@ impl Appliance {
                 bytes: self.images.space.used(),
                 capacity_bytes: self.images.space.capacity(),
             },
+            image_memory: SideStoreStatus {
+                bytes: self.images.space.memory_used(),
+                capacity_bytes: self.images.space.memory_capacity(),
+            },
+            clone_store: SideStoreStatus {
+                bytes: self.images.clone_space.used(),
+                capacity_bytes: self.images.clone_space.limit(),
+            },
         }
     }
 

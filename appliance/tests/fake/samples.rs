@@ -43,6 +43,8 @@ fn appliance(name: &str, groups: Vec<GroupStatus>) -> Status {
         local_pairs: Vec::new(),
         backups: std::collections::BTreeMap::new(),
         side_store: SideStoreStatus::default(),
+        image_memory: SideStoreStatus::default(),
+        clone_store: SideStoreStatus::default(),
         drills: Vec::new(),
     }
 }

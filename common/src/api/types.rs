@@ -29,6 +29,12 @@ pub struct Status {
     /// What they take together.
     #[serde(default)]
     pub side_store: SideStoreStatus,
+    /// Memory for knowing where that lies, of all images, backups and splits.
+    #[serde(default)]
+    pub image_memory: SideStoreStatus,
+    /// What hosts have written over all clones.
+    #[serde(default)]
+    pub clone_store: SideStoreStatus,
     /// What drills have proven, by group.
     #[serde(default)]
     pub drills: Vec<GroupDrills>,

@@ -29,6 +29,8 @@ const SEGMENT_BYTES: RangeInclusive<u64> = (8 << 20)..=4 << 30;
 const SEGMENTS_MIN: u64 = 4;
 /// Room for one window of the updater, up to more than any disk has.
 const IMAGE_BYTES: RangeInclusive<u64> = (64 << 20)..=1 << 60;
+/// Below this the index of one image may not fit.
+const IMAGE_MEMORY_BYTES: RangeInclusive<u64> = (8 << 20)..=1 << 50;
 /// Below this a link makes no progress that an operator would recognise as such.
 const RATE_LIMIT_MIN: u64 = 64 << 10;
 /// Cutting is useless when hosts cannot be held at all, and hosts give up when they are held for long.
@@ -117,6 +119,8 @@ fn images(config: &Config) -> Option<Problem> {
     let images = &config.images;
     out_of(&IMAGE_BYTES, images.side_store_bytes, "images", "side_store_bytes", format_size)
         .or_else(|| out_of(&IMAGE_BYTES, images.clone_bytes, "images", "clone_bytes", format_size))
+        .or_else(|| out_of(&IMAGE_BYTES, images.all_clones_bytes, "images", "all_clones_bytes", format_size))
+        .or_else(|| out_of(&IMAGE_MEMORY_BYTES, images.memory_bytes, "images", "memory_bytes", format_size))
 }
 
 fn ring_directory(config: &Config) -> Option<Problem> {

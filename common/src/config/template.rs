@@ -125,6 +125,10 @@ fn images(file: &mut File, config: &Config) {
     file.defaulted("side_store_bytes", format_size(images.side_store_bytes), format_size(default.side_store_bytes));
     file.about("What may be written over one clone, unless its maker says otherwise.");
     file.defaulted("clone_bytes", format_size(images.clone_bytes), format_size(default.clone_bytes));
+    file.about("What may be written over all clones together; past it their hosts get ENOSPC.");
+    file.defaulted("all_clones_bytes", format_size(images.all_clones_bytes), format_size(default.all_clones_bytes));
+    file.about("Memory for knowing where the content of images, backups and splits lies. When it is used up, it is as when the disk\nspace is.");
+    file.defaulted("memory_bytes", format_size(images.memory_bytes), format_size(default.memory_bytes));
 }
 
 fn control_and_log(file: &mut File, config: &Config) {

@@ -64,6 +64,14 @@ fn images(page: &Set, status: &Status) {
     set(page, "tidemark_side_store_bytes", help, used.bytes as f64);
     let help = "Bytes there are for that; when they are used up, the oldest image ends.";
     set(page, "tidemark_side_store_capacity_bytes", help, used.capacity_bytes as f64);
+    let help = "Memory that images, backups and splits take to know where their content lies.";
+    set(page, "tidemark_image_memory_bytes", help, status.image_memory.bytes as f64);
+    let help = "Memory there is for that.";
+    set(page, "tidemark_image_memory_capacity_bytes", help, status.image_memory.capacity_bytes as f64);
+    let help = "Bytes that hosts have written over all clones.";
+    set(page, "tidemark_clone_store_bytes", help, status.clone_store.bytes as f64);
+    let help = "Bytes there are for that; past them hosts of clones get ENOSPC.";
+    set(page, "tidemark_clone_store_capacity_bytes", help, status.clone_store.capacity_bytes as f64);
     for (state, text) in [(ImageState::Ready, "ready"), (ImageState::Broken, "broken")] {
         let labelled = page.with(&[("state", text)]);
         let count = status.images.iter().filter(|image| image.state == state).count();

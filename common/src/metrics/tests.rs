@@ -39,6 +39,8 @@ fn status(groups: Vec<GroupStatus>) -> Status {
         peers: vec![],
         images: vec![],
         side_store: Default::default(),
+        image_memory: Default::default(),
+        clone_store: Default::default(),
         drills: vec![GroupDrills {
             group: "h".into(),
             proven_marker: Some(7),

@@ -27,20 +27,39 @@ pub enum CloneError {
     /// It was given so much and no more.
     #[error("the clone has used all of its {0} bytes: make it again with more --space")]
     Full(u64),
+    /// All clones together were given so much and no more.
+    #[error(
+        "the clones of this appliance have used all of the {0} bytes that all_clones_bytes gives to them: delete some, or raise it"
+    )]
+    AllFull(u64),
 }
 
-/// The bytes that all volumes of a clone may take together.
+/// The bytes that all volumes of a clone, or all clones, may take together.
 #[derive(Debug)]
 pub struct CloneSpace {
     limit: u64,
     used: AtomicU64,
+    /// That of all clones, which this one is part of.
+    all: Option<Arc<Self>>,
 }
 
 impl CloneSpace {
     /// So many bytes.
     #[must_use]
     pub const fn new(limit: u64) -> Self {
-        Self { limit, used: AtomicU64::new(0) }
+        Self { limit, used: AtomicU64::new(0), all: None }
+    }
+
+    /// So many bytes out of what all have.
+    #[must_use]
+    pub const fn within(limit: u64, all: Arc<Self>) -> Self {
+        Self { limit, used: AtomicU64::new(0), all: Some(all) }
+    }
+
+    /// Bytes there may be.
+    #[must_use]
+    pub const fn limit(&self) -> u64 {
+        self.limit
     }
 
     /// Bytes used now.
@@ -52,11 +71,35 @@ impl CloneSpace {
     fn take(&self, bytes: u64) -> Result<(), CloneError> {
         let more = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
         let taken = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
-        taken.map(drop).map_err(|_| CloneError::Full(self.limit))
+        taken.map_err(|_| CloneError::Full(self.limit))?;
+        let of_all = self.all.as_ref().map_or(Ok(()), |all| all.take(bytes));
+        of_all.map_err(|_| {
+            self.used.fetch_sub(bytes, Ordering::AcqRel);
+            CloneError::AllFull(self.all.as_ref().map_or(0, |all| all.limit))
+        })
+    }
+
+    /// Counts what is taken already, whatever the limits.
+    fn found(&self, bytes: u64) {
+        self.used.fetch_add(bytes, Ordering::AcqRel);
+        if let Some(all) = &self.all {
+            all.found(bytes);
+        }
     }
 
     fn give(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::AcqRel);
+        if let Some(all) = &self.all {
+            all.give(bytes);
+        }
+    }
+}
+
+impl Drop for CloneSpace {
+    fn drop(&mut self) {
+        if let Some(all) = &self.all {
+            all.give(self.used());
+        }
     }
 }
 
@@ -108,7 +151,7 @@ impl CloneVolume {
         map_file.sync()?;
         disk.sync_folder(folder)?;
         let map = CloneMap::read(&*map_file)?;
-        space.used.fetch_add(map.written() * BLOCK_BYTES, Ordering::AcqRel);
+        space.found(map.written() * BLOCK_BYTES);
         Ok(Self {
             image: image.clone(),
             volume: volume.clone(),

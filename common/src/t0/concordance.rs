@@ -1,9 +1,15 @@
 //! The concordance of an era: which ranges were saved aside, and where they lie. What is not in it was not overwritten in that
 //! era.
 
+use std::collections::BTreeMap;
+
 use super::side_file::SideFile;
 use crate::extent::Extent;
+use crate::ids::VolumeIndex;
 use crate::overlay::{Locate, Overlay, Piece};
+
+/// Bytes of memory that a range takes: its entry of 56 and its share of a tree's half-filled nodes.
+pub const RANGE_BYTES: u64 = 96;
 
 /// Where the saved content of a range lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,35 +80,52 @@ impl Concordance {
     }
 }
 
-/// Ranges that their only user has copied and will not read again: they need not be saved for it any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Done;
-
-impl Locate for Done {
-    fn advance(self, _bytes: u64) -> Self {
-        self
-    }
-}
-
-/// What of an era was copied.
+/// What of an era its only user has copied and will not read again: it need not be saved any more. Ranges that touch are one, so that
+/// a volume copied from its begin to its end takes one entry.
 #[derive(Debug, Default)]
-pub struct Copied(Overlay<Done>);
+pub struct Copied(BTreeMap<(VolumeIndex, u64), u64>);
 
 impl Copied {
     /// A range was.
     pub fn add(&mut self, extent: Extent) {
-        self.0.insert(extent, Done);
+        let volume = extent.volume;
+        let (mut begin, mut end) = (extent.offset, extent.end());
+        if begin == end {
+            return;
+        }
+        while let Some(((_, touching), its_end)) = self.before(volume, end).filter(|(_, its_end)| *its_end >= begin) {
+            self.0.remove(&(volume, touching));
+            (begin, end) = (begin.min(touching), end.max(its_end));
+        }
+        self.0.insert((volume, begin), end);
+    }
+
+    /// The last range that begins at an offset or before it.
+    fn before(&self, volume: VolumeIndex, offset: u64) -> Option<((VolumeIndex, u64), u64)> {
+        self.0.range((volume, 0)..=(volume, offset)).next_back().map(|(key, end)| (*key, *end))
     }
 
     /// Whether nothing was.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.ranges() == 0
+        self.0.is_empty()
+    }
+
+    /// Ranges held: what its memory grows with.
+    #[must_use]
+    pub fn ranges(&self) -> usize {
+        self.0.len()
     }
 
     /// The parts of a range that were.
     pub fn within(&self, extent: Extent) -> impl Iterator<Item = Extent> + '_ {
-        self.0.pieces(extent).filter(|piece| piece.location.is_some()).map(|piece| piece.extent)
+        let volume = extent.volume;
+        let first = self.before(volume, extent.offset).map_or(extent.offset, |((_, begin), _)| begin);
+        let touching = self.0.range((volume, first)..(volume, extent.end().max(first)));
+        touching.filter_map(move |((_, begin), end)| {
+            let (begin, end) = (extent.offset.max(*begin), extent.end().min(*end));
+            (begin < end).then(|| Extent { offset: begin, length: end - begin, ..extent })
+        })
     }
 }
 
@@ -110,4 +133,30 @@ impl Copied {
 #[must_use]
 pub fn file_of(files: &[std::sync::Arc<SideFile>], place: &SavedPlace) -> Option<std::sync::Arc<SideFile>> {
     files.iter().find(|file| file.number() == place.file).cloned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn extent(volume: u32, offset: u64, end: u64) -> Extent {
+        Extent { volume: VolumeIndex(volume), offset, length: end - offset }
+    }
+
+    #[test]
+    fn what_was_copied_in_pieces_is_one_range_and_known_exactly() {
+        let mut copied = Copied::default();
+        for (begin, end) in [(10, 20), (40, 50), (30, 40), (0, 10), (60, 61), (45, 48), (55, 70)] {
+            copied.add(extent(1, begin, end));
+        }
+        copied.add(extent(0, 20, 30));
+        copied.add(extent(1, 5, 5));
+        assert_eq!(copied.ranges(), 4);
+        let within = |copied: &Copied, begin, end| copied.within(extent(1, begin, end)).collect::<Vec<_>>();
+        assert_eq!(within(&copied, 0, 100), [extent(1, 0, 20), extent(1, 30, 50), extent(1, 55, 70)]);
+        assert_eq!(within(&copied, 15, 35), [extent(1, 15, 20), extent(1, 30, 35)]);
+        assert_eq!(within(&copied, 20, 30), [], "not the other volume's");
+        copied.add(extent(1, 20, 30));
+        assert_eq!((copied.ranges(), within(&copied, 0, 50)), (3, vec![extent(1, 0, 50)]));
+    }
 }

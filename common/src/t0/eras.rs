@@ -13,8 +13,9 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::concordance::{Concordance, Copied, Saved};
 use super::follow::Follower;
+use super::held::held_by;
 use super::side_file::{SideError, SideFile};
-use super::space::SideSpace;
+use super::space::{Full, Held, SideSpace};
 use crate::extent::Extent;
 use crate::ids::{GroupId, VolumeIndex};
 use crate::journal::{Journal, JournalError, Position};
@@ -44,6 +45,9 @@ pub enum T0Error {
     /// The volumes have passed the place already.
     #[error("the volumes have already passed that marker")]
     Passed,
+    /// Images have taken all that there is for them.
+    #[error("{0}: delete images that are not needed, let backups and splits come to their end, or raise it")]
+    Full(#[from] Full),
     /// Nothing has this number.
     #[error("it is gone")]
     Gone,
@@ -168,7 +172,7 @@ pub(super) struct Era {
     /// What its only user has copied.
     pub(super) copied: Copied,
     /// What lies between the volumes and its begin, while they are not there.
-    pending: Option<Arc<Indexed>>,
+    pub(super) pending: Option<Arc<Indexed>>,
 }
 
 #[derive(Default)]
@@ -195,6 +199,8 @@ pub struct Eras {
     pub(super) followers: RwLock<Vec<Weak<dyn Follower>>>,
     /// The volumes wait for a brief user, because nothing more can be saved.
     pub(super) squeezed: AtomicBool,
+    /// What was last told to the side store of what is held beside files.
+    pub(super) counted: Mutex<Held>,
 }
 
 impl std::fmt::Debug for Eras {
@@ -245,6 +251,7 @@ impl Eras {
             watch: OnceLock::new(),
             followers: RwLock::default(),
             squeezed: AtomicBool::new(false),
+            counted: Mutex::default(),
         }
     }
 
@@ -278,8 +285,12 @@ impl Eras {
     pub fn applied(&self, applied: Position) {
         let mut state = self.state.write();
         state.applied = applied;
+        let mut reached = false;
         for era in state.eras.iter_mut().filter(|era| era.begin <= applied) {
-            era.pending = None;
+            reached |= era.pending.take().is_some();
+        }
+        if reached {
+            self.recount(&state);
         }
     }
 
@@ -308,6 +319,7 @@ impl Eras {
         for era in &mut state.eras {
             era.pending = indexes.iter().find(|(number, _)| *number == era.number).map(|(_, index)| Arc::clone(index));
         }
+        self.recount(&state);
         Ok(())
     }
 
@@ -321,10 +333,12 @@ impl Eras {
         if let Some(watch) = self.watch.get().and_then(Weak::upgrade) {
             watch.on_all_reached(self.parts.group)?;
         }
-        for era in &mut self.state.write().eras {
+        let mut state = self.state.write();
+        for era in &mut state.eras {
             era.begin = Position::default();
             era.pending = None;
         }
+        self.recount(&state);
         Ok(())
     }
 
@@ -345,10 +359,12 @@ impl Eras {
         if let Some(joined) = self.join(begin, volumes) {
             return Ok(joined);
         }
+        self.has_room(Held::default())?;
         let folder = &self.parts.folder;
         let made = self.parts.disk.create_folder(folder);
         made.map_err(|source| T0Error::Io { action: "make the folder", path: folder.clone(), source })?;
         let pending = self.index_until(begin)?;
+        self.has_room(pending.as_ref().map_or_else(Held::default, |index| held_by(index)))?;
         let number = self.number_for(begin)?;
         let path = folder.join(file_name(number));
         let file = Arc::new(SideFile::create(&*self.parts.disk, &path, self.parts.group, number)?);
@@ -358,6 +374,7 @@ impl Eras {
         let mut state = self.state.write();
         let at = state.eras.partition_point(|other| other.number < number);
         state.eras.insert(at, era);
+        self.recount(&state);
         Ok(Joined { era: number, begin })
     }
 
@@ -410,6 +427,7 @@ impl Eras {
         let mut state = self.state.write();
         if let Some(era) = state.eras.iter_mut().find(|era| era.number == number && era.users == 1) {
             era.copied.add(extent);
+            self.recount(&state);
         }
     }
 
@@ -494,8 +512,10 @@ impl Eras {
             Some(older) => {
                 older.concordance.merge(&era.concordance);
                 older.files.extend(era.files);
+                self.recount(&state);
             }
             None => {
+                self.recount(&state);
                 drop(state);
                 self.remove_files(&era.files);
             }

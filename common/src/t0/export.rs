@@ -230,7 +230,7 @@ impl BlockVolume for CloneVolume {
 
     fn answer(error: &CloneError) -> IoError {
         match error {
-            CloneError::Full(_) => IoError::NoSpace,
+            CloneError::Full(_) | CloneError::AllFull(_) => IoError::NoSpace,
             CloneError::Io(error) => disk_answer(error),
             CloneError::Image(_) => IoError::Io,
         }

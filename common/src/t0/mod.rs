@@ -24,6 +24,7 @@ pub mod concordance;
 pub mod eras;
 pub mod export;
 pub mod follow;
+mod held;
 pub mod image;
 mod recover;
 mod save;
@@ -37,4 +38,4 @@ pub use eras::{Barrier, EraUser, Eras, ErasParts, ErasWatch, ImagePoint, Joined,
 pub use export::{BlockExport, BlockVolume, CloneExport, ImageExport};
 pub use follow::Follower;
 pub use image::{Image, ImageError, ImageVolume};
-pub use space::SideSpace;
+pub use space::{Full, SideSpace};

@@ -57,7 +57,10 @@ impl Eras {
             self.discard(*number);
         }
         self.parts.space.found(eras.iter().map(Era::bytes).sum());
-        self.state.write().eras = eras;
+        let mut state = self.state.write();
+        state.eras = eras;
+        self.recount(&state);
+        drop(state);
         Ok(lost)
     }
 

@@ -10,9 +10,10 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
-use super::concordance::Saved;
+use super::concordance::{RANGE_BYTES, Saved};
 use super::eras::{Eras, State};
 use super::side_file::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, PIECE_BYTES_MAX, Saving, SideError, SideFile, batch_bytes};
+use super::space::Full;
 use crate::extent::Extent;
 use crate::ids::VolumeIndex;
 use crate::journal::Position;
@@ -89,26 +90,27 @@ impl Eras {
 
     fn save_batch(&self, start: Position, pieces: &[Saving], may_wait: bool) -> io::Result<bool> {
         let needed = batch_bytes(pieces);
+        // Until what it came to is counted.
+        let ranges = pieces.len() as u64 * RANGE_BYTES;
         loop {
             let Some(file) = self.active_file(start) else { return Ok(true) };
-            if !self.parts.space.take(needed) {
+            if let Err(full) = self.parts.space.take(needed, ranges) {
                 if may_wait && self.can_wait() {
                     self.squeezed.store(true, Ordering::Release);
                     return Ok(false);
                 }
-                let capacity = self.parts.space.capacity();
-                self.end_oldest(&format!(
-                    "hosts overwrote more than the {capacity} bytes that side_store_bytes gives to images"
-                ))?;
+                self.end_oldest(&overwrote_more(full))?;
                 continue;
             }
             match file.append(pieces) {
                 Ok(placed) => {
+                    self.parts.space.give_memory(ranges);
                     self.enter(start, &placed);
                     return Ok(true);
                 }
                 Err(error) => {
                     self.parts.space.give(needed);
+                    self.parts.space.give_memory(ranges);
                     self.append_failed(start, &error)?;
                 }
             }
@@ -133,6 +135,7 @@ impl Eras {
                 era.concordance.add(*extent, *saved);
             }
         }
+        self.recount(&state);
     }
 
     fn end_all(&self, start: Position, reason: &str) -> io::Result<()> {
@@ -174,7 +177,11 @@ impl Eras {
         }
         self.parts.disk.sync_folder(&self.parts.folder)?;
         self.parts.space.give(files.iter().map(|file| file.bytes()).sum());
-        self.state.write().eras.retain(|era| era.number != number);
+        {
+            let mut state = self.state.write();
+            state.eras.retain(|era| era.number != number);
+            self.recount(&state);
+        }
         if let Some(watch) = self.watch.get().and_then(Weak::upgrade) {
             watch.on_era_ended(self.parts.group, number, reason);
         }
@@ -204,6 +211,19 @@ impl State {
     /// The era under way where the volumes are: the newest that they have reached.
     fn active(&self, start: Position) -> Option<&super::eras::Era> {
         self.eras.iter().rev().find(|era| era.begin <= start)
+    }
+}
+
+fn overwrote_more(full: Full) -> String {
+    match full {
+        Full::Disk { capacity, .. } => {
+            format!("hosts overwrote more than the {capacity} bytes that side_store_bytes gives to images")
+        }
+        Full::Memory { capacity, .. } => {
+            format!(
+                "hosts overwrote more single ranges than there is memory for: memory_bytes in [images] is {capacity} bytes"
+            )
+        }
     }
 }
 

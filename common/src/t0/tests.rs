@@ -9,6 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
+use super::concordance::RANGE_BYTES;
 use super::side_file::SideFile;
 use super::*;
 use crate::extent::Extent;
@@ -464,6 +465,77 @@ proptest! {
             prop_assert!(legal, "sector {} holds {} which it never held since the last flush", sector, found[range.start]);
         }
     }
+}
+
+#[test]
+fn memory_for_images_is_bounded_and_given_back() {
+    let mut rig = Rig::new(1 << 20);
+    rig.space = Arc::new(SideSpace::new(1 << 20).with_memory(8 * RANGE_BYTES));
+    rig.eras = Eras::open(parts(&rig.disk, &rig.space), &[]).unwrap().0;
+    let told = Arc::new(Told::default());
+    let watch: Arc<dyn ErasWatch> = told.clone();
+    rig.eras.watched_by(Arc::downgrade(&watch));
+    rig.eras.applied(at(rig.place));
+    let first = rig.begin().unwrap();
+    // Each is a hole: it takes next to nothing of the disk.
+    for block in 0..7 {
+        rig.write(extent(block * 8192, 4096), 1).unwrap();
+    }
+    assert_eq!(rig.space.memory_used(), 7 * RANGE_BYTES);
+    rig.begin().unwrap();
+    rig.write(extent(7 * 8192, 4096), 1).unwrap();
+    let refused = rig.begin();
+    assert!(matches!(&refused, Err(T0Error::Full(Full::Memory { .. }))), "{refused:?}");
+    assert!(refused.unwrap_err().to_string().contains("memory_bytes"));
+    rig.check("memory");
+    rig.write(extent(4096, 4096), 1).unwrap();
+    let ended = told.0.lock().clone();
+    assert!(matches!(&ended[..], [(era, reason)] if *era == first && reason.contains("memory_bytes")), "{ended:?}");
+    rig.known.remove(0);
+    rig.check("memory");
+    assert_eq!(rig.space.memory_used(), 2 * RANGE_BYTES);
+    let disk = rig.disk.fork();
+    rig.restart(disk);
+    rig.check("memory");
+    rig.end(0);
+    assert_eq!((rig.space.memory_used(), rig.space.used()), (0, 0));
+}
+
+#[test]
+fn a_full_side_store_refuses_further_images() {
+    let mut rig = Rig::new(60 << 10);
+    rig.write(extent(0, SIZE as u64), 1).unwrap();
+    rig.begin().unwrap();
+    rig.write(extent(0, 48 << 10), 2).unwrap();
+    let refused = rig.begin().unwrap_err().to_string();
+    assert!(refused.contains("side_store_bytes") && refused.contains("delete images"), "{refused}");
+    rig.check("memory");
+}
+
+#[test]
+fn clones_together_take_no_more_than_there_is_for_all() {
+    let mut rig = Rig::new(64 << 20);
+    rig.begin().unwrap();
+    let all = Arc::new(CloneSpace::new(4 * 4096));
+    let image = rig.image(rig.known[0].user.era);
+    let open = |folder: &str| {
+        let space = Arc::new(CloneSpace::within(1 << 20, Arc::clone(&all)));
+        CloneVolume::open(&rig.disk, Path::new(folder), &image, &image.volumes()[0].clone(), &space).unwrap()
+    };
+    let (one, other) = (open("/one"), open("/other"));
+    one.write(0, &[1; 3 * 4096]).unwrap();
+    other.write(0, &[2; 4096]).unwrap();
+    assert!(matches!(other.write(8192, &[3; 4096]), Err(CloneError::AllFull(_))));
+    assert!(matches!(one.write(3 * 4096, &[3; 4096]), Err(CloneError::AllFull(_))));
+    other.write(0, &[4; 4096]).unwrap();
+    one.flush().unwrap();
+    drop(one);
+    assert_eq!(all.used(), 4096, "what a clone had is given back with it");
+    let one = open("/one");
+    assert_eq!(all.used(), 4 * 4096, "a restart counts what is there");
+    one.zero(0, 4096).unwrap();
+    other.write(8192, &[5; 4096]).unwrap();
+    assert_eq!(all.used(), 4 * 4096);
 }
 
 #[test]

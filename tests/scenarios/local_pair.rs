@@ -508,6 +508,12 @@ fn a_side_store_that_fills_ends_an_image_that_cannot_hurry_and_harms_nobody_else
     std::fs::rename(&aside, &backing).expect("bring the backing back");
     alone.start();
     assert_same("the target", &bytes(&alone, &["ta"]), &[held]);
+    wait_shown(&alone, "ta", "complete", |shown| shown.differential_bytes == 0);
+    wait_alone(&alone, "ta");
+    // Again, and nobody mends it.
+    alone.ok(&["local-pair", "delete", "ta"]);
+    alone.ok(&["local-pair", "create", "a", "--target", "ta", "--rate", CRAWL]);
+    alone.ok(&["local-pair", "split", "ta"]);
     alone.kill9();
     std::fs::rename(&backing, &aside).expect("take the backing away");
     alone.start();

@@ -61,14 +61,16 @@ impl Appliance {
         }
     }
 
-    /// Waits as long as so many bytes last at the pair's rate, or until it has to hurry.
+    /// Waits as long as so many bytes last at the pair's rate, or until it has to hurry or is done.
     async fn keep_to_rate(&self, held: &Held, bytes: u64) {
         let next = self.clock.monotonic().saturating_add(lasts(bytes, held.pair.record().rate));
         loop {
             let hurries = held.pair.state() == State::Split && held.pair.eras().is_squeezed();
             tell_hurry(held, hurries);
             let left = next.saturating_sub(self.clock.monotonic());
-            if hurries || left.is_zero() {
+            // Somebody else may have had the rest copied: the image that is not needed any more goes now.
+            let is_done = held.pair.figures().differential_bytes == 0;
+            if hurries || is_done || left.is_zero() {
                 return;
             }
             tokio::time::sleep(left.min(LOOK)).await;

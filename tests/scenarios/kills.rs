@@ -1,0 +1,193 @@
+//! Kills at whatever moment of a command that makes, changes or ends images: it was done or it was not, source and image are whole, nothing is
+//! left of what is gone, and the same again works.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tidemark_common::api::backup::types::{BackupInfo, BackupState};
+use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
+use tidemark_common::api::types::ImageStatus;
+use tidemark_tests::appliance::{Appliance, binary};
+use tidemark_tests::cluster::Cluster;
+use tidemark_tests::image::compare;
+use tidemark_tests::noise::{noise, write_noise};
+use tidemark_tests::wait::{measure_for, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const SIZE: u64 = 4 << 20;
+/// How long after a command was begun the service dies: before it has heard of it, at some step of it, or when it is done.
+const AFTER: [u64; 5] = [2, 5, 10, 20, 60];
+
+/// A volume in a group.
+fn side(cluster: &Cluster) -> Appliance {
+    let side = cluster.running("alone");
+    side.ok(&["volume", "create", "a", "--size", &SIZE.to_string()]);
+    side.ok(&["group", "create", "g", "--volume", "a"]);
+    side
+}
+
+/// Asks for something and kills the service a little later.
+fn asked_and_killed(side: &mut Appliance, words: &[&str], after: u64) {
+    let mut command = Command::new(binary());
+    command.args(words).arg("--dir").arg(side.directory()).stdin(Stdio::null());
+    let mut asking = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start tidemark");
+    measure_for(Duration::from_millis(after));
+    side.kill9();
+    asking.wait().expect("its end");
+    side.start();
+}
+
+fn content(side: &Appliance, export: &str) -> Vec<u8> {
+    side.open(export).read_all().expect("read an export")
+}
+
+fn put(side: &Appliance, seed: u64) -> Vec<u8> {
+    write_noise(side, "a", 0, SIZE, seed);
+    noise(seed, SIZE)
+}
+
+fn assert_holds(side: &Appliance, export: &str, expected: &[u8], what: &str) {
+    compare(&content(side, export), expected).unwrap_or_else(|difference| panic!("{export} {what}: {difference}"));
+}
+
+fn assert_nothing_kept(side: &Appliance, what: &str) {
+    assert_eq!(side.status().side_store.bytes, 0, "{what}");
+    assert_eq!(side.files(|name| name.ends_with(".side")), Vec::<PathBuf>::new(), "{what}");
+}
+
+fn state(side: &Appliance) -> LocalPairState {
+    side.json::<LocalPairStatus>(&["local-pair", "show", "t"]).state
+}
+
+fn wait_for(side: &Appliance, what: &str, wanted: impl Fn(&LocalPairStatus) -> bool) {
+    wait_until(what, LIMIT, || {
+        let shown: LocalPairStatus = side.json(&["local-pair", "show", "t"]);
+        if wanted(&shown) { Ok(()) } else { Err(format!("{shown:?}")) }
+    });
+    wait_alone(side);
+}
+
+/// Waits until the appliance has noticed that all hosts are gone.
+fn wait_alone(side: &Appliance) {
+    wait_until("all hosts to be gone", LIMIT, || {
+        let status = side.status();
+        let volumes = status.volumes.iter().map(|volume| volume.connections);
+        let hosts: u64 = volumes.chain(status.images.iter().map(|image| image.connections)).sum();
+        if hosts == 0 { Ok(()) } else { Err(format!("{hosts} connections")) }
+    });
+}
+
+/// Asks for something that is killed; asks again unless it was done.
+fn until_done(side: &mut Appliance, words: &[&str], after: u64, before: LocalPairState, behind: &[LocalPairState]) {
+    asked_and_killed(side, words, after);
+    let found = state(side);
+    if found == before {
+        side.ok(words);
+    } else {
+        assert!(behind.contains(&found), "{words:?} killed after {after} ms: {found:?}");
+    }
+}
+
+#[test]
+fn kill_9_at_any_moment_of_a_command_to_a_local_pair_leaves_it_done_or_not_done() {
+    use LocalPairState::{Copy, Pair, Resync, Reverse, Simplex, Split};
+    let cluster = Cluster::new();
+    let mut side = side(&cluster);
+    side.ok(&["volume", "create", "t", "--size", &SIZE.to_string()]);
+    let equal = |shown: &LocalPairStatus| shown.differential_bytes == 0;
+    for (seed, after) in (1..).step_by(10).zip(AFTER) {
+        let held = put(&side, seed);
+        wait_alone(&side);
+        until_done(&mut side, &["local-pair", "create", "a", "--target", "t"], after, Simplex, &[Copy, Pair]);
+        assert_holds(&side, "a", &held, "after a create");
+        wait_for(&side, "a pair", |shown| shown.state == Pair && equal(shown));
+        until_done(&mut side, &["local-pair", "split", "t"], after, Pair, &[Split]);
+        assert_holds(&side, "t", &held, "after a split");
+        let newer = put(&side, seed + 1);
+        assert_holds(&side, "t", &held, "as at its split");
+        wait_for(&side, "complete", equal);
+        until_done(&mut side, &["local-pair", "resync", "t"], after, Split, &[Resync, Pair]);
+        wait_for(&side, "a pair again", |shown| shown.state == Pair && equal(shown));
+        side.ok(&["local-pair", "split", "t"]);
+        assert_holds(&side, "t", &newer, "after a resync");
+        put(&side, seed + 2);
+        wait_for(&side, "complete again", equal);
+        until_done(&mut side, &["local-pair", "reverse", "t"], after, Split, &[Reverse, Pair]);
+        wait_for(&side, "restored", |shown| shown.state == Pair);
+        assert_holds(&side, "a", &newer, "after a reverse");
+        wait_alone(&side);
+        until_done(&mut side, &["local-pair", "delete", "t"], after, Pair, &[Simplex]);
+        assert_eq!(state(&side), Simplex);
+        side.kill9();
+        side.start();
+        assert_eq!(state(&side), Simplex, "it does not come back");
+        assert_nothing_kept(&side, "after a delete");
+        assert_holds(&side, "a", &newer, "after all of it");
+    }
+}
+
+#[test]
+fn kill_9_at_any_moment_of_making_or_deleting_an_image_leaves_all_of_it_or_nothing() {
+    let cluster = Cluster::new();
+    let mut side = side(&cluster);
+    let listed = |side: &Appliance, kind: &str| side.json::<Vec<ImageStatus>>(&[kind, "list"]).len();
+    for (seed, after) in (1..).step_by(10).zip(AFTER) {
+        for (number, kind) in ["t0", "clone"].into_iter().enumerate() {
+            let held = put(&side, seed + 2 * number as u64);
+            let create = [kind, "create", "i", "--of", "g"];
+            asked_and_killed(&mut side, &create, after);
+            if listed(&side, kind) == 0 {
+                assert_nothing_kept(&side, "of an image that is none");
+                side.ok(&create);
+            }
+            assert_holds(&side, "a", &held, "after making an image");
+            put(&side, seed + 2 * number as u64 + 1);
+            assert_holds(&side, "i/a", &held, "at its moment");
+            wait_alone(&side);
+            asked_and_killed(&mut side, &[kind, "delete", "i"], after);
+            if listed(&side, kind) == 1 {
+                assert_holds(&side, "i/a", &held, "still");
+                wait_alone(&side);
+                side.ok(&[kind, "delete", "i"]);
+            }
+            assert_nothing_kept(&side, "of an image that is gone");
+            assert_eq!(side.status().clone_store.bytes, 0);
+        }
+    }
+}
+
+#[test]
+fn kill_9_at_any_moment_of_a_backup_leaves_all_of_it_or_nothing() {
+    let cluster = Cluster::new();
+    let mut side = side(&cluster);
+    side.ok(&["set", "create", "s", "a"]);
+    let folder = cluster.join("backups");
+    std::fs::create_dir_all(&folder).expect("a folder for backups");
+    let to = folder.join("b.tar").display().to_string();
+    for (seed, after) in (1..).zip(AFTER) {
+        let held = put(&side, seed);
+        let create = ["backup", "create", "b", "--set", "s", "--to", &to];
+        asked_and_killed(&mut side, &create, after);
+        let found = side.json::<Vec<BackupInfo>>(&["backup", "list"]).pop();
+        let done = found.is_some_and(|backup| {
+            assert!(matches!(backup.state, BackupState::Done | BackupState::Failed), "{backup:?}");
+            backup.state == BackupState::Done
+        });
+        wait_until("an interim name to be gone", LIMIT, || {
+            let names = std::fs::read_dir(&folder).expect("list").count();
+            if names == usize::from(done) { Ok(()) } else { Err(format!("{names} names, killed after {after} ms")) }
+        });
+        assert_holds(&side, "a", &held, "after a backup");
+        assert_nothing_kept(&side, "of a backup that is over");
+        if !done {
+            side.ok(&[create.as_slice(), &["--wait"]].concat());
+        }
+        side.ok(&["backup", "verify", "b"]);
+        wait_alone(&side);
+        side.ok(&["backup", "restore", "b", "--onto", "a"]);
+        assert_holds(&side, "a", &held, "restored");
+        side.ok(&["backup", "delete", "b"]);
+        std::fs::remove_file(&to).expect("remove the archive");
+    }
+}

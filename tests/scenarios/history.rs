@@ -1,7 +1,7 @@
 //! Any point in time: a copy that keeps a history is cloned, and taken over, at every marker of it, whatever is written, killed
 //! and full meanwhile.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidemark_common::api::types::{
     FailoverReport, HistoryStatus, ImageStatus, LostTail, MarkerInfo, PairState, RejoinReport, Role, VerifyReport,
@@ -290,4 +290,45 @@ fn a_resync_and_a_volume_that_joins_leave_only_markers_that_are_moments() {
         }
     }
     assert!(cloned > 0 || listed.len() < 6, "{listed:?}");
+}
+
+/// Scattered writes before the marker: each has a place of its own in the index that its image needs.
+const WRITES: u64 = 60_000;
+
+/// An older marker of a long journal: what lies before it is indexed when it is asked for, from tables alone.
+#[test]
+fn a_clone_of_an_older_marker_behind_many_writes_is_there_in_a_second() {
+    let pair = Pair::unpaired(&Setup::one_volume("a", 512 * MIB, 908).journals("256MiB", "1GiB"));
+    pair.create();
+    pair.wait_paired();
+    keep(&pair, "1h");
+    let blocks = 512 * MIB / 4096;
+    let mut host = pair.east.open("a");
+    let mut write = |from: u64, to: u64| {
+        for number in from..to {
+            // Each block once, far from the one before.
+            let block = number * 40_503 % blocks;
+            host.write(block * 4096, &number.to_le_bytes().repeat(512)).expect("write");
+        }
+    };
+    write(0, WRITES);
+    let marker = pair.cut();
+    write(WRITES, WRITES + WRITES / 4);
+    let newest = pair.cut();
+    pair.wait_for(newest, "applied");
+    let mut longest: f64 = 0.0;
+    for name in ["one", "other"] {
+        let begin = Instant::now();
+        let made: ImageStatus =
+            pair.west.json(&["clone", "create", name, "--of", GROUP, "--marker", &marker.to_string()]);
+        longest = longest.max(begin.elapsed().as_secs_f64());
+        assert_eq!(made.marker, marker, "{made:?}");
+        let mut clone = pair.west.open(&format!("{name}/a"));
+        for (number, there) in [(1, true), (WRITES - 1, true), (WRITES, false)] {
+            let found = clone.read(number * 40_503 % blocks * 4096, 4096).expect("read");
+            assert_eq!(found == number.to_le_bytes().repeat(512), there, "write {number}");
+        }
+    }
+    eprintln!("a clone of an older marker behind {WRITES} writes took {longest:.3} s at most");
+    assert!(longest < 1.0, "{longest} s");
 }

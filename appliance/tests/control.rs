@@ -17,7 +17,7 @@ use tidemark_common::api::local_pair::types::{LocalPairCreate, LocalPairSplit};
 use tidemark_common::api::openapi;
 use tidemark_common::api::server::{BindError, ControlListener, serve_metrics};
 use tidemark_common::api::types::{
-    Cut, ErrorBody, ErrorKind, Failover, GroupCreate, GroupVolume, OnFull, PairTarget, PeerAdd, Switchover,
+    Cut, ErrorBody, ErrorKind, Failover, GroupCreate, GroupVolume, OnFull, PairTarget, PeerAdd, Rejoin, Switchover,
     VolumeCreate, VolumeOffer, VolumeResize, Wait, WaitFor,
 };
 use tidemark_common::config::ControlAccess;
@@ -98,7 +98,7 @@ async fn every_method_arrives_as_it_was_asked() {
         client.failover("g", &Failover { force: true, ..Failover::default() }).await.unwrap().exports,
         ["a", "b"]
     );
-    assert_eq!(client.rejoin("g").await.unwrap().lost_writes, 7);
+    assert_eq!(client.rejoin("g", &Rejoin::default()).await.unwrap().lost_writes, 7);
     let switchover = Switchover { to: text("west"), timeout_ms: 1000 };
     assert_eq!(client.switchover("g", &switchover).await.unwrap().primary, "west");
     let expected = [
@@ -120,7 +120,7 @@ async fn every_method_arrives_as_it_was_asked() {
         text(r#"markers "g""#),
         format!("wait \"g\" {:?}", wait(Some(7), 1000)),
         text(r#"failover "g" Failover { force: true, marker: None, time: None }"#),
-        text(r#"rejoin "g""#),
+        text(r#"rejoin "g" Rejoin { as_primary: false, force: false }"#),
         text(r#"switchover "g" Switchover { to: "west", timeout_ms: 1000 }"#),
     ];
     assert_eq!(served.fake.calls(), expected);

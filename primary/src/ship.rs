@@ -12,20 +12,21 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidemark_common::api::types::PairState;
-use tidemark_common::catalog::{CatalogError, PairRecord};
+use tidemark_common::catalog::{CatalogError, PairRecord, PartedRecord};
 use tidemark_common::clock::Clock;
 use tidemark_common::differential::Bitmap;
 use tidemark_common::extent::Extent;
-use tidemark_common::ids::{ApplianceId, Generation};
+use tidemark_common::ids::{ApplianceId, Generation, Seq};
 use tidemark_common::journal::{JournalError, Position};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::limits::DATA_STREAMS;
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender, DialError, Endpoint, LinkError, Stats};
 use tidemark_common::metrics::{GroupMetrics, PairMetrics, Part};
 use tidemark_common::pair::is_transition_valid;
+use tidemark_common::record::Chain;
 use tidemark_common::stage;
 use tidemark_common::wire::handshake::{HandshakeError, Versions, read_answer};
-use tidemark_common::wire::message::{Message, Refusal};
+use tidemark_common::wire::message::{Message, Position as Remote, Refusal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::block_in_place;
 
@@ -680,6 +681,22 @@ impl Pair {
         self.enter_by_hand(PairState::Resync, Some(reason), "taken back")?;
         self.want(Wanted::Run);
         Ok(())
+    }
+
+    /// Whether a side whose history left this one's there can be brought on from there, and not only by a copy of everything.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub fn goes_on_from(&self, parted: &PartedRecord) -> Result<bool, String> {
+        let (seq, chain) = (Seq(parted.seq), Chain(parted.chain));
+        let says = Remote { durable_seq: parted.seq, permitted_marker: parted.marker, ..Remote::default() };
+        let held = {
+            // Not while the journal is being folded.
+            let _reading = self.reading.lock();
+            self.image.journal.reader_at_chain(seq, chain).map_err(|error| error.to_string())?
+        };
+        let known = held.is_some() || self.differences.knows(seq, chain);
+        Ok(known && self.differences.can_stand(held.map(|reader| reader.position()), &says))
     }
 
     /// The pair is deleted.

@@ -29,4 +29,5 @@ mod several_groups;
 mod size;
 mod split_backup;
 mod staging;
+mod two_primaries;
 mod verify;

@@ -1,6 +1,6 @@
-//! `tidemark rejoin`: an old primary returns as the copy.
+//! `tidemark rejoin`: an old primary returns as the copy, or goes on as primary with what it has.
 
-use tidemark_common::api::types::RejoinReport;
+use tidemark_common::api::types::{Rejoin, RejoinReport};
 
 use super::Service;
 use crate::cli::name;
@@ -13,12 +13,38 @@ pub(crate) struct Args {
     /// The group
     #[arg(value_parser = name)]
     group: String,
+    /// Go on as primary with what this side has: who has taken over is fenced, and what it wrote alone is kept there when it
+    /// returns (`tidemark rejoin` on that side)
+    #[arg(long)]
+    as_primary: bool,
+    /// With --as-primary: also when who has taken over cannot be asked. It must serve nobody then
+    #[arg(long, requires = "as_primary")]
+    force: bool,
 }
 
 /// Returns, and says what never reached the other side.
 pub(crate) async fn run(args: Args, service: &Service) -> Result<(), Failure> {
-    let report = service.client.rejoin(&args.group).await?;
-    output::done(service.json, &report, told)
+    let request = Rejoin { as_primary: args.as_primary, force: args.force };
+    let report = service.client.rejoin(&args.group, &request).await?;
+    output::done(service.json, &report, if args.as_primary { told_as_primary } else { told })
+}
+
+fn told_as_primary(report: &RejoinReport) -> String {
+    let RejoinReport { group, primary, generation, marker, whole, .. } = report;
+    let parted = if *whole {
+        "parted     nobody could say where: everything is copied to who returns".into()
+    } else {
+        format!("parted     at marker {marker}: what hosts wrote elsewhere since then is not here")
+    };
+    [
+        format!("group '{group}': '{primary}' is primary here again, generation {generation}, with what it has"),
+        parted,
+        format!(
+            "the others are fenced when they meet this side: `tidemark rejoin {group}` on them keeps what they had alone (`tidemark lost \
+             list {group}`), and makes them copies"
+        ),
+    ]
+    .join("\n")
 }
 
 fn told(report: &RejoinReport) -> String {

@@ -307,6 +307,10 @@ impl Appliance {
         self.turn_hosts_out(name, by);
         let _alone = self.changing.lock().await;
         let Ok(group) = self.group(name) else { return };
+        if group.keeper.generation() >= by {
+            // It was said of an earlier generation: an operator made this side primary again meanwhile.
+            return;
+        }
         let running = match group.engine.read().clone() {
             Engine::Primary(primary) => Some(primary),
             Engine::Failed(_) if group.keeper.get().role == RoleRecord::Primary => None,
@@ -332,6 +336,9 @@ impl Appliance {
     fn turn_hosts_out(&self, name: &str, by: Generation) {
         let Ok(group) = self.group(name) else { return };
         let Engine::Primary(primary) = group.engine.read().clone() else { return };
+        if group.keeper.generation() >= by {
+            return;
+        }
         group.met.fetch_max(by.0, Ordering::AcqRel);
         for member in group.keeper.get().volumes {
             if let (Ok(volume), Err(reason)) = (self.volume(&member.name), self.served(&member.name)) {

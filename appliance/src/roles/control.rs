@@ -8,7 +8,7 @@ use tidemark_common::api::local_pair::LocalPairControl;
 use tidemark_common::api::types::{
     CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, ErrorKind, Failover, FailoverReport,
     GroupCreate, GroupDrills, GroupSet, GroupStatus, ImageStatus, LostExport, LostTail, MarkerInfo, PairState,
-    PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, T0Create,
+    PairStatus, PairTarget, PeerAdd, PeerStatus, Rejoin, RejoinReport, Status, Switchover, SwitchoverReport, T0Create,
     VerifyReport, VerifyRequest, VolumeCreate, VolumeOffer, VolumeStatus, Wait, WaitFor,
 };
 use tidemark_common::ids::MarkerNumber;
@@ -228,8 +228,8 @@ impl Control for Appliance {
         Box::pin(async move { Appliance::verify(self, &group, &request).await })
     }
 
-    fn rejoin(&self, group: String) -> Reply<'_, RejoinReport> {
-        Box::pin(async move { Appliance::rejoin(self, &group).await })
+    fn rejoin(&self, group: String, request: Rejoin) -> Reply<'_, RejoinReport> {
+        Box::pin(async move { Appliance::rejoin(self, &group, &request).await })
     }
 
     fn switchover(&self, group: String, request: Switchover) -> Reply<'_, SwitchoverReport> {

@@ -28,6 +28,7 @@ mod rejoin;
 mod renew;
 mod status;
 mod switchover;
+mod take_back;
 mod takers;
 mod verify;
 mod volumes;

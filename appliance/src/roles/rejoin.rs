@@ -19,11 +19,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tidemark_common::api::types::{ErrorBody, RejoinReport};
+use tidemark_common::api::types::{ErrorBody, Rejoin, RejoinReport};
 use tidemark_common::catalog::{Batch, CatalogError, CopyRecord, PairStateRecord, RoleRecord, VolumeRecord};
 use tidemark_common::differential::Bitmap;
 use tidemark_common::extent::Extent;
-use tidemark_common::ids::{GroupId, MarkerNumber, Seq, VolumeIndex};
+use tidemark_common::ids::{Generation, GroupId, MarkerNumber, Seq, VolumeIndex};
 use tidemark_common::journal::{self, Position};
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender};
 use tidemark_common::record::Chain;
@@ -69,22 +69,29 @@ impl Tail {
 
 impl Appliance {
     /// `rejoin`.
-    pub(crate) async fn rejoin(&self, name: &str) -> Result<RejoinReport, ErrorBody> {
+    pub(crate) async fn rejoin(&self, name: &str, request: &Rejoin) -> Result<RejoinReport, ErrorBody> {
         let _alone = self.changing.lock().await;
+        if request.as_primary {
+            return self.take_back(name, request.force).await;
+        }
         self.return_to_new_primary(name).await
+    }
+
+    /// The generation by which a group is fenced.
+    pub(crate) fn fenced_by(group: &Group) -> Result<Generation, ErrorBody> {
+        let name = group.keeper.name();
+        match &*group.engine.read() {
+            Engine::Fenced { by } => Ok(*by),
+            Engine::Primary(_) => Err(refused(format!("group '{name}' is primary here: nobody took over from it"))),
+            Engine::Secondary(_) => Err(refused(format!("group '{name}' is a copy here already"))),
+            Engine::Failed(reason) => Err(refused(format!("group '{name}' does not run: {reason}"))),
+        }
     }
 
     /// Under `changing`.
     pub(crate) async fn return_to_new_primary(&self, name: &str) -> Result<RejoinReport, ErrorBody> {
         let group = self.group(name)?;
-        let by = match group.engine.read().clone() {
-            Engine::Fenced { by } => by,
-            Engine::Primary(_) => {
-                return Err(refused(format!("group '{name}' is primary here: nobody took over from it")));
-            }
-            Engine::Secondary(_) => return Err(refused(format!("group '{name}' is a copy here already"))),
-            Engine::Failed(reason) => return Err(refused(format!("group '{name}' does not run: {reason}"))),
-        };
+        let by = Self::fenced_by(&group)?;
         let pairs = group.keeper.get().pairs;
         let takers = if pairs.len() > 1 { self.takers(&group).await } else { Vec::new() };
         if let Some(reason) = told(name, &takers) {
@@ -123,7 +130,7 @@ impl Appliance {
     }
 
     /// A primary that hosts cannot reach starts, drains, applies, and stops.
-    fn settle_captured(&self, group: &Group) -> Result<(), String> {
+    pub(crate) fn settle_captured(&self, group: &Group) -> Result<(), String> {
         let primary = self.start_primary(&group.keeper, None)?;
         primary.refuse_hosts();
         primary.stop();
@@ -140,14 +147,12 @@ impl Appliance {
     /// Nobody took over: a switchover began here and did not come to its end over there.
     async fn serve_again(&self, group: &Group, peer: &str) -> Result<RejoinReport, ErrorBody> {
         group.keeper.update(|record| record.role = RoleRecord::Primary).map_err(failed)?;
-        group.met.store(0, Ordering::Release);
-        let started = tokio::task::block_in_place(|| self.start_primary(&group.keeper, None));
-        let marker = started.as_ref().ok().and_then(|primary| primary.marker(None)).map_or(0, |marker| marker.number);
-        *group.engine.write() = started.map_or_else(|why| Engine::Failed(why.into()), Engine::Primary);
-        let record = group.keeper.get();
-        for member in &record.volumes {
-            self.settle_door(&member.name).await;
+        if let Err(error) = self.start_serving(group).await {
+            tracing::error!(error = %error.message, "a primary does not start");
         }
+        let marker = self.primary(&group.keeper.name()).ok().and_then(|primary| primary.marker(None));
+        let marker = marker.map_or(0, |marker| marker.number);
+        let record = group.keeper.get();
         tracing::warn!(group = %record.name, peer, "the other side has not taken over: this side is primary as before");
         Ok(RejoinReport {
             group: record.name,
@@ -424,7 +429,9 @@ impl Appliance {
             Parted { generation: record.generation, marker: parted.marker, seq: parted.seq, chain: parted.chain };
         control.send(&Message::Parted(told)).await.map_err(|error| unready(error.to_string()))?;
         let (dirty, whole) = receive_dirty(incoming, &primary.volume_sizes()).await.map_err(unready)?;
-        tokio::task::block_in_place(|| pair.returned(&dirty, whole)).map_err(unready)?;
+        // It knows the place; whether this side can bring it on from there is another question.
+        let goes_on = tokio::task::block_in_place(|| pair.goes_on_from(&parted)).map_err(unready)?;
+        tokio::task::block_in_place(|| pair.returned(&dirty, whole || !goes_on)).map_err(unready)?;
         let agreed = Message::Agreed { generation: record.generation };
         control.send(&agreed).await.map_err(|error| unready(error.to_string()))
     }

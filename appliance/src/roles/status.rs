@@ -140,8 +140,8 @@ impl Appliance {
                 let reason = format!(
                     "generation {by} runs on '{peer}': hosts belong there, and nothing is served here. `tidemark rejoin {name}` makes \
                      this side its copy, and keeps what was never shipped; until then that is in {}. After a switchover whose \
-                     answer was lost it asks first, and makes this side primary again when nobody took over. To give the group up here \
-                     instead: `tidemark pair delete {name} --to {peer}`, which keeps its volumes",
+                     answer was lost it asks first, and makes this side primary again when nobody took over. To go on with what this side \
+                     has instead: `tidemark rejoin {name} --as-primary`, which fences '{peer}'. To give the group up here: `tidemark pair delete {name} --to {peer}`, which keeps its volumes",
                     self.journal_folder(group.keeper.id()).display()
                 );
                 let reason = Self::several_takers(group).unwrap_or(reason);

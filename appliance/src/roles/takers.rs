@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
+use tidemark_common::api::types::ErrorBody;
 use tidemark_common::ids::GroupId;
 use tidemark_common::wire::handshake::Versions;
 use tidemark_common::wire::message::{Message, Return};
 
-use super::appliance::{Appliance, Engine, Group};
+use super::appliance::{Appliance, Engine, Group, failed};
 use super::rejoin::answer;
 
 /// Between two rounds of questions.
@@ -63,21 +64,25 @@ impl Appliance {
         takers
     }
 
-    /// The question with which a return begins, and no more: that changes nothing over there.
     async fn has_taken_over(&self, group: &Group, peer: &str) -> Option<u64> {
+        match self.ask_who_took_over(group, peer).await.ok()? {
+            Message::Parted(parted) if parted.generation > group.keeper.generation().0 => Some(parted.generation),
+            _ => None,
+        }
+    }
+
+    /// The question with which a return begins, and no more: that changes nothing over there.
+    pub(crate) async fn ask_who_took_over(&self, group: &Group, peer: &str) -> Result<Message, ErrorBody> {
         let (GroupId(id), generation) = (group.keeper.id(), group.keeper.generation().0);
-        let (connection, control, mut answers) = self.call(peer).await.ok()?;
+        let (connection, control, mut answers) = self.call(peer).await?;
         let (version_min, version_max) = (Versions::OURS.min, Versions::OURS.max);
         let question = Message::Return(Return { version_min, version_max, group: id, generation });
         let said = match control.send(&question).await {
-            Ok(()) => answer(&mut answers, peer).await.ok(),
-            Err(_) => None,
+            Ok(()) => answer(&mut answers, peer).await,
+            Err(error) => Err(failed(error)),
         };
         connection.close("it only asked who has taken over");
-        match said? {
-            Message::Parted(parted) if parted.generation > generation => Some(parted.generation),
-            _ => None,
-        }
+        said
     }
 
     /// A fenced primary that had several copies asks all of them, again and again, for as long as it is fenced.
@@ -115,7 +120,8 @@ pub(crate) fn told(group: &str, takers: &[(String, u64)]) -> Option<String> {
     Some(format!(
         "several have taken over: {}. What hosts write to one does not come to the others. Choose one; on each of the others `tidemark \
          pair delete {group} --to PEER` for its pairs and `tidemark group delete {group}`, which keeps its volumes there. Then `tidemark \
-         rejoin {group}` here makes this side the copy of the one chosen",
+         rejoin {group}` here makes this side the copy of the one chosen. Or none of them: `tidemark rejoin {group} --as-primary` here goes \
+         on with what this side has, and fences all of them",
         all.join(", ")
     ))
 }

@@ -22,7 +22,7 @@ use tidemark_common::api::server::{ControlListener, serve_control};
 use tidemark_common::api::types::{
     CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, ErrorKind, Failover, FailoverReport,
     GroupCreate, GroupDrills, GroupSet, GroupStatus, ImageKind, ImageStatus, LostExport, LostRange, LostTail,
-    LostVolume, MarkerInfo, PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover,
+    LostVolume, MarkerInfo, PairStatus, PairTarget, PeerAdd, PeerStatus, Rejoin, RejoinReport, Status, Switchover,
     SwitchoverReport, T0Create, VerifyDifference, VerifyReport, VerifyRequest, VolumeCreate, VolumeOffer, VolumeStatus,
     Wait,
 };
@@ -455,8 +455,8 @@ impl Control for Fake {
         })
     }
 
-    fn rejoin(&self, name: String) -> Reply<'_, RejoinReport> {
-        self.reply(format!("rejoin {name:?}"), move |status| {
+    fn rejoin(&self, name: String, request: Rejoin) -> Reply<'_, RejoinReport> {
+        self.reply(format!("rejoin {name:?} {request:?}"), move |status| {
             group(status, &name).map(|group| RejoinReport {
                 group: group.name,
                 primary: "west".into(),

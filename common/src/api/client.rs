@@ -21,8 +21,8 @@ use tokio::net::UnixStream;
 use super::types::{
     CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, Failover, FailoverReport, GroupCreate,
     GroupDrills, GroupSet, GroupStatus, GroupVolume, ImageStatus, LostExport, LostTail, MarkerInfo, PairStatus,
-    PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, T0Create, VerifyReport,
-    VerifyRequest, VolumeCreate, VolumeOffer, VolumeResize, VolumeStatus, Wait,
+    PairTarget, PeerAdd, PeerStatus, Rejoin, RejoinReport, Status, Switchover, SwitchoverReport, T0Create,
+    VerifyReport, VerifyRequest, VolumeCreate, VolumeOffer, VolumeResize, VolumeStatus, Wait,
 };
 use crate::config::{CONFIG_FILE, CONTROL_SOCKET};
 
@@ -326,8 +326,8 @@ impl Client {
     ///
     /// # Errors
     /// See [`Client::status`].
-    pub async fn rejoin(&self, group: &str) -> Answer<RejoinReport> {
-        self.ask(Ask::new(Method::POST, &["groups", group, "rejoin"])).await
+    pub async fn rejoin(&self, group: &str, request: &Rejoin) -> Answer<RejoinReport> {
+        self.ask(Ask::new(Method::POST, &["groups", group, "rejoin"]).with(request)).await
     }
 
     /// `switchover`.

@@ -8,8 +8,8 @@ use super::local_pair::LocalPairControl;
 use super::types::{
     CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, ErrorKind, Failover, FailoverReport,
     GroupCreate, GroupDrills, GroupSet, GroupStatus, ImageStatus, LostExport, LostTail, MarkerInfo, PairStatus,
-    PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, T0Create, VerifyReport,
-    VerifyRequest, VolumeCreate, VolumeOffer, VolumeStatus, Wait,
+    PairTarget, PeerAdd, PeerStatus, Rejoin, RejoinReport, Status, Switchover, SwitchoverReport, T0Create,
+    VerifyReport, VerifyRequest, VolumeCreate, VolumeOffer, VolumeStatus, Wait,
 };
 
 /// What a request resolves to.
@@ -67,7 +67,7 @@ pub trait Control: Send + Sync + 'static {
     /// `failover`.
     fn failover(&self, group: String, request: Failover) -> Reply<'_, FailoverReport>;
     /// `rejoin`: on the old primary.
-    fn rejoin(&self, group: String) -> Reply<'_, RejoinReport>;
+    fn rejoin(&self, group: String, request: Rejoin) -> Reply<'_, RejoinReport>;
     /// `switchover`: on the primary.
     fn switchover(&self, group: String, request: Switchover) -> Reply<'_, SwitchoverReport>;
     /// `lost list`.

@@ -22,7 +22,7 @@ use super::local_pair::routes::local_pair_router;
 use super::types::{
     CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, ErrorKind, Failover, FailoverReport,
     GroupCreate, GroupDrills, GroupSet, GroupStatus, GroupVolume, ImageStatus, LostExport, LostTail, MarkerInfo,
-    PairStatus, PairTarget, PeerAdd, PeerStatus, RejoinReport, Status, Switchover, SwitchoverReport, T0Create,
+    PairStatus, PairTarget, PeerAdd, PeerStatus, Rejoin, RejoinReport, Status, Switchover, SwitchoverReport, T0Create,
     VerifyReport, VerifyRequest, VolumeCreate, VolumeOffer, VolumeResize, VolumeStatus, Wait,
 };
 
@@ -302,11 +302,15 @@ async fn failover(
     api.carry_out(async move |control| control.failover(group, request).await).await.map(Json)
 }
 
-/// Returns, on an old primary, as the copy of who took over.
-#[utoipa::path(post, path = "/v1/groups/{group}/rejoin", params(("group" = String, Path,)),
+/// Returns, on an old primary, as the copy of who took over; or goes on as primary with what it has.
+#[utoipa::path(post, path = "/v1/groups/{group}/rejoin", params(("group" = String, Path,)), request_body = Rejoin,
     responses((status = 200, body = RejoinReport), (status = "default", body = ErrorBody)))]
-async fn rejoin(State(api): State<Api>, Names(group): Names<String>) -> Answer<RejoinReport> {
-    api.carry_out(async move |control| control.rejoin(group).await).await.map(Json)
+async fn rejoin(
+    State(api): State<Api>,
+    Names(group): Names<String>,
+    Body(request): Body<Rejoin>,
+) -> Answer<RejoinReport> {
+    api.carry_out(async move |control| control.rejoin(group, request).await).await.map(Json)
 }
 
 /// Changes the roles of both sides, planned, with nothing lost.

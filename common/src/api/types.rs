@@ -727,6 +727,17 @@ pub struct FailoverReport {
     pub kept: Option<String>,
 }
 
+/// `rejoin`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct Rejoin {
+    /// Goes on as primary with what this side has: who has taken over is fenced, and may return.
+    #[serde(default)]
+    pub as_primary: bool,
+    /// So also when who has taken over does not answer.
+    #[serde(default)]
+    pub force: bool,
+}
+
 /// What `rejoin` did.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RejoinReport {

@@ -1,0 +1,189 @@
+//! An old primary goes on as primary with what it has, because an operator says so (decision 15, invariant 8).
+//!
+//! ```text
+//! fenced, generation 1                                 took over, generation 2
+//!   ── Return ───────────────────────────────────────────▶ (has it taken over, and where did the histories part?)
+//!   ◀──────────────────────── Parted: the last marker both have ──
+//!   drains and applies what it captured
+//!   durably: primary, generation 3
+//!   ── Hello, generation 3 ──────────────────────────────▶ is fenced, as by anybody who took over
+//!                                                          `tidemark rejoin` there: its tail is kept, it is the copy
+//! ```
+//!
+//! Nothing of the other side is changed or merged by it. Until it meets this side it goes on serving.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tidemark_common::api::types::{ErrorBody, RejoinReport};
+use tidemark_common::catalog::{PairStateRecord, PartedRecord, RoleRecord};
+use tidemark_common::ids::Seq;
+use tidemark_common::journal;
+use tidemark_common::wire::message::{Message, Refusal, Refused};
+
+use super::appliance::{Appliance, Engine, Group, failed, refused};
+
+/// What an old primary knows of a peer when it asks whether that has taken over.
+enum Other {
+    /// It has, with this generation. Where the histories parted, when it still knows.
+    TookOver { generation: u64, parted: Option<PartedRecord> },
+    /// It says that it has not.
+    Copy,
+    /// It did not say.
+    Silent(String),
+}
+
+impl Other {
+    fn of(answer: Result<Message, ErrorBody>, generation: u64) -> Self {
+        match answer {
+            Ok(Message::Parted(parted)) if parted.generation > generation => Self::TookOver {
+                generation: parted.generation,
+                parted: Some(PartedRecord {
+                    marker: parted.marker,
+                    seq: parted.seq,
+                    chain: parted.chain,
+                    segment: 0,
+                    offset: 0,
+                }),
+            },
+            // Primary without a pair with this side.
+            Ok(Message::Refused(said)) if said.generation > generation => {
+                Self::TookOver { generation: said.generation, parted: None }
+            }
+            Ok(Message::Refused(Refused { refusal: Refusal::Conflict, .. })) => Self::Copy,
+            Ok(Message::Refused(said)) => Self::Silent(said.message),
+            Ok(_) => Self::Silent("it answered with something else than what was asked".into()),
+            Err(error) => Self::Silent(error.message),
+        }
+    }
+
+    const fn generation(&self) -> Option<u64> {
+        match self {
+            Self::TookOver { generation, .. } => Some(*generation),
+            Self::Copy | Self::Silent(_) => None,
+        }
+    }
+
+    /// Where the histories parted. A place that nobody has, when that is not known: everything is copied then.
+    fn parted(&self) -> PartedRecord {
+        let nowhere = PartedRecord { marker: 0, seq: 0, chain: [0; 16], segment: 0, offset: 0 };
+        match self {
+            Self::TookOver { parted, .. } => parted.unwrap_or(nowhere),
+            Self::Copy | Self::Silent(_) => nowhere,
+        }
+    }
+}
+
+impl Appliance {
+    /// `rejoin --as-primary`, under `changing`.
+    pub(crate) async fn take_back(&self, name: &str, force: bool) -> Result<RejoinReport, ErrorBody> {
+        let group = self.group(name)?;
+        let by = Self::fenced_by(&group)?;
+        let mut others = BTreeMap::new();
+        for pair in group.keeper.get().pairs {
+            let said = Other::of(self.ask_who_took_over(&group, &pair.peer).await, group.keeper.generation().0);
+            others.insert(pair.peer, said);
+        }
+        check_chosen(name, &others, force)?;
+        tokio::task::block_in_place(|| self.settle_captured(&group)).map_err(failed)?;
+        *group.engine.write() = Engine::Failed("it is made primary again".into());
+        let recorded = tokio::task::block_in_place(|| self.record_as_primary(&group, by.0, &others));
+        let generation = match recorded {
+            Ok(generation) => generation,
+            Err(reason) => {
+                *group.engine.write() = Engine::Fenced { by };
+                return Err(failed(format!("group '{name}': {reason}. It is fenced as before")));
+            }
+        };
+        tracing::warn!(
+            group = name,
+            generation,
+            "primary again, as the operator chose: who had taken over is fenced when it is met"
+        );
+        self.start_serving(&group).await?;
+        let parted = others.values().map(Other::parted).max_by_key(|parted| parted.marker);
+        let marker = parted.map_or(0, |parted| parted.marker);
+        Ok(RejoinReport {
+            group: name.into(),
+            primary: self.config.name.clone(),
+            generation,
+            marker,
+            whole: marker == 0,
+            lost_writes: 0,
+            lost_bytes: 0,
+            kept: None,
+        })
+    }
+
+    /// One step: from here on it is primary, and its generation is above all that were met.
+    fn record_as_primary(&self, group: &Group, by: u64, others: &BTreeMap<String, Other>) -> Result<u64, String> {
+        let end = self.end_of_journal(group)?;
+        let highest = others.values().filter_map(Other::generation).max().unwrap_or(0).max(by);
+        let recorded = group.keeper.update(|record| {
+            record.role = RoleRecord::Primary;
+            record.generation = highest.saturating_add(1);
+            record.generation_start_seq = end.next().0;
+            record.primary = None;
+            let name = record.name.clone();
+            for pair in &mut record.pairs {
+                let other = others.get(&pair.peer);
+                if matches!(other, Some(Other::Copy)) && pair.state != PairStateRecord::Fenced {
+                    continue;
+                }
+                // It is called, which fences it; then it stands until it has returned.
+                pair.state = PairStateRecord::Error;
+                pair.reason = Some(format!(
+                    "this side goes on as primary, as the operator chose: when '{0}' has met it, `tidemark rejoin {name}` on '{0}' makes \
+                     that side the copy, and keeps what it had alone",
+                    pair.peer
+                ));
+                pair.parted = Some(other.map_or(Other::Copy.parted(), Other::parted));
+            }
+            record.generation
+        });
+        recorded.map_err(|error| error.to_string())
+    }
+
+    /// The last write of a group that does not run.
+    fn end_of_journal(&self, group: &Group) -> Result<Seq, String> {
+        let (id, options) = (group.keeper.id(), self.journal_options());
+        let folder = self.journal_folder(id);
+        let opened = journal::open(Arc::clone(&self.disk), &folder, id, options, None, &mut |_, _, _| {});
+        Ok(opened.map_err(|error| error.to_string())?.writer.tip().seq)
+    }
+
+    /// What was recorded as primary runs, and hosts are let in.
+    pub(crate) async fn start_serving(&self, group: &Group) -> Result<(), ErrorBody> {
+        group.met.store(0, Ordering::Release);
+        group.takers.lock().clear();
+        let started = tokio::task::block_in_place(|| self.start_primary(&group.keeper, None));
+        let failure = started.as_ref().err().cloned();
+        *group.engine.write() = started.map_or_else(|why| Engine::Failed(why.into()), Engine::Primary);
+        let record = group.keeper.get();
+        for member in &record.volumes {
+            self.settle_door(&member.name).await;
+        }
+        let Some(why) = failure else { return Ok(()) };
+        Err(failed(format!("group '{}' is primary again and does not run: {why}", record.name)))
+    }
+}
+
+/// Whether there is something to choose, and whoever could go on serving has been asked or is known to be off.
+fn check_chosen(name: &str, others: &BTreeMap<String, Other>, force: bool) -> Result<(), ErrorBody> {
+    for (peer, other) in others {
+        if let (Other::Silent(why), false) = (other, force) {
+            return Err(refused(format!(
+                "group '{name}': '{peer}' does not say where the histories parted ({why}), and as long as it does not meet this side it may \
+                 go on serving its hosts. Bring it within reach; or make sure that it serves nobody, and use --force: then \
+                 everything is copied to it when it returns"
+            )));
+        }
+    }
+    if others.values().all(|other| matches!(other, Other::Copy)) {
+        return Err(refused(format!(
+            "group '{name}': nobody took over. `tidemark rejoin {name}` makes this side primary as before"
+        )));
+    }
+    Ok(())
+}

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod differential;
 pub mod extent;
+pub mod forecast;
 pub mod history;
 pub mod identity;
 pub mod ids;

@@ -12,7 +12,6 @@ pub mod differences;
 pub mod direct;
 pub mod drain;
 pub mod feeder;
-pub mod forecast;
 pub mod group;
 pub mod image;
 pub mod joint;

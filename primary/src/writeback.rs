@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tidemark_common::catalog::{AppliedRecord, Batch};
 use tidemark_common::clock::Clock;
+use tidemark_common::forecast::Forecast;
 use tidemark_common::journal::Position;
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::markers::kept;
@@ -16,7 +17,6 @@ use tidemark_common::overlay::unapplied::Spill;
 use tidemark_common::updater::{AppliedPosition, Updater, UpdaterError};
 
 use crate::drain::DrainDesk;
-use crate::forecast::Forecast;
 use crate::image::Image;
 
 /// How long a failing volume is left alone before the next try.
@@ -188,13 +188,23 @@ impl Writeback {
     }
 
     fn report(&self, error: &UpdaterError) {
-        if self.desk.problem.lock().replace(error.to_string()).is_none() {
+        let problem = if error.is_damage() { self.what_damage_means(error) } else { error.to_string() };
+        if self.desk.problem.lock().replace(problem).is_none() {
             tracing::error!(group = %self.keeper.name(), %error, "volumes cannot be written; it is tried again");
             self.metrics.error(Part::Updater);
             if error.is_damage() {
                 self.metrics.journal_damaged();
             }
         }
+    }
+
+    fn what_damage_means(&self, error: &UpdaterError) -> String {
+        let name = self.keeper.name();
+        format!(
+            "{error}. The volumes stand before it; hosts go on, and get an error for what lies in the damaged record. When a copy has received \
+             everything (`tidemark status`), `tidemark failover {name} --force` there loses nothing. When the file is restored, it goes on \
+             by itself here"
+        )
     }
 
     /// Takes away the segments that nobody needs. First the volumes are synced, then the position is recorded, then the

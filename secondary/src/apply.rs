@@ -201,6 +201,10 @@ impl Apply {
     pub fn step(&mut self, limit: Position) -> Applying {
         self.metrics.journal_segments(self.journal.segments());
         let begin = self.clock.monotonic();
+        self.state.has_room(&self.journal);
+        // A history that is kept in it goes before it is full.
+        let full_in = self.state.forecast.sample(begin, &self.journal);
+        self.metrics.journal_full_in(full_in.filter(|_| self.state.history().asked.is_off()));
         match self.updater.apply_window(limit) {
             Ok(Some(applied)) => {
                 let took = self.clock.monotonic().saturating_sub(begin);

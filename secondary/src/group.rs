@@ -585,7 +585,7 @@ impl Secondary {
             journal: JournalStatus {
                 bytes: self.journal.bytes(),
                 capacity_bytes: self.journal.capacity_bytes(),
-                full_in_seconds: None,
+                full_in_seconds: self.full_in_seconds(),
                 throttle_ms: 0.0,
             },
             buffer: BufferStatus::default(),
@@ -601,6 +601,12 @@ impl Secondary {
             standing: Vec::new(),
             pairs: vec![self.pair_status(peer, &permission)],
         }
+    }
+
+    /// When the journal will be full; a history that is kept in it goes before that.
+    fn full_in_seconds(&self) -> Option<f64> {
+        let seconds = self.state.forecast.sample(self.parts.clock.monotonic(), &self.journal);
+        seconds.filter(|_| self.state.history().asked.is_off())
     }
 
     /// What is kept on purpose is no lag.

@@ -266,7 +266,7 @@ impl Intake {
             _ => self.writer.append_later(frame.clone())?,
         };
         self.folds.take(&view.header, record.as_ref());
-        self.state.set_problem(Concern::Intake, None);
+        self.state.taken();
         self.refused = 0;
         self.line.received(frame.len());
         self.untold.extend(record.map(|record| (record, self.writer.end())));
@@ -285,14 +285,20 @@ impl Intake {
 
     /// A full journal that nothing can make room in is too small.
     fn await_room(&mut self, error: &JournalError) -> Result<(), IntakeError> {
-        if self.state.set_problem(Concern::Intake, Some(error.to_string())) {
+        // In this order: what the updater gave back before it rested counts.
+        let too_small = error.is_journal_full() && self.state.is_at_rest() && self.writer.journal().is_full();
+        let standing = self.state.problem_of(Concern::Intake);
+        let problem = match (too_small, standing) {
+            (true, _) => IntakeError::TooSmall { capacity_bytes: self.writer.journal().capacity_bytes() }.to_string(),
+            // It is full still: what was said of that says more.
+            (false, Some(standing)) if error.is_journal_full() => standing,
+            (false, _) => error.to_string(),
+        };
+        if self.state.no_room(error.is_journal_full(), problem) {
             self.metrics.error(Part::Journal);
         }
-        // In this order: what the updater gave back before it rested counts.
-        if error.is_journal_full() && self.state.is_at_rest() && self.writer.journal().is_full() {
-            let error = IntakeError::TooSmall { capacity_bytes: self.writer.journal().capacity_bytes() };
-            self.state.set_problem(Concern::Intake, Some(error.to_string()));
-            return Err(error);
+        if too_small {
+            return Err(IntakeError::TooSmall { capacity_bytes: self.writer.journal().capacity_bytes() });
         }
         self.refused = self.refused.saturating_add(1);
         // A full journal empties as long as the updater goes on; a full disk may not.

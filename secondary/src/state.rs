@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use tidemark_common::catalog::GroupVolume;
+use tidemark_common::forecast::Forecast;
 use tidemark_common::history::History;
-use tidemark_common::journal::{DurableEnd, Position};
+use tidemark_common::journal::{DurableEnd, Journal, Position};
 use tidemark_common::markers::Markers;
 use tidemark_common::record::ControlRecord;
 use tidemark_common::updater::AppliedPosition;
@@ -88,6 +89,10 @@ pub struct CopyState {
     damage: CancellationToken,
     /// The markers held.
     pub markers: Markers,
+    /// When the journal will be full.
+    pub forecast: Forecast,
+    /// The journal was full, and has not had ample room since.
+    full: AtomicBool,
 }
 
 impl CopyState {
@@ -349,6 +354,28 @@ impl CopyState {
         drop(inner);
         self.changed();
         is_new
+    }
+
+    /// There was no room for a frame: in the journal, or on the disk under it. Returns whether nobody knew.
+    pub fn no_room(&self, journal_is_full: bool, problem: String) -> bool {
+        self.full.store(journal_is_full, Ordering::Release);
+        self.set_problem(Concern::Intake, Some(problem))
+    }
+
+    /// A frame was taken. That the journal is full is not over by that: one that empties slowly would say so again and again.
+    pub fn taken(&self) {
+        if !self.full.load(Ordering::Acquire) {
+            self.set_problem(Concern::Intake, None);
+        }
+    }
+
+    /// The journal, as it is now: with ample room, that it was full is over.
+    pub fn has_room(&self, journal: &Journal) {
+        let ample = (journal.capacity_bytes() / 8).max(2 * journal.segment_bytes()).min(journal.capacity_bytes() / 2);
+        if self.full.load(Ordering::Acquire) && journal.free_bytes() >= ample {
+            self.full.store(false, Ordering::Release);
+            self.set_problem(Concern::Intake, None);
+        }
     }
 
     /// What a person must look at, of one concern.

@@ -1,12 +1,17 @@
 //! A pair that does not go on says why, on both sides, and goes on by itself when that is mended.
 
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
 use tidemark_common::api::types::{PairState, PairStatus};
 use tidemark_tests::impairment::Weather;
 use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
+use tidemark_tests::prometheus::get;
 use tidemark_tests::small_disk::SmallDisk;
 use tidemark_tests::wait::{check, wait_until};
 
 const MIB: u64 = 1 << 20;
+const LIMIT: Duration = Duration::from_secs(90);
 
 /// Not to be compressed away.
 fn noise(bytes: u64, seed: u64) -> Vec<u8> {
@@ -68,6 +73,64 @@ fn a_copy_whose_volumes_cannot_be_written_says_so_on_both_sides_and_goes_on_by_i
     with_a_full_disk(&setup, ("volumes", 16 * MIB), "'west' says", |_, pair| {
         pair.east.wait_pair(GROUP, "the problem to be over", COPY_LIMIT, |pair| !pair.stands && pair.reason.is_none());
     });
+}
+
+/// A copy whose disk under a folder is full: under its journal, or under its volumes, so that what comes stays in its journal.
+fn with_full(folder: &str, bytes: u64, seed: u64, journal: &'static str) -> (Pair, SmallDisk, PathBuf) {
+    let mut pair = Pair::unpaired(&Setup::one_volume("v", 96 * MIB, seed).journals("512MiB", journal));
+    pair.west.stop();
+    let small = SmallDisk::mount(&pair.west.directory().join(folder), bytes);
+    pair.west.start();
+    pair.create();
+    pair.wait_paired();
+    let ballast = small.fill();
+    (pair, small, ballast)
+}
+
+fn mend(pair: &Pair, small: &SmallDisk, ballast: &Path) {
+    std::fs::remove_file(ballast).expect("make space");
+    small.resize(256 * MIB);
+    pair.assert_same();
+    assert!(pair.west.group(GROUP).problem.is_none(), "{:?}", pair.west.group(GROUP).problem);
+}
+
+/// Its volumes take a little more now and then, and the journal a little of what waits: it is full all the time.
+#[test]
+fn a_copy_whose_journal_stays_full_says_so_once() {
+    let (pair, small, ballast) = with_full("volumes", 16 * MIB, 231, "32MiB");
+    pair.east.open("v").write_all(0, &noise(96 * MIB, 4)).expect("hosts do not notice");
+    let journaled = || pair.west.group(GROUP).positions.journaled_seq;
+    let said = || pair.west.log_text().lines().filter(|line| line.contains("the journal is full")).count();
+    wait_until("the journal to be full", LIMIT, || check(said() > 0, || format!("{:?}", pair.west.group(GROUP))));
+    for step in 1..=4 {
+        let before = journaled();
+        small.resize((16 + 10 * step) * MIB);
+        wait_until("more to come", LIMIT, || check(journaled() > before, || format!("{:?}", pair.west.group(GROUP))));
+    }
+    assert_eq!(said(), 1, "{}", pair.west.log_text());
+    assert!(pair.west.group(GROUP).problem.is_some());
+    mend(&pair, &small, &ballast);
+}
+
+#[test]
+fn a_copy_forecasts_when_its_journal_is_full() {
+    let (pair, small, ballast) = with_full("volumes", 16 * MIB, 232, "256MiB");
+    let metric = || {
+        let page = get(&pair.west.status().addresses.metrics, "/metrics");
+        let line = page.lines().find(|line| line.starts_with("tidemark_journal_full_in_seconds{")).map(str::to_owned);
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).expect("the metric")
+    };
+    assert!(metric().is_infinite() && pair.west.group(GROUP).journal.full_in_seconds.is_none(), "it does not fill");
+    pair.relay.set(Weather { bytes_per_second: Some(6_000_000), ..Weather::default() });
+    pair.east.open("v").write_all(0, &noise(96 * MIB, 5)).expect("write");
+    wait_until("a forecast", LIMIT, || {
+        let (seconds, metric) = (pair.west.group(GROUP).journal.full_in_seconds, metric());
+        let told = seconds.is_some_and(|seconds| (1.0..600.0).contains(&seconds)) && metric.is_finite();
+        check(told, || format!("{seconds:?} {metric}"))
+    });
+    pair.relay.set(Weather::default());
+    mend(&pair, &small, &ballast);
+    wait_until("the forecast to be over", LIMIT, || check(metric().is_infinite(), || metric().to_string()));
 }
 
 #[test]

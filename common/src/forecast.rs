@@ -1,10 +1,10 @@
-//! When the journal will be full, if it goes on as in the last minute.
+//! When a journal will be full, if it goes on as in the last minute: on either side.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::journal::Journal;
 use parking_lot::Mutex;
-use tidemark_common::journal::Journal;
 
 /// What is looked back on.
 const WINDOW: Duration = Duration::from_secs(60);

@@ -14,6 +14,7 @@ use tidemark_common::catalog::CatalogError;
 use tidemark_common::differential::Bitmap;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::{Generation, MarkerNumber, Seq};
+use tidemark_common::journal::JournalError;
 use tidemark_common::limits::REGION_BYTES;
 use tidemark_common::metrics::Part;
 use tidemark_common::record::{Chain, Tip};
@@ -22,6 +23,7 @@ use tidemark_common::wire::message::{Hello, Message, Position as Remote, Refusal
 use tokio::task::block_in_place;
 
 use crate::coalesce::Coalescer;
+use crate::differences::DifferencesError;
 use crate::feeder::{Feeder, Shipment, TURN_BYTES};
 use crate::plan::Plan;
 use crate::ship::{Pair, ShipError};
@@ -198,6 +200,7 @@ impl Pair {
         let result = match state {
             PairState::Suspended | PairState::Fenced | PairState::FailedOver => Ok(false),
             _ if is_damage => self.copy_over_damage(reason),
+            _ if let Some(damage) = error.damaged_frame() => self.copy_around_or_stand(damage),
             _ if error.needs_a_person() => {
                 if error.is_damage() && state != PairState::Error {
                     self.metrics.journal_damaged();
@@ -212,6 +215,14 @@ impl Pair {
         if let Err(error) = result {
             tracing::error!(%group, peer = %self.peer, %error, "the pair's state could not be recorded");
             self.metrics.error(Part::Catalog);
+        }
+    }
+
+    fn copy_around_or_stand(&self, damage: &JournalError) -> Result<bool, CatalogError> {
+        match self.copy_around(damage) {
+            Ok(entered) => Ok(entered),
+            Err(DifferencesError::Catalog(error)) => Err(error),
+            Err(error) => self.enter(PairState::Error, Some(format!("{error}; and before that: {damage}"))),
         }
     }
 

@@ -85,7 +85,12 @@ struct Counted {
     points: Vec<(Seq, Chain)>,
     writes: u64,
     bytes: u64,
+    /// A record that cannot be read, the first of them: nobody knows what it writes, nor what the rest of its segment does.
+    damage: Option<JournalError>,
 }
+
+/// What was marked though a part of the journal cannot be read: everything, for what that part wrote.
+pub type Unread = Option<JournalError>;
 
 impl Differences {
     /// The differences of a pair whose record is in the catalogue.
@@ -213,7 +218,7 @@ impl Differences {
     }
 
     /// The frames from one place to another leave the journal: their regions are marked, and their points kept as far as
-    /// they may have been sent.
+    /// they may have been sent. Where they cannot be read, `all` is marked, and what was read of them is not relied on.
     ///
     /// # Errors
     /// [`DifferencesError`]; nothing may be trimmed then.
@@ -223,19 +228,22 @@ impl Differences {
         (from, up_to): (Position, Position),
         sent_up_to: Position,
         arrived: Option<Arrived>,
-    ) -> Result<(), DifferencesError> {
+        all: &Bitmap,
+    ) -> Result<Unread, DifferencesError> {
         // The frames are read before anybody is kept from anything. What happens meanwhile only ever knows of more.
-        let given_up = Counted::between(journal, from, up_to, Some(sent_up_to))?;
+        let mut given_up = Counted::between(journal, from, up_to, Some(sent_up_to))?;
+        let unread = given_up.mark_unread(all);
         let inner = self.lock()?;
         let mut next = inner.clone();
         let mut pair = self.pair()?;
         next.without_arrived(&mut pair, arrived);
         next.add(&given_up);
-        self.keep(inner, next, pair)
+        self.keep(inner, next, pair)?;
+        Ok(unread)
     }
 
-    /// A copy begins at a cut: whatever the frames from a place up to it write may differ, too; and `first`, when nothing the
-    /// other side may have can be counted on.
+    /// A copy begins at a cut: whatever the frames from a place up to it write may differ, too (`all`, where they cannot be read);
+    /// and `first`, when nothing the other side may have can be counted on.
     ///
     /// # Errors
     /// [`DifferencesError`]; [`JournalError::Trimmed`] when frames were given up meanwhile: try again.
@@ -246,8 +254,10 @@ impl Differences {
         cut: &CutDone,
         first: Option<&Bitmap>,
         base: Option<(Seq, Chain)>,
+        all: &Bitmap,
     ) -> Result<CopyRecord, DifferencesError> {
         let mut since = Counted::between(journal, from, cut.next, None)?;
+        since.mark_unread(all);
         let inner = self.lock()?;
         let mut next = inner.clone();
         let mut pair = self.pair()?;
@@ -388,7 +398,18 @@ impl Counted {
         let mut reader = journal.reader(from);
         while reader.position() < up_to {
             let begin = reader.position();
-            let Some(frame) = reader.next_tables()? else { break };
+            let frame = match reader.next_tables() {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break,
+                Err(error) if error.is_of_the_records() => {
+                    // The next segment says where the history stands again.
+                    counted.damage.get_or_insert(error);
+                    let Some(next) = journal.begin_of_next_segment(begin).filter(|next| *next < up_to) else { break };
+                    reader = journal.reader(next);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let header = &frame.header;
             // Also where the range ends: what was sent last may be the last frame of a segment, and nobody else keeps its end.
             if header.continues_history() && sent_up_to.is_some_and(|sent| begin <= sent) {
@@ -412,6 +433,14 @@ impl Counted {
             }
         }
         Ok(counted)
+    }
+
+    /// Where a part could not be read, everything may differ.
+    fn mark_unread(&mut self, all: &Bitmap) -> Unread {
+        if self.damage.is_some() {
+            self.bitmap.merge(all);
+        }
+        self.damage.take()
     }
 }
 
@@ -489,7 +518,10 @@ impl Inner {
 /// # Errors
 /// [`JournalError`].
 pub fn written_since(journal: &Arc<Journal>, from: Position) -> Result<(Bitmap, u64, u64), JournalError> {
-    let counted = Counted::between(journal, from, journal.durable_end().position, None)?;
+    let mut counted = Counted::between(journal, from, journal.durable_end().position, None)?;
+    if let Some(damage) = counted.damage.take() {
+        return Err(damage);
+    }
     Ok((counted.bitmap, counted.writes, counted.bytes))
 }
 

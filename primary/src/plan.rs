@@ -13,7 +13,6 @@ use tokio::sync::oneshot;
 use tokio::task::block_in_place;
 
 use crate::cut::CutRequest;
-use crate::differences::everything;
 use crate::feeder::{CopyFeed, FeedError};
 use crate::ship::{Pair, ShipError};
 
@@ -31,6 +30,8 @@ struct Base {
     held: Option<Reader>,
     /// In this group's history at all.
     known: bool,
+    /// The journal cannot be read where that may be.
+    unread: bool,
 }
 
 impl Pair {
@@ -65,7 +66,7 @@ impl Pair {
     }
 
     fn base(&self, welcome: &Welcome) -> Result<Base, ShipError> {
-        let unknown = Base { held: None, known: false };
+        let unknown = Base { held: None, known: false, unread: false };
         if !welcome.has_history {
             // What the volumes held before their first write is in no journal.
             return Ok(unknown);
@@ -73,12 +74,19 @@ impl Pair {
         let (seq, chain) = (Seq(welcome.position.durable_seq), Chain(welcome.chain));
         // Not while the journal is being folded.
         let _reading = self.reading.lock();
-        let held = self.image.journal.reader_at_chain(seq, chain)?;
+        let (held, unread) = match self.image.journal.reader_at_chain(seq, chain) {
+            Ok(held) => (held, false),
+            Err(error) if error.is_of_the_records() => {
+                tracing::warn!(group = %self.keeper.name(), peer = %self.peer, %error, "the journal cannot be read where the copy may stand");
+                (None, true)
+            }
+            Err(error) => return Err(error.into()),
+        };
         let stands_at = held.as_ref().map(Reader::position);
         if !self.differences.can_stand(stands_at, &welcome.position) {
-            return Ok(unknown);
+            return Ok(Base { unread, ..unknown });
         }
-        Ok(Base { known: held.is_some() || self.differences.knows(seq, chain), held })
+        Ok(Base { known: held.is_some() || self.differences.knows(seq, chain), held, unread })
     }
 
     async fn plan_without_copy(&self, welcome: &Welcome, base: Base) -> Result<Plan, ShipError> {
@@ -88,6 +96,7 @@ impl Pair {
                 Ok(Plan { reader, copy: None })
             }
             held if base.known && !self.differences.are_none() => self.start_copy(held, None, welcome).await,
+            _ if base.unread => self.copy_everything(welcome).await,
             _ => Err(ShipError::Stands(self.other_history(welcome))),
         }
     }
@@ -137,11 +146,18 @@ impl Pair {
         if base.known {
             return self.start_copy(base.held, None, welcome).await;
         }
-        if !copy.direct {
-            return Err(ShipError::Stands(self.other_history(welcome)));
+        match (copy.direct, base.unread) {
+            (true, _) => self.start_copy(None, Some(self.everything()), welcome).await,
+            (false, true) => self.copy_everything(welcome).await,
+            (false, false) => Err(ShipError::Stands(self.other_history(welcome))),
         }
-        let sizes: Vec<_> = self.image.volumes.all().iter().map(|volume| (volume.index, volume.size())).collect();
-        self.start_copy(None, Some(everything(&sizes)), welcome).await
+    }
+
+    /// Where the copy stands cannot be looked up in a damaged journal: a first copy over whatever it holds.
+    async fn copy_everything(&self, welcome: &Welcome) -> Result<Plan, ShipError> {
+        let all = self.everything();
+        block_in_place(|| self.differences.mark(&all, None).and_then(|()| self.differences.go_in_place()))?;
+        self.start_copy(None, Some(all), welcome).await
     }
 
     fn other_history(&self, welcome: &Welcome) -> String {
@@ -194,7 +210,8 @@ impl Pair {
             let from = self.holds().unwrap_or(oldest).max(oldest);
             // Until it has the begin of the copy, the other side stands where it stands now.
             let base = stands_at.map(|_| (Seq(welcome.position.durable_seq), Chain(welcome.chain)));
-            let copy = self.differences.begin(&self.image.journal, from, &done, first.as_ref(), base)?;
+            let copy =
+                self.differences.begin(&self.image.journal, from, &done, first.as_ref(), base, &self.everything())?;
             let bitmap = self.differences.bitmap();
             self.view.lock().holds = Some(done.next);
             Ok(Plan {

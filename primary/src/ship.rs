@@ -34,7 +34,7 @@ use crate::coalesce::Moment;
 use crate::differences::{Differences, DifferencesError, everything};
 use crate::drain::DrainDesk;
 use crate::feeder::{FeedError, Feeder, Reading};
-use crate::image::Image;
+use crate::image::{Image, ImageError};
 use crate::view::View;
 
 /// Shipments waiting for the link.
@@ -209,9 +209,19 @@ impl ShipError {
         match self {
             Self::Journal(error)
             | Self::Differences(DifferencesError::Journal(error))
-            | Self::Feed(FeedError::Journal(error) | FeedError::Differences(DifferencesError::Journal(error))) => {
-                Some(error)
-            }
+            | Self::Feed(
+                FeedError::Journal(error)
+                | FeedError::Image(ImageError::Journal(error))
+                | FeedError::Differences(DifferencesError::Journal(error)),
+            ) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// A record of the journal that was to be sent cannot be: what the volumes hold can be sent instead.
+    pub(crate) const fn damaged_frame(&self) -> Option<&JournalError> {
+        match self {
+            Self::Feed(FeedError::Journal(error)) if error.is_of_the_records() => Some(error),
             _ => None,
         }
     }
@@ -603,9 +613,13 @@ impl Pair {
         };
         let Some(from) = holds.filter(|holds| *holds < up_to) else { return Ok(()) };
         let from = from.max(self.image.journal.oldest());
-        let given_up = self.differences.give_up(&self.image.journal, (from, up_to), sent_up_to, arrived);
-        given_up.map_err(|error| error.to_string())?;
+        let (journal, all) = (&self.image.journal, self.everything());
+        let given_up = self.differences.give_up(journal, (from, up_to), sent_up_to, arrived, &all);
+        let unread = given_up.map_err(|error| error.to_string())?;
         self.view.lock().give_up(up_to);
+        if let Some(damage) = &unread {
+            self.tell_damage(damage);
+        }
         let state = self.view.lock().state;
         if !matches!(state, PairState::Suspended | PairState::InitialCopy | PairState::Error | PairState::FailedOver) {
             let reason = "the journal could not be kept for this pair: differences are in the bitmap".to_owned();
@@ -618,6 +632,41 @@ impl Pair {
     #[must_use]
     pub const fn moment(&self) -> &Moment {
         &self.moment
+    }
+
+    /// Every region of the group's volumes.
+    pub(crate) fn everything(&self) -> Bitmap {
+        let sizes: Vec<_> = self.image.volumes.all().iter().map(|volume| (volume.index, volume.size())).collect();
+        everything(&sizes)
+    }
+
+    /// What the journal was kept for, for this pair, cannot be read: it is copied from the volumes.
+    fn tell_damage(&self, damage: &JournalError) {
+        let group = self.keeper.name();
+        tracing::error!(%group, peer = %self.peer, error = %damage, "the journal is damaged; what it held for this pair is copied from the volumes");
+        self.metrics.journal_damaged();
+        self.metrics.error(Part::Ship);
+    }
+
+    /// The journal cannot be read any further for this pair: what it holds for it goes into the bitmap, and is copied from the
+    /// volumes. Nothing of the damaged record is sent (invariant 9), nothing behind it is forgotten (6).
+    ///
+    /// # Errors
+    /// When that could not be recorded.
+    pub(crate) fn copy_around(&self, damage: &JournalError) -> Result<bool, DifferencesError> {
+        let journal = &self.image.journal;
+        let (holds, sent_up_to, arrived) = {
+            let view = self.view.lock();
+            (view.holds, view.sent_up_to, view.arrived())
+        };
+        let (from, up_to) =
+            (holds.unwrap_or_else(|| journal.oldest()).max(journal.oldest()), journal.durable_end().position);
+        self.differences.give_up(journal, (from, up_to), sent_up_to, arrived, &self.everything())?;
+        self.view.lock().give_up(up_to);
+        self.tell_damage(damage);
+        let reason =
+            format!("the journal here is damaged, and what it held for this pair is copied from the volumes: {damage}");
+        Ok(self.enter(PairState::Differential, Some(reason))?)
     }
 
     /// Nothing is sent while the hold lives: what may have been sent is known, and a connection that goes on plans anew. Waits
@@ -674,8 +723,7 @@ impl Pair {
     /// # Errors
     /// When the pair's state does not allow it, or it could not be recorded.
     pub fn returned(&self, dirty: &Bitmap, whole: bool) -> Result<(), String> {
-        let sizes: Vec<_> = self.image.volumes.all().iter().map(|volume| (volume.index, volume.size())).collect();
-        let everything = whole.then(|| everything(&sizes));
+        let everything = whole.then(|| self.everything());
         self.differences.returned(dirty, everything.as_ref()).map_err(|error| error.to_string())?;
         let reason = "the other side returns: what it wrote after the failover is copied over".to_owned();
         self.enter_by_hand(PairState::Resync, Some(reason), "taken back")?;

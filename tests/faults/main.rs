@@ -2,6 +2,7 @@
 
 mod copies;
 mod damage;
+mod damage_running;
 mod full_disk;
 mod input;
 mod peers;

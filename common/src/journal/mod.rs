@@ -426,6 +426,12 @@ impl Journal {
         self.segment(at.segment).is_some_and(|segment| segment.fold.is_some())
     }
 
+    /// Where the records of the next segment begin, behind a place that cannot be read.
+    #[must_use]
+    pub fn begin_of_next_segment(&self, at: Position) -> Option<Position> {
+        self.segment_after(at.segment).map(|segment| segment.begin())
+    }
+
     /// The first segment with a number above this one.
     fn segment_after(&self, number: u64) -> Option<Arc<Segment>> {
         let state = self.state.lock();

@@ -49,9 +49,7 @@ fn behind(setup: &Setup, bytes: u64) -> (Pair, PathBuf) {
     let before = segments(&pair);
     pair.relay.cut();
     // What a connection has read already is in its memory.
-    wait_until("the connection to be lost", LIMIT, || {
-        check(pair.east.log_text().contains("the link is lost"), || format!("{:?}", pair.east.pair(GROUP)))
-    });
+    pair.east.wait_pair(GROUP, "the connection to be lost", LIMIT, |pair| !pair.connected && pair.reason.is_some());
     write_noise(&pair.east, "v", 0, bytes, 1);
     wait_written_back(&pair);
     let newer = segments(&pair).into_iter().filter(|segment| !before.contains(segment));

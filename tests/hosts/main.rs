@@ -4,5 +4,6 @@ mod clients;
 mod database;
 mod database_images;
 mod file_system;
+mod invariants;
 mod monitoring;
 mod volumes;

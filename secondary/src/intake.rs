@@ -48,6 +48,12 @@ pub enum IntakeError {
         /// The frame's.
         found: Generation,
     },
+    /// What came before a marker is not what the primary counted into it.
+    #[error("the digest of marker {marker} does not match the frames that came before it: nothing of it is permitted")]
+    Digest {
+        /// Its number.
+        marker: u64,
+    },
     /// A write beyond the end of a volume, or to a volume that is not there.
     #[error("a write to volume {volume} at {offset} lies outside the group's volumes")]
     OutOfRange {
@@ -84,6 +90,7 @@ impl IntakeError {
     const fn rejection(&self) -> Option<FrameRejection> {
         match self {
             Self::Frame(FrameError::Checksum { .. }) => Some(FrameRejection::Checksum),
+            Self::Digest { .. } => Some(FrameRejection::Digest),
             Self::Journal(JournalError::Gap { .. }) | Self::Generation { .. } => Some(FrameRejection::Order),
             Self::Frame(_)
             | Self::Group { .. }
@@ -258,6 +265,12 @@ impl Intake {
         };
         if let Some(ControlRecord::Volumes { volumes } | ControlRecord::CopyBegin { volumes, .. }) = &record {
             self.provider.provide(&self.name, volumes, &self.volumes).map_err(IntakeError::Volumes)?;
+        }
+        if let Some(ControlRecord::Marker(marker)) = &record
+            && !view.header.rebase
+            && view.header.chain != self.writer.tip().chain
+        {
+            return Err(IntakeError::Digest { marker: marker.number });
         }
         self.folds.check(self.writer.tip(), record.as_ref()).map_err(|what| FrameError::Malformed { what })?;
         match record {

@@ -3,6 +3,7 @@
 mod copies;
 mod damage;
 mod damage_running;
+mod frames;
 mod full_disk;
 mod input;
 mod peers;
@@ -11,4 +12,5 @@ mod standing;
 mod startup;
 mod strangers;
 mod trust;
+mod watchdog;
 mod write_buffer;

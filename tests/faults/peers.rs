@@ -28,7 +28,7 @@ impl Trust for Anybody {
 }
 
 /// Listens as an appliance that does not run would.
-fn endpoint(of: &Appliance, address: SocketAddr) -> Endpoint {
+pub(crate) fn endpoint(of: &Appliance, address: SocketAddr) -> Endpoint {
     let config = Config::load(of.directory()).expect("its configuration");
     let identity = Identity::load(of.directory()).expect("its identity");
     let settings = LinkConfig::from(&config.replication);

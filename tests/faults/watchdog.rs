@@ -1,0 +1,96 @@
+//! Positions that stand for real: for how long is in `status` and in the metrics, and it is over when they move.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tidemark_common::watchdog::Moving;
+use tidemark_tests::appliance::Appliance;
+use tidemark_tests::cluster::Cluster;
+use tidemark_tests::noise::noise;
+use tidemark_tests::pair::{GROUP, Pair, Setup};
+use tidemark_tests::prometheus::get;
+use tidemark_tests::small_disk::SmallDisk;
+use tidemark_tests::wait::{check, wait_until};
+
+const MIB: u64 = 1 << 20;
+const LIMIT: Duration = Duration::from_secs(90);
+/// Longer than a busy machine makes anything stand.
+const STANDS: f64 = 6.0;
+
+/// Seconds for which a position has stood, in `status` and in the metrics.
+fn stood(side: &Appliance, moving: Moving) -> (f64, f64) {
+    let standing = side.group(GROUP).standing.into_iter().find(|standing| standing.position == moving);
+    let page = get(&side.status().addresses.metrics, "/metrics");
+    let label = format!("position=\"{}\"", moving.name());
+    let line = page.lines().find(|line| line.starts_with("tidemark_standing_seconds{") && line.contains(&label));
+    let metric = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+    (standing.map_or(0.0, |standing| standing.seconds), metric.unwrap_or(0.0))
+}
+
+fn assert_stands_until(side: &Appliance, moving: Moving, others: &[Moving], mend: impl FnOnce()) {
+    wait_until(&format!("{} to stand", moving.name()), LIMIT, || {
+        let (status, metric) = stood(side, moving);
+        check(status >= STANDS && metric >= STANDS, || format!("{status} {metric}: {:?}", side.group(GROUP)))
+    });
+    for other in others {
+        assert!(stood(side, *other).0 < STANDS, "{} does not stand", other.name());
+    }
+    mend();
+    wait_until(&format!("{} to move", moving.name()), LIMIT, || {
+        let now = stood(side, moving);
+        check(now == (0.0, 0.0), || format!("{now:?}: {:?}", side.group(GROUP)))
+    });
+}
+
+/// A primary whose disk under one of its folders is small, and full now. Whoever goes last comes first.
+fn with_full(folder: &str, bytes: u64) -> (Cluster, SmallDisk, PathBuf, Appliance) {
+    let cluster = Cluster::new();
+    let mut east = cluster.appliance("east");
+    east.configure("groups", "segment_bytes", "8MiB");
+    east.configure("groups", "journal_bytes", "256MiB");
+    let small = SmallDisk::mount(&east.directory().join(folder), bytes);
+    east.start();
+    east.ok(&["volume", "create", "v", "--size", "96MiB"]);
+    east.ok(&["group", "create", GROUP, "--volume", "v", "--interval", "250ms"]);
+    let ballast = small.fill();
+    (cluster, small, ballast, east)
+}
+
+fn give_space(small: &SmallDisk, ballast: &PathBuf) {
+    std::fs::remove_file(ballast).expect("make space");
+    small.resize(384 * MIB);
+}
+
+#[test]
+fn a_journal_that_takes_nothing_stands() {
+    let (_cluster, small, ballast, east) = with_full("groups", 24 * MIB);
+    let mut host = east.open("v");
+    // As far as it goes: a host is told of the full disk.
+    let _ = host.write_all(0, &noise(1, 48 * MIB));
+    assert_stands_until(&east, Moving::Journal, &[Moving::WriteBack], || give_space(&small, &ballast));
+    host.write_all(0, &noise(2, 48 * MIB)).expect("hosts go on");
+    assert!(east.open("v").read(0, 4096).expect("read") == noise(2, 4096));
+}
+
+#[test]
+fn volumes_of_a_primary_that_take_nothing_stand() {
+    let (_cluster, small, ballast, east) = with_full("volumes", 16 * MIB);
+    east.open("v").write_all(0, &noise(1, 48 * MIB)).expect("hosts do not notice");
+    assert_stands_until(&east, Moving::WriteBack, &[Moving::Journal], || give_space(&small, &ballast));
+    assert!(east.open("v").read_all().expect("read")[..48 << 20] == noise(1, 48 * MIB)[..]);
+}
+
+#[test]
+fn volumes_of_a_copy_that_take_nothing_stand() {
+    let mut pair = Pair::unpaired(&Setup::one_volume("v", 96 * MIB, 281).journals("256MiB", "256MiB"));
+    pair.west.stop();
+    let small = SmallDisk::mount(&pair.west.directory().join("volumes"), 16 * MIB);
+    pair.west.start();
+    pair.create();
+    pair.wait_paired();
+    let ballast = small.fill();
+    pair.east.open("v").write_all(0, &noise(1, 48 * MIB)).expect("hosts do not notice");
+    assert_stands_until(&pair.west, Moving::Apply, &[], || give_space(&small, &ballast));
+    assert!(stood(&pair.east, Moving::Journal).0 < STANDS && stood(&pair.east, Moving::WriteBack).0 < STANDS);
+    pair.assert_same();
+}

@@ -2,6 +2,7 @@
 //! nothing of it is kept or applied (invariants 4, 9, 10).
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tidemark_common::api::types::PairState;
@@ -17,6 +18,8 @@ use tidemark_tests::prometheus::get;
 use crate::peers::{endpoint, hello};
 
 const BLOCK: usize = 4096;
+/// For each message of the other side.
+const LIMIT: Duration = Duration::from_secs(20);
 const SIZE: u64 = 1 << 20;
 
 /// Where the history stands over there, and the group it is of.
@@ -78,7 +81,7 @@ fn send(from: &Appliance, to: &Appliance, group: [u8; 16], frames: impl FnOnce(&
             data.send(frame).await.expect("send");
         }
         loop {
-            match answers.recv().await {
+            match tokio::time::timeout(LIMIT, answers.recv()).await.expect("it is told in time") {
                 Ok(Some(Message::Goodbye { message })) => return message,
                 Ok(Some(_)) => {}
                 other => panic!("the connection ended without a reason: {other:?}"),

@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use run::Run;
-use window::{Source, Window};
+use window::Window;
 
 use crate::extent::Extent;
 use crate::ids::{MarkerNumber, Seq};
 use crate::journal::{Journal, JournalError, Position, ReadFrame, Reader};
+use crate::overlay::frames::Source;
 use crate::record::FrameError;
 use crate::storage::aligned::AlignedBuffer;
 use crate::t0::Eras;

@@ -16,9 +16,9 @@ use tidemark_common::clock::Clock;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::GroupId;
 use tidemark_common::journal::{Journal, JournalError, Position, ReadFrame, Reader};
-use tidemark_common::overlay::{Locate, Overlay};
+use tidemark_common::overlay::Overlay;
+use tidemark_common::overlay::frames::Source;
 use tidemark_common::record::fold::fold_digest;
-use tidemark_common::record::view::ExtentKind;
 use tidemark_common::record::{
     Chain, ControlRecord, FrameBuilder, FrameError, FrameHeader, FrameKind, FrameView, HEADER_BYTES, Tip,
 };
@@ -223,26 +223,6 @@ impl Coalescer {
     }
 }
 
-/// Where a byte of a stretch comes from.
-#[derive(Debug, Clone, Copy)]
-enum Source {
-    /// A frame of the stretch, by its number there, and a place in its raw data.
-    Data { frame: usize, at: usize },
-    /// Zeroes.
-    Zero { hole: bool },
-}
-
-impl Locate for Source {
-    fn advance(self, bytes: u64) -> Self {
-        match self {
-            Self::Data { frame, at } => {
-                Self::Data { frame, at: at.saturating_add(usize::try_from(bytes).unwrap_or(usize::MAX)) }
-            }
-            Self::Zero { .. } => self,
-        }
-    }
-}
-
 /// What a stretch writes, as far as it was looked at.
 struct Scan {
     reader: Reader,
@@ -279,13 +259,7 @@ impl Scan {
 
     fn take(&mut self, journal: &Journal, frame: &ReadFrame) -> Result<(), JournalError> {
         let damaged = |source| journal.damaged(frame.position, source);
-        for entry in FrameView::new(&frame.bytes).map_err(damaged)?.extents() {
-            let source = match entry.kind {
-                ExtentKind::Data => Source::Data { frame: self.frames, at: entry.raw_offset as usize },
-                ExtentKind::Zero { hole } => Source::Zero { hole },
-            };
-            self.last_writer.insert(entry.extent, source);
-        }
+        self.last_writer.take_in(self.frames, &FrameView::new(&frame.bytes).map_err(damaged)?);
         self.to = self.to.follow(&frame.header).map_err(|what| damaged(FrameError::Malformed { what }))?;
         self.end = self.reader.position();
         self.frames += 1;

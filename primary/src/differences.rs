@@ -395,13 +395,17 @@ impl Counted {
         sent_up_to: Option<Position>,
     ) -> Result<Self, JournalError> {
         let (mut counted, mut at) = (Self::default(), None);
+        // Behind the last frame that could be read.
+        let mut point = None;
         let mut reader = journal.reader(from);
         while reader.position() < up_to {
             let begin = reader.position();
             let frame = match reader.next_tables() {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break,
-                Err(error) if error.is_of_the_records() => {
+                Err(error) if error.is_of_the_records() || error.is_unreadable() => {
+                    // What was sent last may end just here, and what comes next cannot say so.
+                    counted.points.extend(point.take().filter(|_| sent_up_to.is_some_and(|sent| begin <= sent)));
                     // The next segment says where the history stands again.
                     counted.damage.get_or_insert(error);
                     let Some(next) = journal.begin_of_next_segment(begin).filter(|next| *next < up_to) else { break };
@@ -417,6 +421,10 @@ impl Counted {
                     counted.points.drain(..POINTS_MAX);
                 }
                 counted.points.push((header.seq_before(), header.chain));
+            }
+            if header.continues_history() {
+                let behind = if header.history { header.chain.after(&header.encode()) } else { header.chain };
+                point = Some((header.last_seq, behind));
             }
             if frame.position >= up_to {
                 break;

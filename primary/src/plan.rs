@@ -96,8 +96,7 @@ impl Pair {
                 Ok(Plan { reader, copy: None })
             }
             held if base.known && !self.differences.are_none() => self.start_copy(held, None, welcome).await,
-            _ if base.unread => self.copy_everything(welcome).await,
-            _ => Err(ShipError::Stands(self.other_history(welcome))),
+            _ => Err(ShipError::Stands(self.no_base(&base, welcome))),
         }
     }
 
@@ -146,18 +145,25 @@ impl Pair {
         if base.known {
             return self.start_copy(base.held, None, welcome).await;
         }
-        match (copy.direct, base.unread) {
-            (true, _) => self.start_copy(None, Some(self.everything()), welcome).await,
-            (false, true) => self.copy_everything(welcome).await,
-            (false, false) => Err(ShipError::Stands(self.other_history(welcome))),
+        if !copy.direct {
+            return Err(ShipError::Stands(self.no_base(&base, welcome)));
         }
+        self.start_copy(None, Some(self.everything()), welcome).await
     }
 
-    /// Where the copy stands cannot be looked up in a damaged journal: a first copy over whatever it holds.
-    async fn copy_everything(&self, welcome: &Welcome) -> Result<Plan, ShipError> {
-        let all = self.everything();
-        block_in_place(|| self.differences.mark(&all, None).and_then(|()| self.differences.go_in_place()))?;
-        self.start_copy(None, Some(all), welcome).await
+    /// Why nothing can be built on what the other side has. Its image may be the only one of what the damage took here: who
+    /// gives it up is a person.
+    fn no_base(&self, base: &Base, welcome: &Welcome) -> String {
+        if !base.unread {
+            return self.other_history(welcome);
+        }
+        let (peer, pair) = (self.peer(), self.in_commands());
+        format!(
+            "the journal here is damaged where the copy on {peer} may stand, so what it lacks cannot be told: neither side was changed. When \
+             hosts get errors here, or `tidemark status` here shows a problem, take that copy over: `tidemark failover {group} --force` on {peer}. \
+             When all is well here, `tidemark pair delete {pair}` and `tidemark pair create {pair}` copy everything anew",
+            group = self.keeper.name(),
+        )
     }
 
     fn other_history(&self, welcome: &Welcome) -> String {

@@ -741,7 +741,11 @@ impl Pair {
         let held = {
             // Not while the journal is being folded.
             let _reading = self.reading.lock();
-            self.image.journal.reader_at_chain(seq, chain).map_err(|error| error.to_string())?
+            match self.image.journal.reader_at_chain(seq, chain) {
+                // A full copy does not need it.
+                Err(error) if error.is_of_the_records() => None,
+                held => held.map_err(|error| error.to_string())?,
+            }
         };
         let known = held.is_some() || self.differences.knows(seq, chain);
         Ok(known && self.differences.can_stand(held.map(|reader| reader.position()), &says))

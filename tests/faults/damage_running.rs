@@ -42,8 +42,8 @@ fn wait_written_back(pair: &Pair) {
     });
 }
 
-/// The link is cut, and so much is written that the first of it is in no memory any more. The second segment of it.
-fn behind(setup: &Setup, bytes: u64) -> (Pair, PathBuf) {
+/// The link is cut, and so much is written that the first of it is in no memory any more. A segment of it, by its number.
+fn behind(setup: &Setup, bytes: u64, number: usize) -> (Pair, PathBuf) {
     let pair = Pair::paired(setup);
     pair.settle();
     let before = segments(&pair);
@@ -53,8 +53,8 @@ fn behind(setup: &Setup, bytes: u64) -> (Pair, PathBuf) {
     write_noise(&pair.east, "v", 0, bytes, 1);
     wait_written_back(&pair);
     let newer = segments(&pair).into_iter().filter(|segment| !before.contains(segment));
-    let second = newer.into_iter().nth(1).expect("segments of what was written");
-    (pair, second)
+    let segment = newer.into_iter().nth(number).expect("segments of what was written");
+    (pair, segment)
 }
 
 /// The pair becomes equal by itself, and both hold what hosts wrote.
@@ -71,7 +71,8 @@ fn assert_mended(pair: &Pair, damaged: &Path, seed: u64) {
 }
 
 fn a_pair_behind_a_damaged_record_is_mended(seed: u64, place: u64) {
-    let (pair, damaged) = behind(&Setup::one_volume("v", BYTES, seed).journals("512MiB", "512MiB"), BYTES);
+    // Behind what a connection that is not lost yet has read, and before what is still in memory.
+    let (pair, damaged) = behind(&Setup::one_volume("v", BYTES, seed).journals("512MiB", "512MiB"), BYTES, 4);
     flip_byte(&damaged, place);
     pair.relay.heal();
     wait_until("the damage to be found", LIMIT, || {
@@ -95,7 +96,7 @@ fn a_pair_behind_a_record_whose_header_is_damaged_is_mended_from_the_volumes() {
 /// The journal is full and cannot be read for the pair that needs it: hosts go on all the same.
 #[test]
 fn a_damaged_record_does_not_keep_a_full_journal_from_making_room() {
-    let (pair, damaged) = behind(&Setup::one_volume("v", BYTES, 263).journals("96MiB", "256MiB"), 64 * MIB);
+    let (pair, damaged) = behind(&Setup::one_volume("v", BYTES, 263).journals("96MiB", "256MiB"), 64 * MIB, 1);
     flip_byte(&damaged, IN_FIRST_HEADER);
     write_noise(&pair.east, "v", 0, BYTES, 2);
     pair.east.wait_pair(GROUP, "the fall back", LIMIT, |pair| pair.state == PairState::Differential);

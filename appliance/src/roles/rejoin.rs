@@ -97,6 +97,12 @@ impl Appliance {
         if let Some(reason) = told(name, &takers) {
             return Err(refused(format!("group '{name}': {reason}")));
         }
+        if pairs.len() > 1 && takers.is_empty() {
+            return Err(refused(format!(
+                "group '{name}' is fenced here by generation {by}, and nobody who answers has taken it over: start the appliance that did, or \
+                 mend the link to it, and try again. To go on here without it: `tidemark rejoin {name} --as-primary --force`"
+            )));
+        }
         let taker = takers.into_iter().next().map(|(peer, _)| peer);
         let peer = taker.or_else(|| pairs.first().map(|pair| pair.peer.clone()));
         let peer =

@@ -51,7 +51,10 @@ impl Other {
             Ok(Message::Refused(said)) if said.generation > generation => {
                 Self::TookOver { generation: said.generation, parted: None }
             }
-            Ok(Message::Refused(Refused { refusal: Refusal::Conflict, .. })) => Self::Copy,
+            // A copy says whose it is; what does not run, or is another's copy, says nothing of that.
+            Ok(Message::Refused(Refused { refusal: Refusal::Conflict, generation, .. })) if generation != 0 => {
+                Self::Copy
+            }
             Ok(Message::Refused(said)) => Self::Silent(said.message),
             Ok(_) => Self::Silent("it answered with something else than what was asked".into()),
             Err(error) => Self::Silent(error.message),

@@ -116,6 +116,12 @@ impl JournalError {
         matches!(self, Self::Damaged { .. } | Self::Gap { .. })
     }
 
+    /// Whether the disk does not give out what lies there.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Io { action: "read", .. })
+    }
+
     /// Whether it is there, as far as it goes, and ends before what was recorded of it.
     #[must_use]
     pub fn is_short(&self) -> bool {

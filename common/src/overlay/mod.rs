@@ -3,6 +3,7 @@
 //! Written once and used everywhere: what a primary has buffered or not yet written back, what a secondary has not yet
 //! applied when it takes over, folding in the drain and in the updater, later T0 copies and clones.
 
+pub mod frames;
 pub mod location;
 pub mod run;
 pub mod unapplied;

@@ -2,30 +2,10 @@
 
 use super::UpdaterError;
 use crate::journal::ReadFrame;
-use crate::overlay::{Locate, Overlay};
-use crate::record::view::ExtentKind;
+use crate::overlay::Overlay;
+use crate::overlay::frames::Source;
 use crate::record::{FrameKind, FrameView};
 use crate::storage::aligned::{AlignedBuffer, BLOCK_BYTES};
-
-/// Where in a window a byte comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source {
-    /// A frame of the window, by its number there, and a place in its raw data.
-    Data { frame: usize, at: usize },
-    /// Zeroes.
-    Zero { hole: bool },
-}
-
-impl Locate for Source {
-    fn advance(self, bytes: u64) -> Self {
-        match self {
-            Self::Data { frame, at } => {
-                Self::Data { frame, at: at.saturating_add(usize::try_from(bytes).unwrap_or(usize::MAX)) }
-            }
-            Self::Zero { .. } => self,
-        }
-    }
-}
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -49,13 +29,7 @@ impl<'a> Window<'a> {
             }
             let broken = |source| UpdaterError::Frame { position: frame.position, source };
             let view = FrameView::new(&frame.bytes).map_err(broken)?;
-            for entry in view.extents() {
-                let source = match entry.kind {
-                    ExtentKind::Data => Source::Data { frame: number, at: entry.raw_offset as usize },
-                    ExtentKind::Zero { hole } => Source::Zero { hole },
-                };
-                window.fold.insert(entry.extent, source);
-            }
+            window.fold.take_in(number, &view);
             if let Some(raw) = kept(frame) {
                 window.data.push(raw);
                 continue;

@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use tidemark_common::ids::{Generation, MarkerNumber, Seq, VolumeIndex};
 use tidemark_common::journal::{self, JournalOptions, Writer};
+use tidemark_common::record::view::ExtentKind;
 use tidemark_common::record::{FoldCheck, MarkerRecord, Place};
 use tidemark_common::storage::memory::MemoryDisk;
 

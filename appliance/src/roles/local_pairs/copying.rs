@@ -65,11 +65,12 @@ impl Appliance {
     async fn keep_to_rate(&self, held: &Held, bytes: u64) {
         let next = self.clock.monotonic().saturating_add(lasts(bytes, held.pair.record().rate));
         loop {
-            let hurries = held.pair.state() == State::Split && held.pair.eras().is_squeezed();
+            let is_split = held.pair.state() == State::Split;
+            let hurries = is_split && held.pair.eras().is_squeezed();
             tell_hurry(held, hurries);
             let left = next.saturating_sub(self.clock.monotonic());
             // Somebody else may have had the rest copied: the image that is not needed any more goes now.
-            let is_done = held.pair.figures().differential_bytes == 0;
+            let is_done = is_split && held.pair.figures().differential_bytes == 0;
             if hurries || is_done || left.is_zero() {
                 return;
             }

@@ -16,8 +16,8 @@ use crate::damage::assert_names;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
-/// More than memory keeps of the newest frames.
-const BYTES: u64 = 96 * MIB;
+/// More than memory keeps of the newest frames and a connection that is not lost yet has read, together.
+const BYTES: u64 = 192 * MIB;
 /// Inside the header of a segment's first frame: nobody can tell what it wrote.
 const IN_FIRST_HEADER: u64 = 4096 + 32 + 64;
 /// Among the data of some frame: what it wrote is known, and not what.
@@ -72,7 +72,7 @@ fn assert_mended(pair: &Pair, damaged: &Path, seed: u64) {
 
 fn a_pair_behind_a_damaged_record_is_mended(seed: u64, place: u64) {
     // Behind what a connection that is not lost yet has read, and before what is still in memory.
-    let (pair, damaged) = behind(&Setup::one_volume("v", BYTES, seed).journals("512MiB", "512MiB"), BYTES, 4);
+    let (pair, damaged) = behind(&Setup::one_volume("v", BYTES, seed).journals("512MiB", "512MiB"), BYTES, 12);
     flip_byte(&damaged, place);
     pair.relay.heal();
     wait_until("the damage to be found", LIMIT, || {

@@ -196,3 +196,31 @@ fn two_copies_that_were_both_taken_over_are_told_on_all_three_and_the_advice_end
     }
     assert!(pair.west.group(GROUP).problem.is_none() && pair.east.group(GROUP).role == Role::Secondary);
 }
+
+/// The one that took over is away, and a copy that did not is asked first: a fenced side does not serve again for that.
+#[test]
+fn a_fenced_side_with_two_copies_waits_for_the_one_that_took_over() {
+    let mut pair = Pair::paired(&small(231));
+    let north = pair.cluster.running("north");
+    for (one, other) in [(&pair.east, &north), (&north, &pair.east)] {
+        one.trust(other, Some(other.replication()));
+    }
+    pair.east.ok(&["pair", "create", GROUP, "--to", "north"]);
+    north.wait_pair(GROUP, "the second copy", LIMIT, |pair| pair.state == PairState::Paired);
+    // So that the copy that did not take over is the first.
+    pair.east.ok(&["pair", "delete", GROUP, "--to", "west"]);
+    pair.east.ok(&["pair", "create", GROUP, "--to", "west"]);
+    pair.west.wait_pair(GROUP, "the first copy again", LIMIT, |pair| pair.state == PairState::Paired);
+    pair.west.ok(&["failover", GROUP, "--force"]);
+    wait_until("east to be fenced", LIMIT, || {
+        let role = pair.east.group(GROUP).role;
+        check(role == Role::Fenced, || format!("{role:?}"))
+    });
+    pair.west.kill9();
+    let refused = pair.east.refuses(&["rejoin", GROUP]);
+    assert!(refused.contains("nobody who answers has taken it over"), "{refused}");
+    assert_eq!(pair.east.group(GROUP).role, Role::Fenced);
+    pair.west.start();
+    pair.east.ok(&["rejoin", GROUP]);
+    assert_eq!(pair.east.group(GROUP).role, Role::Secondary);
+}

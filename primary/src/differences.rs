@@ -551,11 +551,18 @@ pub fn everything(volumes: &[(VolumeIndex, u64)]) -> Bitmap {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
     use tidemark_common::catalog::{Catalog, GroupRecord, OnFullRecord, RoleRecord};
+
     use tidemark_common::clock::SystemClock;
+    use tidemark_common::ids::GroupId;
+    use tidemark_common::journal::{self, JournalOptions};
+    use tidemark_common::record::{FrameBuilder, FrameKind, Place};
     use tidemark_common::storage::memory::MemoryDisk;
 
     use super::*;
+
+    const GROUP: GroupId = GroupId([7; 16]);
 
     fn differences(pair: PairRecord) -> Differences {
         let catalog = Catalog::open_simulated(&MemoryDisk::new(), "records".as_ref(), &SystemClock::new()).unwrap();
@@ -593,5 +600,40 @@ mod tests {
         assert!(!differences.can_stand(None, &says(0, 0, 7)), "it was put back to before the copy");
         assert!(differences.can_stand(None, &says(7, 65536, 6)), "it stands in the copy");
         assert!(!differences.can_stand(None, &says(7, 0, 6)), "it was put back to earlier in the copy");
+    }
+
+    /// Three frames, the last of which cannot be read: a copy that has the first two stands before it.
+    #[test]
+    fn the_end_of_what_can_be_read_is_a_point() {
+        for is_flipped in [true, false] {
+            let disk = MemoryDisk::new();
+            let options = JournalOptions { segment_bytes: 512 << 10, capacity_bytes: 4 << 20 };
+            let opened =
+                journal::open(Arc::new(disk.clone()), "/journal".as_ref(), GROUP, options, None, &mut |_, _, _| {});
+            let mut writer = opened.unwrap().writer;
+            let (from, mut points, mut last) = (writer.end(), Vec::new(), writer.end());
+            for number in 1..=3 {
+                let tip = *writer.tip();
+                points.push((tip.seq, tip.chain));
+                let mut builder = FrameBuilder::new();
+                let data: Vec<u8> = (0..64_u32 << 10).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+                let extent = Extent { volume: VolumeIndex(1), offset: number << 16, length: data.len() as u64 };
+                builder.push_data(extent, &data);
+                let place =
+                    Place { first_seq: tip.seq.next(), last_seq: tip.seq.next(), ..crate::feeder::place(GROUP, &tip) };
+                last = writer.append(&builder.finish(FrameKind::Writes, &place)).unwrap();
+            }
+            let end = writer.sync().unwrap().position;
+            writer.journal().rest();
+            let segment = PathBuf::from(format!("/journal/{:016x}.segment", last.segment));
+            if is_flipped {
+                disk.flip_bit(&segment, (last.offset + 40) * 8).unwrap();
+            } else {
+                disk.break_sector(&segment, last.offset).unwrap();
+            }
+            let counted = Counted::between(writer.journal(), from, end, Some(end)).unwrap();
+            assert!(counted.damage.is_some());
+            assert_eq!(counted.points, points, "flipped: {is_flipped}");
+        }
     }
 }

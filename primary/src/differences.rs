@@ -616,7 +616,8 @@ mod tests {
                 let tip = *writer.tip();
                 points.push((tip.seq, tip.chain));
                 let mut builder = FrameBuilder::new();
-                let data: Vec<u8> = (0..64_u32 << 10).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+                let data: Vec<u8> =
+                    (0..64_u32 << 10).map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()[2]).collect();
                 let extent = Extent { volume: VolumeIndex(1), offset: number << 16, length: data.len() as u64 };
                 builder.push_data(extent, &data);
                 let place =

@@ -20,10 +20,10 @@ use tidemark_common::overlay::Overlay;
 use tidemark_common::overlay::frames::Source;
 use tidemark_common::record::fold::fold_digest;
 use tidemark_common::record::{
-    Chain, ControlRecord, FrameBuilder, FrameError, FrameHeader, FrameKind, FrameView, HEADER_BYTES, Tip,
+    Chain, ControlRecord, FrameBuilder, FrameError, FrameHeader, FrameKind, FrameView, HEADER_BYTES, Place, Tip,
 };
 
-use crate::feeder::{FeedError, place};
+use crate::feeder::FeedError;
 
 /// Bytes of frames of one stretch, whatever the link takes. At most: about what the journal still has in memory. At least: less is not worth the waiting.
 const STRETCH_BYTES: std::ops::RangeInclusive<u64> = 256 << 10..=40 << 20;
@@ -391,7 +391,7 @@ impl Folding {
     }
 
     fn finish(&mut self, group: GroupId, made: &mut Vec<Bytes>) -> Result<(), FrameError> {
-        let frame = self.builder.finish(FrameKind::Folded, &place(group, &self.from));
+        let frame = self.builder.finish(FrameKind::Folded, &Place::at(group, &self.from));
         let header = FrameHeader::decode(frame.get(..HEADER_BYTES).unwrap_or_default())?;
         self.digests.push(Chain::default().after(&header.encode()));
         made.push(frame);

@@ -423,8 +423,7 @@ impl Counted {
                 counted.points.push((header.seq_before(), header.chain));
             }
             if header.continues_history() {
-                let behind = if header.history { header.chain.after(&header.encode()) } else { header.chain };
-                point = Some((header.last_seq, behind));
+                point = Some((header.last_seq, header.chain_behind()));
             }
             if frame.position >= up_to {
                 break;
@@ -552,8 +551,8 @@ pub fn everything(volumes: &[(VolumeIndex, u64)]) -> Bitmap {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
-    use tidemark_common::catalog::{Catalog, GroupRecord, OnFullRecord, RoleRecord};
 
+    use tidemark_common::catalog::{Catalog, GroupRecord, OnFullRecord, RoleRecord};
     use tidemark_common::clock::SystemClock;
     use tidemark_common::ids::GroupId;
     use tidemark_common::journal::{self, JournalOptions};
@@ -620,8 +619,7 @@ mod tests {
                     (0..64_u32 << 10).map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()[2]).collect();
                 let extent = Extent { volume: VolumeIndex(1), offset: number << 16, length: data.len() as u64 };
                 builder.push_data(extent, &data);
-                let place =
-                    Place { first_seq: tip.seq.next(), last_seq: tip.seq.next(), ..crate::feeder::place(GROUP, &tip) };
+                let place = Place { first_seq: tip.seq.next(), last_seq: tip.seq.next(), ..Place::at(GROUP, &tip) };
                 last = writer.append(&builder.finish(FrameKind::Writes, &place)).unwrap();
             }
             let end = writer.sync().unwrap().position;

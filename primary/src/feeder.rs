@@ -243,7 +243,7 @@ impl Feeder {
     }
 
     fn place(&self) -> Place {
-        place(self.group, &self.tip)
+        Place::at(self.group, &self.tip)
     }
 
     fn send(&mut self, bytes: Bytes, header: &FrameHeader) -> Result<(), FeedError> {
@@ -290,7 +290,7 @@ impl Feeder {
             Part::Frames(frames) => frames.into_iter().try_for_each(|frame| self.send_built(frame)),
             Part::End { record, to, next, spared_bytes } => {
                 self.reader = self.image.journal.reader(next);
-                let frame = record.frame(&place(self.group, &to))?;
+                let frame = record.frame(&Place::at(self.group, &to))?;
                 self.send_built(frame.into())?;
                 if let Some(last) = self.ready.last_mut() {
                     last.spared_bytes = spared_bytes;
@@ -411,10 +411,4 @@ impl Feeder {
         self.send_record(&ControlRecord::CopyEnd { copy: number, marker: end.0 })?;
         Ok(true)
     }
-}
-
-/// The place of a frame that is no write, where a history stands.
-pub(crate) const fn place(group: GroupId, at: &Tip) -> Place {
-    let Tip { seq, marker, generation, chain } = *at;
-    Place { group, member: 0, generation, first_seq: seq, last_seq: seq, marker, chain }
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::header::{Chain, FrameHeader, FrameKind};
+use super::tip::Tip;
 use super::view::{CHUNK_ENTRY_BYTES, EXTENT_ENTRY_BYTES, ExtentKind};
 use super::{HEADER_BYTES, crc32c};
 use crate::extent::Extent;
@@ -27,6 +28,15 @@ pub struct Place {
     pub marker: MarkerNumber,
     /// The chain before it.
     pub chain: Chain,
+}
+
+impl Place {
+    /// The place of a frame that is no write, where a history stands.
+    #[must_use]
+    pub const fn at(group: GroupId, tip: &Tip) -> Self {
+        let Tip { seq, marker, generation, chain } = *tip;
+        Self { group, member: 0, generation, first_seq: seq, last_seq: seq, marker, chain }
+    }
 }
 
 /// Collects extents until a frame is full. Reused frame after frame, so that its buffers stay.

@@ -162,6 +162,12 @@ impl FrameHeader {
         self.history || matches!(self.kind, FrameKind::Folded)
     }
 
+    /// The chain behind this frame: only the history moves it.
+    #[must_use]
+    pub fn chain_behind(&self) -> Chain {
+        if self.history { self.chain.after(&self.encode()) } else { self.chain }
+    }
+
     /// The last sequence number before this frame.
     #[must_use]
     pub const fn seq_before(&self) -> Seq {

@@ -50,7 +50,7 @@ impl Tip {
             seq: header.last_seq,
             marker: header.marker,
             generation: header.generation.max(self.generation),
-            chain: if header.history { header.chain.after(&header.encode()) } else { header.chain },
+            chain: header.chain_behind(),
         }
     }
 }

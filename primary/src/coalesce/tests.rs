@@ -9,7 +9,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use tidemark_common::ids::{Generation, MarkerNumber, Seq, VolumeIndex};
 use tidemark_common::journal::{self, JournalOptions, Writer};
 use tidemark_common::record::view::ExtentKind;
-use tidemark_common::record::{FoldCheck, MarkerRecord, Place};
+use tidemark_common::record::{FoldCheck, MarkerRecord};
 use tidemark_common::storage::memory::MemoryDisk;
 
 use super::*;
@@ -82,8 +82,11 @@ impl Sender {
             let extent = Extent { volume: VolumeIndex(1), offset: *offset, length };
             if data.is_empty() { builder.push_zero(extent, false) } else { assert!(builder.push_data(extent, data)) }
         }
-        let place =
-            Place { first_seq: tip.seq.next(), last_seq: Seq(tip.seq.0 + writes.len() as u64), ..place(GROUP, &tip) };
+        let place = Place {
+            first_seq: tip.seq.next(),
+            last_seq: Seq(tip.seq.0 + writes.len() as u64),
+            ..Place::at(GROUP, &tip)
+        };
         self.writer.append(&builder.finish(FrameKind::Writes, &place)).unwrap();
         self.writer.sync().unwrap();
     }
@@ -98,7 +101,7 @@ impl Sender {
         let tip = *self.writer.tip();
         let record =
             MarkerRecord { number: tip.marker.0 + 1, boundary_seq: tip.seq.0, time_ns: 0, freeze_ns: 0, tag: None };
-        let frame = ControlRecord::Marker(record).frame(&place(GROUP, &tip)).unwrap();
+        let frame = ControlRecord::Marker(record).frame(&Place::at(GROUP, &tip)).unwrap();
         self.writer.append(&frame).unwrap();
         self.writer.sync().unwrap();
     }
@@ -116,7 +119,7 @@ impl Sender {
                 Next::Folded => match self.coalescer.fold(GROUP).unwrap() {
                     Part::Frames(frames) => frames.iter().for_each(|frame| self.receive(frame)),
                     Part::End { record, to, next, .. } => {
-                        self.receive(&record.frame(&place(GROUP, &to)).unwrap());
+                        self.receive(&record.frame(&Place::at(GROUP, &to)).unwrap());
                         self.reader = journal.reader(next);
                         assert_eq!(self.tip, to);
                     }

@@ -11,7 +11,7 @@ use super::plan::{Plan, Source};
 use crate::limits::FRAME_RAW_BYTES_MAX;
 use crate::overlay::location::read_journal;
 use crate::record::fold::{FOLDED_FRAMES_MAX, fold_digest};
-use crate::record::{Chain, ControlRecord, FrameBuilder, FrameError, FrameHeader, FrameKind, Place, Tip};
+use crate::record::{Chain, ControlRecord, FrameBuilder, FrameError, FrameHeader, FrameKind, Place};
 
 /// Bytes of the tail copied at once.
 const COPY_BYTES: u64 = 1 << 20;
@@ -54,18 +54,6 @@ impl<'a> Output<'a> {
         }));
         let id = id.0.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         Self { journal, plan, id, builder: FrameBuilder::new(), written: Vec::new(), digests: Vec::new(), bytes: 0 }
-    }
-
-    fn place_at(&self, from: &Tip) -> Place {
-        Place {
-            group: self.journal.group,
-            member: 0,
-            generation: from.generation,
-            first_seq: from.seq,
-            last_seq: from.seq,
-            marker: from.marker,
-            chain: from.chain,
-        }
     }
 
     /// The folded frames. `false`: they need as much as what they replace, or more than one interval may have.
@@ -113,7 +101,7 @@ impl<'a> Output<'a> {
     }
 
     fn frame(&mut self) -> Result<(), JournalError> {
-        let frame = self.builder.finish(FrameKind::Folded, &self.place_at(&self.plan.from));
+        let frame = self.builder.finish(FrameKind::Folded, &Place::at(self.journal.group, &self.plan.from));
         let need = record_bytes(frame.len());
         let full = |segment: &Segment| segment.used_bytes() + need > self.journal.options.segment_bytes;
         if self.written.last().is_none_or(full) {
@@ -163,7 +151,9 @@ impl<'a> Output<'a> {
             digest: fold_digest(self.digests.iter()).0,
         };
         let old = plan.segments.last().ok_or(JournalError::Trimmed { position: plan.marker })?;
-        let frame = record.frame(&self.place_at(to)).map_err(|source| old.damaged(plan.marker.offset, source))?;
+        let frame = record
+            .frame(&Place::at(self.journal.group, to))
+            .map_err(|source| old.damaged(plan.marker.offset, source))?;
         let first_record = plan.marker.offset.saturating_sub(record_bytes(frame.len()));
         let closing = self.create(old.number, first_record)?;
         append(self.journal, &closing, first_record, &frame)?;

@@ -165,7 +165,7 @@ pub(crate) fn moment(text: &str) -> Result<Moment, String> {
 /// A time between two cuts.
 pub(crate) fn interval(text: &str) -> Result<u64, String> {
     match milliseconds(text)? {
-        0 => Err("cuts cannot follow each other without any time between them: use 1ms or more".into()),
+        0 => Err("cuts cannot follow each other without any time between them: use 10ms or more".into()),
         interval => Ok(interval),
     }
 }

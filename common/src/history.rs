@@ -48,10 +48,15 @@ pub fn parse_history(text: &str) -> Result<History, String> {
     }
     for part in text.split(',') {
         let wrong = || format!("'{part}' is neither a duration (24h) nor a size (50GiB): `off` keeps none");
-        if let Ok(duration) = parse_duration(part) {
-            history.milliseconds = u64::try_from(duration.as_millis()).map_err(|_| wrong())?.max(1);
+        let least = if let Ok(duration) = parse_duration(part) {
+            history.milliseconds = u64::try_from(duration.as_millis()).map_err(|_| wrong())?;
+            history.milliseconds
         } else {
-            history.bytes = parse_size(part).map_err(|_| wrong())?.max(1);
+            history.bytes = parse_size(part).map_err(|_| wrong())?;
+            history.bytes
+        };
+        if least == 0 {
+            return Err(format!("'{part}' keeps nothing: `off` says so, 1ms or more keeps some"));
         }
     }
     Ok(history)
@@ -69,5 +74,8 @@ mod tests {
         assert_eq!(parse_history("1d,1MiB"), of(86_400_000, 1 << 20));
         assert_eq!(parse_history("off"), of(0, 0));
         assert!(parse_history("long").unwrap_err().contains("24h"));
+        for nothing in ["0s", "0B", "1d,0MiB", "1us"] {
+            assert!(parse_history(nothing).unwrap_err().contains("`off`"), "{nothing}");
+        }
     }
 }

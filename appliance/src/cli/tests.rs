@@ -111,7 +111,7 @@ fn wrong_usage_is_told_with_what_is_right() {
         ("tidemark volume create a --size 1GB", ErrorKind::ValueValidation, "as in 1GiB"),
         ("tidemark volume create ../a --size 1GiB", ErrorKind::ValueValidation, "cannot be a name"),
         ("tidemark group create g --volume a --interval 5", ErrorKind::ValueValidation, "as in 5s"),
-        ("tidemark group create g --volume a --interval 0s", ErrorKind::ValueValidation, "1ms or more"),
+        ("tidemark group create g --volume a --interval 0s", ErrorKind::ValueValidation, "10ms or more"),
         ("tidemark group create g --volume a --interval 1us", ErrorKind::ValueValidation, "whole milliseconds"),
         ("tidemark group create g --volume a --on-full stop", ErrorKind::InvalidValue, "throttle"),
         ("tidemark wait g --for seen", ErrorKind::InvalidValue, "received"),

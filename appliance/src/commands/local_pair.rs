@@ -31,7 +31,7 @@ pub(crate) enum Command {
     },
     /// Make targets the image of their sources, all at one moment: they can be opened as soon as this returns
     Split {
-        /// The targets; their sources are of one group
+        /// The targets; their sources may be of several groups
         #[arg(value_name = "TARGET", value_parser = name, required = true)]
         targets: Vec<String>,
     },

@@ -16,7 +16,7 @@ pub(crate) struct Args {
     /// The appliance that becomes primary
     #[arg(long, value_name = "PEER", value_parser = name)]
     to: String,
-    /// Hosts wait at most so long for the copy to have everything; then nothing is changed
+    /// When the copy does not have everything so long after hosts began to wait, nothing is changed
     #[arg(long, default_value = "30s", value_parser = milliseconds)]
     timeout: u64,
 }

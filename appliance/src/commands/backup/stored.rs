@@ -89,7 +89,7 @@ pub(super) async fn restore(args: Restore, service: &Service) -> Result<(), Fail
     if let Some(folder) = args.into {
         return take_out(&found, args.set.as_deref(), &folder, service.json);
     }
-    output::say("verifying first, then writing as a host would: it is captured and replicated");
+    output::say("verifying first, then writing as a host would: what is in a group is captured and replicated");
     let path = std::path::absolute(&found).map_err(|error| Failure::Usage(format!("{found}: {error}")))?;
     let from = path.display().to_string();
     let report = service.client.restore(&RestoreRequest { from, set: args.set, onto: args.onto }).await?;

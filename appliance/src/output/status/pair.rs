@@ -39,6 +39,7 @@ fn headline(pair: &PairStatus, role: Role, now: Timestamp) -> Line {
     let line = match link(pair, role) {
         Link::Up => line,
         Link::Begun => line.with(Style::Busy, "connecting   "),
+        Link::Stands => line.with(Style::Bad, "stands   "),
         Link::Down => line.with(Style::Bad, "link down   "),
     };
     round_trip(loss(line, pair).with(Style::Faint, since), pair)
@@ -48,6 +49,8 @@ enum Link {
     Up,
     /// Not tried to its end yet.
     Begun,
+    /// It is not the link: a person has to do what the reason says.
+    Stands,
     Down,
 }
 
@@ -56,6 +59,7 @@ const fn link(pair: &PairStatus, role: Role) -> Link {
     match (pair.connected, &pair.reason, role) {
         (true, _, _) => Link::Up,
         (false, None, Role::Primary) => Link::Begun,
+        (false, Some(_), Role::Primary) if pair.stands => Link::Stands,
         _ => Link::Down,
     }
 }

@@ -4,11 +4,19 @@
 //! over there is taken from the newest heartbeat and carried on by the monotonic clock here; when a heartbeat shows that the primary's
 //! clock was set, what is known is moved by as much. An age can then be wrong by the time a heartbeat takes, and not by what
 //! somebody does to a clock.
+//!
+//! A heartbeat that is late looks like a clock that was set back: a side that was stopped finds many of them at once. Only a clock stays
+//! where it is, so that is waited for; until then, and whenever it cannot be told which of the two it was, the copy is called older and
+//! never younger than it is.
 
 use std::time::Duration;
 
-/// A heartbeat that is earlier or later than this was sent by a clock that was set: no link delays by so much and lives.
+/// A heartbeat that is earlier than this was sent by a clock that was set; one that is later, when those that follow are as late.
 const STEP_MS: i64 = 2_000;
+/// What is late for so long is not late.
+const LATE_MAX: Duration = Duration::from_secs(5);
+/// Of how much later a heartbeat is than the one before, such a part counts: the line may only be busy.
+const LATER_SHARE: i64 = 8;
 /// Heartbeats come every second: a marker that is further ahead of the newest has the time of a clock that is set.
 const MARKER_AHEAD_MS: i64 = 5_000;
 
@@ -23,6 +31,8 @@ pub struct AsOf {
     newest_ms: Option<i64>,
     /// The primary's clock less the monotonic clock here, milliseconds; `None` until it is heard.
     ahead_ms: Option<i64>,
+    /// The same by heartbeats that were late, or sent by a clock that was set back; and since when.
+    late: Option<(i64, Duration)>,
 }
 
 fn ms(time: Duration) -> i64 {
@@ -42,22 +52,41 @@ impl AsOf {
         self.good_ms
     }
 
-    /// A heartbeat: the primary had given out numbers up to `captured` at this time by its clock.
-    pub fn heartbeat(&mut self, as_of_ms: i64, captured: u64, permitted: u64, now: Duration) {
+    /// A heartbeat: the primary had given out numbers up to `captured` at this time by its clock. The `first` of a connection says nothing
+    /// of what happened to the clocks before.
+    pub fn heartbeat(&mut self, first: bool, as_of_ms: i64, captured: u64, permitted: u64, now: Duration) {
         let ahead = as_of_ms.saturating_sub(ms(now));
-        let set_by = self.ahead_ms.map_or(0, |before| ahead.saturating_sub(before));
-        if set_by.abs() > STEP_MS {
-            tracing::warn!(seconds = set_by / 1000, "the primary's clock was set");
-            self.good_ms = self.good_ms.saturating_add(set_by);
-            if let Some((as_of, _)) = &mut self.waiting {
-                *as_of = as_of.saturating_add(set_by);
+        let before = self.ahead_ms.unwrap_or(ahead);
+        let set_by = ahead.saturating_sub(before);
+        if set_by < -STEP_MS {
+            let since = self.late.filter(|(late, _)| (ahead - late).abs() <= STEP_MS).map_or(now, |(_, since)| since);
+            if now.saturating_sub(since) < LATE_MAX {
+                self.late = Some((ahead, since));
+            } else {
+                self.clock_was_set(set_by);
+                self.ahead_ms = Some(ahead);
+                self.late = None;
             }
+        } else {
+            // This clock may have stood while nothing was heard, with the whole machine: what was good did not get any better by that.
+            if set_by > STEP_MS && !first {
+                self.clock_was_set(set_by);
+            }
+            self.ahead_ms = Some(if set_by < 0 { before + set_by / LATER_SHARE } else { ahead });
+            self.late = None;
         }
-        self.ahead_ms = Some(ahead);
         self.newest_ms = Some(as_of_ms);
         // Older ones say less: the newest that is reached counts, and one that waits is enough to get there.
         if self.waiting.is_none() || captured <= permitted {
             self.waiting = Some((as_of_ms, captured));
+        }
+    }
+
+    fn clock_was_set(&mut self, by_ms: i64) {
+        tracing::warn!(seconds = by_ms / 1000, "the primary's clock was set");
+        self.good_ms = self.good_ms.saturating_add(by_ms);
+        if let Some((as_of, _)) = &mut self.waiting {
+            *as_of = as_of.saturating_add(by_ms);
         }
     }
 
@@ -101,7 +130,7 @@ mod tests {
     /// A copy that was good at 1,000 ms, heard at once, and is not any better afterwards.
     fn lagging() -> AsOf {
         let mut as_of = AsOf::default();
-        as_of.heartbeat(BEGIN_MS, 10, 10, at(1_000));
+        as_of.heartbeat(true, BEGIN_MS, 10, 10, at(1_000));
         as_of.reached(10, (BEGIN_MS - 300) * 1_000_000);
         assert_eq!((as_of.good_ms(), age_ms(&as_of, 1_000)), (BEGIN_MS, 0));
         as_of
@@ -112,7 +141,7 @@ mod tests {
         let mut as_of = lagging();
         for second in 2..60 {
             let now = 1_000 * second;
-            as_of.heartbeat(BEGIN_MS + i64::try_from(now).unwrap() - 1_000, 20, 10, at(now));
+            as_of.heartbeat(false, BEGIN_MS + i64::try_from(now).unwrap() - 1_000, 20, 10, at(now));
             as_of.reached(10, BEGIN_MS * 1_000_000);
             assert_eq!(age_ms(&as_of, now + 100), now - 900);
         }
@@ -126,18 +155,58 @@ mod tests {
     fn a_primary_whose_clock_is_set_makes_no_copy_younger_or_older() {
         for jump in [5 * HOUR_MS, -5 * HOUR_MS] {
             let mut as_of = lagging();
-            as_of.heartbeat(BEGIN_MS + 1_000 + jump, 20, 10, at(2_000));
+            as_of.heartbeat(false, BEGIN_MS + 1_000 + jump, 20, 10, at(2_000));
             assert_eq!(age_ms(&as_of, 2_000), 1_000, "{jump}");
             // What was cut meanwhile has the wrong time, and is permitted when the clock is right again.
             let meanwhile_ns = (BEGIN_MS + 1_500 + jump) * 1_000_000;
-            as_of.heartbeat(BEGIN_MS + 2_000, 30, 10, at(3_000));
+            as_of.heartbeat(false, BEGIN_MS + 2_000, 30, 10, at(3_000));
             assert_eq!(age_ms(&as_of, 3_000), 2_000, "{jump}");
             as_of.reached(20, meanwhile_ns);
             assert!((2_000..=3_000).contains(&age_ms(&as_of, 4_000)), "{jump}: {}", age_ms(&as_of, 4_000));
-            as_of.heartbeat(BEGIN_MS + 4_000, 30, 30, at(5_000));
-            as_of.reached(30, (BEGIN_MS + 3_900) * 1_000_000);
-            assert_eq!(age_ms(&as_of, 6_000), 1_000, "{jump}");
+            // It stays right: then that is known, and until then the copy is called too old at most.
+            for second in 4..10 {
+                as_of.heartbeat(false, BEGIN_MS + second * 1_000, 30, 30, at(1_000 + 1_000 * second.unsigned_abs()));
+                as_of.reached(30, (BEGIN_MS + second * 1_000 - 100) * 1_000_000);
+            }
+            assert_eq!(age_ms(&as_of, 11_000), 1_000, "{jump}");
         }
+    }
+
+    #[test]
+    fn a_primary_whose_clock_was_set_back_for_good_is_believed_after_a_while() {
+        let mut as_of = lagging();
+        for second in 1..=20 {
+            let now = 1_000 + 1_000 * second;
+            let there = BEGIN_MS - HOUR_MS + i64::try_from(now).unwrap() - 1_000;
+            as_of.heartbeat(false, there, 20, 10, at(now));
+            assert_eq!(age_ms(&as_of, now), now - 1_000);
+        }
+        as_of.heartbeat(false, BEGIN_MS - HOUR_MS + 21_000, 20, 20, at(22_000));
+        as_of.reached(20, (BEGIN_MS - HOUR_MS + 20_500) * 1_000_000);
+        assert_eq!(age_ms(&as_of, 22_000), 0, "good as of the heartbeat");
+    }
+
+    /// A side that was stopped for 45 s finds what came meanwhile all at once, and then the connection is another.
+    #[test]
+    fn heartbeats_that_were_late_make_no_copy_younger() {
+        let mut as_of = lagging();
+        for second in 1..=10 {
+            as_of.heartbeat(false, BEGIN_MS + 1_000 * second, 100, 10, at(46_000));
+            assert_eq!(age_ms(&as_of, 46_000), 45_000);
+        }
+        // A marker of 8 s after the begin.
+        as_of.reached(90, (BEGIN_MS + 8_000) * 1_000_000);
+        assert_eq!(age_ms(&as_of, 46_000), 37_000);
+        as_of.heartbeat(true, BEGIN_MS + 46_000, 200, 90, at(47_000));
+        assert_eq!(age_ms(&as_of, 47_000), 38_000);
+    }
+
+    /// The whole machine stood for an hour, its clocks as well, and the copy is an hour older for it.
+    #[test]
+    fn a_machine_that_stood_still_makes_no_copy_younger() {
+        let mut as_of = lagging();
+        as_of.heartbeat(true, BEGIN_MS + HOUR_MS, 100, 10, at(2_000));
+        assert_eq!(age_ms(&as_of, 2_000), 3_600_000);
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub struct Permission {
     newest: MarkerNumber,
     /// How far a first copy may be applied.
     direct_limit: Position,
+    /// This side returned, and its volumes hold up to here what it was before: that stays until the copy is complete.
+    before: Option<Position>,
     /// The group's volumes as of what is durable here, and as of the permitted marker; `None`: as recorded.
     received_volumes: Option<Arc<[VolumeSpec]>>,
     permitted_volumes: Option<Arc<[VolumeSpec]>>,
@@ -77,8 +79,28 @@ impl Permission {
             ended: Vec::new(),
             newest: MarkerNumber(0),
             direct_limit: applied,
+            before: None,
             received_volumes: None,
             permitted_volumes: None,
+        }
+    }
+
+    /// The volumes hold what this side was before it returned, and the copy that is open is not applied over it.
+    pub const fn keep_before(&mut self, applied: Position) {
+        self.before = Some(applied);
+    }
+
+    /// Whether the volumes hold what this side was before it returned.
+    #[must_use]
+    pub const fn keeps_before(&self) -> bool {
+        self.before.is_some()
+    }
+
+    /// What this side was before is given up: the copy is applied as it comes.
+    pub const fn give_up_before(&mut self) {
+        self.before = None;
+        if let Some(open) = &mut self.copy {
+            open.direct = true;
         }
     }
 
@@ -101,9 +123,11 @@ impl Permission {
             }
             ControlRecord::CopyBegin { copy, direct, total_bytes, start_marker, volumes, .. } => {
                 // An image that exists is kept, whatever the sender thinks.
-                let direct = *direct && self.permitted.is_none();
-                // A first copy that begins anew is one from its first begin on: all that was applied since is no image.
-                let begun = self.copy.filter(|open| open.direct && direct).map_or(end, |open| open.begun);
+                let keeps = self.keeps_before();
+                let direct = *direct && self.permitted.is_none() && !keeps;
+                // A first copy that begins anew is one from its first begin on: all that was applied since is no image. So is the
+                // one that a side which returned was opened for.
+                let begun = self.copy.filter(|open| open.direct && direct || keeps).map_or(end, |open| open.begun);
                 self.copy = Some(OpenCopy {
                     number: *copy,
                     direct,
@@ -129,6 +153,7 @@ impl Permission {
                 let complete = |open: OpenCopy| open.number == *copy && open.done_bytes >= open.total_bytes;
                 if self.copy.is_some_and(complete) && reached {
                     self.ended.extend(self.copy.take().map(|copy| (copy, end)));
+                    self.before = None;
                     self.permit();
                 }
             }
@@ -137,9 +162,7 @@ impl Permission {
             ControlRecord::ImageGivenUp => {
                 self.permitted = None;
                 self.permitted_volumes = None;
-                if let Some(open) = &mut self.copy {
-                    open.direct = true;
-                }
+                self.give_up_before();
             }
             // What was folded counts with the marker behind it.
             ControlRecord::Role { .. } | ControlRecord::Folded { .. } => {}
@@ -158,7 +181,11 @@ impl Permission {
     /// last.
     #[must_use]
     pub const fn volumes(&self) -> Option<&Arc<[VolumeSpec]>> {
-        if self.permitted.is_none() { self.received_volumes.as_ref() } else { self.permitted_volumes.as_ref() }
+        if self.permitted.is_none() && !self.keeps_before() {
+            self.received_volumes.as_ref()
+        } else {
+            self.permitted_volumes.as_ref()
+        }
     }
 
     /// The newest marker whose frames are all here since the begin of a copy.
@@ -205,7 +232,10 @@ impl Permission {
         match (&self.copy, &self.permitted) {
             (Some(copy), _) if copy.direct => self.direct_limit,
             (_, Some(permitted)) => permitted.end,
-            (_, None) => Position::default(),
+            (_, None) => match self.before {
+                Some(before) => before,
+                None => Position::default(),
+            },
         }
     }
 }
@@ -356,6 +386,50 @@ pub(crate) mod tests {
         let number_at = |offset| permission.copy_at(at(offset)).map(|copy| (copy.number, copy.direct));
         assert_eq!([50, 100, 399].map(number_at), [None, Some((1, true)), Some((1, true))]);
         assert_eq!([400, 499, 500].map(number_at), [None, None, Some((1, false))]);
+    }
+
+    /// Of a side that returned: not begun, over what it was up to place 50.
+    fn returned() -> Permission {
+        let open = OpenCopy {
+            number: u64::MAX,
+            direct: false,
+            cursor: (0, 0),
+            done_bytes: 0,
+            total_bytes: 1,
+            begun: Position::default(),
+        };
+        let mut permission = Permission::recovered(None, None, Some(open), at(50));
+        permission.keep_before(at(50));
+        permission
+    }
+
+    #[test]
+    fn what_a_side_was_before_it_returned_stays_until_the_copy_is_complete() {
+        let mut permission = returned();
+        for (record, place) in [(begin(true), 100), (progress(), 200), (marker(4), 300), (begin(true), 320)] {
+            permission.durable(&record, at(place));
+            assert_eq!((permission.limit(), permission.permitted()), (at(50), None), "{record:?}");
+            assert!(permission.volumes().is_none(), "its own");
+        }
+        // Whoever starts from what is applied has to know of it.
+        assert_eq!(permission.copy_at(at(50)).map(|copy| copy.direct), Some(false));
+        for (record, place) in [(progress(), 330), (marker(5), 340), (end(5), 400)] {
+            assert!(permission.keeps_before());
+            permission.durable(&record, at(place));
+        }
+        assert_eq!((permission.limit(), permission.keeps_before()), (at(340), false));
+        assert!(permission.volumes().is_some());
+    }
+
+    #[test]
+    fn what_a_side_was_before_it_returned_is_given_up_for_the_copy() {
+        let mut permission = returned();
+        for (record, place) in [(begin(true), 100), (progress(), 200)] {
+            permission.durable(&record, at(place));
+        }
+        permission.give_up_before();
+        assert_eq!((permission.limit(), permission.keeps_before()), (at(200), false));
+        assert_eq!(permission.copy_at(at(50)).map(|copy| copy.direct), Some(true), "no image on the way");
     }
 
     #[test]

@@ -177,11 +177,13 @@ impl CopyState {
     /// A heartbeat came.
     pub fn heartbeat(&self, number: u64, as_of_ms: i64, captured_seq: u64, now: Duration) {
         let mut inner = self.inner.lock();
+        // They are counted by connection.
+        let first = number <= inner.heard.heartbeat;
         inner.heard.heartbeat = number;
         inner.heard.at = Some(now);
         inner.heard.captured_seq = captured_seq;
         let permitted = inner.permission.permitted_seq().0;
-        inner.heard.as_of.heartbeat(as_of_ms, captured_seq, permitted, now);
+        inner.heard.as_of.heartbeat(first, as_of_ms, captured_seq, permitted, now);
         inner.improve();
         drop(inner);
         self.changed();
@@ -301,6 +303,18 @@ impl CopyState {
     pub fn is_at_rest(&self) -> bool {
         let inner = self.inner.lock();
         inner.at_rest >= inner.permission.limit()
+    }
+
+    /// Whether the volumes are what this side was before it returned.
+    #[must_use]
+    pub fn keeps_before(&self) -> bool {
+        self.inner.lock().permission.keeps_before()
+    }
+
+    /// What this side was before is given up, which is recorded already.
+    pub fn give_up_before(&self) {
+        self.inner.lock().permission.give_up_before();
+        self.changed();
     }
 
     /// Whether what came last could not be taken, and all that is permitted is applied.

@@ -90,7 +90,7 @@ async fn every_method_arrives_as_it_was_asked() {
     assert_eq!(client.pair_create("g", &west).await.unwrap().peer, "west");
     client.pair_suspend("g", "west").await.unwrap();
     client.pair_resume("g", "west").await.unwrap();
-    client.pair_delete("g", "west").await.unwrap();
+    client.pair_delete("g", "west", false).await.unwrap();
     assert_eq!(client.cut("g", &Cut { tag: Some(text("x")) }).await.unwrap().number, 43);
     assert_eq!(client.markers("g").await.unwrap().len(), 5);
     assert_eq!(client.wait("g", &wait(Some(7), 1000)).await.unwrap().number, 7);
@@ -115,7 +115,7 @@ async fn every_method_arrives_as_it_was_asked() {
         text(r#"pair_create "g" "west""#),
         text(r#"pair_suspend "g" "west""#),
         text(r#"pair_resume "g" "west""#),
-        text(r#"pair_delete "g" "west""#),
+        text(r#"pair_delete "g" "west" false"#),
         text(r#"cut "g" Cut { tag: Some("x") }"#),
         text(r#"markers "g""#),
         format!("wait \"g\" {:?}", wait(Some(7), 1000)),

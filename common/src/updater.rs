@@ -72,6 +72,12 @@ impl UpdaterError {
         }
     }
 
+    /// Whether the disk does not give out a record of the journal.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Journal(error) if error.is_unreadable())
+    }
+
     /// Whether space on a volume's file system is all that is missing.
     #[must_use]
     pub fn is_no_space(&self) -> bool {

@@ -14,7 +14,7 @@ use tidemark_common::catalog::CatalogError;
 use tidemark_common::differential::Bitmap;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::{Generation, MarkerNumber, Seq};
-use tidemark_common::journal::JournalError;
+use tidemark_common::journal::{JournalError, Reader};
 use tidemark_common::limits::REGION_BYTES;
 use tidemark_common::metrics::Part;
 use tidemark_common::record::{Chain, Tip};
@@ -27,6 +27,10 @@ use crate::differences::DifferencesError;
 use crate::feeder::{Feeder, Shipment, TURN_BYTES};
 use crate::plan::Plan;
 use crate::ship::{Pair, ShipError};
+
+/// A place of the journal that the disk did not give out so often, and for so long, is taken for damaged.
+const UNREAD_TIMES: u32 = 3;
+const UNREAD_FOR: Duration = Duration::from_secs(30);
 
 impl Pair {
     /// What it says first.
@@ -61,7 +65,7 @@ impl Pair {
         let tip = Tip {
             seq: Seq(welcome.position.durable_seq),
             marker: MarkerNumber(welcome.position.received_marker),
-            generation: self.keeper.generation(),
+            generation: block_in_place(|| self.generation_at(&reader)),
             chain: Chain(welcome.chain),
         };
         Ok(Feeder {
@@ -79,6 +83,12 @@ impl Pair {
             turn_bytes: TURN_BYTES,
             coalescer: Coalescer::new(Arc::clone(&self.clock), self.moment.clone()),
         })
+    }
+
+    /// That of the frames which come next: a side that was made primary again has a higher one than what its journal held before.
+    fn generation_at(&self, reader: &Reader) -> Generation {
+        let next = self.image.journal.reader(reader.position()).next_header();
+        next.ok().flatten().map_or_else(|| self.keeper.generation(), |(_, header)| header.generation)
     }
 
     fn welcomed(&self, welcome: &Welcome, plan: &Plan) -> Result<(), ShipError> {
@@ -145,10 +155,18 @@ impl Pair {
 
     fn acknowledged(&self, position: &Remote, good_as_of_ms: i64) -> Result<(), ShipError> {
         self.show(position);
-        let age_ms = self.clock.wall().as_millisecond().saturating_sub(good_as_of_ms);
+        let (now, age_ms) = (self.clock.monotonic(), self.clock.wall().as_millisecond().saturating_sub(good_as_of_ms));
+        let mut view = self.view.lock();
+        // The clock here was set back, and the other side does not know yet: it is as old as it was, and older.
+        let grown = || view.age.map(|(age, at)| age + now.saturating_sub(at));
         // Zero: nothing over there is good yet.
-        let age = (good_as_of_ms != 0).then(|| Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)));
-        self.view.lock().acknowledge(*position, age, self.clock.monotonic());
+        let age = if good_as_of_ms == 0 {
+            None
+        } else {
+            u64::try_from(age_ms).map_or_else(|_| grown(), |ms| Some(Duration::from_millis(ms)))
+        };
+        view.acknowledge(*position, age, now);
+        drop(view);
         if position.copy == 0 && self.differences.copy().is_some() {
             block_in_place(|| self.finish_copy(MarkerNumber(position.permitted_marker)))?;
         }
@@ -200,7 +218,9 @@ impl Pair {
         let result = match state {
             PairState::Suspended | PairState::Fenced | PairState::FailedOver => Ok(false),
             _ if is_damage => self.copy_over_damage(reason),
-            _ if let Some(damage) = error.damaged_frame() => self.copy_around_or_stand(damage),
+            _ if let Some(damage) = error.damaged_frame().or_else(|| self.stays_unread(&error)) => {
+                self.copy_around_or_stand(damage)
+            }
             _ if error.needs_a_person() => {
                 if error.is_damage() && state != PairState::Error {
                     self.metrics.journal_damaged();
@@ -218,8 +238,23 @@ impl Pair {
         }
     }
 
+    /// A path to a disk may come back, a sector does not: what could not be read at the same place for so long and so often is as good
+    /// as damaged.
+    fn stays_unread<'a>(&self, error: &'a ShipError) -> Option<&'a JournalError> {
+        let unread = error.unreadable_frame();
+        let mut known = self.unread.lock();
+        if unread.is_none() {
+            return None;
+        }
+        let (at, now) = (self.reading.lock().at, self.clock.monotonic());
+        let (since, times) =
+            known.filter(|(place, ..)| *place == at).map_or((now, 1), |(_, since, times)| (since, times + 1));
+        *known = Some((at, since, times));
+        unread.filter(|_| times >= UNREAD_TIMES && now.saturating_sub(since) >= UNREAD_FOR)
+    }
+
     fn copy_around_or_stand(&self, damage: &JournalError) -> Result<bool, CatalogError> {
-        match self.copy_around(damage) {
+        match block_in_place(|| self.copy_around(damage)) {
             Ok(entered) => Ok(entered),
             Err(DifferencesError::Catalog(error)) => Err(error),
             Err(error) => self.enter(PairState::Error, Some(format!("{error}; and before that: {damage}"))),

@@ -638,6 +638,12 @@ impl Primary {
         applied >= self.image.buffer.captured().0 && self.image.volumes.sync().is_ok()
     }
 
+    /// Whether a damaged record of the journal keeps the rest of it from the volumes.
+    #[must_use]
+    pub fn journal_is_damaged(&self) -> bool {
+        self.writeback.damaged.load(Ordering::Acquire)
+    }
+
     /// Stops pairs, drains the buffer, applies the journal, and waits for all of it. Blocks.
     pub fn stop(&self) {
         for pair in self.pairs() {

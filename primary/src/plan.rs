@@ -76,7 +76,7 @@ impl Pair {
         let _reading = self.reading.lock();
         let (held, unread) = match self.image.journal.reader_at_chain(seq, chain) {
             Ok(held) => (held, false),
-            Err(error) if error.is_of_the_records() => {
+            Err(error) if error.is_of_the_records() || error.is_unreadable() => {
                 tracing::warn!(group = %self.keeper.name(), peer = %self.peer, %error, "the journal cannot be read where the copy may stand");
                 (None, true)
             }

@@ -123,6 +123,8 @@ pub struct Pair {
     pub(crate) view: Mutex<View>,
     /// Where its feeder is in the journal. Taken before the view.
     pub(crate) reading: Arc<Mutex<Reading>>,
+    /// Where the disk did not give out the journal last, since when, and how often in a row.
+    pub(crate) unread: Mutex<Option<(Position, Duration, u32)>>,
     /// What its link takes in a moment.
     pub(crate) moment: Moment,
     /// Held while the state changes, so that the view is free while that is recorded.
@@ -226,6 +228,14 @@ impl ShipError {
         }
     }
 
+    /// The disk did not give out what was to be sent.
+    pub(crate) fn unreadable_frame(&self) -> Option<&JournalError> {
+        match self {
+            Self::Feed(FeedError::Journal(error)) if error.is_unreadable() => Some(error),
+            _ => None,
+        }
+    }
+
     /// Whether a record of the journal is not what was written (invariant 9).
     pub(crate) fn is_damage(&self) -> bool {
         self.journal().is_some_and(JournalError::is_damage)
@@ -286,6 +296,7 @@ impl Pair {
             differences,
             view: Mutex::new(view),
             reading: Arc::default(),
+            unread: Mutex::default(),
             moment: Moment::default(),
             entering: Mutex::new(()),
             line: metrics.pair(&record.peer),
@@ -743,7 +754,7 @@ impl Pair {
             let _reading = self.reading.lock();
             match self.image.journal.reader_at_chain(seq, chain) {
                 // A full copy does not need it.
-                Err(error) if error.is_of_the_records() => None,
+                Err(error) if error.is_of_the_records() || error.is_unreadable() => None,
                 held => held.map_err(|error| error.to_string())?,
             }
         };

@@ -18,6 +18,8 @@ use crate::ship::Pair;
 
 /// A peer that is silent for longer does not answer; heartbeats are answered at once.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
+/// Shipments whose places are remembered until their marker is permitted; 2 MiB.
+const SENT_MAX: usize = 1 << 16;
 
 /// What is known of the other side now.
 #[derive(Debug)]
@@ -100,6 +102,14 @@ impl View {
     pub(crate) fn send(&mut self, seq: Seq, marker: MarkerNumber, next: Position) {
         self.sent_up_to = self.sent_up_to.max(next);
         if self.sent.back() != Some(&(seq, marker, next)) {
+            if self.sent.len() >= SENT_MAX {
+                // What is held goes by the ones that stay: a little longer, and never too short.
+                let mut stays = false;
+                self.sent.retain(|_| {
+                    stays = !stays;
+                    stays
+                });
+            }
             self.sent.push_back((seq, marker, next));
         }
     }

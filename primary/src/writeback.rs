@@ -41,6 +41,8 @@ pub struct WritebackDesk {
     stop: AtomicBool,
     /// Set while volumes cannot be written: what happened and what to do.
     pub problem: Mutex<Option<String>>,
+    /// The problem is that the journal cannot be read.
+    pub damaged: AtomicBool,
     /// The last sequence number applied.
     pub applied_seq: AtomicU64,
     /// The newest marker applied.
@@ -150,6 +152,7 @@ impl Writeback {
                 self.desk.show(&self.updater.applied());
                 let took = self.clock.monotonic().saturating_sub(begin);
                 self.metrics.applied((&applied).into(), took);
+                self.desk.damaged.store(false, Ordering::Release);
                 if !self.unrecorded {
                     self.desk.problem.lock().take();
                 }
@@ -188,6 +191,7 @@ impl Writeback {
     }
 
     fn report(&self, error: &UpdaterError) {
+        self.desk.damaged.store(error.is_damage(), Ordering::Release);
         let problem = if error.is_damage() { self.what_damage_means(error) } else { error.to_string() };
         if self.desk.problem.lock().replace(problem).is_none() {
             tracing::error!(group = %self.keeper.name(), %error, "volumes cannot be written; it is tried again");

@@ -16,7 +16,7 @@ use tidemark_common::updater::Updater;
 use tidemark_common::volumes::Volumes;
 
 use crate::history::{self, Room};
-use crate::intake::CopyVolumes;
+use crate::intake::{CopyVolumes, TRIES};
 use crate::permission::Permission;
 use crate::state::{Concern, CopyState, Kept};
 
@@ -63,6 +63,8 @@ pub struct Apply {
     pub may_hold: Position,
     /// When the history was looked at last.
     pub history_seen: Option<Duration>,
+    /// How often in a row the journal could not be read where it goes on.
+    pub unreadable: u32,
 }
 
 /// An index of what lies behind the permitted limit.
@@ -205,8 +207,13 @@ impl Apply {
         // A history that is kept in it goes before it is full.
         let full_in = self.state.forecast.sample(begin, &self.journal);
         self.metrics.journal_full_in(full_in.filter(|_| self.state.history().asked.is_off()));
+        if let Err(problem) = self.give_up_before() {
+            self.report(problem);
+            return Applying::Failed;
+        }
         match self.updater.apply_window(limit) {
             Ok(Some(applied)) => {
+                self.unreadable = 0;
                 let took = self.clock.monotonic().saturating_sub(begin);
                 self.metrics.applied((&applied).into(), took);
                 self.indexed.lock().forget(&applied.extents, applied.last_frame);
@@ -224,15 +231,42 @@ impl Apply {
             }
             Err(error) => {
                 let is_new = self.report(error.to_string());
-                if error.is_damage() {
+                // A path to a disk may come back; a sector does not.
+                self.unreadable = if error.is_unreadable() { self.unreadable.saturating_add(1) } else { 0 };
+                let is_told = if error.is_damage() { is_new } else { self.unreadable == TRIES + 1 };
+                if error.is_damage() || self.unreadable > TRIES {
                     self.state.found_damage();
-                    if is_new {
+                    if is_told {
                         self.metrics.journal_damaged();
                     }
                 }
                 Applying::Failed
             }
         }
+    }
+
+    /// What this side was before it returned stays beside the copy as long as the journal has room for both; the rest is for what
+    /// hosts write meanwhile. Recorded before any of the copy is applied.
+    fn give_up_before(&self) -> Result<(), String> {
+        if !self.state.keeps_before() {
+            return Ok(());
+        }
+        let room = self.journal.capacity_bytes() / 4 * 3;
+        let is_planned = self.state.permission().copy().is_some_and(|copy| copy.total_bytes > room);
+        if !is_planned && !(self.state.is_refusing_at_rest() && self.journal.is_full()) {
+            return Ok(());
+        }
+        let recorded = self.keeper.update(|group| {
+            for pair in &mut group.pairs {
+                pair.before = None;
+                pair.copy.iter_mut().for_each(|copy| copy.direct = true);
+            }
+        });
+        recorded.map_err(|error| error.to_string())?;
+        self.state.give_up_before();
+        tracing::warn!(group = %self.keeper.name(), "the journal has no room for the copy beside what this side was before it returned: \
+            there is no image here until the copy is complete");
+        Ok(())
     }
 
     /// Moves the floor of the history to where it is to be. Recorded first: after any death it says what the volumes may hold.

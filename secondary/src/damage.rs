@@ -87,6 +87,7 @@ fn record_no_image(parts: &SecondaryParts, end: Position, forget_applied: bool) 
         record.cut = None;
         if let Some(pair) = record.pairs.first_mut() {
             pair.copy = Some(none.clone());
+            pair.before = None;
         }
     })?;
     Ok(())

@@ -10,7 +10,7 @@ use tidemark_common::api::types::{
     BufferStatus, FreezeStatus, GroupStatus, HistoryStatus, JournalStatus, MarkerInfo, MarkerStatus, PairState,
     PairStatus, Positions, Role,
 };
-use tidemark_common::catalog::{AppliedRecord, Batch, CatalogError, CopyRecord, GroupVolume};
+use tidemark_common::catalog::{AppliedRecord, Batch, BeforeRecord, CatalogError, CopyRecord, GroupVolume};
 use tidemark_common::clock::Clock;
 use tidemark_common::history::History;
 use tidemark_common::ids::{Generation, MarkerNumber, Seq};
@@ -104,8 +104,8 @@ pub enum StartError {
 impl StartError {
     /// Whether the journal is what keeps the copy from starting, so that one made anew would help.
     #[must_use]
-    pub const fn is_of_the_journal(&self) -> bool {
-        matches!(self, Self::Journal(error) if error.is_damage() || error.is_of_the_records())
+    pub fn is_of_the_journal(&self) -> bool {
+        matches!(self, Self::Journal(error) if error.is_damage() || error.is_of_the_records() || error.is_unreadable())
     }
 
     /// Whether the journal is there and damaged: nobody has to be asked.
@@ -206,6 +206,9 @@ impl Secondary {
             markers.add(at.end, at.marker.clone());
         }
         let mut permission = Permission::recovered(received.or_else(|| kept.clone()), image, copy, applied.position);
+        if was_before(&parts.keeper).is_some() && copy.is_some_and(|copy| !copy.direct) {
+            permission.keep_before(applied.position);
+        }
         let no_image_before = no_image_before(&parts.keeper);
         for (_, record, end) in &records {
             if counts(record, *end, no_image_before) {
@@ -252,6 +255,7 @@ impl Secondary {
             spill,
             may_hold,
             history_seen: None,
+            unreadable: 0,
         };
         let position = state.position();
         parts.pair_metrics.received_seq(Seq(position.durable_seq));
@@ -658,13 +662,21 @@ impl Secondary {
             (current.error.clone(), current.connection.as_ref().map(|connection| connection.stats().round_trip))
         };
         let silent = (!connected).then(|| format!("'{peer}' is not connected: `tidemark status` there says why"));
+        let before = was_before(&self.parts.keeper).filter(|_| permission.keeps_before()).map(|before| {
+            let time = jiff::Timestamp::from_nanosecond(i128::from(before.marker_ns)).unwrap_or_default();
+            let generation = before.generation;
+            format!(
+                "until this copy is complete, a failover here goes on with what this side was when it returned: generation {generation}, \
+                 marker {} of {time:.0}", before.marker
+            )
+        });
         let copy = permission
             .copy()
             .map(|copy| self.rate.lock().progress(self.parts.clock.monotonic(), copy.done_bytes, copy.total_bytes));
         PairStatus {
             peer: peer.into(),
             state,
-            reason: self.state.problem().or(if connected { None } else { copy_error }).or(silent),
+            reason: self.state.problem().or(if connected { None } else { copy_error }).or(silent).or(before),
             since: self.in_state_since(state, now),
             connected,
             stands: false,
@@ -708,6 +720,12 @@ fn catch_up(updater: &mut Updater, state: &CopyState, recorded_segment: u64) {
     }
 }
 
+/// What this side was before it returned, as long as its volumes are that.
+#[must_use]
+pub fn was_before(keeper: &GroupKeeper) -> Option<BeforeRecord> {
+    keeper.get().pairs.into_iter().next()?.before
+}
+
 pub(crate) fn open_copy(keeper: &GroupKeeper) -> Option<OpenCopy> {
     let copy = keeper.get().pairs.into_iter().next()?.copy?;
     Some(OpenCopy {
@@ -740,6 +758,9 @@ pub(crate) fn record_copy(
             // One without a number stands for a damaged journal: it knows up to where.
             if record.as_ref().is_none_or(|record| record.number != 0) {
                 pair.copy = record;
+            }
+            if pair.copy.as_ref().is_none_or(|copy| copy.direct) {
+                pair.before = None;
             }
         }
         if group.volumes != members {

@@ -1,6 +1,7 @@
 //! The moments at which an image of a copy may begin: a permitted marker that the volumes have not passed, or have passed without
 //! anything having been written since.
 
+use tidemark_common::api::types::MarkerInfo;
 use tidemark_common::journal::{JournalError, Position};
 use tidemark_common::markers::info;
 use tidemark_common::record::{FrameKind, MarkerRecord};
@@ -107,6 +108,20 @@ impl Secondary {
             return Err(PointError::NotHeld { asked, oldest: shown(&oldest), newest: shown(&newest.marker) });
         };
         Ok((Permitted { marker: marker.clone(), end }, ImagePoint { marker, barrier: eras.hold(at), volumes }))
+    }
+
+    /// The markers at which an image can begin now, newest first.
+    ///
+    /// # Errors
+    /// [`JournalError`] when the journal cannot be read.
+    pub fn held_markers(&self) -> Result<Vec<MarkerInfo>, JournalError> {
+        let permission = self.state().permission();
+        let direct = permission.copy().is_some_and(|copy| copy.direct);
+        let Some(newest) = permission.permitted().filter(|_| !direct) else { return Ok(Vec::new()) };
+        let (begins, _) = self.state().image_begins();
+        let applied = self.eras().applied_position().max(self.floor());
+        let oldest = self.oldest_image(applied.max(begins), newest)?;
+        Ok(self.markers().into_iter().filter(|marker| marker.number >= oldest.number).collect())
     }
 
     /// Where the image of a marker that ends at a place can begin now.

@@ -299,7 +299,11 @@ impl Intake {
     /// A full journal that nothing can make room in is too small.
     fn await_room(&mut self, error: &JournalError) -> Result<(), IntakeError> {
         // In this order: what the updater gave back before it rested counts.
-        let too_small = error.is_journal_full() && self.state.is_at_rest() && self.writer.journal().is_full();
+        let too_small = error.is_journal_full()
+            && self.state.is_at_rest()
+            && self.writer.journal().is_full()
+            // What this side was before it returned is given up for it.
+            && !self.state.keeps_before();
         let standing = self.state.problem_of(Concern::Intake);
         let problem = match (too_small, standing) {
             (true, _) => IntakeError::TooSmall { capacity_bytes: self.writer.journal().capacity_bytes() }.to_string(),

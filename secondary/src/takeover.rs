@@ -65,6 +65,7 @@ pub fn record_role(
     permitted: &Permitted,
     parted: PartedRecord,
     volumes: Vec<GroupVolume>,
+    now_ns: i64,
     keeper: &GroupKeeper,
 ) -> Result<u64, CatalogError> {
     // What is newer is no part of this history any more, and places of the journal are used again.
@@ -78,13 +79,13 @@ pub fn record_role(
         record.primary = None;
         // One that has only begun to come is not served, one that was about to leave is.
         record.volumes = volumes;
-        record.pairs = record.pairs.iter().map(|pair| failed_over(pair, parted)).collect();
+        record.pairs = record.pairs.iter().map(|pair| failed_over(pair, parted, now_ns)).collect();
         record.generation
     })
 }
 
 /// The pair with the old primary stands; when that comes back, it is refused and fenced, and may return as the copy.
-fn failed_over(pair: &PairRecord, parted: PartedRecord) -> PairRecord {
+fn failed_over(pair: &PairRecord, parted: PartedRecord, since_ns: i64) -> PairRecord {
     PairRecord {
         state: PairStateRecord::FailedOver,
         reason: Some("this side took over: the old primary is refused and fenced".into()),
@@ -92,6 +93,8 @@ fn failed_over(pair: &PairRecord, parted: PartedRecord) -> PairRecord {
         parted: Some(parted),
         floor: None,
         counted: None,
+        before: None,
+        since_ns,
         ..pair.clone()
     }
 }
@@ -136,12 +139,12 @@ mod tests {
         let permitted = Permitted { marker, end: Position { segment: 2, offset: 8192 } };
         let parted = PartedRecord { marker: 5, seq: 40, chain: [9; 16], segment: 2, offset: 8192 };
         let member = GroupVolume { index: 1, name: "data".into() };
-        assert_eq!(record_role(&permitted, parted, vec![member.clone()], &keeper).unwrap(), 4);
+        assert_eq!(record_role(&permitted, parted, vec![member.clone()], 77, &keeper).unwrap(), 4);
 
         let found = open(&disk.crash(1)).groups().unwrap().remove(0);
         assert_eq!((found.role, found.generation, found.generation_start_seq), (RoleRecord::Primary, 4, 41));
         assert_eq!((found.primary, found.volumes), (None, vec![member]));
         assert_eq!(found.pairs[0].state, PairStateRecord::FailedOver, "its old primary is not called");
-        assert_eq!(found.pairs[0].parted, Some(parted));
+        assert_eq!((found.pairs[0].parted, found.pairs[0].since_ns), (Some(parted), 77));
     }
 }

@@ -4,11 +4,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tidemark_common::api::types::VerifyReport;
+use tidemark_common::api::types::{PairState, VerifyReport};
 use tidemark_tests::appliance::{Appliance, files_under};
 use tidemark_tests::cluster::flip_byte;
 use tidemark_tests::oracle::{Bounds, assert_legal};
-use tidemark_tests::pair::{GROUP, Pair, Setup};
+use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
 use tidemark_tests::wait::{check, wait_until};
 use tidemark_tests::workload::Load;
 
@@ -64,6 +64,32 @@ fn a_flipped_byte_in_the_journal_is_named_with_its_position() {
     }
     flip_byte(segment, place);
     assert_everything_is_there(&mut pair);
+}
+
+#[test]
+fn a_primary_that_is_damaged_for_good_is_given_up_and_becomes_the_copy_of_who_took_over() {
+    let mut pair = Pair::prefilled(&Setup::seeded(207));
+    pair.settle();
+    pair.east.kill9();
+    let segment = pair.east.files(|name| name.ends_with(".segment")).remove(0);
+    flip_byte(&segment, 4096 + 32 + 64);
+    pair.east.start_damaged();
+    let _ = pair.failover();
+    let refused = pair.east.refuses(&["pair", "delete", GROUP, "--to", "west"]);
+    assert!(refused.contains("--force"), "{refused}");
+    pair.east.ok(&["pair", "delete", GROUP, "--to", "west", "--force"]);
+    assert!(!pair.east.files(|name| name.ends_with(".segment")).is_empty(), "the journal is kept aside");
+    for volume in pair.volumes() {
+        pair.east.ok(&["volume", "offer", &volume, "--group", GROUP]);
+    }
+    pair.west.ok(&["pair", "delete", GROUP, "--to", "east"]);
+    pair.west.ok(&["pair", "create", GROUP, "--to", "east"]);
+    for side in [&pair.east, &pair.west] {
+        side.wait_pair(GROUP, "the new pair", COPY_LIMIT, |pair| pair.state == PairState::Paired);
+    }
+    let marker = pair.west.ok(&["cut", GROUP]);
+    pair.west.ok(&["wait", GROUP, "--to", "east", "--marker", marker.trim(), "--timeout", "30s"]);
+    assert_eq!(pair.backing(&pair.east), pair.backing(&pair.west));
 }
 
 #[test]

@@ -4,20 +4,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidemark_common::api::types::PairState;
+use tidemark_common::api::types::{PairState, Role};
 use tidemark_tests::appliance::{Appliance, Options};
 use tidemark_tests::cluster::Cluster;
 use tidemark_tests::history::History;
 use tidemark_tests::host::{ENOSPC, HostError};
 use tidemark_tests::image;
+use tidemark_tests::noise::write_noise;
 use tidemark_tests::oracle::{Bounds, assert_legal};
-use tidemark_tests::pair::GROUP;
+use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
 use tidemark_tests::small_disk::SmallDisk;
-use tidemark_tests::wait::wait_until;
+use tidemark_tests::wait::{check, wait_until};
 use tidemark_tests::workload::{Load, Profile, Target, prefill};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const VOLUMES: [&str; 2] = ["a", "b"];
+const MIB: u64 = 1 << 20;
 
 /// An appliance whose directory and volumes may lie on different disks, with a prefilled group on it.
 struct Site {
@@ -117,6 +119,39 @@ fn a_full_disk_behind_the_volumes_holds_up_the_write_back_and_loses_nothing() {
     });
     assert!(filled.is_ok(), "the volumes were filled in the end");
     site.assert_recovers();
+}
+
+#[test]
+fn an_old_primary_whose_volumes_are_not_up_to_date_neither_returns_nor_is_given_up_unasked() {
+    let setup = Setup::one_volume("v", 32 * MIB, 335).journals("128MiB", "128MiB");
+    let mut pair = Pair::unpaired(&setup);
+    let volumes = pair.east.directory().join("volumes");
+    pair.east.stop();
+    // The volume's file is sparse; it is made again on a disk that will be full.
+    let image = std::fs::read_dir(&volumes).expect("volumes").next().expect("one").expect("a file").path();
+    let disk = SmallDisk::mount(&volumes, 64 * MIB);
+    std::fs::File::create(&image).and_then(|file| file.set_len(32 * MIB)).expect("a sparse file");
+    pair.east.start();
+    pair.create();
+    pair.wait_paired();
+    let ballast = disk.fill();
+    write_noise(&pair.east, "v", 0, 16 * MIB, 1);
+    let marker = pair.cut();
+    pair.wait_for(marker, "permitted");
+    pair.west.ok(&["failover", GROUP, "--force"]);
+    wait_until("east to be fenced", LIMIT, || {
+        let role = pair.east.group(GROUP).role;
+        check(role == Role::Fenced, || format!("{role:?}"))
+    });
+    let returned = pair.east.cli(&["rejoin", GROUP]);
+    assert!(returned.code != 0 && returned.stderr.contains("could not be put into the volumes"), "{returned:?}");
+    let given_up = pair.east.refuses(&["pair", "delete", GROUP, "--to", "west"]);
+    assert!(given_up.contains("could not be put into the volumes") && given_up.contains("--force"), "{given_up}");
+    assert_eq!(pair.east.group(GROUP).role, Role::Fenced, "as it was");
+    std::fs::remove_file(ballast).expect("make space");
+    pair.east.ok(&["rejoin", GROUP]);
+    pair.east.wait_pair(GROUP, "the copy", COPY_LIMIT, |pair| pair.state == PairState::Paired);
+    assert!(pair.backing(&pair.east)[0] == pair.backing(&pair.west)[0], "the copy is what it was copied from");
 }
 
 #[test]

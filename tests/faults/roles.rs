@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidemark_common::api::types::{PairState, Role};
+use tidemark_common::api::types::{PairState, RejoinReport, Role};
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::pair::{GROUP, Pair, Setup};
 use tidemark_tests::wait::{check, wait_until};
@@ -195,6 +195,32 @@ fn two_copies_that_were_both_taken_over_are_told_on_all_three_and_the_advice_end
             .wait_pair_with(GROUP, peer, "the copies of the one chosen", LIMIT, |pair| pair.state == PairState::Paired);
     }
     assert!(pair.west.group(GROUP).problem.is_none() && pair.east.group(GROUP).role == Role::Secondary);
+}
+
+/// West took over from east, north from west, and north is out of reach: east knows of north's generation by asking west.
+#[test]
+fn a_side_that_goes_on_without_those_who_took_over_is_above_all_that_is_known_of_them() {
+    let pair = Pair::paired(&small(232));
+    let mut north = pair.cluster.running("north");
+    for (one, other) in [(&pair.west, &north), (&north, &pair.west)] {
+        one.trust(other, Some(other.replication()));
+    }
+    pair.relay.cut();
+    let _ = pair.failover();
+    pair.west.ok(&["pair", "create", GROUP, "--to", "north"]);
+    north.wait_pair(GROUP, "the copy of the copy", LIMIT, |pair| pair.state == PairState::Paired);
+    north.ok(&["failover", GROUP, "--force"]);
+    wait_fenced(&pair.west);
+    assert_eq!(north.group(GROUP).generation, 3);
+    north.kill9();
+    pair.relay.heal();
+    wait_fenced(&pair.east);
+    let refused = pair.east.refuses(&["rejoin", GROUP]);
+    assert!(refused.contains("is fenced on 'west', too, by generation 3"), "{refused}");
+    let refused = pair.east.refuses(&["rejoin", GROUP, "--as-primary"]);
+    assert!(refused.contains("by generation 3") && refused.contains("--force"), "{refused}");
+    let chosen: RejoinReport = pair.east.json(&["rejoin", GROUP, "--as-primary", "--force"]);
+    assert_eq!((chosen.generation, chosen.whole), (4, true));
 }
 
 /// The one that took over is away, and a copy that did not is asked first: a fenced side does not serve again for that.

@@ -8,6 +8,7 @@ mod differences;
 mod drill_ends;
 mod drills;
 mod failover;
+mod go_back;
 mod history;
 mod images;
 mod initial_copy;

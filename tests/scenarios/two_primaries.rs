@@ -136,6 +136,30 @@ fn a_fenced_side_goes_on_without_the_one_that_took_over_only_when_forced_and_fen
     assert_eq!((tails.len(), tails[0].writes), (1, returned.lost_writes), "{tails:?}");
 }
 
+/// West took over by mistake, and nothing was written there: what east wrote since is in its journal, of the generation before.
+#[test]
+fn a_side_that_is_primary_again_brings_one_that_wrote_nothing_on_from_its_journal() {
+    let pair = Pair::paired(&Setup::one_volume("v", MIB, 255));
+    pair.east.open("v").write_all(0, &image(MIB, 9, &[])).expect("write");
+    pair.settle();
+    pair.relay.cut();
+    let _ = pair.failover();
+    write(&pair.east, &[(1, 0xe1), (3, 0xe3)]);
+    pair.relay.heal();
+    wait_role(&pair.east, Role::Fenced);
+    let chosen: RejoinReport = pair.east.json(&["rejoin", GROUP, "--as-primary"]);
+    assert_eq!((chosen.generation, chosen.whole), (3, false));
+    write(&pair.east, &[(4, 0xe4)]);
+    wait_role(&pair.west, Role::Fenced);
+    let returned: RejoinReport = pair.west.json(&["rejoin", GROUP]);
+    assert_eq!((returned.lost_writes, returned.whole, returned.kept), (0, false, None));
+    for side in [&pair.east, &pair.west] {
+        side.wait_pair(GROUP, "the pair to be paired", COPY_LIMIT, |pair| pair.state == PairState::Paired);
+    }
+    pair.settle();
+    assert!(pair.backing(&pair.west)[0] == image(MIB, 9, &[(1, 0xe1), (3, 0xe3), (4, 0xe4)]));
+}
+
 /// West went back to an older marker, whose place has left east's journal: everything is copied to it.
 #[test]
 fn a_fenced_side_that_no_longer_holds_the_place_copies_everything_to_who_returns() {

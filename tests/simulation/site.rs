@@ -398,7 +398,8 @@ impl Site {
         let indexed = std::mem::take(&mut *apply.indexed.lock()).unless_beyond(permitted.end);
         let cut = takeover::cut_behind(&permitted, secondary.journal(), &keeper);
         let (parted, writer) = cut.map_err(|error| error.to_string())?;
-        takeover::record_role(&permitted, parted, secondary.volumes(), &keeper).map_err(|error| error.to_string())?;
+        takeover::record_role(&permitted, parted, secondary.volumes(), 0, &keeper)
+            .map_err(|error| error.to_string())?;
         let taken = Taken {
             writer,
             markers: secondary.markers_of(&permitted),

@@ -41,6 +41,10 @@ fn told(report: &FailoverReport) -> String {
         ),
         format!("left out   {}", left_out(report)),
     ];
+    if report.went_back {
+        let why = "this side had returned as the copy, and that was not complete: it goes on with what it was before";
+        lines.push(format!("went back  {why}"));
+    }
     let missing = report.missing_writes_known.saturating_sub(report.dropped_writes);
     if missing > 0 {
         lines

@@ -18,8 +18,8 @@ pub(crate) enum Command {
     Suspend(Pair),
     /// Go on with a suspended pair, or with one whose copy finds no room beside the image over there
     Resume(Resume),
-    /// End a pair; the copy over there stays as it is
-    Delete(Pair),
+    /// End a pair; the copy over there stays as it is. On a side that is no primary: give the group up; its volumes stay
+    Delete(Delete),
 }
 
 /// A group and a peer.
@@ -43,6 +43,16 @@ pub(crate) struct Resume {
     in_place: bool,
 }
 
+/// A pair to end.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Delete {
+    #[command(flatten)]
+    pair: Pair,
+    /// Also when a fenced side cannot put what its hosts had written last into the volumes: these stay at no moment that was
+    #[arg(long)]
+    force: bool,
+}
+
 /// Carries it out.
 pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failure> {
     let client = &service.client;
@@ -63,7 +73,9 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
             };
             (group, pair)
         }
-        Command::Delete(Pair { group, to }) => return delete(service, &group, &to).await,
+        Command::Delete(Delete { pair: Pair { group, to }, force }) => {
+            return delete(service, &group, &to, force).await;
+        }
     };
     output::done(service.json, &pair, |pair: &PairStatus| {
         let state = figures::state(pair.state);
@@ -72,9 +84,9 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
     })
 }
 
-async fn delete(service: &Service, group: &str, peer: &str) -> Result<(), Failure> {
-    service.client.pair_delete(group, peer).await?;
+async fn delete(service: &Service, group: &str, peer: &str, force: bool) -> Result<(), Failure> {
+    service.client.pair_delete(group, peer, force).await?;
     output::done(service.json, &json!({ "group": group, "peer": peer }), |_| {
-        format!("pair of '{group}' with '{peer}' is deleted; the copy over there stays as it is")
+        format!("pair of '{group}' with '{peer}' is deleted; the volumes of either side stay as they are")
     })
 }

@@ -162,6 +162,10 @@ impl Appliance {
                 );
                 Err(refuse(Refusal::Conflict, generation, message))
             }
+            // Who has that is the primary, whoever calls.
+            Engine::Fenced { by } if hello.generation < by.0 => {
+                Err(refuse(Refusal::Fenced, by.0, fenced_here(here, &name, by)))
+            }
             Engine::Fenced { by } => Err(refuse(Refusal::Conflict, generation, fenced_here(here, &name, by))),
             Engine::Failed(reason) => {
                 Err(refuse(Refusal::Unready, generation, format!("group '{name}' does not run on '{here}': {reason}")))
@@ -298,7 +302,11 @@ impl Appliance {
 
     pub(crate) fn pair_with(&self, appliance: &[u8; 32]) -> PairRecord {
         let peer = self.peer_by_id(appliance).unwrap_or_else(|| hex::encode(appliance));
-        PairRecord::new(&peer, i64::try_from(self.clock.wall().as_nanosecond()).unwrap_or(i64::MAX))
+        PairRecord::new(&peer, self.now_ns())
+    }
+
+    pub(crate) fn now_ns(&self) -> i64 {
+        i64::try_from(self.clock.wall().as_nanosecond()).unwrap_or(i64::MAX)
     }
 
     /// This appliance has met a higher generation: it serves the group no more. What it captured stays where it is.

@@ -90,7 +90,7 @@ impl Appliance {
         let engine = self.group(group)?.engine.read().clone();
         match engine {
             Engine::Primary(primary) => Ok(primary.markers()),
-            Engine::Secondary(secondary) => Ok(secondary.markers()),
+            Engine::Secondary(secondary) => secondary.held_markers().map_err(failed),
             Engine::Fenced { .. } | Engine::Failed(_) => {
                 Err(self.primary(group).err().unwrap_or_else(|| refused("the group does not run")))
             }
@@ -192,8 +192,8 @@ impl Control for Appliance {
         })
     }
 
-    fn pair_delete(&self, group: String, request: PairTarget) -> Reply<'_, ()> {
-        Box::pin(async move { self.delete_pair(&group, &request.to).await })
+    fn pair_delete(&self, group: String, request: PairTarget, force: bool) -> Reply<'_, ()> {
+        Box::pin(async move { self.delete_pair(&group, &request.to, force).await })
     }
 
     fn cut(&self, group: String, request: Cut) -> Reply<'_, MarkerInfo> {

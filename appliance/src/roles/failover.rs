@@ -51,7 +51,8 @@ impl Appliance {
                 silent.as_millis()
             )));
         }
-        if secondary.permitted().is_none() {
+        let goes_back = || secondary.permitted().is_none() && secondary.state().keeps_before();
+        if secondary.permitted().is_none() && !goes_back() {
             return Err(refused(format!("group '{name}' has no usable copy here: its initial copy is not complete")));
         }
         // The volumes are not written beyond an older marker that is asked for.
@@ -61,7 +62,16 @@ impl Appliance {
         };
         secondary.stop().await;
         // Only now is it final: nothing comes in any more.
-        let newest = secondary.permitted().ok_or_else(|| failed("the permitted marker is gone"))?;
+        if goes_back() {
+            return self.go_back(&group, &secondary, begin).await;
+        }
+        let Some(newest) = secondary.permitted() else {
+            let started = tokio::task::block_in_place(|| self.start_secondary(&group.keeper));
+            *group.engine.write() = started.map_or_else(Engine::Failed, Engine::Secondary);
+            return Err(refused(format!(
+                "group '{name}' has no usable copy here any more: the copy under way is not complete"
+            )));
+        };
         let is_older = older.as_ref().is_some_and(|(older, _)| older.marker.number < newest.marker.number);
         let permitted = older.as_ref().map_or_else(|| newest, |(older, _)| older.clone());
         let tip_seq = secondary.state().durable_end().seq.0;
@@ -110,6 +120,7 @@ impl Appliance {
             took_ms: took.as_secs_f64() * 1000.0,
             exports,
             kept: kept.map(|path| path.display().to_string()),
+            went_back: false,
         })
     }
 
@@ -138,7 +149,7 @@ impl Appliance {
         let (parted, writer) = cut.map_err(|error| text(&error))?;
         let volumes = secondary.volumes();
         self.discard_strays(&keeper.name(), &volumes).map_err(|error| error.message)?;
-        let recorded = takeover::record_role(permitted, parted, volumes, keeper);
+        let recorded = takeover::record_role(permitted, parted, volumes, self.now_ns(), keeper);
         let generation = recorded.map_err(|error| text(&error))?;
         let taken = Taken {
             writer,

@@ -10,11 +10,12 @@ use tidemark_common::catalog::{GroupRecord, RoleRecord};
 use tidemark_common::ids::{Generation, GroupId};
 
 use super::appliance::{Appliance, Engine, Group, failed, refused};
+use super::rejoin::Settled;
 use super::volumes::refuse_connected;
 
 impl Appliance {
     /// `pair delete`: on the primary the pair, on the secondary the group itself.
-    pub(crate) async fn delete_pair(&self, group: &str, peer: &str) -> Result<(), ErrorBody> {
+    pub(crate) async fn delete_pair(&self, group: &str, peer: &str, force: bool) -> Result<(), ErrorBody> {
         let _alone = self.changing.lock().await;
         let found = self.group(group)?;
         let engine = found.engine.read().clone();
@@ -33,10 +34,30 @@ impl Appliance {
                 secondary.stop().await;
                 self.forget_group(group, &found, None).await
             }
-            Engine::Failed(why) if record.role == RoleRecord::Primary => Err(may_hold_writes(group, &why.reason)),
+            Engine::Failed(why) if record.role == RoleRecord::Primary => {
+                self.check_other_side(&record, peer)?;
+                if !force {
+                    return Err(may_hold_writes(group, &why.reason));
+                }
+                self.refuse_with_images(found.keeper.id(), None, "given up")?;
+                // Its journal is kept aside, as a fenced one is: whoever took over has the next generation.
+                let by = Generation(record.generation.saturating_add(1));
+                self.forget_group(group, &found, Some(by)).await
+            }
             Engine::Fenced { by } => {
                 self.check_other_side(&record, peer)?;
                 self.refuse_with_images(found.keeper.id(), None, "given up")?;
+                // A kill may have left what was answered in the buffer or the journal, and volumes half way to it.
+                let settled = tokio::task::block_in_place(|| self.settle_captured(&found));
+                match settled {
+                    Ok(Settled::NotWrittenBack { reason, .. }) | Err(reason) if !force => {
+                        return Err(refused(format!(
+                            "group '{group}' is not given up: {reason}. Mend that and try again; or use --force: the volumes then stay as they \
+                             are, at no moment that was, and the journal is kept aside"
+                        )));
+                    }
+                    _ => {}
+                }
                 self.forget_group(group, &found, Some(by)).await
             }
             Engine::Failed(_) => {
@@ -133,7 +154,7 @@ impl Appliance {
         if let Some(parent) = kept.parent() {
             self.disk.sync_folder(parent).map_err(|error| at("sync", parent, error))?;
         }
-        tracing::warn!(kept = %kept.display(), "the journal of a fenced group is kept");
+        tracing::warn!(kept = %kept.display(), "the journal of a group that was primary is kept");
         Ok(())
     }
 
@@ -162,7 +183,9 @@ impl Appliance {
 /// Why a primary that failed is not forgotten.
 fn may_hold_writes(group: &str, reason: &str) -> ErrorBody {
     refused(format!(
-        "group '{group}' does not run, and its journal may hold writes that its volumes do not have: {reason}"
+        "group '{group}' does not run, and its journal may hold writes that its volumes do not have: {reason}. Mend that and restart the \
+         service; or, when a copy has been taken over, `tidemark pair delete {group} --to PEER --force` gives the group up here: the volumes \
+         stay as they are, and the journal is kept aside"
     ))
 }
 

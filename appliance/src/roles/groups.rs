@@ -15,7 +15,7 @@ use tidemark_primary::group::{Primary, PrimaryOptions, PrimaryParts, on_full_rec
 use tidemark_primary::recovery::Taken;
 use tidemark_primary::ship::Links;
 use tidemark_secondary::damage::give_up_image;
-use tidemark_secondary::group::{Secondary, SecondaryParts};
+use tidemark_secondary::group::{Secondary, SecondaryParts, StartError};
 use tidemark_secondary::intake::CopyVolumes;
 
 use super::appliance::{Appliance, Engine, Failure, Group, failed, invalid, refused};
@@ -96,6 +96,7 @@ impl Appliance {
         taken: Option<Taken>,
     ) -> Result<Arc<Primary>, String> {
         let this = self.this.upgrade().ok_or("the service is stopping")?;
+        self.put_back_journal(keeper)?;
         let groups = &self.config.groups;
         let options = PrimaryOptions {
             journal_folder: self.journal_folder(keeper.id()),
@@ -131,7 +132,9 @@ impl Appliance {
 
     /// A copy whose journal cannot be read gives up its image and starts: its primary copies what is missing (decision 12).
     pub(crate) fn start_without_image(&self, keeper: &Arc<GroupKeeper>) -> Result<Arc<Secondary>, Failure> {
-        give_up_image(&self.secondary_parts(keeper)?).map_err(|error| error.to_string())?;
+        // Whatever keeps it from that may pass, as a full disk does: the primary orders it again.
+        let again = |error: StartError| Failure { reason: error.to_string(), journal: Some(true) };
+        give_up_image(&self.secondary_parts(keeper)?).map_err(again)?;
         self.start_secondary(keeper)
     }
 

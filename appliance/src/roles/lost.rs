@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tidemark_common::api::types::{ErrorBody, LostExport, LostRange, LostTail, LostVolume};
-use tidemark_common::ids::{GroupId, VolumeIndex, check_name};
+use tidemark_common::catalog::BeforeRecord;
+use tidemark_common::ids::{GroupId, Seq, VolumeIndex, check_name};
 use tidemark_common::journal::{self, Journal, JournalError, Position};
 use tidemark_common::overlay::{Locate, Overlay};
-use tidemark_common::record::{ControlRecord, FrameHeader, FrameKind, FrameView};
+use tidemark_common::record::{Chain, ControlRecord, FrameHeader, FrameKind, FrameView};
 use tidemark_common::storage::Open;
 use tidemark_common::updater::{AppliedPosition, Updater};
 use tidemark_common::volumes::{VolumeFile, Volumes};
@@ -58,12 +59,21 @@ struct Tail {
     from: Position,
 }
 
-/// Where the last frame of a journal ends that is no part of something that did not arrive whole: folded frames without their record are of no
-/// moment.
+/// Where the last frame of a journal ends that does not follow something which did not arrive whole: folded frames without their record are of no
+/// moment, and neither is what follows them before a marker.
 fn whole_end(journal: &Arc<Journal>, from: Position) -> Result<Position, JournalError> {
-    let (mut reader, mut end) = (journal.reader(from), from);
-    while let Some((_, header)) = reader.next_header()? {
-        if header.kind != FrameKind::Folded {
+    let (mut reader, mut end, mut is_open) = (journal.reader(from), from, false);
+    while let Some(frame) = reader.next_frame()? {
+        // What came later than the rest of it may be older than it.
+        is_open = match frame.header.kind {
+            FrameKind::Folded => true,
+            FrameKind::Writes | FrameKind::Regions => is_open,
+            FrameKind::Control => {
+                let record = FrameView::new(&frame.bytes).ok().and_then(|view| ControlRecord::of(&view).ok());
+                is_open && !matches!(record, Some(ControlRecord::Folded { .. } | ControlRecord::Marker(_)))
+            }
+        };
+        if !is_open {
             end = reader.position();
         }
     }
@@ -204,6 +214,11 @@ impl Appliance {
     /// `lost discard`.
     pub(crate) fn discard_lost(&self, group: &str, name: &str) -> Result<(), ErrorBody> {
         let folder = self.tail_folder(self.owner_of(group, name)?.id(), name)?;
+        if self.goes_back_to(group, name) {
+            return Err(refused(format!(
+                "'{name}' is what group '{group}' goes back to here if the copy that is under way does not end: discard it when that is complete"
+            )));
+        }
         tracing::warn!(group, folder = %folder.display(), "what was never shipped is discarded, as asked");
         std::fs::remove_dir_all(&folder).map_err(|error| failed(format!("remove {}: {error}", folder.display())))?;
         // With the last one of a group that is no more goes what was kept to know of it.
@@ -240,6 +255,27 @@ impl Appliance {
         let journal = Arc::clone(opened.writer.journal());
         Ok(Tail { from: from.max(journal.oldest()), journal })
     }
+
+    /// Whether a kept tail is still the rest of the journal that a side had before it returned.
+    pub(crate) fn check_tail(&self, id: GroupId, before: &BeforeRecord) -> Result<(), String> {
+        let tail = self.open_tail(id, &before.tail).map_err(|error| error.message)?;
+        is_rest_of(&tail.journal, before)
+    }
+}
+
+/// Whether a journal holds the place where the histories parted, and ends where it ended.
+pub(crate) fn is_rest_of(journal: &Arc<Journal>, before: &BeforeRecord) -> Result<(), String> {
+    let parted = before.parted;
+    let found = journal.reader_at_chain(Seq(parted.seq), Chain(parted.chain)).map_err(|error| error.to_string())?;
+    let place = Position { segment: parted.segment, offset: parted.offset };
+    if found.is_some_and(|reader| reader.position() == place) && journal.durable_end().seq.next().0 == before.next_seq {
+        return Ok(());
+    }
+    Err(format!(
+        "the kept tail '{}' is not what it was: it does not hold the writes up to {}",
+        before.tail,
+        before.next_seq - 1
+    ))
 }
 
 /// The name of a tail's folder.

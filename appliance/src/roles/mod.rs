@@ -14,6 +14,7 @@ pub(crate) mod drill_left;
 pub(crate) mod exports;
 mod failover;
 mod give_up;
+mod go_back;
 mod groups;
 mod image_commands;
 mod image_ends;

@@ -12,7 +12,8 @@
 //! ```
 //!
 //! Whatever stops this in between, both stand as before, and it is done again. With no tail the old primary's image is that
-//! of the marker: it stays servable, and only what was written since comes over.
+//! of the marker: it stays servable, and only what was written since comes over. With one, the volumes stay what they were until
+//! the copy is complete, and a failover before that goes back to it (decision 18).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,13 +21,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidemark_common::api::types::{ErrorBody, Rejoin, RejoinReport};
-use tidemark_common::catalog::{Batch, CatalogError, CopyRecord, PairStateRecord, RoleRecord, VolumeRecord};
+use tidemark_common::catalog::{
+    Batch, BeforeRecord, CatalogError, CopyRecord, PairStateRecord, PartedRecord, RoleRecord, VolumeRecord,
+};
 use tidemark_common::differential::Bitmap;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::{Generation, GroupId, MarkerNumber, Seq, VolumeIndex};
 use tidemark_common::journal::{self, Position};
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender};
-use tidemark_common::record::Chain;
+use tidemark_common::record::{Chain, ControlRecord, MarkerRecord};
 use tidemark_common::wire::handshake::{Versions, agree};
 use tidemark_common::wire::message::{DirtyRun, Message, Parted, Refusal, Refused, Return};
 use tidemark_primary::differences::written_since;
@@ -45,6 +48,20 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The number of a copy that is open until the new primary begins one: no marker has it.
 const NOT_BEGUN: u64 = u64::MAX;
 
+/// How a side that is no primary any more was left.
+#[derive(Debug)]
+pub(crate) enum Settled {
+    /// Everything captured is in the volumes.
+    WrittenBack,
+    /// It is in the journal, and the volumes lack some of it.
+    NotWrittenBack {
+        /// For people.
+        reason: String,
+        /// The journal is what cannot be read.
+        damaged: bool,
+    },
+}
+
 /// What an old primary found out about itself.
 struct Tail {
     /// Where its journal is to be cut; `None`: it does not hold the place.
@@ -54,6 +71,10 @@ struct Tail {
     regions: Bitmap,
     writes: u64,
     bytes: u64,
+    /// The newest marker of the old journal.
+    newest: Option<MarkerRecord>,
+    /// The number behind its last write.
+    next_seq: Seq,
 }
 
 impl Tail {
@@ -91,6 +112,9 @@ impl Appliance {
     /// Under `changing`.
     pub(crate) async fn return_to_new_primary(&self, name: &str) -> Result<RejoinReport, ErrorBody> {
         let group = self.group(name)?;
+        if matches!(&*group.engine.read(), Engine::Primary(_)) {
+            return Err(self.not_fenced(&group).await);
+        }
         let by = Self::fenced_by(&group)?;
         let pairs = group.keeper.get().pairs;
         let takers = if pairs.len() > 1 { self.takers(&group).await } else { Vec::new() };
@@ -108,15 +132,18 @@ impl Appliance {
         let peer =
             peer.ok_or_else(|| refused(format!("group '{name}' has no pair here: there is nobody to return to")))?;
         // Hosts are out: whatever was captured goes into the journal and the volumes before anything is compared.
-        tokio::task::block_in_place(|| self.settle_captured(&group)).map_err(failed)?;
+        let settled = tokio::task::block_in_place(|| self.settle_captured(&group)).map_err(failed)?;
+        if let Settled::NotWrittenBack { reason, damaged: false } = &settled {
+            return Err(failed(format!("group '{name}': {reason}. Mend that, then try again")));
+        }
         *group.engine.write() = Engine::Failed(format!("it is returning to '{peer}' as the copy").into());
-        let returned = self.return_to(&group, &peer).await;
+        let returned = self.return_to(&group, &peer, &settled).await;
         match returned {
             Ok(None) => {
                 let served = self.serve_again(&group, &peer).await;
                 if served.is_err() {
                     // As before: it is asked again.
-                    *group.engine.write() = Engine::Fenced { by };
+                    self.fenced_again(&group, by);
                 }
                 served
             }
@@ -129,14 +156,36 @@ impl Appliance {
                 Ok(report)
             }
             Err(error) => {
-                *group.engine.write() = Engine::Fenced { by };
+                self.fenced_again(&group, by);
                 Err(error)
             }
         }
     }
 
+    /// Why a primary has nobody to return to; it may only not have heard of it.
+    async fn not_fenced(&self, group: &Group) -> ErrorBody {
+        let name = group.keeper.name();
+        let Some((peer, generation)) = self.takers(group).await.into_iter().next() else {
+            let peers: Vec<_> = group.keeper.get().pairs.into_iter().map(|pair| format!("'{}'", pair.peer)).collect();
+            let asked = if peers.is_empty() { "no pair".into() } else { peers.join(", ") };
+            return refused(format!(
+                "group '{name}' is primary here: nobody who answers took over from it (it has {asked}; `tidemark status` says who is connected)"
+            ));
+        };
+        refused(format!(
+            "group '{name}' is primary here still, and '{peer}' took over from it with generation {generation}: this side is fenced as soon as \
+             they have met, within seconds. Try again then"
+        ))
+    }
+
+    /// As before: it is asked again, and who has taken over is looked for.
+    fn fenced_again(&self, group: &Group, by: Generation) {
+        *group.engine.write() = Engine::Fenced { by };
+        self.look_for_takers(&group.keeper.name());
+    }
+
     /// A primary that hosts cannot reach starts, drains, applies, and stops.
-    pub(crate) fn settle_captured(&self, group: &Group) -> Result<(), String> {
+    pub(crate) fn settle_captured(&self, group: &Group) -> Result<Settled, String> {
         let primary = self.start_primary(&group.keeper, None)?;
         primary.refuse_hosts();
         primary.stop();
@@ -147,7 +196,14 @@ impl Appliance {
                     .into(),
             );
         }
-        Ok(())
+        if primary.is_written_back() {
+            return Ok(Settled::WrittenBack);
+        }
+        let problem = primary.problem().unwrap_or_else(|| "a volume could not be synced".into());
+        let reason = format!(
+            "what hosts had written last is in the journal here and could not be put into the volumes ({problem})"
+        );
+        Ok(Settled::NotWrittenBack { reason, damaged: primary.journal_is_damaged() })
     }
 
     /// Nobody took over: a switchover began here and did not come to its end over there.
@@ -173,7 +229,7 @@ impl Appliance {
     }
 
     /// `None`: the other side has not taken over, it is still the copy of this one.
-    async fn return_to(&self, group: &Group, peer: &str) -> Result<Option<RejoinReport>, ErrorBody> {
+    async fn return_to(&self, group: &Group, peer: &str, settled: &Settled) -> Result<Option<RejoinReport>, ErrorBody> {
         let (id, generation) = (group.keeper.id(), group.keeper.generation());
         let (connection, control, mut answers) = self.call(peer).await?;
         let first = Return {
@@ -190,7 +246,7 @@ impl Appliance {
             }
             other => return Err(unexpected(peer, other)),
         };
-        let tail = tokio::task::block_in_place(|| self.tail(group, &parted)).map_err(failed)?;
+        let tail = tokio::task::block_in_place(|| self.tail(group, &parted, settled)).map_err(failed)?;
         let kept = tokio::task::block_in_place(|| self.keep_tail(group, &parted, &tail)).map_err(failed)?;
         send_dirty(&control, &tail).await.map_err(failed)?;
         match answer(&mut answers, peer).await? {
@@ -223,20 +279,39 @@ impl Appliance {
     }
 
     /// What lies in the journal behind the place where the histories parted.
-    fn tail(&self, group: &Group, parted: &Parted) -> Result<Tail, String> {
+    fn tail(&self, group: &Group, parted: &Parted, settled: &Settled) -> Result<Tail, String> {
         let (id, options) = (group.keeper.id(), self.journal_options());
         let disk = Arc::clone(&self.disk);
-        let opened = journal::open(disk, &self.journal_folder(id), id, options, None, &mut |_, _, _| {});
-        let journal = Arc::clone(opened.map_err(|error| error.to_string())?.writer.journal());
-        let found = journal.reader_at_chain(Seq(parted.seq), Chain(parted.chain)).map_err(|error| error.to_string())?;
+        let mut newest = None;
+        let opened = journal::open(disk, &self.journal_folder(id), id, options, None, &mut |_, _, record| {
+            if let Some(ControlRecord::Marker(marker)) = record {
+                newest = Some(marker.clone());
+            }
+        });
+        let writer = opened.map_err(|error| error.to_string())?.writer;
+        let (journal, next_seq) = (Arc::clone(writer.journal()), writer.tip().seq.next());
+        let mut found = match journal.reader_at_chain(Seq(parted.seq), Chain(parted.chain)) {
+            Err(error) if error.is_of_the_records() => None,
+            found => found.map_err(|error| error.to_string())?,
+        };
         let from = found.as_ref().map_or_else(|| journal.oldest(), |reader| reader.position());
-        let (dirty, writes, bytes) = written_since(&journal, from).map_err(|error| error.to_string())?;
+        let written = match written_since(&journal, from) {
+            // What cannot be read is kept as it is, and nothing is concluded from it.
+            Err(error) if error.is_of_the_records() => None,
+            written => Some(written.map_err(|error| error.to_string())?),
+        };
+        // What the volumes lack of the time before is in no tail: all of it is copied.
+        if written.is_none() || matches!(settled, Settled::NotWrittenBack { .. }) {
+            found = None;
+        }
+        let unread = || (Bitmap::default(), writer.tip().seq.0.saturating_sub(parted.seq).max(1), 0);
+        let (dirty, writes, bytes) = written.unwrap_or_else(unread);
         let marker = self.catalog.marker(id, MarkerNumber(parted.marker)).map_err(|error| error.to_string())?;
         // Without the marker's record the image cannot be named: then it is not kept either.
         let cut = found.map(|reader| reader.position()).filter(|_| marker.is_some());
         let regions = if cut.is_some() { Bitmap::default() } else { Self::unshipped_regions(group)? };
         let bytes = bytes.saturating_add(regions.bytes());
-        Ok(Tail { cut, dirty, regions, writes, bytes })
+        Ok(Tail { cut, dirty, regions, writes, bytes, newest, next_seq })
     }
 
     /// The tail's part of the journal, and what that no longer reaches, copied to where nothing replaces it (invariant 8).
@@ -344,9 +419,9 @@ impl Appliance {
         let mut pair = self.pair_with(&primary);
         if !tail.is_empty() {
             // Open from the first moment: nothing is permitted before the new primary has sent what differs.
-            let mut copy = CopyRecord::first(1);
-            copy.number = NOT_BEGUN;
-            pair.copy = Some(copy);
+            pair.before = before(group, parted, tail);
+            let direct = pair.before.is_none();
+            pair.copy = Some(CopyRecord { number: NOT_BEGUN, direct, ..CopyRecord::first(1) });
         } else {
             pair.state = PairStateRecord::CatchingUp;
         }
@@ -359,6 +434,22 @@ impl Appliance {
             record.cut = tail.cut.map(|cut| (cut.segment, cut.offset));
         })
     }
+}
+
+/// What the volumes hold now, when the tail that was kept has what the journal here is about to lose.
+fn before(group: &Group, parted: &Parted, tail: &Tail) -> Option<BeforeRecord> {
+    let (record, newest) = (group.keeper.get(), tail.newest.as_ref()?);
+    let cut = tail.cut.filter(|_| tail.writes > 0)?;
+    let (segment, offset) = (cut.segment, cut.offset);
+    Some(BeforeRecord {
+        generation: record.generation,
+        tail: tail_name(record.generation, parted.marker),
+        parted: PartedRecord { marker: parted.marker, seq: parted.seq, chain: parted.chain, segment, offset },
+        next_seq: tail.next_seq.0,
+        marker: newest.number,
+        marker_ns: newest.time_ns,
+        volumes: record.volumes,
+    })
 }
 
 /// The new primary's side.
@@ -411,8 +502,21 @@ impl Appliance {
             self.deny_take_over(&group, connection).await?;
         }
         let (record, engine) = (group.keeper.get(), group.engine.read().clone());
-        let Engine::Primary(primary) = engine else {
-            return Err(refuse(Refusal::Conflict, 0, nobody_took_over(here, &name)));
+        let primary = match engine {
+            Engine::Primary(primary) => primary,
+            // It knows of a higher generation than its own, and not where that is served.
+            Engine::Fenced { by } => {
+                let message =
+                    format!("group '{name}' is fenced on '{here}', too, by generation {by}: who has that took over");
+                return Err(refuse(Refusal::Fenced, by.0.max(record.generation), message));
+            }
+            Engine::Failed(why) if record.role == RoleRecord::Primary => {
+                let message = format!("group '{name}' is primary on '{here}' and does not run there: {why}");
+                return Err(refuse(Refusal::Unready, record.generation, message));
+            }
+            Engine::Secondary(_) | Engine::Failed(_) => {
+                return Err(refuse(Refusal::Conflict, 0, nobody_took_over(here, &name)));
+            }
         };
         if record.generation <= request.generation {
             let message = format!(

@@ -7,7 +7,7 @@ use tidemark_common::catalog::RoleRecord;
 use tidemark_common::wire::message::{Hello, Refusal, Refused};
 use tidemark_secondary::group::Secondary;
 
-use super::appliance::{Appliance, Engine, Group};
+use super::appliance::{Appliance, Engine, Failure, Group};
 
 impl Appliance {
     /// Whether a group is the caller's copy, and its journal is what keeps it from going on. One that is gone altogether may only not be
@@ -16,7 +16,7 @@ impl Appliance {
         let record = group.keeper.get();
         let of_the_caller = record.role == RoleRecord::Secondary
             && record.primary == Some(*caller)
-            && record.generation == hello.generation;
+            && record.generation <= hello.generation;
         of_the_caller
             && match &*group.engine.read() {
                 Engine::Secondary(secondary) => secondary.state().damage().is_cancelled(),
@@ -54,7 +54,12 @@ impl Appliance {
             *group.engine.write() = Engine::Failed(reason.into());
             secondary.stop().await;
         }
-        let started = tokio::task::block_in_place(|| self.start_without_image(&group.keeper));
+        let started = tokio::task::block_in_place(|| {
+            // Its primary may have been made primary again meanwhile.
+            let adopted = group.keeper.update(|record| record.generation = record.generation.max(hello.generation));
+            adopted.map_err(|error| Failure { reason: error.to_string(), journal: Some(true) })?;
+            self.start_without_image(&group.keeper)
+        });
         let (engine, answer) = match started {
             Ok(secondary) => (Engine::Secondary(Arc::clone(&secondary)), Ok(secondary)),
             Err(why) => {

@@ -57,7 +57,8 @@ impl Appliance {
         }
         let held_at = self.clock.monotonic();
         let marker = primary.cut(Some("switchover".into())).await.map_err(failed)?;
-        self.wait_permitted(&pair, marker.number, Duration::from_millis(request.timeout_ms)).await?;
+        let at_most = Duration::from_millis(request.timeout_ms);
+        self.wait_permitted(&pair, marker.number, (held_at, at_most)).await?;
         let generation = self.hand_over(&group, &primary, &request.to, marker.number).await?;
         // Certain now: hosts are told that it is not served here.
         for volume in &volumes {
@@ -81,8 +82,14 @@ impl Appliance {
         })
     }
 
-    async fn wait_permitted(&self, pair: &Pair, marker: u64, at_most: Duration) -> Result<(), ErrorBody> {
-        let deadline = self.clock.monotonic() + at_most;
+    /// Counted from when hosts began to wait.
+    async fn wait_permitted(
+        &self,
+        pair: &Pair,
+        marker: u64,
+        (since, at_most): (Duration, Duration),
+    ) -> Result<(), ErrorBody> {
+        let deadline = since + at_most;
         while pair.remote().permitted_marker < marker {
             if self.clock.monotonic() >= deadline {
                 return Err(refused(format!(
@@ -120,30 +127,41 @@ impl Appliance {
             Err(error) => Err(failed(error)),
         };
         connection.close("answered");
-        match answered {
-            Ok(Message::Agreed { generation }) => {
+        match Answered::of(answered, peer, generation) {
+            Answered::TookOver(generation) => {
                 *group.engine.write() = Engine::Fenced { by: Generation(generation) };
                 Ok(generation)
             }
-            // It says that it did not; only what it could not bring to an end is not known.
-            Ok(message @ Message::Refused(_)) if is_certain(&message) => {
-                group.keeper.update(|record| record.role = RoleRecord::Primary).map_err(failed)?;
-                Err(unexpected(peer, message))
+            Answered::TookOverBefore { by, message } => {
+                *group.engine.write() = Engine::Fenced { by: Generation(by) };
+                let fenced = RoleRecord::Fenced { by_generation: by };
+                group.keeper.update(|record| record.role = fenced).map_err(failed)?;
+                self.close_doors(group, &format!("'{peer}' has taken over: open it there"));
+                tokio::task::block_in_place(|| primary.stop());
+                let name = group.keeper.name();
+                Err(refused(format!("{message}. This side is fenced: `tidemark rejoin {name}` makes it the copy")))
             }
-            other => {
-                let why = other.map_or_else(|error| error.message, |message| unexpected(peer, message).message);
+            Answered::DidNot(message) => {
+                group.keeper.update(|record| record.role = RoleRecord::Primary).map_err(failed)?;
+                Err(refused(message))
+            }
+            Answered::Unknown(why) => {
                 *group.engine.write() = Engine::Fenced { by };
-                for member in group.keeper.get().volumes {
-                    if let Ok(volume) = self.volume(&member.name) {
-                        volume.close(format!("whether '{peer}' has taken over is not known yet"));
-                    }
-                }
+                self.close_doors(group, &format!("whether '{peer}' has taken over is not known yet"));
                 tokio::task::block_in_place(|| primary.stop());
                 Err(failed(format!(
                     "whether '{peer}' has taken over is not known ({why}): this side serves nothing. `tidemark rejoin {}` asks it \
                      again, and makes this side its copy, or primary as before",
                     group.keeper.name()
                 )))
+            }
+        }
+    }
+
+    fn close_doors(&self, group: &Group, why: &str) {
+        for member in group.keeper.get().volumes {
+            if let Ok(volume) = self.volume(&member.name) {
+                volume.close(why.to_owned());
             }
         }
     }
@@ -179,8 +197,33 @@ impl Appliance {
     }
 }
 
-const fn is_certain(message: &Message) -> bool {
-    matches!(message, Message::Refused(Refused { refusal, .. }) if !matches!(refusal, Refusal::Unready))
+/// What the copy's answer to "take over" says of who is primary.
+#[derive(Debug, PartialEq, Eq)]
+enum Answered {
+    /// It took over, with this generation.
+    TookOver(u64),
+    /// It had taken over already, or follows who has.
+    TookOverBefore { by: u64, message: String },
+    /// It did not, and will not because of this.
+    DidNot(String),
+    /// Only what it could not bring to an end is not known.
+    Unknown(String),
+}
+
+impl Answered {
+    fn of(answer: Result<Message, ErrorBody>, peer: &str, generation: u64) -> Self {
+        match answer {
+            Ok(Message::Agreed { generation }) => Self::TookOver(generation),
+            Ok(Message::Refused(Refused { generation: by, message, .. })) if by > generation => {
+                Self::TookOverBefore { by, message }
+            }
+            Ok(Message::Refused(Refused { refusal, message, .. })) if !matches!(refusal, Refusal::Unready) => {
+                Self::DidNot(message)
+            }
+            Ok(message) => Self::Unknown(unexpected(peer, message).message),
+            Err(error) => Self::Unknown(error.message),
+        }
+    }
 }
 
 /// The pair to switch to: it has everything but the last moment.
@@ -195,11 +238,44 @@ fn ready_pair(primary: &Primary, name: &str, to: &str) -> Result<Arc<Pair>, Erro
     let status = pair.status();
     if !status.connected || !matches!(status.state, PairState::Paired | PairState::CatchingUp) {
         let why = status.reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+        let advice = match status.state {
+            PairState::FailedOver | PairState::Fenced => {
+                format!("'{to}' is the copy again after `tidemark rejoin {name}` there, and a copy of what differs")
+            }
+            PairState::InitialCopy | PairState::Differential | PairState::Resync => {
+                "try again when it is paired: `tidemark status --watch` shows it".into()
+            }
+            PairState::Suspended => format!("`tidemark pair resume {name} --to {to}` first"),
+            PairState::Error => "do what that says first".into(),
+            PairState::Paired | PairState::CatchingUp => format!("start '{to}', or mend the link to it"),
+        };
         return Err(refused(format!(
-            "the pair with '{to}' is {}{}{why}. When that side is lost for good, use `tidemark failover {name}` there",
+            "the pair with '{to}' is {}{}{why}. Nothing was changed: {advice}",
             status.state,
             if status.connected { "" } else { " and not connected" },
         )));
     }
     Ok(pair)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Invariant 8: a side that was told of a higher generation serves no more, whatever else it was told.
+    #[test]
+    fn whoever_hears_of_a_higher_generation_stays_fenced() {
+        let refused = |refusal, generation| {
+            let said = Refused { refusal, message: "so it says".into(), generation };
+            Answered::of(Ok(Message::Refused(said)), "west", 4)
+        };
+        for refusal in [Refusal::Conflict, Refusal::Fenced, Refusal::Unready] {
+            let before = Answered::TookOverBefore { by: 5, message: "so it says".into() };
+            assert_eq!(refused(refusal, 5), before, "{refusal:?}");
+        }
+        assert_eq!(refused(Refusal::Conflict, 4), Answered::DidNot("so it says".into()));
+        assert_eq!(refused(Refusal::Unready, 4), Answered::Unknown("so it says".into()));
+        assert_eq!(Answered::of(Ok(Message::Agreed { generation: 5 }), "west", 4), Answered::TookOver(5));
+        assert!(matches!(Answered::of(Err(failed("it went silent")), "west", 4), Answered::Unknown(_)));
+    }
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tidemark_common::api::types::{ErrorBody, RejoinReport};
-use tidemark_common::catalog::{PairStateRecord, PartedRecord, RoleRecord};
+use tidemark_common::catalog::{PairRecord, PairStateRecord, PartedRecord, RoleRecord};
 use tidemark_common::ids::Seq;
 use tidemark_common::journal;
 use tidemark_common::wire::message::{Message, Refusal, Refused};
@@ -30,8 +30,8 @@ enum Other {
     TookOver { generation: u64, parted: Option<PartedRecord> },
     /// It says that it has not.
     Copy,
-    /// It did not say.
-    Silent(String),
+    /// It did not say. What it knows of generations counts all the same.
+    Silent { why: String, generation: Option<u64> },
 }
 
 impl Other {
@@ -47,6 +47,10 @@ impl Other {
                     offset: 0,
                 }),
             },
+            // One that does not run, or is fenced itself.
+            Ok(Message::Refused(said)) if matches!(said.refusal, Refusal::Fenced | Refusal::Unready) => {
+                Self::Silent { why: said.message, generation: Some(said.generation) }
+            }
             // Primary without a pair with this side.
             Ok(Message::Refused(said)) if said.generation > generation => {
                 Self::TookOver { generation: said.generation, parted: None }
@@ -55,16 +59,21 @@ impl Other {
             Ok(Message::Refused(Refused { refusal: Refusal::Conflict, generation, .. })) if generation != 0 => {
                 Self::Copy
             }
-            Ok(Message::Refused(said)) => Self::Silent(said.message),
-            Ok(_) => Self::Silent("it answered with something else than what was asked".into()),
-            Err(error) => Self::Silent(error.message),
+            Ok(Message::Refused(said)) => Self::silent(said.message),
+            Ok(_) => Self::silent("it answered with something else than what was asked".into()),
+            Err(error) => Self::silent(error.message),
         }
+    }
+
+    const fn silent(why: String) -> Self {
+        Self::Silent { why, generation: None }
     }
 
     const fn generation(&self) -> Option<u64> {
         match self {
             Self::TookOver { generation, .. } => Some(*generation),
-            Self::Copy | Self::Silent(_) => None,
+            Self::Silent { generation, .. } => *generation,
+            Self::Copy => None,
         }
     }
 
@@ -73,7 +82,7 @@ impl Other {
         let nowhere = PartedRecord { marker: 0, seq: 0, chain: [0; 16], segment: 0, offset: 0 };
         match self {
             Self::TookOver { parted, .. } => parted.unwrap_or(nowhere),
-            Self::Copy | Self::Silent(_) => nowhere,
+            Self::Copy | Self::Silent { .. } => nowhere,
         }
     }
 }
@@ -123,25 +132,19 @@ impl Appliance {
     fn record_as_primary(&self, group: &Group, by: u64, others: &BTreeMap<String, Other>) -> Result<u64, String> {
         let end = self.end_of_journal(group)?;
         let highest = others.values().filter_map(Other::generation).max().unwrap_or(0).max(by);
+        let now_ns = self.now_ns();
         let recorded = group.keeper.update(|record| {
             record.role = RoleRecord::Primary;
             record.generation = highest.saturating_add(1);
             record.generation_start_seq = end.next().0;
             record.primary = None;
-            let name = record.name.clone();
             for pair in &mut record.pairs {
                 let other = others.get(&pair.peer);
                 if matches!(other, Some(Other::Copy)) && pair.state != PairStateRecord::Fenced {
                     continue;
                 }
-                // It is called, which fences it; then it stands until it has returned.
-                pair.state = PairStateRecord::Error;
-                pair.reason = Some(format!(
-                    "this side goes on as primary, as the operator chose: when '{0}' has met it, `tidemark rejoin {name}` on '{0}' makes \
-                     that side the copy, and keeps what it had alone",
-                    pair.peer
-                ));
-                pair.parted = Some(other.map_or(Other::Copy.parted(), Other::parted));
+                let parted = other.map_or(Other::Copy.parted(), Other::parted);
+                stand_until_returned(&record.name, pair, parted, now_ns);
             }
             record.generation
         });
@@ -172,10 +175,22 @@ impl Appliance {
     }
 }
 
+/// The other side is called, which fences it; then the pair stands until it has returned.
+pub(super) fn stand_until_returned(group: &str, pair: &mut PairRecord, parted: PartedRecord, now_ns: i64) {
+    pair.since_ns = now_ns;
+    pair.state = PairStateRecord::Error;
+    pair.reason = Some(format!(
+        "this side goes on as primary, as the operator chose: when '{0}' has met it, `tidemark rejoin {group}` on '{0}' makes that side \
+         the copy, and keeps what it had alone",
+        pair.peer
+    ));
+    pair.parted = Some(parted);
+}
+
 /// Whether there is something to choose, and whoever could go on serving has been asked or is known to be off.
 fn check_chosen(name: &str, others: &BTreeMap<String, Other>, force: bool) -> Result<(), ErrorBody> {
     for (peer, other) in others {
-        if let (Other::Silent(why), false) = (other, force) {
+        if let (Other::Silent { why, .. }, false) = (other, force) {
             return Err(refused(format!(
                 "group '{name}': '{peer}' does not say where the histories parted ({why}), and as long as it does not meet this side it may \
                  go on serving its hosts. Bring it within reach; or make sure that it serves nobody, and use --force: then \

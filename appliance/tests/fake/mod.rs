@@ -140,6 +140,7 @@ fn report(group: GroupStatus) -> FailoverReport {
         took_ms: 12.3,
         exports: group.volumes,
         kept: None,
+        went_back: false,
     }
 }
 
@@ -367,8 +368,8 @@ impl Control for Fake {
         self.reply(format!("pair_in_place {group:?} {:?}", request.to), move |status| pair(status, &group, &request.to))
     }
 
-    fn pair_delete(&self, group: String, request: PairTarget) -> Reply<'_, ()> {
-        self.reply(format!("pair_delete {group:?} {:?}", request.to), move |status| {
+    fn pair_delete(&self, group: String, request: PairTarget, force: bool) -> Reply<'_, ()> {
+        self.reply(format!("pair_delete {group:?} {:?} {force}", request.to), move |status| {
             pair(status, &group, &request.to).map(drop)
         })
     }

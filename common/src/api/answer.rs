@@ -91,3 +91,11 @@ pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> ErrorAnswer 
     let message = format!("{method} is not for {}: the Allow header says what is", uri.path());
     ErrorAnswer::invalid(StatusCode::METHOD_NOT_ALLOWED, message)
 }
+
+/// Whether an order stands although something speaks against it.
+#[derive(Debug, Clone, Copy, serde::Deserialize, utoipa::IntoParams)]
+pub(super) struct Forced {
+    /// Also then.
+    #[serde(default)]
+    pub(super) force: bool,
+}

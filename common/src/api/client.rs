@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use super::local_pair::client::forced;
 use super::types::{
     CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, Failover, FailoverReport, GroupCreate,
     GroupDrills, GroupSet, GroupStatus, GroupVolume, ImageStatus, LostExport, LostTail, MarkerInfo, PairStatus,
@@ -252,8 +253,8 @@ impl Client {
     ///
     /// # Errors
     /// See [`Client::status`].
-    pub async fn pair_delete(&self, group: &str, peer: &str) -> Answer<()> {
-        self.tell(Ask::new(Method::DELETE, &["groups", group, "pairs", peer])).await
+    pub async fn pair_delete(&self, group: &str, peer: &str, force: bool) -> Answer<()> {
+        self.tell(forced(Ask::new(Method::DELETE, &["groups", group, "pairs", peer]), force)).await
     }
 
     /// `cut`.

@@ -57,7 +57,7 @@ pub trait Control: Send + Sync + 'static {
     /// `pair resume --in-place`.
     fn pair_in_place(&self, group: String, request: PairTarget) -> Reply<'_, PairStatus>;
     /// `pair delete`.
-    fn pair_delete(&self, group: String, request: PairTarget) -> Reply<'_, ()>;
+    fn pair_delete(&self, group: String, request: PairTarget, force: bool) -> Reply<'_, ()>;
     /// `cut`: resolves when the marker is durable in the journal.
     fn cut(&self, group: String, request: Cut) -> Reply<'_, MarkerInfo>;
     /// `markers`: newest first.

@@ -15,7 +15,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::answer::{BODY_BYTES_MAX, Body, ErrorAnswer, Names, method_not_allowed, not_found};
+use super::answer::{BODY_BYTES_MAX, Body, ErrorAnswer, Forced, Names, method_not_allowed, not_found};
 use super::backup::routes::backup_router;
 use super::control::Control;
 use super::local_pair::routes::local_pair_router;
@@ -231,13 +231,14 @@ async fn pair_create(
 
 /// Ends a pair; the copy stays as it is.
 #[utoipa::path(delete, path = "/v1/groups/{group}/pairs/{peer}",
-    params(("group" = String, Path,), ("peer" = String, Path,)),
+    params(("group" = String, Path,), ("peer" = String, Path,), Forced),
     responses((status = 204), (status = "default", body = ErrorBody)))]
 async fn pair_delete(
     State(api): State<Api>,
     Names((group, to)): Names<(String, String)>,
+    Query(how): Query<Forced>,
 ) -> Result<StatusCode, ErrorAnswer> {
-    api.carry_out(async move |control| control.pair_delete(group, PairTarget { to }).await)
+    api.carry_out(async move |control| control.pair_delete(group, PairTarget { to }, how.force).await)
         .await
         .map(|()| StatusCode::NO_CONTENT)
 }

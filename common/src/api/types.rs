@@ -725,6 +725,9 @@ pub struct FailoverReport {
     /// Where what came after an older marker is kept (`tidemark lost`).
     #[serde(default)]
     pub kept: Option<String>,
+    /// This side had returned as the copy, which was not complete: what is served is what it was before.
+    #[serde(default)]
+    pub went_back: bool,
 }
 
 /// `rejoin`.

@@ -34,9 +34,9 @@ pub use image_records::{
     LocalPairRecord, LocalPairStateRecord, ScheduleRecord,
 };
 pub use records::{
-    ApplianceRecord, AppliedRecord, BackupRecord, BackupStateRecord, CopyRecord, GroupRecord, GroupVolume,
-    HistoryRecord, KeptMarkerRecord, OfferRecord, OfferWhy, OnFullRecord, PairRecord, PairStateRecord, PartedRecord,
-    PeerRecord, RestoreRecord, RingRecord, RoleRecord, SetRecord, VolumeRecord, WhileDifferentialRecord,
+    ApplianceRecord, AppliedRecord, BackupRecord, BackupStateRecord, BeforeRecord, CopyRecord, GroupRecord,
+    GroupVolume, HistoryRecord, KeptMarkerRecord, OfferRecord, OfferWhy, OnFullRecord, PairRecord, PairStateRecord,
+    PartedRecord, PeerRecord, RestoreRecord, RingRecord, RoleRecord, SetRecord, VolumeRecord, WhileDifferentialRecord,
 };
 pub use schema::{CATALOG_FORMAT, MARKERS_KEPT, RECORD_BYTES_MAX};
 

@@ -174,6 +174,8 @@ pub struct PairRecord {
     pub floor: Option<(u64, u64)>,
     /// A copy whose regions up to a place, (number, volume, offset), are counted as arrived: the other side has that copy.
     pub counted: Option<(u64, u32, u64)>,
+    /// On a side that returned: what it was before, and what its volumes are until the copy is complete.
+    pub before: Option<BeforeRecord>,
 }
 
 impl PairRecord {
@@ -189,8 +191,28 @@ impl PairRecord {
             parted: None,
             floor: None,
             counted: None,
+            before: None,
         }
     }
+}
+
+/// What a side that returned as the copy was before: a primary, with writes that its new primary never had (decision 18).
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct BeforeRecord {
+    /// Its generation then.
+    pub generation: u64,
+    /// The kept tail that has the rest of its journal.
+    pub tail: String,
+    /// Where the histories parted, with the place in the journal here.
+    pub parted: PartedRecord,
+    /// The number behind its last write.
+    pub next_seq: u64,
+    /// Its last marker.
+    pub marker: u64,
+    /// When that was cut, nanoseconds since 1970.
+    pub marker_ns: i64,
+    /// Its volumes.
+    pub volumes: Vec<GroupVolume>,
 }
 
 /// Where two histories parted: the last marker both have, and the place behind it in the journal of who took over.

@@ -34,7 +34,7 @@ use super::CatalogError;
 use crate::ids::{GroupId, MarkerNumber, check_name};
 
 /// The layout of tables and records that this build writes. Raised by any change an older build would misread.
-pub const CATALOG_FORMAT: u32 = 10;
+pub const CATALOG_FORMAT: u32 = 11;
 /// Stored bytes of one record at most: a roaring bitmap of 64 TiB in regions needs no more.
 pub const RECORD_BYTES_MAX: usize = 256 << 20;
 /// Markers kept per group, at least; pruning is by blocks of `MARKERS_PRUNE_STEP`.

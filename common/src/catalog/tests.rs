@@ -62,6 +62,15 @@ fn pair(peer: &str, state: PairStateRecord) -> PairRecord {
         parted: Some(PartedRecord { marker: 17, seq: 18, chain: [19; 16], segment: 20, offset: 21 }),
         floor: Some((22, 23)),
         counted: Some((24, 25, 26)),
+        before: Some(BeforeRecord {
+            generation: 27,
+            tail: "generation-27-after-17".into(),
+            parted: PartedRecord { marker: 28, seq: 29, chain: [30; 16], segment: 31, offset: 32 },
+            next_seq: 33,
+            marker: 34,
+            marker_ns: -35,
+            volumes: vec![GroupVolume { index: 36, name: "data".into() }],
+        }),
     }
 }
 

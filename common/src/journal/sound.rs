@@ -36,7 +36,7 @@ pub fn sound(
     disk.create_folder(folder).map_err(|source| JournalError::io("open", folder, 0, source))?;
     let journal = Journal::new(disk, folder, group, options);
     let segments = match journal.find_line() {
-        Err(error) if error.is_of_the_records() => return Ok(None),
+        Err(error) if error.is_of_the_records() || error.is_unreadable() => return Ok(None),
         found => found?,
     };
     let Some(first) = segments.values().next() else { return Ok(None) };
@@ -46,7 +46,7 @@ pub fn sound(
     let newest = segments.keys().next_back().copied();
     for (number, segment) in &segments {
         match scan.segment(segment, newest == Some(*number)) {
-            Err(error) if error.is_of_the_records() => break,
+            Err(error) if error.is_of_the_records() || error.is_unreadable() => break,
             read => read?,
         }
     }

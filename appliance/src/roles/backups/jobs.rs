@@ -225,10 +225,6 @@ impl Appliance {
         Ok(Work { kind, moment, members, readers })
     }
 
-    fn now_ns(&self) -> i64 {
-        ns(self.clock.wall())
-    }
-
     /// Records where the job is now.
     fn enter(&self, job: &Job, state: BackupStateRecord) -> Result<(), String> {
         let record = {

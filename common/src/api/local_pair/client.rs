@@ -63,7 +63,7 @@ impl Client {
     }
 }
 
-fn forced(mut ask: Ask, force: bool) -> Ask {
+pub(in crate::api) fn forced(mut ask: Ask, force: bool) -> Ask {
     if force {
         ask.path.push_str("?force=true");
     }

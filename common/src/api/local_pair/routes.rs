@@ -7,7 +7,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::types::{LocalPairCreate, LocalPairSplit, LocalPairStatus};
-use crate::api::answer::{Body, ErrorAnswer, Names};
+use crate::api::answer::{Body, ErrorAnswer, Forced, Names};
 use crate::api::routes::{Answer, Api};
 use crate::api::types::ErrorBody;
 
@@ -19,14 +19,6 @@ pub(in crate::api) fn local_pair_router() -> OpenApiRouter<Api> {
         .routes(routes!(local_pair_split))
         .routes(routes!(local_pair_resync))
         .routes(routes!(local_pair_reverse))
-}
-
-/// What is done about hosts, and about differences still to be copied.
-#[derive(Debug, Clone, Copy, serde::Deserialize, utoipa::IntoParams)]
-struct Forced {
-    /// Also when the target is in use, or is no image.
-    #[serde(default)]
-    force: bool,
 }
 
 /// Pairs on this appliance, by target.

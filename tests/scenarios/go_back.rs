@@ -1,0 +1,173 @@
+//! An old primary with writes of its own returns, and its new primary is lost before the copy is complete: it goes on with exactly
+//! what it was.
+
+use std::time::Duration;
+
+use tidemark_common::api::types::{FailoverReport, LostTail, PairState, RejoinReport, Role};
+use tidemark_tests::appliance::Appliance;
+use tidemark_tests::history::Write;
+use tidemark_tests::impairment::Weather;
+use tidemark_tests::noise::write_noise;
+use tidemark_tests::oracle::{Bounds, assert_legal};
+use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
+use tidemark_tests::wait::{check, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(30);
+const MIB: u64 = 1 << 20;
+/// So slow that no copy of a test ends.
+fn slow() -> Weather {
+    Weather { bytes_per_second: Some(300_000), ..Weather::default() }
+}
+
+fn wait_role(side: &Appliance, wanted: Role) {
+    wait_until(&format!("{} to be {wanted:?}", side.name()), LIMIT, || {
+        let group = side.group(GROUP);
+        check(group.role == wanted, || format!("{group:?}"))
+    });
+}
+
+fn wait_paired(sides: [&Appliance; 2]) {
+    for side in sides {
+        side.wait_pair(GROUP, "the pair to be paired", COPY_LIMIT, |pair| pair.state == PairState::Paired);
+    }
+}
+
+/// East was primary, had writes that west never got, and returns as west's copy over a line on which that takes long. All that east's hosts
+/// wrote, and what east's volumes hold.
+fn returning(seed: u64) -> (Pair, Vec<Write>, Vec<Vec<u8>>) {
+    let mut pair = Pair::prefilled(&Setup::seeded(seed));
+    let load = pair.load(0);
+    load.wait_acked(200);
+    pair.relay.cut();
+    load.wait_acked(300);
+    pair.east.kill9();
+    drop(load.join_broken());
+    let _ = pair.failover();
+    let writes = pair.history.writes();
+    let anything = Bounds { holds_acked_before: None, nothing_sent_after: None };
+    let verdict = assert_legal("the image taken over", &writes, &pair.image(&pair.west), anything);
+    pair.history.settle(&verdict);
+    let load = pair.load_on(&pair.west, 1);
+    load.wait_acked(400);
+    load.stop();
+    pair.relay.heal();
+    pair.relay.set(slow());
+    pair.east.start();
+    wait_role(&pair.east, Role::Fenced);
+    let returned: RejoinReport = pair.east.json(&["rejoin", GROUP]);
+    assert!(returned.lost_writes > 0 && !returned.whole, "{returned:?}");
+    let held = pair.backing(&pair.east);
+    pair.east.wait_pair(GROUP, "the copy to be under way", LIMIT, |pair| {
+        pair.copy.as_ref().is_some_and(|copy| copy.done_bytes > 0) && pair.state == PairState::Resync
+    });
+    (pair, writes, held)
+}
+
+/// East takes over as soon as west has not been heard for long enough.
+fn failover_of_east(pair: &Pair) -> FailoverReport {
+    let mut report = None;
+    wait_until("the failover", LIMIT, || {
+        let outcome = pair.east.cli(&["failover", GROUP, "--json"]);
+        report = (outcome.code == 0).then(|| serde_json::from_str(&outcome.stdout).expect("a report"));
+        check(report.is_some(), || outcome.stderr)
+    });
+    report.expect("a report")
+}
+
+#[test]
+fn a_failover_in_the_middle_of_a_failback_serves_exactly_what_the_old_primary_was() {
+    let (mut pair, writes, held) = returning(331);
+    let [tail] = &pair.east.json::<Vec<LostTail>>(&["lost", "list", GROUP])[..] else { panic!("one tail") };
+    let refused = pair.east.refuses(&["lost", "discard", GROUP, &tail.name]);
+    assert!(refused.contains("goes back to"), "{refused}");
+    // Restarts find it as it was.
+    pair.east.kill9();
+    pair.east.start();
+    pair.east.wait_pair(GROUP, "the copy to be under way", LIMIT, |pair| pair.connected);
+    let reason = pair.east.pair(GROUP).reason.unwrap_or_default();
+    assert!(reason.contains("a failover here goes on with what this side was"), "{reason}");
+    assert_eq!(pair.backing(&pair.east), held, "nothing of the copy is applied");
+
+    pair.west.kill9();
+    let report = failover_of_east(&pair);
+    assert!(report.went_back && report.generation == 3, "{report:?}");
+    assert_legal("what east was", &writes, &pair.image(&pair.east), Bounds::EVERYTHING_ACKED);
+    pair.east.kill9();
+    pair.east.start();
+    assert_eq!((pair.east.group(GROUP).role, pair.east.group(GROUP).generation), (Role::Primary, 3));
+    assert_legal("after a kill", &writes, &pair.image(&pair.east), Bounds::EVERYTHING_ACKED);
+    assert!(pair.east.json::<Vec<LostTail>>(&["lost", "list", GROUP]).is_empty(), "it is lost no more");
+
+    // The new primary comes back to find that it was left.
+    pair.relay.set(Weather::default());
+    pair.west.start();
+    wait_role(&pair.west, Role::Fenced);
+    let returned: RejoinReport = pair.west.json(&["rejoin", GROUP]);
+    assert!(returned.lost_writes > 0 && returned.kept.is_some() && !returned.whole, "{returned:?}");
+    wait_paired([&pair.east, &pair.west]);
+    let marker = pair.east.ok(&["cut", GROUP]);
+    pair.east.ok(&["wait", GROUP, "--to", "west", "--marker", marker.trim(), "--timeout", "30s"]);
+    assert_eq!(pair.backing(&pair.west), pair.backing(&pair.east));
+}
+
+#[test]
+fn a_failback_that_is_not_interrupted_ends_with_what_the_new_primary_has() {
+    let (mut pair, _, held) = returning(332);
+    pair.east.restart();
+    assert_eq!(pair.backing(&pair.east), held, "nothing of the copy is applied");
+    pair.relay.set(Weather::default());
+    wait_paired([&pair.west, &pair.east]);
+    let marker = pair.west.ok(&["cut", GROUP]);
+    pair.west.ok(&["wait", GROUP, "--to", "east", "--marker", marker.trim(), "--timeout", "30s"]);
+    pair.west.kill9();
+    let report = failover_of_east(&pair);
+    assert!(!report.went_back, "{report:?}");
+    assert_legal("what west had", &pair.history.writes(), &pair.image(&pair.east), Bounds::EVERYTHING_ACKED);
+}
+
+/// East, whose journal has 64 MiB, lacks so much of what west has.
+fn returning_to_much(seed: u64, differs: u64) -> Pair {
+    let setup = Setup::one_volume("v", 96 * MIB, seed).journals("64MiB", "512MiB");
+    let mut pair = Pair::paired(&setup);
+    pair.relay.cut();
+    write_noise(&pair.east, "v", 0, MIB, 1);
+    pair.east.kill9();
+    let _ = pair.failover();
+    write_noise(&pair.west, "v", 0, differs, 2);
+    pair.relay.heal();
+    pair.relay.set(Weather { bytes_per_second: Some(8_000_000), ..Weather::default() });
+    pair.east.start();
+    wait_role(&pair.east, Role::Fenced);
+    let returned: RejoinReport = pair.east.json(&["rejoin", GROUP]);
+    assert!(returned.lost_writes > 0 && !returned.whole, "{returned:?}");
+    pair
+}
+
+fn assert_given_up_and_copied(mut pair: Pair) {
+    pair.east.wait_pair(GROUP, "the copy over it", COPY_LIMIT, |pair| pair.state == PairState::InitialCopy);
+    pair.east.kill9();
+    pair.east.start();
+    assert!(pair.east.log_text().contains("no room for the copy beside what this side was"));
+    let refused = pair.east.refuses(&["failover", GROUP, "--force"]);
+    assert!(refused.contains("no usable copy"), "{refused}");
+    pair.relay.set(Weather::default());
+    wait_paired([&pair.west, &pair.east]);
+    let marker = pair.west.ok(&["cut", GROUP]);
+    pair.west.ok(&["wait", GROUP, "--to", "east", "--marker", marker.trim(), "--timeout", "30s"]);
+    assert_eq!(pair.backing(&pair.west), pair.backing(&pair.east));
+}
+
+#[test]
+fn a_failback_larger_than_the_journal_gives_up_what_the_old_primary_was_before_it_begins() {
+    assert_given_up_and_copied(returning_to_much(333, 80 * MIB));
+}
+
+#[test]
+fn a_failback_that_hosts_outgrow_gives_up_what_the_old_primary_was_and_goes_on() {
+    let pair = returning_to_much(334, 40 * MIB);
+    pair.east.wait_pair(GROUP, "the copy to be under way", LIMIT, |pair| {
+        pair.copy.as_ref().is_some_and(|copy| copy.done_bytes > 0) && pair.state == PairState::Resync
+    });
+    write_noise(&pair.west, "v", 40 * MIB, 56 * MIB, 3);
+    assert_given_up_and_copied(pair);
+}

@@ -1,5 +1,6 @@
 //! Bad input, answered clearly and without loss: from operators, disks, hosts and peers.
 
+mod backings;
 mod copies;
 mod damage;
 mod damage_running;

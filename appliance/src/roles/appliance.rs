@@ -17,7 +17,7 @@ use tidemark_common::journal::JournalOptions;
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::link::{Endpoint, Trust};
 use tidemark_common::metrics::{Metrics, PeerRefusal};
-use tidemark_common::storage::Disk;
+use tidemark_common::storage::{Claim, Disk};
 use tidemark_common::volumes::VolumeFile;
 use tidemark_common::watchdog::Watchdog;
 use tidemark_primary::group::Primary;
@@ -118,6 +118,8 @@ pub(crate) struct Volume {
     /// Its file, as a volume in no group sees it.
     pub(crate) file: Arc<VolumeFile>,
     pub(crate) door: Arc<Door>,
+    /// Keeps everybody else from the backing, as long as this volume is known here.
+    pub(crate) claim: Arc<Claim>,
     pub(crate) backing: String,
     /// Made by this appliance, and deleted with the volume.
     pub(crate) owned: bool,

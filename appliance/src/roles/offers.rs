@@ -126,7 +126,8 @@ impl Appliance {
         let record = record.ok_or_else(|| format!("there is no volume '{name}' on '{here}'"))?;
         // A larger file or device stays as it is behind its first bytes; a smaller one grows, if it can, when the copy is provided.
         let record = VolumeRecord { size: record.size.min(spec.size), group: Some(group.into()), ..record };
-        let adopted = self.open_volume(&record).map_err(text)?;
+        // It is open here already: nobody may claim it twice.
+        let adopted = Self::over(&record, Arc::clone(&old.file.file), Arc::clone(&old.claim)).map_err(text)?;
         let mut batch = Batch::new();
         let kept = batch.put_volume(&record).and_then(|()| batch.delete_offer(name));
         // The copy overwrites all of it.

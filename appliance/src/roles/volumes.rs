@@ -12,7 +12,7 @@ use tidemark_common::catalog::VolumeRecord;
 use tidemark_common::ids::{VolumeIndex, check_name};
 use tidemark_common::limits::{SECTOR_BYTES, VOLUME_BYTES_MAX, VOLUMES_MAX};
 use tidemark_common::nbd::Export;
-use tidemark_common::storage::{DiskFile, Open};
+use tidemark_common::storage::{Claim, DiskFile, Open};
 use tidemark_common::volumes::VolumeFile;
 use tidemark_primary::direct::DirectVolume;
 
@@ -41,11 +41,20 @@ impl Appliance {
         Ok(())
     }
 
-    pub(crate) fn open_volume(&self, record: &VolumeRecord) -> Result<Arc<Volume>, ErrorBody> {
+    fn open_volume(&self, record: &VolumeRecord) -> Result<Arc<Volume>, ErrorBody> {
         let path = Path::new(&record.backing);
-        let file = self.disk.open(path, Open::Existing);
-        let file = file
-            .map_err(|error| failed(format!("open {}: {error}: volume '{}' is there", record.backing, record.name)))?;
+        let at = |error: std::io::Error| failed(format!("its backing {} cannot be opened: {error}", record.backing));
+        let claim = self.disk.claim(path).map_err(at)?;
+        let file = self.disk.open(path, Open::Existing).map_err(at)?;
+        Self::over(record, file, Arc::new(claim))
+    }
+
+    /// A volume over a backing that is open.
+    pub(crate) fn over(
+        record: &VolumeRecord,
+        file: Arc<dyn DiskFile>,
+        claim: Arc<Claim>,
+    ) -> Result<Arc<Volume>, ErrorBody> {
         let size = file.size().map_err(|error| failed(format!("measure {}: {error}", record.backing)))?;
         if size < record.size {
             return Err(failed(format!(
@@ -53,11 +62,11 @@ impl Appliance {
                 record.backing, record.name, record.size
             )));
         }
-        Ok(Self::standalone(record, file))
+        Ok(Self::standalone(record, file, claim))
     }
 
     /// A volume as its record says. A copy volume is closed to hosts from its first moment.
-    fn standalone(record: &VolumeRecord, file: Arc<dyn DiskFile>) -> Arc<Volume> {
+    fn standalone(record: &VolumeRecord, file: Arc<dyn DiskFile>, claim: Arc<Claim>) -> Arc<Volume> {
         let file = Arc::new(VolumeFile::new(VolumeIndex(0), record.name.clone(), file, record.size));
         let behind: Arc<dyn Export> = match &record.group {
             Some(group) => Arc::new(Closed { size: record.size, reason: format!("a copy of group '{group}'") }),
@@ -66,6 +75,7 @@ impl Appliance {
         Arc::new(Volume {
             file,
             door: Door::new(behind),
+            claim,
             backing: record.backing.clone(),
             owned: record.owned,
             made_for: RwLock::new(record.group.clone()),
@@ -107,8 +117,8 @@ impl Appliance {
         }
         let path = PathBuf::from(&record.backing);
         self.check_unused(&path)?;
-        let file = self.backing(&path, record)?;
-        let volume = Self::standalone(record, file);
+        let (file, claim) = self.backing(&path, record)?;
+        let volume = Self::standalone(record, file, Arc::new(claim));
         self.catalog.put_volume(record).map_err(failed)?;
         self.volumes.write().insert(record.name.clone(), Arc::clone(&volume));
         Ok(volume)
@@ -131,7 +141,7 @@ impl Appliance {
         user.map_or(Ok(()), |name| Err(refused(format!("{} is behind volume '{name}' already", path.display()))))
     }
 
-    fn backing(&self, path: &Path, record: &VolumeRecord) -> Result<Arc<dyn DiskFile>, ErrorBody> {
+    fn backing(&self, path: &Path, record: &VolumeRecord) -> Result<(Arc<dyn DiskFile>, Claim), ErrorBody> {
         let at = |action: &str, error: std::io::Error| failed(format!("{action} {}: {error}", path.display()));
         if record.owned && self.is_left_over(path)? {
             tracing::warn!(path = %path.display(), "an empty file that no volume names is made anew");
@@ -145,6 +155,7 @@ impl Appliance {
                         path.display()
                     )));
                 }
+                let claim = self.disk.claim(path).map_err(|error| at("open", error))?;
                 let file = self.disk.open(path, Open::Existing).map_err(|error| at("open", error))?;
                 let size = file.size().map_err(|error| at("measure", error))?;
                 if size < record.size {
@@ -154,7 +165,7 @@ impl Appliance {
                         record.size
                     )));
                 }
-                Ok(file)
+                Ok((file, claim))
             }
             Ok(_) => Err(refused(format!("{} is neither a file nor a block device", path.display()))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -162,6 +173,7 @@ impl Appliance {
                     self.disk.create_folder(folder).map_err(|error| at("make the folder of", error))?;
                 }
                 let file = self.disk.open(path, Open::New).map_err(|error| at("create", error))?;
+                let claim = self.disk.claim(path).map_err(|error| at("lock", error))?;
                 let grown = file.grow(record.size).and_then(|()| file.sync());
                 if let Err(error) = grown {
                     let _ = self.disk.remove(path);
@@ -170,7 +182,7 @@ impl Appliance {
                 if let Some(folder) = path.parent() {
                     self.disk.sync_folder(folder).map_err(|error| at("sync the folder of", error))?;
                 }
-                Ok(file)
+                Ok((file, claim))
             }
             Err(error) => Err(at("look at", error)),
         }
@@ -187,6 +199,8 @@ impl Appliance {
         if named {
             return Ok(false);
         }
+        // Somebody who has just made it, and has not written to it, holds it.
+        let _claim = self.disk.claim(path).map_err(|error| at("open", error))?;
         let file = self.disk.open(path, Open::Existing).map_err(|error| at("open", error))?;
         Ok(file.next_data(0).map_err(|error| at("look for data in", error))?.is_none())
     }

@@ -9,11 +9,11 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, seek};
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags, SeekFrom, fallocate, flock, seek};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::aligned::is_whole_blocks;
-use super::{Disk, DiskFile, Open};
+use super::{Claim, Disk, DiskFile, Open};
 
 /// Parts of one system call: what Linux takes.
 const PARTS_MAX: usize = 1024;
@@ -50,6 +50,12 @@ impl Disk for SystemDisk {
         let file = options.open(path)?;
         let device = file.metadata()?.file_type().is_block_device();
         Ok(Arc::new(SystemFile { file, device, direct: OnceLock::new() }))
+    }
+
+    fn claim(&self, path: &Path) -> io::Result<Claim> {
+        let device = std::fs::metadata(path)?.file_type().is_block_device();
+        let held = if device { claim_device(path)? } else { claim_file(path)? };
+        Ok(Claim { _held: Some(held) })
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
@@ -169,6 +175,37 @@ impl DiskFile for SystemFile {
     }
 }
 
+/// The kernel refuses a device that is mounted, or that somebody else has opened this way; file systems and RAID open it so too.
+fn claim_device(path: &Path) -> io::Result<File> {
+    let flags = i32::try_from(OFlags::EXCL.bits()).map_err(io::Error::other)?;
+    File::options().read(true).write(true).custom_flags(flags).open(path).map_err(|error| {
+        if error.raw_os_error() != Some(Errno::BUSY.raw_os_error()) {
+            return error;
+        }
+        let what = "it is in use: mounted, or held by another program (`lsblk` and `fuser -v` tell): unmount it, or stop that \
+                    program, or name another device";
+        io::Error::new(io::ErrorKind::ResourceBusy, what)
+    })
+}
+
+/// Only those that ask for the lock are kept out: other appliances do.
+fn claim_file(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).write(true).open(path)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => {
+            let what = "it is in use: another appliance or program holds its lock (`lslocks` tells which), and two of them would \
+                        destroy each other's data: stop the other one, or name another file";
+            Err(io::Error::new(io::ErrorKind::ResourceBusy, what))
+        }
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOLCK) => {
+            tracing::warn!(file = %path.display(), "this file system has no locks: nothing keeps a second appliance from this file");
+            Ok(file)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// File systems of which it is said that they take no direct I/O, by their device numbers.
 static WITHOUT_DIRECT: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
 
@@ -258,6 +295,25 @@ mod tests {
         SystemDisk.create_folder(Path::new(".")).unwrap();
         SystemDisk.create_folder(Path::new("src")).unwrap();
         SystemDisk.create_folder(Path::new("/")).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_claimed_once_and_opened_as_often_as_is_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        let made = SystemDisk.open(&path, Open::New).unwrap();
+        let claim = SystemDisk.claim(&path).unwrap();
+        SystemDisk.open(&path, Open::Existing).unwrap().write_all_at(&[1; 512], 0).unwrap();
+        made.sync().unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        for name in [&path, &link] {
+            let refused = SystemDisk.claim(name).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ResourceBusy, "{refused}");
+        }
+        drop(claim);
+        SystemDisk.claim(&link).unwrap();
+        assert_eq!(SystemDisk.claim(&folder.path().join("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

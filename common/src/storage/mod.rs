@@ -6,6 +6,7 @@ pub mod disk;
 pub mod memory;
 pub mod pool;
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +22,12 @@ pub enum Open {
     ExistingOrNew,
 }
 
+/// Every other user of a file or device is kept out until this is dropped. It ends with the process, however that ends.
+#[derive(Debug, Default)]
+pub struct Claim {
+    _held: Option<File>,
+}
+
 /// A file system.
 pub trait Disk: Send + Sync + 'static {
     /// Opens for reading and writing.
@@ -28,6 +35,14 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// As the system says.
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>>;
+    /// Keeps other users of a file or device out. It can be opened as often as is wanted meanwhile. Nobody else is there on a
+    /// simulated disk.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::ResourceBusy`] when somebody has claimed it before, this process too; else as the system says.
+    fn claim(&self, _path: &Path) -> io::Result<Claim> {
+        Ok(Claim::default())
+    }
     /// Names in a folder, sorted.
     ///
     /// # Errors

@@ -1,0 +1,84 @@
+//! What is behind a volume belongs to one appliance at a time, and is found again where it has gone.
+
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+use tidemark_tests::appliance::Appliance;
+use tidemark_tests::cluster::Cluster;
+use tidemark_tests::command::run;
+use tidemark_tests::wait::{check, wait_until};
+
+const BYTES: u64 = 1 << 20;
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// As soon as its last host has gone.
+fn delete(side: &Appliance, volume: &str) {
+    wait_until("the volume to be deleted", LIMIT, || {
+        let outcome = side.cli(&["volume", "delete", volume]);
+        check(outcome.code == 0, || outcome.stderr)
+    });
+}
+
+#[test]
+fn a_backing_that_another_appliance_holds_is_refused_and_free_when_that_one_dies() {
+    let cluster = Cluster::new();
+    let file = cluster.join("disk.img");
+    File::create(&file).and_then(|file| file.set_len(BYTES)).expect("make the file");
+    let path = file.display().to_string();
+    let (mut one, two) = (cluster.running("one"), cluster.running("two"));
+    one.ok(&["volume", "create", "a", "--size", "1MiB", "--backing", &path]);
+    one.ok(&["group", "create", "g", "--volume", "a"]);
+    let around = ["volume", "create", "b", "--size", "1MiB", "--backing", &path];
+    let reason = two.refuses(&around);
+    assert!(reason.contains(&path) && reason.contains("in use"), "names the file and why: {reason}");
+    one.kill9();
+    one.start();
+    one.open("a").write(0, &[1; 4096]).expect("served again at once");
+    one.kill9();
+    two.ok(&around);
+    let reason = one.start_damaged();
+    assert!(reason.contains("'a'") && reason.contains(&path) && reason.contains("in use"), "{reason}");
+    assert!(one.try_open("a").is_err(), "two would write it");
+    two.open("b").write(4096, &[2; 4096]).expect("the one that holds it goes on");
+    delete(&two, "b");
+    one.restart();
+    assert_eq!(one.group("g").problem, None);
+    assert_eq!(one.open("a").read(4096, 4096).expect("read"), [2; 4096]);
+}
+
+/// A loop device over a file, for as long as it lives.
+struct Loop(String);
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = run("losetup", &["--detach", &self.0]);
+    }
+}
+
+#[test]
+fn a_device_that_is_in_use_is_refused_until_it_is_free() {
+    let cluster = Cluster::new();
+    let image = cluster.join("disk.img");
+    File::create(&image).and_then(|file| file.set_len(BYTES)).expect("make the file");
+    let found = run("losetup", &["--find", "--show", &image.display().to_string()]);
+    if found.code != 0 {
+        eprintln!("no loop devices here: {}", found.stderr);
+        return;
+    }
+    let device = Loop(found.stdout.trim().to_owned());
+    let one = cluster.running("one");
+    let around = ["volume", "create", "a", "--size", "1MiB", "--backing", &device.0];
+    // As a mount holds it.
+    let flags = i32::try_from(OFlags::EXCL.bits()).expect("flags");
+    let user = File::options().read(true).custom_flags(flags).open(&device.0).expect("hold the device");
+    let reason = one.refuses(&around);
+    assert!(reason.contains(&device.0) && reason.contains("mounted"), "{reason}");
+    drop(user);
+    one.ok(&around);
+    one.open("a").write(0, &[1; 4096]).expect("write");
+    File::options().read(true).custom_flags(flags).open(&device.0).expect_err("nobody mounts it now");
+    delete(&one, "a");
+    File::options().read(true).custom_flags(flags).open(&device.0).expect("free again");
+}

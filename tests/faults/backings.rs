@@ -82,3 +82,36 @@ fn a_device_that_is_in_use_is_refused_until_it_is_free() {
     delete(&one, "a");
     File::options().read(true).custom_flags(flags).open(&device.0).expect("free again");
 }
+
+#[test]
+fn a_directory_that_was_copied_says_so_and_one_that_was_moved_finds_its_volumes() {
+    let cluster = Cluster::new();
+    let mut one = cluster.running("one");
+    one.ok(&["volume", "create", "a", "--size", "1MiB"]);
+    one.ok(&["volume", "create", "free", "--size", "1MiB"]);
+    one.ok(&["group", "create", "g", "--volume", "a"]);
+    one.open("a").write(0, &[7; 4096]).expect("write");
+    one.stop();
+    let first = one.directory().display().to_string();
+
+    let mut copy = one.copied_to(&cluster.join("copy"));
+    let reason = copy.start_damaged();
+    assert!(reason.contains("'a'") && reason.contains("a copy of") && reason.contains(&first), "{reason}");
+    let volumes = copy.status().volumes;
+    let names: Vec<&str> = volumes.iter().map(|volume| volume.name.as_str()).collect();
+    assert_eq!(names, ["a", "free"], "they are there, and cannot be used");
+    assert!(volumes.iter().all(|volume| volume.problem.is_some()), "{volumes:?}");
+    let listed = copy.ok(&["volume", "list"]);
+    assert!(listed.contains("volume 'free' cannot be used"), "{listed}");
+    assert!(copy.try_open("free").is_err(), "the other one's file");
+    copy.stop();
+
+    let moved = cluster.join("moved");
+    one.move_to(&moved);
+    one.start();
+    assert_eq!(one.group("g").problem, None);
+    assert_eq!(one.open("a").read(0, 4096).expect("read"), [7; 4096]);
+    assert!(one.status().volumes.iter().all(|volume| volume.backing.starts_with(&moved.display().to_string())));
+    one.restart();
+    assert_eq!(one.open("a").read(0, 4096).expect("read"), [7; 4096]);
+}

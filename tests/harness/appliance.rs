@@ -148,6 +148,45 @@ impl Appliance {
         std::fs::write(&path, moved).expect("write config.toml");
     }
 
+    /// Moves its directory, as it is when nothing is served.
+    ///
+    /// # Panics
+    /// When it cannot be moved.
+    pub fn move_to(&mut self, directory: &Path) {
+        std::fs::rename(&self.directory, directory).expect("move the directory");
+        let before = std::mem::replace(&mut self.directory, directory.into());
+        self.listen_here(&before);
+    }
+
+    /// A copy of its directory, which has its identity and its addresses.
+    ///
+    /// # Panics
+    /// When it cannot be copied.
+    #[must_use]
+    pub fn copied_to(&self, directory: &Path) -> Self {
+        let paths = [self.directory.display().to_string(), directory.display().to_string()];
+        run("cp", &["-a", &paths[0], &paths[1]]).done();
+        let copy = Self {
+            name: self.name.clone(),
+            directory: directory.into(),
+            id: self.id.clone(),
+            replication: self.replication.clone(),
+            process: None,
+            binary: self.binary.clone(),
+            memory: tempfile::Builder::new().prefix("tm").tempdir_in("/dev/shm").expect("a directory on tmpfs"),
+        };
+        copy.listen_here(&self.directory);
+        copy
+    }
+
+    /// The socket for hosts lies in its directory.
+    fn listen_here(&self, before: &Path) {
+        let path = self.directory.join("config.toml");
+        let text = std::fs::read_to_string(&path).expect("read config.toml");
+        let text = text.replace(&before.display().to_string(), &self.directory.display().to_string());
+        std::fs::write(&path, text).expect("write config.toml");
+    }
+
     /// Where its rings lie, unless they were moved.
     #[must_use]
     pub fn rings(&self) -> PathBuf {

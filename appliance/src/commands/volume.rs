@@ -94,7 +94,8 @@ async fn list(service: &Service) -> Result<(), Failure> {
             let connections = volume.connections.to_string();
             table.row(&[&volume.name, &figures::bytes(volume.size), &group, &connections, &volume.backing]);
         }
-        Ok(table.to_string())
+        let problems = volumes.iter().filter_map(|volume| volume.problem.as_ref());
+        Ok(problems.fold(table.to_string(), |text, problem| text + "\n" + problem + "\n"))
     })
 }
 

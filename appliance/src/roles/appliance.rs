@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
 use tidemark_common::api::types::{Addresses, ErrorBody, ErrorKind};
-use tidemark_common::catalog::{Catalog, PeerRecord, RoleRecord};
+use tidemark_common::catalog::{Catalog, PeerRecord, RoleRecord, VolumeRecord};
 use tidemark_common::clock::Clock;
 use tidemark_common::config::Config;
 use tidemark_common::identity::Identity;
@@ -127,6 +127,20 @@ pub(crate) struct Volume {
     pub(crate) made_for: RwLock<Option<String>>,
 }
 
+/// A volume of the catalogue that could not be opened.
+pub(crate) struct Unopened {
+    pub(crate) record: VolumeRecord,
+    /// What happened.
+    pub(crate) why: String,
+}
+
+impl Unopened {
+    /// What people are told.
+    pub(crate) fn problem(&self) -> String {
+        format!("volume '{}' cannot be used: {}. Mend it and restart the service", self.record.name, self.why)
+    }
+}
+
 impl Volume {
     /// Whether it is a copy made for this group.
     pub(crate) fn is_made_for(&self, group: &str) -> bool {
@@ -149,7 +163,7 @@ pub(crate) struct Appliance {
     pub(crate) peers: RwLock<BTreeMap<String, PeerRecord>>,
     pub(crate) volumes: RwLock<BTreeMap<String, Arc<Volume>>>,
     /// Volumes of the catalogue that could not be opened, and why.
-    pub(crate) unopened: RwLock<BTreeMap<String, String>>,
+    pub(crate) unopened: RwLock<BTreeMap<String, Unopened>>,
     pub(crate) groups: RwLock<BTreeMap<String, Arc<Group>>>,
     /// Volumes that copies may be made on.
     pub(crate) offers: Offers,
@@ -207,11 +221,14 @@ impl Appliance {
 
     /// One of the volumes.
     pub(crate) fn volume(&self, name: &str) -> Result<Arc<Volume>, ErrorBody> {
-        self.volumes
-            .read()
-            .get(name)
-            .cloned()
-            .ok_or_else(|| not_found(format!("there is no volume '{name}': `tidemark volume list` lists the volumes")))
+        if let Some(volume) = self.volumes.read().get(name) {
+            return Ok(Arc::clone(volume));
+        }
+        let unopened = self.unopened.read();
+        Err(unopened.get(name).map_or_else(
+            || not_found(format!("there is no volume '{name}': `tidemark volume list` lists the volumes")),
+            |unopened| refused(unopened.problem()),
+        ))
     }
 
     /// The name of a peer by its id.

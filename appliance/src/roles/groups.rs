@@ -71,10 +71,7 @@ impl Appliance {
     fn group_volumes(&self, keeper: &GroupKeeper) -> Result<Arc<Volumes>, String> {
         let volumes = Volumes::default();
         for member in keeper.get().volumes {
-            let volume = self.volume(&member.name).map_err(|missing| {
-                let why = self.unopened.read().get(&member.name).cloned().unwrap_or(missing.message);
-                format!("volume '{}' cannot be used: {why}. Mend it and restart the service", member.name)
-            })?;
+            let volume = self.volume(&member.name).map_err(|error| error.message)?;
             volumes.insert(Self::member_file(&member, &volume));
         }
         Ok(Arc::new(volumes))

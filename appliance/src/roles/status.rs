@@ -92,7 +92,19 @@ impl Appliance {
             offered_to: self.offers.offered_to(name),
             problem: self.backups.half_restored(name),
         };
-        volumes.iter().map(status).collect()
+        let unopened = self.unopened.read();
+        let missing = unopened.values().map(|unopened| VolumeStatus {
+            name: unopened.record.name.clone(),
+            size: unopened.record.size,
+            group: group_of.get(&unopened.record.name).cloned().or_else(|| unopened.record.group.clone()),
+            backing: unopened.record.backing.clone(),
+            connections: 0,
+            offered_to: self.offers.offered_to(&unopened.record.name),
+            problem: Some(unopened.problem()),
+        });
+        let mut all: Vec<_> = volumes.iter().map(status).chain(missing).collect();
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        all
     }
 
     /// Looks at every position, again and again.

@@ -16,7 +16,7 @@ use tidemark_common::storage::{Claim, DiskFile, Open};
 use tidemark_common::volumes::VolumeFile;
 use tidemark_primary::direct::DirectVolume;
 
-use super::appliance::{Appliance, Engine, Group, Volume, failed, invalid, refused};
+use super::appliance::{Appliance, Engine, Group, Unopened, Volume, failed, invalid, refused};
 use super::door::{Closed, Door};
 
 impl Appliance {
@@ -28,17 +28,44 @@ impl Appliance {
     /// Opens the volumes of the catalogue. One that cannot be opened is left out and said so: its group does not start.
     pub(crate) fn open_volumes(&self) -> Result<(), tidemark_common::catalog::CatalogError> {
         for record in self.catalog.volumes()? {
-            match self.open_volume(&record) {
+            match self.found(&record).and_then(|record| self.open_volume(&record)) {
                 Ok(volume) => {
                     self.volumes.write().insert(record.name.clone(), volume);
                 }
                 Err(error) => {
                     tracing::error!(volume = %record.name, error = %error.message, "the volume cannot be opened");
-                    self.unopened.write().insert(record.name.clone(), error.message);
+                    let why = error.message;
+                    self.unopened.write().insert(record.name.clone(), Unopened { record, why });
                 }
             }
         }
         Ok(())
+    }
+
+    /// A volume's record with the place where its file is now. A file that this appliance made lies in its directory, and the
+    /// directory may have been moved, or be a copy of another one, since the place was recorded.
+    fn found(&self, record: &VolumeRecord) -> Result<VolumeRecord, ErrorBody> {
+        let recorded = Path::new(&record.backing);
+        let here = recorded.file_name().map(|name| self.volume_folder().join(name));
+        let Some(here) = here.filter(|here| record.owned && here != recorded && here.exists()) else {
+            return Ok(record.clone());
+        };
+        if is_same_file(recorded, &here) {
+            return Ok(record.clone());
+        }
+        if recorded.exists() {
+            return Err(failed(format!(
+                "its file is known as {}, and there is another one of this name in {}: this directory is a copy of another \
+                 appliance's. They have one identity, and would destroy each other's data: serve one of them only. To go on with \
+                 this one, move the other directory away; to have two appliances, make this one anew with `tidemark init`",
+                recorded.display(),
+                self.volume_folder().display()
+            )));
+        }
+        tracing::warn!(volume = %record.name, was = %recorded.display(), is = %here.display(), "the appliance's directory was moved: the volume's file is found in it");
+        let found = VolumeRecord { backing: here.to_string_lossy().into_owned(), ..record.clone() };
+        self.catalog.put_volume(&found).map_err(failed)?;
+        Ok(found)
     }
 
     fn open_volume(&self, record: &VolumeRecord) -> Result<Arc<Volume>, ErrorBody> {
@@ -126,19 +153,11 @@ impl Appliance {
 
     /// One file behind two volumes would be two truths.
     fn check_unused(&self, path: &Path) -> Result<(), ErrorBody> {
-        // Also through another name: a link of either kind.
-        let inode = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino(), found.rdev())).ok();
-        let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let same = |one: &Path, other: &Path| {
-            real(one) == real(other) || inode(one).is_some_and(|one| inode(other) == Some(one))
-        };
-        let user = self
-            .volumes
-            .read()
-            .iter()
-            .find(|(_, volume)| same(path, Path::new(&volume.backing)))
-            .map(|(name, _)| name.clone());
-        user.map_or(Ok(()), |name| Err(refused(format!("{} is behind volume '{name}' already", path.display()))))
+        let volumes = self.catalog.volumes().map_err(failed)?;
+        let user = volumes.into_iter().find(|volume| is_same_file(path, Path::new(&volume.backing)));
+        user.map_or(Ok(()), |volume| {
+            Err(refused(format!("{} is behind volume '{}' already", path.display(), volume.name)))
+        })
     }
 
     fn backing(&self, path: &Path, record: &VolumeRecord) -> Result<(Arc<dyn DiskFile>, Claim), ErrorBody> {
@@ -362,6 +381,13 @@ impl Appliance {
             Engine::Failed(reason) => Err(format!("group '{group}' of volume '{name}' does not run: {reason}")),
         }
     }
+}
+
+/// Also through another name: a link of either kind.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let inode = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino(), found.rdev())).ok();
+    let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    real(one) == real(other) || inode(one).is_some_and(|one| inode(other) == Some(one))
 }
 
 fn check_size(size: u64) -> Result<(), ErrorBody> {

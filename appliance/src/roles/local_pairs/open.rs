@@ -29,7 +29,7 @@ impl Appliance {
     }
 
     fn open_local_pair(&self, record: LocalPairRecord) -> Result<Held, ErrorBody> {
-        let missing = self.unopened.read().get(&record.target).cloned();
+        let missing = self.unopened.read().get(&record.target).map(|missing| missing.why.clone());
         let missing = missing.map(|why| format!("{why}. Mend it and restart the service"));
         let parts = self.local_pair_parts(&record)?;
         let name = record.target.clone();
@@ -45,7 +45,7 @@ impl Appliance {
     /// must not keep the source from being served, nor what differs from being marked.
     pub(super) fn local_pair_parts(&self, record: &LocalPairRecord) -> Result<LocalPairParts, ErrorBody> {
         let missing = |name: &str| -> Arc<dyn DiskFile> {
-            let why = self.unopened.read().get(name).cloned();
+            let why = self.unopened.read().get(name).map(|missing| missing.why.clone());
             Arc::new(Missing(why.unwrap_or_else(|| format!("there is no volume '{name}'"))))
         };
         let source = match self.volume(&record.source) {

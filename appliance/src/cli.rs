@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use jiff::Timestamp;
 use tidemark_common::clock::{Clock, SystemClock};
 use tidemark_common::config::{parse_duration, parse_size};
-use tidemark_common::ids::{ApplianceId, check_name};
+use tidemark_common::ids::{ApplianceId, check_name, check_tag};
 
 use crate::commands::{
     backup, clone, completions, cut, demo, drill, failover, group, id, init, local_pair, lost, man, markers, pair,
@@ -111,6 +111,11 @@ pub(crate) enum Command {
 /// A name of a volume, group or peer.
 pub(crate) fn name(text: &str) -> Result<String, String> {
     check_name(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
+}
+
+/// A tag of a marker.
+pub(crate) fn tag(text: &str) -> Result<String, String> {
+    check_tag(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
 }
 
 /// A size in bytes.

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::TAG_BYTES_MAX;
+
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -120,6 +122,23 @@ pub enum IdError {
         /// What was given.
         text: String,
     },
+    /// A marker's tag with a length that is not allowed.
+    #[error("the tag has {bytes} bytes: a tag has at most {max}", max = TAG_BYTES_MAX)]
+    LongTag {
+        /// Of what was given.
+        bytes: usize,
+    },
+}
+
+/// Checks the tag of a marker: at most [`TAG_BYTES_MAX`] bytes. It is in the journal, on the copy's side too, and in lists.
+///
+/// # Errors
+/// [`IdError::LongTag`].
+pub fn check_tag(text: &str) -> Result<(), IdError> {
+    if text.len() > TAG_BYTES_MAX {
+        return Err(IdError::LongTag { bytes: text.len() });
+    }
+    Ok(())
 }
 
 /// Checks a name for volumes, groups, peers and images: 1 to 64 of letters, digits, `.`, `_`, `-`, beginning with a
@@ -149,6 +168,13 @@ mod tests {
         for bad in ["", "..", ".a", "a/b", "a b", "-x", "ä", &"x".repeat(65)] {
             assert!(check_name(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn tags_are_short() {
+        assert_eq!(check_tag("before the upgrade"), Ok(()));
+        assert_eq!(check_tag(&"x".repeat(TAG_BYTES_MAX)), Ok(()));
+        assert_eq!(check_tag(&"ä".repeat(TAG_BYTES_MAX / 2 + 1)), Err(IdError::LongTag { bytes: TAG_BYTES_MAX + 2 }));
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub const SECTOR_BYTES: u64 = 512;
 pub const VOLUME_BYTES_MAX: u64 = 64 << 40;
 /// Milliseconds between two cuts of a group that make sense.
 pub const INTERVAL_MS: std::ops::RangeInclusive<u64> = 10..=86_400_000;
+/// Longest tag of a marker, bytes.
+pub const TAG_BYTES_MAX: usize = 200;
 /// Largest generation of a group that is believed: one is added per change of roles.
 pub const GENERATION_MAX: u64 = 1 << 48;
 /// Largest index of a volume that is believed: one is given out per volume that joins a group.

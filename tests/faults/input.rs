@@ -1,5 +1,7 @@
 //! What operators get wrong on the command line.
 
+use tidemark_common::api::client::Client;
+use tidemark_common::api::types::Cut;
 use tidemark_tests::appliance::tidemark;
 use tidemark_tests::cluster::Cluster;
 use tidemark_tests::command::{Outcome, run};
@@ -64,6 +66,21 @@ fn names_that_are_unknown_doubled_or_no_names_are_refused() {
     assert_refused(&one.cli(&["wait", "nosuch"]), "nosuch");
     assert_refused(&one.cli(&["group", "remove", "g", "--volume", "nosuch"]), "nosuch");
     assert_refused(&one.cli(&["group", "create", "i", "--volume", "a", "--interval", "0s"]), "");
+}
+
+#[test]
+fn a_tag_that_is_none_is_refused_by_the_service_too() {
+    let cluster = Cluster::new();
+    let one = cluster.running("one");
+    one.ok(&["volume", "create", "a", "--size", "1MiB"]);
+    one.ok(&["group", "create", "g", "--volume", "a", "--interval", "1h"]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let client = Client::new(one.directory());
+    let cut = |tag: &str| runtime.block_on(client.cut("g", &Cut { tag: Some(tag.into()) }));
+    let refused = cut(&"x".repeat(65_600)).expect_err("longer than a tag may be").to_string();
+    assert!(refused.contains("at most 200"), "{refused}");
+    cut(&"x".repeat(200)).expect("as long as a tag may be");
+    assert!(one.ok(&["markers", "g"]).contains(&"x".repeat(200)));
 }
 
 #[test]

@@ -101,7 +101,9 @@ fn what_is_understood_is_what_was_said() {
 
 #[test]
 fn wrong_usage_is_told_with_what_is_right() {
+    let long_tag = format!("tidemark cut g --tag {}", "x".repeat(201));
     for (line, kind, says) in [
+        (long_tag.as_str(), ErrorKind::ValueValidation, "at most 200"),
         ("tidemark", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, "Usage"),
         ("tidemark volume", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, "create"),
         ("tidemark nonsense", ErrorKind::InvalidSubcommand, "nonsense"),

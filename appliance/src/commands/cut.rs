@@ -3,7 +3,7 @@
 use tidemark_common::api::types::Cut;
 
 use super::Service;
-use crate::cli::name;
+use crate::cli::{name, tag};
 use crate::failure::Failure;
 use crate::output;
 
@@ -13,8 +13,8 @@ pub(crate) struct Args {
     /// The group
     #[arg(value_parser = name)]
     group: String,
-    /// Text kept with the marker
-    #[arg(long, value_name = "TEXT")]
+    /// Text kept with the marker, at most 200 bytes
+    #[arg(long, value_name = "TEXT", value_parser = tag)]
     tag: Option<String>,
 }
 

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// Characters of a cell that are shown: text may come from elsewhere, and a column is as wide as its widest cell.
+const CELL_CHARS_MAX: usize = 1000;
+
 /// A table; every row has as many cells as there are headings.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -19,7 +22,7 @@ impl Table {
 
     /// Adds a row.
     pub(crate) fn row(&mut self, cells: &[&str]) {
-        self.rows.push(cells.iter().map(|cell| (*cell).to_owned()).collect());
+        self.rows.push(cells.iter().map(|cell| shown(cell)).collect());
     }
 
     fn widths(&self) -> Vec<usize> {
@@ -27,6 +30,14 @@ impl Table {
             |index: usize| self.rows.iter().filter_map(move |row| row.get(index)).map(|cell| cell.chars().count());
         (0..self.right.len()).map(|index| column(index).max().unwrap_or(0)).collect()
     }
+}
+
+/// A cell as it is shown.
+fn shown(cell: &str) -> String {
+    if cell.chars().count() <= CELL_CHARS_MAX {
+        return cell.to_owned();
+    }
+    cell.chars().take(CELL_CHARS_MAX - 1).chain(['…']).collect()
 }
 
 impl fmt::Display for Table {
@@ -46,6 +57,17 @@ impl fmt::Display for Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cell_that_is_too_wide_is_cut() {
+        let mut table = Table::new(&["TAG", "NAME"]);
+        table.row(&[&"x".repeat(70_000), "a"]);
+        table.row(&[&"y".repeat(CELL_CHARS_MAX), "b"]);
+        let shown = table.to_string();
+        let rows: Vec<&str> = shown.lines().collect();
+        assert_eq!(rows[1], format!("{}…  a", "x".repeat(CELL_CHARS_MAX - 1)));
+        assert_eq!(rows[2], format!("{}  b", "y".repeat(CELL_CHARS_MAX)));
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {

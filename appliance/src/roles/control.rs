@@ -11,11 +11,11 @@ use tidemark_common::api::types::{
     PairStatus, PairTarget, PeerAdd, PeerStatus, Rejoin, RejoinReport, Status, Switchover, SwitchoverReport, T0Create,
     VerifyReport, VerifyRequest, VolumeCreate, VolumeOffer, VolumeStatus, Wait, WaitFor,
 };
-use tidemark_common::ids::MarkerNumber;
+use tidemark_common::ids::{MarkerNumber, check_tag};
 use tidemark_common::markers::{info, marker_of};
 use tidemark_primary::ship::Pair;
 
-use super::appliance::{Appliance, Engine, failed, not_found, refused};
+use super::appliance::{Appliance, Engine, failed, invalid, not_found, refused};
 
 /// How often `wait` looks.
 const LOOK: Duration = Duration::from_millis(10);
@@ -197,7 +197,10 @@ impl Control for Appliance {
     }
 
     fn cut(&self, group: String, request: Cut) -> Reply<'_, MarkerInfo> {
-        Box::pin(async move { self.primary(&group)?.cut(request.tag).await.map_err(failed) })
+        Box::pin(async move {
+            request.tag.as_deref().map_or(Ok(()), check_tag).map_err(|error| invalid(error.to_string()))?;
+            self.primary(&group)?.cut(request.tag).await.map_err(failed)
+        })
     }
 
     fn markers(&self, group: String) -> Reply<'_, Vec<MarkerInfo>> {

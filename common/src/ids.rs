@@ -128,15 +128,22 @@ pub enum IdError {
         /// Of what was given.
         bytes: usize,
     },
+    /// A marker's tag that would not stay on its line.
+    #[error("the tag holds a control character (a line's end, or an escape): a tag is one line of plain text")]
+    ControlInTag,
 }
 
-/// Checks the tag of a marker: at most [`TAG_BYTES_MAX`] bytes. It is in the journal, on the copy's side too, and in lists.
+/// Checks the tag of a marker: one line of at most [`TAG_BYTES_MAX`] bytes. It is in the journal, on the copy's side too, and in
+/// lists that people and scripts read.
 ///
 /// # Errors
-/// [`IdError::LongTag`].
+/// [`IdError::LongTag`], [`IdError::ControlInTag`].
 pub fn check_tag(text: &str) -> Result<(), IdError> {
     if text.len() > TAG_BYTES_MAX {
         return Err(IdError::LongTag { bytes: text.len() });
+    }
+    if text.contains(char::is_control) {
+        return Err(IdError::ControlInTag);
     }
     Ok(())
 }
@@ -171,9 +178,12 @@ mod tests {
     }
 
     #[test]
-    fn tags_are_short() {
+    fn tags_are_short_and_on_one_line() {
         assert_eq!(check_tag("before the upgrade"), Ok(()));
         assert_eq!(check_tag(&"x".repeat(TAG_BYTES_MAX)), Ok(()));
+        for bad in ["a\nb", "a\r", "\u{1b}[2J", "\u{9b}2J", "\0", "\u{7f}", "a\tb"] {
+            assert_eq!(check_tag(bad), Err(IdError::ControlInTag), "{bad:?}");
+        }
         assert_eq!(check_tag(&"ä".repeat(TAG_BYTES_MAX / 2 + 1)), Err(IdError::LongTag { bytes: TAG_BYTES_MAX + 2 }));
     }
 

@@ -79,6 +79,9 @@ fn a_tag_that_is_none_is_refused_by_the_service_too() {
     let cut = |tag: &str| runtime.block_on(client.cut("g", &Cut { tag: Some(tag.into()) }));
     let refused = cut(&"x".repeat(65_600)).expect_err("longer than a tag may be").to_string();
     assert!(refused.contains("at most 200"), "{refused}");
+    let refused = cut("x\n9  2026-01-01").expect_err("it would forge a row").to_string();
+    assert!(refused.contains("control character"), "{refused}");
+    one.cli(&["cut", "g", "--tag", "\u{1b}[2J"]).failed_with(2);
     cut(&"x".repeat(200)).expect("as long as a tag may be");
     assert!(one.ok(&["markers", "g"]).contains(&"x".repeat(200)));
 }

@@ -7,7 +7,7 @@ use tidemark_common::api::backup::types::SetCreate;
 use super::Service;
 use crate::cli::name;
 use crate::failure::Failure;
-use crate::output::{self, table::Table};
+use crate::output::{self, table::Table, text::escaped};
 
 /// `tidemark set ...`.
 #[derive(Debug, Subcommand)]
@@ -65,7 +65,9 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
             let set = set.ok_or_else(|| {
                 Failure::Here(anyhow::anyhow!("there is no set '{name}': `tidemark set list` lists the sets"))
             })?;
-            output::answer(service.json, &set, |set| Ok(set.extents.join("\n")))
+            output::answer(service.json, &set, |set| {
+                Ok(set.extents.iter().map(|extent| escaped(extent)).collect::<Vec<_>>().join("\n"))
+            })
         }
         Command::Delete { name } => {
             service.client.set_delete(&name).await?;

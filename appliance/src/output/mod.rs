@@ -1,5 +1,7 @@
 //! What people and scripts see: answers on stdout, messages on stderr.
 //!
+//! What comes from elsewhere is escaped here, where it is written: a message, a table's cell, a line's words.
+//!
 //! `figures` (numbers as people read them), `text` (lines of coloured words), `table`, `status` (the picture of an
 //! appliance), `watch` (that picture again and again).
 
@@ -17,10 +19,10 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 
-/// A message for people.
+/// A message for people, in one line or several.
 pub(crate) fn say(message: &str) {
     // Nobody is left to tell when stderr is closed.
-    let _ = writeln!(io::stderr(), "{message}");
+    let _ = writeln!(io::stderr(), "{}", text::escaped_lines(message));
 }
 
 /// The answer to a question, on stdout: JSON, or what `text` makes of it.
@@ -33,6 +35,7 @@ pub(crate) fn answer<T: Serialize>(
         return json(value);
     }
     let text = text(value)?;
+    let text = text::escaped_lines(&text);
     let end = if text.ends_with('\n') { "" } else { "\n" };
     bytes(format!("{text}{end}").as_bytes())
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::text::escaped;
+
 /// Characters of a cell that are shown: text may come from elsewhere, and a column is as wide as its widest cell.
 const CELL_CHARS_MAX: usize = 1000;
 
@@ -32,10 +34,11 @@ impl Table {
     }
 }
 
-/// A cell as it is shown.
+/// A cell as it is shown: on its line, and not wider than is good.
 fn shown(cell: &str) -> String {
+    let cell = escaped(cell);
     if cell.chars().count() <= CELL_CHARS_MAX {
-        return cell.to_owned();
+        return cell.into_owned();
     }
     cell.chars().take(CELL_CHARS_MAX - 1).chain(['…']).collect()
 }
@@ -67,6 +70,13 @@ mod tests {
         let rows: Vec<&str> = shown.lines().collect();
         assert_eq!(rows[1], format!("{}…  a", "x".repeat(CELL_CHARS_MAX - 1)));
         assert_eq!(rows[2], format!("{}  b", "y".repeat(CELL_CHARS_MAX)));
+    }
+
+    #[test]
+    fn a_cell_forges_no_row() {
+        let mut table = Table::new(&[">MARKER", "TAG"]);
+        table.row(&["7", "x\n9  all is well\u{1b}[1A"]);
+        assert_eq!(table.to_string(), "MARKER  TAG\n     7  x\\n9  all is well\\u{1b}[1A\n");
     }
 
     #[test]

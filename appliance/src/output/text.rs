@@ -1,6 +1,34 @@
 //! Lines of words with a style each, so that width is known before colour is added.
 
+use std::borrow::Cow;
 use std::fmt::Write;
+
+/// Text as it may be written into one line: what would move the cursor, colour, begin a line, or turn what follows around is
+/// written as its escape. Tags, reasons of peers, paths come from elsewhere, and must not draw what is not there.
+pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
+    escaped_where(text, is_unprintable)
+}
+
+/// The same of a text of several lines.
+pub(crate) fn escaped_lines(text: &str) -> Cow<'_, str> {
+    escaped_where(text, |c| is_unprintable(c) && c != '\n' && c != '\t')
+}
+
+fn escaped_where(text: &str, escapes: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&escapes) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if escapes(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    Cow::Owned(shown)
+}
+
+/// Control characters, and those that separate lines or set the direction of writing.
+fn is_unprintable(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
 
 /// What a word means to the eye.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +86,8 @@ impl Line {
     /// Adds words.
     #[must_use]
     pub(crate) fn with(mut self, style: Style, words: impl Into<String>) -> Self {
-        self.0.push((style, words.into()));
+        let words: String = words.into();
+        self.0.push((style, escaped(&words).into_owned()));
         self
     }
 
@@ -168,6 +197,15 @@ mod tests {
         assert_eq!(line.shown(View { width: 3, ..PLAIN }), "ea…");
         assert_eq!(line.shown(View { width: 80, colour: true }), "\x1b[1meast\x1b[0m  \x1b[32mpaired\x1b[0m");
         assert_eq!(line.shown(View { width: 6, colour: true }), "\x1b[1meast\x1b[0m …");
+    }
+
+    #[test]
+    fn nothing_from_elsewhere_moves_the_cursor_or_begins_a_line() {
+        assert_eq!(escaped("größer, 日本 …"), "größer, 日本 …");
+        assert_eq!(escaped("a\nb\t\u{1b}[2J\u{9b}\u{7f}\u{202e}"), r"a\nb\t\u{1b}[2J\u{9b}\u{7f}\u{202e}");
+        assert_eq!(escaped_lines("a\n\tb\r\u{1b}]0;x\u{7}"), "a\n\tb\\r\\u{1b}]0;x\\u{7}");
+        let line = Line::default().plain("reason: \u{1b}[31mgone\nEAST");
+        assert_eq!(line.shown(View { width: 80, colour: false }), r"reason: \u{1b}[31mgone\nEAST");
     }
 
     #[test]

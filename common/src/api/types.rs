@@ -654,7 +654,7 @@ pub struct PairTarget {
 /// `cut`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct Cut {
-    /// Text kept with the marker, at most 200 bytes.
+    /// Text kept with the marker, at most 200 bytes without control characters.
     pub tag: Option<String>,
 }
 

@@ -226,11 +226,29 @@ async fn init_touches_nothing_that_is_there() {
     let file = used.join("precious");
     assert_eq!(run(&["init", text(&file)]).await.code, Some(1));
     let long = place.path().join("x".repeat(64)).join("y".repeat(64));
-    for words in [vec!["init", text(&long)], vec!["init", "/tmp/a b"], vec!["init", "/"]] {
+    for words in [
+        vec!["init", text(&long)],
+        vec!["init", text(&long), "--nbd", "127.0.0.1:0"],
+        vec!["init", "/tmp/a b"],
+        vec!["init", "/"],
+    ] {
         let refused = run(&words).await;
         assert_eq!((refused.code, refused.stdout.as_str()), (Some(2), ""), "{words:?}: {refused:?}");
     }
     assert!(!long.parent().unwrap().exists());
+}
+
+#[tokio::test]
+async fn init_says_how_to_start_it_in_words_a_shell_takes() {
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path().join("my disk");
+    let made = run(&["init", text(&directory), "--name", "east"]).await;
+    assert_eq!(made.code, Some(0), "{made:?}");
+    let hint = format!("`tidemark serve '{}'`", text(&directory));
+    assert!(made.stderr.contains(&hint), "{made:?}");
+    let long = place.path().join("x".repeat(64)).join("y".repeat(64));
+    let refused = run(&["init", text(&long), "--nbd", "127.0.0.1:0"]).await;
+    assert!(refused.stderr.contains("api.sock") && refused.stderr.contains("shorter directory"), "{refused:?}");
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf, absolute};
 use anyhow::{Context, bail, ensure};
 use serde::Serialize;
 use tempfile::NamedTempFile;
-use tidemark_common::config::{Address, CONFIG_FILE, Config, HostPort};
+use tidemark_common::config::{Address, CONFIG_FILE, CONTROL_SOCKET, Config, HostPort};
 use tidemark_common::identity::Identity;
 use tidemark_common::ids::ApplianceId;
 
@@ -64,9 +64,10 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<(), Failure> {
     let made = Made { id, name: config.name, directory };
     output::answer(common.json, &made, |made| Ok(made.id.to_string()))?;
     output::say(&format!(
-        "appliance '{}' is in {dir}; start it with `tidemark serve {dir}`",
+        "appliance '{}' is in {}; start it with `tidemark serve {}`",
         made.name,
-        dir = made.directory.display()
+        made.directory.display(),
+        output::shell_word(&made.directory)
     ));
     Ok(())
 }
@@ -98,17 +99,21 @@ fn name_of(directory: &Path) -> Result<String, Failure> {
 }
 
 fn check_socket_paths(config: &Config, directory: &Path) -> Result<(), Failure> {
+    check_socket_path(&directory.join(CONTROL_SOCKET), "use a shorter directory")?;
     for address in &config.nbd.addresses {
-        if let Address::Unix(path) = address.resolved(directory)
-            && path.as_os_str().len() > SOCKET_PATH_BYTES_MAX
-        {
-            return Err(Failure::Usage(format!(
-                "{} is too long for a socket: at most {SOCKET_PATH_BYTES_MAX} bytes; use a shorter directory, or --nbd",
-                path.display()
-            )));
+        if let Address::Unix(path) = address.resolved(directory) {
+            check_socket_path(&path, "name a shorter one with --nbd")?;
         }
     }
     Ok(())
+}
+
+fn check_socket_path(path: &Path, remedy: &str) -> Result<(), Failure> {
+    if path.as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
+        return Ok(());
+    }
+    let path = path.display();
+    Err(Failure::Usage(format!("{path} is too long for a socket: at most {SOCKET_PATH_BYTES_MAX} bytes; {remedy}")))
 }
 
 /// Makes an appliance with these settings; its id.
@@ -144,7 +149,8 @@ fn refuse_occupied(directory: &Path, entries: fs::ReadDir) -> anyhow::Result<()>
     let shown = directory.display();
     if directory.join(CONFIG_FILE).exists() {
         let who = Config::load(directory).map_or_else(|_| String::new(), |config| format!(" '{}'", config.name));
-        bail!("{shown} already holds an appliance{who}: nothing was changed; `tidemark id {shown}` prints its id");
+        let word = output::shell_word(directory);
+        bail!("{shown} already holds an appliance{who}: nothing was changed; `tidemark id {word}` prints its id");
     }
     for entry in entries {
         let found = entry.with_context(|| format!("look into {shown}"))?.file_name();

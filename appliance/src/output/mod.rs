@@ -13,6 +13,7 @@ pub(crate) mod watch;
 
 use std::env;
 use std::io::{self, Write};
+use std::path::Path;
 
 use anyhow::Context;
 use serde::Serialize;
@@ -23,6 +24,16 @@ use crate::failure::Failure;
 pub(crate) fn say(message: &str) {
     // Nobody is left to tell when stderr is closed.
     let _ = writeln!(io::stderr(), "{}", text::escaped_lines(message));
+}
+
+/// A path as a shell takes it for one word.
+pub(crate) fn shell_word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// The answer to a question, on stdout: JSON, or what `text` makes of it.
@@ -68,4 +79,22 @@ pub(crate) fn colour_on(terminal: bool) -> bool {
     let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
     terminal && !refused && !dumb
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_one_word_of_a_shell() {
+        for (path, word) in [
+            ("/srv/east-1", "/srv/east-1"),
+            ("/srv/my disk", "'/srv/my disk'"),
+            ("/srv/it's", r"'/srv/it'\''s'"),
+            ("/srv/$HOME", "'/srv/$HOME'"),
+            ("/srv/größe", "'/srv/größe'"),
+        ] {
+            assert_eq!(shell_word(Path::new(path)), word);
+        }
+    }
 }

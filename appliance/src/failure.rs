@@ -24,7 +24,7 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Service(#[from] ClientError),
     /// This process failed.
-    #[error("{0:#}")]
+    #[error("{}", with_causes(.0))]
     Here(anyhow::Error),
     /// This process failed and its log says why.
     #[error("see the log")]
@@ -68,6 +68,20 @@ impl Failure {
     }
 }
 
+/// An error and its causes in one line. Many an error tells its cause itself, and it is said once.
+pub(crate) fn with_causes(error: &anyhow::Error) -> String {
+    let mut told = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if told.is_empty() {
+            told = cause;
+        } else if !told.contains(&cause) {
+            told.push_str(": ");
+            told.push_str(&cause);
+        }
+    }
+    told
+}
+
 const fn service_code(error: &ClientError) -> u8 {
     match error {
         ClientError::Answered(body) => match body.kind {
@@ -86,6 +100,23 @@ mod tests {
     use tidemark_common::api::types::ErrorBody;
 
     use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("listen on s: {source}: is its directory there?")]
+    struct Listen {
+        source: io::Error,
+    }
+
+    #[test]
+    fn a_cause_that_is_told_already_is_not_told_again() {
+        let gone = || io::Error::from_raw_os_error(2);
+        let told = anyhow::Error::from(Listen { source: gone() }).context("start");
+        let expected = "start: listen on s: No such file or directory (os error 2): is its directory there?";
+        assert_eq!(Failure::from(told).to_string(), expected);
+        let told = anyhow::Error::from(gone()).context("read a").context("start");
+        assert_eq!(with_causes(&told), "start: read a: No such file or directory (os error 2)");
+        assert_eq!(with_causes(&anyhow::anyhow!("alone")), "alone");
+    }
 
     #[test]
     fn every_failure_has_the_code_of_the_contract() {

@@ -72,3 +72,13 @@ fn sockets_left_by_a_killed_service_do_not_stop_the_next() {
     one.start();
     one.open("a").write(0, &[1; 4096]).expect("served again");
 }
+
+#[test]
+fn what_the_system_says_is_told_once() {
+    let cluster = Cluster::new();
+    let socket = format!("unix:{}", cluster.join("nosuch/nbd.sock").display());
+    let one = Appliance::init(&cluster.join("one"), "one", &Options { nbd: vec![socket], ..Options::default() });
+    let reason = one.start_refused().failed_with(1);
+    assert!(reason.contains("nosuch/nbd.sock"), "names the socket: {reason}");
+    assert_eq!(reason.matches("No such file or directory").count(), 1, "{reason}");
+}

@@ -23,7 +23,7 @@ use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Common;
-use crate::failure::Failure;
+use crate::failure::{Failure, with_causes};
 use crate::output;
 use report::Report;
 use screen::Screen;
@@ -92,7 +92,8 @@ async fn close(stage: Stage, screen: &mut Screen, ended: Ended, keep: bool) -> R
         }
         Ended::Told(Err(error)) => {
             let kept = stage.close(true).await?.unwrap_or_default();
-            Err(anyhow!("the demo failed: {error:#}\nthe services' logs are {logs}; {} is kept", kept.display()).into())
+            let why = with_causes(&error);
+            Err(anyhow!("the demo failed: {why}\nthe services' logs are {logs}; {} is kept", kept.display()).into())
         }
         Ended::Interrupted => {
             stage.close(false).await?;

@@ -15,7 +15,7 @@ use tokio::runtime;
 
 use super::directory;
 use crate::cli::Common;
-use crate::failure::Failure;
+use crate::failure::{Failure, with_causes};
 use crate::{service, telemetry};
 
 /// Name of the lock file in an appliance's directory.
@@ -46,7 +46,7 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<(), Failure> {
     hosts.shutdown_timeout(THREADS_GRACE);
     runtime.shutdown_timeout(THREADS_GRACE);
     outcome.map_err(|error| {
-        tracing::error!(error = format!("{error:#}"), "the service ended");
+        tracing::error!(error = with_causes(&error), "the service ended");
         Failure::Logged
     })
 }

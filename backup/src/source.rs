@@ -61,7 +61,32 @@ fn damaged(name: &str, what: String) -> ArchiveError {
     ArchiveError::Damaged { name: name.into(), what }
 }
 
+/// Backups shown of a folder that holds some.
+const SHOWN: usize = 5;
+
+/// A folder that backups were made into holds each in a folder of its own.
+fn check_single(folder: &Path) -> Result<(), ArchiveError> {
+    if folder.join(MANIFEST).exists() {
+        return Ok(());
+    }
+    let mut backups: Vec<PathBuf> = std::fs::read_dir(folder)?.flatten().map(|entry| entry.path()).collect();
+    backups.retain(|path| path.join(MANIFEST).exists() && path.extension().is_none_or(|extension| extension != "part"));
+    if backups.is_empty() {
+        return Ok(());
+    }
+    backups.sort();
+    let mut names: Vec<String> = backups.iter().take(SHOWN).map(|path| path.display().to_string()).collect();
+    if backups.len() > SHOWN {
+        names.push("…".into());
+    }
+    Err(ArchiveError::NoBackup(format!(
+        "this folder holds backups, and is none itself: name one of {}",
+        names.join(", ")
+    )))
+}
+
 fn walk_folder(folder: &Path, taker: &mut dyn Taker) -> Result<Manifest, ArchiveError> {
+    check_single(folder)?;
     let manifest = folder_manifest(folder)?;
     for member in &manifest.members {
         let path = folder.join(

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tidemark_common::api::backup::types::{BackupInfo, BackupState, RestoreReport};
-use tidemark_tests::appliance::{Appliance, binary};
+use tidemark_tests::appliance::{Appliance, binary, tidemark};
 use tidemark_tests::cluster::Cluster;
 use tidemark_tests::host::HostError;
 use tidemark_tests::image::{Image, compare};
@@ -505,4 +505,30 @@ fn a_backup_that_cannot_hurry_ends_loudly_before_hosts_are_slowed() {
     assert_eq!(side.status().side_store.bytes, 0);
     compare(&side.open("v").read_all().expect("read the volume"), &newest).expect("hosts read what they wrote");
     drop(stuck);
+}
+
+#[test]
+fn a_backup_into_a_folder_is_said_to_be_where_it_is() {
+    let cluster = Cluster::new();
+    let side = cluster.running("one");
+    side.ok(&["volume", "create", "a", "--size", "1MiB"]);
+    side.ok(&["group", "create", GROUP, "--volume", "a"]);
+    side.ok(&["set", "create", "s", "a"]);
+    let folder = cluster.join("fold");
+    std::fs::create_dir(&folder).expect("make the folder");
+    let (to, own) = (text(&folder), text(&folder.join("c2")));
+    let made = side.cli(&["backup", "create", "c2", "--set", "s", "--to", &to, "--wait"]);
+    assert!(made.code == 0 && made.stderr.contains(&own), "{made:?}");
+    let shown = show(&side, "c2");
+    assert_eq!((shown.to.as_str(), shown.place()), (to.as_str(), own.as_str()));
+    assert!(side.ok(&["backup", "list"]).contains(&own) && side.ok(&["backup", "show", "c2"]).contains(&own));
+    side.ok(&["backup", "verify", "c2"]);
+    tidemark(&["backup", "verify", &own]).done();
+    let out = text(&cluster.join("out"));
+    for words in [&["backup", "verify", &to][..], &["backup", "restore", &to, "--into", &out]] {
+        let why = tidemark(words).failed_with(1);
+        assert!(why.contains(&own) && why.contains("holds backups"), "{why}");
+    }
+    let why = tidemark(&["backup", "verify", "nofile.tar"]).failed_with(2);
+    assert!(why.contains("no file or folder 'nofile.tar'"), "{why}");
 }

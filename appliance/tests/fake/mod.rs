@@ -158,6 +158,7 @@ fn backup_of(status: &Status, name: &str) -> Option<BackupInfo> {
         sets: vec![SetCreate { name: set.name, extents: set.extents }],
         order: "given".into(),
         to: "/backups/b.tar".into(),
+        place: None,
         at: None,
         rate: None,
         when_idle: false,

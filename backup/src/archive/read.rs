@@ -30,6 +30,9 @@ pub enum ArchiveError {
     /// Something is missing.
     #[error("the archive is not complete: {0}")]
     Incomplete(String),
+    /// It is something else than a backup.
+    #[error("{0}")]
+    NoBackup(String),
     /// Whoever takes the members does not go on.
     #[error("{0}")]
     Taker(String),

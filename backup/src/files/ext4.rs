@@ -10,6 +10,8 @@ use crate::content::{Content, RUNS_MAX, Run};
 use crate::plan::Meta;
 
 const MAGIC: u16 = 0xef53;
+/// Where the superblock is.
+const SUPERBLOCK: u64 = 1024;
 const ROOT: u64 = 2;
 const EXTENTS: u32 = 0x0008_0000;
 const ENCRYPTED: u32 = 0x800;
@@ -37,7 +39,7 @@ pub(super) struct Ext4<'a> {
 
 /// The file system at a place, if it is one of these.
 pub(super) fn open(place: Place<'_>) -> Result<Option<Ext4<'_>>, String> {
-    let Ok(bytes) = place.read(1024, 1024) else { return Ok(None) };
+    let Ok(bytes) = place.read(SUPERBLOCK, 1024) else { return Ok(None) };
     let block = Bytes::new(&bytes, "its superblock");
     if block.u16(0x38)? != MAGIC {
         return Ok(None);
@@ -45,8 +47,8 @@ pub(super) fn open(place: Place<'_>) -> Result<Option<Ext4<'_>>, String> {
     let incompatible = block.u32(0x60)?;
     if incompatible & !KNOWN != 0 {
         return Err(format!(
-            "its ext4 file system uses features that are not known here ({:#x}): back up the volume or partition whole",
-            incompatible & !KNOWN
+            "its ext4 file system uses features that are not known here ({}): back up the volume or partition whole",
+            names(incompatible & !KNOWN)
         ));
     }
     let wide = incompatible & WIDE != 0;
@@ -83,6 +85,18 @@ pub(super) fn open(place: Place<'_>) -> Result<Option<Ext4<'_>>, String> {
             replay(&system, &system.node(journal)?.content).map_err(|why| format!("its ext4 journal: {why}"))?;
     }
     Ok(Some(system))
+}
+
+/// Features as mke2fs calls them; others by their bits.
+fn names(features: u32) -> String {
+    const NAMES: [(u32, &str); 4] =
+        [(0x1, "compression"), (0x8, "journal_dev"), (0x10, "meta_bg"), (0x1000, "dirdata")];
+    let name = |bit: u32| {
+        let known = NAMES.iter().find(|(of, _)| *of == bit);
+        known.map_or_else(|| format!("{bit:#x}"), |(_, name)| (*name).to_owned())
+    };
+    let bits = (0..u32::BITS).map(|shift| 1_u32 << shift).filter(|bit| features & bit != 0);
+    bits.map(name).collect::<Vec<_>>().join(", ")
 }
 
 impl Ext4<'_> {
@@ -134,7 +148,8 @@ impl Ext4<'_> {
         let index = number.checked_sub(1).filter(|index| *index < self.inodes);
         let index = index.ok_or_else(|| format!("it names inode {number}, which cannot be"))?;
         let (group, index) = (index / self.inodes_per_group, index % self.inodes_per_group);
-        let table = (self.first_block + 1) * self.block_bytes;
+        // In the block behind the one that holds the superblock, wherever blocks are counted from: with 1 KiB blocks and bigalloc, from 0.
+        let table = (SUPERBLOCK / self.block_bytes + 1) * self.block_bytes;
         let descriptor = self.meta(table + group * self.descriptor_bytes, self.descriptor_bytes)?;
         let descriptor = Bytes::new(&descriptor, "a group's descriptor");
         let high = if self.descriptor_bytes >= 64 { u64::from(descriptor.u32(0x28)?) << 32 } else { 0 };

@@ -109,12 +109,22 @@ fn ext4_as_it_is_made_today() {
         &["-t", "ext4"][..],
         &["-t", "ext4", "-b", "1024", "-I", "128"],
         &["-t", "ext4", "-O", "^64bit,^flex_bg,^metadata_csum"],
+        &["-t", "ext4", "-b", "1024", "-O", "bigalloc"],
+        &["-t", "ext4", "-b", "4096", "-O", "bigalloc"],
         &["-t", "ext3"],
         &["-t", "ext2", "-b", "1024"],
     ] {
         let image = image(folder.path(), ext4(options), 1 << 20);
         assert_same(&image, 1 << 20, &folder.path().join("tree"));
     }
+}
+
+#[test]
+fn features_that_are_not_read_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = image(folder.path(), ext4(&["-t", "ext4", "-O", "meta_bg,^resize_inode"]), 0);
+    let why = list(place(&image, 0), "/").unwrap_err();
+    assert!(why.contains("(meta_bg)") && why.contains("whole"), "{why}");
 }
 
 #[test]

@@ -142,7 +142,12 @@ pub(crate) fn run(command: Command, common: &Common) -> Result<(), Failure> {
         Command::Restore(Restore { backup: Some(backup), set, into: Some(folder), .. }) if stored::is_here(&backup) => {
             stored::take_out(&backup, set.as_deref(), &folder, common.json)
         }
-        command => ask(common, async |service| run_with(command, &service).await),
+        command => {
+            if let Command::Verify { backup } | Command::Restore(Restore { backup: Some(backup), .. }) = &command {
+                stored::check_named(backup, common)?;
+            }
+            ask(common, async |service| run_with(command, &service).await)
+        }
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) async fn list(service: &Service) -> Result<(), Failure> {
             let total = figures::bytes(backup.progress.total_bytes);
             let as_of = backup.moments.first().map_or_else(|| "-".into(), |moment| figures::time(moment.time));
             let done = figures::percent(done(backup));
-            table.row(&[&backup.name, backup.state.name(), &done, &total, &as_of, &backup.to]);
+            table.row(&[&backup.name, backup.state.name(), &done, &total, &as_of, backup.place()]);
         }
         Ok(table.to_string())
     })
@@ -44,7 +44,7 @@ fn described(backup: &BackupInfo) -> String {
     for set in &backup.sets {
         lines.push(format!("  set {}: {}", set.name, set.extents.join(", ")));
     }
-    lines.push(format!("  to {}, order {}", backup.to, backup.order));
+    lines.push(format!("  to {}, order {}", backup.place(), backup.order));
     lines.extend(backup.at.map(|at| format!("  begins at {}", figures::time(at))));
     for moment in &backup.moments {
         lines.push(format!("  group {} at marker {}, {}", moment.group, moment.marker, figures::time(moment.time)));
@@ -80,9 +80,10 @@ pub(super) fn created(backup: &BackupInfo) -> String {
             let moments: Vec<_> =
                 backup.moments.iter().map(|m| format!("{} at marker {}", m.group, m.marker)).collect();
             format!(
-                "backup '{}' holds {} and is being copied: `tidemark backup show {}`",
+                "backup '{}' holds {} and is being copied to {}: `tidemark backup show {}`",
                 backup.name,
                 moments.join(", "),
+                backup.place(),
                 backup.name
             )
         }
@@ -94,7 +95,7 @@ pub(super) fn ended(backup: &BackupInfo) -> String {
         Some(reason) => format!("backup '{}' is {}: {reason}", backup.name, backup.state.name()),
         None => {
             let bytes = figures::bytes(backup.progress.done_bytes);
-            format!("backup '{}' is {}: {bytes} in {}", backup.name, backup.state.name(), backup.to)
+            format!("backup '{}' is {}: {bytes} in {}", backup.name, backup.state.name(), backup.place())
         }
     }
 }
@@ -149,6 +150,7 @@ mod tests {
             sets: vec![SetCreate { name: "s".into(), extents: vec!["a".into(), "b:p1".into()] }],
             order: "given".into(),
             to: "/b.tar".into(),
+            place: None,
             at: None,
             rate: None,
             when_idle: false,
@@ -164,6 +166,12 @@ mod tests {
             "backup b: copying\n  set s: a, b:p1\n  to /b.tar, order given\n  group g at marker 7, 1970-01-01 00:00:00Z\n  \
              1 MiB of 4 MiB, 512 KiB/s, 6.0 s left, at s/a\n  the target has taken nothing for 7.0 s: see to it, or \
              `tidemark backup cancel b`"
+        );
+        let in_folder = BackupInfo { to: "/fold".into(), place: Some("/fold/b".into()), ..backup.clone() };
+        assert!(described(&in_folder).contains("  to /fold/b, order given\n"));
+        assert_eq!(
+            created(&in_folder),
+            "backup 'b' holds g at marker 7 and is being copied to /fold/b: `tidemark backup show b`"
         );
         let failed = BackupInfo { state: BackupState::Failed, reason: Some("the tape tore".into()), ..backup };
         assert_eq!(ended(&failed), "backup 'b' is failed: the tape tore");

@@ -1,6 +1,6 @@
 //! Finished backups: verified here, restored into a folder here, or onto volumes by the service.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::anyhow;
 use tidemark_backup::restore::to_folder;
@@ -8,6 +8,8 @@ use tidemark_backup::source::{self, Source, Verified};
 use tidemark_common::api::backup::types::{RestoreReport, RestoreRequest};
 
 use super::{Restore, Service};
+use crate::cli::Common;
+use crate::commands::directory;
 use crate::failure::Failure;
 use crate::output::{self, figures};
 
@@ -23,15 +25,24 @@ fn here(text: &str) -> Source {
     if text == "-" { Source::Input } else { Source::Path(text.into()) }
 }
 
+/// What is no file here is the name of a backup, which an appliance knows.
+pub(super) fn check_named(text: &str, common: &Common) -> Result<(), Failure> {
+    if is_here(text) || directory(None, common).is_ok() {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "there is no file or folder '{text}' here, and no appliance to ask for a backup of that name: correct the path, or name the \
+         appliance's directory with --dir DIR or TIDEMARK_DIR"
+    )))
+}
+
 /// Where the service has put a backup.
 async fn find(text: &str, service: &Service) -> Result<String, Failure> {
     if is_here(text) {
         return Ok(text.to_owned());
     }
     let backup = service.client.backup(text).await?;
-    let to = PathBuf::from(&backup.to);
-    let found = if to.is_dir() { to.join(&backup.name) } else { to };
-    Ok(found.display().to_string())
+    Ok(backup.place().to_owned())
 }
 
 /// Recomputes every digest; fails when one does not agree.

@@ -537,6 +537,13 @@ fn interrupted_kind(to: &str, name: &str) -> TargetKind {
     }
 }
 
+fn own_folder(record: &BackupRecord) -> Option<String> {
+    match interrupted_kind(&record.to, &record.name) {
+        TargetKind::Folder(folder) => Some(folder.display().to_string()),
+        TargetKind::File(_) | TargetKind::Device(_) | TargetKind::Stream => None,
+    }
+}
+
 fn info(record: &BackupRecord, progress: Option<&Progress>) -> BackupInfo {
     let told = progress.map(Progress::told).unwrap_or_default();
     let over = BackupState::from(record.state).is_over();
@@ -551,6 +558,7 @@ fn info(record: &BackupRecord, progress: Option<&Progress>) -> BackupInfo {
             .collect(),
         order: record.order.clone(),
         to: record.to.clone(),
+        place: own_folder(record),
         at: record.at_ns.map(timestamp),
         rate: record.rate,
         when_idle: record.when_idle,

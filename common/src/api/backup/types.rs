@@ -174,8 +174,11 @@ pub struct BackupInfo {
     pub sets: Vec<SetCreate>,
     /// The order of its members.
     pub order: String,
-    /// Where it goes.
+    /// Where it goes: what was named.
     pub to: String,
+    /// The folder of its own in which it lies, when a folder was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
     /// When it begins.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub at: Option<Timestamp>,
@@ -198,6 +201,14 @@ pub struct BackupInfo {
     pub moments: Vec<GroupMoment>,
     /// How far it is.
     pub progress: BackupProgress,
+}
+
+impl BackupInfo {
+    /// Where it is found when it is done.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        self.place.as_deref().unwrap_or(&self.to)
+    }
 }
 
 /// `backup restore` onto volumes.

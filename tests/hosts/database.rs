@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tidemark_common::api::types::{DrillReport, DrillResult};
+use tidemark_tests::command::run;
 use tidemark_tests::database::{Volumes, assert_sums_agree, number};
 use tidemark_tests::pair::{GROUP, Pair, Setup};
 use tidemark_tests::postgres::{self, Postgres};
@@ -101,4 +102,48 @@ fn postgresql_of_a_drill_that_takes_too_long_goes_with_the_drill() {
     assert!(!mounts.contains(&folders), "{mounts}");
     let left = std::env::temp_dir().read_dir().expect("list").flatten().map(|entry| entry.path());
     assert_eq!(left.filter(|path| path.display().to_string().starts_with(&folders)).count(), 0);
+}
+
+/// Both sides are on one machine: what the copy's links name are the original's directories, in use.
+#[test]
+fn postgresql_of_a_drill_never_follows_a_link_to_the_original() {
+    let volumes = vec![("data", "512MiB".to_owned()), ("wal", "256MiB".to_owned())];
+    let pair = Pair::paired(&Setup { volumes, interval: "250ms", seed: 133, journals: None, on_full: "fold" });
+    let mounted = Volumes::mount(&pair.cluster, &pair.east, true);
+    postgres::init(&mounted.data(), &mounted.wal());
+    let space = pair.cluster.join("data/space");
+    std::fs::create_dir(&space).expect("make a directory");
+    let space = space.display().to_string();
+    run("chown", &["postgres", &space]).done();
+    let database = Postgres::start(&mounted.data(), &pair.cluster.join("es"));
+    database.sql(&format!("create tablespace fast location '{space}'")).done();
+    database.sql("create table kept (number int) tablespace fast").done();
+    database.sql("insert into kept select generate_series(1, 1000)").done();
+    let oid = number(&database, "select oid from pg_tablespace where spcname = 'fast'");
+    pair.settle();
+    // Of the copy this is not known, and its PostgreSQL must not find it in the original's directories.
+    database.sql("insert into kept select generate_series(1001, 2000)").done();
+    let drill = |words: &str| {
+        let command = format!("\"$TIDEMARK\" drill check postgresql --data data --path pg {words}");
+        let outcome = pair.west.cli(&["drill", "run", GROUP, "--json", "--check", &command]);
+        serde_json::from_str::<DrillReport>(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {outcome:?}"))
+    };
+    let wal = "--wal wal --wal-path pg";
+    let refused = drill(&format!("--tablespace {oid}=data/space"));
+    assert_eq!(refused.result, DrillResult::Failed, "{refused:?}");
+    assert!(refused.output.contains("pg_wal leads to") && refused.output.contains("--wal"), "{refused:?}");
+    let refused = drill(wal);
+    assert_eq!(refused.result, DrillResult::Failed, "{refused:?}");
+    assert!(refused.output.contains(&format!("--tablespace {oid}=")), "{refused:?}");
+    let refused = drill(&format!("{wal} --tablespace {oid}=data/../../../data/space"));
+    assert!(refused.result == DrillResult::Failed && refused.output.contains("volume 'data'"), "{refused:?}");
+    for which in [oid.to_string(), space] {
+        let passed = drill(&format!("{wal} --tablespace {which}=data/space"));
+        assert_eq!(passed.result, DrillResult::Passed, "{passed:?}");
+    }
+    // The original is as it was, also after a crash.
+    drop(database);
+    let database = Postgres::start(&mounted.data(), &pair.cluster.join("es"));
+    assert_eq!(number(&database, "select count(*) from kept"), 2000);
+    database.client(LIMIT, "pg_amcheck", &["--all", "--install-missing", "--heapallindexed"]).done();
 }

@@ -146,6 +146,7 @@ fn the_ready_checks_tell_a_sound_file_system_from_a_broken_one() {
         }
         run("sqlite3", &[&mounted.join("db").display().to_string(), "create table t(x); insert into t values (1)"])
             .done();
+        std::os::unix::fs::symlink(mounted.join("db"), mounted.join("leaving")).expect("make a link");
         mounted.sync();
         // While it is mounted and written: what a disaster would leave.
         pair.settle();
@@ -154,6 +155,9 @@ fn the_ready_checks_tell_a_sound_file_system_from_a_broken_one() {
         let sqlite = "\"$TIDEMARK\" drill check sqlite --volume a db";
         let (code, report) = drill(&pair.west, &["--check", sqlite]);
         assert_eq!(code, 0, "{report:?}");
+        let leaving = "\"$TIDEMARK\" drill check sqlite --volume a leaving";
+        let (code, report) = drill(&pair.west, &["--check", leaving]);
+        assert!(code == 1 && report.output.contains("out of the clone"), "the original's is not looked at: {report:?}");
         let mounted = "test \"$(ls $TIDEMARK_DRILL_MOUNT_A | grep -c file-)\" = 200";
         let (code, report) = drill(&pair.west, &["--mount", "--check", mounted]);
         assert_eq!(code, 0, "{report:?}");

@@ -2,7 +2,9 @@
 
 mod attach;
 pub(crate) mod check;
+mod confines;
 pub(crate) mod guard;
+mod postgresql;
 mod report;
 
 use std::path::PathBuf;

@@ -8,6 +8,8 @@ use anyhow::{Context, bail};
 use clap::Subcommand;
 
 use super::attach::{Attached, Mounted, command, finish};
+use super::confines::Confines;
+use super::postgresql;
 use crate::failure::Failure;
 use crate::output::say;
 use crate::roles::drill::variable;
@@ -30,20 +32,7 @@ pub(crate) enum Command {
         files: Vec<PathBuf>,
     },
     /// Start PostgreSQL on the volumes and check all its tables and indexes with pg_amcheck
-    Postgresql {
-        /// The volume with the data directory
-        #[arg(long)]
-        data: String,
-        /// The data directory, relative to the volume's root
-        #[arg(long, default_value = ".")]
-        path: PathBuf,
-        /// The volume with the WAL, when it is another one
-        #[arg(long)]
-        wal: Option<String>,
-        /// The directory of the WAL there, relative to that volume's root
-        #[arg(long, default_value = ".")]
-        wal_path: PathBuf,
-    },
+    Postgresql(postgresql::Options),
     /// Mount all volumes, at TIDEMARK_DRILL_MOUNT_VOLUME, and run a command for the shell: what --mount does
     Mounted {
         /// The command
@@ -71,22 +60,20 @@ fn checked(command: Command) -> anyhow::Result<()> {
         Command::Xfs(Volumes { volumes }) => drill.each(&volumes, xfs),
         Command::Sqlite { volume, files } => {
             let mounted = drill.mount(&volume)?;
-            files.iter().try_for_each(|file| sqlite(&mounted.path().join(file)))
+            let mut confines = Confines::default();
+            confines.add(mounted.path())?;
+            files.iter().try_for_each(|file| sqlite(&confines, &mounted.path().join(file)))
         }
-        Command::Postgresql { data, path, wal, wal_path } => {
-            let mounted = drill.mount(&data)?;
-            let other = wal.map(|wal| drill.mount(&wal)).transpose()?;
-            let wal = other.as_ref().map(|other| other.path().join(wal_path));
-            postgresql(&mounted.path().join(path), wal.as_deref(), &drill.folder)
-        }
+        Command::Postgresql(options) => postgresql::check(&options, &drill),
         Command::Mounted { command } => drill.mounted(&command),
     }
 }
 
 /// What the drill says of itself.
-struct Drill {
+pub(super) struct Drill {
     volumes: Vec<String>,
-    folder: PathBuf,
+    /// What goes with the drill.
+    pub(super) folder: PathBuf,
 }
 
 impl Drill {
@@ -104,7 +91,8 @@ impl Drill {
         Attached::new(&uri, &self.folder.join(format!("{volume}.fuse")))
     }
 
-    fn mount(&self, volume: &str) -> anyhow::Result<Mounted> {
+    /// Mounts what is in a volume.
+    pub(super) fn mount(&self, volume: &str) -> anyhow::Result<Mounted> {
         Mounted::new(self.attach(volume)?, &self.folder.join(volume))
     }
 
@@ -164,9 +152,21 @@ fn without_noise(said: &str) -> String {
     said.lines().filter(|line| !NOISE.contains(line)).collect::<Vec<_>>().join("\n")
 }
 
-fn sqlite(file: &Path) -> anyhow::Result<()> {
-    if !file.is_file() {
+/// What SQLite has beside a database, and writes.
+const SQLITE_COMPANIONS: [&str; 3] = ["-journal", "-wal", "-shm"];
+
+fn sqlite(confines: &Confines, file: &Path) -> anyhow::Result<()> {
+    if !file.is_file() && !file.is_symlink() {
         bail!("{} is not there", file.display());
+    }
+    // A journal is rolled back: what is looked at is written.
+    let file = &confines.path(file)?;
+    for companion in SQLITE_COMPANIONS {
+        let mut beside = file.clone().into_os_string();
+        beside.push(companion);
+        if !confines.hold_file(Path::new(&beside)) {
+            bail!("{} is a link that leads out of the clone, where the original may be", Path::new(&beside).display());
+        }
     }
     let mut look = command("sqlite3", "sqlite3")?;
     let output = look.arg(file).arg("PRAGMA integrity_check").output().context("start sqlite3")?;
@@ -176,68 +176,4 @@ fn sqlite(file: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     bail!("{}: {}{}", file.display(), said.trim(), String::from_utf8_lossy(&output.stderr).trim())
-}
-
-/// The newest version's programs, as Debian lays them out.
-fn postgres_programs() -> anyhow::Result<PathBuf> {
-    let missing = "PostgreSQL is missing: install it with `apt-get install postgresql`";
-    let versions = std::fs::read_dir("/usr/lib/postgresql").context(missing)?;
-    let mut versions: Vec<(u32, PathBuf)> = versions
-        .flatten()
-        .filter_map(|entry| Some((entry.file_name().to_string_lossy().parse().ok()?, entry.path().join("bin"))))
-        .collect();
-    versions.sort();
-    versions.pop().map(|(_, path)| path).context(missing)
-}
-
-/// PostgreSQL does not run as root: its programs run as the owner of the data.
-fn as_owner(data: &Path, program: &Path) -> anyhow::Result<Program> {
-    use std::os::unix::fs::MetadataExt;
-    let owner = std::fs::metadata(data).with_context(|| format!("look at {}", data.display()))?;
-    if rustix::process::getuid().as_raw() == owner.uid() {
-        return Ok(Program::new(program));
-    }
-    let mut run = command("setpriv", "util-linux")?;
-    run.args(["--reuid", &owner.uid().to_string(), "--regid", &owner.gid().to_string(), "--clear-groups"]).arg(program);
-    Ok(run)
-}
-
-fn postgresql(data: &Path, wal: Option<&Path>, folder: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::{MetadataExt, chown, symlink};
-    let programs = postgres_programs()?;
-    if let Some(wal) = wal {
-        // On the primary the link leads to where the WAL is mounted there.
-        let link = data.join("pg_wal");
-        std::fs::remove_file(&link).with_context(|| format!("replace the link {}", link.display()))?;
-        symlink(wal, &link).with_context(|| format!("make the link {}", link.display()))?;
-    }
-    let owner = std::fs::metadata(data)?;
-    // In the drill's folder, which goes with the drill even when this is killed.
-    let sockets =
-        tempfile::Builder::new().prefix("sockets").tempdir_in(folder).context("make a folder for its socket")?;
-    chown(sockets.path(), Some(owner.uid()), Some(owner.gid())).context("give the socket's folder to PostgreSQL")?;
-    let _ = std::fs::remove_file(data.join("postmaster.pid"));
-    let options = format!("-c listen_addresses= -k {}", sockets.path().display());
-    let control = |word: &str| -> anyhow::Result<Program> {
-        let mut control = as_owner(data, &programs.join("pg_ctl"))?;
-        control.arg(word).arg("-w").arg("-D").arg(data).args(["-t", "300"]);
-        Ok(control)
-    };
-    let mut start = control("start")?;
-    start.args(["-o", &options]).arg("-l").arg(sockets.path().join("log"));
-    let started = finish(start, "pg_ctl start", &[0]);
-    let checked = started.and_then(|_| {
-        let mut look = as_owner(data, &programs.join("pg_amcheck"))?;
-        look.arg("-h").arg(sockets.path()).args(["--all", "--install-missing", "--heapallindexed"]);
-        finish(look, "pg_amcheck", &[0])
-    });
-    let mut stop = control("stop")?;
-    stop.args(["-m", "fast"]);
-    let stopped = finish(stop, "pg_ctl stop", &[0]);
-    if checked.is_err() || stopped.is_err() {
-        say(&std::fs::read_to_string(sockets.path().join("log")).unwrap_or_default());
-    }
-    checked.and(stopped)?;
-    say("PostgreSQL starts, and all its tables and indexes are well");
-    Ok(())
 }

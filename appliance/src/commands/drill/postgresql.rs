@@ -1,0 +1,335 @@
+//! `tidemark drill check postgresql`: PostgreSQL started on a clone, and all that it holds looked at.
+//!
+//! ```text
+//! mount ─▶ lead its links to the clone ─▶ refuse what still leads out ─▶ start ─▶ pg_amcheck ─▶ stop
+//! ```
+//!
+//! The original may be in use on this machine. Nothing of it is touched: no link leads there when PostgreSQL starts, and settings that name
+//! other places, or have others told, are overridden on its command line.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command as Program;
+
+use anyhow::{Context, bail};
+use tidemark_common::ids::check_name;
+
+use super::attach::{Mounted, command, finish};
+use super::check::Drill;
+use super::confines::{Confines, Leaving};
+use crate::output::say;
+
+/// Nobody else is at this socket: its folder is new.
+const PORT: &str = "5432";
+/// So many links are named when they are refused.
+const NAMED: usize = 10;
+
+/// Where a database lies.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// The volume with the data directory
+    #[arg(long)]
+    data: String,
+    /// The data directory, relative to the volume's root
+    #[arg(long, default_value = ".")]
+    path: PathBuf,
+    /// The volume with the WAL, when that does not lie in the data directory
+    #[arg(long)]
+    wal: Option<String>,
+    /// The directory of the WAL there, relative to that volume's root
+    #[arg(long, default_value = ".")]
+    wal_path: PathBuf,
+    /// A tablespace, by its OID or by its directory on the primary, and where it lies in the clone; give it for each
+    #[arg(long = "tablespace", value_name = "OID|DIRECTORY=VOLUME[/PATH]", value_parser = tablespace)]
+    tablespaces: Vec<Tablespace>,
+    /// A symbolic link of the data directory that is taken away in the clone, relative to it; give it for each
+    #[arg(long = "drop-link", value_name = "PATH")]
+    dropped: Vec<PathBuf>,
+}
+
+/// A tablespace and its place in the clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Tablespace {
+    /// Its OID, or where its link leads.
+    which: String,
+    volume: String,
+    path: PathBuf,
+}
+
+fn tablespace(text: &str) -> Result<Tablespace, String> {
+    let (which, place) =
+        text.rsplit_once('=').filter(|(which, _)| !which.is_empty()).ok_or("OID=VOLUME/PATH is needed")?;
+    let (volume, path) = place.split_once('/').unwrap_or((place, "."));
+    check_name(volume).map_err(|error| error.to_string())?;
+    let path = if path.is_empty() { "." } else { path };
+    Ok(Tablespace { which: which.into(), volume: volume.into(), path: path.into() })
+}
+
+/// Volumes of the clone, each mounted once.
+struct Volumes<'a> {
+    drill: &'a Drill,
+    mounted: BTreeMap<String, Mounted>,
+    confines: Confines,
+}
+
+impl Volumes<'_> {
+    /// A path of a volume, which stays in the clone.
+    fn path(&mut self, volume: &str, path: &Path) -> anyhow::Result<PathBuf> {
+        let root = match self.mounted.get(volume) {
+            Some(mounted) => mounted.path().to_owned(),
+            None => {
+                let mounted = self.drill.mount(volume)?;
+                let root = mounted.path().to_owned();
+                self.mounted.insert(volume.to_owned(), mounted);
+                self.confines.add(&root)?;
+                root
+            }
+        };
+        self.confines.path(&root.join(path)).with_context(|| format!("volume '{volume}'"))
+    }
+}
+
+/// Runs the check.
+pub(super) fn check(options: &Options, drill: &Drill) -> anyhow::Result<()> {
+    let mut volumes = Volumes { drill, mounted: BTreeMap::new(), confines: Confines::default() };
+    let data = volumes.path(&options.data, &options.path)?;
+    if let Some(wal) = &options.wal {
+        let wal = volumes.path(wal, &options.wal_path)?;
+        // On the primary the link leads to where the WAL is mounted there.
+        relink(&data.join("pg_wal"), &wal)?;
+    }
+    for given in &options.tablespaces {
+        let place = volumes.path(&given.volume, &given.path)?;
+        // The folder of the links may itself be one.
+        let folder = volumes.confines.path(&data.join("pg_tblspc"))?;
+        relink(&tablespace_link(&folder, &given.which)?, &place)?;
+    }
+    for link in &options.dropped {
+        drop_link(&volumes.confines, &data, link)?;
+    }
+    refuse(&volumes.confines.leaving(&data)?, &data)?;
+    run(&data, &drill.folder)
+}
+
+fn relink(link: &Path, to: &Path) -> anyhow::Result<()> {
+    std::fs::remove_file(link).with_context(|| format!("replace the link {}", link.display()))?;
+    symlink(to, link).with_context(|| format!("make the link {}", link.display()))
+}
+
+/// The link of a tablespace in `pg_tblspc`.
+fn tablespace_link(folder: &Path, which: &str) -> anyhow::Result<PathBuf> {
+    let entries = std::fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))?;
+    let links = entries.flatten().filter_map(|entry| Some((entry.path(), std::fs::read_link(entry.path()).ok()?)));
+    let mut links: Vec<(PathBuf, PathBuf)> = links.collect();
+    links.sort();
+    let is_it = |(link, to): &&(PathBuf, PathBuf)| {
+        link.file_name().is_some_and(|name| name == which) || to.as_path() == Path::new(which)
+    };
+    if let Some((link, _)) = links.iter().find(is_it) {
+        return Ok(link.clone());
+    }
+    let there = links.iter().map(|(link, to)| {
+        let name = link.file_name().unwrap_or_default();
+        format!("{} ({})", name.display(), to.display())
+    });
+    let there = there.collect::<Vec<_>>().join(", ");
+    let there = if there.is_empty() { "none" } else { there.as_str() };
+    bail!("there is no tablespace '{which}' in pg_tblspc, which has {there}")
+}
+
+fn drop_link(confines: &Confines, data: &Path, link: &Path) -> anyhow::Result<()> {
+    let path = data.join(link);
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        bail!("'{}' is no link of the data directory", link.display());
+    };
+    let path = confines.path(folder)?.join(name);
+    if !path.is_symlink() {
+        bail!("'{}' is no symbolic link of the data directory: only those are taken away", link.display());
+    }
+    std::fs::remove_file(&path).with_context(|| format!("take away the link {}", path.display()))
+}
+
+/// What still leads out, and what to do about each.
+fn refuse(leaving: &[Leaving], data: &Path) -> anyhow::Result<()> {
+    if leaving.is_empty() {
+        return Ok(());
+    }
+    let mut text = String::from(
+        "PostgreSQL was not started: it would follow links out of the clone, to what may be the original in use",
+    );
+    for Leaving { link, to } in leaving.iter().take(NAMED) {
+        let within = link.strip_prefix(data).unwrap_or(link).display().to_string();
+        let advice = match within.strip_prefix("pg_tblspc/") {
+            Some(oid) => format!("say where this tablespace lies in the clone with --tablespace {oid}=VOLUME/PATH"),
+            None if within == "pg_wal" => "name the volume of the WAL with --wal (and --wal-path)".into(),
+            None => format!("--drop-link {within} takes it away in the clone, if PostgreSQL starts without it"),
+        };
+        text.push_str(&format!("\n  {within} leads to {}: {advice}", to.display()));
+    }
+    if leaving.len() > NAMED {
+        text.push_str(&format!("\n  and {} more", leaving.len() - NAMED));
+    }
+    bail!(text)
+}
+
+/// The newest version's programs, as Debian lays them out.
+fn programs() -> anyhow::Result<(u32, PathBuf)> {
+    let missing = "PostgreSQL is missing: install it with `apt-get install postgresql`";
+    let versions = std::fs::read_dir("/usr/lib/postgresql").context(missing)?;
+    let mut versions: Vec<(u32, PathBuf)> = versions
+        .flatten()
+        .filter_map(|entry| Some((entry.file_name().to_string_lossy().parse().ok()?, entry.path().join("bin"))))
+        .collect();
+    versions.sort();
+    versions.pop().context(missing)
+}
+
+/// PostgreSQL does not run as root: its programs run as the owner of the data.
+fn as_owner(data: &Path, program: &Path) -> anyhow::Result<Program> {
+    let owner = std::fs::metadata(data).with_context(|| format!("look at {}", data.display()))?;
+    if rustix::process::getuid().as_raw() == owner.uid() {
+        return Ok(Program::new(program));
+    }
+    let mut run = command("setpriv", "util-linux")?;
+    run.args(["--reuid", &owner.uid().to_string(), "--regid", &owner.gid().to_string(), "--clear-groups"]).arg(program);
+    Ok(run)
+}
+
+/// What the settings of the original must not say in a drill: where else to write, whom else to tell, from whom else to take. The command
+/// line comes before every file. `own` is the folder of its socket.
+fn settings(version: u32, data: &Path, own: &Path) -> Vec<String> {
+    let at = |name: &str, path: &Path| format!("{name}={}", path.display());
+    let mut all = vec![
+        at("data_directory", data),
+        at("hba_file", &own.join("hba")),
+        at("ident_file", &own.join("ident")),
+        at("external_pid_file", &own.join("pid")),
+        at("unix_socket_directories", own),
+        format!("port={PORT}"),
+    ];
+    let mut fixed = vec![
+        "listen_addresses=",
+        "ssl=off",
+        "archive_mode=off",
+        "logging_collector=off",
+        "log_destination=stderr",
+        // A subscriber's copy would take from the publisher what the original has not got yet.
+        "max_logical_replication_workers=0",
+        // pg_cron runs its jobs in whatever answers at its port.
+        "cron.launch_active_jobs=off",
+    ];
+    if version >= 12 {
+        fixed.extend([
+            "restore_command=",
+            "archive_cleanup_command=",
+            "recovery_end_command=",
+            "primary_conninfo=",
+            "primary_slot_name=",
+        ]);
+    }
+    if version < 15 {
+        fixed.push("stats_temp_directory=pg_stat_tmp");
+    }
+    all.extend(fixed.into_iter().map(str::to_owned));
+    all
+}
+
+/// As one word for the shell, through which pg_ctl starts the server.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+fn run(data: &Path, folder: &Path) -> anyhow::Result<()> {
+    let (version, programs) = programs()?;
+    let owner = std::fs::metadata(data).with_context(|| format!("look at {}", data.display()))?;
+    // In the drill's folder, which goes with the drill even when this is killed. No volume has a name like this.
+    let own = tempfile::Builder::new().prefix(".socket").tempdir_in(folder).context("make a folder for its socket")?;
+    // Only its owner gets to the socket, and is let in.
+    for (name, text) in [("hba", "local all all trust\n"), ("ident", "")] {
+        let path = own.path().join(name);
+        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        chown(&path, Some(owner.uid()), Some(owner.gid())).context("give PostgreSQL its files")?;
+    }
+    chown(own.path(), Some(owner.uid()), Some(owner.gid())).context("give the socket's folder to PostgreSQL")?;
+    let _ = std::fs::remove_file(data.join("postmaster.pid"));
+    let settings = settings(version, data, own.path());
+    let options = settings.iter().map(|setting| format!("-c {}", quoted(setting))).collect::<Vec<_>>().join(" ");
+    let control = |word: &str| -> anyhow::Result<Program> {
+        let mut control = as_owner(data, &programs.join("pg_ctl"))?;
+        control.arg(word).arg("-w").arg("-D").arg(data).args(["-t", "300"]);
+        Ok(control)
+    };
+    let mut start = control("start")?;
+    start.args(["-o", &options]).arg("-l").arg(own.path().join("log"));
+    let started = finish(start, "pg_ctl start", &[0]);
+    let checked = started.and_then(|_| {
+        let mut look = as_owner(data, &programs.join("pg_amcheck"))?;
+        look.arg("-h").arg(own.path()).args(["-p", PORT, "--all", "--install-missing", "--heapallindexed"]);
+        finish(look, "pg_amcheck", &[0])
+    });
+    let mut stop = control("stop")?;
+    stop.args(["-m", "fast"]);
+    let stopped = finish(stop, "pg_ctl stop", &[0]);
+    if checked.is_err() || stopped.is_err() {
+        say(&std::fs::read_to_string(own.path().join("log")).unwrap_or_default());
+    }
+    checked.and(stopped)?;
+    say("PostgreSQL starts, and all its tables and indexes are well");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tablespace_is_named_with_its_place() {
+        let read = |text: &str| {
+            tablespace(text).map(|read| (read.which, read.volume, read.path.display().to_string())).unwrap_or_default()
+        };
+        let expected = |which: &str, volume: &str, path: &str| (which.to_owned(), volume.to_owned(), path.to_owned());
+        assert_eq!(read("16385=fast/pg/ts"), expected("16385", "fast", "pg/ts"));
+        assert_eq!(read("/srv/a=b=fast"), expected("/srv/a=b", "fast", "."));
+        assert_eq!(read("16385=fast/"), expected("16385", "fast", "."));
+        for bad in ["16385", "=fast", "16385=", "16385=/fast", "16385=../x"] {
+            assert!(tablespace(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_tablespace_is_found_by_oid_and_by_directory() {
+        let folder = tempfile::tempdir().unwrap();
+        for (oid, to) in [("16385", "/srv/one"), ("16386", "/srv/two")] {
+            symlink(to, folder.path().join(oid)).unwrap();
+        }
+        let found = |which| tablespace_link(folder.path(), which).map_err(|error| error.to_string());
+        assert_eq!(found("16386"), Ok(folder.path().join("16386")));
+        assert_eq!(found("/srv/one/"), Ok(folder.path().join("16385")));
+        assert!(found("7").unwrap_err().ends_with("which has 16385 (/srv/one), 16386 (/srv/two)"));
+    }
+
+    #[test]
+    fn only_links_are_taken_away_and_only_in_the_clone() {
+        let place = tempfile::tempdir().unwrap();
+        let (data, live) = (place.path().join("data"), place.path().join("live"));
+        std::fs::create_dir_all(&data).unwrap();
+        std::fs::create_dir_all(&live).unwrap();
+        std::fs::write(data.join("file"), "").unwrap();
+        symlink("elsewhere", live.join("link")).unwrap();
+        symlink(&live, data.join("log")).unwrap();
+        let mut confines = Confines::default();
+        confines.add(&data).unwrap();
+        for kept in ["file", "log/link", "../live/link", "none"] {
+            assert!(drop_link(&confines, &data, Path::new(kept)).is_err(), "{kept}");
+        }
+        drop_link(&confines, &data, Path::new("log")).unwrap();
+        assert!(data.join("file").exists() && live.join("link").is_symlink() && !data.join("log").is_symlink());
+    }
+
+    #[test]
+    fn words_for_the_shell_stay_one_word() {
+        assert_eq!(quoted("a b"), "'a b'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+    }
+}

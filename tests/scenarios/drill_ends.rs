@@ -102,7 +102,7 @@ fn kill_9_of_the_service_takes_away_what_a_drill_has_mounted() {
     begin(&pair.west, &["--mount", "--check", &command], &mark, 1);
     let seen = left(&pair.west);
     assert!(
-        seen.iter().any(|line| line.contains(" ext4 ")) && seen.iter().any(|line| line.contains(".fuse fuse")),
+        seen.iter().any(|line| line.contains(" ext4 ")) && seen.iter().any(|line| line.contains("/.fuse/a fuse")),
         "{seen:?}"
     );
     pair.west.kill9();

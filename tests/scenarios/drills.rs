@@ -224,3 +224,40 @@ fn the_ready_check_of_xfs_replays_its_log_and_tells_a_sound_one_from_a_broken_on
     assert_eq!((code, report.result), (1, DrillResult::Failed), "{report:?}");
     assert_nothing_left(&pair.west);
 }
+
+/// A check that takes one volume for another proves what it has not looked at.
+#[test]
+fn volumes_whose_variables_would_have_one_name_are_told_apart() {
+    let volumes = ["u", "U", "u.fuse"].map(|name| (name, "16MiB".to_owned())).to_vec();
+    let pair = Pair::paired(&Setup { volumes, interval: "250ms", seed: 215, journals: None, on_full: "fold" });
+    for (number, name) in ["u", "U", "u.fuse"].into_iter().enumerate() {
+        Disk::attach(&pair.east.uri(name), &pair.cluster.join(&format!("disk-{number}"))).make_ext4();
+    }
+    pair.settle();
+    let look = "test -z \"$TIDEMARK_DRILL_NBD_U$TIDEMARK_DRILL_MOUNT_U\" && test -n \"$TIDEMARK_DRILL_NBD_U_FUSE\" && \
+                test -d $TIDEMARK_DRILL_MOUNT_U_FUSE/lost+found && echo \"$TIDEMARK_DRILL_NBD\" && echo \"$TIDEMARK_DRILL_MOUNT\"";
+    let (code, report) = drill(&pair.west, &["--mount", "--check", look]);
+    assert_eq!(code, 0, "{report:?}");
+    let mut lines = report.output.lines();
+    let note = lines.next().unwrap_or_default();
+    assert!(note.contains("volumes u, U have no variables") || note.contains("volumes U, u have"), "{report:?}");
+    for line in lines {
+        let all: std::collections::BTreeMap<String, String> = serde_json::from_str(line).expect("a JSON object");
+        assert_eq!(all.keys().collect::<Vec<_>>(), ["U", "u", "u.fuse"]);
+        assert_eq!(all.values().collect::<std::collections::BTreeSet<_>>().len(), 3, "{all:?}");
+    }
+    assert_nothing_left(&pair.west);
+    // One of them is broken, and it is that one.
+    let mut host = pair.east.open("U");
+    for offset in (0..host.size()).step_by(1 << 20) {
+        host.write(offset, &[0xA5; 65536]).expect("break it");
+    }
+    host.flush().expect("flush");
+    pair.settle();
+    for (volume, expected) in [("u", 0), ("U", 1), ("u.fuse", 0)] {
+        let ext4 = format!("\"$TIDEMARK\" drill check ext4 --volume {volume}");
+        let (code, report) = drill(&pair.west, &["--check", &ext4]);
+        assert_eq!(code, expected, "{volume}: {report:?}");
+    }
+    assert_nothing_left(&pair.west);
+}

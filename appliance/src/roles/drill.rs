@@ -185,6 +185,7 @@ impl Appliance {
         if let Err(error) = made {
             return Checked { failure: Some(format!("make {}: {error}", folder.display())), ..Checked::default() };
         }
+        let note = note_of_unnamed(&clone.volumes);
         let command = if request.mount {
             "exec \"$TIDEMARK\" drill check mounted -- \"$TIDEMARK_DRILL_CHECK\"".into()
         } else {
@@ -197,13 +198,15 @@ impl Appliance {
         let started = std::thread::Builder::new().name(format!("drill {}", record.number)).spawn(move || {
             let _ = tell.send(drill_check::run(&command, &environment, &folder, timeout, &*clock, &stop));
         });
-        match started {
+        let mut checked = match started {
             Ok(_) => told.await.unwrap_or_else(|_| Checked {
                 failure: Some("the check ended without an answer".into()),
                 ..Checked::default()
             }),
             Err(error) => Checked { failure: Some(format!("no thread for the check: {error}")), ..Checked::default() },
-        }
+        };
+        checked.output.insert_str(0, &note);
+        checked
     }
 
     /// Not below the appliance's directory, which others cannot reach.
@@ -471,16 +474,44 @@ fn environment(
         (drill_left::FOLDER.to_owned(), folder.display().to_string()),
         ("TIDEMARK_DRILL_CHECK".to_owned(), request.check.clone().unwrap_or_default()),
     ];
-    for (volume, uri) in clone.volumes.iter().zip(&clone.exports) {
-        all.push((format!("TIDEMARK_DRILL_NBD_{}", variable(volume)), uri.clone()));
+    let uris: BTreeMap<_, _> = clone.volumes.iter().zip(&clone.exports).collect();
+    all.push((URIS.to_owned(), serde_json::to_string(&uris).unwrap_or_default()));
+    for (volume, uri) in uris {
+        if let Some(end) = own_variable(volume, &clone.volumes) {
+            all.push((format!("{URIS}_{end}"), uri.clone()));
+        }
     }
     all
 }
 
+/// The variable with the URIs of all volumes, a JSON object; with `_` and the end of a volume's own variable: that volume's.
+pub(crate) const URIS: &str = "TIDEMARK_DRILL_NBD";
+
 /// A volume's name as the end of a variable's: `pg-data` is `PG_DATA`.
-pub(crate) fn variable(volume: &str) -> String {
+fn variable(volume: &str) -> String {
     volume.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
 }
+
+/// The end of a volume's variables. There is none where another volume would have the same: a check that looks at one volume twice proves
+/// nothing of the other.
+pub(crate) fn own_variable(volume: &str, volumes: &[String]) -> Option<String> {
+    let end = variable(volume);
+    (volumes.iter().filter(|other| variable(other) == end).count() <= 1).then_some(end)
+}
+
+/// What is said first of a drill in which volumes have no variables of their own.
+fn note_of_unnamed(volumes: &[String]) -> String {
+    let unnamed: Vec<_> =
+        volumes.iter().filter(|volume| own_variable(volume, volumes).is_none()).map(String::as_str).collect();
+    if unnamed.is_empty() {
+        return String::new();
+    }
+    format!(
+        "volumes {} have no variables of their own, since several would have the same: {URIS} has the URIs of all, a JSON object\n",
+        unnamed.join(", ")
+    )
+}
+
 /// A check that asks nothing would always pass.
 fn check_is_one(check: Option<&str>) -> Result<(), ErrorBody> {
     if check.is_some_and(|check| check.trim().is_empty()) {
@@ -489,4 +520,19 @@ fn check_is_one(check: Option<&str>) -> Result<(), ErrorBody> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_that_would_share_a_variable_have_none() {
+        let volumes = ["u", "U", "a.b", "a-b", "pg-data"].map(str::to_owned);
+        let ends: Vec<_> = volumes.iter().map(|volume| own_variable(volume, &volumes)).collect();
+        assert_eq!(ends, [None, None, None, None, Some("PG_DATA".to_owned())]);
+        let note = note_of_unnamed(&volumes);
+        assert!(note.starts_with("volumes u, U, a.b, a-b have no variables"), "{note}");
+        assert_eq!(note_of_unnamed(&volumes[3..]), "");
+    }
 }

@@ -1,6 +1,7 @@
 //! `tidemark drill check`: ready checks for `--check`. They find the volumes of the drill in their environment, look at them with
 //! Debian's own programs, and end with 0 when all is well.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command as Program;
 
@@ -12,7 +13,7 @@ use super::confines::Confines;
 use super::postgresql;
 use crate::failure::Failure;
 use crate::output::say;
-use crate::roles::drill::variable;
+use crate::roles::drill::{URIS, own_variable};
 use crate::roles::drill_left::FOLDER;
 
 /// `tidemark drill check ...`.
@@ -48,6 +49,9 @@ pub(crate) struct Volumes {
     volumes: Vec<String>,
 }
 
+/// The variable with the places of all mounted volumes, as [`URIS`].
+const MOUNTS: &str = "TIDEMARK_DRILL_MOUNT";
+
 /// Runs a check.
 pub(crate) fn run(command: Command) -> Result<(), Failure> {
     Ok(checked(command)?)
@@ -72,6 +76,8 @@ fn checked(command: Command) -> anyhow::Result<()> {
 /// What the drill says of itself.
 pub(super) struct Drill {
     volumes: Vec<String>,
+    /// By volume. Variables with names of volumes are for people: of some volumes there are none.
+    uris: BTreeMap<String, String>,
     /// What goes with the drill.
     pub(super) folder: PathBuf,
 }
@@ -81,14 +87,17 @@ impl Drill {
         let outside = "this is a check for `tidemark drill run GROUP --check`, which says what to look at";
         let volumes = std::env::var("TIDEMARK_DRILL_VOLUMES").context(outside)?;
         let folder = std::env::var(FOLDER).context(outside)?;
-        Ok(Self { volumes: volumes.split_whitespace().map(str::to_owned).collect(), folder: folder.into() })
+        let uris =
+            serde_json::from_str(&std::env::var(URIS).context(outside)?).with_context(|| format!("read {URIS}"))?;
+        Ok(Self { volumes: volumes.split_whitespace().map(str::to_owned).collect(), uris, folder: folder.into() })
     }
 
     fn attach(&self, volume: &str) -> anyhow::Result<Attached> {
-        let uri = std::env::var(format!("TIDEMARK_DRILL_NBD_{}", variable(volume)));
+        let uri = self.uris.get(volume);
         let uri =
             uri.with_context(|| format!("the drill has no volume '{volume}': it has {}", self.volumes.join(", ")))?;
-        Attached::new(&uri, &self.folder.join(format!("{volume}.fuse")))
+        // No volume has a name that begins with a point.
+        Attached::new(uri, &self.folder.join(".fuse").join(volume))
     }
 
     /// Mounts what is in a volume.
@@ -109,8 +118,12 @@ impl Drill {
         let mounts = self.volumes.iter().map(|volume| self.mount(volume)).collect::<anyhow::Result<Vec<_>>>()?;
         let mut shell = Program::new("/bin/sh");
         shell.args(["-c", text]);
-        for (volume, mount) in self.volumes.iter().zip(&mounts) {
-            shell.env(format!("TIDEMARK_DRILL_MOUNT_{}", variable(volume)), mount.path());
+        let places: BTreeMap<_, _> = self.volumes.iter().zip(mounts.iter().map(Mounted::path)).collect();
+        shell.env(MOUNTS, serde_json::to_string(&places).context("say where the volumes are mounted")?);
+        for (volume, place) in places {
+            if let Some(end) = own_variable(volume, &self.volumes) {
+                shell.env(format!("{MOUNTS}_{end}"), place);
+            }
         }
         finish(shell, "the command", &[0]).map(drop)
     }

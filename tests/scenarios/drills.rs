@@ -261,3 +261,21 @@ fn volumes_whose_variables_would_have_one_name_are_told_apart() {
     }
     assert_nothing_left(&pair.west);
 }
+
+#[test]
+fn a_drill_leaves_aside_the_names_that_people_gave_to_images() {
+    let pair = Pair::paired(&Setup::one_volume("a", 8 << 20, 216));
+    let west = &pair.west;
+    west.json::<ImageStatus>(&["clone", "create", "drill-1", "--of", GROUP]);
+    west.json::<ImageStatus>(&["t0", "create", "drill-3", "--of", GROUP]);
+    for expected in ["drill-2", "drill-4"] {
+        let (code, report) = drill(west, &[]);
+        assert_eq!((code, report.name.as_str()), (0, expected), "{report:?}");
+    }
+    let images: Vec<_> = west.status().images.into_iter().map(|image| image.name).collect();
+    assert_eq!(images, ["drill-1", "drill-3"], "they are people's");
+    west.ok(&["clone", "delete", "drill-1"]);
+    west.ok(&["t0", "delete", "drill-3"]);
+    assert_eq!(drill(west, &[]).1.name, "drill-5");
+    assert_nothing_left(west);
+}

@@ -6,7 +6,7 @@
 //!
 //! A record that says "running" at a start was interrupted. Every clone of a drill goes then, also one that has no record yet.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,7 +37,8 @@ pub(crate) struct Drills {
     /// By number; what checks said is left out.
     past: Mutex<BTreeMap<u64, DrillRecord>>,
     schedules: Mutex<BTreeMap<String, ScheduleRecord>>,
-    running: Mutex<BTreeSet<String>>,
+    /// The drills under way: their numbers, by group.
+    running: Mutex<BTreeMap<String, u64>>,
     /// How old the copy of a group was: (monotonic, milliseconds), newest last.
     lag: Mutex<BTreeMap<String, VecDeque<(Duration, u32)>>>,
     pub(crate) stop: CancellationToken,
@@ -47,6 +48,7 @@ pub(crate) struct Drills {
 struct Running<'a> {
     drills: &'a Drills,
     group: String,
+    number: u64,
 }
 
 impl Drop for Running<'_> {
@@ -56,11 +58,19 @@ impl Drop for Running<'_> {
 }
 
 impl Drills {
-    fn begin(&self, group: &str) -> Result<Running<'_>, ErrorBody> {
-        if !self.running.lock().insert(group.to_owned()) {
+    /// The next number whose clone's name is free: people may have named images like this, and other groups are rehearsed meanwhile.
+    fn begin(&self, group: &str, is_image: impl Fn(&str) -> bool) -> Result<Running<'_>, ErrorBody> {
+        let mut running = self.running.lock();
+        if running.contains_key(group) {
             return Err(refused(format!("a drill of group '{group}' is under way: wait until it has ended")));
         }
-        Ok(Running { drills: self, group: group.to_owned() })
+        let last = self.past.lock().last_key_value().map_or(0, |(last, _)| *last);
+        let mut number = last.saturating_add(1);
+        while running.values().any(|other| *other == number) || is_image(&clone_name(number)) {
+            number = number.saturating_add(1);
+        }
+        running.insert(group.to_owned(), number);
+        Ok(Running { drills: self, group: group.to_owned(), number })
     }
 }
 
@@ -103,10 +113,10 @@ impl Appliance {
         check_is_one(request.check.as_deref())?;
         let order = self.clock.monotonic();
         let found = self.group(group)?;
-        let _running = self.drills.begin(group)?;
+        let running = self.drills.begin(group, |name| self.images.held.read().contains_key(name))?;
         let rpo_ms = self.rpo_ms(group);
         let mut record = DrillRecord {
-            number: self.drills.past.lock().last_key_value().map_or(1, |(last, _)| last + 1),
+            number: running.number,
             group: group.into(),
             group_id: found.keeper.id().0,
             marker: 0,
@@ -437,7 +447,7 @@ impl Appliance {
             last: last.as_ref().map(|last| last.number),
             last_passed: last.as_ref().map(|last| last.result == DrillResultRecord::Passed),
             last_rto_seconds: last.and_then(|last| last.rto_ms).map(seconds),
-            running: self.drills.running.lock().contains(group),
+            running: self.drills.running.lock().contains_key(group),
             every_seconds: self.drills.schedules.lock().get(group).map(|schedule| seconds(schedule.every_ms)),
         }
     }

@@ -269,13 +269,13 @@ fn write_all(
 
 fn describe(member: &Member, mut digest: Digest) -> MemberSaid {
     let extents = || member.content.runs.iter().map(|run| (run.from, run.length)).collect();
-    let (kind, offset, extents) = match &member.kind {
-        Kind::Range { offset } => (KindSaid::Range, Some(*offset), Vec::new()),
-        Kind::File(_) => (KindSaid::File, None, extents()),
-        Kind::Folder(_) => (KindSaid::Folder, None, Vec::new()),
-        Kind::Link(_, to) => {
+    let (kind, offset, extents, meta) = match &member.kind {
+        Kind::Range { offset } => (KindSaid::Range, Some(*offset), Vec::new(), None),
+        Kind::File(meta) => (KindSaid::File, None, extents(), Some(*meta)),
+        Kind::Folder(meta) => (KindSaid::Folder, None, Vec::new(), Some(*meta)),
+        Kind::Link(meta, to) => {
             digest.add(0, to.as_bytes());
-            (KindSaid::Link, None, Vec::new())
+            (KindSaid::Link, None, Vec::new(), Some(*meta))
         }
     };
     MemberSaid {
@@ -286,6 +286,7 @@ fn describe(member: &Member, mut digest: Digest) -> MemberSaid {
         offset,
         size: member.content.size,
         data_bytes: member.content.data_bytes(),
+        meta,
         extents,
         blake3: digest.finish(member.content.size),
     }

@@ -5,6 +5,7 @@
 //! [`restore`].
 
 pub mod archive;
+mod attributes;
 mod bytes;
 pub mod content;
 pub mod copy;

@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::plan::Meta;
+
 /// What this build writes, and the newest it reads.
 pub const FORMAT: u32 = 1;
 
@@ -81,6 +83,9 @@ pub struct MemberSaid {
     pub size: u64,
     /// Bytes without holes.
     pub data_bytes: u64,
+    /// For what lies in a directory: owner, permissions, time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meta: Option<Meta>,
     /// For a file: where its content lay in the volume, (offset, length).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extents: Vec<(u64, u64)>,

@@ -2,14 +2,16 @@
 //!
 //! A backup is verified before it is restored: what is damaged overwrites nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, FileExt, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::archive::read::{Found, FoundKind, Taker};
+use crate::attributes;
 use crate::manifest::{KindSaid, Manifest, MemberSaid};
+use crate::plan::Meta;
 use crate::source::{Source, inside, verify};
 
 /// Takes what is restored to volumes.
@@ -175,40 +177,100 @@ pub fn to_folder(source: &Source, set: Option<&str>, folder: &Path) -> Result<Re
     let manifest = sound(source)?;
     let members = wanted(&manifest, set)?;
     let mut taker = ToFiles {
-        names: members.into_iter().map(|member| member.name).collect(),
+        private: members
+            .iter()
+            .filter(|member| member.kind == KindSaid::Folder)
+            .map(|member| (&member.name).into())
+            .collect(),
+        members: members.into_iter().map(|member| (member.name, member.kind)).collect(),
         folder,
         current: None,
+        folders: Vec::new(),
+        unset: None,
         restored: Restored::default(),
     };
     source.walk(&mut taker).map_err(|error| error.to_string())?;
-    Ok(taker.restored)
+    taker.settle_folders();
+    match taker.unset {
+        Some((count, first)) => Err(format!(
+            "all files are restored, but {count} of them without the owner, permissions or time they had: {first}. Restore to a file system \
+             that has owners, as somebody who may set them"
+        )),
+        None => Ok(taker.restored),
+    }
 }
 
 struct ToFiles<'a> {
-    names: std::collections::BTreeSet<String>,
+    members: BTreeMap<String, KindSaid>,
+    /// Folders of the backup: nobody else sees into them until they have their permissions.
+    private: BTreeSet<PathBuf>,
     folder: &'a Path,
-    current: Option<(PathBuf, Option<File>)>,
+    current: Option<Current>,
+    /// Folders, and what they had: given to them when all that lies in them is there.
+    folders: Vec<(PathBuf, Meta)>,
+    /// How many have not what they had, and why the first has not.
+    unset: Option<(usize, String)>,
     restored: Restored,
 }
 
+/// The member being taken out.
+struct Current {
+    path: PathBuf,
+    file: Option<File>,
+    kind: FoundKind,
+    /// `None`: it is no file of a directory, and stays its maker's alone.
+    meta: Option<Meta>,
+}
+
 impl ToFiles<'_> {
-    fn make(&self, found: &Found, path: &Path) -> io::Result<Option<File>> {
-        if let Some(above) = path.parent() {
-            fs::create_dir_all(above)?;
-            // A link that an archive brought must not lead what follows out of the folder.
-            let (real, root) = (fs::canonicalize(above)?, fs::canonicalize(self.folder)?);
-            if !real.starts_with(root) {
-                return Err(io::Error::other("a link leads out of the folder"));
-            }
-        }
+    fn make(&self, found: &Found, within: &Path) -> io::Result<Option<File>> {
+        self.make_folders(within.parent().unwrap_or(Path::new("")))?;
+        let path = self.folder.join(within);
         match &found.kind {
-            FoundKind::Folder => fs::create_dir_all(path).map(|()| None),
+            FoundKind::Folder => self.make_folders(within).map(|()| None),
             FoundKind::Link(to) => symlink(to, path).map(|()| None),
             FoundKind::File => {
-                let file = File::create_new(path)?;
+                let file = attributes::create(&path)?;
                 file.set_len(found.size)?;
                 Ok(Some(file))
             }
+        }
+    }
+
+    /// One by one: a link that an archive brought must not lead what follows out of the folder.
+    fn make_folders(&self, within: &Path) -> io::Result<()> {
+        let mut at = PathBuf::new();
+        for part in within.components() {
+            at.push(part);
+            let mut builder = fs::DirBuilder::new();
+            if self.private.contains(&at) {
+                builder.mode(0o700);
+            }
+            let path = self.folder.join(&at);
+            match builder.create(&path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                Err(_) if !fs::symlink_metadata(&path)?.is_dir() => {
+                    return Err(io::Error::other(format!("{} is a link or a file, and no folder", path.display())));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn settle_folders(&mut self) {
+        // What lies deeper first: a folder may then be closed to us.
+        self.folders.sort_by(|(a, _), (b, _)| b.cmp(a));
+        for (path, meta) in std::mem::take(&mut self.folders) {
+            let set = File::open(&path).and_then(|folder| attributes::set(&folder, &meta));
+            self.note(&path, set);
+        }
+    }
+
+    fn note(&mut self, path: &Path, set: io::Result<()>) {
+        if let Err(error) = set {
+            let (count, _) = self.unset.get_or_insert_with(|| (0, format!("{}: {error}", path.display())));
+            *count += 1;
         }
     }
 }
@@ -216,31 +278,38 @@ impl ToFiles<'_> {
 impl Taker for ToFiles<'_> {
     fn begin(&mut self, found: &Found) -> Result<(), String> {
         self.current = None;
-        if !self.names.contains(&found.name) {
-            return Ok(());
-        }
+        let Some(kind) = self.members.get(&found.name) else { return Ok(()) };
+        let meta = found.meta.filter(|_| *kind != KindSaid::Range);
         let within = inside(&found.name).ok_or_else(|| format!("'{}' leads out of the folder", found.name))?;
         let path = self.folder.join(within);
-        let made = fs::create_dir_all(self.folder).and_then(|()| self.make(found, &path));
+        let made = fs::create_dir_all(self.folder).and_then(|()| self.make(found, within));
         let file = made.map_err(|error| format!("make {}: {error}", path.display()))?;
-        self.current = Some((path, file));
+        self.current = Some(Current { path, file, kind: found.kind.clone(), meta });
         Ok(())
     }
 
     fn data(&mut self, at: u64, bytes: &[u8]) -> Result<(), String> {
-        let Some((path, Some(file))) = &self.current else { return Ok(()) };
+        let Some(Current { path, file: Some(file), .. }) = &self.current else { return Ok(()) };
         file.write_all_at(bytes, at).map_err(|error| format!("write {}: {error}", path.display()))?;
         self.restored.data_bytes += bytes.len() as u64;
         Ok(())
     }
 
     fn end(&mut self) -> Result<(), String> {
-        if let Some((path, file)) = self.current.take() {
-            if let Some(file) = file {
-                file.sync_all().map_err(|error| format!("sync {}: {error}", path.display()))?;
+        let Some(Current { path, file, kind, meta }) = self.current.take() else { return Ok(()) };
+        match (kind, meta) {
+            (FoundKind::Folder, Some(meta)) => self.folders.push((path.clone(), meta)),
+            (FoundKind::Link(_), Some(meta)) => self.note(&path, attributes::set_link(&path, &meta)),
+            (FoundKind::File, Some(meta)) => {
+                let set = file.as_ref().map_or(Ok(()), |file| attributes::set(file, &meta));
+                self.note(&path, set);
             }
-            self.restored.members += 1;
+            (_, None) => {}
         }
+        if let Some(file) = file {
+            file.sync_all().map_err(|error| format!("sync {}: {error}", path.display()))?;
+        }
+        self.restored.members += 1;
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{SeekFrom, seek};
@@ -12,6 +12,7 @@ use crate::archive::read::{ArchiveError, Found, FoundKind, Taker, walk};
 use crate::archive::{MANIFEST, MANIFEST_CHECK};
 use crate::digest::Digest;
 use crate::manifest::{KindSaid, Manifest, MemberSaid};
+use crate::plan::Meta;
 
 /// Bytes read at once from a file of a folder.
 const PIECE: usize = 256 << 10;
@@ -108,7 +109,14 @@ fn walk_file(path: &Path, member: &MemberSaid, taker: &mut dyn Taker) -> Result<
     let is_file = kind == FoundKind::File;
     let found = std::fs::symlink_metadata(path).map_err(at_path)?;
     let size = if is_file { found.len() } else { 0 };
-    taker.begin(&Found { name: member.name.clone(), kind, size }).map_err(ArchiveError::Taker)?;
+    // What the files of a folder can have there need not be what they had.
+    let meta = member.meta.unwrap_or_else(|| Meta {
+        mode: found.mode() & 0o7777,
+        uid: found.uid(),
+        gid: found.gid(),
+        modified: found.mtime(),
+    });
+    taker.begin(&Found { name: member.name.clone(), kind, size, meta: Some(meta) }).map_err(ArchiveError::Taker)?;
     if is_file && found.is_file() {
         copy_data(&open(path)?, size, taker)?;
     }

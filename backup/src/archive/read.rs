@@ -2,11 +2,12 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
-use tar::{Archive, EntryType, PaxExtensions};
+use tar::{Archive, EntryType, Header, PaxExtensions};
 
 use super::map::Decoder;
 use super::{MANIFEST, MANIFEST_CHECK};
 use crate::manifest::{MANIFEST_BYTES_MAX, Manifest};
+use crate::plan::Meta;
 
 /// Bytes of a pax header that is believed, at most.
 const EXTENSION_BYTES_MAX: u64 = 1 << 20;
@@ -47,6 +48,8 @@ pub struct Found {
     pub kind: FoundKind,
     /// Bytes with holes.
     pub size: u64,
+    /// Owner, permissions, time, where they are known.
+    pub meta: Option<Meta>,
 }
 
 /// What a member is.
@@ -153,6 +156,7 @@ struct Extensions {
     link: Option<String>,
     sparse_name: Option<String>,
     sparse_size: Option<u64>,
+    modified: Option<i64>,
 }
 
 impl Extensions {
@@ -168,6 +172,7 @@ impl Extensions {
                 b"linkpath" => found.link = Some(value),
                 b"GNU.sparse.name" => found.sparse_name = Some(value),
                 b"GNU.sparse.realsize" => found.sparse_size = value.parse().ok(),
+                b"mtime" => found.modified = value.parse().ok(),
                 _ => {}
             }
         }
@@ -176,6 +181,17 @@ impl Extensions {
 
     fn name(&self, in_header: &str) -> String {
         self.sparse_name.clone().or_else(|| self.path.clone()).unwrap_or_else(|| in_header.to_owned())
+    }
+
+    fn meta(&self, header: &Header) -> Option<Meta> {
+        let id = |id: io::Result<u64>| u32::try_from(id.ok()?).ok();
+        let in_header = || i64::try_from(header.mtime().ok()?).ok();
+        Some(Meta {
+            mode: header.mode().ok()? & 0o7777,
+            uid: id(header.uid())?,
+            gid: id(header.gid())?,
+            modified: self.modified.or_else(in_header)?,
+        })
     }
 }
 
@@ -187,6 +203,7 @@ fn hand_on<R: Read>(
     mut reader: BufReader<io::Take<tar::Entry<'_, R>>>,
     taker: &mut dyn Taker,
 ) -> Result<(), ArchiveError> {
+    let meta = said.meta(reader.get_ref().get_ref().header());
     let kind = match kind {
         EntryType::Directory => FoundKind::Folder,
         EntryType::Symlink => {
@@ -201,7 +218,7 @@ fn hand_on<R: Read>(
         Some(size) => (size, sparse_runs(&mut reader, &name, size, stored)?),
         None => (stored, vec![(0, stored)]),
     };
-    taker.begin(&Found { name: name.clone(), kind, size }).map_err(ArchiveError::Taker)?;
+    taker.begin(&Found { name: name.clone(), kind, size, meta }).map_err(ArchiveError::Taker)?;
     for (at, length) in runs {
         copy_run(&mut reader, &name, at, length, taker)?;
     }

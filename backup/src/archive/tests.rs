@@ -1,6 +1,7 @@
 //! Whole archives: copied, verified, restored, damaged; and read by the tools people have.
 
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use tidemark_common::clock::SystemClock;
 
 use super::read::{ArchiveError, Found, Taker, walk};
 use super::write::ArchiveWriter;
+use crate::content::{Content, Run};
 use crate::copy::{Copying, Progress, copy};
 use crate::destination::file::NamedLater;
 use crate::destination::folder::RawFiles;
@@ -19,7 +21,7 @@ use crate::image::Image;
 use crate::image::memory::Bytes;
 use crate::manifest::{FORMAT, Manifest, Moment, SetSaid, VolumeSaid};
 use crate::pace::Pace;
-use crate::plan::{Images, Member, Order, arrange};
+use crate::plan::{Images, Kind, Member, Meta, Order, arrange};
 use crate::ranges::without;
 use crate::restore::{Ranges, VolumeWriter, to_folder, to_volumes};
 use crate::sets::parse;
@@ -39,7 +41,17 @@ fn set(name: &str, extents: &[&str]) -> DataSet {
 
 /// Backs the sets up into a form.
 fn back_up(images: &Images, sets: &[DataSet], order: Order, form: &mut dyn Form) -> Vec<Member> {
-    let mut planned = members(sets, images).unwrap();
+    let planned = members(sets, images).unwrap();
+    back_up_members(images, sets, planned, order, form)
+}
+
+fn back_up_members(
+    images: &Images,
+    sets: &[DataSet],
+    mut planned: Vec<Member>,
+    order: Order,
+    form: &mut dyn Form,
+) -> Vec<Member> {
     arrange(&mut planned, order);
     let clock = Arc::new(SystemClock::new());
     let (stop, progress) = (Stop::default(), Progress::new(clock.clone()));
@@ -314,4 +326,77 @@ fn a_volume_that_is_too_small_is_not_begun() {
     std::fs::write(&path, bytes).unwrap();
     let why = to_volumes(&source, None, None, &mut onto).unwrap_err();
     assert!(why.contains("damaged") && onto.volumes["a"] == vec![3; 65536], "{why}");
+}
+
+/// The first bytes of volume `a` as a file of a directory.
+fn member(name: &str, kind: Kind, length: u64) -> Member {
+    let runs = if length > 0 { vec![Run { at: 0, from: 0, length }] } else { Vec::new() };
+    Member { set: "s".into(), name: name.into(), volume: "a".into(), kind, content: Content { size: length, runs } }
+}
+
+#[test]
+fn files_come_back_with_owner_permissions_and_time() {
+    use std::os::unix::fs::MetadataExt;
+    let is_root = rustix::process::geteuid().is_root();
+    let meta = |mode, modified| Meta { mode, uid: 1234, gid: 2345, modified };
+    let planned = vec![
+        // A file may come before its folder.
+        member("s/a/closed/in", Kind::File(meta(0o400, 7)), 9),
+        member("s/a", Kind::Folder(meta(0o750, 1_000_000_000)), 0),
+        member("s/a/closed", Kind::Folder(meta(0o500, 5)), 0),
+        member("s/a/link", Kind::Link(meta(0o777, 6), "closed".into()), 0),
+        member("s/a/open", Kind::File(meta(0o644, -9)), 0),
+        member("s/a/secret", Kind::File(meta(0o600, 1_000_000_001)), 512),
+        member("s/a/setuid", Kind::File(meta(0o4755, 8)), 3),
+        member("s/a@0+512", Kind::Range { offset: 0 }, 512),
+    ];
+    let images = images(&[("a", volume(&[Some(1)]))]);
+    let sets = [set("s", &["a:/"])];
+    let place = tempfile::tempdir().unwrap();
+    for raw in [false, true] {
+        let path = place.path().join(format!("backup-{raw}"));
+        if raw {
+            back_up_members(&images, &sets, planned.clone(), Order::Given, &mut RawFiles::create(&path).unwrap());
+            assert_eq!(std::fs::metadata(path.join("s/a/closed")).unwrap().mode() & 0o777, 0o700, "closed to others");
+        } else {
+            let mut form = ArchiveWriter::new(NamedLater::create(&path).unwrap(), 0);
+            back_up_members(&images, &sets, planned.clone(), Order::Given, &mut form);
+        }
+        let out = place.path().join(format!("out-{raw}"));
+        assert_eq!(to_folder(&Source::Path(path), None, &out).unwrap().members, planned.len());
+        for member in &planned {
+            let found = std::fs::symlink_metadata(out.join(&member.name)).unwrap();
+            let (Kind::File(meta) | Kind::Folder(meta) | Kind::Link(meta, _)) = &member.kind else {
+                assert_eq!(found.mode() & 0o7777, 0o600, "an image of a volume is nobody else's");
+                continue;
+            };
+            assert_eq!(found.mtime(), meta.modified, "{} {raw}", member.name);
+            if is_root {
+                assert_eq!((found.uid(), found.gid()), (meta.uid, meta.gid), "{} {raw}", member.name);
+            }
+            let kept = if is_root { 0o7777 } else { 0o777 };
+            if !found.is_symlink() {
+                assert_eq!(found.mode() & 0o7777, meta.mode & kept, "{} {raw}", member.name);
+            }
+        }
+        let closed = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(out.join("s/a/closed"), closed).unwrap();
+    }
+}
+
+#[test]
+fn a_link_that_an_archive_brings_leads_nothing_out_of_the_folder() {
+    let images = images(&[("a", volume(&[Some(1)]))]);
+    let place = tempfile::tempdir().unwrap();
+    let (path, out, other) = (place.path().join("backup"), place.path().join("out"), place.path().join("other"));
+    std::fs::create_dir(&other).unwrap();
+    let planned = vec![
+        member("s/a", Kind::Link(Meta::default(), other.to_str().unwrap().into()), 0),
+        member("s/a/new/file", Kind::File(Meta::default()), 3),
+    ];
+    let mut form = ArchiveWriter::new(NamedLater::create(&path).unwrap(), 0);
+    back_up_members(&images, &[set("s", &["a:/"])], planned, Order::Given, &mut form);
+    let why = to_folder(&Source::Path(path), None, &out).unwrap_err();
+    assert!(why.contains("is a link or a file"), "{why}");
+    assert_eq!(std::fs::read_dir(other).unwrap().count(), 0);
 }

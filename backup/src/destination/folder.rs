@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::file::sync_folder;
 use super::part;
 use crate::archive::{MANIFEST, MANIFEST_CHECK};
+use crate::attributes;
 use crate::form::Form;
 use crate::plan::{Kind, Member};
 use crate::source::inside;
@@ -53,12 +54,16 @@ impl Form for RawFiles {
             fs::create_dir_all(above)?;
         }
         let mode = match &member.kind {
-            Kind::Folder(_) => return fs::create_dir_all(&path),
+            // Open to nobody more than it was, and to us. Setuid and its like, owner and time are in the manifest.
+            Kind::Folder(meta) => {
+                fs::create_dir_all(&path)?;
+                return fs::set_permissions(&path, fs::Permissions::from_mode((meta.mode & 0o777) | 0o700));
+            }
             Kind::Link(_, to) => return symlink(to, &path),
             Kind::File(meta) => meta.mode & 0o777,
             Kind::Range { .. } => 0o600,
         };
-        let file = File::create_new(&path)?;
+        let file = attributes::create(&path)?;
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.set_len(member.content.size)?;
         self.current = Some(file);

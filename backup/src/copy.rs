@@ -14,6 +14,7 @@ use crate::digest::Digest;
 use crate::form::Form;
 use crate::image::{Image, ImageError};
 use crate::manifest::{KindSaid, MemberSaid};
+use crate::names::is_escaped;
 use crate::pace::Pace;
 use crate::plan::{Images, Kind, Member, reads_once};
 use crate::stop::Stop;
@@ -274,13 +275,14 @@ fn describe(member: &Member, mut digest: Digest) -> MemberSaid {
         Kind::File(meta) => (KindSaid::File, None, extents(), Some(*meta)),
         Kind::Folder(meta) => (KindSaid::Folder, None, Vec::new(), Some(*meta)),
         Kind::Link(meta, to) => {
-            digest.add(0, to.as_bytes());
+            digest.add(0, to);
             (KindSaid::Link, None, Vec::new(), Some(*meta))
         }
     };
     MemberSaid {
         set: member.set.clone(),
         name: member.name.clone(),
+        escaped: is_escaped(&member.name),
         volume: member.volume.clone(),
         kind,
         offset,

@@ -15,6 +15,7 @@ pub mod files;
 pub mod form;
 pub mod image;
 pub mod manifest;
+pub mod names;
 pub mod pace;
 pub mod plan;
 pub mod ranges;

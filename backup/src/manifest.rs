@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::names::readable;
 use crate::plan::Meta;
 
 /// What this build writes, and the newest it reads.
@@ -70,8 +71,11 @@ pub struct SetSaid {
 pub struct MemberSaid {
     /// Its set.
     pub set: String,
-    /// Its name in the archive.
+    /// Its name in the archive, as text.
     pub name: String,
+    /// In its name, `\xHH` stands for a byte ([`crate::names`]). Earlier builds wrote that for what they had not kept, and named the file so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub escaped: bool,
     /// The volume it was read from.
     pub volume: String,
     /// What it is.
@@ -91,6 +95,14 @@ pub struct MemberSaid {
     pub extents: Vec<(u64, u64)>,
     /// The digest of its content.
     pub blake3: String,
+}
+
+impl MemberSaid {
+    /// Its name as [`readable`] has it, whichever build wrote it.
+    #[must_use]
+    pub fn readable_name(&self) -> String {
+        if self.escaped { self.name.clone() } else { readable(self.name.as_bytes()) }
+    }
 }
 
 /// What a member is.

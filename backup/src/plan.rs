@@ -67,7 +67,7 @@ pub enum Kind {
     /// A directory.
     Folder(Meta),
     /// A symbolic link and where it leads.
-    Link(Meta, String),
+    Link(Meta, Vec<u8>),
 }
 
 /// One member of an archive.
@@ -75,7 +75,7 @@ pub enum Kind {
 pub struct Member {
     /// Its set.
     pub set: String,
-    /// Its name in the archive.
+    /// Its name in the archive, as [`crate::names::readable`] has it.
     pub name: String,
     /// The volume it is read from.
     pub volume: String,

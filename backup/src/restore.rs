@@ -3,8 +3,10 @@
 //! A backup is verified before it is restored: what is damaged overwrites nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -180,9 +182,9 @@ pub fn to_folder(source: &Source, set: Option<&str>, folder: &Path) -> Result<Re
         private: members
             .iter()
             .filter(|member| member.kind == KindSaid::Folder)
-            .map(|member| (&member.name).into())
+            .filter_map(|member| inside(&member.readable_name()))
             .collect(),
-        members: members.into_iter().map(|member| (member.name, member.kind)).collect(),
+        members: members.into_iter().map(|member| (member.readable_name(), member.kind)).collect(),
         folder,
         current: None,
         folders: Vec::new(),
@@ -228,7 +230,7 @@ impl ToFiles<'_> {
         let path = self.folder.join(within);
         match &found.kind {
             FoundKind::Folder => self.make_folders(within).map(|()| None),
-            FoundKind::Link(to) => symlink(to, path).map(|()| None),
+            FoundKind::Link(to) => symlink(OsStr::from_bytes(to), path).map(|()| None),
             FoundKind::File => {
                 let file = attributes::create(&path)?;
                 file.set_len(found.size)?;
@@ -281,8 +283,8 @@ impl Taker for ToFiles<'_> {
         let Some(kind) = self.members.get(&found.name) else { return Ok(()) };
         let meta = found.meta.filter(|_| *kind != KindSaid::Range);
         let within = inside(&found.name).ok_or_else(|| format!("'{}' leads out of the folder", found.name))?;
-        let path = self.folder.join(within);
-        let made = fs::create_dir_all(self.folder).and_then(|()| self.make(found, within));
+        let path = self.folder.join(&within);
+        let made = fs::create_dir_all(self.folder).and_then(|()| self.make(found, &within));
         let file = made.map_err(|error| format!("make {}: {error}", path.display()))?;
         self.current = Some(Current { path, file, kind: found.kind.clone(), meta });
         Ok(())

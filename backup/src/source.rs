@@ -1,7 +1,10 @@
 //! Where a finished backup is: an archive in a file or coming in, or the files of a folder.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +15,7 @@ use crate::archive::read::{ArchiveError, Found, FoundKind, Taker, walk};
 use crate::archive::{MANIFEST, MANIFEST_CHECK};
 use crate::digest::Digest;
 use crate::manifest::{KindSaid, Manifest, MemberSaid};
+use crate::names;
 use crate::plan::Meta;
 
 /// Bytes read at once from a file of a folder.
@@ -90,21 +94,20 @@ fn walk_folder(folder: &Path, taker: &mut dyn Taker) -> Result<Manifest, Archive
     check_single(folder)?;
     let manifest = folder_manifest(folder)?;
     for member in &manifest.members {
-        let path = folder.join(
-            inside(&member.name).ok_or_else(|| damaged(&member.name, "its name leads out of the folder".into()))?,
-        );
-        walk_file(&path, member, taker)?;
+        let name = member.readable_name();
+        let within = inside(&name).ok_or_else(|| damaged(&name, "its name leads out of the folder".into()))?;
+        walk_file(&folder.join(within), name, member, taker)?;
     }
     Ok(manifest)
 }
 
-fn walk_file(path: &Path, member: &MemberSaid, taker: &mut dyn Taker) -> Result<(), ArchiveError> {
+fn walk_file(path: &Path, name: String, member: &MemberSaid, taker: &mut dyn Taker) -> Result<(), ArchiveError> {
     let at_path =
         |error: io::Error| ArchiveError::from(io::Error::new(error.kind(), format!("{}: {error}", path.display())));
     let kind = match member.kind {
         KindSaid::Range | KindSaid::File => FoundKind::File,
         KindSaid::Folder => FoundKind::Folder,
-        KindSaid::Link => FoundKind::Link(std::fs::read_link(path).map_err(at_path)?.to_string_lossy().into_owned()),
+        KindSaid::Link => FoundKind::Link(std::fs::read_link(path).map_err(at_path)?.into_os_string().into_vec()),
     };
     let is_file = kind == FoundKind::File;
     let found = std::fs::symlink_metadata(path).map_err(at_path)?;
@@ -116,7 +119,7 @@ fn walk_file(path: &Path, member: &MemberSaid, taker: &mut dyn Taker) -> Result<
         gid: found.gid(),
         modified: found.mtime(),
     });
-    taker.begin(&Found { name: member.name.clone(), kind, size, meta: Some(meta) }).map_err(ArchiveError::Taker)?;
+    taker.begin(&Found { name, kind, size, meta: Some(meta) }).map_err(ArchiveError::Taker)?;
     if is_file && found.is_file() {
         copy_data(&open(path)?, size, taker)?;
     }
@@ -142,10 +145,10 @@ fn copy_data(file: &File, size: u64, taker: &mut dyn Taker) -> Result<(), Archiv
     Ok(())
 }
 
-/// A member's name as a path that stays inside a folder.
+/// A member's name, as [`names::readable`] has it, as a path that stays inside a folder.
 #[must_use]
-pub fn inside(name: &str) -> Option<&Path> {
-    let path = Path::new(name);
+pub fn inside(name: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(OsString::from_vec(names::bytes(name)));
     let plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
     (plain && !name.is_empty()).then_some(path)
 }
@@ -169,10 +172,16 @@ pub fn verify(source: &Source) -> Result<Verified, ArchiveError> {
     let mut digests = Digests::default();
     let manifest = source.walk(&mut digests)?;
     let mut bad = Vec::new();
+    let mut seen = BTreeSet::new();
+    for said in &manifest.members {
+        if !seen.insert(said.readable_name()) {
+            bad.push((said.name.clone(), "two members have this name".into()));
+        }
+    }
     let mut there = digests.done.into_iter();
     for said in &manifest.members {
         match there.next() {
-            Some((name, _)) if name != said.name => {
+            Some((name, _)) if name != said.readable_name() => {
                 bad.push((said.name.clone(), format!("'{name}' is in its place")));
                 break;
             }
@@ -209,7 +218,7 @@ impl Taker for Digests {
     fn end(&mut self) -> Result<(), String> {
         if let Some((found, mut digest)) = self.current.take() {
             if let FoundKind::Link(to) = &found.kind {
-                digest.add(0, to.as_bytes());
+                digest.add(0, to);
             }
             self.done.push((found.name, digest.finish(found.size)));
         }

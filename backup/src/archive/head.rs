@@ -1,16 +1,19 @@
 //! The headers before a member: a pax header where one is needed, then the ustar header.
 
+use std::borrow::Cow;
+
 use tar::{EntryType, Header};
 
 use super::{BLOCK, padding};
+use crate::names;
 use crate::plan::{Kind, Member};
 
 /// What a header says.
 #[derive(Debug)]
 pub(crate) struct Head<'a> {
-    pub(crate) name: &'a str,
+    pub(crate) name: Cow<'a, [u8]>,
     pub(crate) kind: EntryType,
-    pub(crate) link: Option<&'a str>,
+    pub(crate) link: Option<&'a [u8]>,
     pub(crate) mode: u32,
     pub(crate) owner: (u32, u32),
     pub(crate) modified: i64,
@@ -24,19 +27,21 @@ impl<'a> Head<'a> {
     /// A plain file.
     pub(crate) const fn file(name: &'a str, stored: u64, modified: i64) -> Self {
         let kind = EntryType::Regular;
+        let name = Cow::Borrowed(name.as_bytes());
         Self { name, kind, link: None, mode: 0o600, owner: (0, 0), modified, stored, sparse: None }
     }
 
     /// A member of a plan.
     pub(crate) fn member(member: &'a Member, stored: u64, modified: i64) -> Self {
         let sparse = member.content.is_sparse().then_some(member.content.size);
-        let mut head = Self { sparse, ..Self::file(&member.name, stored, modified) };
+        let name = Cow::Owned(names::bytes(&member.name));
+        let mut head = Self { sparse, name, ..Self::file("", stored, modified) };
         let (kind, meta) = match &member.kind {
             Kind::Range { .. } => return head,
             Kind::File(meta) => (EntryType::Regular, meta),
             Kind::Folder(meta) => (EntryType::Directory, meta),
             Kind::Link(meta, target) => {
-                head.link = Some(target);
+                head.link = Some(target.as_slice());
                 (EntryType::Symlink, meta)
             }
         };
@@ -50,14 +55,21 @@ impl<'a> Head<'a> {
     /// The header blocks.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut records = Vec::new();
-        let mut name = self.name.to_owned();
+        let mut name = self.name.to_vec();
+        if [Some(&*self.name), self.link].into_iter().flatten().any(|path| std::str::from_utf8(path).is_err()) {
+            // What follows is UTF-8, or else what this says: bytes.
+            record(&mut records, "hdrcharset", b"BINARY");
+        }
         if let Some(size) = self.sparse {
-            record(&mut records, "GNU.sparse.major", "1");
-            record(&mut records, "GNU.sparse.minor", "0");
-            record(&mut records, "GNU.sparse.name", self.name);
-            record(&mut records, "GNU.sparse.realsize", &size.to_string());
-            let (folder, file) = self.name.rsplit_once('/').unwrap_or((".", self.name));
-            name = format!("{folder}/GNUSparseFile.0/{file}");
+            record(&mut records, "GNU.sparse.major", b"1");
+            record(&mut records, "GNU.sparse.minor", b"0");
+            record(&mut records, "GNU.sparse.name", &self.name);
+            record(&mut records, "GNU.sparse.realsize", size.to_string().as_bytes());
+            let slash = self.name.iter().rposition(|byte| *byte == b'/');
+            let (folder, file) = slash.map_or((&b"."[..], &*self.name), |at| {
+                (self.name.get(..at).unwrap_or_default(), self.name.get(at + 1..).unwrap_or_default())
+            });
+            name = [folder, b"/GNUSparseFile.0/", file].concat();
         }
         if !fits(&name) {
             record(&mut records, "path", &name);
@@ -66,14 +78,14 @@ impl<'a> Head<'a> {
             record(&mut records, "linkpath", link);
         }
         if self.stored >= 1 << 33 {
-            record(&mut records, "size", &self.stored.to_string());
+            record(&mut records, "size", self.stored.to_string().as_bytes());
         }
         if self.modified < 0 {
-            record(&mut records, "mtime", &self.modified.to_string());
+            record(&mut records, "mtime", self.modified.to_string().as_bytes());
         }
         let mut blocks = Vec::new();
         if !records.is_empty() {
-            let extension = self.block("PaxHeaders/member", EntryType::XHeader, records.len() as u64, None);
+            let extension = self.block(b"PaxHeaders/member", EntryType::XHeader, records.len() as u64, None);
             blocks.extend_from_slice(extension.as_bytes());
             blocks.extend_from_slice(&records);
             blocks.resize(blocks.len() + usize::try_from(padding(records.len() as u64)).unwrap_or(0), 0);
@@ -82,7 +94,7 @@ impl<'a> Head<'a> {
         blocks
     }
 
-    fn block(&self, name: &str, kind: EntryType, size: u64, link: Option<&str>) -> Header {
+    fn block(&self, name: &[u8], kind: EntryType, size: u64, link: Option<&[u8]>) -> Header {
         let mut header = Header::new_ustar();
         header.set_entry_type(kind);
         header.set_mode(self.mode);
@@ -98,23 +110,25 @@ impl<'a> Head<'a> {
 }
 
 /// Whether a path fits into the header itself: its other encodings are older than pax.
-fn fits(path: &str) -> bool {
+fn fits(path: &[u8]) -> bool {
     path.len() <= 100 && path.is_ascii()
 }
 
-fn place(field: &mut [u8], text: &str) {
-    let fitting = text.as_bytes().iter().take(field.len());
+fn place(field: &mut [u8], text: &[u8]) {
+    let fitting = text.iter().take(field.len());
     field.iter_mut().zip(fitting).for_each(|(to, from)| *to = *from);
 }
 
 /// `LENGTH KEY=VALUE\n`, the length being that of the whole.
-fn record(records: &mut Vec<u8>, key: &str, value: &str) {
+fn record(records: &mut Vec<u8>, key: &str, value: &[u8]) {
     let rest = key.len() + value.len() + 3;
     let mut length = rest + 1;
     while rest + length.to_string().len() != length {
         length = rest + length.to_string().len();
     }
-    records.extend_from_slice(format!("{length} {key}={value}\n").as_bytes());
+    records.extend_from_slice(format!("{length} {key}=").as_bytes());
+    records.extend_from_slice(value);
+    records.push(b'\n');
 }
 
 /// Bytes of the blocks that end an archive of so many bytes: two empty ones, and up to the end of the record.
@@ -131,7 +145,7 @@ mod tests {
     fn records_say_their_own_length() {
         for length in 1..400 {
             let mut records = Vec::new();
-            record(&mut records, "path", &"x".repeat(length));
+            record(&mut records, "path", &vec![b'x'; length]);
             let said: usize = std::str::from_utf8(&records).unwrap().split(' ').next().unwrap().parse().unwrap();
             assert_eq!(said, records.len());
         }

@@ -2,11 +2,12 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
-use tar::{Archive, EntryType, Header, PaxExtensions};
+use tar::{Archive, EntryType, Header};
 
 use super::map::Decoder;
 use super::{MANIFEST, MANIFEST_CHECK};
 use crate::manifest::{MANIFEST_BYTES_MAX, Manifest};
+use crate::names;
 use crate::plan::Meta;
 
 /// Bytes of a pax header that is believed, at most.
@@ -42,7 +43,7 @@ pub enum ArchiveError {
 /// A member as its headers describe it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Its name.
+    /// Its name, as [`names::readable`] has it.
     pub name: String,
     /// What tar calls it.
     pub kind: FoundKind,
@@ -60,7 +61,7 @@ pub enum FoundKind {
     /// A directory.
     Folder,
     /// A symbolic link and where it leads.
-    Link(String),
+    Link(Vec<u8>),
 }
 
 /// Takes members as they come.
@@ -98,7 +99,7 @@ pub fn walk(source: impl Read, taker: &mut dyn Taker) -> Result<Manifest, Archiv
             EntryType::XGlobalHeader => {}
             _ => {
                 let found = std::mem::take(&mut extensions);
-                let name = found.name(&String::from_utf8_lossy(&entry.path_bytes()));
+                let name = found.name(&entry.path_bytes());
                 let stored = entry.size();
                 let reader = BufReader::with_capacity(PIECE, entry.take(stored));
                 if name == MANIFEST {
@@ -149,12 +150,22 @@ fn checked(manifest: &[u8], check: &[u8]) -> Result<Manifest, ArchiveError> {
     Manifest::decode(manifest).map_err(|what| damaged(MANIFEST, what))
 }
 
+/// The first record of a pax header, `LENGTH KEY=VALUE\n`, and what follows it. A value holds anything, ends of lines too.
+fn record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let blank = bytes.iter().position(|byte| *byte == b' ')?;
+    let length = std::str::from_utf8(bytes.get(..blank)?).ok()?.parse().ok()?;
+    let (whole, rest) = bytes.split_at_checked(length)?;
+    let said = whole.get(blank + 1..)?.strip_suffix(b"\n")?;
+    let equals = said.iter().position(|byte| *byte == b'=')?;
+    Some((said.get(..equals)?, said.get(equals + 1..)?, rest))
+}
+
 /// What a pax header says of the member behind it.
 #[derive(Debug, Default)]
 struct Extensions {
-    path: Option<String>,
-    link: Option<String>,
-    sparse_name: Option<String>,
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    sparse_name: Option<Vec<u8>>,
     sparse_size: Option<u64>,
     modified: Option<i64>,
 }
@@ -164,23 +175,26 @@ impl Extensions {
         let mut bytes = Vec::new();
         entry.take(EXTENSION_BYTES_MAX).read_to_end(&mut bytes)?;
         let mut found = Self::default();
-        for extension in PaxExtensions::new(&bytes) {
-            let extension = extension?;
-            let value = String::from_utf8_lossy(extension.value_bytes()).into_owned();
-            match extension.key_bytes() {
-                b"path" => found.path = Some(value),
-                b"linkpath" => found.link = Some(value),
-                b"GNU.sparse.name" => found.sparse_name = Some(value),
-                b"GNU.sparse.realsize" => found.sparse_size = value.parse().ok(),
-                b"mtime" => found.modified = value.parse().ok(),
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            let (key, value, after) =
+                record(rest).ok_or_else(|| damaged("a pax header", "its records make no sense"))?;
+            let text = || std::str::from_utf8(value).ok();
+            match key {
+                b"path" => found.path = Some(value.to_vec()),
+                b"linkpath" => found.link = Some(value.to_vec()),
+                b"GNU.sparse.name" => found.sparse_name = Some(value.to_vec()),
+                b"GNU.sparse.realsize" => found.sparse_size = text().and_then(|text| text.parse().ok()),
+                b"mtime" => found.modified = text().and_then(|text| text.parse().ok()),
                 _ => {}
             }
+            rest = after;
         }
         Ok(found)
     }
 
-    fn name(&self, in_header: &str) -> String {
-        self.sparse_name.clone().or_else(|| self.path.clone()).unwrap_or_else(|| in_header.to_owned())
+    fn name(&self, in_header: &[u8]) -> String {
+        names::readable(self.sparse_name.as_deref().or(self.path.as_deref()).unwrap_or(in_header))
     }
 
     fn meta(&self, header: &Header) -> Option<Meta> {
@@ -208,7 +222,7 @@ fn hand_on<R: Read>(
         EntryType::Directory => FoundKind::Folder,
         EntryType::Symlink => {
             let entry = reader.get_ref().get_ref();
-            let there = entry.link_name_bytes().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+            let there = entry.link_name_bytes().map(std::borrow::Cow::into_owned);
             FoundKind::Link(said.link.or(there).unwrap_or_default())
         }
         EntryType::Regular | EntryType::Continuous => FoundKind::File,

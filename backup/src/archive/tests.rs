@@ -1,6 +1,8 @@
 //! Whole archives: copied, verified, restored, damaged; and read by the tools people have.
 
+use std::ffi::OsStr;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -399,4 +401,77 @@ fn a_link_that_an_archive_brings_leads_nothing_out_of_the_folder() {
     let why = to_folder(&Source::Path(path), None, &out).unwrap_err();
     assert!(why.contains("is a link or a file"), "{why}");
     assert_eq!(std::fs::read_dir(other).unwrap().count(), 0);
+}
+
+#[test]
+fn names_that_are_no_text_come_back_byte_by_byte() {
+    let place = tempfile::tempdir().unwrap();
+    let source = place.path().join("source");
+    std::fs::create_dir_all(source.join(OsStr::from_bytes(b"d\xe9"))).unwrap();
+    let lines = b"line\n".repeat(30);
+    let long = [&b"x\n"[..], &[b'y'; 120], b"\xfe"].concat();
+    let names = [&b"caf\xe9"[..], br"caf\xe9", br"caf\x5cxe9", b"d\xe9/\xff", "d\u{e9}".as_bytes(), &long, &lines];
+    for name in names {
+        std::fs::write(source.join(OsStr::from_bytes(name)), name).unwrap();
+    }
+    let sparse = OsStr::from_bytes(b"sparse\xfe");
+    std::fs::File::create(source.join(sparse)).unwrap().set_len(1 << 20).unwrap();
+    std::os::unix::fs::symlink(OsStr::from_bytes(b"to\xff"), source.join("link")).unwrap();
+    let disk = place.path().join("disk");
+    std::fs::File::create(&disk).unwrap().set_len(8 << 20).unwrap();
+    let made = Command::new("mke2fs").args(["-q", "-F", "-t", "ext4", "-d"]).arg(&source).arg(&disk).status();
+    assert!(made.unwrap().success());
+    let images = images(&[("a", std::fs::read(&disk).unwrap())]);
+    for raw in [false, true] {
+        let path = place.path().join(format!("backup-{raw}"));
+        let sets = [set("s", &["a:/"])];
+        if raw {
+            back_up(&images, &sets, Order::Given, &mut RawFiles::create(&path).unwrap());
+        } else {
+            archive(&path, &images, &sets, Order::Given);
+            let by_tar = place.path().join("by-tar");
+            std::fs::create_dir(&by_tar).unwrap();
+            assert!(Command::new("tar").arg("-xf").arg(&path).arg("-C").arg(&by_tar).status().unwrap().success());
+        }
+        let verified = verify(&Source::Path(path.clone())).unwrap();
+        assert_eq!((verified.bad.as_slice(), verified.good), (&[][..], verified.manifest.members.len()));
+        let said: std::collections::BTreeSet<_> = verified.manifest.members.iter().map(|member| &member.name).collect();
+        assert_eq!(said.len(), verified.good, "no two have one name");
+        to_folder(&Source::Path(path), None, &place.path().join(format!("out-{raw}"))).unwrap();
+    }
+    for out in ["out-false", "out-true", "by-tar"] {
+        let root = place.path().join(out).join("s/a");
+        for name in names {
+            let found = std::fs::read(root.join(OsStr::from_bytes(name)));
+            assert!(found.is_ok_and(|found| found == name), "{out}: {}", String::from_utf8_lossy(name));
+        }
+        assert_eq!(std::fs::metadata(root.join(sparse)).unwrap().len(), 1 << 20);
+        assert_eq!(std::fs::read_link(root.join("link")).unwrap().as_os_str(), OsStr::from_bytes(b"to\xff"));
+    }
+}
+
+/// An earlier build wrote what it could not keep as `\xHH`, and named the file so.
+#[test]
+fn a_name_that_an_earlier_build_altered_stays_as_it_wrote_it() {
+    let said: Manifest = {
+        let place = tempfile::tempdir().unwrap();
+        let images = images(&[("a", volume(&[Some(1)]))]);
+        let planned = vec![member(r"s/a/caf\x5cxe9", Kind::File(Meta::default()), 3)];
+        let path = place.path().join("backup");
+        let mut form = ArchiveWriter::new(NamedLater::create(&path).unwrap(), 0);
+        back_up_members(&images, &[set("s", &["a:/"])], planned, Order::Given, &mut form);
+        assert_eq!(contents(&std::fs::read(&path).unwrap())[0].0, r"s/a/caf\x5cxe9", "the file is caf\\xe9");
+        verify(&Source::Path(path)).unwrap().manifest
+    };
+    let mut earlier = said.members[0].clone();
+    assert!(earlier.escaped);
+    (earlier.escaped, earlier.name) = (false, r"s/a/caf\xe9".into());
+    assert_eq!(earlier.readable_name(), said.members[0].readable_name());
+}
+
+#[test]
+fn two_members_of_one_name_are_refused() {
+    let images = images(&[("a", volume(&[Some(1)]))]);
+    let sets = [set("s", &["a"]), set("s", &["a"])];
+    assert!(members(&sets, &images).unwrap_err().contains("two 's/a'"));
 }

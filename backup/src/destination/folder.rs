@@ -1,7 +1,9 @@
 //! Raw files: a folder per set, a sparse file per member, the manifest beside them. The folder gets its name when it is complete.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -59,7 +61,7 @@ impl Form for RawFiles {
                 fs::create_dir_all(&path)?;
                 return fs::set_permissions(&path, fs::Permissions::from_mode((meta.mode & 0o777) | 0o700));
             }
-            Kind::Link(_, to) => return symlink(to, &path),
+            Kind::Link(_, to) => return symlink(OsStr::from_bytes(to), &path),
             Kind::File(meta) => meta.mode & 0o777,
             Kind::Range { .. } => 0o600,
         };

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 
 use crate::content::Content;
 use crate::image::Image;
+use crate::names;
 use crate::plan::Meta;
 
 /// Files and folders of one directory tree at most.
@@ -81,12 +82,12 @@ trait FileSystem {
 /// A file of a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its path below the directory, empty for the directory itself.
+    /// Its path below the directory, as [`names::readable`] has it; empty for the directory itself.
     pub path: String,
     /// What it is.
     pub node: Node,
     /// For a symbolic link: where it leads.
-    pub leads_to: Option<String>,
+    pub leads_to: Option<Vec<u8>>,
 }
 
 /// All files below a directory, by name, each folder before what is in it.
@@ -165,12 +166,11 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn link(&self, node: &Node) -> Result<String, String> {
-        let bytes = match &node.inside {
-            Some(bytes) => bytes.clone(),
-            None => content(&self.place, &node.content, 4096)?,
-        };
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    fn link(&self, node: &Node) -> Result<Vec<u8>, String> {
+        match &node.inside {
+            Some(bytes) => Ok(bytes.clone()),
+            None => content(&self.place, &node.content, 4096),
+        }
     }
 }
 
@@ -190,17 +190,12 @@ fn content(place: &Place<'_>, content: &Content, most: u64) -> Result<Vec<u8>, S
     Ok(bytes)
 }
 
-/// A name as it can stand in an archive: bytes that are no UTF-8 are written as `\xHH`.
+/// A name as text, if there can be such a one.
 fn readable(name: &[u8]) -> Result<String, String> {
     if name.is_empty() || name == b"." || name == b".." || name.iter().any(|byte| matches!(byte, 0 | b'/')) {
         return Err(format!("it has a file with an impossible name ({:?})", String::from_utf8_lossy(name)));
     }
-    let mut text = String::new();
-    for chunk in name.utf8_chunks() {
-        text.push_str(chunk.valid());
-        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
-    }
-    Ok(text)
+    Ok(names::readable(name))
 }
 
 #[cfg(test)]

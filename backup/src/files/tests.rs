@@ -86,7 +86,7 @@ fn assert_same(image: &Bytes, offset: u64, source: &Path) {
         assert_eq!(entry.node.meta.mode, original.mode() & 0o7777, "{}", entry.path);
         let what = match entry.node.kind {
             NodeKind::Folder => ('d', Vec::new()),
-            NodeKind::Link => ('l', entry.leads_to.unwrap().into_bytes()),
+            NodeKind::Link => ('l', entry.leads_to.unwrap()),
             NodeKind::File => ('f', content(&place, &entry.node.content, 1 << 30).unwrap()),
             NodeKind::Other => ('o', Vec::new()),
         };

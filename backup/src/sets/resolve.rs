@@ -1,9 +1,12 @@
 //! From the extents of sets to the members of a backup, by reading the images they are taken from.
 
+use std::collections::BTreeSet;
+
 use super::{Part, SetExtent, partition};
 use crate::content::{Content, Run};
 use crate::files::{self, NodeKind, Place};
 use crate::image::Image;
+use crate::names::readable;
 use crate::plan::{Images, Kind, Member};
 
 /// A set with what it names.
@@ -31,7 +34,15 @@ pub fn members(sets: &[DataSet], images: &Images) -> Result<Vec<Member>, String>
         }
         disjoint(members.get(begin..).unwrap_or_default()).map_err(|why| format!("set '{}': {why}", set.name))?;
     }
-    Ok(members)
+    match named_twice(&members) {
+        Some(name) => Err(format!("there are two '{name}', of which only one could be restored: name it once")),
+        None => Ok(members),
+    }
+}
+
+fn named_twice(members: &[Member]) -> Option<&str> {
+    let mut names = BTreeSet::new();
+    members.iter().map(|member| member.name.as_str()).find(|name| !names.insert(*name))
 }
 
 fn resolve(set: &str, extent: &SetExtent, image: &dyn Image) -> Result<Vec<Member>, String> {
@@ -64,7 +75,7 @@ fn resolve(set: &str, extent: &SetExtent, image: &dyn Image) -> Result<Vec<Membe
             directory(
                 set,
                 volume,
-                &format!("{set}/{name}{}", path.trim_end_matches('/')),
+                &format!("{set}/{name}{}", readable(path.trim_end_matches('/').as_bytes())),
                 Place { image, offset, length },
                 path,
             )

@@ -64,6 +64,48 @@ pub struct SetSaid {
     pub name: String,
     /// Its extents, as they were given.
     pub extents: Vec<String>,
+    /// What its directories had and the archive has not, or not as it was.
+    #[serde(default, skip_serializing_if = "NotKept::is_nothing")]
+    pub not_kept: NotKept,
+}
+
+/// What directories have and an archive has not, or not as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NotKept {
+    /// Devices, pipes and sockets: they are left out.
+    pub special_files: u64,
+    /// Further names of a file: each is a file of its own.
+    pub hard_links: u64,
+}
+
+impl NotKept {
+    /// Everything is there as it was.
+    #[must_use]
+    pub const fn is_nothing(&self) -> bool {
+        self.special_files == 0 && self.hard_links == 0
+    }
+}
+
+impl std::iter::Sum for NotKept {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |a, b| Self {
+            special_files: a.special_files + b.special_files,
+            hard_links: a.hard_links + b.hard_links,
+        })
+    }
+}
+
+impl std::fmt::Display for NotKept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let said = [
+            (self.special_files, "special file left out", "special files left out"),
+            (self.hard_links, "hard link stored as a copy", "hard links stored as copies"),
+        ];
+        let said = said.into_iter().filter(|(count, ..)| *count > 0);
+        let said = said.map(|(count, one, many)| format!("{count} {}", if count == 1 { one } else { many }));
+        f.write_str(&said.collect::<Vec<_>>().join(", "))
+    }
 }
 
 /// A member.
@@ -145,5 +187,24 @@ impl Manifest {
             ));
         }
         Ok(manifest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_kept_is_said_and_older_manifests_say_nothing_of_it() {
+        let all = [NotKept { special_files: 1, hard_links: 0 }, NotKept { special_files: 2, hard_links: 1 }];
+        assert_eq!(
+            all.into_iter().sum::<NotKept>().to_string(),
+            "3 special files left out, 1 hard link stored as a copy"
+        );
+        assert_eq!(NotKept { special_files: 0, hard_links: 2 }.to_string(), "2 hard links stored as copies");
+        let earlier = r#"{"name":"s","extents":["a"]}"#;
+        let said: SetSaid = serde_json::from_str(earlier).unwrap();
+        assert!(said.not_kept.is_nothing());
+        assert_eq!(serde_json::to_string(&said).unwrap(), earlier);
     }
 }

@@ -313,6 +313,8 @@ fn the_files_of_a_directory_come_out_as_files() {
     std::fs::write(source.join("etc/conf.d/app"), vec![b'x'; 200_000]).expect("a file");
     std::fs::write(source.join("etc/hosts"), "127.0.0.1 localhost\n").expect("a file");
     std::fs::write(source.join("other"), "not this").expect("a file");
+    std::fs::hard_link(source.join("etc/hosts"), source.join("etc/alias")).expect("a hard link");
+    assert!(Command::new("mkfifo").arg(source.join("etc/pipe")).status().expect("run mkfifo").success());
     let disk = folder.join("disk");
     std::fs::File::create(&disk).expect("a file").set_len(16 << 20).expect("its size");
     let made = Command::new("mke2fs").args(["-q", "-F", "-t", "ext4", "-d"]).arg(&source).arg(&disk).status();
@@ -322,7 +324,10 @@ fn the_files_of_a_directory_come_out_as_files() {
     pair.east.ok(&["set", "create", "etc", "fs:/etc"]);
     let to = folder.join("etc.tar");
     let backup: BackupInfo = pair.east.json(&["backup", "create", "b", "--set", "etc", "--to", &text(&to), "--wait"]);
-    assert_eq!((backup.state, backup.progress.total_bytes), (BackupState::Done, 200_020), "{backup:?}");
+    assert_eq!((backup.state, backup.progress.total_bytes), (BackupState::Done, 200_040), "{backup:?}");
+    let note = "1 special file left out, 1 hard link stored as a copy";
+    assert_eq!(backup.reason.as_deref(), Some(note));
+    assert!(pair.east.ok(&["backup", "show", "b"]).contains(&format!("note: {note}")));
     pair.east.ok(&["backup", "verify", &text(&to)]);
     let out = folder.join("out");
     pair.east.ok(&["backup", "restore", &text(&to), "--into", &text(&out)]);

@@ -21,7 +21,7 @@ use crate::destination::{TargetKind, settle};
 use crate::form::Form;
 use crate::image::Image;
 use crate::image::memory::Bytes;
-use crate::manifest::{FORMAT, Manifest, Moment, SetSaid, VolumeSaid};
+use crate::manifest::{FORMAT, Manifest, Moment, NotKept, SetSaid, VolumeSaid};
 use crate::pace::Pace;
 use crate::plan::{Images, Kind, Member, Meta, Order, arrange};
 use crate::ranges::without;
@@ -43,7 +43,7 @@ fn set(name: &str, extents: &[&str]) -> DataSet {
 
 /// Backs the sets up into a form.
 fn back_up(images: &Images, sets: &[DataSet], order: Order, form: &mut dyn Form) -> Vec<Member> {
-    let planned = members(sets, images).unwrap();
+    let (planned, _) = members(sets, images).unwrap();
     back_up_members(images, sets, planned, order, form)
 }
 
@@ -78,6 +78,7 @@ fn back_up_members(
             .map(|set| SetSaid {
                 name: set.name.clone(),
                 extents: set.extents.iter().map(ToString::to_string).collect(),
+                not_kept: NotKept::default(),
             })
             .collect(),
         members: said,
@@ -474,4 +475,24 @@ fn two_members_of_one_name_are_refused() {
     let images = images(&[("a", volume(&[Some(1)]))]);
     let sets = [set("s", &["a"]), set("s", &["a"])];
     assert!(members(&sets, &images).unwrap_err().contains("two 's/a'"));
+}
+
+#[test]
+fn what_an_archive_has_not_as_it_was_is_counted() {
+    let place = tempfile::tempdir().unwrap();
+    let source = place.path().join("source");
+    std::fs::create_dir_all(source.join("in")).unwrap();
+    std::fs::write(source.join("in/one"), "one").unwrap();
+    for other in ["in/two", "three"] {
+        std::fs::hard_link(source.join("in/one"), source.join(other)).unwrap();
+    }
+    assert!(Command::new("mkfifo").arg(source.join("pipe")).status().unwrap().success());
+    let disk = place.path().join("disk");
+    std::fs::File::create(&disk).unwrap().set_len(8 << 20).unwrap();
+    let made = Command::new("mke2fs").args(["-q", "-F", "-t", "ext4", "-d"]).arg(&source).arg(&disk).status();
+    assert!(made.unwrap().success());
+    let images = images(&[("a", std::fs::read(&disk).unwrap())]);
+    let (_, not_kept) = members(&[set("s", &["a:/"]), set("in", &["a:/in"]), set("all", &["a"])], &images).unwrap();
+    let expected = [(1, 2), (0, 1), (0, 0)].map(|(special_files, hard_links)| NotKept { special_files, hard_links });
+    assert_eq!(not_kept, expected);
 }

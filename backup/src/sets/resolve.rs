@@ -6,6 +6,7 @@ use super::{Part, SetExtent, partition};
 use crate::content::{Content, Run};
 use crate::files::{self, NodeKind, Place};
 use crate::image::Image;
+use crate::manifest::NotKept;
 use crate::names::readable;
 use crate::plan::{Images, Kind, Member};
 
@@ -18,25 +19,28 @@ pub struct DataSet {
     pub extents: Vec<SetExtent>,
 }
 
-/// The members of all sets, as given.
+/// The members of all sets, as given, and what each set has that they have not.
 ///
 /// # Errors
 /// What cannot be backed up as it is named, and why; nothing was copied.
-pub fn members(sets: &[DataSet], images: &Images) -> Result<Vec<Member>, String> {
+pub fn members(sets: &[DataSet], images: &Images) -> Result<(Vec<Member>, Vec<NotKept>), String> {
     let mut members = Vec::new();
+    let mut not_kept = Vec::new();
     for set in sets {
+        let mut missing = NotKept::default();
         let begin = members.len();
         for extent in &set.extents {
             let image = images.get(&extent.volume);
             let image = image.ok_or_else(|| format!("set '{}': there is no volume '{}'", set.name, extent.volume))?;
-            let resolved = resolve(&set.name, extent, image.as_ref());
+            let resolved = resolve(&set.name, extent, image.as_ref(), &mut missing);
             members.extend(resolved.map_err(|why| format!("set '{}': '{extent}': {why}", set.name))?);
         }
         disjoint(members.get(begin..).unwrap_or_default()).map_err(|why| format!("set '{}': {why}", set.name))?;
+        not_kept.push(missing);
     }
     match named_twice(&members) {
         Some(name) => Err(format!("there are two '{name}', of which only one could be restored: name it once")),
-        None => Ok(members),
+        None => Ok((members, not_kept)),
     }
 }
 
@@ -45,7 +49,7 @@ fn named_twice(members: &[Member]) -> Option<&str> {
     members.iter().map(|member| member.name.as_str()).find(|name| !names.insert(*name))
 }
 
-fn resolve(set: &str, extent: &SetExtent, image: &dyn Image) -> Result<Vec<Member>, String> {
+fn resolve(set: &str, extent: &SetExtent, image: &dyn Image, not_kept: &mut NotKept) -> Result<Vec<Member>, String> {
     let volume = &extent.volume;
     let range = |name: String, offset, length| {
         let content = Content::of_range(image, offset, length).map_err(|error| error.to_string())?;
@@ -78,13 +82,22 @@ fn resolve(set: &str, extent: &SetExtent, image: &dyn Image) -> Result<Vec<Membe
                 &format!("{set}/{name}{}", readable(path.trim_end_matches('/').as_bytes())),
                 Place { image, offset, length },
                 path,
+                not_kept,
             )
         }
     }
 }
 
-fn directory(set: &str, volume: &str, prefix: &str, place: Place<'_>, path: &str) -> Result<Vec<Member>, String> {
+fn directory(
+    set: &str,
+    volume: &str,
+    prefix: &str,
+    place: Place<'_>,
+    path: &str,
+    not_kept: &mut NotKept,
+) -> Result<Vec<Member>, String> {
     let mut members = Vec::new();
+    let mut inodes = BTreeSet::new();
     for entry in files::list(place, path)? {
         let meta = entry.node.meta;
         let kind = match entry.node.kind {
@@ -92,8 +105,14 @@ fn directory(set: &str, volume: &str, prefix: &str, place: Place<'_>, path: &str
             NodeKind::Folder => Kind::Folder(meta),
             NodeKind::Link => Kind::Link(meta, entry.leads_to.unwrap_or_default()),
             // Devices, pipes and sockets hold nothing.
-            NodeKind::Other => continue,
+            NodeKind::Other => {
+                not_kept.special_files += 1;
+                continue;
+            }
         };
+        if !inodes.insert(entry.node.number) {
+            not_kept.hard_links += 1;
+        }
         let name = if entry.path.is_empty() { prefix.to_owned() } else { format!("{prefix}/{}", entry.path) };
         let content = if entry.node.kind == NodeKind::File { entry.node.content } else { Content::default() };
         members.push(Member { set: set.into(), name, volume: volume.into(), kind, content });
@@ -155,7 +174,7 @@ mod tests {
         let texts: Vec<_> = texts.iter().map(|text| (*text).to_owned()).collect();
         let set = DataSet { name: "s".into(), extents: parse(&texts)? };
         let image: Arc<dyn Image> = Arc::new(Bytes::new(vec![1; 1 << 20]));
-        members(&[set], &Images::from([("a".into(), image)]))
+        members(&[set], &Images::from([("a".into(), image)])).map(|(members, _)| members)
     }
 
     #[test]
@@ -230,6 +249,7 @@ mod tests {
         let found = |texts: &[&str]| {
             let texts: Vec<_> = texts.iter().map(|text| (*text).to_owned()).collect();
             members(&[DataSet { name: "s".into(), extents: parse(&texts).unwrap() }], &images)
+                .map(|(members, _)| members)
         };
         for inside in ["a:0+32769", "a:64KiB+512", "a:163328+512"] {
             let why = found(&["a:p1", inside]).unwrap_err();

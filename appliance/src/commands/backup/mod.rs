@@ -233,7 +233,9 @@ async fn take_stream(service: &Service, name: &str) -> Result<(), Failure> {
         (Ok(()), BackupState::Done) => Ok(()),
         (Err(error), _) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(error.into()),
         (taken, _) => {
-            let why = backup.reason.or_else(|| taken.err().map(|error| error.to_string()));
+            // Of one that is done, this is no reason.
+            let reason = backup.reason.filter(|_| backup.state != BackupState::Done);
+            let why = reason.or_else(|| taken.err().map(|error| error.to_string()));
             Err(Failure::Here(anyhow::anyhow!("backup '{name}': {}", why.unwrap_or_else(|| "it broke off".into()))))
         }
     }

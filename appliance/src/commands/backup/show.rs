@@ -40,7 +40,8 @@ pub(super) async fn show(service: &Service, name: &str) -> Result<(), Failure> {
 
 fn described(backup: &BackupInfo) -> String {
     let mut lines = vec![format!("backup {}: {}", backup.name, backup.state.name())];
-    lines.extend(backup.reason.as_ref().map(|reason| format!("  because: {reason}")));
+    let before = if backup.state == BackupState::Done { "note" } else { "because" };
+    lines.extend(backup.reason.as_ref().map(|reason| format!("  {before}: {reason}")));
     for set in &backup.sets {
         lines.push(format!("  set {}: {}", set.name, set.extents.join(", ")));
     }
@@ -91,12 +92,12 @@ pub(super) fn created(backup: &BackupInfo) -> String {
 }
 
 pub(super) fn ended(backup: &BackupInfo) -> String {
+    let ended = format!("backup '{}' is {}", backup.name, backup.state.name());
+    let held = || format!("{ended}: {} in {}", figures::bytes(backup.progress.done_bytes), backup.place());
     match &backup.reason {
-        Some(reason) => format!("backup '{}' is {}: {reason}", backup.name, backup.state.name()),
-        None => {
-            let bytes = figures::bytes(backup.progress.done_bytes);
-            format!("backup '{}' is {}: {bytes} in {}", backup.name, backup.state.name(), backup.place())
-        }
+        Some(not_kept) if backup.state == BackupState::Done => format!("{}; {not_kept}", held()),
+        Some(reason) => format!("{ended}: {reason}"),
+        None => held(),
     }
 }
 
@@ -175,5 +176,8 @@ mod tests {
         );
         let failed = BackupInfo { state: BackupState::Failed, reason: Some("the tape tore".into()), ..backup };
         assert_eq!(ended(&failed), "backup 'b' is failed: the tape tore");
+        let reason = Some("3 special files left out".into());
+        let done = BackupInfo { state: BackupState::Done, reason, ..failed };
+        assert_eq!(ended(&done), "backup 'b' is done: 1 MiB in /b.tar; 3 special files left out");
     }
 }

@@ -10,14 +10,14 @@
 //! ends as failed when the service comes back.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tidemark_backup::copy::{CopyError, Copying, Progress, copy};
 use tidemark_backup::destination::{self, TargetKind};
-use tidemark_backup::manifest::{FORMAT, Manifest, SetSaid};
+use tidemark_backup::manifest::{FORMAT, Manifest, NotKept, SetSaid};
 use tidemark_backup::pace::{Asked, Hurry, Pace};
 use tidemark_backup::plan::{Member, Order, arrange, data_bytes};
 use tidemark_backup::sets::resolve;
@@ -51,6 +51,8 @@ pub(super) struct Job {
     over: watch::Sender<bool>,
     /// The eras it uses.
     eras: Mutex<Vec<(GroupId, u64)>>,
+    /// What it will not hold as it was, for people; nothing if it will hold all.
+    note: OnceLock<String>,
 }
 
 impl Job {
@@ -82,6 +84,8 @@ struct Work {
     kind: TargetKind,
     moment: Moment,
     members: Vec<Member>,
+    /// Of each set, in their order.
+    not_kept: Vec<NotKept>,
     readers: Readers,
 }
 
@@ -99,7 +103,7 @@ fn telling(job: &Arc<Job>, squeezed: impl Fn() -> bool + Send + 'static) -> Hurr
                 record.reason = Some(why.into());
             } else {
                 tracing::info!(backup = %record.name, "the side store has room again: the backup keeps to its rate");
-                record.reason = None;
+                record.reason = job.note.get().cloned();
             }
         }
         now
@@ -182,6 +186,7 @@ impl Appliance {
             readers: Mutex::new(Some(sender)),
             over: watch::Sender::new(false),
             eras: Mutex::default(),
+            note: OnceLock::new(),
         });
         self.backups.jobs.lock().insert(name, Arc::clone(&job));
         (job, readers)
@@ -212,17 +217,23 @@ impl Appliance {
         })
         .await
         .map_err(|error| error.to_string())?;
-        let mut members = members?;
+        let (mut members, not_kept) = members?;
         arrange(&mut members, order);
+        let missing: NotKept = not_kept.iter().copied().sum();
+        if !missing.is_nothing() {
+            tracing::warn!(backup = %record.name, "the backup does not hold all of its directories as it is: {missing}");
+            let _ = job.note.set(missing.to_string());
+        }
         let now = self.now_ns();
         {
             let mut record = job.record.lock();
             record.began_ns = Some(now);
             record.total_bytes = data_bytes(&members);
+            record.reason = job.note.get().cloned();
             record.moments = moment.said.iter().map(|said| (said.group.clone(), said.marker, ns(said.time))).collect();
         }
         tokio::task::block_in_place(|| self.enter(job, BackupStateRecord::Waiting))?;
-        Ok(Work { kind, moment, members, readers })
+        Ok(Work { kind, moment, members, not_kept, readers })
     }
 
     /// Records where the job is now.
@@ -314,8 +325,11 @@ impl Appliance {
             }
             other => other,
         })?;
-        let sets =
-            record.sets.iter().map(|set| SetSaid { name: set.name.clone(), extents: set.extents.clone() }).collect();
+        let sets = record.sets.iter().zip(&work.not_kept).map(|(set, not_kept)| SetSaid {
+            name: set.name.clone(),
+            extents: set.extents.clone(),
+            not_kept: *not_kept,
+        });
         let manifest = Manifest {
             format: FORMAT,
             name: record.name.clone(),
@@ -325,7 +339,7 @@ impl Appliance {
             order: record.order.clone(),
             moments: work.moment.said.clone(),
             skew_seconds: work.moment.skew_seconds(),
-            sets,
+            sets: sets.collect(),
             members,
         };
         if let Some(reason) = job.stop.reason() {
@@ -352,11 +366,11 @@ impl Appliance {
             record.ended_ns = Some(self.now_ns());
             record.done_bytes = job.progress.told().done_bytes;
             let (state, reason) = match outcome {
-                Ok(()) => (BackupStateRecord::Done, None),
+                Ok(()) => (BackupStateRecord::Done, job.note.get().cloned()),
                 Err(CopyError::Stopped(reason)) if reason == CANCELLED => (BackupStateRecord::Cancelled, Some(reason)),
                 Err(error) => (BackupStateRecord::Failed, Some(error.to_string())),
             };
-            if let Some(reason) = &reason {
+            if let Some(reason) = reason.as_ref().filter(|_| state != BackupStateRecord::Done) {
                 tracing::warn!(backup = %record.name, %reason, "the backup ended early");
             }
             (record.state, record.reason) = (state, reason);

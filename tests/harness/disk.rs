@@ -69,8 +69,14 @@ impl Disk {
     /// Mounts the file system on it.
     #[must_use]
     pub fn mount(self, path: &Path) -> Mounted {
+        self.mount_with(path, "rw")
+    }
+
+    /// Mounts it with options.
+    #[must_use]
+    pub fn mount_with(self, path: &Path, options: &str) -> Mounted {
         std::fs::create_dir_all(path).expect("make the mount point");
-        run("mount", &[&self.device, &path.display().to_string()]).done();
+        run("mount", &["-o", options, &self.device, &path.display().to_string()]).done();
         Mounted { path: path.into(), disk: Some(self) }
     }
 }
@@ -114,6 +120,18 @@ impl Mounted {
         run("sync", &["--file-system", &self.path.display().to_string()]).done();
     }
 
+    /// Keeps it from being written, everything that was being at its place, for as long as the answer lives.
+    #[must_use]
+    pub fn freeze(&self) -> Frozen<'_> {
+        run("fsfreeze", &["--freeze", &self.path.display().to_string()]).done();
+        Frozen(self)
+    }
+
+    /// From now on it is only read.
+    pub fn make_read_only(&self) {
+        run("mount", &["-o", "remount,ro", &self.path.display().to_string()]).done();
+    }
+
     /// Unmounts it and gives the disk back.
     ///
     /// # Panics
@@ -122,6 +140,16 @@ impl Mounted {
     pub fn unmount(mut self) -> Disk {
         run("umount", &[&self.path.display().to_string()]).done();
         self.disk.take().expect("mounted once")
+    }
+}
+
+/// A mounted file system that nobody can write.
+#[derive(Debug)]
+pub struct Frozen<'a>(&'a Mounted);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let _ = run_within(DETACH_LIMIT, "fsfreeze", &["--unfreeze", &self.0.path.display().to_string()]);
     }
 }
 

@@ -16,6 +16,7 @@ mod kill_primary;
 mod kill_secondary;
 mod kills;
 mod link;
+mod live_xfs;
 mod local_pair;
 mod lost_answer;
 mod members;

@@ -234,7 +234,7 @@ fn an_xfs_whose_log_is_not_empty_is_refused() {
     record[23] += 4;
     record[43] = 9;
     image.bytes[at + 2048..at + 3072].copy_from_slice(&record);
-    assert!(list(place(&image, 0), "/").unwrap_err().contains("remount it read-only"));
+    assert!(list(place(&image, 0), "/").unwrap_err().contains("fsfreeze --freeze"));
 }
 
 fn small_xfs() -> Vec<u8> {

@@ -1,7 +1,7 @@
 //! XFS as far as names and places of bytes go. Its log is not replayed: a file system whose log holds changes that are not at
-//! their places is refused, and what to do is said.
+//! their places is refused, and what to do is said (a freeze brings them there).
 
-use super::xfs_log::is_clean;
+use super::xfs_log::Log;
 use super::{FileSystem, Node, NodeKind, Place};
 use crate::bytes::Bytes;
 use crate::content::{Content, RUNS_MAX, Run};
@@ -82,10 +82,12 @@ pub(super) fn open(place: Place<'_>) -> Result<Option<Xfs<'_>>, String> {
         return Err("its XFS log is on another device: back up the volume or partition whole".into());
     }
     let uuid = block.part(32, 16)?;
-    if !is_clean(&place, system.byte(log)?, log_blocks.saturating_mul(block_bytes), uuid)? {
+    let (begin, length) = (system.byte(log)?, log_blocks.saturating_mul(block_bytes));
+    if !(Log { place: &place, begin, length, uuid }).is_clean()? {
         return Err(
-            "its XFS file system was being written, and its log is not replayed here: unmount it or remount it read-only for \
-             the moment of the backup, or back up the volume or partition whole"
+            "its XFS file system was being written, and its log is not replayed here: freeze it on its host while the backup is asked for \
+             (`fsfreeze --freeze MOUNTPOINT`, `tidemark backup create`, `fsfreeze --unfreeze MOUNTPOINT`), or back up the volume or \
+             partition whole"
                 .into(),
         );
     }

@@ -12,6 +12,7 @@ use tidemark_common::metrics::{GroupMetrics, Part};
 use tidemark_common::overlay::unapplied::{IndexError, Indexed, SharedIndex, Spill};
 use tidemark_common::record::MarkerRecord;
 use tidemark_common::t0::Eras;
+use tidemark_common::t0::eras::INDEXES_MAX;
 use tidemark_common::updater::Updater;
 use tidemark_common::volumes::Volumes;
 
@@ -24,6 +25,9 @@ use crate::state::{Concern, CopyState, Kept};
 const RETRY: Duration = Duration::from_secs(1);
 /// Bytes of the journal that may be permitted and neither applied nor indexed: what a failover has to read, some tens of milliseconds.
 const UNINDEXED_BYTES_MAX: u64 = 64 << 20;
+/// The same with a history, where all of it is indexed anyway: bytes that compress well are many writes, and an image of an older marker reads
+/// as many at least.
+const UNINDEXED_HISTORY_BYTES_MAX: u64 = 2 << 20;
 /// How long a barrier is waited for before the next look; it wakes who waits.
 const BARRIER_LOOK: Duration = Duration::from_millis(20);
 /// How often it is looked whether the history still has to give room.
@@ -106,7 +110,9 @@ impl Apply {
             let end = self.journal.durable_end().position;
             let permitted = self.state.wait_for_limit(at, if has_more_ahead { Duration::ZERO } else { RETRY });
             let (limit, durable) = self.state.limit_and_end();
-            self.index_permitted(limit, UNINDEXED_BYTES_MAX);
+            let has_history = self.state.history().floor.is_some();
+            let unindexed_max = if has_history { UNINDEXED_HISTORY_BYTES_MAX } else { UNINDEXED_BYTES_MAX };
+            self.index_permitted(limit, unindexed_max);
             has_more_ahead = !self.state.is_stopping() && self.look_ahead(limit, durable, UNINDEXED_BYTES_MAX);
             let limit = self.eras.limit(at, permitted);
             if limit <= at && at < permitted {
@@ -141,6 +147,23 @@ impl Apply {
         if self.journal.bytes_between(indexed.up_to(), limit) > unindexed_max {
             let gone_on = indexed.go_on(&self.journal, limit, &self.spill);
             self.note_unindexed(gone_on);
+        }
+        self.keep_index(&indexed, unindexed_max);
+    }
+
+    /// With a history, images of older moments go on from what the index was before: they are there soon, however much lies before them.
+    fn keep_index(&self, indexed: &Indexed, apart: u64) {
+        let (applied, end) = (self.updater.applied().position, indexed.up_to());
+        let from = self.eras.indexes().pop().unwrap_or(applied);
+        let apart = (self.journal.bytes_between(applied, end) / INDEXES_MAX as u64).max(apart);
+        if self.state.history().floor.is_none() || self.journal.bytes_between(from, end) <= apart {
+            return;
+        }
+        match indexed.keep(&self.spill) {
+            Ok(point) => self.eras.keep_index(point),
+            Err(error) => {
+                tracing::warn!(group = %self.keeper.name(), %error, "an image of an older marker will take longer");
+            }
         }
     }
 

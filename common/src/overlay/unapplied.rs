@@ -332,6 +332,18 @@ impl Indexed {
         Ok(Self { index, up_to: self.up_to })
     }
 
+    /// As [`Self::share`], for somebody who keeps it: all of it is in runs, so that many take little memory.
+    ///
+    /// # Errors
+    /// [`RunError`]; this one says what it said.
+    pub fn keep(&self, spill: &Spill) -> Result<Self, RunError> {
+        if self.ranges().0 > 0 {
+            let run = spill.sweep(&self.index)?;
+            spill.publish(&self.index, run)?;
+        }
+        self.share(spill)
+    }
+
     /// Whether its memory is within bounds: it is not where the disk takes nothing.
     #[must_use]
     pub fn is_bounded(&self, spill: &Spill) -> bool {

@@ -29,6 +29,9 @@ use crate::wire::message::VolumeSpec;
 
 /// Numbers of eras leave room between them, because one may have to begin before another that is not yet reached.
 const STEP: u64 = 1 << 20;
+/// Indexes kept of places before the newest: an image of an older moment reads twice a part like this of what lies before it, at most. What they
+/// hold of the same stretch is on the disk once for each doubling of their distance.
+pub const INDEXES_MAX: usize = 32;
 
 /// Why an image cannot be begun, or is no more.
 #[derive(Debug, thiserror::Error)]
@@ -183,6 +186,8 @@ pub(super) struct State {
     journal: Option<Arc<Journal>>,
     /// What the updater has indexed of it.
     indexed: Option<SharedIndex>,
+    /// What that was at places before its end, in their order.
+    points: Vec<Indexed>,
     barriers: Vec<Position>,
     /// Numbers given out since the start: whoever still holds an image that is gone must not find another under its number.
     spent: BTreeSet<u64>,
@@ -285,6 +290,7 @@ impl Eras {
     pub fn applied(&self, applied: Position) {
         let mut state = self.state.write();
         state.applied = applied;
+        state.points.retain(|point| point.up_to() > applied);
         let mut reached = false;
         for era in state.eras.iter_mut().filter(|era| era.begin <= applied) {
             reached |= era.pending.take().is_some();
@@ -315,6 +321,7 @@ impl Eras {
         let mut state = self.state.write();
         state.journal = Some(Arc::clone(journal));
         state.indexed = None;
+        state.points.clear();
         state.applied = applied;
         for era in &mut state.eras {
             era.pending = indexes.iter().find(|(number, _)| *number == era.number).map(|(_, index)| Arc::clone(index));
@@ -437,12 +444,44 @@ impl Eras {
         self.state.write().indexed = Some(index);
     }
 
+    /// The updater's index as it is now, for images of moments before its end: the newest that does not go beyond an image is gone on from.
+    /// Of too many, the one goes without which the largest stretch between two remains smallest.
+    pub fn keep_index(&self, point: Indexed) {
+        let mut state = self.state.write();
+        let State { points, journal, applied, .. } = &mut *state;
+        points.push(point);
+        let Some(journal) = journal.as_ref().filter(|_| points.len() > INDEXES_MAX) else { return };
+        let places: Vec<Position> = std::iter::once(*applied).chain(points.iter().map(Indexed::up_to)).collect();
+        let apart = |around: &[Position]| match around {
+            [before, _, behind] => journal.bytes_between(*before, *behind),
+            _ => u64::MAX,
+        };
+        let least = places.windows(3).enumerate().min_by_key(|(_, around)| apart(around));
+        if let Some((at, _)) = least {
+            points.remove(at);
+        }
+    }
+
+    /// Where these indexes end.
+    #[must_use]
+    pub fn indexes(&self) -> Vec<Position> {
+        self.state.read().points.iter().map(Indexed::up_to).collect()
+    }
+
     /// What others have indexed from one place and not beyond another.
     fn known(&self, from: Position, to: Position, spill: &Spill) -> Option<Indexed> {
-        let updaters = self.state.read().indexed.clone()?;
-        let updaters = updaters.lock();
-        let shared = (from..=to).contains(&updaters.up_to()).then(|| updaters.share(spill))?;
-        shared.inspect_err(|error| tracing::warn!(%error, "the journal is indexed anew for an image")).ok()
+        let fits = |index: &Indexed| (from..=to).contains(&index.up_to());
+        // Whoever keeps an index holds the updater's and asks for the eras: never the other way.
+        let updaters = self.state.read().indexed.clone();
+        let shared = updaters.and_then(|updaters| {
+            let updaters = updaters.lock();
+            fits(&updaters).then(|| updaters.share(spill))
+        });
+        let kept = || self.state.read().points.iter().rev().find(|point| fits(point)).map(|point| point.share(spill));
+        shared
+            .or_else(kept)?
+            .inspect_err(|error| tracing::warn!(%error, "the journal is indexed anew for an image"))
+            .ok()
     }
 
     /// What the frames between two places write; the folder is there.

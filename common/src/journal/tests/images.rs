@@ -37,14 +37,17 @@ enum Step {
     Restart,
     /// The updater indexes so many frames more than are applied.
     Index(usize),
+    /// What it has indexed is kept.
+    Keep,
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    (0..11, 0..24_usize).prop_map(|(kind, ahead)| match kind {
+    (0..13, 0..24_usize).prop_map(|(kind, ahead)| match kind {
         0..=2 => Step::Begin(ahead),
         3..=6 => Step::Apply,
         7 => Step::Trim,
         9..=10 => Step::Index(ahead),
+        11..=12 => Step::Keep,
         _ => Step::Restart,
     })
 }
@@ -125,10 +128,19 @@ impl Rig {
             }
             Step::Index(ahead) => {
                 let to = self.places[(self.applied + ahead).min(self.frames.len())];
-                let spill = Spill::new(Arc::new(self.disk.clone()), "/updaters".into(), 2 * self.ranges_max);
-                self.indexed.lock().go_on(self.writer.journal(), to, &spill).unwrap();
+                self.indexed.lock().go_on(self.writer.journal(), to, &self.updaters()).unwrap();
+            }
+            Step::Keep => {
+                let indexed = self.indexed.lock();
+                if self.eras.indexes().pop() < Some(indexed.up_to()) {
+                    self.eras.keep_index(indexed.keep(&self.updaters()).unwrap());
+                }
             }
         }
+    }
+
+    fn updaters(&self) -> Spill {
+        Spill::new(Arc::new(self.disk.clone()), "/updaters".into(), 2 * self.ranges_max)
     }
 
     fn begin(&mut self, frames: usize) {
@@ -230,6 +242,45 @@ fn an_image_goes_on_from_what_the_updater_has_indexed() {
         let begun = rig.eras.begin(&rig.eras.hold(rig.places[12]), &BTreeSet::from([VOLUME]));
         assert_eq!(begun.is_ok(), begins, "{indexed} of 20 frames are indexed");
     }
+}
+
+/// What the updater's index was at earlier places is gone on from as well, the newest that is not beyond the image, and of many of them enough
+/// are kept.
+#[test]
+fn an_image_of_an_older_moment_goes_on_from_what_was_indexed_before_it() {
+    let writes =
+        |number: u64| vec![(Extent { volume: VOLUME, offset: number % 128 * 512, length: 512 }, number as u8 + 1)];
+    for (kept, begins) in [(&[][..], false), (&[1, 2, 3, 4], false), (&[3, 9, 18], true), (&[12], true), (&[13], false)]
+    {
+        let mut rig = Rig::new((0..20).map(writes).collect(), 2);
+        for place in kept {
+            rig.take(&Step::Index(*place));
+            rig.take(&Step::Keep);
+        }
+        rig.take(&Step::Index(20));
+        // Where the updater has been; what is not known is read from the newest before.
+        rig.disk.break_sector(&path_of(1), rig.places[5].offset).unwrap();
+        let begun = rig.eras.begin(&rig.eras.hold(rig.places[12]), &BTreeSet::from([VOLUME]));
+        assert_eq!(begun.is_ok(), begins, "kept at {kept:?}");
+    }
+    // More than are kept: the stretches between those that are left are alike.
+    let mut rig = Rig::new((0..150).map(writes).collect(), 2);
+    for place in 1..=150 {
+        rig.take(&Step::Index(place));
+        rig.take(&Step::Keep);
+    }
+    let between = |from, to| rig.writer.journal().bytes_between(from, to);
+    let mut from = rig.places[0];
+    for to in rig.eras.indexes() {
+        assert!(between(from, to) <= between(rig.places[0], rig.places[16]), "{from:?} to {to:?}");
+        from = to;
+    }
+    assert_eq!((from, rig.eras.indexes().len() <= 32), (rig.places[150], true));
+    // And those that the volumes have passed go.
+    while rig.applied < 150 {
+        rig.apply();
+    }
+    assert_eq!(rig.eras.indexes(), []);
 }
 
 #[test]

@@ -62,6 +62,8 @@ pub(crate) async fn run(directory: &Path, hosts: &Handle) -> anyhow::Result<()> 
         tracing::warn!(after = ?DOORS_GRACE, "not every connection has ended (a disk that does not answer holds its hosts): stopping without them");
     }
     tokio::task::block_in_place(|| appliance.flush_clones());
+    // Before those are stopped for whom volumes may wait.
+    appliance.keep_images();
     appliance.stop_backups().await;
     appliance.local_pairs.stop().await;
     appliance.stop_groups().await;

@@ -644,7 +644,8 @@ impl Primary {
         self.writeback.damaged.load(Ordering::Acquire)
     }
 
-    /// Stops pairs, drains the buffer, applies the journal, and waits for all of it. Blocks.
+    /// Stops pairs, drains the buffer, applies the journal (when images are kept, as far as none of them ends because of it), and waits
+    /// for all of it. Blocks.
     pub fn stop(&self) {
         for pair in self.pairs() {
             pair.stop();

@@ -159,7 +159,8 @@ impl Writeback {
                 self.trim();
                 WritingBack::Did
             }
-            Ok(None) if self.updater.is_waiting() => {
+            // One that stops waits no longer: the rest stays in the journal, and the next start goes on with it.
+            Ok(None) if self.updater.is_waiting() && !self.desk.is_stopping() => {
                 self.trim();
                 WritingBack::Waits
             }

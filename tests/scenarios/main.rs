@@ -31,5 +31,6 @@ mod several_groups;
 mod size;
 mod split_backup;
 mod staging;
+mod stops;
 mod two_primaries;
 mod verify;

@@ -137,6 +137,11 @@ impl Appliance {
         Ok(self.open_eras(group, &[])?.0)
     }
 
+    /// The service stops: no image ends because of that. What cannot be saved now is not overwritten either, and stays in the journal.
+    pub(crate) fn keep_images(&self) {
+        self.images.eras.lock().values().for_each(|eras| eras.keep_all());
+    }
+
     fn open_eras(&self, group: GroupId, users: &[EraUser]) -> Result<(Arc<Eras>, Vec<Lost>), ErrorBody> {
         let (eras, lost) = Eras::open(self.eras_parts(group), users).map_err(failed)?;
         let watch = self.this.upgrade().map(|this| this as Arc<dyn ErasWatch>);

@@ -204,6 +204,8 @@ pub struct Eras {
     pub(super) followers: RwLock<Vec<Weak<dyn Follower>>>,
     /// The volumes wait for a brief user, because nothing more can be saved.
     pub(super) squeezed: AtomicBool,
+    /// None of them ends any more.
+    pub(super) kept: AtomicBool,
     /// What was last told to the side store of what is held beside files.
     pub(super) counted: Mutex<Held>,
 }
@@ -256,6 +258,7 @@ impl Eras {
             watch: OnceLock::new(),
             followers: RwLock::default(),
             squeezed: AtomicBool::new(false),
+            kept: AtomicBool::new(false),
             counted: Mutex::default(),
         }
     }

@@ -4,6 +4,7 @@
 //! Hosts and replication come first: when something cannot be saved, eras end, the oldest first, until it can or none is left.
 //! Before that, the volumes wait while a backup reads and the journal has room: what is not overwritten need not be saved.
 //! An era ends durably (its file is removed) before the volume is written, so that no restart takes it for whole.
+//! While the service stops none ends: the next start goes on from the journal, and may have more room.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -33,7 +34,7 @@ impl Eras {
         let mut bytes = 0;
         for extent in self.unsaved(start, extents, volumes) {
             let Some(volume) = volumes.get(extent.volume) else { continue };
-            let Some(pieces) = self.read_pieces(start, &volume, extent)? else { return Ok(true) };
+            let Some(pieces) = self.read_pieces(start, &volume, extent)? else { return Ok(!self.are_kept()) };
             for piece in pieces {
                 bytes += piece.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
                 batch.push(piece);
@@ -76,13 +77,25 @@ impl Eras {
         unsaved
     }
 
-    /// What a range holds, as pieces; `None` when it cannot be read and all images ended because of that.
+    /// From now on no image ends because what it needs cannot be saved: the volumes stay as they are instead, for good. For a service
+    /// that stops: who starts it again has lost nothing.
+    pub fn keep_all(&self) {
+        self.kept.store(true, Ordering::Release);
+    }
+
+    fn are_kept(&self) -> bool {
+        self.kept.load(Ordering::Acquire)
+    }
+
+    /// What a range holds, as pieces; `None` when it cannot be read, and all images ended because of that unless they are kept.
     fn read_pieces(&self, start: Position, volume: &VolumeFile, extent: Extent) -> io::Result<Option<Vec<Saving>>> {
         match read_pieces(volume, extent) {
             Ok(pieces) => Ok(Some(pieces)),
             Err(error) => {
                 let reason = format!("volume '{}' cannot be read at {}: {error}", volume.name, extent.offset);
-                self.end_all(start, &reason)?;
+                if !self.are_kept() {
+                    self.end_all(start, &reason)?;
+                }
                 Ok(None)
             }
         }
@@ -95,7 +108,7 @@ impl Eras {
         loop {
             let Some(file) = self.active_file(start) else { return Ok(true) };
             if let Err(full) = self.parts.space.take(needed, ranges) {
-                if may_wait && self.can_wait() {
+                if self.are_kept() || may_wait && self.can_wait() {
                     self.squeezed.store(true, Ordering::Release);
                     return Ok(false);
                 }
@@ -111,6 +124,9 @@ impl Eras {
                 Err(error) => {
                     self.parts.space.give(needed);
                     self.parts.space.give_memory(ranges);
+                    if self.are_kept() {
+                        return Ok(false);
+                    }
                     self.append_failed(start, &error)?;
                 }
             }

@@ -44,6 +44,10 @@ pub(crate) fn measure(plan: &Plan, folder: &Path, report: &mut Report) {
         (0..plan.copy_rounds.max(3)).map(|n| split(&folder.join(format!("split{n}")), bytes, seconds)).collect();
     let what = "4 KiB writes, 1000/s, 99th percentile while a split copies";
     report.add(Row::against(what, "µs", &splits, Target::RatioAtMost(1.1), "the same before the split"));
+    let targets: Vec<_> =
+        (0..plan.copy_rounds).map(|n| target(&folder.join(format!("target{n}")), bytes, seconds)).collect();
+    let what = "4 KiB writes to a target, 1000/s, 99th percentile while it is backed up";
+    report.add(Row::against(what, "µs", &targets, Target::RatioAtMost(1.5), "the same without a backup"));
 }
 
 /// A host alone, beside a backup, and beside it as fast as it goes.
@@ -98,6 +102,29 @@ fn filled(folder: &Path, bytes: u64) -> Appliance {
         if positions.applied_seq == positions.captured_seq { Ok(()) } else { Err(format!("{positions:?}")) }
     });
     side
+}
+
+/// The 99th percentile of writes to a target while a backup reads it, and before.
+fn target(folder: &Path, bytes: u64, seconds: u64) -> (f64, f64) {
+    let side = filled(folder, bytes);
+    side.ok(&["volume", "create", "t", "--size", &bytes.to_string()]);
+    side.ok(&["local-pair", "create", "v", "--target", "t", "--rate", "1TiB"]);
+    side.ok(&["local-pair", "split", "t"]);
+    wait_until("the split to be complete", LIMIT, || {
+        let shown: LocalPairStatus = side.json(&["local-pair", "show", "t"]);
+        if shown.differential_bytes == 0 { Ok(()) } else { Err(format!("{shown:?}")) }
+    });
+    let alone = load::run(&side.uri("t"), &DEEP, seconds, bytes, Some(CALM));
+    let to = folder.join("b.tar").display().to_string();
+    side.ok(&["set", "create", "all", "t"]);
+    let rate = format!("{RATE_MIB}MiB");
+    side.ok(&["backup", "create", "b", "--set", "all", "--to", &to, "--rate", &rate]);
+    let beside = load::run(&side.uri("t"), &DEEP, seconds, bytes, Some(CALM));
+    let state = side.ok(&["backup", "show", "b", "--json"]);
+    assert!(state.contains("\"copying\""), "the backup was over before the host: {state}");
+    drop(side);
+    let _ = std::fs::remove_dir_all(folder);
+    (beside.p99_us, alone.p99_us)
 }
 
 /// The 99th percentile while a split copies, and before.

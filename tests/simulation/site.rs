@@ -346,7 +346,7 @@ impl Site {
         let metrics = self.metrics.group("group");
         let (folder, group) = ("/images".into(), keeper.id());
         let space = Arc::new(SideSpace::new(1 << 30));
-        let images = ErasParts { disk: Arc::clone(&disk), folder, group, space, index_ranges_max: 8 };
+        let images = ErasParts { disk: Arc::clone(&disk), folder, group, space, index_ranges_max: 8, outlive: true };
         let (eras, _) = Eras::open(images, &[]).map_err(|error| error.to_string())?;
         Ok(SecondaryParts {
             disk,

@@ -126,6 +126,7 @@ impl Appliance {
             group,
             space: Arc::clone(&self.images.space),
             index_ranges_max: IMAGE_INDEX_RANGES_MAX,
+            outlive: true,
         }
     }
 

@@ -87,6 +87,7 @@ fn eras(disk: &MemoryDisk, name: &str, users: &[crate::t0::EraUser], space: u64)
         group: GroupId([9; 16]),
         space: Arc::new(SideSpace::new(space)),
         index_ranges_max: 4,
+        outlive: name == "eras",
     };
     let (eras, lost) = Eras::open(parts, users).unwrap();
     assert_eq!(lost, []);

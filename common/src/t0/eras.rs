@@ -82,6 +82,8 @@ pub struct ErasParts {
     pub space: Arc<SideSpace>,
     /// Ranges that an index of what the volumes miss holds in memory; more are in a file without a name.
     pub index_ranges_max: usize,
+    /// Whether a restart finds them again: only then what is saved has to survive a loss of power before the original is overwritten.
+    pub outlive: bool,
 }
 
 /// Who is told of what happens to eras.

@@ -115,7 +115,7 @@ impl Eras {
                 self.end_oldest(&overwrote_more(full))?;
                 continue;
             }
-            match file.append(pieces) {
+            match file.append(pieces, self.parts.outlive) {
                 Ok(placed) => {
                     self.parts.space.give_memory(ranges);
                     self.enter(start, &placed);

@@ -206,17 +206,18 @@ impl SideFile {
         self.end.lock().at
     }
 
-    /// Saves a batch; it is durable when this returns. After an error nothing more is ever saved here.
+    /// Saves a batch; with `durably`, no loss of power takes it away when this returns. After an error nothing more is ever saved here.
     ///
     /// # Errors
     /// [`SideError`].
-    pub fn append(&self, pieces: &[Saving]) -> Result<Vec<(Extent, Saved)>, SideError> {
+    pub fn append(&self, pieces: &[Saving], durably: bool) -> Result<Vec<(Extent, Saved)>, SideError> {
         let mut end = self.end.lock();
         if end.failed {
             return Err(io_error("write", &self.path)(io::Error::other("an earlier write or sync failed")));
         }
         let (bytes, placed) = self.encode(end.at, end.next_batch, pieces);
-        let written = self.file.write_all_at(&bytes, end.at).and_then(|()| self.file.sync());
+        let written = self.file.write_all_at(&bytes, end.at);
+        let written = if durably { written.and_then(|()| self.file.sync()) } else { written };
         if let Err(source) = written {
             end.failed = true;
             return Err(io_error("write", &self.path)(source));

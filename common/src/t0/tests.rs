@@ -66,7 +66,7 @@ impl ErasWatch for Told {
 
 fn parts(disk: &MemoryDisk, space: &Arc<SideSpace>) -> ErasParts {
     let (disk, space) = (Arc::new(disk.clone()), Arc::clone(space));
-    ErasParts { disk, folder: FOLDER.into(), group: GROUP, space, index_ranges_max: 4 }
+    ErasParts { disk, folder: FOLDER.into(), group: GROUP, space, index_ranges_max: 4, outlive: true }
 }
 
 fn open_volume(disk: &MemoryDisk) -> (Arc<dyn DiskFile>, Volumes) {
@@ -345,14 +345,14 @@ fn what_a_volume_holds_is_never_taken_for_a_batch() {
     let saving = |bytes: Vec<u8>| [side_file::Saving { extent: extent(0, bytes.len() as u64), bytes: Some(bytes) }];
     let inner = make("inner", 1);
     for byte in 1..6 {
-        inner.append(&saving(vec![byte; 3000])).unwrap();
+        inner.append(&saving(vec![byte; 3000]), true).unwrap();
     }
     let inner = disk.bytes_of(&Path::new(FOLDER).join("inner")).unwrap();
     // A volume that held a side file, saved so that its batches lie where those of the outer one could begin.
     let mut held = vec![0; 4000];
     held.extend(&inner[4096..]);
     let path = Path::new(FOLDER).join("1.side");
-    make("1.side", 1).append(&saving(held)).unwrap();
+    make("1.side", 1).append(&saving(held), true).unwrap();
     let found = || {
         let mut found = 0;
         SideFile::open(&disk, &path, GROUP, 1, &mut |_, _| found += 1).map(|_| found)

@@ -81,6 +81,8 @@ impl Appliance {
             group: id,
             space: Arc::clone(&self.images.space),
             index_ranges_max: IMAGE_INDEX_RANGES_MAX,
+            // A host waits for what is saved here, and backups end with the service.
+            outlive: false,
         };
         let (eras, _) = Eras::open(parts, &[]).map_err(failed)?;
         if let Some(this) = self.this.upgrade() {

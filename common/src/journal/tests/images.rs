@@ -72,8 +72,14 @@ struct Rig {
 
 fn eras(disk: &MemoryDisk, users: &[EraUser], index_ranges_max: usize) -> Arc<Eras> {
     let space = Arc::new(SideSpace::new(64 << 20));
-    let parts =
-        ErasParts { disk: Arc::new(disk.clone()), folder: "/images".into(), group: GROUP, space, index_ranges_max };
+    let parts = ErasParts {
+        disk: Arc::new(disk.clone()),
+        folder: "/images".into(),
+        group: GROUP,
+        space,
+        index_ranges_max,
+        outlive: true,
+    };
     let (eras, lost) = Eras::open(parts, users).unwrap();
     assert_eq!(lost, []);
     eras

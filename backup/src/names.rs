@@ -6,9 +6,10 @@
 /// The text of a name.
 #[must_use]
 pub fn readable(name: &[u8]) -> String {
-    match std::str::from_utf8(name) {
-        Ok(text) if !is_escaped(text) => return text.to_owned(),
-        _ => {}
+    if let Ok(text) = std::str::from_utf8(name)
+        && !is_escaped(text)
+    {
+        return text.to_owned();
     }
     let mut text = String::new();
     for chunk in name.utf8_chunks() {

@@ -70,8 +70,10 @@ fn assert_cloned(pair: &Pair, name: &str, at: &Moment) -> Image {
 #[test]
 fn clones_at_old_markers_are_legal_while_replication_goes_on_and_after_kill_9() {
     let mut pair = Pair::prefilled(&Setup::seeded(901));
-    keep(&pair, "1h");
     let load = pair.load(0);
+    // The volumes have gone on from the first of these when the history begins.
+    let passed = moments(&pair, &load, 2)[0].marker;
+    keep(&pair, "1h");
     let held = moments(&pair, &load, 5);
     let first = assert_cloned(&pair, "first", &held[0]);
     let third = assert_cloned(&pair, "third", &held[2]);
@@ -84,6 +86,8 @@ fn clones_at_old_markers_are_legal_while_replication_goes_on_and_after_kill_9() 
     assert_eq!(read(&pair, "first"), first, "it does not change");
     let compared: VerifyReport = pair.east.json(&["verify", GROUP, "--to", "west"]);
     assert_eq!(compared.different_bytes, 0, "{compared:?}");
+    let refused = pair.west.refuses(&["clone", "create", "x", "--of", GROUP, "--at", &passed.to_string()]);
+    assert!(refused.contains(&format!("marker {passed} is not held here")), "{refused}");
 
     pair.west.kill9();
     load.wait_acked(100);

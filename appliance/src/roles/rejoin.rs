@@ -133,9 +133,6 @@ impl Appliance {
             peer.ok_or_else(|| refused(format!("group '{name}' has no pair here: there is nobody to return to")))?;
         // Hosts are out: whatever was captured goes into the journal and the volumes before anything is compared.
         let settled = tokio::task::block_in_place(|| self.settle_captured(&group)).map_err(failed)?;
-        if let Settled::NotWrittenBack { reason, damaged: false } = &settled {
-            return Err(failed(format!("group '{name}': {reason}. Mend that, then try again")));
-        }
         *group.engine.write() = Engine::Failed(format!("it is returning to '{peer}' as the copy").into());
         let returned = self.return_to(&group, &peer, &settled).await;
         match returned {
@@ -247,6 +244,14 @@ impl Appliance {
             other => return Err(unexpected(peer, other)),
         };
         let tail = tokio::task::block_in_place(|| self.tail(group, &parted, settled)).map_err(failed)?;
+        // What comes next cuts the journal, and what lies before the cut is not copied again.
+        if let (Settled::NotWrittenBack { reason, .. }, true) = (settled, tail.is_known()) {
+            let name = group.keeper.name();
+            return Err(failed(format!(
+                "group '{name}': {reason}. Mend that, and try again. Where it cannot be mended: `tidemark pair delete {name} --to {peer} \
+                 --force` gives the group up here"
+            )));
+        }
         let kept = tokio::task::block_in_place(|| self.keep_tail(group, &parted, &tail)).map_err(failed)?;
         send_dirty(&control, &tail).await.map_err(failed)?;
         match answer(&mut answers, peer).await? {
@@ -301,7 +306,7 @@ impl Appliance {
             written => Some(written.map_err(|error| error.to_string())?),
         };
         // What the volumes lack of the time before is in no tail: all of it is copied.
-        if written.is_none() || matches!(settled, Settled::NotWrittenBack { .. }) {
+        if written.is_none() || matches!(settled, Settled::NotWrittenBack { damaged: true, .. }) {
             found = None;
         }
         let unread = || (Bitmap::default(), writer.tip().seq.0.saturating_sub(parted.seq).max(1), 0);

@@ -117,6 +117,18 @@ impl History {
         self.lock().iter().filter(|write| write.acked.is_some()).count()
     }
 
+    /// As it was at a moment.
+    #[must_use]
+    pub fn as_of(&self, moment: Tick) -> Self {
+        let mut writes = self.writes();
+        writes.retain(|write| write.sent < moment);
+        for write in &mut writes {
+            write.acked = write.acked.filter(|acked| *acked < moment);
+        }
+        let clock = self.clock.load(Ordering::SeqCst);
+        Self { clock: clock.into(), writes: writes.into(), prefilled_to: self.prefilled_to().into() }
+    }
+
     /// After a crash or a failover the image is what counts: what it holds has happened, the rest never will.
     pub fn settle(&self, verdict: &Verdict) {
         let now = self.tick();

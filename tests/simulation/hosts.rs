@@ -51,6 +51,35 @@ pub(crate) struct Hosts {
     pub(crate) resting: bool,
 }
 
+/// What hosts know, without them.
+pub(crate) struct Known {
+    history: History,
+    stripes: Vec<Range<u64>>,
+    blocks: u64,
+    flushed: Vec<(Tick, Tick)>,
+    forced: Vec<WriteId>,
+    zeroed: BTreeSet<(usize, u64)>,
+    shows: Vec<Vec<Content>>,
+}
+
+impl Known {
+    /// Hosts that know it, and go their own way.
+    pub(crate) fn hosts(&self) -> Hosts {
+        let host = |stripe: &Range<u64>| Host { stripe: stripe.clone(), volume: 0, doing: None, stopped: false };
+        Hosts {
+            history: Arc::new(self.history.as_of(Tick::MAX)),
+            hosts: self.stripes.iter().map(host).collect(),
+            blocks: self.blocks,
+            flushed: self.flushed.clone(),
+            forced: self.forced.clone(),
+            zeroed: self.zeroed.clone(),
+            shows: self.shows.clone(),
+            reads: 0,
+            resting: false,
+        }
+    }
+}
+
 impl Hosts {
     pub(crate) fn new(count: u64, volumes: u32, blocks: u64) -> Self {
         let stripe = blocks / count;
@@ -66,6 +95,22 @@ impl Hosts {
             shows: vec![vec![Content::Zero; usize::try_from(blocks).unwrap()]; volumes as usize],
             reads: 0,
             resting: false,
+        }
+    }
+
+    /// What they knew at a moment, with nothing under way: whoever goes on from there settles what has happened.
+    pub(crate) fn as_of(&self, moment: Tick) -> Known {
+        let history = self.history.as_of(moment);
+        let writes = history.writes();
+        let answered = |id: &WriteId| writes.get(usize::try_from(*id).unwrap() - 1).is_some_and(|w| w.acked.is_some());
+        Known {
+            stripes: self.hosts.iter().map(|host| host.stripe.clone()).collect(),
+            blocks: self.blocks,
+            flushed: self.flushed.iter().copied().filter(|(_, answered)| *answered < moment).collect(),
+            forced: self.forced.iter().copied().filter(answered).collect(),
+            zeroed: self.zeroed.clone(),
+            shows: self.shows.clone(),
+            history,
         }
     }
 
@@ -240,6 +285,19 @@ impl Hosts {
         let verdict = assert_legal(what, &self.history.writes(), &image, bounds);
         self.check_forced(what, &verdict, Tick::MAX);
         self.history.settle(&verdict);
+        for (volume, block, content) in image.blocks() {
+            self.shows[volume][usize::try_from(block).unwrap()] = content.clone();
+        }
+    }
+
+    /// Another machine serves the image of a moment: what it lacks never was, and what it shows is there to stay.
+    pub(crate) fn taken_over(&mut self, what: &str, volumes: &[Vec<u8>], moment: Tick) {
+        let image = Image::from_bytes(volumes);
+        let verdict = assert_legal(what, &self.history.writes(), &image, Bounds::cut(moment, moment));
+        self.history.settle(&verdict);
+        self.forced.retain(|id| verdict.holds(*id));
+        let now = self.history.tick();
+        self.flushed = vec![(now, now)];
         for (volume, block, content) in image.blocks() {
             self.shows[volume][usize::try_from(block).unwrap()] = content.clone();
         }

@@ -27,7 +27,7 @@ impl World {
         let kept_all = side == Side::Far && self.far_position().is_some_and(|position| holds(&twin, &position));
         let opened = match side {
             Side::Near => twin.open_primary().map(|(primary, _)| Some((None, primary))),
-            Side::Far => twin.take_over(None).map(|taken| taken.map(|taken| (Some(taken.marker), taken.primary))),
+            Side::Far => twin.take_over(|_| None).map(|taken| taken.map(|taken| (Some(taken.marker), taken.primary))),
         };
         self.figures.lies += 1;
         if side == Side::Far && opened.is_ok() && !kept_all {

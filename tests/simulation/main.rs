@@ -11,8 +11,11 @@ mod line;
 mod near;
 mod points;
 mod profile;
+mod recorder;
 mod replay;
+mod roles;
 mod site;
+mod takeover;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -19,7 +19,6 @@ use tidemark_primary::writeback::{Writeback, WritingBack};
 use tokio::sync::oneshot;
 
 use crate::line::Line;
-use crate::site::FAR;
 
 /// Frames on their way at once.
 const WINDOW: usize = 8;
@@ -71,7 +70,9 @@ pub(crate) struct Near {
 
 impl Near {
     pub(crate) fn new(primary: Arc<Primary>, stages: Stages, (turn, stretch_bytes): (usize, u64)) -> Self {
-        let pair = primary.pair(FAR).expect("the pair");
+        let pair = primary.pairs().pop().expect("the pair");
+        // Whom it took over from is called once that has returned.
+        let suspended = pair.status().state == PairState::FailedOver;
         let Stages { drain, writeback } = stages;
         Self {
             primary,
@@ -80,7 +81,7 @@ impl Near {
             writeback,
             talk: None,
             next_call: Duration::ZERO,
-            suspended: false,
+            suspended,
             ended: false,
             turn,
             stretch_bytes,

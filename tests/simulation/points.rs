@@ -8,27 +8,38 @@ use rand::{RngExt, SeedableRng};
 
 use crate::fate::Points;
 use crate::profile::Profile;
-use crate::world::World;
+use crate::world::{Figures, World};
 use crate::{parallel, tell};
 
 /// Pairs tried, of all there are: a seeded sample.
 const PAIRS: usize = 400;
 
 /// Dies at these points; panics with what is wrong.
-fn run(deaths: &[u64], power_lost: bool) -> (u64, u64) {
+fn run_of(profile: Profile, deaths: &[u64]) -> Figures {
     let points = Points::deadly(deaths);
-    let mut world = World::new(SEED, Profile { power_lost, ..Profile::short() }, points);
-    let figures = catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|payload| {
+    let mut world = World::new(SEED, profile, points);
+    catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|payload| {
         world.tell_trace();
         resume_unwind(payload)
-    });
+    })
+}
+
+fn run(deaths: &[u64], power_lost: bool) -> (u64, u64) {
+    let figures = run_of(Profile { power_lost, ..Profile::short() }, deaths);
     (figures.disk_steps, figures.differential)
 }
 
 const SEED: u64 = 5;
 
 fn assert_all_hold(deaths: &[Vec<u64>], power_lost: bool) {
-    let failed = parallel(deaths, |deaths| tell(&format!("dying at {deaths:?}"), || run(deaths, power_lost)).err());
+    assert_each(deaths, |deaths| {
+        run(deaths, power_lost);
+    });
+}
+
+/// At each of these something is survived.
+pub(crate) fn assert_each(deaths: &[Vec<u64>], run: impl Fn(&[u64]) + Sync) {
+    let failed = parallel(deaths, |deaths| tell(&format!("dying at {deaths:?}"), || run(deaths)).err());
     let failed: Vec<_> = failed.into_iter().flatten().collect();
     assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), deaths.len(), failed.first());
 }
@@ -38,13 +49,36 @@ fn a_death_at_any_change_of_a_disk_is_survived() {
     let (steps, differential) = run(&[], false);
     assert!(differential > 0, "the run is to meet a full journal");
     println!("{steps} changes of disks, died before and after each");
-    assert_all_hold(&(0..2 * steps).map(|death| vec![death]).collect::<Vec<_>>(), false);
+    assert_all_hold(&each(steps), false);
 }
 
 #[test]
 fn a_loss_of_power_at_any_change_of_a_disk_is_survived() {
     let (steps, _) = run(&[], false);
-    assert_all_hold(&(0..2 * steps).map(|death| vec![death]).collect::<Vec<_>>(), true);
+    assert_all_hold(&each(steps), true);
+}
+
+/// Before and after each of so many changes.
+pub(crate) fn each(steps: u64) -> Vec<Vec<u64>> {
+    (0..2 * steps).map(|death| vec![death]).collect()
+}
+
+fn assert_history_holds(power_lost: bool) {
+    let profile = Profile { power_lost, ..Profile::short_with_history() };
+    let figures = run_of(profile.clone(), &[]);
+    assert!(figures.floors >= 3, "the history is to give markers up: {figures}");
+    assert_each(&each(figures.disk_steps), |deaths| drop(run_of(profile.clone(), deaths)));
+}
+
+/// Every marker that a copy held before is there after, and is an image that was.
+#[test]
+fn a_death_at_any_change_of_a_disk_costs_no_marker_of_a_history() {
+    assert_history_holds(false);
+}
+
+#[test]
+fn a_loss_of_power_at_any_change_of_a_disk_costs_no_marker_of_a_history() {
+    assert_history_holds(true);
 }
 
 #[test]

@@ -56,6 +56,8 @@ pub(crate) struct Profile {
     pub(crate) damage: u32,
     /// A process that dies in the middle of a step dies because power is lost there.
     pub(crate) power_lost: bool,
+    /// After each start of the copy, every marker of its history is looked at.
+    pub(crate) looks_at_history: bool,
 }
 
 impl Profile {
@@ -98,6 +100,7 @@ impl Profile {
             partition: None,
             damage: 0,
             power_lost: false,
+            looks_at_history: false,
         }
     }
 
@@ -136,6 +139,21 @@ impl Profile {
             rates: [0; 9],
             ..profile
         }
+    }
+
+    /// A short run in which nothing befalls, with a copy that can go back some markers, and gives them up again.
+    pub(crate) fn short_with_history() -> Self {
+        let profile = Self::short();
+        let history = History { milliseconds: 60, bytes: 0 };
+        let settings = Settings { near_segments: 24, far_segments: 36, history, ..profile.settings };
+        Self { settings, steps: 800, partition: None, looks_at_history: true, ..profile }
+    }
+
+    /// A short run in which nothing befalls, for sides that come from elsewhere: the journals hold all of it.
+    pub(crate) fn goes_on() -> Self {
+        let profile = Self::short();
+        let settings = Settings { near_segments: 24, ..profile.settings };
+        Self { settings, steps: 300, partition: None, weights: [24, 14, 8, 24, 20, 14, 8, 8, 1, 2], ..profile }
     }
 
     pub(crate) fn calamity(&self, random: &mut StdRng) -> Option<Calamity> {

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use tempfile::TempDir;
+use tidemark_common::api::types::MarkerInfo;
 use tidemark_common::catalog::{Catalog, CopyRecord, GroupRecord, GroupVolume, OnFullRecord, PairRecord, RoleRecord};
 use tidemark_common::clock::Clock;
 use tidemark_common::history::History;
@@ -16,8 +17,8 @@ use tidemark_common::ids::{ApplianceId, Generation, GroupId, VolumeIndex};
 use tidemark_common::journal::JournalOptions;
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::link::Endpoint;
+use tidemark_common::markers::info;
 use tidemark_common::metrics::Metrics;
-use tidemark_common::record::MarkerRecord;
 use tidemark_common::storage::memory::MemoryDisk;
 use tidemark_common::storage::{Disk, Open};
 use tidemark_common::t0::{Eras, ErasParts, SideSpace};
@@ -33,6 +34,7 @@ use tidemark_secondary::damage::give_up_image;
 use tidemark_secondary::group::{Secondary, SecondaryParts};
 use tidemark_secondary::image_point::Asked;
 use tidemark_secondary::intake::CopyVolumes;
+use tidemark_secondary::state::CopyState;
 use tidemark_secondary::takeover;
 use tidemark_tests::stamp::BLOCK_BYTES;
 use tokio::runtime::Runtime;
@@ -44,7 +46,7 @@ pub(crate) const NEAR: &str = "near";
 pub(crate) const FAR: &str = "far";
 pub(crate) const JOURNAL: &str = "/journal";
 const VOLUMES: &str = "/volumes";
-const CATALOG: &str = "/catalog/records";
+pub(crate) const CATALOG: &str = "/catalog/records";
 
 /// What both sites have in common.
 #[derive(Debug, Clone)]
@@ -80,7 +82,7 @@ impl Clock for SimClock {
 }
 
 /// What is carried between the sites is carried by the world.
-struct Nobody;
+pub(crate) struct Nobody;
 
 impl Links for Nobody {
     fn endpoint(&self) -> Arc<Endpoint> {
@@ -113,7 +115,7 @@ pub(crate) struct Site {
     runtime: Arc<Runtime>,
 }
 
-type Opened = (Arc<dyn Disk>, Arc<GroupKeeper>, Arc<Volumes>);
+pub(crate) type Opened = (Arc<dyn Disk>, Arc<GroupKeeper>, Arc<Volumes>);
 
 /// Why a copy does not run.
 #[derive(Debug)]
@@ -132,7 +134,7 @@ impl<T: Into<String>> From<T> for Unopened {
 /// A copy that has become primary.
 pub(crate) struct TakenOver {
     /// The marker it serves.
-    pub(crate) marker: MarkerRecord,
+    pub(crate) marker: MarkerInfo,
     pub(crate) primary: Arc<Primary>,
     pub(crate) stages: Stages,
 }
@@ -178,14 +180,14 @@ impl Site {
         }
         disk.sync_folder(VOLUMES.as_ref()).unwrap();
         let catalog = Catalog::open_simulated(disk, CATALOG.as_ref(), &self.clock).unwrap();
-        catalog.put_group(&self.record()).unwrap();
+        catalog.put_group(&self.first_record()).unwrap();
         if self.name == NEAR {
             let sizes: Vec<_> = (1..=self.settings.volumes).map(|i| (VolumeIndex(i), self.volume_bytes())).collect();
             catalog.put_bitmap(GROUP, FAR, &encode_new(&everything(&sizes))).unwrap();
         }
     }
 
-    fn record(&self) -> GroupRecord {
+    fn first_record(&self) -> GroupRecord {
         let member = |index| GroupVolume { index: index + 1, name: name_of(index) };
         let near = self.name == NEAR;
         let pair = if near {
@@ -215,7 +217,7 @@ impl Site {
         self.settings.blocks * BLOCK_BYTES as u64
     }
 
-    fn journal_options(&self) -> JournalOptions {
+    pub(crate) fn journal_options(&self) -> JournalOptions {
         let segments = if self.name == NEAR { self.settings.near_segments } else { self.settings.far_segments };
         let segment_bytes = self.settings.segment_bytes;
         JournalOptions { segment_bytes, capacity_bytes: segments * segment_bytes }
@@ -273,8 +275,14 @@ impl Site {
         twin
     }
 
+    /// The same machine in another world.
+    pub(crate) fn moved_to(self, ground: &Ground) -> Self {
+        let clock = SimClock { now_ns: Arc::clone(&ground.now_ns), ..self.clock };
+        Self { clock, points: Arc::clone(&ground.points), runtime: Arc::clone(&ground.runtime), ..self }
+    }
+
     /// The files of the volumes, and what the group is kept in.
-    fn open(&mut self) -> Result<Opened, String> {
+    pub(crate) fn open(&mut self) -> Result<Opened, String> {
         self.fate = Fate::new(&self.points);
         self.open_on(Arc::new(MortalDisk::new(&self.disk, &self.fate)))
     }
@@ -292,23 +300,29 @@ impl Site {
 
     pub(crate) fn open_primary(&mut self) -> Result<(Arc<Primary>, Stages), String> {
         let opened = self.open()?;
-        let (parts, options) = self.primary_parts(opened);
+        let (parts, options) = self.primary_parts(opened, Arc::new(Nobody));
         Primary::open(parts, options).map_err(|error| error.to_string())
     }
 
     /// A primary with the threads it has in an appliance.
-    pub(crate) fn start_primary(&self, disk: Arc<dyn Disk>) -> Arc<Primary> {
+    pub(crate) fn start_primary(&self, disk: Arc<dyn Disk>, links: Arc<dyn Links>) -> Arc<Primary> {
         let opened = self.open_on(disk).expect("it can be opened");
-        let (parts, options) = self.primary_parts(opened);
+        let (parts, options) = self.primary_parts(opened, links);
         Primary::start(parts, options).expect("it starts")
     }
 
-    fn primary_parts(&self, (disk, keeper, volumes): Opened) -> (PrimaryParts, PrimaryOptions) {
+    /// A copy with the threads it has in an appliance.
+    pub(crate) fn start_secondary(&self, disk: Arc<dyn Disk>) -> Arc<Secondary> {
+        let opened = self.open_on(disk).expect("it can be opened");
+        Secondary::start(self.secondary_parts(opened).expect("its parts")).expect("it starts")
+    }
+
+    fn primary_parts(&self, (disk, keeper, volumes): Opened, links: Arc<dyn Links>) -> (PrimaryParts, PrimaryOptions) {
         let parts = PrimaryParts {
             taken: None,
             disk,
             clock: Arc::new(self.clock.clone()),
-            links: Arc::new(Nobody),
+            links,
             keeper,
             volumes,
             runtime: self.runtime.handle().clone(),
@@ -331,18 +345,19 @@ impl Site {
     }
 
     pub(crate) fn open_secondary(&mut self) -> Result<(Arc<Secondary>, Apply), Unopened> {
-        let opened = Secondary::open(self.secondary_parts()?);
+        let opened = self.open()?;
+        let opened = Secondary::open(self.secondary_parts(opened)?);
         opened.map_err(|error| Unopened { reason: error.to_string(), damaged: error.is_damage() })
     }
 
     /// A copy whose journal is damaged begins anew, as its primary has ordered.
     pub(crate) fn renew_secondary(&mut self) -> Result<(Arc<Secondary>, Apply), Unopened> {
-        give_up_image(&self.secondary_parts()?).map_err(|error| error.to_string())?;
+        let opened = self.open()?;
+        give_up_image(&self.secondary_parts(opened)?).map_err(|error| error.to_string())?;
         self.open_secondary()
     }
 
-    fn secondary_parts(&mut self) -> Result<SecondaryParts, String> {
-        let (disk, keeper, volumes) = self.open()?;
+    fn secondary_parts(&self, (disk, keeper, volumes): Opened) -> Result<SecondaryParts, String> {
         let metrics = self.metrics.group("group");
         let (folder, group) = ("/images".into(), keeper.id());
         let space = Arc::new(SideSpace::new(1 << 30));
@@ -379,18 +394,16 @@ impl Site {
         true
     }
 
-    /// This copy, which does not run, becomes primary; with a number, at one of the markers of its history. `None`: it has no
-    /// image.
-    pub(crate) fn take_over(&mut self, older: Option<usize>) -> Result<Option<TakenOver>, String> {
+    /// This copy, which does not run, becomes primary: at the newest marker, or at the one chosen of those its history holds. `None`: it
+    /// has no image.
+    pub(crate) fn take_over(
+        &mut self,
+        choose: impl FnOnce(&[u64]) -> Option<u64>,
+    ) -> Result<Option<TakenOver>, String> {
         let (secondary, mut apply) = self.open_secondary().map_err(|why| why.reason)?;
         let Some(mut permitted) = secondary.permitted() else { return Ok(None) };
-        if let (Some(floor), Some(older)) = (secondary.state().history().floor, older) {
-            let mut held = secondary.state().markers.moments();
-            held.retain(|(end, ..)| *end >= floor);
-            if let Some((_, number, _)) = held.get(older % held.len().max(1)) {
-                let point = secondary.image_point(Asked::Marker(*number)).map_err(|error| error.to_string())?;
-                permitted = point.0;
-            }
+        if let Some(older) = choose(&held(secondary.state())) {
+            permitted = secondary.image_point(Asked::Marker(older)).map_err(|error| error.to_string())?.0;
         }
         let keeper = Arc::clone(secondary.keeper());
         // Indexed as far as the updater looks ahead, which is part of it when a direct copy goes beyond the marker.
@@ -408,10 +421,10 @@ impl Site {
         };
         drop((keeper, secondary));
         let opened = self.open()?;
-        let (mut parts, options) = self.primary_parts(opened);
+        let (mut parts, options) = self.primary_parts(opened, Arc::new(Nobody));
         parts.taken = Some(taken);
         let (primary, stages) = Primary::open(parts, options).map_err(|error| error.to_string())?;
-        Ok(Some(TakenOver { marker: permitted.marker, primary, stages }))
+        Ok(Some(TakenOver { marker: info(&permitted.marker), primary, stages }))
     }
 
     /// What lies in the volumes' files, bypassing everything.
@@ -442,6 +455,12 @@ impl Site {
         self.runtime.block_on(export.read(offset, &mut bytes)).expect("a read");
         bytes
     }
+}
+
+/// The markers that a history holds, the oldest first.
+pub(crate) fn held(state: &CopyState) -> Vec<u64> {
+    let Some(floor) = state.history().floor else { return Vec::new() };
+    state.markers.moments().iter().filter(|(end, ..)| *end >= floor).map(|(_, number, _)| *number).collect()
 }
 
 /// The copy volumes are there from the beginning.

@@ -12,6 +12,8 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tidemark_common::api::types::{MarkerInfo, PairState};
+use tidemark_common::catalog::{PartedRecord, RoleRecord};
+use tidemark_common::journal::Position as JournalPosition;
 use tidemark_common::wire::message::{Message, Position, Refusal, Refused};
 use tidemark_primary::cut::CutError;
 use tidemark_tests::history::Tick;
@@ -19,10 +21,11 @@ use tidemark_tests::image::compare;
 
 use crate::far::Far;
 use crate::fate::{Points, survives};
-use crate::hosts::Hosts;
+use crate::hosts::{Hosts, Known};
 use crate::line::Line;
 use crate::near::{Near, Waiting, now};
 use crate::profile::{Calamity, Profile};
+use crate::roles::NOT_BEGUN;
 use crate::site::{FAR, Ground, NEAR, Site, TakenOver};
 
 /// A run that has not come to rest after so many steps is stuck.
@@ -49,6 +52,8 @@ pub(crate) struct Figures {
     pub(crate) lies_noticed: u64,
     /// Copies begun anew over a damaged journal.
     pub(crate) renewals: u64,
+    /// How often a copy gave markers of its history up.
+    pub(crate) floors: u64,
     /// Over every step and its outcome.
     pub(crate) trace: u64,
 }
@@ -70,6 +75,7 @@ impl Figures {
         self.lies += other.lies;
         self.lies_noticed += other.lies_noticed;
         self.renewals += other.renewals;
+        self.floors += other.floors;
     }
 }
 
@@ -91,6 +97,7 @@ impl std::fmt::Display for Figures {
             ("lies of disks", self.lies),
             ("of them noticed", self.lies_noticed),
             ("damaged copies", self.renewals),
+            ("histories cut", self.floors),
         ];
         rows.iter().try_for_each(|(name, figure)| writeln!(f, "{name:<18}{figure}"))
     }
@@ -117,6 +124,22 @@ enum Act {
     Look,
 }
 
+/// The floor of a history, and the permitted markers from there on.
+type Held = (JournalPosition, Vec<(JournalPosition, u64)>);
+
+/// By the newest number given out: a moment at which it was.
+pub(crate) type Moments = BTreeMap<u64, Tick>;
+
+pub(crate) fn ground(profile: &Profile, points: Arc<Points>) -> Ground {
+    Ground {
+        settings: profile.settings.clone(),
+        points,
+        memory: Arc::new(tempfile::Builder::new().prefix("tm").tempdir_in("/dev/shm").unwrap()),
+        runtime: Arc::new(tokio::runtime::Builder::new_current_thread().build().unwrap()),
+        now_ns: Arc::new(AtomicU64::new(1)),
+    }
+}
+
 pub(crate) struct World {
     profile: Profile,
     random: StdRng,
@@ -138,14 +161,18 @@ pub(crate) struct World {
     cut: Option<Waiting<Result<MarkerInfo, CutError>>>,
     /// The newest marker whose cut was answered.
     answered_marker: u64,
-    /// By the newest number given out: a moment at which it was.
-    moments: BTreeMap<u64, Tick>,
+    moments: Moments,
     /// What the copy has told at most: durable write, permitted marker, applied marker.
     told: (u64, u64, u64),
     /// Faults of a while: after so many steps they are over.
     lean_until: u64,
     sync_fails: bool,
     pair_was: PairState,
+    /// The generation that was answered when this primary took over; its record says no less, and that it is primary.
+    generation: u64,
+    /// The floor of the copy's history, and the markers it held, when it died.
+    held: Option<Held>,
+    floor: JournalPosition,
     pub(crate) figures: Figures,
     /// Apart from the rest: what is only looked at changes nothing of a run.
     pub(crate) liar: StdRng,
@@ -155,20 +182,134 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(seed: u64, profile: Profile, points: Arc<Points>) -> Self {
-        let ground = Ground {
-            settings: profile.settings.clone(),
-            points: Arc::clone(&points),
-            memory: Arc::new(tempfile::Builder::new().prefix("tm").tempdir_in("/dev/shm").unwrap()),
-            runtime: Arc::new(tokio::runtime::Builder::new_current_thread().build().unwrap()),
-            now_ns: Arc::new(AtomicU64::new(1)),
-        };
+        let ground = ground(&profile, points);
         let hosts = Hosts::new(profile.hosts, profile.settings.volumes, profile.settings.blocks);
-        let mut world = Self {
+        let sites = [Site::new(NEAR, &ground), Site::new(FAR, &ground)];
+        let mut world = Self::of(seed, profile, &ground, sites, hosts);
+        world.start_near();
+        world.start_far();
+        if world.profile.prefilled {
+            world.prefill();
+        }
+        world.points.arm();
+        world
+    }
+
+    /// One that goes on where both sides were left by a loss of power: what hosts know and saw, and what the copy had told.
+    pub(crate) fn going_on(
+        seed: u64,
+        profile: Profile,
+        sites: [Site; 2],
+        hosts: Hosts,
+        moments: Moments,
+        told: (u64, u64, u64),
+    ) -> Self {
+        let ground = ground(&profile, Points::deadly(&[]));
+        ground.now_ns.store(sites[0].clock.now_ns.load(Ordering::SeqCst), Ordering::SeqCst);
+        let sites = sites.map(|site| site.moved_to(&ground));
+        let mut world = Self::of(seed, profile, &ground, sites, hosts);
+        (world.moments, world.told, world.near_down.1) = (moments, told, true);
+        world.start_near();
+        world.start_far();
+        world
+    }
+
+    /// One in which a copy has just become primary, and its old primary is not there.
+    pub(crate) fn taken_over(
+        seed: u64,
+        profile: Profile,
+        ground: &Ground,
+        sites: [Site; 2],
+        (taken, generation): (TakenOver, u64),
+        (hosts, moments): (Hosts, Moments),
+    ) -> Self {
+        let mut world = Self::of(seed, profile, ground, sites, hosts);
+        world.generation = generation;
+        world.answered_marker = taken.marker.number;
+        world.moments = moments;
+        world.moments.retain(|seq, _| *seq <= taken.marker.boundary_seq);
+        world.far_down = u64::MAX;
+        let speed = (world.profile.turn, world.profile.stretch_bytes);
+        world.near = Some(Near::new(taken.primary, taken.stages, speed));
+        world
+    }
+
+    /// Hosts write, and nothing befalls but the points at which somebody dies.
+    pub(crate) fn go_on(&mut self, steps: u64) {
+        (0..steps).for_each(|_| self.step());
+    }
+
+    pub(crate) fn go_on_until(&mut self, reached: impl Fn(&Far) -> bool) {
+        for _ in 0..REST_STEPS {
+            self.step();
+            self.befall();
+            if self.far.as_ref().is_some_and(&reached) {
+                return;
+            }
+        }
+        panic!("it never comes to that: {}", self.state());
+    }
+
+    /// A disaster: both sites as they are now, and what hosts and whoever cut know.
+    pub(crate) fn left(&self) -> ([Site; 2], Known, Moments) {
+        let sites = [self.near_site.twin(None), self.far_site.twin(None)];
+        (sites, self.hosts.as_of(Tick::MAX), self.moments.clone())
+    }
+
+    /// The old primary returns as the copy. Whoever dies in it is started again, and it is asked for again.
+    pub(crate) fn rejoin(&mut self) {
+        let pair = self.near_site.group_record().pairs.remove(0);
+        let parted = pair.parted.expect("the place where the histories parted");
+        while self.try_rejoin(&parted).is_none() {
+            // A copy from here on, whoever died after that was recorded.
+            if self.far_site.group_record().role == RoleRecord::Secondary {
+                break;
+            }
+        }
+        if let Some(near) = &mut self.near {
+            near.suspended = false;
+        }
+        self.far_down = 0;
+        self.note("the old primary is the copy");
+    }
+
+    /// `None`: somebody died.
+    fn try_rejoin(&mut self, parted: &PartedRecord) -> Option<()> {
+        while self.near.is_none() {
+            self.start_near();
+        }
+        let tail = survives(|| self.far_site.tail(parted));
+        let tail = tail.or_else(|| self.dies(Side::Far))?.expect("it settles");
+        let near = self.near.as_ref()?;
+        let returned = survives(|| {
+            let whole = tail.cut.is_none() || !near.pair.goes_on_from(parted)?;
+            near.pair.returned(&tail.dirty, whole)
+        });
+        returned.or_else(|| self.dies(Side::Near))?.expect("it may return");
+        let generation = self.generation;
+        let became = survives(|| self.far_site.become_copy(parted, generation, &tail));
+        became.or_else(|| self.dies(Side::Far))?.expect("it becomes the copy");
+        Some(())
+    }
+
+    /// In the middle of something, at one of the points.
+    fn dies<T>(&mut self, side: Side) -> Option<T> {
+        let power = self.profile.power_lost.then(|| self.random.random());
+        self.died(side, power);
+        if side == Side::Far {
+            // It is no copy yet that could be started.
+            self.far_down = u64::MAX;
+        }
+        None
+    }
+
+    fn of(seed: u64, profile: Profile, ground: &Ground, [near_site, far_site]: [Site; 2], hosts: Hosts) -> Self {
+        Self {
             random: StdRng::seed_from_u64(seed),
             now_ns: Arc::clone(&ground.now_ns),
-            points,
-            near_site: Site::new(NEAR, &ground),
-            far_site: Site::new(FAR, &ground),
+            points: Arc::clone(&ground.points),
+            near_site,
+            far_site,
             near: None,
             far: None,
             near_down: (0, false),
@@ -179,24 +320,20 @@ impl World {
             hosts,
             cut: None,
             answered_marker: 0,
-            moments: BTreeMap::new(),
+            moments: Moments::new(),
             told: (0, 0, 0),
             lean_until: 0,
             sync_fails: false,
             pair_was: PairState::InitialCopy,
+            generation: 0,
+            held: None,
+            floor: JournalPosition::default(),
             figures: Figures::default(),
             liar: StdRng::seed_from_u64(!seed),
             hasher: DefaultHasher::new(),
             lines: VecDeque::new(),
             profile,
-        };
-        world.start_near();
-        world.start_far();
-        if world.profile.prefilled {
-            world.prefill();
         }
-        world.points.arm();
-        world
     }
 
     /// All of it: what befalls, then peace, then the end. Panics with what is wrong.
@@ -250,10 +387,19 @@ impl World {
         self.start_what_is_down();
         let act = self.choose();
         let did = self.act(act);
-        if self.figures.steps.is_multiple_of(32) {
+        if act == Act::Apply {
+            self.count_floors();
+        }
+        if act == Act::Converse || self.figures.steps.is_multiple_of(32) {
             self.count_states();
         }
         self.note((act, did));
+    }
+
+    fn count_floors(&mut self) {
+        let Some(floor) = self.far.as_ref().and_then(|far| far.secondary.state().history().floor) else { return };
+        self.figures.floors += u64::from(floor > self.floor);
+        self.floor = floor;
     }
 
     fn count_states(&mut self) {
@@ -331,7 +477,10 @@ impl World {
                             position.applied_marker < told.2 && far.secondary.state().problem().is_none();
                         let back = position.permitted_marker < told.1 || applied_back;
                         assert!(!back, "invariant 5: told {told:?} before, now {position:?}");
-                        told.0 = told.0.max(position.durable_seq);
+                        // Whose copy is yet to begin may count in a history that is over.
+                        if position.copy != NOT_BEGUN {
+                            told.0 = told.0.max(position.durable_seq);
+                        }
                         told.1 = position.permitted_marker;
                         told.2 = position.applied_marker;
                         true
@@ -411,7 +560,7 @@ impl World {
             }
             Side::Far => {
                 self.far_site.fate.kill();
-                self.far = None;
+                self.held = self.far.take().and_then(|far| held_by(&far)).or(self.held.take());
                 self.far_waits = false;
                 match power {
                     Some(seed) => self.far_site.lost_power(seed),
@@ -437,6 +586,11 @@ impl World {
     }
 
     fn start_near(&mut self) {
+        if self.generation > 0 {
+            let record = self.near_site.group_record();
+            let is_primary = record.role == RoleRecord::Primary && record.generation >= self.generation;
+            assert!(is_primary, "invariant 8: generation {} was answered, and now: {record:?}", self.generation);
+        }
         let site = &mut self.near_site;
         match survives(|| site.open_primary()) {
             None => self.died(Side::Near, None),
@@ -466,6 +620,27 @@ impl World {
             Some(Ok((secondary, apply))) => {
                 self.far = Some(Far::new(secondary, apply, self.far_site.clock.clone()));
                 self.note("far is up");
+                self.check_history();
+            }
+        }
+    }
+
+    /// What a copy holds of its history after a start: all it held before, but what it was just giving up.
+    fn check_history(&mut self) {
+        let Some((far, (floor, held))) = self.far.as_ref().zip(self.held.take()) else { return };
+        let (found, numbers) = (far.secondary.state().history().floor, crate::site::held(far.secondary.state()));
+        // Bits that flipped cost all of it.
+        let Some(found) = found.filter(|found| *found >= floor) else {
+            assert!(self.flipped, "the history began at {floor:?}, and now at {found:?}");
+            return;
+        };
+        for (end, number) in held {
+            let is_there = end < found || numbers.contains(&number);
+            assert!(is_there || self.flipped, "marker {number} was held, the history begins at {found:?}: {numbers:?}");
+        }
+        if self.profile.looks_at_history {
+            for marker in numbers {
+                self.look_at_taken(None, |_| Some(marker));
             }
         }
     }
@@ -564,9 +739,17 @@ impl World {
     fn look_at_copy(&mut self, power_lost: Option<u64>) {
         // The history of a copy is looked at as often as its newest marker.
         let older = self.figures.steps.is_multiple_of(2).then(|| usize::try_from(self.figures.steps / 2).unwrap_or(0));
-        let older = older.filter(|_| !self.profile.settings.history.is_off());
+        let choose = |held: &[u64]| older.and_then(|older| held.get(older % held.len().max(1)).copied());
+        self.look_at_taken(power_lost, choose);
+    }
+
+    fn look_at_taken(&mut self, power_lost: Option<u64>, choose: impl FnOnce(&[u64]) -> Option<u64>) {
+        let mut older = None;
         let mut twin = self.far_site.twin(power_lost);
-        let taken = twin.take_over(older);
+        let taken = twin.take_over(|held| {
+            older = choose(held);
+            older
+        });
         if self.flipped && !matches!(taken, Ok(Some(_))) {
             return;
         }
@@ -706,6 +889,14 @@ impl World {
             self.lines.iter().for_each(|line| eprintln!("{line}"));
         }
     }
+}
+
+/// What a copy holds of its history, as it says.
+fn held_by(far: &Far) -> Option<Held> {
+    let state = far.secondary.state();
+    let floor = state.history().floor?;
+    let moments = state.markers.moments().into_iter().map(|(end, number, _)| (end, number));
+    Some((floor, moments.filter(|(end, _)| *end >= floor).collect()))
 }
 
 /// How many lines of the trace are kept.

@@ -1,0 +1,92 @@
+//! A site changes its role, as an appliance there would do it: what an old primary does to return as the copy.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tidemark_common::catalog::{
+    Batch, Catalog, CopyRecord, GroupRecord, PairRecord, PairStateRecord, PartedRecord, RoleRecord,
+};
+use tidemark_common::differential::Bitmap;
+use tidemark_common::ids::{MarkerNumber, Seq};
+use tidemark_common::journal::{self, Position};
+use tidemark_common::record::Chain;
+use tidemark_primary::differences::written_since;
+
+use crate::near::Near;
+use crate::site::{CATALOG, GROUP, JOURNAL, Site};
+
+/// The number of a copy that is open until the new primary begins one.
+pub(crate) const NOT_BEGUN: u64 = u64::MAX;
+
+/// What an old primary has that who took over has not.
+pub(crate) struct Tail {
+    /// Where its journal is to be cut; `None`: it does not hold the place where the histories parted.
+    pub(crate) cut: Option<Position>,
+    pub(crate) dirty: Bitmap,
+}
+
+impl Site {
+    /// What its catalogue says of the group: of a process that is gone, whatever role it had.
+    pub(crate) fn group_record(&self) -> GroupRecord {
+        let twin = self.twin(None);
+        let catalog = Catalog::open_simulated(&twin.disk, CATALOG.as_ref(), &twin.clock).expect("the catalogue");
+        catalog.groups().expect("its groups").remove(0)
+    }
+
+    /// This old primary, which does not run, puts what it captured into its journal and its volumes, and finds out what lies behind
+    /// the place where the histories parted.
+    pub(crate) fn tail(&mut self, parted: &PartedRecord) -> Result<Tail, String> {
+        let (primary, stages) = self.open_primary()?;
+        let mut settling = Near::new(primary, stages, (1, 1));
+        while settling.drain() | settling.write_back() {}
+        drop(settling);
+        let (disk, ..) = self.open()?;
+        let opened = journal::open(disk, JOURNAL.as_ref(), GROUP, self.journal_options(), None, &mut |_, _, _| {});
+        let journal = Arc::clone(opened.map_err(|error| error.to_string())?.writer.journal());
+        let found = journal.reader_at_chain(Seq(parted.seq), Chain(parted.chain)).map_err(|error| error.to_string())?;
+        let cut = found.map(|reader| reader.position());
+        let from = cut.unwrap_or_else(|| journal.oldest());
+        let (dirty, ..) = written_since(&journal, from).map_err(|error| error.to_string())?;
+        Ok(Tail { cut, dirty })
+    }
+
+    /// Then, in one step: from here on it is a copy, whatever happens.
+    pub(crate) fn become_copy(&mut self, parted: &PartedRecord, generation: u64, tail: &Tail) -> Result<(), String> {
+        let (disk, keeper, _) = self.open()?;
+        let is_empty = tail.cut.is_some() && tail.dirty.is_empty();
+        let mut batch = Batch::new();
+        batch.delete_markers_after(GROUP, MarkerNumber(if is_empty { parted.marker } else { 0 }));
+        batch.delete_history(GROUP);
+        if tail.cut.is_none() {
+            batch.delete_applied(GROUP);
+        }
+        let mut pairs = keeper.get().pairs;
+        for pair in &pairs {
+            batch.delete_bitmap(GROUP, &pair.peer).map_err(|error| error.to_string())?;
+        }
+        for pair in &mut pairs {
+            *pair = PairRecord::new(&pair.peer, 0);
+            if is_empty {
+                pair.state = PairStateRecord::CatchingUp;
+            } else {
+                pair.copy = Some(CopyRecord { number: NOT_BEGUN, ..CopyRecord::first(1) });
+            }
+        }
+        let recorded = keeper.update_with(batch, |record| {
+            record.role = RoleRecord::Secondary;
+            record.generation = generation;
+            record.generation_start_seq = parted.seq + 1;
+            record.primary = Some([2; 32]);
+            record.pairs = pairs;
+            record.cut = tail.cut.map(|cut| (cut.segment, cut.offset));
+        });
+        recorded.map_err(|error| error.to_string())?;
+        if tail.cut.is_none() {
+            let removed = disk
+                .list(JOURNAL.as_ref())
+                .and_then(|names| names.iter().try_for_each(|name| disk.remove(&Path::new(JOURNAL).join(name))));
+            removed.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+}

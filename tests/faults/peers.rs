@@ -37,11 +37,16 @@ pub(crate) fn endpoint(of: &Appliance, address: SocketAddr) -> Endpoint {
 
 /// Says a first message as another appliance would: the answer.
 pub(crate) fn say(from: &Appliance, to: &Appliance, first: &Message) -> Message {
+    say_at(to.replication(), from, to, first)
+}
+
+/// The same over another way to it.
+pub(crate) fn say_at(address: &str, from: &Appliance, to: &Appliance, first: &Message) -> Message {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let endpoint = endpoint(from, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         let id = to.id().parse().expect("an id");
-        let connection = endpoint.dial(to.replication(), id).await.expect("dial");
+        let connection = endpoint.dial(address, id).await.expect("dial");
         let (control, mut answers) = connection.open_control().await.expect("a control stream");
         control.send(first).await.expect("say it");
         answers.recv().await.expect("an answer").expect("an answer before the end")

@@ -30,7 +30,7 @@ use crate::ship::{Pair, ShipError};
 
 /// A place of the journal that the disk did not give out so often, and for so long, is taken for damaged.
 const UNREAD_TIMES: u32 = 3;
-const UNREAD_FOR: Duration = Duration::from_secs(30);
+const UNREAD_FOR: Duration = Duration::from_secs(10);
 
 impl Pair {
     /// What it says first.

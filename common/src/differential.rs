@@ -90,6 +90,13 @@ impl Bitmap {
         (whole + part) * REGION_BYTES
     }
 
+    /// Bytes marked before a place, also those of the region it lies in.
+    #[must_use]
+    pub fn bytes_up_to(&self, volume: VolumeIndex, offset: u64) -> u64 {
+        let inside = if self.is_marked(volume, offset) { offset % REGION_BYTES } else { 0 };
+        self.bytes_before(volume, offset) + inside
+    }
+
     /// The first run of marked regions at or after a place, in the order of volumes and addresses; its end may lie beyond
     /// the end of the volume.
     #[must_use]
@@ -214,5 +221,7 @@ mod tests {
         bitmap.mark(Extent { volume: VolumeIndex(1), offset: 0, length: 200_000 });
         let run = bitmap.next_run(VolumeIndex(1), 70_000).unwrap();
         assert_eq!((run.offset, run.end()), (70_000, 262_144));
+        let up_to = [0, 70_000, 262_144, 300_000].map(|offset| bitmap.bytes_up_to(VolumeIndex(1), offset));
+        assert_eq!(up_to, [0, 70_000, 262_144, 262_144]);
     }
 }

@@ -15,7 +15,7 @@ use tidemark_common::ids::{GroupId, MarkerNumber, Seq, VolumeIndex};
 use tidemark_common::journal::{JournalError, Position, Reader};
 use tidemark_common::limits::CHUNK_BYTES;
 use tidemark_common::record::{
-    ControlRecord, FrameBuilder, FrameError, FrameHeader, FrameKind, HEADER_BYTES, Place, Tip,
+    ControlRecord, FrameBuilder, FrameError, FrameHeader, FrameKind, HEADER_BYTES, Place, RegionsDigest, Tip,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -69,6 +69,14 @@ pub enum FeedError {
     /// The end of the copy could not be marked.
     #[error("the end of the copy could not be marked: {0}")]
     Cut(#[from] CutError),
+    /// Regions of a copy were not read.
+    #[error("{read} bytes of the copy were read where {marked} are marked: it begins again at its last step")]
+    Regions {
+        /// What was passed.
+        read: u64,
+        /// What was to be.
+        marked: u64,
+    },
     /// A frame of the journal does not follow the one before.
     #[error("the journal's frame does not follow what was sent: {what}")]
     Order {
@@ -321,11 +329,14 @@ impl Feeder {
         let Some(copy) = &self.copy else { return Err(FeedError::Stopped) };
         let mut builder = FrameBuilder::new();
         let (mut cursor, mut extents, mut buffer) = (copy.cursor, 0, vec![0; CHUNK_BYTES]);
+        let mut read = 0;
         while builder.raw_bytes() < self.turn_bytes && extents < REGION_EXTENTS {
             let Some(run) = copy.bitmap.next_run(cursor.0, cursor.1) else { break };
             cursor = self.read_region(run, &mut builder, &mut buffer)?;
+            read += cursor.1 - run.offset;
             extents += 1;
         }
+        all_are_read(&copy.bitmap, copy.cursor, cursor, read)?;
         // Invariant 7: a region read now may hold writes that only the buffer has; a loss of power could take them back.
         let captured = self.image.buffer.captured();
         self.desk.want(captured, &self.image.buffer);
@@ -339,15 +350,25 @@ impl Feeder {
             self.held = Some(regions);
             return Ok(Feeding::Journal(durable.position));
         }
+        let mut step = RegionsDigest::default();
         if !regions.builder.is_empty() {
             let frame = regions.builder.finish(FrameKind::Regions, &self.place());
+            step.take(&FrameHeader::decode(frame.get(..HEADER_BYTES).unwrap_or_default())?);
             self.send_built(frame)?;
         }
         let Some(copy) = &mut self.copy else { return Err(FeedError::Stopped) };
-        copy.cursor = regions.cursor;
+        let from = std::mem::replace(&mut copy.cursor, regions.cursor);
         let (number, (volume, offset)) = (copy.number, copy.cursor);
         let done_bytes = copy.bitmap.bytes_before(volume, offset);
-        self.send_record(&ControlRecord::CopyProgress { copy: number, volume: volume.0, offset, done_bytes })?;
+        self.send_record(&ControlRecord::CopyStep {
+            copy: number,
+            from_volume: from.0.0,
+            from_offset: from.1,
+            volume: volume.0,
+            offset,
+            done_bytes,
+            digest: step.bytes(),
+        })?;
         Ok(Feeding::Ready)
     }
 
@@ -410,5 +431,34 @@ impl Feeder {
         self.copy = None;
         self.send_record(&ControlRecord::CopyEnd { copy: number, marker: end.0 })?;
         Ok(true)
+    }
+}
+
+/// Whether what was read of a copy is what is marked from one place to another, counted in another way: a region passed over would
+/// be equal over there by word alone (invariant 6).
+fn all_are_read(bitmap: &Bitmap, from: (VolumeIndex, u64), to: (VolumeIndex, u64), read: u64) -> Result<(), FeedError> {
+    let marked = bitmap.bytes_up_to(to.0, to.1).saturating_sub(bitmap.bytes_up_to(from.0, from.1));
+    if read == marked { Ok(()) } else { Err(FeedError::Regions { read, marked }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_that_was_passed_over_is_noticed() {
+        const REGION: u64 = 65_536;
+        let mut bitmap = Bitmap::default();
+        for (volume, offset, length) in [(1, 0, 3 * REGION), (1, 9 * REGION, REGION), (2, 4096, 1)] {
+            bitmap.mark(Extent { volume: VolumeIndex(volume), offset, length });
+        }
+        let (begin, end) = ((VolumeIndex(0), 0), (VolumeIndex(2), REGION));
+        assert!(all_are_read(&bitmap, begin, end, 5 * REGION).is_ok());
+        assert!(all_are_read(&bitmap, begin, end, 4 * REGION).is_err(), "one is missing");
+        // A hole may end inside of a region.
+        let inside = (VolumeIndex(1), 2 * REGION + 512);
+        assert!(all_are_read(&bitmap, begin, inside, 2 * REGION + 512).is_ok());
+        assert!(all_are_read(&bitmap, inside, end, 3 * REGION - 512).is_ok());
+        assert!(all_are_read(&bitmap, inside, (VolumeIndex(2), 0), REGION).is_err(), "the rest of it is missing");
     }
 }

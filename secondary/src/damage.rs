@@ -106,6 +106,7 @@ pub(crate) fn counts(record: &ControlRecord, end: Position, no_image_before: Opt
         record,
         ControlRecord::CopyBegin { .. }
             | ControlRecord::CopyProgress { .. }
+            | ControlRecord::CopyStep { .. }
             | ControlRecord::CopyEnd { .. }
             | ControlRecord::ImageGivenUp
     );

@@ -22,7 +22,7 @@ use tidemark_common::metrics::{GroupMetrics, PairMetrics};
 use tidemark_common::overlay::unapplied::{Indexed, SharedIndex, Spill};
 use tidemark_common::pair::paired_or_behind;
 use tidemark_common::rate::Rate;
-use tidemark_common::record::{ControlRecord, FoldCheck, FrameHeader, MarkerRecord};
+use tidemark_common::record::{ControlRecord, CopyCheck, FoldCheck, FrameHeader, MarkerRecord};
 use tidemark_common::stage;
 use tidemark_common::storage::Disk;
 use tidemark_common::t0::{Eras, T0Error};
@@ -406,6 +406,8 @@ impl Secondary {
     fn intake(&self, writer: Writer, hello: &Hello) -> Intake {
         self.parts.pair_metrics.connected();
         self.state.heard(self.parts.clock.monotonic());
+        // What it was told in the welcome, where the regions go on.
+        let durable = self.state.position();
         Intake {
             group: self.parts.keeper.id(),
             name: self.parts.keeper.name(),
@@ -421,6 +423,7 @@ impl Secondary {
             // It stands since an earlier connection: who comes again is told at once.
             refused: self.state.problem_of(Concern::Intake).map_or(0, |_| TRIES),
             folds: FoldCheck::default(),
+            copy: CopyCheck::at(durable.copy, (durable.copy_volume, durable.copy_offset)),
         }
     }
 

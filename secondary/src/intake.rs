@@ -10,7 +10,7 @@ use tidemark_common::catalog::GroupVolume;
 use tidemark_common::ids::{Generation, GroupId, Seq};
 use tidemark_common::journal::{JournalError, Position, Writer};
 use tidemark_common::metrics::{FrameRejection, GroupMetrics, PairMetrics, Part};
-use tidemark_common::record::{ControlRecord, FoldCheck, FrameError, FrameKind, FrameView};
+use tidemark_common::record::{ControlRecord, CopyCheck, FoldCheck, FrameError, FrameKind, FrameView};
 use tidemark_common::volumes::Volumes;
 use tokio::sync::mpsc;
 
@@ -54,6 +54,14 @@ pub enum IntakeError {
         /// Its number.
         marker: u64,
     },
+    /// What came of a copy is not what the primary has read for it.
+    #[error(
+        "{what}: nothing more of the copy is taken, and none of its markers is permitted before all of it has come"
+    )]
+    Regions {
+        /// What does not belong together.
+        what: &'static str,
+    },
     /// A write beyond the end of a volume, or to a volume that is not there.
     #[error("a write to volume {volume} at {offset} lies outside the group's volumes")]
     OutOfRange {
@@ -90,7 +98,7 @@ impl IntakeError {
     const fn rejection(&self) -> Option<FrameRejection> {
         match self {
             Self::Frame(FrameError::Checksum { .. }) => Some(FrameRejection::Checksum),
-            Self::Digest { .. } => Some(FrameRejection::Digest),
+            Self::Digest { .. } | Self::Regions { .. } => Some(FrameRejection::Digest),
             Self::Journal(JournalError::Gap { .. }) | Self::Generation { .. } => Some(FrameRejection::Order),
             Self::Frame(_)
             | Self::Group { .. }
@@ -148,6 +156,8 @@ pub struct Intake {
     pub untold: Vec<(ControlRecord, Position)>,
     /// What has come of a fold.
     pub folds: FoldCheck,
+    /// What has come of a copy.
+    pub copy: CopyCheck,
     /// The frame there was no room for.
     pub waiting: Option<Bytes>,
     /// How often there was none in a row.
@@ -273,12 +283,14 @@ impl Intake {
             return Err(IntakeError::Digest { marker: marker.number });
         }
         self.folds.check(self.writer.tip(), record.as_ref()).map_err(|what| FrameError::Malformed { what })?;
+        self.copy.check(record.as_ref()).map_err(|what| IntakeError::Regions { what })?;
         match record {
             // The journal may be full of what was staged to keep that image.
             Some(ControlRecord::ImageGivenUp) => self.writer.append_to_free(frame.clone())?,
             _ => self.writer.append_later(frame.clone())?,
         };
         self.folds.take(&view.header, record.as_ref());
+        self.copy.take(&view.header, record.as_ref());
         self.state.taken();
         self.refused = 0;
         self.line.received(frame.len());

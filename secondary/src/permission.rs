@@ -140,7 +140,8 @@ impl Permission {
                 self.newest = MarkerNumber(*start_marker);
                 self.received_volumes = Some(volumes.as_slice().into());
             }
-            ControlRecord::CopyProgress { copy, volume, offset, done_bytes } => {
+            ControlRecord::CopyProgress { copy, volume, offset, done_bytes }
+            | ControlRecord::CopyStep { copy, volume, offset, done_bytes, .. } => {
                 if let Some(open) = self.copy.as_mut().filter(|open| open.number == *copy) {
                     open.cursor = (*volume, *offset);
                     open.done_bytes = *done_bytes;

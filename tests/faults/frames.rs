@@ -9,8 +9,10 @@ use tidemark_common::api::types::PairState;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::{Generation, GroupId, MarkerNumber, Seq, VolumeIndex};
 use tidemark_common::limits::DATA_STREAMS;
-use tidemark_common::record::{Chain, ControlRecord, FrameBuilder, FrameKind, MarkerRecord, Place};
-use tidemark_common::wire::message::{Hello, Message, Welcome};
+use tidemark_common::record::{
+    Chain, ControlRecord, FrameBuilder, FrameHeader, FrameKind, HEADER_BYTES, MarkerRecord, Place, RegionsDigest,
+};
+use tidemark_common::wire::message::{Hello, Message, VolumeSpec, Welcome};
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
 use tidemark_tests::prometheus::get;
@@ -21,6 +23,7 @@ const BLOCK: usize = 4096;
 /// For each message of the other side.
 const LIMIT: Duration = Duration::from_secs(20);
 const SIZE: u64 = 1 << 20;
+const REGION: u64 = 65_536;
 
 /// Where the history stands over there, and the group it is of.
 struct Stand {
@@ -54,6 +57,51 @@ impl Stand {
         let mut builder = FrameBuilder::new();
         builder.push_data(Extent { volume: VolumeIndex(volume), offset, length: BLOCK as u64 }, &[0xee; BLOCK]);
         builder.finish(FrameKind::Writes, &place)
+    }
+
+    /// Where a frame that is no write stands: behind everything that came.
+    fn end(&self) -> Place {
+        let last = Seq(self.welcome.position.durable_seq);
+        Place { first_seq: last, last_seq: last, ..self.place() }
+    }
+
+    /// The begin of a copy of two regions.
+    fn begin(&self) -> Bytes {
+        let position = &self.welcome.position;
+        let begin = ControlRecord::CopyBegin {
+            copy: position.received_marker,
+            start_seq: position.durable_seq,
+            start_marker: position.received_marker,
+            chain: self.welcome.chain,
+            direct: false,
+            total_bytes: 2 * REGION,
+            volumes: vec![VolumeSpec { index: 1, name: "v".into(), size: SIZE }],
+        };
+        begin.frame(&self.end()).expect("a record").into()
+    }
+
+    fn region(&self, number: u64, byte: u8) -> Bytes {
+        let mut builder = FrameBuilder::new();
+        let data = vec![byte; usize::try_from(REGION).expect("small")];
+        builder.push_data(Extent { volume: VolumeIndex(1), offset: number * REGION, length: REGION }, &data);
+        builder.finish(FrameKind::Regions, &self.end())
+    }
+
+    /// Some frames of regions lead from one region to another.
+    fn step(&self, from: u64, to: u64, frames: &[&Bytes]) -> Bytes {
+        let mut regions = RegionsDigest::default();
+        frames.iter().for_each(|frame| regions.take(&FrameHeader::decode(&frame[..HEADER_BYTES]).expect("a header")));
+        let volume = |region| u32::from(region > 0);
+        let step = ControlRecord::CopyStep {
+            copy: self.welcome.position.received_marker,
+            from_volume: volume(from),
+            from_offset: from * REGION,
+            volume: volume(to),
+            offset: to * REGION,
+            done_bytes: to * REGION,
+            digest: regions.bytes(),
+        };
+        step.frame(&self.end()).expect("a record").into()
     }
 
     /// A marker behind one write, whose digest is of a history without that write.
@@ -163,5 +211,41 @@ fn a_marker_whose_digest_does_not_match_permits_nothing() {
     assert!(pair.west.log_text().contains(&told), "{told}");
     let now = pair.west.pair(GROUP);
     assert_eq!((now.permitted_marker, now.applied_marker), (permitted, permitted), "{now:?}");
+    assert!(pair.backing(&pair.west) == copy, "nothing is applied");
+}
+
+/// Regions are no part of the history: their copy's steps say which there are.
+#[test]
+fn a_copy_of_which_a_region_did_not_come_is_not_taken_for_complete() {
+    let (pair, group, copy) = without_its_primary(273);
+    let permitted = pair.west.pair(GROUP).permitted_marker;
+    type Make = fn(&Stand) -> Vec<Bytes>;
+    let cases: [(&str, Make); 4] = [
+        ("a region that was left out", |stand| {
+            let (first, second) = (stand.region(0, 7), stand.region(1, 8));
+            vec![stand.begin(), first.clone(), stand.step(0, 2, &[&first, &second])]
+        }),
+        ("a region that is another", |stand| {
+            let (first, second) = (stand.region(0, 7), stand.region(1, 8));
+            vec![stand.begin(), first.clone(), stand.region(1, 9), stand.step(0, 2, &[&first, &second])]
+        }),
+        ("a step that was left out with its region", |stand| {
+            let second = stand.region(1, 8);
+            vec![stand.begin(), second.clone(), stand.step(1, 2, &[&second])]
+        }),
+        ("a region behind the last step", |stand| {
+            let copy = stand.welcome.position.received_marker;
+            let end = ControlRecord::CopyEnd { copy, marker: copy }.frame(&stand.end()).expect("a record");
+            vec![stand.begin(), stand.region(0, 7), end.into()]
+        }),
+    ];
+    for (what, make) in cases {
+        let before = rejected(&pair.west, "digest");
+        let told = send(&pair.east, &pair.west, group, make);
+        assert!(told.contains("region"), "{what}: {told}");
+        assert_eq!(rejected(&pair.west, "digest"), before + 1, "{what}: {told}");
+        assert!(pair.west.log_text().contains(&told), "{what}: the log has the reason: {told}");
+        assert_eq!(pair.west.pair(GROUP).permitted_marker, permitted, "{what}");
+    }
     assert!(pair.backing(&pair.west) == copy, "nothing is applied");
 }

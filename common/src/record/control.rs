@@ -24,7 +24,8 @@ pub struct MarkerRecord {
     pub tag: Option<String>,
 }
 
-/// What a control frame holds. Variants are only ever added, at the end.
+/// What a control frame holds. Variants are only ever added, at the end, and none larger than the largest: the archived size is that
+/// of all records ever written.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub enum ControlRecord {
     /// A cut.
@@ -67,7 +68,7 @@ pub enum ControlRecord {
         /// The end marker.
         marker: u64,
     },
-    /// All regions up to here are before this frame. Not part of the history.
+    /// All regions up to here are before this frame. Not part of the history. Older journals hold it; nobody writes it any more.
     CopyProgress {
         /// The copy.
         copy: u64,
@@ -90,6 +91,24 @@ pub enum ControlRecord {
     },
     /// The receiver's image is given up: the copy that begins next is written over it. Not part of the history.
     ImageGivenUp,
+    /// All regions of a copy from one place up to another are in the frames of regions since the step before. Not part of the
+    /// history.
+    CopyStep {
+        /// The copy.
+        copy: u64,
+        /// Volume index of the cursor before.
+        from_volume: u32,
+        /// Offset of the cursor before.
+        from_offset: u64,
+        /// Volume index of the cursor.
+        volume: u32,
+        /// Offset of the cursor.
+        offset: u64,
+        /// Bytes passed so far.
+        done_bytes: u64,
+        /// Their [`super::RegionsDigest`].
+        digest: [u8; 16],
+    },
 }
 
 impl ControlRecord {
@@ -197,6 +216,15 @@ mod tests {
             ControlRecord::CopyEnd { copy: 1, marker: 7 },
             ControlRecord::Folded { from_chain: [2; 16], frames: 2, digest: [3; 16] },
             ControlRecord::ImageGivenUp,
+            ControlRecord::CopyStep {
+                copy: 1,
+                from_volume: 0,
+                from_offset: 0,
+                volume: 0,
+                offset: 65536,
+                done_bytes: 65536,
+                digest: [4; 16],
+            },
         ]
     }
 
@@ -209,6 +237,11 @@ mod tests {
             assert_eq!(view.extents().count() + view.chunks().count(), 0, "{record:?}");
             view.unpack(&mut Vec::new()).unwrap();
         }
+    }
+
+    #[test]
+    fn records_have_the_size_that_older_journals_have() {
+        assert_eq!(size_of::<ArchivedControlRecord>(), 58);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 
 pub mod build;
 pub mod control;
+pub mod copy;
 pub mod fold;
 pub mod header;
 pub mod tip;
@@ -17,6 +18,7 @@ pub mod view;
 
 pub use build::{FrameBuilder, Place};
 pub use control::{ControlRecord, MarkerRecord};
+pub use copy::{CopyCheck, RegionsDigest};
 pub use fold::FoldCheck;
 pub use header::{Chain, FrameHeader, FrameKind, HEADER_BYTES};
 pub use tip::Tip;

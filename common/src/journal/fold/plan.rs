@@ -178,6 +178,7 @@ impl Scan {
             | ControlRecord::CopyBegin { .. }
             | ControlRecord::CopyEnd { .. }
             | ControlRecord::CopyProgress { .. }
+            | ControlRecord::CopyStep { .. }
             | ControlRecord::ImageGivenUp => false,
         }
     }

@@ -32,6 +32,7 @@ use crate::roles::exports::{Served, Watched};
 use crate::roles::images::Images;
 use crate::roles::local_pairs::LocalPairs;
 use crate::roles::offers::Offers;
+use crate::roles::verify::Comparisons;
 
 /// Runs the appliance in `directory` until SIGTERM or SIGINT; hosts are served by threads of their own.
 ///
@@ -53,6 +54,7 @@ pub(crate) async fn run(directory: &Path, hosts: &Handle) -> anyhow::Result<()> 
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop.cancel();
     appliance.drills.stop.cancel();
+    appliance.comparisons.stop.cancel();
     let closed = async {
         for door in doors {
             let _ = door.await;
@@ -105,6 +107,7 @@ fn open(directory: &Path) -> anyhow::Result<Arc<Appliance>> {
         images,
         local_pairs: LocalPairs::default(),
         drills: Drills::default(),
+        comparisons: Comparisons::default(),
         changing: tokio::sync::Mutex::default(),
         backups: Backups::default(),
         watchdog: Watchdog::default(),
@@ -196,6 +199,8 @@ async fn start(appliance: &Arc<Appliance>, hosts: &Handle, stop: &CancellationTo
     tokio::spawn(Arc::clone(appliance).tick_drills());
     tokio::spawn(Arc::clone(appliance).watch_positions(stop.clone()));
     appliance.recover_backups()?;
+    appliance.open_comparisons().await;
+    tokio::spawn(Arc::clone(appliance).watch_comparisons());
     let control = Arc::clone(appliance) as Arc<dyn Control>;
     let socket = ControlListener::bind(&appliance.directory, config.control.access)?;
     tokio::spawn(Arc::clone(appliance).accept_peers());

@@ -342,6 +342,7 @@ impl Differences {
         let mut inner = self.inner.lock();
         let mut batch = Batch::new();
         batch.delete_bitmap(self.keeper.id(), &self.peer)?;
+        batch.delete_verify(self.keeper.id(), &self.peer)?;
         self.keeper.update_with(batch, |group| group.pairs.retain(|pair| pair.peer != self.peer))?;
         *inner = Inner { forgotten: true, ..Inner::default() };
         Ok(())

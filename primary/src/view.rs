@@ -250,6 +250,7 @@ impl Pair {
             differential_bytes,
             copy,
             verify: view.verify,
+            comparison: None,
             round_trip_ms: view.round_trip.map(|time| time.as_secs_f64() * 1000.0),
         }
     }

@@ -691,6 +691,7 @@ impl Secondary {
             differential_bytes: permission.copy().map_or(0, |copy| copy.total_bytes.saturating_sub(copy.done_bytes)),
             copy,
             verify: None,
+            comparison: None,
             round_trip_ms: round_trip.map(|time| time.as_secs_f64() * 1000.0),
         }
     }

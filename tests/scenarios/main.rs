@@ -34,3 +34,4 @@ mod staging;
 mod stops;
 mod two_primaries;
 mod verify;
+mod verify_resume;

@@ -1,7 +1,7 @@
 //! `tidemark verify`: is the copy what it says it is?
 
 use indicatif::{ProgressBar, ProgressStyle};
-use tidemark_common::api::types::{VerifyReport, VerifyRequest};
+use tidemark_common::api::types::{VerifyAction, VerifyReport, VerifyRequest};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Service;
@@ -31,13 +31,38 @@ pub(crate) struct Args {
     /// Wait so long for a pair that is not up, instead of ending at once; 4 is the exit code when that is over
     #[arg(long, value_name = "DURATION", value_parser = milliseconds)]
     wait: Option<u64>,
+    /// Go on where the last comparison stands, wait for one that runs, or print the report of one that has ended
+    #[arg(long, group = "action")]
+    resume: bool,
+    /// Break off the comparison that runs; it stands where it is until --resume
+    #[arg(long, group = "action", conflicts_with_all = ["repair", "rate", "wait"])]
+    suspend: bool,
+    /// Break off the last comparison and forget it
+    #[arg(long, group = "action", conflicts_with_all = ["repair", "rate", "wait"])]
+    cancel: bool,
+}
+
+impl Args {
+    const fn action(&self) -> VerifyAction {
+        match (self.resume, self.suspend, self.cancel) {
+            (true, ..) => VerifyAction::Resume,
+            (_, true, _) => VerifyAction::Suspend,
+            (.., true) => VerifyAction::Cancel,
+            _ => VerifyAction::Begin,
+        }
+    }
 }
 
 /// Compares, and fails when they differ, repaired or not.
 pub(crate) async fn run(args: Args, service: &Service) -> Result<(), Failure> {
+    let action = args.action();
+    let Args { group, to, repair, rate, wait, .. } = args;
+    let request = VerifyRequest { to, repair, rate_bytes_per_second: rate, wait_ms: wait, action };
+    if matches!(action, VerifyAction::Suspend | VerifyAction::Cancel) {
+        let report = service.client.verify(&group, &request).await?;
+        return output::done(service.json, &report, broken_off);
+    }
     output::say("comparing: the copy stands at a marker meanwhile, hosts and shipping go on");
-    let Args { group, to, repair, rate, wait } = args;
-    let request = VerifyRequest { to, repair, rate_bytes_per_second: rate, wait_ms: wait };
     let report = tokio::select! {
         report = service.client.verify(&group, &request) => report?,
         never = show_progress(service, &group, &request.to) => match never {},
@@ -67,27 +92,49 @@ async fn show_progress(service: &Service, group: &str, peer: &str) -> std::conve
     }
 }
 
+/// Of one that was broken off: what it had found.
+fn broken_off(report: &VerifyReport) -> String {
+    let compared = figures::bytes(report.compared_bytes);
+    let mut lines = vec![format!(
+        "the comparison of group '{}' with its copy on '{}' is broken off: {compared} compared, {} differ",
+        report.group,
+        report.peer,
+        figures::bytes(report.different_bytes)
+    )];
+    lines.extend(differences(report));
+    lines.join("\n")
+}
+
+/// "marker 7", or "markers 3 to 7".
+fn markers(report: &VerifyReport) -> String {
+    match (report.from_marker, report.marker) {
+        (from, to) if from == to || from == 0 => format!("marker {to}"),
+        (from, to) => format!("markers {from} to {to}"),
+    }
+}
+
+fn differences(report: &VerifyReport) -> Vec<String> {
+    let shown = report.differences.iter().take(SHOWN);
+    let mut lines: Vec<String> = shown
+        .map(|found| format!("  volume {}, bytes {} to {}", found.volume, found.offset, found.offset + found.length))
+        .collect();
+    if report.differences.len() > SHOWN {
+        lines.push(format!("  and {} more ranges: --json lists them", report.differences.len() - SHOWN));
+    }
+    lines
+}
+
 fn told(report: &VerifyReport) -> String {
-    let VerifyReport { group, peer, marker, .. } = report;
+    let (group, peer, markers) = (&report.group, &report.peer, markers(report));
     let compared = figures::bytes(report.compared_bytes);
     let took = figures::seconds(report.took_seconds);
     let mut lines = Vec::new();
     if report.different_bytes == 0 {
-        lines.push(format!(
-            "group '{group}' and its copy on '{peer}' are the same at marker {marker}: {compared} in {took}"
-        ));
+        lines.push(format!("group '{group}' and its copy on '{peer}' are the same at {markers}: {compared} in {took}"));
     } else {
         let different = figures::bytes(report.different_bytes);
-        lines.push(format!(
-            "group '{group}' and its copy on '{peer}' differ at marker {marker}: {different} of {compared}"
-        ));
-        for difference in report.differences.iter().take(SHOWN) {
-            let end = difference.offset + difference.length;
-            lines.push(format!("  volume {}, bytes {} to {end}", difference.volume, difference.offset));
-        }
-        if report.differences.len() > SHOWN {
-            lines.push(format!("  and {} more ranges: --json lists them", report.differences.len() - SHOWN));
-        }
+        lines.push(format!("group '{group}' and its copy on '{peer}' differ at {markers}: {different} of {compared}"));
+        lines.extend(differences(report));
         lines.push(if report.repaired {
             "what differs is copied again now: `tidemark status --watch` shows it, and `tidemark verify` proves it"
                 .into()
@@ -96,6 +143,19 @@ fn told(report: &VerifyReport) -> String {
              the other side is the sound one, `tidemark switchover` first and repair from there"
                 .into()
         });
+        let left = report.different_bytes.saturating_sub(report.repaired_bytes);
+        if report.repaired && left > 0 {
+            lines.push(format!(
+                "{} of it was left alone: looked at once more before it was copied, it was the same by then or being written. `tidemark verify` tells",
+                figures::bytes(left)
+            ));
+        }
+    }
+    if report.resumed > 0 {
+        let times = if report.resumed == 1 { "once".into() } else { format!("{} times", report.resumed) };
+        lines.push(format!(
+            "it was interrupted {times}: each region was compared at one of these markers, not all at the same"
+        ));
     }
     if report.not_compared_bytes > 0 {
         let busy = figures::bytes(report.not_compared_bytes);

@@ -32,6 +32,7 @@ use super::images::Images;
 use super::local_pairs::LocalPairs;
 use super::offers::Offers;
 use super::takers::Rival;
+use super::verify::Comparisons;
 
 /// What runs for a group.
 #[derive(Clone)]
@@ -173,6 +174,8 @@ pub(crate) struct Appliance {
     pub(crate) local_pairs: LocalPairs,
     /// Rehearsals.
     pub(crate) drills: Drills,
+    /// The last comparison of each pair.
+    pub(crate) comparisons: Comparisons,
     /// Operators' changes and peers' new groups, one at a time.
     pub(crate) changing: tokio::sync::Mutex<()>,
     pub(crate) backups: Backups,

@@ -23,7 +23,7 @@ impl Appliance {
         match engine {
             Engine::Primary(primary) => {
                 if primary.delete_pair(peer).map_err(failed)? {
-                    Ok(())
+                    self.forget_comparison(&(found.keeper.id(), peer.into()), "its pair was deleted").await
                 } else {
                     Err(refused(format!("group '{group}' is not paired with '{peer}'")))
                 }

@@ -31,5 +31,5 @@ mod status;
 mod switchover;
 mod take_back;
 mod takers;
-mod verify;
+pub(crate) mod verify;
 mod volumes;

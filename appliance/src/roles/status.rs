@@ -139,7 +139,9 @@ impl Appliance {
             Engine::Primary(primary) => {
                 let status = primary.status();
                 let half = || status.volumes.iter().find_map(|volume| self.backups.half_restored(volume));
-                GroupStatus { problem: self.rivalry(group).or(status.problem).or_else(half), ..status }
+                let id = group.keeper.id();
+                let pairs = status.pairs.into_iter().map(|pair| self.comparison_of(id, pair)).collect();
+                GroupStatus { problem: self.rivalry(group).or(status.problem).or_else(half), pairs, ..status }
             }
             Engine::Secondary(secondary) => {
                 let primary = group.keeper.get().primary;
@@ -195,6 +197,7 @@ fn at_rest(group: &Group, role: Role, state: PairState, reason: String, now: jif
         differential_bytes: 0,
         copy: None,
         verify: None,
+        comparison: None,
         round_trip_ms: None,
     };
     GroupStatus {

@@ -453,6 +453,10 @@ impl Control for Fake {
                 not_compared_bytes: 0,
                 repaired: differs,
                 took_seconds: 1.5,
+                from_marker: 42,
+                repaired_bytes: if differs { 131_072 } else { 0 },
+                complete: true,
+                resumed: 0,
             })
         })
     }

@@ -102,6 +102,7 @@ fn pair(peer: &str, state: PairState) -> PairStatus {
         differential_bytes: 0,
         copy: None,
         verify: None,
+        comparison: None,
         round_trip_ms: Some(12.4),
     }
 }
@@ -188,6 +189,7 @@ pub(crate) fn failed_over() -> Status {
         connected: false,
         stands: false,
         verify: None,
+        comparison: None,
         round_trip_ms: None,
         received_marker: 41,
         permitted_marker: 41,
@@ -224,6 +226,7 @@ pub(crate) fn link_down() -> Status {
         connected: false,
         stands: false,
         verify: None,
+        comparison: None,
         round_trip_ms: None,
         rpo_seconds: Some(65.0),
         lag_bytes: 800 << 20,

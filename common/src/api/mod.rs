@@ -12,5 +12,6 @@ pub mod local_pair;
 mod routes;
 pub mod server;
 pub mod types;
+mod verify;
 
 pub use routes::openapi;

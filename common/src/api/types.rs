@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::local_pair::types::LocalPairStatus;
+pub use super::verify::{
+    ComparisonState, ComparisonStatus, VerifyAction, VerifyDifference, VerifyReport, VerifyRequest,
+};
 use crate::history::History;
 pub use crate::watchdog::{Moving, Standing};
 
@@ -517,6 +520,9 @@ pub struct PairStatus {
     pub copy: Option<CopyProgress>,
     /// The comparison under way.
     pub verify: Option<CopyProgress>,
+    /// The last comparison, under way, standing or ended, as far as it has got.
+    #[serde(default)]
+    pub comparison: Option<ComparisonStatus>,
     /// Round trip time of the link, milliseconds.
     pub round_trip_ms: Option<f64>,
 }
@@ -808,55 +814,6 @@ pub struct LostExport {
     pub volume: String,
     /// Absolute path of a file that is not there yet.
     pub to: String,
-}
-
-/// `verify`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct VerifyRequest {
-    /// The appliance with the copy.
-    pub to: String,
-    /// Copy what differs again.
-    pub repair: bool,
-    /// Bytes of the volumes to compare per second at most; none: as fast as it goes.
-    #[serde(default)]
-    pub rate_bytes_per_second: Option<u64>,
-    /// Milliseconds to wait for a pair that is not up; none: it is refused at once.
-    #[serde(default)]
-    pub wait_ms: Option<u64>,
-}
-
-/// What `verify` found.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct VerifyReport {
-    /// The group.
-    pub group: String,
-    /// The appliance with the copy.
-    pub peer: String,
-    /// The marker at which the last regions were compared.
-    pub marker: u64,
-    /// Bytes compared, regions counted whole.
-    pub compared_bytes: u64,
-    /// Bytes that differ, regions counted whole.
-    pub different_bytes: u64,
-    /// Where, the first ten thousand runs.
-    pub differences: Vec<VerifyDifference>,
-    /// Bytes that hosts wrote again and again, so that no marker could judge them.
-    pub not_compared_bytes: u64,
-    /// What differs is copied again: a resync does it now.
-    pub repaired: bool,
-    /// How long it took.
-    pub took_seconds: f64,
-}
-
-/// A run of regions that differ.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct VerifyDifference {
-    /// The volume.
-    pub volume: String,
-    /// Its first byte.
-    pub offset: u64,
-    /// Its bytes.
-    pub length: u64,
 }
 
 /// `switchover`.

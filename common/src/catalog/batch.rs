@@ -6,6 +6,7 @@ use super::records::{
     RestoreRecord, SetRecord, VolumeRecord,
 };
 use super::schema::{Key, KeyRange, MARKERS_KEPT, MARKERS_PRUNE_STEP, RECORD_BYTES_MAX};
+use super::verify_record::VerifyRecord;
 use super::{CatalogError, envelope};
 use crate::ids::{GroupId, MarkerNumber};
 
@@ -155,7 +156,7 @@ impl Batch {
         self.put(&Key::group(&group.name)?, group)
     }
 
-    /// Removes a group with its applied position, history, markers, bitmaps and the place of its write buffer.
+    /// Removes a group with its applied position, history, markers, bitmaps, comparisons and the place of its write buffer.
     ///
     /// # Errors
     /// [`CatalogError::Name`].
@@ -166,6 +167,7 @@ impl Batch {
         self.delete(&Key::history(id));
         self.delete_range(KeyRange::markers(id));
         self.delete_range(KeyRange::bitmaps(id));
+        self.delete_range(KeyRange::verifies(id));
         Ok(())
     }
 
@@ -299,6 +301,23 @@ impl Batch {
     /// [`CatalogError::Name`].
     pub fn delete_bitmap(&mut self, group: GroupId, peer: &str) -> Result<(), CatalogError> {
         self.delete(&Key::bitmap(group, peer)?);
+        Ok(())
+    }
+
+    /// Adds or replaces the comparison of a pair.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`], [`CatalogError::TooLarge`].
+    pub fn put_verify(&mut self, group: GroupId, peer: &str, verify: &VerifyRecord) -> Result<(), CatalogError> {
+        self.put(&Key::verify(group, peer)?, verify)
+    }
+
+    /// Removes the comparison of a pair, if there is one.
+    ///
+    /// # Errors
+    /// [`CatalogError::Name`].
+    pub fn delete_verify(&mut self, group: GroupId, peer: &str) -> Result<(), CatalogError> {
+        self.delete(&Key::verify(group, peer)?);
         Ok(())
     }
 

@@ -20,6 +20,7 @@ mod schema;
 mod store;
 #[cfg(test)]
 mod tests;
+mod verify_record;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -39,6 +40,7 @@ pub use records::{
     PartedRecord, PeerRecord, RestoreRecord, RingRecord, RoleRecord, SetRecord, VolumeRecord, WhileDifferentialRecord,
 };
 pub use schema::{CATALOG_FORMAT, MARKERS_KEPT, RECORD_BYTES_MAX};
+pub use verify_record::{VerifyRecord, VerifyStateRecord};
 
 use crate::clock::Clock;
 use crate::ids::{GroupId, MarkerNumber};
@@ -62,7 +64,7 @@ impl std::fmt::Debug for Catalog {
 }
 
 impl Catalog {
-    /// Opens `directory/catalog`, makes it when it is not there, and verifies all records but markers and bitmaps, which
+    /// Opens `directory/catalog`, makes it when it is not there, and verifies all records but markers, bitmaps and the like, which
     /// are verified when read.
     ///
     /// # Errors
@@ -548,6 +550,30 @@ impl Catalog {
     /// As [`Batch::delete_bitmap`] and [`Catalog::commit`].
     pub fn delete_bitmap(&self, group: GroupId, peer: &str) -> Result<(), CatalogError> {
         self.change(|batch| batch.delete_bitmap(group, peer))
+    }
+
+    /// The comparison of a pair.
+    ///
+    /// # Errors
+    /// As all reads; [`CatalogError::Name`].
+    pub fn verify_of(&self, group: GroupId, peer: &str) -> Result<Option<VerifyRecord>, CatalogError> {
+        self.get(&Key::verify(group, peer)?)
+    }
+
+    /// Adds or replaces the comparison of a pair.
+    ///
+    /// # Errors
+    /// As [`Batch::put_verify`] and [`Catalog::commit`].
+    pub fn put_verify(&self, group: GroupId, peer: &str, verify: &VerifyRecord) -> Result<(), CatalogError> {
+        self.change(|batch| batch.put_verify(group, peer, verify))
+    }
+
+    /// Removes the comparison of a pair, if there is one.
+    ///
+    /// # Errors
+    /// As [`Batch::delete_verify`] and [`Catalog::commit`].
+    pub fn delete_verify(&self, group: GroupId, peer: &str) -> Result<(), CatalogError> {
+        self.change(|batch| batch.delete_verify(group, peer))
     }
 
     /// Refuses the format of a newer build; a new catalogue gets ours.

@@ -8,6 +8,7 @@ use super::image_records::{
     DrillRecord, ImagePartRecord, ImageRecord, LocalPairRecord, LocalPairStateRecord, ScheduleRecord,
 };
 use super::schema::Table;
+use super::verify_record::VerifyRecord;
 use crate::api::backup::types::{BackupState, WhileDifferential};
 use crate::api::local_pair::types::LocalPairState;
 use crate::api::types::{OnFull, PairState, Role};
@@ -479,6 +480,7 @@ records! {
     RingRecord => Ring,
     ScheduleRecord => Schedule,
     SetRecord => Set,
+    VerifyRecord => Verify,
     VolumeRecord => Volume,
 }
 

@@ -21,6 +21,7 @@
 //! ring/GROUP                        where the write buffer of a running primary lies
 //! schedule/GROUP                    rehearsals of a group, again and again; by the group's name
 //! set/NAME                          a data set
+//! verify/GROUP/PEER                 the last comparison of a pair's two sides: how far it is, what it has found
 //! volume/NAME                       a volume
 //! ```
 //!
@@ -60,6 +61,7 @@ pub(super) enum Table {
     Offer = 12,
     History = 13,
     ImagePart = 14,
+    Verify = 15,
     Set = 20,
     Backup = 21,
     Restore = 22,
@@ -69,7 +71,7 @@ pub(super) enum Table {
 
 impl Table {
     /// All of them, in the order of their keys.
-    pub(super) const ALL: [Self; 19] = [
+    pub(super) const ALL: [Self; 20] = [
         Self::Appliance,
         Self::Applied,
         Self::Backup,
@@ -88,6 +90,7 @@ impl Table {
         Self::Ring,
         Self::Schedule,
         Self::Set,
+        Self::Verify,
         Self::Volume,
     ];
 
@@ -112,6 +115,7 @@ impl Table {
             Self::Schedule => "schedule",
             Self::Volume => "volume",
             Self::Set => "set",
+            Self::Verify => "verify",
             Self::Backup => "backup",
             Self::Restore => "restore",
             Self::LocalPair => "local-pair",
@@ -155,6 +159,9 @@ impl Table {
             }
             Self::Restore => {
                 "restore the catalogue from a backup; what it says is which volume is half restored: restore that again"
+            }
+            Self::Verify => {
+                "delete the pair and create it again, or restore the catalogue from a backup; only a comparison is lost"
             }
             Self::Volume => {
                 "restore the catalogue from a backup; the volume's data is in its backing file and is not touched"
@@ -249,6 +256,11 @@ impl Key {
         Ok(Self { table: Table::Bitmap, text: format!("bitmap/{group}/{peer}") })
     }
 
+    pub(super) fn verify(group: GroupId, peer: &str) -> Result<Self, CatalogError> {
+        check_name(peer)?;
+        Ok(Self { table: Table::Verify, text: format!("verify/{group}/{peer}") })
+    }
+
     fn named(table: Table, name: &str) -> Result<Self, CatalogError> {
         check_name(name)?;
         Ok(Self { table, text: format!("{}/{name}", table.name()) })
@@ -308,6 +320,11 @@ impl KeyRange {
         Ok(Self::below(&format!("image-part/{name}")))
     }
 
+    /// The comparisons of a group's pairs.
+    pub(super) fn verifies(group: GroupId) -> Self {
+        Self::below(&format!("verify/{group}"))
+    }
+
     /// The bitmaps of a group.
     pub(super) fn bitmaps(group: GroupId) -> Self {
         Self::below(&format!("bitmap/{group}"))
@@ -347,6 +364,7 @@ mod tests {
             Key::ring(group),
             Key::schedule("z").unwrap(),
             Key::set("z").unwrap(),
+            Key::verify(group, "z").unwrap(),
             Key::volume("0").unwrap(),
         ];
         for (key, table) in keys.iter().zip(Table::ALL) {

@@ -122,6 +122,7 @@ fn pair(peer: &str) -> PairStatus {
         differential_bytes: 0,
         copy: Some(CopyProgress { done_bytes: 1, total_bytes: 2, ..CopyProgress::default() }),
         verify: None,
+        comparison: None,
         round_trip_ms: Some(20.0),
     }
 }

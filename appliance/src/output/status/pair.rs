@@ -1,7 +1,7 @@
 //! One pair's lines: the direction and the state, what a disaster now would lose, how far the copy is, and why.
 
 use jiff::Timestamp;
-use tidemark_common::api::types::{CopyProgress, GroupStatus, PairState, PairStatus, Role};
+use tidemark_common::api::types::{ComparisonState, CopyProgress, GroupStatus, PairState, PairStatus, Role};
 
 use super::group::with_bar;
 use super::{VALUE_COLUMN, labelled};
@@ -19,6 +19,10 @@ pub(super) fn block(pair: &PairStatus, group: &GroupStatus, now: Timestamp, colu
     }
     lines.extend(pair.copy.iter().map(|progress| copy("copy", progress)));
     lines.extend(pair.verify.iter().map(|progress| copy("verify", progress)));
+    if let Some(said) = comparison(pair, &group.name) {
+        let label = if pair.verify.is_some() { "" } else { "verify" };
+        lines.extend(labelled(label, Style::Plain, &wrapped(&said, columns)));
+    }
     let style = if is_bad(pair.state) { Style::Bad } else { Style::Plain };
     // What is the group's problem stands there already.
     let reason = pair.reason.iter().filter(|_| pair.reason != group.problem);
@@ -120,6 +124,41 @@ fn copy(label: &str, copy: &CopyProgress) -> Line {
     let amount = format!("   {} of {}", figures::bytes(copy.done_bytes), figures::bytes(copy.total_bytes));
     let left = copy.seconds_left.map_or_else(|| "time left unknown".into(), |left| figures::seconds(left) + " left");
     line.with(Style::Faint, format!("{amount}   {}   {left}", figures::rate(copy.bytes_per_second)))
+}
+
+/// Of a comparison that was interrupted, stands, or has found differences.
+fn comparison(pair: &PairStatus, group: &str) -> Option<String> {
+    let comparison = pair.comparison.as_ref()?;
+    let command = format!("`tidemark verify {group} --to {} --resume`", pair.peer);
+    let at = format!("{} of {}", figures::bytes(comparison.done_bytes), figures::bytes(comparison.total_bytes));
+    let differ = match comparison.different_bytes {
+        0 => String::new(),
+        bytes => format!(", {} differ", figures::bytes(bytes)),
+    };
+    match comparison.state {
+        ComparisonState::Runs if pair.verify.is_none() => {
+            Some(format!("waits for the pair at {at}{differ}, and goes on by itself"))
+        }
+        ComparisonState::Runs if comparison.resumed > 0 => Some(format!(
+            "went on from {} at markers {} to {}{differ}",
+            figures::bytes(comparison.resumed_at_bytes),
+            comparison.from_marker,
+            comparison.marker
+        )),
+        ComparisonState::Stands => {
+            let reason = comparison.reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
+            Some(format!("stands at {at}{differ}{reason}: {command} goes on"))
+        }
+        ComparisonState::Ended if comparison.different_bytes > 0 => {
+            let (from, to) = (comparison.from_marker, comparison.marker);
+            let mended = match comparison.repaired_bytes {
+                0 => String::new(),
+                bytes => format!(", {} copied again", figures::bytes(bytes)),
+            };
+            Some(format!("ended at markers {from} to {to}{differ}{mended}: {command} tells where"))
+        }
+        ComparisonState::Runs | ComparisonState::Ended => None,
+    }
 }
 
 const fn is_bad(state: PairState) -> bool {

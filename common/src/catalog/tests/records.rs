@@ -215,3 +215,39 @@ fn clones_are_one_catalogue_across_threads() {
     });
     assert_eq!(catalog.volumes().unwrap().len(), 32);
 }
+
+#[test]
+fn a_comparison_goes_with_its_pair_and_with_its_group() {
+    let (directory, catalog) = fresh();
+    let verify = VerifyRecord {
+        state: VerifyStateRecord::Stands,
+        reason: Some("suspended by the operator".into()),
+        began_ns: 7,
+        generation: 3,
+        volumes: vec![(1, 1 << 30), (4, u64::MAX)],
+        repair: true,
+        rate: Some(1 << 20),
+        cursor: (4, 65_536),
+        left: vec![1],
+        different: vec![2, 3],
+        markers: (8, 12),
+        differed: Some((9, 11)),
+        mends: None,
+        resumed: 2,
+        resumed_at_bytes: 65_536,
+        took_ms: 1500,
+    };
+    for (group, peer) in [(GROUP, "far"), (GROUP, "farther"), (OTHER_GROUP, "far")] {
+        catalog.put_verify(group, peer, &verify).unwrap();
+    }
+    drop(catalog);
+    let catalog = open(directory.path()).unwrap();
+    catalog.verify().unwrap();
+    assert_eq!(catalog.verify_of(GROUP, "far").unwrap(), Some(verify.clone()));
+    catalog.delete_verify(GROUP, "far").unwrap();
+    assert_eq!(catalog.verify_of(GROUP, "far").unwrap(), None);
+    assert_eq!(catalog.verify_of(GROUP, "farther").unwrap(), Some(verify.clone()));
+    catalog.delete_group("pg", GROUP).unwrap();
+    assert_eq!(catalog.verify_of(GROUP, "farther").unwrap(), None);
+    assert_eq!(catalog.verify_of(OTHER_GROUP, "far").unwrap(), Some(verify));
+}

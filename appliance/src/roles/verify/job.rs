@@ -1,0 +1,355 @@
+//! A comparison as a job: round after round until everything was compared, whatever happens to the link and either side. Nobody
+//! has to wait for it; who does and goes away breaks it off.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tidemark_common::api::types::{ErrorBody, ErrorKind, VerifyReport, VerifyRequest};
+use tidemark_common::catalog::{VerifyRecord, VerifyStateRecord};
+use tidemark_common::differential::Bitmap;
+use tidemark_common::ids::VolumeIndex;
+use tidemark_primary::group::Primary;
+use tidemark_primary::ship::Pair;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::super::appliance::{Appliance, failed, refused};
+use super::compare::{DOWN_TIME, Found, Interrupted, LOOK_DOWN, down_for_good};
+use super::{EVERYTHING, Of, bitmap, done_bytes, down, is_up};
+
+/// Between two records of how far it is.
+const KEEP: Duration = Duration::from_secs(1);
+/// Rounds in a row that end without a step although the pair is up.
+const TRIES: u32 = 3;
+
+/// What becomes of a comparison that is broken off.
+#[derive(Debug, Clone)]
+pub(super) enum Broken {
+    /// It goes on when it is asked to.
+    Stands(String),
+    /// It is forgotten.
+    Forget(String),
+}
+
+type Ended = Result<VerifyReport, ErrorBody>;
+
+/// A comparison that runs.
+pub(super) struct Job {
+    group: String,
+    of: Of,
+    broken: Mutex<Option<Broken>>,
+    breaks: CancellationToken,
+    /// Commands that wait for its report.
+    waiting: AtomicUsize,
+    ended: watch::Sender<Option<Ended>>,
+}
+
+impl Job {
+    pub(super) fn new(group: &str, of: Of) -> Self {
+        Self {
+            group: group.into(),
+            of,
+            broken: Mutex::default(),
+            breaks: CancellationToken::new(),
+            waiting: AtomicUsize::new(0),
+            ended: watch::Sender::new(None),
+        }
+    }
+
+    /// Whether somebody waits for its report.
+    pub(super) fn is_attended(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) > 0
+    }
+
+    /// Somebody is about to wait for it: [`Appliance::attend`] follows.
+    pub(super) fn attended(&self) {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The first word counts.
+    fn break_off(&self, how: Broken) {
+        self.broken.lock().get_or_insert(how);
+        self.breaks.cancel();
+    }
+
+    /// Breaks it off and waits until it is.
+    pub(super) async fn end(&self, how: Broken) {
+        self.break_off(how);
+        // The sender is part of this job: it cannot be gone.
+        let _ = self.ended.subscribe().wait_for(Option::is_some).await;
+    }
+}
+
+/// A command waits for a report, for as long as it lives.
+struct Waits<'a> {
+    job: &'a Job,
+    stop: &'a CancellationToken,
+    /// The command has its answer, whatever that is.
+    is_answered: bool,
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        let last = self.job.waiting.fetch_sub(1, Ordering::AcqRel) == 1;
+        if last && !self.is_answered && !self.stop.is_cancelled() {
+            self.job.break_off(Broken::Stands("the command that waited for it was broken off".into()));
+        }
+    }
+}
+
+impl Appliance {
+    /// Waits for the report. Who goes away before it is there breaks the comparison off; a pair that is down, and a stop of
+    /// the service, only end the waiting.
+    pub(super) async fn attend(&self, job: &Job, pair: &Pair, request: &VerifyRequest) -> Ended {
+        let mut waits = Waits { job, stop: &self.comparisons.stop, is_answered: false };
+        let group = &job.group;
+        let mut ended = job.ended.subscribe();
+        let patience = Duration::from_millis(request.wait_ms.unwrap_or(0));
+        let answer = tokio::select! {
+            biased;
+            ended = ended.wait_for(Option::is_some) => {
+                ended.ok().and_then(|ended| ended.clone()).unwrap_or_else(|| Err(refused("the comparison was broken off")))
+            }
+            () = self.comparisons.stop.cancelled() => Err(stopping(job)),
+            status = down_for_good(pair, patience) => {
+                let kind = if request.wait_ms.is_some() { ErrorKind::Timeout } else { ErrorKind::Refused };
+                let (down, goes_on) = (down(group, &status), goes_on(job));
+                Err(ErrorBody::new(kind, format!("the comparison was broken off: {down}. It goes on by itself when the pair is up: {goes_on}")))
+            }
+        };
+        waits.is_answered = true;
+        answer
+    }
+
+    /// Runs a comparison until it is over or broken off.
+    pub(super) async fn run_comparison(self: Arc<Self>, job: Arc<Job>) {
+        let ended = tokio::select! {
+            biased;
+            () = self.comparisons.stop.cancelled() => Err(stopping(&job)),
+            () = job.breaks.cancelled() => Err(self.broken_off(&job)),
+            ended = self.compare_on(&job) => ended,
+        };
+        if let Some(known) = self.comparisons.known.lock().get_mut(&job.of) {
+            known.job = None;
+        }
+        job.ended.send_replace(Some(ended));
+    }
+
+    /// What its record says then.
+    fn broken_off(&self, job: &Job) -> ErrorBody {
+        let (group, of) = (&job.group, &job.of);
+        let how = job.broken.lock().clone();
+        let kept = match &how {
+            Some(Broken::Forget(_)) => {
+                self.comparisons.known.lock().remove(of);
+                tokio::task::block_in_place(|| self.catalog.delete_verify(of.0, &of.1)).map_err(failed)
+            }
+            Some(Broken::Stands(why)) => self.stands(of, why),
+            None => Ok(()),
+        };
+        if let Err(error) = kept {
+            tracing::error!(%group, peer = %of.1, error = %error.message, "how a comparison was broken off could not be recorded");
+        }
+        match how {
+            Some(Broken::Stands(why)) => refused(format!(
+                "the comparison was broken off: {why}. `tidemark verify {group} --to {} --resume` goes on where it stands",
+                of.1
+            )),
+            Some(Broken::Forget(why)) => refused(format!("the comparison was broken off: {why}")),
+            None => refused("the comparison was broken off"),
+        }
+    }
+
+    fn stands(&self, of: &Of, why: &str) -> Result<(), ErrorBody> {
+        let record = self.comparisons.record(of).filter(|record| record.state == VerifyStateRecord::Runs);
+        let Some(record) = record else { return Ok(()) };
+        self.keep_comparison(of, VerifyRecord { state: VerifyStateRecord::Stands, reason: Some(why.into()), ..record })
+    }
+
+    /// Round after round. A round begins with what the record has: what it did not have yet is compared again.
+    async fn compare_on(&self, job: &Job) -> Ended {
+        let (group, of) = (&job.group, &job.of);
+        let (mut tries, mut stood_at) = (0, None);
+        loop {
+            // Without a primary or its pair, who looks after comparisons will end this one.
+            let Some((primary, pair)) = self.pair_compared(group, of) else {
+                tokio::time::sleep(LOOK_DOWN).await;
+                continue;
+            };
+            if !is_up(&pair.status()) {
+                tokio::time::sleep(LOOK_DOWN).await;
+                continue;
+            }
+            let mut kept = self.go_on(of)?;
+            let round = tokio::select! {
+                done = self.round(&primary, &pair, &mut kept) => done,
+                status = down_for_good(&pair, Duration::ZERO) => {
+                    Err(Interrupted::Again(refused(down(group, &status))))
+                }
+            };
+            let error = match round {
+                Ok(()) => return self.report(group, of),
+                Err(Interrupted::Stands(error)) => {
+                    self.stands(of, &error.message)?;
+                    return Err(error);
+                }
+                Err(Interrupted::Again(error)) => error,
+            };
+            tracing::warn!(%group, peer = %of.1, error = %error.message, "the comparison was interrupted");
+            // What a conversation says of its end may be all that is known yet of a pair that is down.
+            if self.stays_up(&pair).await {
+                let stands_at = self.comparisons.record(of).map(|record| record.cursor);
+                tries = if stands_at == stood_at { tries + 1 } else { 1 };
+                stood_at = stands_at;
+                if error.kind == ErrorKind::Refused || tries >= TRIES {
+                    self.stands(of, &error.message)?;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn pair_compared(&self, group: &str, of: &Of) -> Option<(Arc<Primary>, Arc<Pair>)> {
+        let primary = self.primary(group).ok()?;
+        let pair = primary.pair(&of.1)?;
+        Some((primary, pair))
+    }
+
+    /// A round begins: with the first byte, or where the last one ended.
+    fn go_on<'a>(&'a self, of: &'a Of) -> Result<Kept<'a>, ErrorBody> {
+        let record = self.comparisons.record(of);
+        let mut record = record.ok_or_else(|| refused("the comparison is over"))?;
+        let is_fresh = record.markers.1 == 0;
+        let is_whole = record.cursor.0 > 0 && done_bytes(&record, record.cursor) == done_bytes(&record, EVERYTHING);
+        if !is_fresh && !is_whole {
+            record.resumed += 1;
+            record.resumed_at_bytes = done_bytes(&record, record.cursor);
+            tracing::info!(peer = %of.1, bytes = record.resumed_at_bytes, "the comparison goes on");
+            self.keep_comparison(of, record.clone())?;
+        }
+        let now = self.clock.monotonic();
+        let (took_ms, different_bytes) = (record.took_ms, bitmap(&record.different)?.bytes());
+        Ok(Kept { appliance: self, of, record, is_fresh, began: now, took_ms, kept: now, different_bytes })
+    }
+
+    async fn round(&self, primary: &Arc<Primary>, pair: &Arc<Pair>, kept: &mut Kept<'_>) -> Result<(), Interrupted> {
+        let mut found = Found::of(&kept.record).map_err(failed)?;
+        if kept.record.mends.is_none() {
+            self.compare_all(primary, pair, &mut found, kept).await?;
+            if !found.different.is_empty() {
+                tracing::error!(
+                    group = %primary.keeper().name(),
+                    peer = pair.peer(),
+                    marker = found.marker,
+                    bytes = found.different.bytes(),
+                    repair = kept.record.repair,
+                    "the copy differs from its marker"
+                );
+            }
+            if kept.record.repair && !found.different.is_empty() {
+                // Before the pair is told: a kill in between costs nothing.
+                kept.record.mends = Some(self.what_to_mend(primary, pair, &found, kept).await?.encode());
+                kept.keep(&found, &found.left, self.clock.monotonic())?;
+            }
+        }
+        let mends = kept.record.mends.as_deref().map(bitmap).transpose()?.unwrap_or_default();
+        if !mends.is_empty() {
+            pair.mend(&mends).await.map_err(failed)?;
+        }
+        kept.record.state = VerifyStateRecord::Ended;
+        kept.keep(&found, &found.left, self.clock.monotonic())?;
+        Ok(())
+    }
+
+    /// What differs at one marker. What was found at several, or before an interruption, is looked at once more.
+    async fn what_to_mend(
+        &self,
+        primary: &Arc<Primary>,
+        pair: &Arc<Pair>,
+        found: &Found,
+        kept: &Kept<'_>,
+    ) -> Result<Bitmap, Interrupted> {
+        let at_one = found.differed.is_some_and(|(first, last)| first == last);
+        if at_one && kept.is_fresh {
+            return Ok(found.different.clone());
+        }
+        self.compare_at_one_marker(primary, pair, &found.different).await
+    }
+
+    /// Whether a pair is up for longer than it takes to notice that it is not.
+    async fn stays_up(&self, pair: &Pair) -> bool {
+        let deadline = self.clock.monotonic() + DOWN_TIME;
+        while self.clock.monotonic() < deadline {
+            if !is_up(&pair.status()) {
+                return false;
+            }
+            tokio::time::sleep(LOOK_DOWN).await;
+        }
+        true
+    }
+}
+
+fn goes_on(job: &Job) -> String {
+    format!("`tidemark verify {} --to {} --resume` waits for its report", job.group, job.of.1)
+}
+
+fn stopping(job: &Job) -> ErrorBody {
+    let goes_on = goes_on(job);
+    refused(format!(
+        "the comparison was broken off: the service stops. It goes on by itself when that is started: {goes_on}"
+    ))
+}
+
+/// The record of a round.
+pub(super) struct Kept<'a> {
+    appliance: &'a Appliance,
+    of: &'a Of,
+    record: VerifyRecord,
+    /// It begins with this round.
+    is_fresh: bool,
+    began: Duration,
+    /// Of the rounds before.
+    took_ms: u64,
+    /// When it was kept last, and with how much that differs.
+    kept: Duration,
+    different_bytes: u64,
+}
+
+impl Kept<'_> {
+    pub(super) const fn record(&self) -> &VerifyRecord {
+        &self.record
+    }
+
+    pub(super) fn done_bytes(&self, found: &Found) -> u64 {
+        done_bytes(&self.record, (found.cursor.0.0, found.cursor.1))
+    }
+
+    pub(super) fn total_bytes(&self) -> u64 {
+        done_bytes(&self.record, EVERYTHING)
+    }
+
+    /// Whether it is to be kept now: from time to time, and when something was found.
+    pub(super) fn is_due(&self, found: &Found, now: Duration) -> bool {
+        now.saturating_sub(self.kept) >= KEEP || found.different.bytes() != self.different_bytes
+    }
+
+    /// Keeps what was found, and what before the cursor is still to be compared.
+    ///
+    /// # Errors
+    /// When it could not be recorded.
+    pub(super) fn keep(&mut self, found: &Found, left: &Bitmap, now: Duration) -> Result<(), ErrorBody> {
+        let (VolumeIndex(volume), offset) = found.cursor;
+        let took = u64::try_from(now.saturating_sub(self.began).as_millis()).unwrap_or(u64::MAX);
+        self.record.cursor = (volume, offset);
+        self.record.left = left.encode();
+        self.record.different = found.different.encode();
+        self.record.markers = found.markers;
+        self.record.differed = found.differed;
+        self.record.took_ms = self.took_ms.saturating_add(took);
+        self.kept = now;
+        self.different_bytes = found.different.bytes();
+        self.appliance.keep_comparison(self.of, self.record.clone())
+    }
+}

@@ -1,0 +1,438 @@
+//! `verify`: both sides' images compared at one marker, under load; differences listed, and repaired when asked. A job of the
+//! service that goes on where it was after a lost link, a restart of either side, or a break that an operator made (decision 17).
+//!
+//! ```text
+//!             begin                              everything was looked at
+//!  nothing ──────────▶ runs (waits for the pair) ─────────────────────────▶ ended
+//!                       │ ▲                                                   │ begin: anew
+//!   suspend, broken off ▼ │ resume                                            ▼
+//!                     stands ──────────────────────────────────────────▶ runs, from the first byte
+//! ```
+//!
+//! Owns the record of each pair's last comparison: in the catalogue first, then here.
+
+mod compare;
+mod job;
+mod looked;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tidemark_common::api::types::{
+    ComparisonState, ComparisonStatus, ErrorBody, ErrorKind, PairState, PairStatus, VerifyAction, VerifyDifference,
+    VerifyReport, VerifyRequest,
+};
+use tidemark_common::catalog::{PairStateRecord, RoleRecord, VerifyRecord, VerifyStateRecord};
+use tidemark_common::differential::Bitmap;
+use tidemark_common::ids::{GroupId, VolumeIndex};
+use tidemark_common::limits::REGION_BYTES;
+use tidemark_primary::group::Primary;
+use tidemark_primary::ship::Pair;
+use tidemark_primary::verify::regions;
+use tokio_util::sync::CancellationToken;
+
+use super::appliance::{Appliance, failed, invalid, refused};
+use compare::LOOK;
+use job::{Broken, Job};
+
+/// Differences listed one by one.
+const LISTED: usize = 10_000;
+
+/// Between two looks whether comparisons are still of what is there.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// What a comparison is of: a group, and the peer with the copy.
+type Of = (GroupId, String);
+
+/// The last comparison of each pair.
+#[derive(Default)]
+pub(crate) struct Comparisons {
+    known: Mutex<BTreeMap<Of, Known>>,
+    /// One is begun at a time.
+    beginning: tokio::sync::Mutex<()>,
+    /// The service stops: what runs goes on after the next start.
+    pub(crate) stop: CancellationToken,
+}
+
+struct Known {
+    /// As the catalogue has it.
+    record: VerifyRecord,
+    job: Option<Arc<Job>>,
+}
+
+impl Comparisons {
+    fn record(&self, of: &Of) -> Option<VerifyRecord> {
+        self.known.lock().get(of).map(|known| known.record.clone())
+    }
+
+    fn job(&self, of: &Of) -> Option<Arc<Job>> {
+        self.known.lock().get(of).and_then(|known| known.job.clone())
+    }
+}
+
+impl Appliance {
+    /// `verify`.
+    pub(crate) async fn verify(&self, name: &str, request: &VerifyRequest) -> Result<VerifyReport, ErrorBody> {
+        let primary = self.primary(name)?;
+        let pair = primary.pair(&request.to);
+        let pair = pair.ok_or_else(|| refused(format!("group '{name}' is not paired with '{}'", request.to)))?;
+        if request.rate_bytes_per_second == Some(0) {
+            return Err(invalid("at a rate of 0 a comparison never ends"));
+        }
+        let of = (primary.keeper().id(), request.to.clone());
+        self.settle_comparisons().await;
+        match request.action {
+            VerifyAction::Begin => {
+                self.wait_until_up(name, &pair, request.wait_ms).await?;
+                let job = self.begin_comparison(&primary, &of, request).await?;
+                self.attend(&job, &pair, request).await
+            }
+            VerifyAction::Resume => match self.resume_comparison(name, &pair, &of, request).await? {
+                Some(job) => self.attend(&job, &pair, request).await,
+                None => self.report(name, &of),
+            },
+            VerifyAction::Suspend | VerifyAction::Cancel => self.break_off(name, &of, request.action).await,
+        }
+    }
+
+    async fn begin_comparison(
+        &self,
+        primary: &Primary,
+        of: &Of,
+        request: &VerifyRequest,
+    ) -> Result<Arc<Job>, ErrorBody> {
+        let _alone = self.comparisons.beginning.lock().await;
+        let name = primary.keeper().name();
+        if let Some(job) = self.comparisons.job(of) {
+            if job.is_attended() {
+                return Err(refused(format!(
+                    "group '{name}' is being compared with '{peer}', and somebody waits for the report: wait for it with `tidemark verify {name} \
+                     --to {peer} --resume`, or break it off with `--suspend` or `--cancel`",
+                    peer = of.1
+                )));
+            }
+            job.end(Broken::Forget("another comparison was begun".into())).await;
+        }
+        let record = VerifyRecord {
+            state: VerifyStateRecord::Runs,
+            reason: None,
+            began_ns: i64::try_from(self.clock.wall().as_nanosecond()).unwrap_or(i64::MAX),
+            generation: primary.keeper().generation().0,
+            volumes: primary.volume_sizes().into_iter().map(|(index, size)| (index.0, size)).collect(),
+            repair: request.repair,
+            rate: request.rate_bytes_per_second,
+            cursor: (0, 0),
+            left: Vec::new(),
+            different: Vec::new(),
+            markers: (0, 0),
+            differed: None,
+            mends: None,
+            resumed: 0,
+            resumed_at_bytes: 0,
+            took_ms: 0,
+        };
+        self.start_comparison(&name, of, record, true)
+    }
+
+    /// `None`: it has ended, and its report is there.
+    async fn resume_comparison(
+        &self,
+        name: &str,
+        pair: &Pair,
+        of: &Of,
+        request: &VerifyRequest,
+    ) -> Result<Option<Arc<Job>>, ErrorBody> {
+        let peer = &of.1;
+        let none = || {
+            refused(format!(
+                "no comparison of group '{name}' with '{peer}' stands: `tidemark verify {name} --to {peer}` begins one"
+            ))
+        };
+        let record = self.comparisons.record(of).ok_or_else(none)?;
+        if let Some(job) = self.comparisons.job(of) {
+            let other_rate = request.rate_bytes_per_second.is_some_and(|rate| record.rate != Some(rate));
+            if other_rate || request.repair && !record.repair {
+                return Err(refused(format!(
+                    "the comparison of group '{name}' with '{peer}' runs: `--suspend` it first, then `--resume` it with another rate or with --repair"
+                )));
+            }
+            job.attended();
+            return Ok(Some(job));
+        }
+        let mends = request.repair && !record.repair && record.differed.is_some();
+        if record.state == VerifyStateRecord::Ended && !mends {
+            return Ok(None);
+        }
+        self.wait_until_up(name, pair, request.wait_ms).await?;
+        let _alone = self.comparisons.beginning.lock().await;
+        if self.comparisons.job(of).is_some() {
+            return Err(refused(format!("the comparison of group '{name}' with '{peer}' has just been begun")));
+        }
+        let record = self.comparisons.record(of).ok_or_else(none)?;
+        let rate = request.rate_bytes_per_second.or(record.rate);
+        let repair = record.repair || request.repair;
+        let record = VerifyRecord { state: VerifyStateRecord::Runs, reason: None, rate, repair, ..record };
+        self.start_comparison(name, of, record, true).map(Some)
+    }
+
+    async fn break_off(&self, name: &str, of: &Of, action: VerifyAction) -> Result<VerifyReport, ErrorBody> {
+        let peer = &of.1;
+        let none = |what| refused(format!("no comparison of group '{name}' with '{peer}' {what}"));
+        let job = self.comparisons.job(of);
+        if action == VerifyAction::Suspend {
+            let job = job.ok_or_else(|| none("runs"))?;
+            job.end(Broken::Stands("suspended by the operator".into())).await;
+            return self.report(name, of);
+        }
+        let report = self.report(name, of).map_err(|_| none("is known"))?;
+        self.forget_comparison(of, "cancelled by the operator").await?;
+        Ok(report)
+    }
+
+    /// A pair is deleted, or nobody wants to know any more.
+    pub(crate) async fn forget_comparison(&self, of: &Of, why: &str) -> Result<(), ErrorBody> {
+        if let Some(job) = self.comparisons.job(of) {
+            job.end(Broken::Forget(why.into())).await;
+        }
+        if self.comparisons.known.lock().remove(of).is_some() {
+            tokio::task::block_in_place(|| self.catalog.delete_verify(of.0, &of.1)).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// In the catalogue first.
+    fn keep_comparison(&self, of: &Of, record: VerifyRecord) -> Result<(), ErrorBody> {
+        tokio::task::block_in_place(|| self.catalog.put_verify(of.0, &of.1, &record)).map_err(failed)?;
+        let mut known = self.comparisons.known.lock();
+        match known.get_mut(of) {
+            Some(known) => known.record = record,
+            None => drop(known.insert(of.clone(), Known { record, job: None })),
+        }
+        Ok(())
+    }
+
+    fn start_comparison(
+        &self,
+        name: &str,
+        of: &Of,
+        record: VerifyRecord,
+        attended: bool,
+    ) -> Result<Arc<Job>, ErrorBody> {
+        self.keep_comparison(of, record)?;
+        let appliance = self.this.upgrade().ok_or_else(|| refused("the service stops"))?;
+        let job = Arc::new(Job::new(name, of.clone()));
+        if attended {
+            job.attended();
+        }
+        if let Some(known) = self.comparisons.known.lock().get_mut(of) {
+            known.job = Some(Arc::clone(&job));
+        }
+        self.runtime.spawn(appliance.run_comparison(Arc::clone(&job)));
+        Ok(job)
+    }
+
+    /// Those of the catalogue: what ran goes on.
+    pub(crate) async fn open_comparisons(&self) {
+        let groups: Vec<_> = self.groups.read().values().cloned().collect();
+        for group in groups {
+            let (record, id) = (group.keeper.get(), group.keeper.id());
+            for pair in record.pairs {
+                let of = (id, pair.peer.clone());
+                match self.catalog.verify_of(id, &pair.peer) {
+                    Ok(Some(record)) => drop(self.comparisons.known.lock().insert(of, Known { record, job: None })),
+                    Ok(None) => {}
+                    Err(error) => {
+                        tracing::error!(group = %record.name, peer = %pair.peer, %error, "the record of a comparison cannot be read, and is removed");
+                        if let Err(error) = self.catalog.delete_verify(id, &pair.peer) {
+                            tracing::error!(group = %record.name, %error, "it is still in the catalogue");
+                        }
+                    }
+                }
+            }
+        }
+        self.settle_comparisons().await;
+        let running: Vec<_> = {
+            let known = self.comparisons.known.lock();
+            let runs = known.iter().filter(|(_, known)| known.record.state == VerifyStateRecord::Runs);
+            runs.map(|(of, known)| (of.clone(), known.record.clone())).collect()
+        };
+        for (of, record) in running {
+            let Some(name) = self.group_by_id(of.0).map(|group| group.keeper.name()) else { continue };
+            if let Err(error) = self.start_comparison(&name, &of, record, false) {
+                tracing::error!(group = %name, peer = %of.1, error = %error.message, "the comparison does not go on");
+            }
+        }
+    }
+
+    /// Comparisons of what is no more, or no longer what they began with, are over and forgotten.
+    pub(crate) async fn settle_comparisons(&self) {
+        let known: Vec<(Of, VerifyRecord)> = {
+            let known = self.comparisons.known.lock();
+            known.iter().map(|(of, known)| (of.clone(), known.record.clone())).collect()
+        };
+        for (of, record) in known {
+            let Some(why) = self.why_over(&of, &record) else { continue };
+            tracing::info!(peer = %of.1, why, "a comparison is over");
+            if let Err(error) = self.forget_comparison(&of, why).await {
+                tracing::error!(peer = %of.1, error = %error.message, "a comparison could not be removed from the catalogue");
+            }
+        }
+    }
+
+    /// Looks after them until the service stops.
+    pub(crate) async fn watch_comparisons(self: Arc<Self>) {
+        while self.comparisons.stop.run_until_cancelled(tokio::time::sleep(SETTLE)).await.is_some() {
+            self.settle_comparisons().await;
+        }
+    }
+
+    /// Why a comparison is not of what is there now.
+    fn why_over(&self, of: &Of, comparison: &VerifyRecord) -> Option<&'static str> {
+        let Some(group) = self.group_by_id(of.0) else { return Some("its group was deleted") };
+        let record = group.keeper.get();
+        let Some(pair) = record.pairs.iter().find(|pair| pair.peer == of.1) else {
+            return Some("its pair was deleted");
+        };
+        if record.role != RoleRecord::Primary || record.generation != comparison.generation {
+            return Some("the group's roles changed");
+        }
+        if pair.state == PairStateRecord::InitialCopy {
+            return Some("the copy is made anew");
+        }
+        for (index, size) in &comparison.volumes {
+            let Some(member) = record.volumes.iter().find(|member| member.index == *index) else {
+                return Some("a volume left the group");
+            };
+            // One that cannot be opened now is not another.
+            if self.volume(&member.name).is_ok_and(|volume| volume.file.size() != *size) {
+                return Some("a volume has another size");
+            }
+        }
+        None
+    }
+
+    fn report(&self, name: &str, of: &Of) -> Result<VerifyReport, ErrorBody> {
+        let record = self.comparisons.record(of);
+        let record = record.ok_or_else(|| refused(format!("the comparison of group '{name}' is over")))?;
+        self.report_of(name, of, &record)
+    }
+
+    fn report_of(&self, name: &str, of: &Of, record: &VerifyRecord) -> Result<VerifyReport, ErrorBody> {
+        let members = self.group(name)?.keeper.get().volumes;
+        let (different, left) = (bitmap(&record.different)?, bitmap(&record.left)?);
+        let mended = record.mends.as_deref().map(bitmap).transpose()?.unwrap_or_default();
+        let mut differences = Vec::new();
+        let mut at = (VolumeIndex(0), 0);
+        while let Some(run) = different.next_run(at.0, at.1).filter(|_| differences.len() < LISTED) {
+            at = (run.volume, run.end());
+            let volume = members.iter().find(|member| member.index == run.volume.0);
+            let volume = volume.map_or_else(|| run.volume.to_string(), |member| member.name.clone());
+            differences.push(VerifyDifference { volume, offset: run.offset, length: run.length });
+        }
+        Ok(VerifyReport {
+            group: name.into(),
+            peer: of.1.clone(),
+            marker: record.markers.1,
+            from_marker: record.markers.0,
+            compared_bytes: done_bytes(record, record.cursor),
+            different_bytes: different.bytes(),
+            differences,
+            not_compared_bytes: left.bytes(),
+            repaired: !mended.is_empty(),
+            repaired_bytes: mended.bytes(),
+            took_seconds: Duration::from_millis(record.took_ms).as_secs_f64(),
+            complete: record.state == VerifyStateRecord::Ended,
+            resumed: record.resumed,
+        })
+    }
+
+    /// For status.
+    pub(crate) fn comparison_of(&self, group: GroupId, pair: PairStatus) -> PairStatus {
+        let record = self.comparisons.record(&(group, pair.peer.clone()));
+        PairStatus { comparison: record.as_ref().map(shown), ..pair }
+    }
+
+    /// Nothing can be compared with a side that does not answer, or has no image.
+    async fn wait_until_up(&self, name: &str, pair: &Pair, wait_ms: Option<u64>) -> Result<(), ErrorBody> {
+        let deadline = wait_ms.map(|wait| self.clock.monotonic() + Duration::from_millis(wait));
+        loop {
+            let status = pair.status();
+            if is_up(&status) {
+                return Ok(());
+            }
+            match deadline {
+                None => {
+                    return Err(refused(format!("{}: compare when it is paired, or with --wait", down(name, &status))));
+                }
+                Some(deadline) if self.clock.monotonic() >= deadline => {
+                    return Err(ErrorBody::new(ErrorKind::Timeout, down(name, &status)));
+                }
+                Some(_) => tokio::time::sleep(LOOK).await,
+            }
+        }
+    }
+}
+
+fn bitmap(bytes: &[u8]) -> Result<Bitmap, ErrorBody> {
+    Bitmap::decode(bytes).map_err(failed)
+}
+
+fn volumes_of(record: &VerifyRecord) -> Vec<(VolumeIndex, u64)> {
+    record.volumes.iter().map(|(index, size)| (VolumeIndex(*index), *size)).collect()
+}
+
+/// A place behind all volumes.
+const EVERYTHING: (u32, u64) = (u32::MAX, u64::MAX);
+
+/// Bytes of the volumes before a place, regions counted whole.
+fn done_bytes(record: &VerifyRecord, (volume, offset): (u32, u64)) -> u64 {
+    let before = |(index, size): &(u32, u64)| {
+        let whole = regions(*size) * REGION_BYTES;
+        match index.cmp(&volume) {
+            std::cmp::Ordering::Less => whole,
+            std::cmp::Ordering::Equal => whole.min(offset),
+            std::cmp::Ordering::Greater => 0,
+        }
+    };
+    record.volumes.iter().map(before).sum()
+}
+
+fn shown(record: &VerifyRecord) -> ComparisonStatus {
+    ComparisonStatus {
+        state: match record.state {
+            VerifyStateRecord::Runs => ComparisonState::Runs,
+            VerifyStateRecord::Stands => ComparisonState::Stands,
+            VerifyStateRecord::Ended => ComparisonState::Ended,
+        },
+        reason: record.reason.clone(),
+        began: jiff::Timestamp::from_nanosecond(i128::from(record.began_ns)).unwrap_or_default(),
+        done_bytes: done_bytes(record, record.cursor),
+        total_bytes: done_bytes(record, EVERYTHING),
+        resumed: record.resumed,
+        resumed_at_bytes: record.resumed_at_bytes,
+        from_marker: record.markers.0,
+        marker: record.markers.1,
+        different_bytes: marked_bytes(&record.different),
+        repaired_bytes: record.mends.as_deref().map_or(0, marked_bytes),
+    }
+}
+
+fn marked_bytes(bytes: &[u8]) -> u64 {
+    Bitmap::decode(bytes).map_or(0, |marked| marked.bytes())
+}
+
+fn is_up(status: &PairStatus) -> bool {
+    status.connected
+        && status.permitted_marker > 0
+        && matches!(status.state, PairState::Paired | PairState::CatchingUp | PairState::Resync)
+}
+
+/// Why nothing can be compared, as `status` has it.
+fn down(group: &str, status: &PairStatus) -> String {
+    let PairStatus { peer, state, reason, .. } = status;
+    let reason = reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
+    let link = if status.connected { "" } else { " and not connected" };
+    format!("the pair of group '{group}' with '{peer}' is {state}{link}{reason}")
+}

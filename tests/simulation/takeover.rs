@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 use tidemark_common::catalog::RoleRecord;
 use tidemark_tests::history::Tick;
 
+use crate::far::Far;
 use crate::fate::{Points, survives};
 use crate::hosts::Known;
 use crate::points::{assert_each, each};
@@ -33,10 +34,22 @@ struct Disaster {
 }
 
 impl Disaster {
-    /// A copy with writes behind its newest marker, on a side or the other.
-    fn of(profile: Profile, reached: impl Fn(&crate::far::Far) -> bool, back: Option<usize>) -> Self {
+    /// Hosts write until the copy is so far.
+    fn of(profile: Profile, reached: impl Fn(&Far) -> bool, back: Option<usize>) -> Self {
         let mut world = World::new(SEED, profile.clone(), Points::deadly(&[]));
         world.go_on_until(reached);
+        Self::now(&world, profile, back)
+    }
+
+    /// The copy has all that was written.
+    fn at_rest(profile: Profile) -> Self {
+        let mut world = World::new(SEED, profile.clone(), Points::deadly(&[]));
+        world.go_on(100);
+        world.rest();
+        Self::now(&world, profile, None)
+    }
+
+    fn now(world: &World, profile: Profile, back: Option<usize>) -> Self {
         let (sites, known, moments) = world.left();
         let (secondary, _) = sites[1].twin(None).open_secondary().expect("a copy");
         let newest = secondary.permitted().expect("an image").marker.number;
@@ -141,15 +154,21 @@ fn assert_survived(disaster: &Disaster) {
 #[test]
 fn a_death_at_any_change_of_a_takeover_and_of_the_return_is_survived() {
     let profile = Profile::goes_on();
-    let has_image = |far: &crate::far::Far| far.secondary.state().position().permitted_marker >= 3;
+    let has_image = |far: &Far| far.secondary.state().position().permitted_marker >= 3;
     assert_survived(&Disaster::of(profile, has_image, None));
+}
+
+/// Nothing is lost: the old primary returns with the image that was taken over.
+#[test]
+fn a_death_at_any_change_of_a_takeover_that_lost_nothing_is_survived() {
+    assert_survived(&Disaster::at_rest(Profile::goes_on()));
 }
 
 /// A resync is under way: the image before it is taken over.
 #[test]
 fn a_death_at_any_change_of_a_takeover_in_a_resync_is_survived() {
     let profile = Profile { steps: 300, ..Profile::short() };
-    let is_copying = |far: &crate::far::Far| {
+    let is_copying = |far: &Far| {
         let permission = far.secondary.state().permission();
         permission.permitted().is_some() && permission.copy().is_some_and(|copy| !copy.direct && copy.cursor.1 > 0)
     };
@@ -160,6 +179,6 @@ fn a_death_at_any_change_of_a_takeover_in_a_resync_is_survived() {
 #[test]
 fn a_death_at_any_change_of_a_takeover_of_an_older_marker_is_survived() {
     let profile = Profile { steps: 300, looks_at_history: false, ..Profile::short_with_history() };
-    let has_history = |far: &crate::far::Far| held(far.secondary.state()).len() >= 4;
+    let has_history = |far: &Far| held(far.secondary.state()).len() >= 4;
     assert_survived(&Disaster::of(profile, has_history, Some(2)));
 }

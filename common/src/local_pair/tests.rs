@@ -74,13 +74,14 @@ struct Rig {
     versions: Vec<Vec<u8>>,
 }
 
-fn open_file(disk: &MemoryDisk, name: &str, size: u64) -> Arc<dyn DiskFile> {
-    let file = disk.open(&Path::new("/volumes").join(name), Open::ExistingOrNew).unwrap();
-    file.grow(size).unwrap();
-    file
+fn open_file(disk: &MemoryDisk, name: &str, size: u64) -> Result<Arc<dyn DiskFile>, String> {
+    let path = Path::new("/volumes").join(name);
+    let file = disk.open(&path, Open::ExistingOrNew).map_err(|error| error.to_string())?;
+    file.grow(size).map_err(|error| error.to_string())?;
+    Ok(file)
 }
 
-fn eras(disk: &MemoryDisk, name: &str, users: &[crate::t0::EraUser], space: u64) -> Arc<Eras> {
+fn eras(disk: &MemoryDisk, name: &str, users: &[crate::t0::EraUser], space: u64) -> Result<Arc<Eras>, String> {
     let parts = ErasParts {
         disk: Arc::new(disk.clone()),
         folder: Path::new("/").join(name),
@@ -89,22 +90,23 @@ fn eras(disk: &MemoryDisk, name: &str, users: &[crate::t0::EraUser], space: u64)
         index_ranges_max: 4,
         outlive: name == "eras",
     };
-    let (eras, lost) = Eras::open(parts, users).unwrap();
+    let (eras, lost) = Eras::open(parts, users).map_err(|error| error.to_string())?;
     assert_eq!(lost, []);
-    eras
+    Ok(eras)
 }
 
 impl Running {
     /// Opens what the disk has; a pair that is not there is made.
-    fn start(disk: &MemoryDisk, space: u64) -> Result<Self, LocalPairError> {
-        let catalog = Catalog::open_simulated(disk, Path::new("/catalog"), &SystemClock::new())?;
-        let found = catalog.local_pairs()?.pop();
+    fn start(disk: &MemoryDisk, space: u64) -> Result<Self, String> {
+        let catalog = Catalog::open_simulated(disk, Path::new("/catalog"), &SystemClock::new());
+        let catalog = catalog.map_err(|error| error.to_string())?;
+        let found = catalog.local_pairs().map_err(|error| error.to_string())?.pop();
         let users: Vec<_> = found.iter().filter_map(pair::era_user).collect();
-        let (eras, saves) = (eras(disk, "eras", &users, space), eras(disk, "saves", &[], space));
-        let source = open_file(disk, "s", SIZE);
+        let (eras, saves) = (eras(disk, "eras", &users, space)?, eras(disk, "saves", &[], space)?);
+        let source = open_file(disk, "s", SIZE)?;
         let volumes = Volumes::default();
         volumes.insert(VolumeFile::new(SOURCE, "s".into(), Arc::clone(&source), SIZE));
-        let target = Arc::new(VolumeFile::new(VOLUME, "t".into(), open_file(disk, "t", TARGET), TARGET));
+        let target = Arc::new(VolumeFile::new(VOLUME, "t".into(), open_file(disk, "t", TARGET)?, TARGET));
         let parts = LocalPairParts {
             catalog: catalog.clone(),
             clock: Arc::new(SystemClock::new()),
@@ -114,9 +116,10 @@ impl Running {
             saves,
         };
         let pair = match found {
-            Some(record) => LocalPair::open(parts, record)?,
-            None => LocalPair::create(parts, record())?,
+            Some(record) => LocalPair::open(parts, record),
+            None => LocalPair::create(parts, record()),
         };
+        let pair = pair.map_err(|error| error.to_string())?;
         Ok(Self { catalog, eras, source, volumes, pair })
     }
 
@@ -199,11 +202,59 @@ impl Rig {
     /// What has been killed comes back, over the disk as it is or as a loss of power left it, and the updater writes again what was
     /// not recorded.
     fn restart(&mut self, disk: MemoryDisk) {
-        self.running = Running::start(&disk, 64 << 20).unwrap();
+        self.try_restart(disk).unwrap();
+    }
+
+    fn try_restart(&mut self, disk: MemoryDisk) -> Result<(), String> {
         self.disk = disk;
+        self.running = Running::start(&self.disk, 64 << 20)?;
         for (place, (extent, byte)) in (1..).zip(self.writes.clone()).skip(self.recorded) {
-            self.running.apply(place, extent, byte).unwrap();
+            self.running.apply(place, extent, byte).map_err(|error| error.to_string())?;
         }
+        Ok(())
+    }
+
+    /// What it shows after a death or a loss of power: its image with what was flushed to it, and perhaps more of what was written.
+    fn judge(&mut self, before: &LocalPairRecord) {
+        let found = self.pair().record();
+        if found.state != State::Split {
+            return;
+        }
+        // A split that was not answered may be there: then the image is that of its marker.
+        let place = found.marker as usize - 1;
+        if found.marker != before.marker {
+            let mut source = vec![0; SIZE as usize];
+            for (extent, byte) in &self.writes[..place] {
+                source[extent.offset as usize..extent.end() as usize].fill(*byte);
+            }
+            if self.versions.first().is_none_or(|version| version[..SIZE as usize] != source) {
+                let content = self.running.content().unwrap();
+                assert_same(&content[..SIZE as usize], &source, "a split that was not answered");
+                self.versions.clear();
+            }
+        }
+        if !self.versions.is_empty() {
+            let content = self.running.content().unwrap();
+            for sector in 0..SIZE as usize / 512 {
+                let range = sector * 512..(sector + 1) * 512;
+                let legal = self.versions.iter().any(|version| version[range.clone()] == content[range.clone()]);
+                let holds = content[range.start];
+                assert!(legal, "sector {sector} holds {holds}, which it never held since the last flush");
+            }
+        }
+    }
+
+    /// What is to be restored is all that differs.
+    fn check_reverse(&self) {
+        let mut target = vec![0; SIZE as usize];
+        self.pair().target().file.read_exact_at(&mut target, 0).unwrap();
+        let ranges = self.pair().to_restore();
+        for (at, (one, other)) in (0..).zip(target.iter().zip(&self.source)) {
+            let known = ranges.iter().any(|range| (range.offset..range.end()).contains(&at));
+            assert!(one == other || known, "byte {at} differs, and is not restored: {ranges:?}");
+        }
+        self.pair().restored().unwrap();
+        assert_eq!(self.pair().state(), State::Pair);
     }
 
     fn drain(&self) {
@@ -248,6 +299,7 @@ enum Act {
     TargetWrite(u64, u64, u8),
     Flush,
     Resync,
+    Reverse,
     Kill,
 }
 
@@ -284,10 +336,8 @@ fn take(rig: &mut Rig, act: &Act) -> Result<(), String> {
         }
         Act::Flush if state == State::Split => rig.flush().map_err(text),
         Act::Resync if state == State::Split => rig.pair().resync().map_err(text),
-        Act::Kill => {
-            rig.restart(rig.disk.clone());
-            Ok(())
-        }
+        Act::Reverse if state == State::Split => rig.pair().reverse().map_err(text),
+        Act::Kill => rig.try_restart(rig.disk.clone()),
         _ => Ok(()),
     }
 }
@@ -328,30 +378,7 @@ proptest! {
         let before = rig.pair().record();
         let crashed = rig.disk.crash(seed);
         rig.restart(crashed);
-        let found = rig.pair().record();
-        if found.state == State::Split {
-            // A split that was not answered may be there: then the image is that of its marker.
-            let place = found.marker as usize - 1;
-            if found.marker != before.marker {
-                let mut source = vec![0; SIZE as usize];
-                for (extent, byte) in &rig.writes[..place] {
-                    source[extent.offset as usize..extent.end() as usize].fill(*byte);
-                }
-                if rig.versions.first().is_none_or(|version| version[..SIZE as usize] != source) {
-                    let content = rig.running.content().unwrap();
-                    assert_same(&content[..SIZE as usize], &source, "a split that was not answered");
-                    rig.versions.clear();
-                }
-            }
-            if !rig.versions.is_empty() {
-                let content = rig.running.content().unwrap();
-                for sector in 0..SIZE as usize / 512 {
-                    let range = sector * 512..(sector + 1) * 512;
-                    let legal = rig.versions.iter().any(|version| version[range.clone()] == content[range.clone()]);
-                    prop_assert!(legal, "sector {} holds {}, which it never held since the last flush", sector, content[range.start]);
-                }
-            }
-        }
+        rig.judge(&before);
         rig.check_resync();
     }
 
@@ -387,6 +414,67 @@ proptest! {
         }
         images.iter().for_each(|(era, ..)| rig.pair().saves().leave(*era));
         rig.check_resync();
+    }
+}
+
+/// A short run with everything in it that changes a disk or the catalogue.
+fn short_run() -> Vec<Act> {
+    use Act::{Flush, Kill, Record, Resync, Reverse, Split, Step, TargetWrite, Write};
+    let steps = || std::iter::repeat_n(Step, 8);
+    let mut run = vec![Write(0, SIZE, 1), Record, Step, Split, Write(65_536, 4096, 2), TargetWrite(0, 8192, 7), Flush];
+    run.extend([TargetWrite(131_072, 512, 9), Step, Kill, Write(200_704, 1024, 0), Record, Resync, Step]);
+    run.extend([Write(0, 512, 3), Step, Split, TargetWrite(66_048, 512, 6)]);
+    run.extend(steps().chain([Flush, Write(4096, 512, 4), Reverse]));
+    run
+}
+
+/// Dies after so many changes of the disk, or loses power there. Whether it came to its end.
+fn run_and_die(after: u64) -> (Rig, bool) {
+    let mut rig = Rig::new(64 << 20);
+    rig.disk.power_off_after(after);
+    for act in short_run() {
+        if take(&mut rig, &act).is_err() {
+            return (rig, false);
+        }
+    }
+    (rig, true)
+}
+
+fn left(disk: &MemoryDisk, power: Option<u64>) -> MemoryDisk {
+    power.map_or_else(|| disk.outlive(), |seed| disk.crash(seed))
+}
+
+/// All of them, each followed by a second death, or loss of power, at every change of the start that comes after it.
+#[test]
+fn a_death_at_any_change_of_a_disk_and_in_the_start_after_it_costs_no_image_and_no_mark() {
+    let (whole, ended) = run_and_die(u64::MAX);
+    assert!(ended && whole.pair().state() == State::Reverse, "{:?}", whole.pair().record());
+    let all = whole.disk.effects();
+    for power in [None, Some(1), Some(2)] {
+        for first in 0..all {
+            for second in 0.. {
+                let what = format!("after {first} changes, then {second}, power lost {power:?}");
+                let (mut rig, _) = run_and_die(first);
+                let before = rig.pair().record();
+                let again = left(&rig.disk, power);
+                again.power_off_after(second);
+                let started = rig.try_restart(again.clone()).is_ok() && again.list(Path::new("/volumes")).is_ok();
+                if started {
+                    again.power_off_after(u64::MAX);
+                } else {
+                    rig.try_restart(left(&again, power)).unwrap_or_else(|error| panic!("{what}: {error}"));
+                }
+                rig.judge(&before);
+                if rig.pair().state() == State::Reverse {
+                    rig.check_reverse();
+                } else {
+                    rig.check_resync();
+                }
+                if started {
+                    break;
+                }
+            }
+        }
     }
 }
 

@@ -121,6 +121,16 @@ impl MemoryDisk {
         Self { state: Arc::new(Mutex::new(after)) }
     }
 
+    /// The disk as the next process finds it when the one that used it has died: nothing is lost. This one fails every call from here
+    /// on.
+    #[must_use]
+    pub fn outlive(&self) -> Self {
+        let mut state = self.state.lock();
+        let after = State { faults: Faults::default(), ..state.clone() };
+        state.faults.off = true;
+        Self { state: Arc::new(Mutex::new(after)) }
+    }
+
     /// Another disk with the same content, unsynced parts and faults: for trying many crashes of one moment.
     #[must_use]
     pub fn fork(&self) -> Self {

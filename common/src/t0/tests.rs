@@ -69,19 +69,19 @@ fn parts(disk: &MemoryDisk, space: &Arc<SideSpace>) -> ErasParts {
     ErasParts { disk, folder: FOLDER.into(), group: GROUP, space, index_ranges_max: 4, outlive: true }
 }
 
-fn open_volume(disk: &MemoryDisk) -> (Arc<dyn DiskFile>, Volumes) {
-    let file = disk.open(Path::new("/volumes/a"), Open::ExistingOrNew).unwrap();
-    file.grow(SIZE as u64).unwrap();
+fn open_volume(disk: &MemoryDisk) -> std::io::Result<(Arc<dyn DiskFile>, Volumes)> {
+    let file = disk.open(Path::new("/volumes/a"), Open::ExistingOrNew)?;
+    file.grow(SIZE as u64)?;
     let volumes = Volumes::default();
     volumes.insert(VolumeFile::new(VOLUME, "a".into(), Arc::clone(&file), SIZE as u64));
-    (file, volumes)
+    Ok((file, volumes))
 }
 
 impl Rig {
     fn new(space: u64) -> Self {
         let disk = MemoryDisk::new();
         disk.create_folder(Path::new("/volumes")).unwrap();
-        let (file, volumes) = open_volume(&disk);
+        let (file, volumes) = open_volume(&disk).unwrap();
         file.sync().unwrap();
         disk.sync_folder(Path::new("/volumes")).unwrap();
         let space = Arc::new(SideSpace::new(space));
@@ -141,12 +141,32 @@ impl Rig {
     }
 
     fn restart(&mut self, disk: MemoryDisk) {
+        self.try_restart(disk).unwrap();
+    }
+
+    fn try_restart(&mut self, disk: MemoryDisk) -> Result<(), String> {
+        self.disk = disk;
         self.space = Arc::new(SideSpace::new(self.space.capacity()));
-        let (eras, lost) = Eras::open(parts(&disk, &self.space), &self.users()).unwrap();
+        let opened = Eras::open(parts(&self.disk, &self.space), &self.users());
+        let (eras, lost) = opened.map_err(|error| error.to_string())?;
         assert_eq!(lost, []);
-        (self.file, self.volumes) = open_volume(&disk);
-        (self.disk, self.eras) = (disk, eras);
+        (self.file, self.volumes) = open_volume(&self.disk).map_err(|error| error.to_string())?;
+        self.eras = eras;
         self.eras.applied(at(self.place));
+        Ok(())
+    }
+
+    /// After whatever befell it: nothing was recorded as applied, so the updater applies all of it again.
+    fn come_back(&mut self, disk: MemoryDisk) -> Result<(), String> {
+        self.place = 1;
+        self.try_restart(disk)?;
+        for (place, (extent, byte)) in (1..).zip(self.writes.clone()) {
+            let limit = self.eras.limit(at(place), at(place + 1));
+            assert_eq!(limit, at(place + 1), "one write is one window here");
+            self.apply(place, extent, byte).map_err(|error| error.to_string())?;
+        }
+        self.place = self.writes.len() as u64 + 1;
+        Ok(())
     }
 
     fn image(&self, era: u64) -> Image {
@@ -237,19 +257,88 @@ proptest! {
             }
         }
         // A write that was cut off is in the journal, and is applied after the restart.
-        rig.place = rig.writes.len() as u64 + 1;
         let crashed = rig.disk.crash(seed);
-        let (place, users) = (rig.place, rig.users());
-        rig.place = 1;
-        rig.restart(crashed);
-        prop_assert_eq!(rig.users(), users);
-        for (place, (extent, byte)) in (1..).zip(rig.writes.clone()) {
-            let limit = rig.eras.limit(at(place), at(place + 1));
-            prop_assert_eq!(limit, at(place + 1), "one write is one window here");
-            rig.apply(place, extent, byte).unwrap();
-        }
-        prop_assert_eq!(rig.eras.applied_position().max(at(1)), at(place));
+        rig.come_back(crashed).unwrap();
+        prop_assert_eq!(rig.eras.applied_position().max(at(1)), at(rig.place));
         rig.check("after the crash");
+    }
+}
+
+/// A short run with everything in it that changes a disk, once each.
+fn short_run() -> Vec<Step> {
+    use Step::{Begin, End, Restart, Write};
+    vec![
+        Write(0, SIZE as u64, 1),
+        Begin,
+        Write(4096, 8192, 2),
+        Begin,
+        Write(4096, 4096, 3),
+        Write(32_768, 12_288, 0),
+        Restart,
+        Write(0, 16_384, 4),
+        End(0),
+        Begin,
+        Write(8192, 512, 2),
+        End(0),
+        Write(8192, 32_768, 1),
+    ]
+}
+
+/// Dies after so many changes of the disk, or loses power there.
+fn run_and_die(after: u64) -> Rig {
+    let mut rig = Rig::new(64 << 20);
+    rig.disk.power_off_after(after);
+    for step in short_run() {
+        let done = match step {
+            Step::Restart => rig.try_restart(rig.disk.clone()),
+            step => take(&mut rig, &step),
+        };
+        if done.is_err() {
+            break;
+        }
+    }
+    rig
+}
+
+/// What is left on the disk: all that was written, or, with a seed, what a loss of power leaves of it.
+fn left(disk: &MemoryDisk, power: Option<u64>) -> MemoryDisk {
+    power.map_or_else(|| disk.outlive(), |seed| disk.crash(seed))
+}
+
+/// And nothing of it stays when the last image has ended.
+fn assert_survived(mut rig: Rig, what: &str) {
+    rig.check(what);
+    while !rig.known.is_empty() {
+        rig.end(0);
+        rig.check(what);
+    }
+    assert_eq!((rig.space.used(), rig.disk.list(Path::new(FOLDER)).unwrap_or_default()), (0, vec![]), "{what}");
+}
+
+/// All of them, each followed by a second death, or loss of power, at every change of the start that comes after it.
+#[test]
+fn a_death_at_any_change_of_a_disk_and_in_the_start_after_it_costs_no_image() {
+    let all = run_and_die(u64::MAX).disk.effects();
+    assert!(all > 30, "{all} changes");
+    for power in [None, Some(1), Some(2)] {
+        for first in 0..all {
+            for second in 0.. {
+                let what = format!("after {first} changes, then {second}, power lost {power:?}");
+                let mut rig = run_and_die(first);
+                let again = left(&rig.disk, power);
+                again.power_off_after(second);
+                let whole = rig.come_back(again.clone()).is_ok() && again.list(Path::new("/volumes")).is_ok();
+                if whole {
+                    again.power_off_after(u64::MAX);
+                } else {
+                    rig.come_back(left(&again, power)).unwrap_or_else(|error| panic!("{what}: {error}"));
+                }
+                assert_survived(rig, &what);
+                if whole {
+                    break;
+                }
+            }
+        }
     }
 }
 

@@ -138,7 +138,7 @@ impl Log<'_> {
         let blocks = self.length / BLOCK;
         let next = (record.number & 0xffff_ffff) + record.header_blocks + record.data_blocks;
         let round = (record.number >> 32) + next / blocks;
-        round << 32 | next % blocks
+        (round << 32) | (next % blocks)
     }
 
     /// What a record has beside its header; `None` when not all of it is there.
@@ -268,7 +268,7 @@ mod tests {
                 next += 1;
             }
             self.block(block).copy_from_slice(&head);
-            self.number = (round + next / BLOCKS) << 32 | next % BLOCKS;
+            self.number = ((round + next / BLOCKS) << 32) | (next % BLOCKS);
             number
         }
 
@@ -284,9 +284,9 @@ mod tests {
     fn what_changes_nothing_but_the_superblock_is_at_its_place_wherever_it_lies_in_the_ring() {
         for covered in [32 << 10, 256 << 10] {
             for begin in [0, 100, BLOCKS - 12, BLOCKS - 6, BLOCKS - 1] {
-                let mut log = Made::at(3 << 32 | begin);
+                let mut log = Made::at((3 << 32) | begin);
                 assert!(log.is_clean(), "an empty one");
-                let busy = log.add(&change(INODE, 4), 3 << 32 | begin, covered);
+                let busy = log.add(&change(INODE, 4), (3 << 32) | begin, covered);
                 assert!(!log.is_clean(), "{begin}: an inode's change");
                 let first = log.add(&change(BUFFER, 0), busy, covered);
                 assert!(!log.is_clean(), "{begin}: the change before it would be done again");
@@ -306,23 +306,23 @@ mod tests {
 
     #[test]
     fn a_record_that_is_not_all_there_is_not_believed() {
-        let mut log = Made::at(3 << 32 | 10);
-        log.add(&change(BUFFER, 0), 3 << 32 | 10, 32 << 10);
+        let mut log = Made::at((3 << 32) | 10);
+        log.add(&change(BUFFER, 0), (3 << 32) | 10, 32 << 10);
         assert!(log.is_clean());
         // Its last block is of the round before.
         log.block(12)[..4].copy_from_slice(&2_u32.to_be_bytes());
         assert!(!log.is_clean());
         // Where the tail should be is something else.
-        let mut log = Made::at(3 << 32 | 10);
-        log.add(&change(BUFFER, 0), 3 << 32 | 5, 32 << 10);
+        let mut log = Made::at((3 << 32) | 10);
+        log.add(&change(BUFFER, 0), (3 << 32) | 5, 32 << 10);
         assert!(!log.is_clean());
         // A tail that is never reached, or lies behind it.
-        let mut log = Made::at(3 << 32 | 10);
-        log.add(&change(BUFFER, 0), 3 << 32 | 60, 32 << 10);
+        let mut log = Made::at((3 << 32) | 10);
+        log.add(&change(BUFFER, 0), (3 << 32) | 60, 32 << 10);
         assert!(!log.is_clean());
         // Operations beyond its end.
-        let mut log = Made::at(3 << 32 | 10);
-        log.add(&change(BUFFER, 0), 3 << 32 | 10, 32 << 10);
+        let mut log = Made::at((3 << 32) | 10);
+        log.add(&change(BUFFER, 0), (3 << 32) | 10, 32 << 10);
         log.block(10)[40..44].copy_from_slice(&99_u32.to_be_bytes());
         assert!(!log.is_clean());
     }

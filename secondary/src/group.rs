@@ -277,7 +277,7 @@ impl Secondary {
     }
 
     /// The first start after this side was primary: what lies behind the place where the histories parted is cut from the
-    /// journal, and all before it is in the volumes.
+    /// journal.
     fn cut_back(parts: &SecondaryParts, at: Position) -> Result<(), StartError> {
         let id = parts.keeper.id();
         // The places behind the cut are used again: images must not go by them any more.
@@ -289,7 +289,12 @@ impl Secondary {
         let applied =
             AppliedRecord { segment: end.position.segment, offset: end.position.offset, seq: end.seq.0, marker };
         let mut batch = Batch::new();
-        batch.put_applied(id, &applied)?;
+        // What is recorded is in the volumes for good. What lies between that and the cut is applied again: it may be there only until
+        // power is lost, when its record failed.
+        let recorded = parts.keeper.catalog().applied(id)?.map_or((0, 0), |found| (found.segment, found.offset));
+        if recorded >= (applied.segment, applied.offset) {
+            batch.put_applied(id, &applied)?;
+        }
         batch.delete_history(id);
         parts.keeper.update_with(batch, |record| record.cut = None)?;
         Ok(())

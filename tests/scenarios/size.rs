@@ -1,6 +1,6 @@
 //! DESIGN section 9 in small: many volumes start fast and idle cheaply.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tidemark_tests::cluster::Cluster;
 use tidemark_tests::figures::{processor_time, resident_kib};
@@ -8,7 +8,7 @@ use tidemark_tests::wait::measure_for;
 
 const GROUPS: usize = 50;
 const VOLUMES_PER_GROUP: usize = 10;
-const START_LIMIT: Duration = Duration::from_secs(10);
+const START_LIMIT: Duration = Duration::from_secs(5);
 const RESIDENT_KIB_MAX: u64 = 400 << 10;
 const IDLE_SHARE_MAX: f64 = 0.05;
 
@@ -28,10 +28,10 @@ fn five_hundred_volumes_of_a_tebibyte_start_fast_and_idle_cheaply() {
     }
     appliance.stop();
 
-    let start = Instant::now();
     appliance.start();
-    let took = start.elapsed();
-    assert!(took < START_LIMIT, "started in {took:?}");
+    // By the processor's time: how long that takes on a machine that is busy otherwise says nothing. The benches measure the other.
+    let took = processor_time(appliance.pid());
+    assert!(took < START_LIMIT, "started with {took:?} of a processor");
     assert_eq!(appliance.status().groups.len(), GROUPS);
     assert_eq!(appliance.open("v49-9").size(), 1 << 40);
 
@@ -40,7 +40,7 @@ fn five_hundred_volumes_of_a_tebibyte_start_fast_and_idle_cheaply() {
     measure_for(window);
     let share = (processor_time(appliance.pid()) - before).as_secs_f64() / window.as_secs_f64();
     let resident = resident_kib(appliance.pid());
-    eprintln!("started in {took:?}, {} MiB resident, {:.1} % of a core when idle", resident >> 10, share * 100.0);
+    eprintln!("started with {took:?} of a processor, {} MiB resident, {:.1} % of a core when idle", resident >> 10, share * 100.0);
     assert!(resident < RESIDENT_KIB_MAX, "{} MiB resident", resident >> 10);
     assert!(share < IDLE_SHARE_MAX, "{:.1} % of a core when idle", share * 100.0);
 }

@@ -92,7 +92,11 @@ impl Appliance {
             marker: before.parted.marker,
         };
         let mut batch = Batch::new();
-        batch.put_applied(id, &applied).map_err(text)?;
+        // One that is recorded as further back stays there: what lies between is applied again.
+        let recorded = self.catalog.applied(id).map_err(text)?.map_or((0, 0), |found| (found.segment, found.offset));
+        if recorded >= (place.segment, place.offset) {
+            batch.put_applied(id, &applied).map_err(text)?;
+        }
         batch.delete_history(id);
         batch.delete_markers_after(id, MarkerNumber(0));
         let now_ns = self.now_ns();

@@ -674,8 +674,8 @@ impl Secondary {
             let time = jiff::Timestamp::from_nanosecond(i128::from(before.marker_ns)).unwrap_or_default();
             let generation = before.generation;
             format!(
-                "until this copy is complete, a failover here goes on with what this side was when it returned: generation {generation}, \
-                 marker {} of {time:.0}", before.marker
+                "Until this copy is complete, a failover here goes on with what this side was when it returned: generation {generation}, all \
+                 that its hosts had written behind marker {} of {time:.0}", before.marker
             )
         });
         let copy = permission
@@ -684,7 +684,7 @@ impl Secondary {
         PairStatus {
             peer: peer.into(),
             state,
-            reason: self.state.problem().or(if connected { None } else { copy_error }).or(silent).or(before),
+            reason: joined([self.state.problem().or(if connected { None } else { copy_error }).or(silent), before]),
             since: self.in_state_since(state, now),
             connected,
             stands: false,
@@ -710,6 +710,12 @@ impl Secondary {
         }
         since.1
     }
+}
+
+/// What is to be said, one after the other.
+fn joined(parts: [Option<String>; 2]) -> Option<String> {
+    let said: Vec<String> = parts.into_iter().flatten().collect();
+    (!said.is_empty()).then(|| said.join(". "))
 }
 
 /// The position is recorded whenever a segment is left behind, so a kill loses the record of at most this segment and the next:

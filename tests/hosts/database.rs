@@ -120,6 +120,9 @@ fn postgresql_of_a_drill_never_follows_a_link_to_the_original() {
     database.sql("create table kept (number int) tablespace fast").done();
     database.sql("insert into kept select generate_series(1, 1000)").done();
     let oid = number(&database, "select oid from pg_tablespace where spcname = 'fast'");
+    // Its link is in the file system, and not only in what PostgreSQL would replay.
+    database.sql("checkpoint").done();
+    run("sync", &["-f", space.as_str()]).done();
     pair.settle();
     // Of the copy this is not known, and its PostgreSQL must not find it in the original's directories.
     database.sql("insert into kept select generate_series(1001, 2000)").done();
@@ -141,6 +144,16 @@ fn postgresql_of_a_drill_never_follows_a_link_to_the_original() {
         let passed = drill(&format!("{wal} --tablespace {which}=data/space"));
         assert_eq!(passed.result, DrillResult::Passed, "{passed:?}");
     }
+    // One that is in the log alone: its link is made when that is replayed, and leads to the original.
+    let late = pair.cluster.join("data/late");
+    std::fs::create_dir(&late).expect("make a directory");
+    let late = late.display().to_string();
+    run("chown", &["postgres", &late]).done();
+    database.sql(&format!("create tablespace late location '{late}'")).done();
+    database.sql("create table later (number int) tablespace late").done();
+    pair.settle();
+    let refused = drill(&format!("{wal} --tablespace {oid}=data/space"));
+    assert_eq!(refused.result, DrillResult::Failed, "{refused:?}");
     // The original is as it was, also after a crash.
     drop(database);
     let database = Postgres::start(&mounted.data(), &pair.cluster.join("es"));

@@ -32,8 +32,8 @@ fn wait_paired(sides: [&Appliance; 2]) {
     }
 }
 
-/// East was primary, had writes that west never got, and returns as west's copy over a line on which that takes long. All that east's hosts
-/// wrote, and what east's volumes hold.
+/// East was primary, had writes that west never got, and returns as west's copy over a line that is cut in the middle of that. All that east's
+/// hosts wrote, and what east's volumes hold.
 fn returning(seed: u64) -> (Pair, Vec<Write>, Vec<Vec<u8>>) {
     let mut pair = Pair::prefilled(&Setup::seeded(seed));
     let load = pair.load(0);
@@ -51,7 +51,7 @@ fn returning(seed: u64) -> (Pair, Vec<Write>, Vec<Vec<u8>>) {
     load.wait_acked(400);
     load.stop();
     pair.relay.heal();
-    pair.relay.set(slow());
+    pair.way_back.set(slow());
     pair.east.start();
     wait_role(&pair.east, Role::Fenced);
     let returned: RejoinReport = pair.east.json(&["rejoin", GROUP]);
@@ -60,6 +60,7 @@ fn returning(seed: u64) -> (Pair, Vec<Write>, Vec<Vec<u8>>) {
     pair.east.wait_pair(GROUP, "the copy to be under way", LIMIT, |pair| {
         pair.copy.as_ref().is_some_and(|copy| copy.done_bytes > 0) && pair.state == PairState::Resync
     });
+    pair.way_back.cut();
     (pair, writes, held)
 }
 
@@ -83,7 +84,6 @@ fn a_failover_in_the_middle_of_a_failback_serves_exactly_what_the_old_primary_wa
     // Restarts find it as it was.
     pair.east.kill9();
     pair.east.start();
-    pair.east.wait_pair(GROUP, "the copy to be under way", LIMIT, |pair| pair.connected);
     let reason = pair.east.pair(GROUP).reason.unwrap_or_default();
     assert!(reason.contains("a failover here goes on with what this side was"), "{reason}");
     assert_eq!(pair.backing(&pair.east), held, "nothing of the copy is applied");
@@ -99,7 +99,7 @@ fn a_failover_in_the_middle_of_a_failback_serves_exactly_what_the_old_primary_wa
     assert!(pair.east.json::<Vec<LostTail>>(&["lost", "list", GROUP]).is_empty(), "it is lost no more");
 
     // The new primary comes back to find that it was left.
-    pair.relay.set(Weather::default());
+    pair.way_back.set(Weather::default());
     pair.west.start();
     wait_role(&pair.west, Role::Fenced);
     let returned: RejoinReport = pair.west.json(&["rejoin", GROUP]);
@@ -115,7 +115,7 @@ fn a_failback_that_is_not_interrupted_ends_with_what_the_new_primary_has() {
     let (mut pair, _, held) = returning(332);
     pair.east.restart();
     assert_eq!(pair.backing(&pair.east), held, "nothing of the copy is applied");
-    pair.relay.set(Weather::default());
+    pair.way_back.set(Weather::default());
     wait_paired([&pair.west, &pair.east]);
     let marker = pair.west.ok(&["cut", GROUP]);
     pair.west.ok(&["wait", GROUP, "--to", "east", "--marker", marker.trim(), "--timeout", "30s"]);
@@ -135,7 +135,7 @@ fn returning_to_much(seed: u64, differs: u64) -> Pair {
     let _ = pair.failover();
     write_noise(&pair.west, "v", 0, differs, 2);
     pair.relay.heal();
-    pair.relay.set(Weather { bytes_per_second: Some(8_000_000), ..Weather::default() });
+    pair.way_back.set(Weather { bytes_per_second: Some(8_000_000), ..Weather::default() });
     pair.east.start();
     wait_role(&pair.east, Role::Fenced);
     let returned: RejoinReport = pair.east.json(&["rejoin", GROUP]);
@@ -150,7 +150,7 @@ fn assert_given_up_and_copied(mut pair: Pair) {
     assert!(pair.east.log_text().contains("no room for the copy beside what this side was"));
     let refused = pair.east.refuses(&["failover", GROUP, "--force"]);
     assert!(refused.contains("no usable copy"), "{refused}");
-    pair.relay.set(Weather::default());
+    pair.way_back.set(Weather::default());
     wait_paired([&pair.west, &pair.east]);
     let marker = pair.west.ok(&["cut", GROUP]);
     pair.west.ok(&["wait", GROUP, "--to", "east", "--marker", marker.trim(), "--timeout", "30s"]);

@@ -40,7 +40,11 @@ fn five_hundred_volumes_of_a_tebibyte_start_fast_and_idle_cheaply() {
     measure_for(window);
     let share = (processor_time(appliance.pid()) - before).as_secs_f64() / window.as_secs_f64();
     let resident = resident_kib(appliance.pid());
-    eprintln!("started with {took:?} of a processor, {} MiB resident, {:.1} % of a core when idle", resident >> 10, share * 100.0);
+    eprintln!(
+        "started with {took:?} of a processor, {} MiB resident, {:.1} % of a core when idle",
+        resident >> 10,
+        share * 100.0
+    );
     assert!(resident < RESIDENT_KIB_MAX, "{} MiB resident", resident >> 10);
     assert!(share < IDLE_SHARE_MAX, "{:.1} % of a core when idle", share * 100.0);
 }

@@ -42,7 +42,7 @@ fn told(report: &FailoverReport) -> String {
         format!("left out   {}", left_out(report)),
     ];
     if report.went_back {
-        let why = "this side had returned as the copy, and that was not complete: it goes on with what it was before";
+        let why = "this side had returned as the copy, and that was not complete: it goes on with all that its own hosts had written before";
         lines.push(format!("went back  {why}"));
     }
     let missing = report.missing_writes_known.saturating_sub(report.dropped_writes);

@@ -110,7 +110,7 @@ fn ext4_as_it_is_made_today() {
         &["-t", "ext4", "-b", "1024", "-I", "128"],
         &["-t", "ext4", "-O", "^64bit,^flex_bg,^metadata_csum"],
         &["-t", "ext4", "-b", "1024", "-O", "bigalloc"],
-        &["-t", "ext4", "-b", "4096", "-O", "bigalloc"],
+        &["-t", "ext4", "-b", "4096", "-O", "bigalloc", "-C", "8192"],
         &["-t", "ext3"],
         &["-t", "ext2", "-b", "1024"],
     ] {

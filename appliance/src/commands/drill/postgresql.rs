@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The original may be in use on this machine. Nothing of it is touched: no link leads there when PostgreSQL starts, and settings that name
-//! other places, or have others told, are overridden on its command line.
+//! other places, or have others told, are overridden on its command line; and the server sees everything but the drill's folder read-only.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, chown, symlink};
@@ -235,6 +235,40 @@ fn settings(version: u32, data: &Path, own: &Path) -> Vec<String> {
     all
 }
 
+/// What the server runs in: a view of this machine in which nothing can be written but what lies below a folder. A log that is replayed makes
+/// links anew, which nobody could look at before (that of a tablespace, to where it lies on the primary). The first word is the folder; mounts
+/// are told with their odd characters as octal numbers.
+const CONFINED: &str = r#"
+keep=$1
+shift
+mount --rbind "$keep" "$keep" || exit 1
+mounts=$(cat /proc/self/mounts) || exit 1
+printf '%s\n' "$mounts" | while read -r from at rest; do
+    at=$(printf '%b' "$(printf '%s' "$at" | sed 's/\\\([0-7]\{3\}\)/\\0\1/g')")
+    case "$at" in
+    "$keep" | "$keep"/* | /dev | /dev/* | /proc | /proc/* | /sys | /sys/*) continue ;;
+    esac
+    [ -e "$at" ] || continue
+    mount -o remount,bind,ro "$at" || {
+        echo "PostgreSQL is not started: $at could not be made read-only for it" >&2
+        exit 1
+    }
+done || exit 1
+exec "$@"
+"#;
+
+/// Programs and all that they start see everything but the folder read-only.
+fn confined(run: Program, folder: &Path) -> anyhow::Result<Program> {
+    if !rustix::process::getuid().is_root() {
+        // Who may not mount may not write to what is somebody else's either.
+        return Ok(run);
+    }
+    let mut confined = command("unshare", "util-linux")?;
+    confined.args(["--mount", "--propagation", "private", "sh", "-c", CONFINED, "sh"]).arg(folder);
+    confined.arg(run.get_program()).args(run.get_args());
+    Ok(confined)
+}
+
 /// As one word for the shell, through which pg_ctl starts the server.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
@@ -262,7 +296,8 @@ fn run(data: &Path, folder: &Path) -> anyhow::Result<()> {
     };
     let mut start = control("start")?;
     start.args(["-o", &options]).arg("-l").arg(own.path().join("log"));
-    let started = finish(start, "pg_ctl start", &[0]);
+    let folder = folder.canonicalize().with_context(|| format!("look at {}", folder.display()))?;
+    let started = finish(confined(start, &folder)?, "pg_ctl start", &[0]);
     let checked = started.and_then(|_| {
         let mut look = as_owner(data, &programs.join("pg_amcheck"))?;
         look.arg("-h").arg(own.path()).args(["-p", PORT, "--all", "--install-missing", "--heapallindexed"]);

@@ -279,13 +279,7 @@ impl Apply {
         if !is_planned && !(self.state.is_refusing_at_rest() && self.journal.is_full()) {
             return Ok(());
         }
-        let recorded = self.keeper.update(|group| {
-            for pair in &mut group.pairs {
-                pair.before = None;
-                pair.copy.iter_mut().for_each(|copy| copy.direct = true);
-            }
-        });
-        recorded.map_err(|error| error.to_string())?;
+        crate::group::record_given_up(&self.keeper).map_err(|error| error.to_string())?;
         self.state.give_up_before();
         tracing::warn!(group = %self.keeper.name(), "the journal has no room for the copy beside what this side was before it returned: \
             there is no image here until the copy is complete");

@@ -570,6 +570,16 @@ impl Secondary {
         self.current.lock().connection.is_some() && silent.is_some_and(|silent| silent <= SILENCE_MAX)
     }
 
+    /// What this side was before it returned is not wanted any more. Recorded before any of the copy is applied.
+    ///
+    /// # Errors
+    /// [`CatalogError`]; it is kept then.
+    pub fn give_up_before(&self) -> Result<(), CatalogError> {
+        record_given_up(&self.parts.keeper)?;
+        self.state.give_up_before();
+        Ok(())
+    }
+
     /// Where its positions are.
     #[must_use]
     pub fn movements(&self) -> Vec<Movement> {
@@ -739,6 +749,16 @@ fn catch_up(updater: &mut Updater, state: &CopyState, recorded_segment: u64) {
 #[must_use]
 pub fn was_before(keeper: &GroupKeeper) -> Option<BeforeRecord> {
     keeper.get().pairs.into_iter().next()?.before
+}
+
+/// The copy that is open is applied as it comes.
+pub(crate) fn record_given_up(keeper: &GroupKeeper) -> Result<(), CatalogError> {
+    keeper.update(|group| {
+        for pair in group.pairs.iter_mut().filter(|pair| pair.before.is_some()) {
+            pair.before = None;
+            pair.copy.iter_mut().for_each(|copy| copy.direct = true);
+        }
+    })
 }
 
 pub(crate) fn open_copy(keeper: &GroupKeeper) -> Option<OpenCopy> {

@@ -22,7 +22,7 @@ use tidemark_common::journal::{self, Position};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_secondary::group::{Secondary, was_before};
 
-use super::appliance::{Appliance, Engine, Group, failed};
+use super::appliance::{Appliance, Engine, Group, failed, refused};
 use super::lost::is_rest_of;
 use super::take_back::stand_until_returned;
 
@@ -116,10 +116,18 @@ impl Appliance {
         Ok((recorded.map_err(text)?, before))
     }
 
-    /// Whether a kept tail is what this side goes back to.
-    pub(crate) fn goes_back_to(&self, group: &str, tail: &str) -> bool {
-        let before = self.group(group).ok().and_then(|group| was_before(&group.keeper));
-        before.is_some_and(|before| before.tail == tail)
+    /// A kept tail that this side would go back to is no longer wanted: the copy takes the place of what this side was.
+    pub(crate) fn go_back_no_more(&self, name: &str, tail: &str) -> Result<(), ErrorBody> {
+        let Ok(group) = self.group(name) else { return Ok(()) };
+        if was_before(&group.keeper).is_none_or(|before| before.tail != tail) {
+            return Ok(());
+        }
+        match group.engine.read().clone() {
+            Engine::Secondary(secondary) => secondary.give_up_before().map_err(failed),
+            _ => Err(refused(format!(
+                "group '{name}' does not run, and may need '{tail}' to do so: mend what `tidemark status` says first"
+            ))),
+        }
     }
 
     /// What a side that went back still has to do before it runs; done again after a kill, it comes to the same.

@@ -214,11 +214,8 @@ impl Appliance {
     /// `lost discard`.
     pub(crate) fn discard_lost(&self, group: &str, name: &str) -> Result<(), ErrorBody> {
         let folder = self.tail_folder(self.owner_of(group, name)?.id(), name)?;
-        if self.goes_back_to(group, name) {
-            return Err(refused(format!(
-                "'{name}' is what group '{group}' goes back to here if the copy that is under way does not end: discard it when that is complete"
-            )));
-        }
+        // Without it there is nothing to go back to.
+        self.go_back_no_more(group, name)?;
         tracing::warn!(group, folder = %folder.display(), "what was never shipped is discarded, as asked");
         std::fs::remove_dir_all(&folder).map_err(|error| failed(format!("remove {}: {error}", folder.display())))?;
         // With the last one of a group that is no more goes what was kept to know of it.

@@ -7,8 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use tidemark_common::storage::aligned::is_whole_blocks;
 use tidemark_common::storage::memory::MemoryDisk;
 use tidemark_common::storage::{Disk, DiskFile, Open};
+
+use crate::device::{Device, FileId, Writing};
 
 /// What a dead process unwinds with.
 struct Died;
@@ -109,12 +112,13 @@ pub(crate) fn survives<T>(step: impl FnOnce() -> T) -> Option<T> {
 #[derive(Debug, Clone)]
 pub(crate) struct MortalDisk {
     disk: MemoryDisk,
+    device: Arc<Device>,
     fate: Fate,
 }
 
 impl MortalDisk {
-    pub(crate) fn new(disk: &MemoryDisk, fate: &Fate) -> Self {
-        Self { disk: disk.clone(), fate: fate.clone() }
+    pub(crate) fn new(disk: &MemoryDisk, device: &Arc<Device>, fate: &Fate) -> Self {
+        Self { disk: disk.clone(), device: Arc::clone(device), fate: fate.clone() }
     }
 }
 
@@ -125,7 +129,8 @@ impl Disk for MortalDisk {
             Ok(file) if how != Open::New => file,
             _ => self.fate.act(|| self.disk.open(path, how))?,
         };
-        Ok(Arc::new(MortalFile { file, fate: self.fate.clone() }))
+        let (id, device, fate) = (self.device.file(path), Arc::clone(&self.device), self.fate.clone());
+        Ok(Arc::new(MortalFile { file, id, device, fate }))
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
@@ -134,11 +139,12 @@ impl Disk for MortalDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.fate.act(|| self.disk.rename(from, to))
+        self.device.syncs();
+        self.fate.act(|| self.disk.rename(from, to).inspect(|()| self.device.renamed(from, to)))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.fate.act(|| self.disk.remove(path))
+        self.fate.act(|| self.disk.remove(path).inspect(|()| self.device.removed(path)))
     }
 
     fn create_folder(&self, folder: &Path) -> io::Result<()> {
@@ -147,35 +153,57 @@ impl Disk for MortalDisk {
     }
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        self.device.syncs();
         self.fate.act(|| self.disk.sync_folder(folder))
     }
 }
 
 struct MortalFile {
     file: Arc<dyn DiskFile>,
+    id: FileId,
+    device: Arc<Device>,
     fate: Fate,
 }
 
 impl DiskFile for MortalFile {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.fate.alive()?;
+        self.device.reads(self.id, offset, buffer.len())?;
         self.file.read_exact_at(buffer, offset)
     }
 
     fn read_cached_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
         self.fate.alive()?;
+        if !self.device.has_cached() {
+            return Ok(false);
+        }
+        self.device.reads(self.id, offset, buffer.len())?;
         self.file.read_cached_at(buffer, offset)
     }
 
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.fate.act(|| self.file.write_all_at(data, offset))
+        let part = match self.device.writes(data.len()) {
+            Writing::Whole => return self.fate.act(|| self.file.write_all_at(data, offset)),
+            Writing::Parts(part) => part,
+            Writing::Fails(part) => {
+                let failed = Err(io::Error::other("the write stopped in the middle"));
+                return self.fate.act(|| self.file.write_all_at(&data[..part], offset).and(failed));
+            }
+        };
+        self.fate.act(|| self.file.write_all_at(&data[..part], offset))?;
+        self.fate.act(|| self.file.write_all_at(&data[part..], offset + part as u64))
     }
 
     fn write_direct_at(&self, data: &[u8], offset: u64) -> io::Result<bool> {
-        self.fate.act(|| self.file.write_direct_at(data, offset))
+        // The disk in memory takes them as it takes others.
+        if !is_whole_blocks(data, offset) {
+            return Ok(false);
+        }
+        self.write_all_at(data, offset).map(|()| true)
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.device.syncs();
         self.fate.act(|| self.file.sync())
     }
 

@@ -106,6 +106,17 @@ impl Near {
         self.writeback.step(limit) == WritingBack::Did
     }
 
+    /// The journal's memory of its newest frames is given back.
+    pub(crate) fn rest_journal(&self) {
+        self.writeback.image.journal.rest();
+    }
+
+    /// Where the journal ends: a segment and a place in it.
+    pub(crate) fn journal_end(&self) -> (u64, u64) {
+        let end = self.writeback.image.journal.durable_end().position;
+        (end.segment, end.offset)
+    }
+
     /// Says what is to be said, sends what can be sent. Whether it did anything.
     pub(crate) fn converse(&mut self, line: &mut Line, time: Duration, random: &mut StdRng) -> bool {
         let Some(mut talk) = self.talk.take() else { return self.call(line, time, random) };

@@ -7,8 +7,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::fate::Points;
+use crate::figures::Figures;
 use crate::profile::Profile;
-use crate::world::{Figures, World};
+use crate::world::World;
 use crate::{parallel, tell};
 
 /// Pairs tried, of all there are: a seeded sample.

@@ -7,6 +7,7 @@ use rand::{RngExt, SeedableRng};
 
 use tidemark_common::history::History;
 
+use crate::device::Pace;
 use crate::site::Settings;
 use crate::world::Side;
 
@@ -20,6 +21,10 @@ pub(crate) enum Calamity {
     LineLost,
     Partition(Duration),
     FailedSync(Side),
+    /// A write stops in the middle.
+    FailedWrite(Side),
+    /// A part of the journal or of a volume cannot be read for so many steps.
+    Unreadable(Side, u64),
     /// The disk has room for so many bytes more, for so many steps.
     FullDisk(Side, u64, u64),
     ClockJump(Side, i64),
@@ -54,6 +59,10 @@ pub(crate) struct Profile {
     pub(crate) partition: Option<(u64, Duration)>,
     /// Of a million steps, after how many bits of the copy's journal flip.
     pub(crate) damage: u32,
+    /// The disks of either side.
+    pub(crate) paces: [Pace; 2],
+    /// Of a million steps, how many a write fails at in the middle, and how many after which something cannot be read.
+    pub(crate) device_rates: [u32; 2],
     /// A process that dies in the middle of a step dies because power is lost there.
     pub(crate) power_lost: bool,
     /// After each start of the copy, every marker of its history is looked at.
@@ -99,9 +108,22 @@ impl Profile {
             rates,
             partition: None,
             damage: 0,
+            paces: [Pace::default(); 2],
+            device_rates: [0; 2],
             power_lost: false,
             looks_at_history: false,
         }
+    }
+
+    /// The same over disks that take their time, write in parts, and do not give out everything. Chosen by a generator of its own: what
+    /// else befalls is what it is over quick disks, as long as time does not change it.
+    pub(crate) fn over_slow_disks(self, seed: u64) -> Self {
+        let chance = &mut StdRng::seed_from_u64(seed ^ 0x736c_6f77);
+        let paces = [Pace::of(chance), Pace::of(chance)];
+        let device_rates = [[0, 100, 400][chance.random_range(0..3)], [0, 300, 1_500][chance.random_range(0..3)]];
+        // A copy that stands for its disk has a journal that fills.
+        let far_segments = self.settings.far_segments - chance.random_range(0..18);
+        Self { settings: Settings { far_segments, ..self.settings }, paces, device_rates, ..self }
     }
 
     /// The same with a copy that can go back.
@@ -160,6 +182,15 @@ impl Profile {
         if self.damage > 0 && random.random_range(0..1_000_000) < self.damage {
             return Some(Calamity::Damage);
         }
+        let side = |random: &mut StdRng| if random.random_bool(0.5) { Side::Near } else { Side::Far };
+        let [failed_writes, unreadable] = self.device_rates;
+        if failed_writes > 0 && random.random_range(0..1_000_000) < failed_writes {
+            return Some(Calamity::FailedWrite(side(random)));
+        }
+        if unreadable > 0 && random.random_range(0..1_000_000) < unreadable {
+            let side = side(random);
+            return Some(Calamity::Unreadable(side, random.random_range(20..2_000)));
+        }
         let mut at = random.random_range(0..1_000_000);
         let kind = self.rates.iter().position(|rate| match u32::checked_sub(at, *rate) {
             Some(rest) => {
@@ -168,7 +199,7 @@ impl Profile {
             }
             None => true,
         })?;
-        let side = if random.random_bool(0.5) { Side::Near } else { Side::Far };
+        let side = side(random);
         Some(match kind {
             0 => Calamity::Kill(side),
             1 => Calamity::Doom(side, random.random_range(0..40)),

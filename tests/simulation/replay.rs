@@ -23,6 +23,7 @@ use tidemark_tests::history::Tick;
 use tidemark_tests::wait::{check, wait_until};
 use tokio::runtime::{Builder, Runtime};
 
+use crate::device::Device;
 use crate::fate::Points;
 use crate::hosts::Hosts;
 use crate::near::{Waiting, now};
@@ -88,7 +89,7 @@ fn recorded_run(site: &Site, now_ns: &AtomicU64) -> (Vec<Entry>, usize, Hosts) {
 #[test]
 fn a_loss_of_power_anywhere_in_a_real_run_leaves_what_was_flushed() {
     let ground = ground(&Profile::short(), Builder::new_current_thread().enable_all().build().unwrap());
-    let mut site = Site::new(NEAR, &ground);
+    let mut site = Site::new(NEAR, &ground, Device::well());
     let (entries, before, hosts) = recorded_run(&site, &ground.now_ns);
     // The run may have ended with writes in the buffer (its journal was full): they are lost with the memory.
     site.lost_memory();
@@ -176,7 +177,7 @@ struct RealPair {
 impl RealPair {
     fn start(profile: &Profile) -> Self {
         let ground = ground(profile, Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap());
-        let (near_site, far_site) = (Site::new(NEAR, &ground), Site::new(FAR, &ground));
+        let (near_site, far_site) = (Site::new(NEAR, &ground, Device::well()), Site::new(FAR, &ground, Device::well()));
         let hosts = Hosts::new(3, profile.settings.volumes, profile.settings.blocks);
         let (folder, recording) = (tempfile::tempdir().unwrap(), Recording::of(&hosts.history));
         let disk = |site: &Site, machine| -> Arc<dyn Disk> {

@@ -19,7 +19,8 @@ use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::link::Endpoint;
 use tidemark_common::markers::info;
 use tidemark_common::metrics::Metrics;
-use tidemark_common::storage::memory::MemoryDisk;
+use tidemark_common::nbd::IoError;
+use tidemark_common::storage::memory::{MemoryDisk, SECTOR};
 use tidemark_common::storage::{Disk, Open};
 use tidemark_common::t0::{Eras, ErasParts, SideSpace};
 use tidemark_common::volumes::{VolumeFile, Volumes};
@@ -39,6 +40,7 @@ use tidemark_secondary::takeover;
 use tidemark_tests::stamp::BLOCK_BYTES;
 use tokio::runtime::Runtime;
 
+use crate::device::Device;
 use crate::fate::{Fate, MortalDisk, Points};
 
 pub(crate) const GROUP: GroupId = GroupId([7; 16]);
@@ -106,6 +108,7 @@ pub(crate) struct Site {
     pub(crate) name: &'static str,
     pub(crate) settings: Settings,
     pub(crate) disk: MemoryDisk,
+    pub(crate) device: Arc<Device>,
     pub(crate) clock: SimClock,
     pub(crate) fate: Fate,
     points: Arc<Points>,
@@ -150,12 +153,13 @@ pub(crate) struct Ground {
 }
 
 impl Site {
-    pub(crate) fn new(name: &'static str, ground: &Ground) -> Self {
+    pub(crate) fn new(name: &'static str, ground: &Ground, device: Device) -> Self {
         let clock = SimClock { now_ns: Arc::clone(&ground.now_ns), jump_ms: Arc::default() };
         let site = Self {
             name,
             settings: ground.settings.clone(),
             disk: MemoryDisk::new(),
+            device: Arc::new(device),
             clock,
             fate: Fate::new(&ground.points),
             points: Arc::clone(&ground.points),
@@ -258,6 +262,7 @@ impl Site {
             name: self.name,
             settings: self.settings.clone(),
             disk,
+            device: Arc::new(Device::well()),
             clock: self.clock.clone(),
             fate: Fate::new(&Points::deadly(&[])),
             points: Points::deadly(&[]),
@@ -284,7 +289,7 @@ impl Site {
     /// The files of the volumes, and what the group is kept in.
     pub(crate) fn open(&mut self) -> Result<Opened, String> {
         self.fate = Fate::new(&self.points);
-        self.open_on(Arc::new(MortalDisk::new(&self.disk, &self.fate)))
+        self.open_on(Arc::new(MortalDisk::new(&self.disk, &self.device, &self.fate)))
     }
 
     fn open_on(&self, disk: Arc<dyn Disk>) -> Result<Opened, String> {
@@ -434,26 +439,45 @@ impl Site {
 
     /// All volumes as a host reads them.
     pub(crate) fn read_all(&self, primary: &Primary) -> Vec<Vec<u8>> {
-        let read = |index| self.read(primary, index, 0, self.volume_bytes());
-        (0..self.settings.volumes).map(read).collect()
+        self.try_read_all(primary).expect("a read")
     }
 
     /// The same, or why a host gets an error.
-    pub(crate) fn try_read_all(&self, primary: &Primary) -> Result<Vec<Vec<u8>>, String> {
-        let read = |index| {
-            let mut bytes = vec![0; usize::try_from(self.volume_bytes()).unwrap()];
-            let export = primary.export(&name_of(index)).unwrap();
-            let done = self.runtime.block_on(export.read(0, &mut bytes));
-            done.map(|()| bytes).map_err(|error| format!("{error:?}"))
-        };
-        (0..self.settings.volumes).map(read).collect()
+    pub(crate) fn try_read_all(&self, primary: &Primary) -> Result<Vec<Vec<u8>>, IoError> {
+        (0..self.settings.volumes).map(|index| self.read(primary, index, 0, self.volume_bytes())).collect()
     }
 
-    pub(crate) fn read(&self, primary: &Primary, volume: u32, offset: u64, length: u64) -> Vec<u8> {
+    pub(crate) fn read(&self, primary: &Primary, volume: u32, offset: u64, length: u64) -> Result<Vec<u8>, IoError> {
         let mut bytes = vec![0; usize::try_from(length).unwrap()];
         let export = primary.export(&name_of(volume)).unwrap();
-        self.runtime.block_on(export.read(offset, &mut bytes)).expect("a read");
-        bytes
+        self.runtime.block_on(export.read(offset, &mut bytes)).map(|()| bytes)
+    }
+
+    /// What its journal holds behind a place cannot be read, for good, but for how each segment begins, and what begins at that place: there
+    /// the other side is known to stand.
+    pub(crate) fn refuse_journal(&self, segment: u64, offset: u64) {
+        for (path, _) in self.disk.everything() {
+            let number = path.file_stem().and_then(|name| name.to_str()?.parse::<u64>().ok());
+            let begin = match number.filter(|number| path.starts_with(JOURNAL) && *number >= segment) {
+                Some(number) if number == segment => offset,
+                Some(_) => BLOCK_BYTES as u64,
+                None => continue,
+            };
+            self.device.refuse(&path, begin + BLOCK_BYTES as u64..u64::MAX, u64::MAX);
+        }
+    }
+
+    /// A part of a segment of its journal, or of a volume, cannot be read until a step of the run.
+    pub(crate) fn refuse_reads(&self, random: &mut StdRng, until: u64) {
+        let is_journal = random.random_bool(0.6);
+        let folder = if is_journal { JOURNAL } else { VOLUMES };
+        let mut paths = self.disk.everything();
+        paths.retain(|(path, _)| path.starts_with(folder));
+        let Some((path, bytes)) = paths.get(random.random_range(0..paths.len().max(1))) else { return };
+        let size = (bytes.len() as u64).max(1);
+        let begin = random.random_range(0..size) / SECTOR * SECTOR;
+        let end = begin + SECTOR * random.random_range(1..128);
+        self.device.refuse(path, begin..end, until);
     }
 }
 

@@ -11,11 +11,12 @@ use tidemark_tests::history::Tick;
 
 use crate::far::Far;
 use crate::fate::{Points, survives};
+use crate::figures::Figures;
 use crate::hosts::Known;
 use crate::points::{assert_each, each};
 use crate::profile::Profile;
 use crate::site::{Site, TakenOver, held};
-use crate::world::{Figures, Moments, World, ground};
+use crate::world::{Moments, World, ground};
 
 const SEED: u64 = 11;
 /// Steps of hosts and stages on the new primary before the old one returns.

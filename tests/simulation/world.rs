@@ -4,6 +4,8 @@
 //! Nothing here looks at a real clock, and there is one thread: the same seed gives the same run, step by step.
 
 mod disaster;
+mod disks;
+mod look;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -22,8 +24,10 @@ use tidemark_tests::history::Tick;
 use tidemark_tests::image::compare;
 
 use self::disaster::{Held, held_by};
+use crate::device::Device;
 use crate::far::Far;
 use crate::fate::{Points, survives};
+use crate::figures::Figures;
 use crate::hosts::Hosts;
 use crate::line::Line;
 use crate::near::{Near, Waiting, now};
@@ -36,76 +40,6 @@ const REST_STEPS: u64 = 60_000;
 /// Lines of the trace kept for whoever looks into a failure.
 const LINES: usize = 100;
 
-/// What a run came to.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct Figures {
-    pub(crate) steps: u64,
-    pub(crate) disk_steps: u64,
-    pub(crate) writes: u64,
-    pub(crate) reads: u64,
-    pub(crate) kills: u64,
-    pub(crate) power_losses: u64,
-    pub(crate) connections: u64,
-    pub(crate) markers: u64,
-    pub(crate) copies_judged: u64,
-    pub(crate) differential: u64,
-    pub(crate) resyncs: u64,
-    pub(crate) full: u64,
-    pub(crate) lies: u64,
-    pub(crate) lies_noticed: u64,
-    /// Copies begun anew over a damaged journal.
-    pub(crate) renewals: u64,
-    /// How often a copy gave markers of its history up.
-    pub(crate) floors: u64,
-    /// Over every step and its outcome.
-    pub(crate) trace: u64,
-}
-
-impl Figures {
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.steps += other.steps;
-        self.disk_steps += other.disk_steps;
-        self.writes += other.writes;
-        self.reads += other.reads;
-        self.kills += other.kills;
-        self.power_losses += other.power_losses;
-        self.connections += other.connections;
-        self.markers += other.markers;
-        self.copies_judged += other.copies_judged;
-        self.differential += other.differential;
-        self.resyncs += other.resyncs;
-        self.full += other.full;
-        self.lies += other.lies;
-        self.lies_noticed += other.lies_noticed;
-        self.renewals += other.renewals;
-        self.floors += other.floors;
-    }
-}
-
-impl std::fmt::Display for Figures {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let rows = [
-            ("steps", self.steps),
-            ("changes of disks", self.disk_steps),
-            ("writes", self.writes),
-            ("reads", self.reads),
-            ("kills", self.kills),
-            ("losses of power", self.power_losses),
-            ("full disks", self.full),
-            ("connections", self.connections),
-            ("journals given up", self.differential),
-            ("resyncs", self.resyncs),
-            ("markers", self.markers),
-            ("copies judged", self.copies_judged),
-            ("lies of disks", self.lies),
-            ("of them noticed", self.lies_noticed),
-            ("damaged copies", self.renewals),
-            ("histories cut", self.floors),
-        ];
-        rows.iter().try_for_each(|(name, figure)| writeln!(f, "{name:<18}{figure}"))
-    }
-}
-
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Side {
@@ -113,7 +47,7 @@ pub(crate) enum Side {
     Far,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Act {
     Host(usize),
     Drain,
@@ -137,6 +71,15 @@ pub(crate) fn ground(profile: &Profile, points: Arc<Points>) -> Ground {
         memory: Arc::new(tempfile::Builder::new().prefix("tm").tempdir_in("/dev/shm").unwrap()),
         runtime: Arc::new(tokio::runtime::Builder::new_current_thread().build().unwrap()),
         now_ns: Arc::new(AtomicU64::new(1)),
+    }
+}
+
+impl Act {
+    const fn side(self) -> Side {
+        match self {
+            Self::Receive | Self::TakeIn | Self::Apply | Self::Acknowledge => Side::Far,
+            _ => Side::Near,
+        }
     }
 }
 
@@ -166,7 +109,12 @@ pub(crate) struct World {
     told: (u64, u64, u64),
     /// Faults of a while: after so many steps they are over.
     lean_until: u64,
-    sync_fails: bool,
+    /// Calls of either side's disk that fail once, and may keep it from starting.
+    failing: [u32; 2],
+    /// An operator has ordered that the copy's image is given up: until one of a marker behind this is permitted.
+    giving_up: Option<u64>,
+    /// Stages that stand for their disk, and until when.
+    standing: BTreeMap<Act, u64>,
     pair_was: PairState,
     /// The generation that was answered when this primary took over; its record says no less, and that it is primary.
     generation: u64,
@@ -184,12 +132,16 @@ impl World {
     pub(crate) fn new(seed: u64, profile: Profile, points: Arc<Points>) -> Self {
         let ground = ground(&profile, points);
         let hosts = Hosts::new(profile.hosts, profile.settings.volumes, profile.settings.blocks);
-        let sites = [Site::new(NEAR, &ground), Site::new(FAR, &ground)];
+        let sites = [
+            Site::new(NEAR, &ground, Device::new(profile.paces[0], seed)),
+            Site::new(FAR, &ground, Device::new(profile.paces[1], seed ^ 1 << 63)),
+        ];
         let mut world = Self::of(seed, profile, &ground, sites, hosts);
         world.start_near();
         world.start_far();
         if world.profile.prefilled {
             world.prefill();
+            world.near_site.device.taken_ns();
         }
         world.points.arm();
         world
@@ -215,7 +167,9 @@ impl World {
             moments: Moments::new(),
             told: (0, 0, 0),
             lean_until: 0,
-            sync_fails: false,
+            failing: [0; 2],
+            giving_up: None,
+            standing: BTreeMap::new(),
             pair_was: PairState::InitialCopy,
             generation: 0,
             held: None,
@@ -240,6 +194,12 @@ impl World {
         self.figures.writes = self.hosts.history.acked_count() as u64;
         self.figures.reads = self.hosts.reads;
         self.figures.disk_steps = self.points.steps();
+        for site in [&self.near_site, &self.far_site] {
+            let [stalls, short_writes, refused_reads] = site.device.figures();
+            self.figures.stalls += stalls;
+            self.figures.short_writes += short_writes;
+            self.figures.refused_reads += refused_reads;
+        }
         self.figures.trace = self.hasher.finish();
         self.figures.clone()
     }
@@ -272,7 +232,7 @@ impl World {
     }
 
     /// Somebody does something.
-    fn step(&mut self) {
+    pub(crate) fn step(&mut self) {
         self.figures.steps += 1;
         let pass = self.random.random_range(0..self.profile.step_ns);
         self.now_ns.fetch_add(pass, Ordering::SeqCst);
@@ -329,15 +289,44 @@ impl World {
     }
 
     fn act(&mut self, act: Act) -> bool {
+        if self.stands(act) {
+            self.figures.stood += 1;
+            return false;
+        }
+        match act {
+            Act::Look => return self.look(),
+            Act::Receive if self.far_waits => return self.answer_for_far(),
+            _ => {}
+        }
+        if act.side() == Side::Far && self.far.as_ref().is_some_and(Far::is_damaged) {
+            // It stops: whoever is connected learns of it, and nothing is served.
+            self.far_stops();
+            return true;
+        }
+        match self.work(act) {
+            Some(Some(did)) => {
+                self.charge(act);
+                did
+            }
+            Some(None) => {
+                let power = self.profile.power_lost.then(|| self.random.random());
+                self.died(act.side(), power);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// A stage does what can be done now. `None`: its process does not run; `Some(None)`: it died in it.
+    fn work(&mut self, act: Act) -> Option<Option<bool>> {
         let time = self.time();
         let (line, random) = (&mut self.line, &mut self.random);
         let done = match act {
-            Act::Look => return self.look(),
-            Act::Host(_) | Act::Drain | Act::WriteBack | Act::Converse | Act::Cut => {
-                let Some(near) = &mut self.near else { return false };
+            Act::Host(_) | Act::Drain | Act::WriteBack | Act::Converse | Act::Cut | Act::Look => {
+                let near = self.near.as_mut()?;
                 let (hosts, site, cut) = (&mut self.hosts, &self.near_site, &mut self.cut);
                 let (moments, answered) = (&mut self.moments, &mut self.answered_marker);
-                let done = survives(|| match act {
+                survives(|| match act {
                     Act::Host(number) => hosts.step(number, site, &near.primary, random),
                     Act::Drain => {
                         let captured = near.primary.status().positions.captured_seq;
@@ -347,19 +336,12 @@ impl World {
                     Act::WriteBack => near.write_back(),
                     Act::Converse => near.converse(line, time, random),
                     _ => cut_now(near, cut, answered),
-                });
-                (Side::Near, done)
+                })
             }
-            Act::Receive if self.far_waits => return self.answer_for_far(),
             Act::Receive | Act::TakeIn | Act::Apply | Act::Acknowledge => {
-                let Some(far) = &mut self.far else { return false };
-                if far.is_damaged() {
-                    // It stops: whoever is connected learns of it, and nothing is served.
-                    self.far_stops();
-                    return true;
-                }
-                let told = &mut self.told;
-                let done = survives(|| match act {
+                let far = self.far.as_mut()?;
+                let (told, giving_up) = (&mut self.told, &mut self.giving_up);
+                survives(|| match act {
                     Act::Receive => far.receive(line, time, random),
                     Act::TakeIn => far.take_in(line, time, random),
                     Act::Apply => far.apply(),
@@ -368,7 +350,8 @@ impl World {
                         let applied_back =
                             position.applied_marker < told.2 && far.secondary.state().problem().is_none();
                         let back = position.permitted_marker < told.1 || applied_back;
-                        assert!(!back, "invariant 5: told {told:?} before, now {position:?}");
+                        giving_up.take_if(|marker| position.permitted_marker > *marker);
+                        assert!(!back || giving_up.is_some(), "invariant 5: told {told:?} before, now {position:?}");
                         // Whose copy is yet to begin may count in a history that is over.
                         if position.copy != NOT_BEGUN {
                             told.0 = told.0.max(position.durable_seq);
@@ -377,18 +360,10 @@ impl World {
                         told.2 = position.applied_marker;
                         true
                     }),
-                });
-                (Side::Far, done)
+                })
             }
         };
-        match done {
-            (_, Some(did)) => did,
-            (side, None) => {
-                let power = self.profile.power_lost.then(|| self.random.random());
-                self.died(side, power);
-                true
-            }
-        }
+        Some(done)
     }
 
     /// The copy's journal is damaged.
@@ -434,6 +409,7 @@ impl World {
     /// A process is gone; with a seed, power was lost at its site.
     fn died(&mut self, side: Side, power: Option<u64>) {
         self.note(("died", side, power));
+        self.standing.retain(|act, _| act.side() != side);
         self.line.lose();
         self.figures.kills += u64::from(power.is_none());
         self.figures.power_losses += u64::from(power.is_some());
@@ -493,7 +469,11 @@ impl World {
                 assert!(captured >= self.told.0, "invariant 7: write {} was shipped, and is gone", self.told.0);
                 let marker = primary.marker(None).map_or(0, |marker| marker.number);
                 assert!(marker >= self.answered_marker, "marker {} was answered, and is gone", self.answered_marker);
-                let volumes = self.near_site.read_all(&primary);
+                let volumes = self.near_site.try_read_all(&primary).unwrap_or_else(|error| {
+                    assert!(self.near_site.device.refuses_reads(), "the primary after its start: {error:?}");
+                    self.near_site.device.read_well();
+                    self.near_site.read_all(&primary)
+                });
                 let what = format!("the primary after its start {:?}", self.near_down);
                 self.hosts.settle(&what, &volumes, self.near_down.1);
                 self.near = Some(Near::new(primary, stages, (self.profile.turn, self.profile.stretch_bytes)));
@@ -520,10 +500,14 @@ impl World {
     /// Only a full disk, or a sync that failed just then, may keep a side from starting.
     fn did_not_start(&mut self, side: Side, reason: &str) {
         self.note(("did not start", side, reason));
-        let excused = self.lean_until > self.figures.steps || std::mem::take(&mut self.sync_fails);
+        let refuses = self.site(side).device.refuses_reads();
+        let failing = &mut self.failing[side as usize];
+        let excused = self.lean_until > self.figures.steps || refuses || *failing > 0;
+        *failing = failing.saturating_sub(1);
         assert!(excused, "{side:?} does not start: {reason}");
         self.near_site.disk.heal();
         self.far_site.disk.heal();
+        self.site(side).device.read_well();
         self.lean_until = 0;
         self.died(side, None);
     }
@@ -534,14 +518,16 @@ impl World {
             self.near_site.disk.limit_space(None);
             self.far_site.disk.limit_space(None);
         }
+        self.near_site.device.outlive(self.figures.steps);
+        self.far_site.device.outlive(self.figures.steps);
         let partition = self.profile.partition.filter(|(step, _)| *step == self.figures.steps);
         let partition = partition.map(|(_, time)| Calamity::Partition(time));
         let Some(calamity) = partition.or_else(|| self.profile.calamity(&mut self.random)) else { return };
         self.note(("befalls", calamity));
         match calamity {
-            Calamity::Kill(side) => self.died(side, None),
+            Calamity::Kill(side) => self.die_at_work(side, None),
             Calamity::Doom(side, steps) => self.fate_of(side).doom(steps),
-            Calamity::PowerLoss(side, seed) => self.died(side, Some(seed)),
+            Calamity::PowerLoss(side, seed) => self.die_at_work(side, Some(seed)),
             Calamity::LineLost => self.line.lose(),
             Calamity::Partition(time) => {
                 self.line.lose();
@@ -549,7 +535,15 @@ impl World {
             }
             Calamity::FailedSync(side) => {
                 self.site(side).disk.fail_next_sync(std::io::ErrorKind::Other);
-                self.sync_fails = true;
+                self.failing[side as usize] += 1;
+            }
+            Calamity::FailedWrite(side) => {
+                self.site(side).device.fail_next_write();
+                self.failing[side as usize] += 1;
+            }
+            Calamity::Unreadable(side, steps) => {
+                let site = if side == Side::Near { &self.near_site } else { &self.far_site };
+                site.refuse_reads(&mut self.random, self.figures.steps + steps);
             }
             Calamity::FullDisk(side, bytes, steps) => {
                 let disk = &self.site(side).disk;
@@ -582,87 +576,6 @@ impl World {
         }
     }
 
-    /// Looks at what a disaster now would leave: the copy taken over as it is, or after a loss of power there; or the
-    /// primary after a loss of power.
-    fn look(&mut self) -> bool {
-        let seed = self.random.random();
-        match self.random.random_range(0..4) {
-            0 if self.near.is_some() => self.look_at_near(seed),
-            1 => self.look_at_copy(None),
-            2 => self.look_at_copy(Some(seed)),
-            _ => self.look_at_volumes(),
-        }
-        if self.liar.random() && self.profile.damage == 0 {
-            self.look_at_lies();
-        }
-        true
-    }
-
-    fn look_at_near(&mut self, seed: u64) {
-        let mut twin = self.near_site.twin(Some(seed));
-        let opened = twin.open_primary();
-        let (primary, _) = opened.unwrap_or_else(|reason| panic!("the primary would not start: {reason}"));
-        let captured = primary.status().positions.captured_seq;
-        assert!(captured >= self.told.0, "invariant 7: write {} was shipped, and would be gone", self.told.0);
-        let volumes = twin.read_all(&primary);
-        self.hosts.judge_power_loss("the primary, if power were lost", &volumes, Tick::MAX);
-    }
-
-    fn look_at_copy(&mut self, power_lost: Option<u64>) {
-        // The history of a copy is looked at as often as its newest marker.
-        let older = self.figures.steps.is_multiple_of(2).then(|| usize::try_from(self.figures.steps / 2).unwrap_or(0));
-        let choose = |held: &[u64]| older.and_then(|older| held.get(older % held.len().max(1)).copied());
-        self.look_at_taken(power_lost, choose);
-    }
-
-    fn look_at_taken(&mut self, power_lost: Option<u64>, choose: impl FnOnce(&[u64]) -> Option<u64>) {
-        let mut older = None;
-        let mut twin = self.far_site.twin(power_lost);
-        let taken = twin.take_over(|held| {
-            older = choose(held);
-            older
-        });
-        if self.flipped && !matches!(taken, Ok(Some(_))) {
-            return;
-        }
-        let taken = taken.unwrap_or_else(|reason| panic!("the copy cannot be taken over: {reason}"));
-        let mut what = format!("the copy, power lost {power_lost:?}");
-        let Some(TakenOver { marker, primary, mut stages }) = taken else {
-            assert_eq!((self.told.1, self.told.2), (0, 0), "{what}: there is no image any more");
-            return;
-        };
-        let (served, told) = (marker.number, self.told.1);
-        what += &format!(", at marker {served}, older {older:?}, told {told}");
-        assert!(
-            served >= told || older.is_some() || self.flipped,
-            "{what}: marker {told} was reported, {served} is served"
-        );
-        let volumes = match twin.try_read_all(&primary) {
-            // What is damaged is not served.
-            Err(_) if self.flipped => return,
-            read => read.expect("a read"),
-        };
-        self.figures.copies_judged += 1;
-        let moment = self.moment(marker.boundary_seq);
-        self.hosts.judge_copy(&what, &volumes, moment);
-        let limit = stages.writeback.image.journal.durable_end().position;
-        stages.writeback.step(limit);
-        assert!(volumes == twin.read_all(&primary), "{what}: written back, it reads otherwise");
-    }
-
-    /// The files of a copy that has applied all that is permitted are the image.
-    fn look_at_volumes(&mut self) {
-        let Some(far) = &self.far else { return };
-        let state = far.secondary.state();
-        let permission = state.permission();
-        let Some(permitted) = permission.permitted().filter(|_| permission.copy().is_none()) else { return };
-        if state.is_at_rest() && state.applied_position().marker.0 == permitted.marker.number {
-            let moment = self.moment(permitted.marker.boundary_seq);
-            self.figures.copies_judged += 1;
-            self.hosts.judge_copy("the copy's files", &self.far_site.raw_volumes(), moment);
-        }
-    }
-
     /// How far the copy is; `None` while it is down.
     pub(crate) fn far_position(&self) -> Option<Position> {
         self.far.as_ref().map(|far| far.secondary.state().position())
@@ -682,6 +595,8 @@ impl World {
     fn make_peace(&mut self) {
         self.near_site.disk.heal();
         self.far_site.disk.heal();
+        self.near_site.device.repair();
+        self.far_site.device.repair();
         self.line.cut_until = Duration::ZERO;
         self.near_down.0 = 0;
         self.far_down = 0;
@@ -707,6 +622,9 @@ impl World {
             if let Some(near) = self.near.as_mut().filter(|near| near.suspended || near.pair_is_suspended()) {
                 near.pair.resume().expect("a suspended pair can be resumed");
                 near.suspended = false;
+            }
+            if self.giving_up.is_none() {
+                self.give_image_up();
             }
             if self.hosts.is_idle() && self.cut.is_none() && wanted.is_none() && self.near.is_some() {
                 let before = self.answered_marker;

@@ -26,6 +26,9 @@ pub(crate) struct Figures {
     /// Steps a stage stood for its disk.
     pub(crate) stood: u64,
     pub(crate) short_writes: u64,
+    pub(crate) failovers: u64,
+    pub(crate) returns: u64,
+    pub(crate) lost_writes: u64,
     pub(crate) refused_reads: u64,
     /// Over every step and its outcome.
     pub(crate) trace: u64,
@@ -52,6 +55,9 @@ impl Figures {
         self.stalls += other.stalls;
         self.stood += other.stood;
         self.short_writes += other.short_writes;
+        self.failovers += other.failovers;
+        self.returns += other.returns;
+        self.lost_writes += other.lost_writes;
         self.refused_reads += other.refused_reads;
     }
 }
@@ -78,6 +84,9 @@ impl std::fmt::Display for Figures {
             ("stalls of disks", self.stalls),
             ("stood for a disk", self.stood),
             ("short writes", self.short_writes),
+            ("copies taken over", self.failovers),
+            ("returned as a copy", self.returns),
+            ("writes had alone", self.lost_writes),
             ("refused reads", self.refused_reads),
         ];
         rows.iter().try_for_each(|(name, figure)| writeln!(f, "{name:<18}{figure}"))

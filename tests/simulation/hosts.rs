@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
+use tidemark_common::ids::VolumeIndex;
 use tidemark_common::nbd::{IoError, ZeroMode};
 use tidemark_primary::group::Primary;
 use tidemark_tests::history::{History, Kind, Tick};
@@ -297,6 +298,7 @@ impl Hosts {
 
     /// Another machine serves the image of a moment: what it lacks never was, and what it shows is there to stay.
     pub(crate) fn taken_over(&mut self, what: &str, volumes: &[Vec<u8>], moment: Tick) {
+        self.cut_off();
         let image = Image::from_bytes(volumes);
         let verdict = assert_legal(what, &self.history.writes(), &image, Bounds::cut(moment, moment));
         self.history.settle(&verdict);
@@ -305,6 +307,23 @@ impl Hosts {
         self.flushed = vec![(now, now)];
         for (volume, block, content) in image.blocks() {
             self.shows[volume][usize::try_from(block).unwrap()] = content.clone();
+        }
+    }
+
+    /// What an old primary still shows of writes that were lost with it: it has to say so of each.
+    pub(crate) fn check_lost(&self, volumes: &[Vec<u8>], says: impl Fn(VolumeIndex, u64) -> bool) {
+        let writes = self.history.writes();
+        let image = Image::from_bytes(volumes);
+        for (volume, block, content) in image.blocks() {
+            let Content::Stamp(id) = content else { continue };
+            if writes[usize::try_from(*id).unwrap() - 1].lost {
+                let index = VolumeIndex(u32::try_from(volume).unwrap() + 1);
+                let said = says(index, block * BLOCK_BYTES as u64);
+                assert!(
+                    said,
+                    "write {id} to volume {volume} block {block} was lost, and its old primary does not say so"
+                );
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Simulation: both engines under virtual time, over disks and a line that fail as the seed says. One seed is one run.
 //!
-//! `make simulate SEEDS=50000 FROM=1` runs many (`KIND=history`, `KIND=damage`, `KIND=quick`: other worlds), `make simulate SEEDS=1 FROM=n
+//! `make simulate SEEDS=50000 FROM=1` runs many (`KIND=history`, `KIND=damage`, `KIND=roles`, `KIND=quick`: other worlds), `make simulate SEEDS=1 FROM=n
 //! TRACE=1` one again with its last steps. Seeds that once failed are kept in `seeds.txt`.
 
 mod device;
@@ -39,11 +39,18 @@ enum Kind {
     History,
     /// With a copy whose journal is damaged again and again.
     Damage,
+    /// Copies are taken over, and old primaries return as copies.
+    Roles,
 }
 
 impl Kind {
-    const ALL: [(&'static str, Self); 4] =
-        [("plain", Self::Plain), ("quick", Self::Quick), ("history", Self::History), ("damage", Self::Damage)];
+    const ALL: [(&'static str, Self); 5] = [
+        ("plain", Self::Plain),
+        ("quick", Self::Quick),
+        ("history", Self::History),
+        ("damage", Self::Damage),
+        ("roles", Self::Roles),
+    ];
 
     fn called(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|(called, _)| *called == name).map(|(_, kind)| kind)
@@ -62,6 +69,7 @@ impl Kind {
             Self::History => Profile::with_history(seed),
             Self::Damage if seed.is_multiple_of(2) => Profile::with_damage(seed).over_slow_disks(seed),
             Self::Damage => Profile::with_damage(seed),
+            Self::Roles => Profile::with_role_changes(seed),
         }
     }
 }
@@ -181,6 +189,14 @@ fn a_copy_whose_journal_is_damaged_again_and_again_is_mended_each_time() {
     assert!(figures.renewals >= 10, "{figures}");
 }
 
+/// Copies are taken over and written to, old primaries return as copies: what was permitted is kept, and what an old primary had alone is what
+/// it says.
+#[test]
+fn roles_change_again_and_again_and_what_was_permitted_is_kept() {
+    let figures = assert_all_hold(&worlds(Kind::Roles, 1, 60));
+    assert!(figures.failovers >= 60 && figures.returns >= 60, "{figures}");
+}
+
 #[test]
 fn seeds_that_once_failed_hold() {
     let world = |line: &str| {
@@ -197,6 +213,7 @@ fn seeds_that_once_failed_hold() {
 #[ignore = "as many as SEEDS says"]
 fn many() {
     let kind = std::env::var("KIND").unwrap_or_else(|_| "plain".into());
-    let kind = Kind::called(&kind).unwrap_or_else(|| panic!("KIND is plain, quick, history or damage, not {kind}"));
+    let kind =
+        Kind::called(&kind).unwrap_or_else(|| panic!("KIND is plain, quick, history, damage or roles, not {kind}"));
     assert_all_hold(&worlds(kind, number("FROM", 1), number("SEEDS", 1000)));
 }

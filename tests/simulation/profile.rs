@@ -29,6 +29,8 @@ pub(crate) enum Calamity {
     FullDisk(Side, u64, u64),
     ClockJump(Side, i64),
     Suspend,
+    /// The primary's process is lost, or its power, and its copy is taken over for good.
+    Failover(Option<u64>),
     /// Bits of the copy's journal flip.
     Damage,
 }
@@ -59,6 +61,8 @@ pub(crate) struct Profile {
     pub(crate) partition: Option<(u64, Duration)>,
     /// Of a million steps, after how many bits of the copy's journal flip.
     pub(crate) damage: u32,
+    /// Of a million steps, at how many the copy is taken over.
+    pub(crate) failovers: u32,
     /// The disks of either side.
     pub(crate) paces: [Pace; 2],
     /// Of a million steps, how many a write fails at in the middle, and how many after which something cannot be read.
@@ -108,6 +112,7 @@ impl Profile {
             rates,
             partition: None,
             damage: 0,
+            failovers: 0,
             paces: [Pace::default(); 2],
             device_rates: [0; 2],
             power_lost: false,
@@ -137,6 +142,14 @@ impl Profile {
     /// The same with a copy whose journal is damaged again and again.
     pub(crate) fn with_damage(seed: u64) -> Self {
         Self { damage: 4_000, ..if seed.is_multiple_of(3) { Self::of(seed) } else { Self::with_history(seed) } }
+    }
+
+    /// The same, and roles change. The sides have the same room, because each is either.
+    pub(crate) fn with_role_changes(seed: u64) -> Self {
+        let profile = if seed.is_multiple_of(2) { Self::of(seed) } else { Self::of(seed).over_slow_disks(seed) };
+        // Little data, so that a copy is soon one that can be taken over again.
+        let settings = Settings { volumes: 2, blocks: 24, near_segments: 12, far_segments: 12, ..profile.settings };
+        Self { settings, failovers: 6_000, steps: profile.steps + 3_000, ..profile }
     }
 
     /// A short run in which nothing befalls but one partition, long enough for the journal to overflow.
@@ -181,6 +194,10 @@ impl Profile {
     pub(crate) fn calamity(&self, random: &mut StdRng) -> Option<Calamity> {
         if self.damage > 0 && random.random_range(0..1_000_000) < self.damage {
             return Some(Calamity::Damage);
+        }
+        if self.failovers > 0 && random.random_range(0..1_000_000) < self.failovers {
+            let power = random.random_bool(0.4).then(|| random.random());
+            return Some(Calamity::Failover(power));
         }
         let side = |random: &mut StdRng| if random.random_bool(0.5) { Side::Near } else { Side::Far };
         let [failed_writes, unreadable] = self.device_rates;

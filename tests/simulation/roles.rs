@@ -1,7 +1,9 @@
-//! A site changes its role, as an appliance there would do it: what an old primary does to return as the copy.
+//! A site changes its role, as an appliance there would do it: what an old primary does to return as the copy
+//! (`appliance/src/roles/rejoin.rs`).
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tidemark_common::catalog::{
     Batch, Catalog, CopyRecord, GroupRecord, PairRecord, PairStateRecord, PartedRecord, RoleRecord,
@@ -12,17 +14,30 @@ use tidemark_common::journal::{self, Position};
 use tidemark_common::record::Chain;
 use tidemark_primary::differences::written_since;
 
-use crate::near::Near;
+use tidemark_primary::drain::Draining;
+use tidemark_primary::group::Stages;
+use tidemark_primary::writeback::WritingBack;
+
 use crate::site::{CATALOG, GROUP, JOURNAL, Site};
 
 /// The number of a copy that is open until the new primary begins one.
 pub(crate) const NOT_BEGUN: u64 = u64::MAX;
+
+/// Steps of a primary that only drains and applies, at most.
+const STEPS: usize = 20_000;
 
 /// What an old primary has that who took over has not.
 pub(crate) struct Tail {
     /// Where its journal is to be cut; `None`: it does not hold the place where the histories parted.
     pub(crate) cut: Option<Position>,
     pub(crate) dirty: Bitmap,
+    pub(crate) writes: u64,
+}
+
+impl Tail {
+    pub(crate) const fn is_known(&self) -> bool {
+        self.cut.is_some()
+    }
 }
 
 impl Site {
@@ -33,21 +48,40 @@ impl Site {
         catalog.groups().expect("its groups").remove(0)
     }
 
-    /// This old primary, which does not run, puts what it captured into its journal and its volumes, and finds out what lies behind
-    /// the place where the histories parted.
+    /// This old primary, which does not run and which hosts cannot reach, starts, drains, applies, and stops: the newest write it
+    /// captured, and its volumes.
+    pub(crate) fn settle_captured(&mut self) -> Result<(u64, Vec<Vec<u8>>), String> {
+        let (primary, Stages { mut drain, mut writeback }) = self.open_primary()?;
+        primary.refuse_hosts();
+        for _ in 0..STEPS {
+            self.clock.now_ns.fetch_add(500_000, Ordering::SeqCst);
+            let drained = drain.step();
+            let written = writeback.step(writeback.image.journal.durable_end().position);
+            if drained == Draining::Ended || written == WritingBack::Failed {
+                return Err(primary.problem().unwrap_or_else(|| "it cannot drain".into()));
+            }
+            let at = primary.status().positions;
+            if at.captured_seq == at.journaled_seq && at.journaled_seq == at.applied_seq {
+                let volumes = self.try_read_all(&primary).map_err(|error| format!("{error:?}"))?;
+                primary.stop();
+                writeback.step(writeback.image.journal.durable_end().position);
+                return Ok((at.captured_seq, volumes));
+            }
+        }
+        Err(format!("it does not drain: {:?}", primary.status()))
+    }
+
+    /// What lies in its journal behind the place where the histories parted.
     pub(crate) fn tail(&mut self, parted: &PartedRecord) -> Result<Tail, String> {
-        let (primary, stages) = self.open_primary()?;
-        let mut settling = Near::new(primary, stages, (1, 1));
-        while settling.drain() | settling.write_back() {}
-        drop(settling);
-        let (disk, ..) = self.open()?;
+        let (disk, keeper, _) = self.open()?;
         let opened = journal::open(disk, JOURNAL.as_ref(), GROUP, self.journal_options(), None, &mut |_, _, _| {});
         let journal = Arc::clone(opened.map_err(|error| error.to_string())?.writer.journal());
         let found = journal.reader_at_chain(Seq(parted.seq), Chain(parted.chain)).map_err(|error| error.to_string())?;
-        let cut = found.map(|reader| reader.position());
-        let from = cut.unwrap_or_else(|| journal.oldest());
-        let (dirty, ..) = written_since(&journal, from).map_err(|error| error.to_string())?;
-        Ok(Tail { cut, dirty })
+        let from = found.as_ref().map_or_else(|| journal.oldest(), |reader| reader.position());
+        let (dirty, writes, _) = written_since(&journal, from).map_err(|error| error.to_string())?;
+        let marker = keeper.catalog().marker(GROUP, MarkerNumber(parted.marker)).map_err(|error| error.to_string())?;
+        let cut = found.map(|reader| reader.position()).filter(|_| marker.is_some());
+        Ok(Tail { cut, dirty, writes })
     }
 
     /// Then, in one step: from here on it is a copy, whatever happens.

@@ -114,6 +114,8 @@ pub(crate) struct Site {
     points: Arc<Points>,
     memory: Arc<TempDir>,
     lives: u64,
+    /// The next process dies after so many changes of its disk.
+    pub(crate) doomed: Option<u64>,
     metrics: Arc<Metrics>,
     runtime: Arc<Runtime>,
 }
@@ -165,6 +167,7 @@ impl Site {
             points: Arc::clone(&ground.points),
             memory: Arc::clone(&ground.memory),
             lives: 0,
+            doomed: None,
             metrics: Arc::new(Metrics::new(name, "simulation", Timestamp::UNIX_EPOCH)),
             runtime: Arc::clone(&ground.runtime),
         };
@@ -268,6 +271,7 @@ impl Site {
             points: Points::deadly(&[]),
             memory: Arc::new(tempfile::Builder::new().prefix("tm").tempdir_in("/dev/shm").unwrap()),
             lives: 0,
+            doomed: None,
             metrics: Arc::clone(&self.metrics),
             runtime: Arc::clone(&self.runtime),
         };
@@ -289,6 +293,9 @@ impl Site {
     /// The files of the volumes, and what the group is kept in.
     pub(crate) fn open(&mut self) -> Result<Opened, String> {
         self.fate = Fate::new(&self.points);
+        if let Some(steps) = self.doomed {
+            self.fate.doom(steps);
+        }
         self.open_on(Arc::new(MortalDisk::new(&self.disk, &self.device, &self.fate)))
     }
 

@@ -6,6 +6,7 @@
 mod disaster;
 mod disks;
 mod look;
+mod roles;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -113,6 +114,9 @@ pub(crate) struct World {
     failing: [u32; 2],
     /// An operator has ordered that the copy's image is given up: until one of a marker behind this is permitted.
     giving_up: Option<u64>,
+    away: Option<roles::Away>,
+    /// Who is to die in the next return, after how many changes of its disk.
+    doomed: Option<(Side, u64)>,
     /// Stages that stand for their disk, and until when.
     standing: BTreeMap<Act, u64>,
     pair_was: PairState,
@@ -169,6 +173,8 @@ impl World {
             lean_until: 0,
             failing: [0; 2],
             giving_up: None,
+            away: None,
+            doomed: None,
             standing: BTreeMap::new(),
             pair_was: PairState::InitialCopy,
             generation: 0,
@@ -237,6 +243,7 @@ impl World {
         let pass = self.random.random_range(0..self.profile.step_ns);
         self.now_ns.fetch_add(pass, Ordering::SeqCst);
         self.start_what_is_down();
+        self.let_return();
         let act = self.choose();
         let did = self.act(act);
         if act == Act::Apply {
@@ -443,7 +450,7 @@ impl World {
         if self.near.is_none() && self.figures.steps >= self.near_down.0 {
             self.start_near();
         }
-        if self.far.is_none() && self.figures.steps >= self.far_down {
+        if self.far.is_none() && !self.is_apart() && self.figures.steps >= self.far_down {
             self.start_far();
         }
         if self.near.as_ref().is_some_and(|near| near.ended) || (self.near.is_some() && self.hosts.all_stopped()) {
@@ -500,6 +507,12 @@ impl World {
     /// Only a full disk, or a sync that failed just then, may keep a side from starting.
     fn did_not_start(&mut self, side: Side, reason: &str) {
         self.note(("did not start", side, reason));
+        self.excuse(side, reason);
+        self.died(side, None);
+    }
+
+    /// A disk that fails may keep a side from what it is to do; then it is repaired.
+    fn excuse(&mut self, side: Side, reason: &str) {
         let refuses = self.site(side).device.refuses_reads();
         let failing = &mut self.failing[side as usize];
         let excused = self.lean_until > self.figures.steps || refuses || *failing > 0;
@@ -509,7 +522,6 @@ impl World {
         self.far_site.disk.heal();
         self.site(side).device.read_well();
         self.lean_until = 0;
-        self.died(side, None);
     }
 
     /// What the seed has in store.
@@ -552,6 +564,7 @@ impl World {
                 self.figures.full += 1;
             }
             Calamity::ClockJump(side, ms) => self.site(side).clock.jump_ms.store(ms, Ordering::SeqCst),
+            Calamity::Failover(power) => self.fail_over(power),
             Calamity::Suspend => self.turn_pair(),
             Calamity::Damage => self.flipped |= self.far_site.damage_journal(&mut self.random),
         }
@@ -567,7 +580,8 @@ impl World {
 
     /// The operator suspends the pair, or resumes it.
     fn turn_pair(&mut self) {
-        let Some(near) = &mut self.near else { return };
+        let apart = self.is_apart();
+        let Some(near) = self.near.as_mut().filter(|_| !apart) else { return };
         let turned = survives(|| if near.suspended { near.pair.resume() } else { near.pair.suspend() });
         match turned {
             None => self.died(Side::Near, None),
@@ -599,7 +613,6 @@ impl World {
         self.far_site.device.repair();
         self.line.cut_until = Duration::ZERO;
         self.near_down.0 = 0;
-        self.far_down = 0;
         // A sync that failed is only made good by a restart.
         if self.near.is_some() {
             self.died(Side::Near, None);
@@ -609,7 +622,7 @@ impl World {
         }
         self.profile.down_steps = 1;
         self.near_down.0 = 0;
-        self.far_down = 0;
+        self.far_down = if self.is_apart() { u64::MAX } else { 0 };
     }
 
     /// Until all that was written is in the copy.
@@ -619,7 +632,9 @@ impl World {
         let mut wanted = None;
         loop {
             self.step();
-            if let Some(near) = self.near.as_mut().filter(|near| near.suspended || near.pair_is_suspended()) {
+            let apart = self.is_apart();
+            if let Some(near) = self.near.as_mut().filter(|near| !apart && (near.suspended || near.pair_is_suspended()))
+            {
                 near.pair.resume().expect("a suspended pair can be resumed");
                 near.suspended = false;
             }

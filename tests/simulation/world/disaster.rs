@@ -1,9 +1,9 @@
 //! Worlds that begin after a disaster: both sides as a loss of power left them, or a copy that has just been taken over and whose old
 //! primary returns; and what a copy with a history must still hold.
 
-use tidemark_common::catalog::{PartedRecord, RoleRecord};
 use tidemark_common::journal::Position as JournalPosition;
 
+use super::roles::{Away, TRIES};
 use super::*;
 use crate::hosts::Known;
 
@@ -45,6 +45,7 @@ impl World {
         world.moments = moments;
         world.moments.retain(|seq, _| *seq <= taken.marker.boundary_seq);
         world.far_down = u64::MAX;
+        world.away = Some(Away { returns: u64::MAX });
         let speed = (world.profile.turn, world.profile.stretch_bytes);
         world.near = Some(Near::new(taken.primary, taken.stages, speed));
         world
@@ -74,49 +75,16 @@ impl World {
 
     /// The old primary returns as the copy. Whoever dies in it is started again, and it is asked for again.
     pub(crate) fn rejoin(&mut self) {
-        let pair = self.near_site.group_record().pairs.remove(0);
-        let parted = pair.parted.expect("the place where the histories parted");
-        while self.try_rejoin(&parted).is_none() {
-            // A copy from here on, whoever died after that was recorded.
-            if self.far_site.group_record().role == RoleRecord::Secondary {
-                break;
+        for _ in 0..TRIES {
+            while self.near.is_none() {
+                self.start_near();
+            }
+            self.try_return();
+            if !self.is_apart() {
+                return self.note("the old primary is the copy");
             }
         }
-        if let Some(near) = &mut self.near {
-            near.suspended = false;
-        }
-        self.far_down = 0;
-        self.note("the old primary is the copy");
-    }
-
-    /// `None`: somebody died.
-    fn try_rejoin(&mut self, parted: &PartedRecord) -> Option<()> {
-        while self.near.is_none() {
-            self.start_near();
-        }
-        let tail = survives(|| self.far_site.tail(parted));
-        let tail = tail.or_else(|| self.dies(Side::Far))?.expect("it settles");
-        let near = self.near.as_ref()?;
-        let returned = survives(|| {
-            let whole = tail.cut.is_none() || !near.pair.goes_on_from(parted)?;
-            near.pair.returned(&tail.dirty, whole)
-        });
-        returned.or_else(|| self.dies(Side::Near))?.expect("it may return");
-        let generation = self.generation;
-        let became = survives(|| self.far_site.become_copy(parted, generation, &tail));
-        became.or_else(|| self.dies(Side::Far))?.expect("it becomes the copy");
-        Some(())
-    }
-
-    /// In the middle of something, at one of the points.
-    fn dies<T>(&mut self, side: Side) -> Option<T> {
-        let power = self.profile.power_lost.then(|| self.random.random());
-        self.died(side, power);
-        if side == Side::Far {
-            // It is no copy yet that could be started.
-            self.far_down = u64::MAX;
-        }
-        None
+        panic!("a return does not end");
     }
 
     /// What a copy holds of its history after a start: all it held before, but what it was just giving up.

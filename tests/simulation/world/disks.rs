@@ -65,7 +65,9 @@ impl World {
     pub(super) fn give_image_up(&mut self) {
         let Some(near) = &self.near else { return };
         let status = near.pair.status();
+        // With nothing marked it is enough that the journal can be read again: then the next connection finds the place.
         let asks = status.state == PairState::Error
+            && status.differential_bytes > 0
             && status.reason.is_some_and(|reason| reason.contains("what it lacks cannot be told"));
         if !asks {
             return;

@@ -13,11 +13,13 @@ impl World {
         let seed = self.random.random();
         match self.random.random_range(0..4) {
             0 if self.near.is_some() => self.look_at_near(seed),
+            // There is no copy.
+            _ if self.is_apart() => {}
             1 => self.look_at_copy(None),
             2 => self.look_at_copy(Some(seed)),
             _ => self.look_at_volumes(),
         }
-        if self.liar.random() && self.profile.damage == 0 {
+        if self.liar.random() && self.profile.damage == 0 && !self.is_apart() {
             self.look_at_lies();
         }
         true

@@ -8,8 +8,9 @@ use tidemark_common::catalog::{
     AppliedRecord, Batch, CatalogError, GroupVolume, PairRecord, PairStateRecord, PartedRecord, RoleRecord,
 };
 use tidemark_common::ids::MarkerNumber;
-use tidemark_common::journal::{self, Journal, JournalError, Writer};
+use tidemark_common::journal::{self, Journal, JournalError, Position, Writer};
 use tidemark_common::keeper::GroupKeeper;
+use tidemark_common::record::{ControlRecord, FrameKind, FrameView};
 
 use crate::permission::Permitted;
 
@@ -45,7 +46,7 @@ pub fn cut_behind(
         }
     }
     keeper.update_with(batch, |record| record.pairs.iter_mut().for_each(|pair| pair.copy = None))?;
-    let writer = journal::cut_behind(journal, permitted.end)?;
+    let writer = journal::cut_behind(journal, behind_its_copy(permitted, journal))?;
     let end = writer.journal().durable_end();
     let parted = PartedRecord {
         marker: permitted.marker.number,
@@ -55,6 +56,17 @@ pub fn cut_behind(
         offset: end.position.offset,
     };
     Ok((parted, writer))
+}
+
+/// The place to cut at. The end of a copy is said behind the marker that it permits: with that cut away, a takeover that is broken off
+/// before the role is recorded would leave a copy that never ended, and so no image.
+fn behind_its_copy(permitted: &Permitted, journal: &Arc<Journal>) -> Position {
+    let end = permitted.end;
+    // What cannot be read there is cut away as before.
+    let Ok(Some(frame)) = journal.reader(end).next_frame() else { return end };
+    let record = FrameView::new(&frame.bytes).and_then(|view| ControlRecord::of(&view));
+    let ends = frame.header.kind == FrameKind::Control && matches!(record, Ok(ControlRecord::CopyEnd { .. }));
+    if ends { frame.next } else { end }
 }
 
 /// Then: the role, with the volumes of the image. Returns the new generation.
@@ -103,7 +115,6 @@ fn failed_over(pair: &PairRecord, parted: PartedRecord, since_ns: i64) -> PairRe
 mod tests {
     use tidemark_common::catalog::{Catalog, GroupRecord, OnFullRecord};
     use tidemark_common::clock::SystemClock;
-    use tidemark_common::journal::Position;
     use tidemark_common::record::MarkerRecord;
     use tidemark_common::storage::memory::MemoryDisk;
 

@@ -105,7 +105,11 @@ fn a_copy_whose_journal_stays_full_says_so_once() {
     for step in 1..=4 {
         let before = journaled();
         small.resize((16 + 10 * step) * MIB);
-        wait_until("more to come", LIMIT, || check(journaled() > before, || format!("{:?}", pair.west.group(GROUP))));
+        wait_until("more to come, and the journal to be full of it", LIMIT, || {
+            let group = pair.west.group(GROUP);
+            let is_full = group.journal.bytes + 8 * MIB > group.journal.capacity_bytes;
+            check(is_full && group.positions.journaled_seq > before, || format!("{group:?}"))
+        });
     }
     assert_eq!(said(), 1, "{}", pair.west.log_text());
     assert!(pair.west.group(GROUP).problem.is_some());

@@ -8,7 +8,7 @@ use tidemark_common::ids::ApplianceId;
 use super::Service;
 use crate::cli::{appliance_id, name};
 use crate::failure::Failure;
-use crate::output;
+use crate::output::{self, table::Table};
 
 /// `tidemark peer ...`.
 #[derive(Debug, Subcommand)]
@@ -25,6 +25,8 @@ pub(crate) enum Command {
         #[arg(long, value_name = "HOST:PORT")]
         addr: Option<HostPort>,
     },
+    /// Whom this appliance trusts
+    List,
     /// Trust an appliance no more; refused while a group is paired with it
     Remove {
         /// What it is called here
@@ -37,6 +39,7 @@ pub(crate) enum Command {
 pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failure> {
     let (name, id, addr) = match command {
         Command::Add { name, id, addr } => (name, id, addr),
+        Command::List => return list(service).await,
         Command::Remove { name } => return remove(service, &name).await,
     };
     let request = PeerAdd { name, id: id.to_string(), address: addr.map(|address| address.to_string()) };
@@ -44,6 +47,17 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
     output::done(service.json, &peer, |peer: &PeerStatus| match &peer.address {
         Some(address) => format!("peer '{}' at {address} is trusted", peer.name),
         None => format!("peer '{}' is trusted; it has to come here, because it has no address", peer.name),
+    })
+}
+
+async fn list(service: &Service) -> Result<(), Failure> {
+    let peers = service.client.status().await?.peers;
+    output::answer(service.json, &peers, |peers| {
+        let mut table = Table::new(&["NAME", "ADDRESS", "ID"]);
+        for peer in peers {
+            table.row(&[&peer.name, peer.address.as_deref().unwrap_or("- (it comes here)"), &peer.id]);
+        }
+        Ok(table.to_string())
     })
 }
 

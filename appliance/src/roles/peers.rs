@@ -47,7 +47,7 @@ impl Appliance {
         // A peer's new group is made under the same lock: it comes before, and is seen here, or finds itself a stranger.
         let _alone = self.changing.lock().await;
         let Some(peer) = self.peers.read().get(name).cloned() else {
-            return Err(not_found(format!("there is no peer '{name}': `tidemark status --json` lists the peers")));
+            return Err(not_found(format!("there is no peer '{name}': `tidemark peer list` names those there are")));
         };
         let groups: Vec<GroupRecord> = self.groups.read().values().map(|group| group.keeper.get()).collect();
         let naming = groups.iter().filter(|group| names(group, &peer)).map(|group| ends_it(group, name));

@@ -28,6 +28,8 @@ pub(crate) struct Figures {
     pub(crate) short_writes: u64,
     pub(crate) failovers: u64,
     pub(crate) returns: u64,
+    /// How often an old primary was looked at as what it was before it returned.
+    pub(crate) went_back: u64,
     pub(crate) lost_writes: u64,
     pub(crate) refused_reads: u64,
     /// Over every step and its outcome.
@@ -57,6 +59,7 @@ impl Figures {
         self.short_writes += other.short_writes;
         self.failovers += other.failovers;
         self.returns += other.returns;
+        self.went_back += other.went_back;
         self.lost_writes += other.lost_writes;
         self.refused_reads += other.refused_reads;
     }
@@ -86,6 +89,7 @@ impl std::fmt::Display for Figures {
             ("short writes", self.short_writes),
             ("copies taken over", self.failovers),
             ("returned as a copy", self.returns),
+            ("went back", self.went_back),
             ("writes had alone", self.lost_writes),
             ("refused reads", self.refused_reads),
         ];

@@ -18,6 +18,7 @@ mod replay;
 mod roles;
 mod site;
 mod takeover;
+mod went_back;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -189,12 +190,12 @@ fn a_copy_whose_journal_is_damaged_again_and_again_is_mended_each_time() {
     assert!(figures.renewals >= 10, "{figures}");
 }
 
-/// Copies are taken over and written to, old primaries return as copies: what was permitted is kept, and what an old primary had alone is what
-/// it says.
+/// Copies are taken over and written to, old primaries return as copies: what was permitted is kept, what an old primary had alone is what
+/// it says, and until its copy is complete it goes back to exactly what it was.
 #[test]
 fn roles_change_again_and_again_and_what_was_permitted_is_kept() {
     let figures = assert_all_hold(&worlds(Kind::Roles, 1, 60));
-    assert!(figures.failovers >= 60 && figures.returns >= 60, "{figures}");
+    assert!(figures.failovers >= 60 && figures.returns >= 60 && figures.went_back >= 60, "{figures}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use tidemark_common::catalog::{
 use tidemark_common::differential::Bitmap;
 use tidemark_common::ids::{MarkerNumber, Seq};
 use tidemark_common::journal::{self, Position};
-use tidemark_common::record::Chain;
+use tidemark_common::record::{Chain, ControlRecord, MarkerRecord};
 use tidemark_primary::differences::written_since;
 
 use tidemark_primary::drain::Draining;
@@ -19,6 +19,7 @@ use tidemark_primary::group::Stages;
 use tidemark_primary::writeback::WritingBack;
 
 use crate::site::{CATALOG, GROUP, JOURNAL, Site};
+use crate::went_back::before;
 
 /// The number of a copy that is open until the new primary begins one.
 pub(crate) const NOT_BEGUN: u64 = u64::MAX;
@@ -32,6 +33,10 @@ pub(crate) struct Tail {
     pub(crate) cut: Option<Position>,
     pub(crate) dirty: Bitmap,
     pub(crate) writes: u64,
+    /// The newest marker of the old journal.
+    pub(crate) newest: Option<MarkerRecord>,
+    /// The number behind its last write.
+    pub(crate) next_seq: Seq,
 }
 
 impl Tail {
@@ -74,14 +79,21 @@ impl Site {
     /// What lies in its journal behind the place where the histories parted.
     pub(crate) fn tail(&mut self, parted: &PartedRecord) -> Result<Tail, String> {
         let (disk, keeper, _) = self.open()?;
-        let opened = journal::open(disk, JOURNAL.as_ref(), GROUP, self.journal_options(), None, &mut |_, _, _| {});
-        let journal = Arc::clone(opened.map_err(|error| error.to_string())?.writer.journal());
+        let mut newest = None;
+        let mut visit = |_: Position, _: &_, record: Option<&ControlRecord>| {
+            if let Some(ControlRecord::Marker(marker)) = record {
+                newest = Some(marker.clone());
+            }
+        };
+        let opened = journal::open(disk, JOURNAL.as_ref(), GROUP, self.journal_options(), None, &mut visit);
+        let writer = opened.map_err(|error| error.to_string())?.writer;
+        let (journal, next_seq) = (Arc::clone(writer.journal()), writer.tip().seq.next());
         let found = journal.reader_at_chain(Seq(parted.seq), Chain(parted.chain)).map_err(|error| error.to_string())?;
         let from = found.as_ref().map_or_else(|| journal.oldest(), |reader| reader.position());
         let (dirty, writes, _) = written_since(&journal, from).map_err(|error| error.to_string())?;
         let marker = keeper.catalog().marker(GROUP, MarkerNumber(parted.marker)).map_err(|error| error.to_string())?;
         let cut = found.map(|reader| reader.position()).filter(|_| marker.is_some());
-        Ok(Tail { cut, dirty, writes })
+        Ok(Tail { cut, dirty, writes, newest, next_seq })
     }
 
     /// Then, in one step: from here on it is a copy, whatever happens.
@@ -95,6 +107,7 @@ impl Site {
             batch.delete_applied(GROUP);
         }
         let mut pairs = keeper.get().pairs;
+        let before = before(&keeper.get(), parted, tail);
         for pair in &pairs {
             batch.delete_bitmap(GROUP, &pair.peer).map_err(|error| error.to_string())?;
         }
@@ -103,7 +116,9 @@ impl Site {
             if is_empty {
                 pair.state = PairStateRecord::CatchingUp;
             } else {
-                pair.copy = Some(CopyRecord { number: NOT_BEGUN, ..CopyRecord::first(1) });
+                let direct = before.is_none();
+                pair.copy = Some(CopyRecord { number: NOT_BEGUN, direct, ..CopyRecord::first(1) });
+                pair.before.clone_from(&before);
             }
         }
         let recorded = keeper.update_with(batch, |record| {

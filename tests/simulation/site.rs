@@ -464,7 +464,7 @@ impl Site {
     /// the other side is known to stand.
     pub(crate) fn refuse_journal(&self, segment: u64, offset: u64) {
         for (path, _) in self.disk.everything() {
-            let number = path.file_stem().and_then(|name| name.to_str()?.parse::<u64>().ok());
+            let number = path.file_stem().and_then(|name| u64::from_str_radix(name.to_str()?, 16).ok());
             let begin = match number.filter(|number| path.starts_with(JOURNAL) && *number >= segment) {
                 Some(number) if number == segment => offset,
                 Some(_) => BLOCK_BYTES as u64,

@@ -115,6 +115,8 @@ pub(crate) struct World {
     /// An operator has ordered that the copy's image is given up: until one of a marker behind this is permitted.
     giving_up: Option<u64>,
     away: Option<roles::Away>,
+    /// What the old primary's volumes held when it returned with writes of its own.
+    was: Option<Vec<Vec<u8>>>,
     /// Who is to die in the next return, after how many changes of its disk.
     doomed: Option<(Side, u64)>,
     /// Stages that stand for their disk, and until when.
@@ -175,6 +177,7 @@ impl World {
             giving_up: None,
             away: None,
             doomed: None,
+            was: None,
             standing: BTreeMap::new(),
             pair_was: PairState::InitialCopy,
             generation: 0,
@@ -248,6 +251,9 @@ impl World {
         let did = self.act(act);
         if act == Act::Apply {
             self.count_floors();
+        }
+        if act == Act::TakeIn && did && self.was.is_some() && self.liar.random_ratio(1, 4) {
+            self.look_at_before();
         }
         if act == Act::Converse || self.figures.steps.is_multiple_of(32) {
             self.count_states();

@@ -1,10 +1,15 @@
 //! What is looked at in the middle of a run: what a disaster now would leave on either side.
 
 use rand::RngExt;
+use tidemark_common::catalog::RoleRecord;
 use tidemark_tests::history::Tick;
 
 use super::World;
+use crate::fate::survives;
 use crate::site::TakenOver;
+
+/// Changes of its disk after which a side that goes back dies, at most.
+const GOES_BACK: u64 = 12;
 
 impl World {
     /// Looks at what a disaster now would leave: the copy taken over as it is, or after a loss of power there; or the
@@ -76,6 +81,43 @@ impl World {
         let limit = stages.writeback.image.journal.durable_end().position;
         stages.writeback.step(limit);
         assert!(volumes == twin.read_all(&primary), "{what}: written back, it reads otherwise");
+    }
+
+    /// An old primary that returned and whose copy is not complete goes back to exactly what it was, however often that is broken off.
+    pub(super) fn look_at_before(&mut self) {
+        let record = self.far_site.group_record();
+        let kept = record.role == RoleRecord::Secondary && record.pairs.iter().any(|pair| pair.before.is_some());
+        let Some(was) = self.was.clone().filter(|_| kept) else { return };
+        let power_lost = self.liar.random_bool(0.5).then(|| self.liar.random());
+        let mut twin = self.far_site.twin(power_lost);
+        twin.doomed = self.liar.random_bool(0.7).then(|| self.liar.random_range(0..GOES_BACK));
+        let what = format!("the copy that goes back, power lost {power_lost:?}, dies after {:?}", twin.doomed);
+        let (primary, mut stages) = loop {
+            match survives(|| twin.go_back()) {
+                None => {
+                    twin.died();
+                    twin.doomed = None;
+                }
+                Some(Err(reason)) => panic!("{what}: it cannot: {reason}"),
+                Some(Ok(Some(back))) => {
+                    twin.fate.doom(u64::MAX);
+                    break back;
+                }
+                // The copy is complete, or its journal has no room for both.
+                Some(Ok(None)) => {
+                    let permitted = twin.open_secondary().expect("a copy").0.permitted();
+                    return assert!(permitted.is_some(), "{what}: it is neither the copy nor what it was");
+                }
+            }
+        };
+        assert!(twin.read_all(&primary) == was, "{what}: it is not what it was");
+        let limit = stages.writeback.image.journal.durable_end().position;
+        stages.writeback.step(limit);
+        assert!(
+            twin.read_all(&primary) == was && twin.raw_volumes() == was,
+            "{what}: written back, it is not what it was"
+        );
+        self.figures.went_back += 1;
     }
 
     /// The files of a copy that has applied all that is permitted are the image.

@@ -65,6 +65,7 @@ impl World {
         self.near_down = (self.figures.steps, false);
         self.answered_marker = marker.number;
         self.told = (0, 0, 0);
+        self.was = None;
         self.far_down = u64::MAX;
         self.away = Some(Away { returns: self.figures.steps + self.random.random_range(0..ALONE_STEPS) });
         self.figures.failovers += 1;
@@ -129,6 +130,7 @@ impl World {
             near.suspended = false;
         }
         self.figures.returns += 1;
+        self.look_at_before();
         self.note("returned");
     }
 
@@ -144,6 +146,10 @@ impl World {
             self.hosts.check_lost(&old, |volume, offset| tail.dirty.is_marked(volume, offset));
             self.figures.lost_writes += tail.writes;
         }
+        if tail.writes > 0 {
+            self.of_far("kept", |site| site.keep_tail(&tail))?;
+        }
+        self.was = (tail.is_known() && tail.writes > 0).then_some(old);
         let near = self.near.as_ref()?;
         let fate = self.near_site.fate.clone();
         if let Some((Side::Near, steps)) = self.doomed {

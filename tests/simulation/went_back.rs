@@ -1,0 +1,138 @@
+//! A side that returned with writes of its own goes back to what it was, as long as the copy is not complete
+//! (`appliance/src/roles/go_back.rs`, decision 18).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tidemark_common::catalog::{
+    AppliedRecord, Batch, BeforeRecord, GroupRecord, PairStateRecord, PartedRecord, RoleRecord,
+};
+use tidemark_common::ids::{MarkerNumber, Seq};
+use tidemark_common::journal::{self, Position};
+use tidemark_common::record::Chain;
+use tidemark_common::storage::{Disk, Open};
+use tidemark_primary::group::{Primary, Stages};
+use tidemark_secondary::group::was_before;
+
+use crate::roles::Tail;
+use crate::site::{GROUP, JOURNAL, Site};
+
+/// Where a tail is kept.
+const KEPT: &str = "/lost/tail";
+
+/// What the volumes hold when it returns, when the tail that was kept has what the journal is about to lose.
+pub(crate) fn before(record: &GroupRecord, parted: &PartedRecord, tail: &Tail) -> Option<BeforeRecord> {
+    let newest = tail.newest.as_ref()?;
+    let cut = tail.cut.filter(|_| tail.writes > 0)?;
+    let parted = PartedRecord { segment: cut.segment, offset: cut.offset, ..*parted };
+    Some(BeforeRecord {
+        generation: record.generation,
+        tail: KEPT.into(),
+        parted,
+        next_seq: tail.next_seq.0,
+        marker: newest.number,
+        marker_ns: newest.time_ns,
+        volumes: record.volumes.clone(),
+    })
+}
+
+impl Site {
+    /// The tail's part of the journal, copied to where nothing replaces it.
+    pub(crate) fn keep_tail(&mut self, tail: &Tail) -> Result<(), String> {
+        let (disk, ..) = self.open()?;
+        let first = tail.cut.map_or(0, |cut| cut.segment);
+        let kept = || {
+            disk.create_folder(KEPT.as_ref())?;
+            empty(&*disk, KEPT)?;
+            for name in disk.list(JOURNAL.as_ref())? {
+                let number = name.strip_suffix(".segment").and_then(|number| u64::from_str_radix(number, 16).ok());
+                if number.is_none_or(|number| number < first) {
+                    continue;
+                }
+                let source = disk.open(&Path::new(JOURNAL).join(&name), Open::Existing)?;
+                let mut bytes = vec![0; usize::try_from(source.size()?).unwrap_or(0)];
+                source.read_exact_at(&mut bytes, 0)?;
+                let copy = disk.open(&Path::new(KEPT).join(&name), Open::New)?;
+                copy.write_all_at(&bytes, 0)?;
+                copy.sync()?;
+            }
+            disk.sync_folder(KEPT.as_ref())
+        };
+        kept().map_err(|error: std::io::Error| error.to_string())
+    }
+
+    /// A copy that is not complete is failed over to: it is the primary it was. `None`: there is nothing to go back to any more. Done again
+    /// after a death, it comes to the same.
+    pub(crate) fn go_back(&mut self) -> Result<Option<(Arc<Primary>, Stages)>, String> {
+        if self.group_record().role == RoleRecord::Secondary {
+            let (secondary, _) = self.open_secondary().map_err(|why| why.reason)?;
+            if secondary.permitted().is_some() || !secondary.state().keeps_before() {
+                return Ok(None);
+            }
+            drop(secondary);
+            self.record_as_before()?;
+        }
+        self.put_back_journal()?;
+        self.open_primary().map(Some)
+    }
+
+    /// One step: from here on it is primary.
+    fn record_as_before(&mut self) -> Result<(), String> {
+        let (_, keeper, _) = self.open()?;
+        let before = was_before(&keeper).ok_or("it is not known what it was")?;
+        let parted = before.parted;
+        let applied =
+            AppliedRecord { segment: parted.segment, offset: parted.offset, seq: parted.seq, marker: parted.marker };
+        let mut batch = Batch::new();
+        batch.put_applied(GROUP, &applied).map_err(|error| error.to_string())?;
+        batch.delete_history(GROUP);
+        batch.delete_markers_after(GROUP, MarkerNumber(0));
+        let recorded = keeper.update_with(batch, |record| {
+            record.role = RoleRecord::Primary;
+            record.generation += 1;
+            record.generation_start_seq = before.next_seq;
+            record.primary = None;
+            record.cut = None;
+            record.volumes.clone_from(&before.volumes);
+            for pair in &mut record.pairs {
+                pair.copy = None;
+                pair.state = PairStateRecord::Error;
+                pair.parted = Some(parted);
+            }
+        });
+        recorded.map_err(|error| error.to_string())
+    }
+
+    /// The kept tail takes the place of the copy's journal.
+    fn put_back_journal(&mut self) -> Result<(), String> {
+        let (disk, keeper, _) = self.open()?;
+        let Some(before) = was_before(&keeper) else { return Ok(()) };
+        let replaced = || {
+            let kept = disk.list(KEPT.as_ref())?;
+            if !kept.is_empty() {
+                empty(&*disk, JOURNAL)?;
+                // One rename of a folder, which this disk has not: nobody dies between these.
+                for name in kept {
+                    self.disk.rename(&Path::new(KEPT).join(&name), &Path::new(JOURNAL).join(&name))?;
+                }
+            }
+            disk.sync_folder(JOURNAL.as_ref())
+        };
+        replaced().map_err(|error: std::io::Error| error.to_string())?;
+        let opened = journal::open(disk, JOURNAL.as_ref(), GROUP, self.journal_options(), None, &mut |_, _, _| {});
+        let journal = Arc::clone(opened.map_err(|error| error.to_string())?.writer.journal());
+        let parted = before.parted;
+        let found = journal.reader_at_chain(Seq(parted.seq), Chain(parted.chain)).map_err(|error| error.to_string())?;
+        let place = Position { segment: parted.segment, offset: parted.offset };
+        let ends = journal.durable_end().seq.next().0;
+        if found.is_none_or(|reader| reader.position() != place) || ends != before.next_seq {
+            return Err(format!("the kept tail is not what it was: it ends before {ends}, and {before:?}"));
+        }
+        let done = keeper.update(|record| record.pairs.iter_mut().for_each(|pair| pair.before = None));
+        done.map_err(|error| error.to_string())
+    }
+}
+
+fn empty(disk: &dyn Disk, folder: &str) -> std::io::Result<()> {
+    disk.list(folder.as_ref())?.iter().try_for_each(|name| disk.remove(&Path::new(folder).join(name)))
+}

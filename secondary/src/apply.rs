@@ -69,6 +69,8 @@ pub struct Apply {
     pub history_seen: Option<Duration>,
     /// How often in a row the journal could not be read where it goes on.
     pub unreadable: u32,
+    /// The journal may hold segments of which all is applied.
+    pub untrimmed: bool,
 }
 
 /// An index of what lies behind the permitted limit.
@@ -248,6 +250,8 @@ impl Apply {
             Ok(None) if self.updater.is_waiting() => Applying::Waits,
             Ok(None) => {
                 let settled = self.settle(limit);
+                // What a death or a full disk has left: with the journal full of it, nothing would ever come that is applied.
+                let settled = if self.untrimmed { settled.and_then(|()| self.trim()) } else { settled };
                 self.show(settled);
                 self.state.rests(self.updater.applied().position.max(limit));
                 Applying::Idle
@@ -358,13 +362,15 @@ impl Apply {
 
     fn trim(&mut self) -> Result<(), String> {
         let applied = self.updater.applied().position;
-        if applied.segment <= self.journal.oldest().segment {
+        self.untrimmed = applied.segment > self.journal.oldest().segment;
+        if !self.untrimmed {
             return Ok(());
         }
         // In this order: what is taken away is in the volumes, and the catalogue knows.
         let members = self.members_so_far();
         let result = self.record(&members).and_then(|()| self.journal.trim(applied).map_err(|error| error.to_string()));
         self.state.markers.trim(self.journal.oldest());
+        self.untrimmed = result.is_err();
         result.map(drop)
     }
 

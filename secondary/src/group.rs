@@ -256,6 +256,7 @@ impl Secondary {
             may_hold,
             history_seen: None,
             unreadable: 0,
+            untrimmed: true,
         };
         let position = state.position();
         parts.pair_metrics.received_seq(Seq(position.durable_seq));

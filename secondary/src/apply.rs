@@ -250,8 +250,10 @@ impl Apply {
             Ok(None) if self.updater.is_waiting() => Applying::Waits,
             Ok(None) => {
                 let settled = self.settle(limit);
+                let permission = self.state.permission();
+                let is_image = permission.permitted().is_some() && permission.copy().is_none();
                 // What a death or a full disk has left: with the journal full of it, nothing would ever come that is applied.
-                let settled = if self.untrimmed { settled.and_then(|()| self.trim()) } else { settled };
+                let settled = if self.untrimmed && is_image { settled.and_then(|()| self.trim()) } else { settled };
                 self.show(settled);
                 self.state.rests(self.updater.applied().position.max(limit));
                 Applying::Idle

@@ -241,16 +241,13 @@ impl Pair {
     /// A path to a disk may come back, a sector does not: what could not be read at the same place for so long and so often is as good
     /// as damaged.
     fn stays_unread<'a>(&self, error: &'a ShipError) -> Option<&'a JournalError> {
-        let unread = error.unreadable_frame();
+        let unread = error.unreadable_frame()?;
         let mut known = self.unread.lock();
-        if unread.is_none() {
-            return None;
-        }
         let (at, now) = (self.reading.lock().at, self.clock.monotonic());
         let (since, times) =
             known.filter(|(place, ..)| *place == at).map_or((now, 1), |(_, since, times)| (since, times + 1));
         *known = Some((at, since, times));
-        unread.filter(|_| times >= UNREAD_TIMES && now.saturating_sub(since) >= UNREAD_FOR)
+        (times >= UNREAD_TIMES && now.saturating_sub(since) >= UNREAD_FOR).then_some(unread)
     }
 
     fn copy_around_or_stand(&self, damage: &JournalError) -> Result<bool, CatalogError> {

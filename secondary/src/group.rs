@@ -293,7 +293,8 @@ impl Secondary {
         // What is recorded is in the volumes for good. What lies between that and the cut is applied again: it may be there only until
         // power is lost, when its record failed.
         let recorded = parts.keeper.catalog().applied(id)?.map_or((0, 0), |found| (found.segment, found.offset));
-        if recorded >= (applied.segment, applied.offset) {
+        // The end may be the begin of a new segment, which lies behind whatever was recorded.
+        if recorded >= (at.segment, at.offset) {
             batch.put_applied(id, &applied)?;
         }
         batch.delete_history(id);

@@ -282,7 +282,8 @@ impl Apply {
         }
         let room = self.journal.capacity_bytes() / 4 * 3;
         let is_planned = self.state.permission().copy().is_some_and(|copy| copy.total_bytes > room);
-        if !is_planned && !(self.state.is_refusing_at_rest() && self.journal.is_full()) {
+        let is_in_the_way = is_planned || self.state.is_refusing_at_rest() && self.journal.is_full();
+        if !is_in_the_way {
             return Ok(());
         }
         crate::group::record_given_up(&self.keeper).map_err(|error| error.to_string())?;

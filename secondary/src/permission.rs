@@ -233,10 +233,7 @@ impl Permission {
         match (&self.copy, &self.permitted) {
             (Some(copy), _) if copy.direct => self.direct_limit,
             (_, Some(permitted)) => permitted.end,
-            (_, None) => match self.before {
-                Some(before) => before,
-                None => Position::default(),
-            },
+            (_, None) => self.before.unwrap_or_default(),
         }
     }
 }

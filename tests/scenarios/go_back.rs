@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 const MIB: u64 = 1 << 20;
 /// So slow that no copy of a test ends.
 fn slow() -> Weather {
-    Weather { bytes_per_second: Some(300_000), ..Weather::default() }
+    Weather { bytes_per_second: Some(1_500_000), ..Weather::default() }
 }
 
 fn wait_role(side: &Appliance, wanted: Role) {

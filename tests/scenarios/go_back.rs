@@ -147,7 +147,7 @@ fn returning_to_much(seed: u64, differs: u64) -> Pair {
     let _ = pair.failover();
     write_noise(&pair.west, "v", 0, differs, 2);
     pair.relay.heal();
-    pair.way_back.set(Weather { bytes_per_second: Some(8_000_000), ..Weather::default() });
+    pair.way_back.set(Weather { bytes_per_second: Some(4_000_000), ..Weather::default() });
     pair.east.start();
     wait_role(&pair.east, Role::Fenced);
     let returned: RejoinReport = pair.east.json(&["rejoin", GROUP]);
@@ -176,10 +176,10 @@ fn a_failback_larger_than_the_journal_gives_up_what_the_old_primary_was_before_i
 
 #[test]
 fn a_failback_that_hosts_outgrow_gives_up_what_the_old_primary_was_and_goes_on() {
-    let pair = returning_to_much(334, 40 * MIB);
+    let pair = returning_to_much(334, 46 * MIB);
     pair.east.wait_pair(GROUP, "the copy to be under way", LIMIT, |pair| {
         pair.copy.as_ref().is_some_and(|copy| copy.done_bytes > 0) && pair.state == PairState::Resync
     });
-    write_noise(&pair.west, "v", 40 * MIB, 56 * MIB, 3);
+    write_noise(&pair.west, "v", 46 * MIB, 50 * MIB, 3);
     assert_given_up_and_copied(pair);
 }

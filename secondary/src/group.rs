@@ -405,6 +405,10 @@ impl Secondary {
             }
             Err(_) => Err(ReceiveError::Stopped),
         };
+        let result = match result {
+            Err(ReceiveError::Link(error)) => Err(ReceiveError::Link(connection.reason_behind(error).await)),
+            other => other,
+        };
         self.ended(&connection, control, &result).await;
         result
     }

@@ -13,6 +13,9 @@ use super::send::DataSender;
 use crate::ids::ApplianceId;
 use crate::limits::DATA_STREAMS;
 
+/// The close of a connection follows the end of its streams at once, if it comes at all.
+const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// A connection whose peer has proved who it is. Clones are the same connection; it is closed by [`close`](Self::close)
 /// or when the last clone and stream are dropped.
 ///
@@ -75,6 +78,18 @@ impl Connection {
     /// Yes.
     pub async fn closed(&self) -> LinkError {
         self.quinn.closed().await.into()
+    }
+
+    /// What ended it, for people. A peer that closes on purpose drops its streams, too, and whichever is seen first: its reason is waited
+    /// for, as long as a word takes that is under way.
+    ///
+    /// # Cancel safety
+    /// Yes.
+    pub async fn reason_behind(&self, error: LinkError) -> LinkError {
+        match error {
+            LinkError::Abandoned => tokio::time::timeout(LAST_WORD_TIMEOUT, self.closed()).await.unwrap_or(error),
+            told => told,
+        }
     }
 
     /// Closes at once, telling the peer why, for people. What was not acknowledged is lost: to end in good order, finish the senders

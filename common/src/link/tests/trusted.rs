@@ -147,6 +147,24 @@ async fn a_dropped_sender_is_not_taken_for_a_finished_one() {
     assert_eq!(receiver.recv().await, Err(LinkError::Abandoned), "the same again");
 }
 
+/// A pair that is suspended drops its streams and closes, and the copy is to show why whatever arrives first.
+#[tokio::test]
+async fn the_reason_of_a_close_is_told_though_the_streams_were_dropped_before_it() {
+    let (east, west) = pair();
+    let (primary, secondary) = connect(&east, &west).await;
+    let (sender, mut receiver) = data(&primary, &secondary, 2).await;
+    drop(sender);
+    let error = soon(receiver.recv()).await.unwrap_err();
+    assert_eq!(error, LinkError::Abandoned);
+    let closing = async {
+        tokio::task::yield_now().await;
+        primary.close("suspended");
+    };
+    let (error, ()) = soon(async { tokio::join!(secondary.reason_behind(error), closing) }).await;
+    assert_eq!(error, LinkError::PeerClosed { reason: "suspended".into() });
+    assert_eq!(soon(secondary.reason_behind(LinkError::TimedOut)).await, LinkError::TimedOut);
+}
+
 /// Everything is dropped on one side while its peer does not read: nothing stays behind to keep the connection alive.
 #[tokio::test]
 async fn dropping_all_of_a_blocked_connection_closes_it() {

@@ -12,6 +12,19 @@ pub trait Clock: Send + Sync + 'static {
     fn monotonic(&self) -> Duration;
 }
 
+/// A time as records keep it: nanoseconds since 1970, up to the year 2262.
+#[must_use]
+pub fn unix_ns(time: Timestamp) -> i64 {
+    i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX)
+}
+
+/// The time that a record keeps.
+#[must_use]
+pub fn from_unix_ns(ns: i64) -> Timestamp {
+    // Any number of 64 bits is a time.
+    Timestamp::from_nanosecond(i128::from(ns)).unwrap_or_default()
+}
+
 /// The machine's clocks.
 #[derive(Debug)]
 pub struct SystemClock {

@@ -50,6 +50,12 @@ pub const FRAME_STORED_BYTES_MAX: usize = FRAME_RAW_BYTES_MAX + (1 << 20);
 pub const INDEX_RANGES_MAX: usize = 1 << 18;
 /// The same of each image of a moment that the volumes have not reached: there may be many.
 pub const IMAGE_INDEX_RANGES_MAX: usize = 1 << 16;
+/// How much of a copy's journal a copy may take that is staged beside the image it replaces; the rest is for what hosts write meanwhile.
+#[must_use]
+pub const fn staging_room_bytes(journal_capacity_bytes: u64) -> u64 {
+    journal_capacity_bytes / 4 * 3
+}
+
 /// Raw bytes compressed as one piece.
 pub const CHUNK_BYTES: usize = 64 << 10;
 /// Granularity of differential bitmaps, bytes.

@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 
 use crate::api::types::MarkerInfo;
 use crate::catalog::KeptMarkerRecord;
+use crate::clock::from_unix_ns;
 use crate::journal::Position;
 use crate::record::MarkerRecord;
 
@@ -130,6 +131,6 @@ pub fn marker_of(kept: &KeptMarkerRecord) -> MarkerRecord {
 /// A marker for people.
 #[must_use]
 pub fn info(marker: &MarkerRecord) -> MarkerInfo {
-    let time = jiff::Timestamp::from_nanosecond(i128::from(marker.time_ns)).unwrap_or_default();
+    let time = from_unix_ns(marker.time_ns);
     MarkerInfo { number: marker.number, boundary_seq: marker.boundary_seq, time, tag: marker.tag.clone() }
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use run::Run;
 use window::Window;
 
+use crate::catalog::AppliedRecord;
 use crate::extent::Extent;
 use crate::ids::{MarkerNumber, Seq};
 use crate::journal::{Journal, JournalError, Position, ReadFrame, Reader};
@@ -110,6 +111,18 @@ pub struct AppliedPosition {
     pub seq: Seq,
     /// The newest marker reached.
     pub marker: MarkerNumber,
+}
+
+impl AppliedPosition {
+    /// What is recorded; the begin of the journal without a record.
+    #[must_use]
+    pub fn of(record: Option<AppliedRecord>) -> Self {
+        record.map_or_else(Self::default, |record| Self {
+            position: record.place(),
+            seq: Seq(record.seq),
+            marker: MarkerNumber(record.marker),
+        })
+    }
 }
 
 /// The updater of one group.

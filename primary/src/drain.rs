@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tidemark_common::clock::Clock;
+use tidemark_common::clock::{Clock, unix_ns};
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::{GroupId, Seq};
 use tidemark_common::journal::{JournalError, Position, Writer};
@@ -598,7 +598,7 @@ impl Drain {
         let marker = MarkerRecord {
             number: tip.marker.0 + 1,
             boundary_seq: tip.seq.0,
-            time_ns: i64::try_from(cut.boundary.time.as_nanosecond()).unwrap_or(i64::MAX),
+            time_ns: unix_ns(cut.boundary.time),
             freeze_ns: u64::try_from(cut.boundary.frozen.as_nanos()).unwrap_or(u64::MAX),
             tag: cut.request.as_ref().and_then(|request| request.tag.clone()),
         };

@@ -12,7 +12,7 @@ use tidemark_common::api::types::{
     Role,
 };
 use tidemark_common::catalog::{CatalogError, GroupRecord, GroupVolume, OnFullRecord, PairRecord};
-use tidemark_common::clock::Clock;
+use tidemark_common::clock::{Clock, unix_ns};
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::{Seq, VolumeIndex};
 use tidemark_common::journal::{self, JournalOptions, Position};
@@ -24,6 +24,7 @@ use tidemark_common::overlay::unapplied::Spill;
 use tidemark_common::record::{ControlRecord, Place};
 use tidemark_common::storage::Disk;
 use tidemark_common::t0::{Eras, ImagePoint};
+use tidemark_common::updater::AppliedPosition;
 use tidemark_common::updater::Updater;
 use tidemark_common::volumes::{VolumeFile, Volumes};
 use tidemark_common::watchdog::{Movement, Moving};
@@ -36,7 +37,7 @@ use crate::cut::{CutDone, CutError, CutRequest};
 use crate::drain::{Drain, DrainDesk, DrainSettings, RecordRequest};
 use crate::image::Image;
 use crate::pressure::PairSet;
-use crate::recovery::{StartError, Taken, applied_position, index_unapplied, recover_ring};
+use crate::recovery::{StartError, Taken, index_unapplied, recover_ring};
 use crate::ring_place::RingPlace;
 use crate::ship::{Hold, Links, Pair, PairParts};
 use crate::volume::CapturedVolume;
@@ -178,7 +179,7 @@ impl Primary {
             desk.volumes_changed.store(true, std::sync::atomic::Ordering::Release);
         }
         let journal = Arc::clone(writer.journal());
-        let applied = applied_position(parts.keeper.catalog().applied(group)?);
+        let applied = AppliedPosition::of(parts.keeper.catalog().applied(group)?);
         let spill = options.spill(&parts.disk);
         let mut index = index_unapplied(&journal, &applied, taken.indexed, &spill)?;
         let tip = writer.tip().seq;
@@ -687,7 +688,7 @@ fn place_at(parts: &PrimaryParts, writer: &journal::Writer, generation: u64) -> 
 
 fn role_record(parts: &PrimaryParts, writer: &journal::Writer, generation: u64) -> Result<Vec<u8>, StartError> {
     let place = place_at(parts, writer, generation);
-    let time_ns = i64::try_from(parts.clock.wall().as_nanosecond()).unwrap_or(i64::MAX);
+    let time_ns = unix_ns(parts.clock.wall());
     Ok(ControlRecord::Role { generation, appliance: parts.appliance, time_ns }.frame(&place)?)
 }
 

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use tidemark_common::catalog::CopyRecord;
 use tidemark_common::differential::Bitmap;
 use tidemark_common::ids::{MarkerNumber, Seq, VolumeIndex};
-use tidemark_common::journal::{Position, Reader};
+use tidemark_common::journal::Reader;
+use tidemark_common::limits::staging_room_bytes;
 use tidemark_common::record::{Chain, ControlRecord};
 use tidemark_common::wire::message::Welcome;
 use tokio::sync::oneshot;
@@ -49,7 +50,7 @@ impl Pair {
         if copy.number == 0 {
             return self.begin_copy(&copy, base, welcome).await;
         }
-        let start = Position { segment: copy.start_segment, offset: copy.start_offset };
+        let start = copy.start();
         let bitmap = self.differences.bitmap();
         if welcome.position.copy == copy.number {
             return match base.held {
@@ -112,8 +113,7 @@ impl Pair {
         if self.check_room_left(direct, welcome)? {
             return Ok(true);
         }
-        // The rest is for what hosts write meanwhile.
-        let room = welcome.journal_capacity_bytes / 4 * 3;
+        let room = staging_room_bytes(welcome.journal_capacity_bytes);
         match (bytes <= room, direct) {
             (true, _) => Ok(false),
             (false, true) => Ok(true),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use tidemark_common::catalog::CatalogError;
 use tidemark_common::extent::Extent;
-use tidemark_common::ids::{Generation, GroupId, MarkerNumber, Seq};
+use tidemark_common::ids::{Generation, GroupId, Seq};
 use tidemark_common::journal::{self, Journal, JournalError, JournalOptions, Position, Writer};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::overlay::location::Location;
@@ -214,14 +214,4 @@ fn keep(recovered: &mut RecoveredRing, at: u64, entry: &Entry, index: &mut Unapp
     index.insert(entry.extent, location);
     recovered.kept += 1;
     Ok(())
-}
-
-/// An applied position from its record; the begin of the journal without one.
-#[must_use]
-pub fn applied_position(record: Option<tidemark_common::catalog::AppliedRecord>) -> AppliedPosition {
-    record.map_or_else(AppliedPosition::default, |record| AppliedPosition {
-        position: Position { segment: record.segment, offset: record.offset },
-        seq: Seq(record.seq),
-        marker: MarkerNumber(record.marker),
-    })
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tidemark_common::api::types::PairState;
 use tidemark_common::catalog::{CatalogError, PairRecord, PartedRecord};
-use tidemark_common::clock::Clock;
+use tidemark_common::clock::{Clock, from_unix_ns, unix_ns};
 use tidemark_common::differential::Bitmap;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::{ApplianceId, Generation, Seq};
@@ -268,7 +268,7 @@ impl Pair {
         let state = PairState::from(record.state);
         let stands = matches!(state, PairState::Suspended | PairState::FailedOver | PairState::Fenced);
         let wanted = if stands { Wanted::Suspended } else { Wanted::Run };
-        let since = jiff::Timestamp::from_nanosecond(i128::from(record.since_ns)).unwrap_or_default();
+        let since = from_unix_ns(record.since_ns);
         let differences = Arc::new(Differences::open(Arc::clone(&keeper), record));
         let mut view = View::new(state, record.reason.clone(), since);
         // What the journal holds is a lower bound; the other side says more when it is reached.
@@ -277,9 +277,8 @@ impl Pair {
         view.sent_up_to = image.journal.durable_end().position;
         if let (PairState::FailedOver, Some(parted)) = (state, record.parted) {
             // The other side may return: it has what both had, and was sent nothing since.
-            let parted = Position { segment: parted.segment, offset: parted.offset };
-            view.holds = view.holds.map(|oldest| oldest.max(parted));
-            view.sent_up_to = parted;
+            view.holds = view.holds.map(|oldest| oldest.max(parted.place()));
+            view.sent_up_to = parted.place();
         }
         view.copying = record.copy.as_ref().map(|copy| (copy.number, differences.bitmap()));
         Self {
@@ -435,7 +434,7 @@ impl Pair {
         self.keeper.update_pair(&self.peer, |pair| {
             if pair.state != recorded.into() {
                 pair.state = recorded.into();
-                pair.since_ns = i64::try_from(now.as_nanosecond()).unwrap_or(i64::MAX);
+                pair.since_ns = unix_ns(now);
             }
             pair.reason.clone_from(&reason);
         })?;

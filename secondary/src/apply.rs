@@ -7,6 +7,7 @@ use tidemark_common::catalog::{AppliedRecord, Batch, GroupVolume, HistoryRecord,
 use tidemark_common::clock::Clock;
 use tidemark_common::journal::{Journal, Position};
 use tidemark_common::keeper::GroupKeeper;
+use tidemark_common::limits::staging_room_bytes;
 use tidemark_common::markers::kept;
 use tidemark_common::metrics::{GroupMetrics, Part};
 use tidemark_common::overlay::unapplied::{IndexError, Indexed, SharedIndex, Spill};
@@ -250,10 +251,9 @@ impl Apply {
             Ok(None) if self.updater.is_waiting() => Applying::Waits,
             Ok(None) => {
                 let settled = self.settle(limit);
-                let permission = self.state.permission();
-                let is_image = permission.permitted().is_some() && permission.copy().is_none();
                 // What a death or a full disk has left: with the journal full of it, nothing would ever come that is applied.
-                let settled = if self.untrimmed && is_image { settled.and_then(|()| self.trim()) } else { settled };
+                let settled =
+                    if self.untrimmed && self.is_image() { settled.and_then(|()| self.trim()) } else { settled };
                 self.show(settled);
                 self.state.rests(self.updater.applied().position.max(limit));
                 Applying::Idle
@@ -274,19 +274,24 @@ impl Apply {
         }
     }
 
-    /// What this side was before it returned stays beside the copy as long as the journal has room for both; the rest is for what
-    /// hosts write meanwhile. Recorded before any of the copy is applied.
+    /// Whether the volumes are an image, with no copy under way to another one.
+    fn is_image(&self) -> bool {
+        let permission = self.state.permission();
+        permission.permitted().is_some() && permission.copy().is_none()
+    }
+
+    /// What this side was before it returned stays beside the copy as long as the journal has room for both. Recorded before any of the copy is applied.
     fn give_up_before(&self) -> Result<(), String> {
         if !self.state.keeps_before() {
             return Ok(());
         }
-        let room = self.journal.capacity_bytes() / 4 * 3;
+        let room = staging_room_bytes(self.journal.capacity_bytes());
         let is_planned = self.state.permission().copy().is_some_and(|copy| copy.total_bytes > room);
         let is_in_the_way = is_planned || self.state.is_refusing_at_rest() && self.journal.is_full();
         if !is_in_the_way {
             return Ok(());
         }
-        crate::group::record_given_up(&self.keeper).map_err(|error| error.to_string())?;
+        crate::returned::record_given_up(&self.keeper).map_err(|error| error.to_string())?;
         self.state.give_up_before();
         tracing::warn!(group = %self.keeper.name(), "the journal has no room for the copy beside what this side was before it returned: \
             there is no image here until the copy is complete");

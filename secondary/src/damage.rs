@@ -8,6 +8,7 @@ use tidemark_common::ids::MarkerNumber;
 use tidemark_common::journal::{self, Position, Sound};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::record::{ControlRecord, FrameHeader};
+use tidemark_common::updater::AppliedPosition;
 
 use crate::group::{SecondaryParts, StartError, open_copy};
 use crate::permission::Permission;
@@ -23,7 +24,7 @@ pub fn give_up_image(parts: &SecondaryParts) -> Result<(), StartError> {
     let applied = parts.keeper.catalog().applied(parts.keeper.id())?;
     match place_to_go_on_from(parts, applied.as_ref())? {
         Some(end) => keep_until(parts, end),
-        None => empty(parts, applied.as_ref().map_or_else(Position::default, position_of)),
+        None => empty(parts, AppliedPosition::of(applied).position),
     }
 }
 
@@ -35,7 +36,7 @@ fn place_to_go_on_from(
     applied: Option<&AppliedRecord>,
 ) -> Result<Option<Position>, StartError> {
     let (keeper, id) = (&parts.keeper, parts.keeper.id());
-    let at = applied.map_or_else(Position::default, position_of);
+    let at = applied.map_or(Position::default(), AppliedRecord::place);
     let mut permission = Permission::recovered(None, None, open_copy(keeper), at);
     let no_image_before = no_image_before(keeper);
     let mut visit = |begin: Position, header: &FrameHeader, record: Option<&ControlRecord>| {
@@ -96,8 +97,7 @@ fn record_no_image(parts: &SecondaryParts, end: Position, forget_applied: bool) 
 /// Up to where the journal says nothing of the image any more.
 pub(crate) fn no_image_before(keeper: &GroupKeeper) -> Option<Position> {
     let copy = keeper.get().pairs.into_iter().next()?.copy?;
-    let place = Position { segment: copy.start_segment, offset: copy.start_offset };
-    (copy.number == 0).then_some(place)
+    (copy.number == 0).then_some(copy.start())
 }
 
 /// Whether a record counts: before that place, none may begin or end a copy, or permit what the volumes are beyond.
@@ -111,10 +111,6 @@ pub(crate) fn counts(record: &ControlRecord, end: Position, no_image_before: Opt
             | ControlRecord::ImageGivenUp
     );
     !is_of_the_image || no_image_before.is_none_or(|place| end > place)
-}
-
-const fn position_of(applied: &AppliedRecord) -> Position {
-    Position { segment: applied.segment, offset: applied.offset }
 }
 
 #[cfg(test)]

@@ -10,10 +10,10 @@ use tidemark_common::api::types::{
     BufferStatus, FreezeStatus, GroupStatus, HistoryStatus, JournalStatus, MarkerInfo, MarkerStatus, PairState,
     PairStatus, Positions, Role,
 };
-use tidemark_common::catalog::{AppliedRecord, Batch, BeforeRecord, CatalogError, CopyRecord, GroupVolume};
-use tidemark_common::clock::Clock;
+use tidemark_common::catalog::{AppliedRecord, Batch, CatalogError, CopyRecord, GroupVolume, HistoryRecord};
+use tidemark_common::clock::{Clock, from_unix_ns};
 use tidemark_common::history::History;
-use tidemark_common::ids::{Generation, MarkerNumber, Seq};
+use tidemark_common::ids::{Generation, Seq};
 use tidemark_common::journal::{self, Journal, JournalError, JournalOptions, Position, Writer};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender, LinkError};
@@ -39,6 +39,7 @@ use crate::intake::{CopyVolumes, Intake, TRIES};
 use crate::permission::{OpenCopy, Permission, Permitted};
 use crate::points::Points;
 use crate::receive::{self, ReceiveError};
+use crate::returned::{record_given_up, was_before};
 use crate::state::{Concern, CopyState};
 
 /// A primary sends heartbeats at least once a second; one that is silent for longer than this is not there.
@@ -171,17 +172,8 @@ impl Secondary {
         if let Some((segment, offset)) = parts.keeper.get().cut {
             Self::cut_back(&parts, Position { segment, offset })?;
         }
-        let record = parts.keeper.catalog().applied(id)?.unwrap_or(tidemark_common::catalog::AppliedRecord {
-            segment: 0,
-            offset: 0,
-            seq: 0,
-            marker: 0,
-        });
-        let applied = AppliedPosition {
-            position: Position { segment: record.segment, offset: record.offset },
-            seq: Seq(record.seq),
-            marker: MarkerNumber(record.marker),
-        };
+        let record = parts.keeper.catalog().applied(id)?;
+        let applied = AppliedPosition::of(record);
         let kept = parts.keeper.catalog().markers(id, 1)?.pop();
         let kept = kept.as_ref().map(|kept| Permitted { marker: marker_of(kept), end: applied.position });
         let (writer, held) = Self::recover(&parts)?;
@@ -195,7 +187,7 @@ impl Secondary {
         // A first copy has no image: what is kept then is the newest marker received.
         let image = kept.clone().filter(|_| !copy.is_some_and(|copy| copy.direct));
         let history = parts.keeper.catalog().history(id)?;
-        let floor = history.as_ref().map(|held| Position { segment: held.segment, offset: held.offset });
+        let floor = history.as_ref().map(HistoryRecord::place);
         let members = history.map_or_else(|| parts.keeper.get().volumes, |held| held.volumes);
         let (mut points, markers) = (Points::new(members, received.as_ref()), Markers::default());
         if let Some(image) = &image {
@@ -686,8 +678,8 @@ impl Secondary {
             (current.error.clone(), current.connection.as_ref().map(|connection| connection.stats().round_trip))
         };
         let silent = (!connected).then(|| format!("'{peer}' is not connected: `tidemark status` there says why"));
-        let before = was_before(&self.parts.keeper).filter(|_| permission.keeps_before()).map(|before| {
-            let time = jiff::Timestamp::from_nanosecond(i128::from(before.marker_ns)).unwrap_or_default();
+        let before = permission.keeps_before().then(|| was_before(&self.parts.keeper)).flatten().map(|before| {
+            let time = from_unix_ns(before.marker_ns);
             let generation = before.generation;
             format!(
                 "Until this copy is complete, a failover here goes on with what this side was when it returned: generation {generation}, all \
@@ -749,22 +741,6 @@ fn catch_up(updater: &mut Updater, state: &CopyState, recorded_segment: u64) {
             }
         }
     }
-}
-
-/// What this side was before it returned, as long as its volumes are that.
-#[must_use]
-pub fn was_before(keeper: &GroupKeeper) -> Option<BeforeRecord> {
-    keeper.get().pairs.into_iter().next()?.before
-}
-
-/// The copy that is open is applied as it comes.
-pub(crate) fn record_given_up(keeper: &GroupKeeper) -> Result<(), CatalogError> {
-    keeper.update(|group| {
-        for pair in group.pairs.iter_mut().filter(|pair| pair.before.is_some()) {
-            pair.before = None;
-            pair.copy.iter_mut().for_each(|copy| copy.direct = true);
-        }
-    })
 }
 
 pub(crate) fn open_copy(keeper: &GroupKeeper) -> Option<OpenCopy> {

@@ -2,6 +2,7 @@
 //! anything having been written since.
 
 use tidemark_common::api::types::MarkerInfo;
+use tidemark_common::clock::from_unix_ns;
 use tidemark_common::journal::{JournalError, Position};
 use tidemark_common::markers::info;
 use tidemark_common::record::{FrameKind, MarkerRecord};
@@ -63,7 +64,7 @@ impl std::fmt::Display for Asked {
             Self::Newest => f.write_str("an image"),
             Self::Marker(number) => write!(f, "marker {number}"),
             Self::Time(time_ns) => {
-                let time = jiff::Timestamp::from_nanosecond(i128::from(*time_ns)).unwrap_or_default();
+                let time = from_unix_ns(*time_ns);
                 write!(f, "a marker of {time:.3} or before")
             }
         }

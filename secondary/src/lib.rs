@@ -2,7 +2,7 @@
 //!
 //! [`receive`] (the link) → [`intake`] (verify, journal) → [`permission`] (up to which marker) → [`apply`] (the
 //! updater, which [`history`] holds back; [`damage`] is for a journal that cannot be read). [`points`] says which markers are moments of the image, [`state`] is what they
-//! share, [`group`] wires them.
+//! share, [`group`] wires them. [`takeover`] and [`returned`] are what becomes of it when roles change.
 
 pub mod apply;
 pub mod as_of;
@@ -14,5 +14,6 @@ pub mod intake;
 pub mod permission;
 pub mod points;
 pub mod receive;
+pub mod returned;
 pub mod state;
 pub mod takeover;

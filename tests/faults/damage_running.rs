@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tidemark_common::api::types::{PairState, RejoinReport, Role};
+use tidemark_common::api::types::{PairState, RejoinReport};
 use tidemark_tests::cluster::flip_byte;
 use tidemark_tests::noise::{noise, write_noise};
 use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
@@ -165,10 +165,7 @@ fn what_a_damaged_record_of_the_journal_kept_from_the_volumes_is_on_the_copy() {
     pair.west.ok(&["failover", GROUP, "--force"]);
     assert!(pair.west.open("v").read_all().expect("read") == noise(1, BYTES), "nothing is lost there");
     // East's volumes lack what the damaged record kept from them, also of before the place that both have.
-    wait_until("east to be fenced", LIMIT, || {
-        let role = pair.east.group(GROUP).role;
-        check(role == Role::Fenced, || format!("{role:?}"))
-    });
+    pair.east.wait_fenced(GROUP);
     let returned: RejoinReport = pair.east.json(&["rejoin", GROUP]);
     assert!(returned.whole, "{returned:?}");
     pair.east.wait_pair(GROUP, "the copy of everything", COPY_LIMIT, |pair| pair.state == PairState::Paired);

@@ -14,7 +14,7 @@ use tidemark_tests::noise::write_noise;
 use tidemark_tests::oracle::{Bounds, assert_legal};
 use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
 use tidemark_tests::small_disk::SmallDisk;
-use tidemark_tests::wait::{check, wait_until};
+use tidemark_tests::wait::wait_until;
 use tidemark_tests::workload::{Load, Profile, Target, prefill};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -139,10 +139,7 @@ fn an_old_primary_whose_volumes_are_not_up_to_date_is_not_given_up_unasked_and_r
     let marker = pair.cut();
     pair.wait_for(marker, "received");
     pair.west.ok(&["failover", GROUP, "--force"]);
-    wait_until("east to be fenced", LIMIT, || {
-        let role = pair.east.group(GROUP).role;
-        check(role == Role::Fenced, || format!("{role:?}"))
-    });
+    pair.east.wait_fenced(GROUP);
     let given_up = pair.east.refuses(&["pair", "delete", GROUP, "--to", "west"]);
     assert!(given_up.contains("could not be put into the volumes") && given_up.contains("--force"), "{given_up}");
     std::fs::remove_file(ballast).expect("make space");

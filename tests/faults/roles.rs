@@ -19,13 +19,6 @@ fn small(seed: u64) -> Setup {
     }
 }
 
-fn wait_fenced(side: &Appliance) {
-    wait_until("the old primary to be fenced", LIMIT, || {
-        let role = side.group(GROUP).role;
-        check(role == Role::Fenced, || format!("{role:?}"))
-    });
-}
-
 /// West has taken over while the link was cut, which it still is.
 fn taken_over(seed: u64) -> Pair {
     let pair = Pair::paired(&small(seed));
@@ -41,7 +34,7 @@ fn an_old_primary_that_is_called_by_the_new_one_is_fenced() {
     host.write(0, &[1; 4096]).expect("the old primary does not know yet");
     pair.west.ok(&["pair", "delete", GROUP, "--to", "east"]);
     pair.west.ok(&["pair", "create", GROUP, "--to", "east"]);
-    wait_fenced(&pair.east);
+    pair.east.wait_fenced(GROUP);
     assert!(host.write(0, &[2; 4096]).is_err(), "a fenced primary takes no writes");
     assert_eq!(pair.west.group(GROUP).role, Role::Primary);
     let told = pair.west.wait_pair(GROUP, "the reason to be shown", LIMIT, |pair| pair.state == PairState::Error);
@@ -58,7 +51,7 @@ fn an_old_primary_that_does_not_run_is_fenced_too() {
     assert!(pair.east.group(GROUP).problem.is_some());
     pair.west.ok(&["pair", "delete", GROUP, "--to", "east"]);
     pair.west.ok(&["pair", "create", GROUP, "--to", "east"]);
-    wait_fenced(&pair.east);
+    pair.east.wait_fenced(GROUP);
     pair.east.stop();
     std::fs::rename(pair.cluster.join("away"), &backing).expect("put the backing back");
     pair.east.start();
@@ -94,7 +87,7 @@ fn what_a_fenced_primary_had_is_kept_and_replaces_nothing_that_was_kept_before()
     let pair = taken_over(244);
     pair.east.open("a").write(0, &[1; 4096]).expect("a write that is never shipped");
     pair.relay.heal();
-    wait_fenced(&pair.east);
+    pair.east.wait_fenced(GROUP);
     let refused = pair.east.refuses(&["pair", "delete", GROUP, "--to", "typo"]);
     assert!(refused.contains("typo") && refused.contains("west"), "{refused}");
     let groups = pair.east.directory().join("groups");
@@ -151,10 +144,7 @@ fn a_fence_does_not_wait_for_an_operators_change_that_waits_for_hosts() {
     assert!(matches!(error, tidemark_tests::host::HostError::Errno(_)), "{error}");
     let outcome = change.join().expect("the change ends");
     assert_ne!(outcome.code, 0, "nothing is taken out of a fenced group: {outcome:?}");
-    wait_until("the old primary to be fenced", LIMIT, || {
-        let role = pair.east.group("t").role;
-        check(role == Role::Fenced, || format!("{role:?}"))
-    });
+    pair.east.wait_fenced("t");
 }
 
 /// Two copies of one group, both taken over: they know nothing of each other, and the old primary knows both.
@@ -210,11 +200,11 @@ fn a_side_that_goes_on_without_those_who_took_over_is_above_all_that_is_known_of
     pair.west.ok(&["pair", "create", GROUP, "--to", "north"]);
     north.wait_pair(GROUP, "the copy of the copy", LIMIT, |pair| pair.state == PairState::Paired);
     north.ok(&["failover", GROUP, "--force"]);
-    wait_fenced(&pair.west);
+    pair.west.wait_fenced(GROUP);
     assert_eq!(north.group(GROUP).generation, 3);
     north.kill9();
     pair.relay.heal();
-    wait_fenced(&pair.east);
+    pair.east.wait_fenced(GROUP);
     let refused = pair.east.refuses(&["rejoin", GROUP]);
     assert!(refused.contains("is fenced on 'west', too, by generation 3"), "{refused}");
     let refused = pair.east.refuses(&["rejoin", GROUP, "--as-primary"]);
@@ -238,10 +228,7 @@ fn a_fenced_side_with_two_copies_waits_for_the_one_that_took_over() {
     pair.east.ok(&["pair", "create", GROUP, "--to", "west"]);
     pair.west.wait_pair(GROUP, "the first copy again", LIMIT, |pair| pair.state == PairState::Paired);
     pair.west.ok(&["failover", GROUP, "--force"]);
-    wait_until("east to be fenced", LIMIT, || {
-        let role = pair.east.group(GROUP).role;
-        check(role == Role::Fenced, || format!("{role:?}"))
-    });
+    pair.east.wait_fenced(GROUP);
     pair.west.kill9();
     let refused = pair.east.refuses(&["rejoin", GROUP]);
     assert!(refused.contains("nobody who answers has taken it over"), "{refused}");

@@ -8,16 +8,17 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
-use tidemark_common::api::types::{GroupStatus, PairStatus, Status};
+use tidemark_common::api::types::{GroupStatus, PairStatus, Role, Status};
 
 use crate::cluster::{free_tcp, free_udp};
 use crate::command::{Outcome, run, run_within};
 use crate::host::{Address, Connection, HostError};
-use crate::wait::wait_until;
+use crate::wait::{check, wait_until};
 
 /// How long a service may take to answer, or to stop.
 const START_LIMIT: Duration = Duration::from_secs(20);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
+const ROLE_LIMIT: Duration = Duration::from_secs(90);
 /// Debian's libfaketime: what the clock on the wall shows is then up to a file. The monotonic clock stays.
 const FAKE_CLOCK: &str = "faketime/libfaketimeMT.so.1";
 /// Lines of a service's log shown when a test fails.
@@ -439,6 +440,19 @@ impl Appliance {
     pub fn pair(&self, group: &str) -> PairStatus {
         let name = &self.name;
         self.group(group).pairs.into_iter().next().unwrap_or_else(|| panic!("{group} has no pair on {name}"))
+    }
+
+    /// Waits until this side has that role for a group: others are met within seconds.
+    pub fn wait_role(&self, group: &str, role: Role) {
+        wait_until(&format!("{}: to be {role:?}", self.name), ROLE_LIMIT, || {
+            let found = self.try_group(group).ok_or_else(|| "no such group".to_owned())?;
+            check(found.role == role, || format!("{found:?}"))
+        });
+    }
+
+    /// Waits until this side, primary once, knows that another one took over.
+    pub fn wait_fenced(&self, group: &str) {
+        self.wait_role(group, Role::Fenced);
     }
 
     /// Waits until the pair of a group is as wanted.

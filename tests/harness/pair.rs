@@ -221,12 +221,21 @@ impl Pair {
     /// # Panics
     /// When they do not.
     pub fn assert_copy_equals(&self) {
-        let marker = self.settle();
-        let copies = self.backing(&self.west);
-        for ((name, mut export), copy) in self.volumes().iter().zip(self.open(&self.east)).zip(copies) {
+        self.assert_copied(&self.east, &self.west);
+    }
+
+    /// With the hosts at rest: one side's copy volumes hold, byte for byte, what the other one serves.
+    ///
+    /// # Panics
+    /// When they do not.
+    pub fn assert_copied(&self, primary: &Appliance, copy: &Appliance) {
+        let marker = primary.ok(&["cut", GROUP]);
+        let marker = marker.trim();
+        primary.ok(&["wait", GROUP, "--to", copy.name(), "--marker", marker, "--for", "applied", "--timeout", "30s"]);
+        for ((name, mut export), copied) in self.volumes().iter().zip(self.open(primary)).zip(self.backing(copy)) {
             let original = export.read_all().expect("read the original");
-            if let Err(difference) = image::compare(&original, &copy) {
-                panic!("volume {name} and its copy at marker {marker}: {difference}");
+            if let Err(difference) = image::compare(&original, &copied) {
+                panic!("volume {name} and its copy on {} at marker {marker}: {difference}", copy.name());
             }
         }
     }

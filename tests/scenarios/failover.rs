@@ -44,10 +44,7 @@ fn takes_over(pair: &Pair, began: Tick) -> FailoverReport {
 
 /// Waits until an old primary knows that it is none any more, and serves nothing.
 fn assert_fenced(old: &Appliance, volume: &str) {
-    wait_until("the old primary to be fenced", Duration::from_secs(20), || {
-        let role = old.group(GROUP).role;
-        if role == Role::Fenced { Ok(()) } else { Err(format!("{role:?}")) }
-    });
+    old.wait_fenced(GROUP);
     match old.try_open(volume) {
         Err(HostError::Refused { message, .. }) => assert!(!message.is_empty(), "a refusal says why"),
         Err(other) => panic!("a fenced volume is refused with a reason, not: {other}"),

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use tidemark_common::api::types::{FailoverReport, LostTail, PairState, RejoinReport, Role};
-use tidemark_tests::appliance::Appliance;
 use tidemark_tests::history::Write;
 use tidemark_tests::impairment::Weather;
 use tidemark_tests::noise::write_noise;
@@ -17,19 +16,6 @@ const MIB: u64 = 1 << 20;
 /// So slow that no copy of a test ends.
 fn slow() -> Weather {
     Weather { bytes_per_second: Some(1_500_000), ..Weather::default() }
-}
-
-fn wait_role(side: &Appliance, wanted: Role) {
-    wait_until(&format!("{} to be {wanted:?}", side.name()), LIMIT, || {
-        let group = side.group(GROUP);
-        check(group.role == wanted, || format!("{group:?}"))
-    });
-}
-
-fn wait_paired(sides: [&Appliance; 2]) {
-    for side in sides {
-        side.wait_pair(GROUP, "the pair to be paired", COPY_LIMIT, |pair| pair.state == PairState::Paired);
-    }
 }
 
 /// East was primary, had writes that west never got, and returns as west's copy over a line that is cut in the middle of that. All that east's
@@ -53,7 +39,7 @@ fn returning(seed: u64) -> (Pair, Vec<Write>, Vec<Vec<u8>>) {
     pair.relay.heal();
     pair.way_back.set(slow());
     pair.east.start();
-    wait_role(&pair.east, Role::Fenced);
+    pair.east.wait_fenced(GROUP);
     let returned: RejoinReport = pair.east.json(&["rejoin", GROUP]);
     assert!(returned.lost_writes > 0 && !returned.whole, "{returned:?}");
     let held = pair.backing(&pair.east);
@@ -98,10 +84,10 @@ fn a_failover_in_the_middle_of_a_failback_serves_exactly_what_the_old_primary_wa
     // The new primary comes back to find that it was left.
     pair.way_back.set(Weather::default());
     pair.west.start();
-    wait_role(&pair.west, Role::Fenced);
+    pair.west.wait_fenced(GROUP);
     let returned: RejoinReport = pair.west.json(&["rejoin", GROUP]);
     assert!(returned.lost_writes > 0 && returned.kept.is_some() && !returned.whole, "{returned:?}");
-    wait_paired([&pair.east, &pair.west]);
+    pair.wait_paired();
     let marker = pair.east.ok(&["cut", GROUP]);
     pair.east.ok(&["wait", GROUP, "--to", "west", "--marker", marker.trim(), "--timeout", "30s"]);
     assert_eq!(pair.backing(&pair.west), pair.backing(&pair.east));
@@ -113,7 +99,7 @@ fn a_failback_that_is_not_interrupted_ends_with_what_the_new_primary_has() {
     pair.east.restart();
     assert_eq!(pair.backing(&pair.east), held, "nothing of the copy is applied");
     pair.way_back.set(Weather::default());
-    wait_paired([&pair.west, &pair.east]);
+    pair.wait_paired();
     let marker = pair.west.ok(&["cut", GROUP]);
     pair.west.ok(&["wait", GROUP, "--to", "east", "--marker", marker.trim(), "--timeout", "30s"]);
     pair.west.kill9();
@@ -131,7 +117,7 @@ fn what_an_old_primary_was_goes_with_its_tail_when_that_is_discarded() {
     assert_eq!(pair.east.pair(GROUP).state, PairState::InitialCopy);
     assert!(pair.east.refuses(&["failover", GROUP, "--force"]).contains("no usable copy"));
     pair.way_back.set(Weather::default());
-    wait_paired([&pair.west, &pair.east]);
+    pair.wait_paired();
     let marker = pair.west.ok(&["cut", GROUP]);
     pair.west.ok(&["wait", GROUP, "--to", "east", "--marker", marker.trim(), "--timeout", "30s"]);
     assert_eq!(pair.backing(&pair.west), pair.backing(&pair.east));
@@ -149,7 +135,7 @@ fn returning_to_much(seed: u64, differs: u64) -> Pair {
     pair.relay.heal();
     pair.way_back.set(Weather { bytes_per_second: Some(4_000_000), ..Weather::default() });
     pair.east.start();
-    wait_role(&pair.east, Role::Fenced);
+    pair.east.wait_fenced(GROUP);
     let returned: RejoinReport = pair.east.json(&["rejoin", GROUP]);
     assert!(returned.lost_writes > 0 && !returned.whole, "{returned:?}");
     pair
@@ -163,7 +149,7 @@ fn assert_given_up_and_copied(mut pair: Pair) {
     let refused = pair.east.refuses(&["failover", GROUP, "--force"]);
     assert!(refused.contains("no usable copy"), "{refused}");
     pair.way_back.set(Weather::default());
-    wait_paired([&pair.west, &pair.east]);
+    pair.wait_paired();
     let marker = pair.west.ok(&["cut", GROUP]);
     pair.west.ok(&["wait", GROUP, "--to", "east", "--marker", marker.trim(), "--timeout", "30s"]);
     assert_eq!(pair.backing(&pair.west), pair.backing(&pair.east));

@@ -156,10 +156,7 @@ fn a_failover_to_an_older_marker_keeps_what_came_after_and_the_pair_works_again(
     assert_eq!(read(&pair, "older"), older, "after kill -9");
 
     pair.east.start();
-    wait_until("the old primary to be fenced", LIMIT, || {
-        let role = pair.east.group(GROUP).role;
-        check(role == Role::Fenced, || format!("{role:?}"))
-    });
+    pair.east.wait_fenced(GROUP);
     let returned: RejoinReport = pair.east.json(&["rejoin", GROUP]);
     assert_eq!((returned.generation, returned.marker), (2, held[1].marker), "{returned:?}");
     let load = pair.load_on(&pair.west, 2);

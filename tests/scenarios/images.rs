@@ -138,10 +138,7 @@ fn a_clone_survives_the_failover_and_the_old_primary_keeps_its_t0_copy_when_it_r
     load.wait_acked(200);
     assert_eq!(read(&pair, &pair.west, "west-clone"), cloned, "while the new primary is written");
     pair.east.start();
-    wait_until("the old primary to be fenced", Duration::from_secs(20), || {
-        let role = pair.east.group(GROUP).role;
-        if role == tidemark_common::api::types::Role::Fenced { Ok(()) } else { Err(format!("{role:?}")) }
-    });
+    pair.east.wait_fenced(GROUP);
     assert_eq!(read(&pair, &pair.east, "east-t0"), kept, "on the fenced side");
     pair.east.ok(&["rejoin", GROUP]);
     pair.west.wait_pair(GROUP, "the old primary to follow", COPY_LIMIT, |pair| pair.state == PairState::Paired);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tidemark_common::api::backup::types::{BackupInfo, BackupState};
 use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
-use tidemark_common::api::types::{PairState, Role};
+use tidemark_common::api::types::PairState;
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::cluster::Cluster;
 use tidemark_tests::history::Tick;
@@ -409,10 +409,7 @@ fn a_split_outlives_a_failover_and_the_return_of_the_old_primary() {
     load.wait_acked(150);
     assert_same("while the new primary is written", &targets(&pair.west), &west_image);
     pair.east.start();
-    wait_until("the old primary to be fenced", LIMIT, || {
-        let role = pair.east.group(GROUP).role;
-        if role == Role::Fenced { Ok(()) } else { Err(format!("{role:?}")) }
-    });
+    pair.east.wait_fenced(GROUP);
     assert_same("on the fenced side", &targets(&pair.east), &east_image);
     pair.east.ok(&["rejoin", GROUP]);
     pair.west.wait_pair(GROUP, "the old primary to follow", LIMIT, |pair| pair.state == PairState::Paired);

@@ -12,28 +12,15 @@ use tidemark_tests::history::{Kind, Write};
 use tidemark_tests::host::{EPERM, HostError};
 use tidemark_tests::noise::{noise, write_noise};
 use tidemark_tests::oracle::{Bounds, assert_legal};
-use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
+use tidemark_tests::pair::{GROUP, Pair, Setup};
 use tidemark_tests::stamp::{self, BLOCK_BYTES, Content};
 use tidemark_tests::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(30);
 const MIB: u64 = 1 << 20;
 
-fn wait_role(side: &Appliance, wanted: Role) {
-    wait_until(&format!("{} to be {wanted:?}", side.name()), LIMIT, || {
-        let group = side.group(GROUP);
-        if group.role == wanted { Ok(()) } else { Err(format!("{group:?}")) }
-    });
-}
-
-fn wait_paired(sides: [&Appliance; 2]) {
-    for side in sides {
-        side.wait_pair(GROUP, "the pair to be paired", COPY_LIMIT, |pair| pair.state == PairState::Paired);
-    }
-}
-
 fn rejoin(side: &Appliance) -> RejoinReport {
-    wait_role(side, Role::Fenced);
+    side.wait_fenced(GROUP);
     side.json(&["rejoin", GROUP])
 }
 
@@ -42,16 +29,6 @@ fn switch(from: &Appliance, to: &Appliance) -> SwitchoverReport {
     assert_eq!(report.problem, None);
     assert_eq!((from.group(GROUP).role, to.group(GROUP).role), (Role::Secondary, Role::Primary));
     report
-}
-
-/// With the hosts at rest: the copy's files hold what the primary serves.
-fn assert_same(pair: &Pair, primary: &Appliance, copy: &Appliance) {
-    let marker = primary.ok(&["cut", GROUP]);
-    primary.ok(&["wait", GROUP, "--to", copy.name(), "--marker", marker.trim(), "--timeout", "30s"]);
-    let images = pair.open(primary).into_iter().map(|mut export| export.read_all().expect("read"));
-    for (original, copied) in images.zip(pair.backing(copy)) {
-        assert!(original == copied, "the copy on {} differs", copy.name());
-    }
 }
 
 /// What a block shows after the lost writes of one side, and no other: that of the last that was answered, or of one after it.
@@ -114,7 +91,7 @@ fn what_a_side_had_alone_is_found_by_the_groups_name_after_the_group_was_given_u
     let _ = pair.failover();
     pair.relay.heal();
     assert_eq!(rejoin(&pair.east).lost_writes, 1);
-    wait_paired([&pair.west, &pair.east]);
+    pair.wait_paired();
     pair.east.ok(&["pair", "delete", GROUP, "--to", "west"]);
     pair.east.ok(&["volume", "delete", "v"]);
     let tails: Vec<LostTail> = pair.east.json(&["lost", "list", GROUP]);
@@ -164,10 +141,10 @@ fn an_old_primary_returns_as_the_copy_and_its_lost_tail_is_kept() {
     assert!(std::fs::read_dir(&kept).expect("the folder").count() > 0);
     load.wait_acked(100);
     load.stop();
-    wait_paired([&pair.west, &pair.east]);
+    pair.wait_paired();
     assert_lost_tail(&pair, returned.lost_writes, report.marker.number);
     assert_eq!(pair.east.group(GROUP).role, Role::Secondary);
-    assert_same(&pair, &pair.west, &pair.east);
+    pair.assert_copied(&pair.west, &pair.east);
     match pair.east.try_open("a") {
         Err(HostError::Refused { .. }) => {}
         Ok(mut export) => assert!(matches!(export.write(0, &[1; 4096]), Err(HostError::Errno(EPERM)))),
@@ -177,11 +154,11 @@ fn an_old_primary_returns_as_the_copy_and_its_lost_tail_is_kept() {
     // And back, as planned.
     let back = switch(&pair.west, &pair.east);
     assert_eq!(back.generation, report.generation + 1);
-    wait_paired([&pair.east, &pair.west]);
+    pair.wait_paired();
     let load = pair.load(2);
     load.wait_acked(300);
     load.stop();
-    assert_same(&pair, &pair.east, &pair.west);
+    pair.assert_copied(&pair.east, &pair.west);
     assert_legal("after the failback", &pair.history.writes(), &pair.image(&pair.east), Bounds::EVERYTHING_ACKED);
 }
 
@@ -199,10 +176,10 @@ fn failing_over_and_back_without_a_write_copies_nothing() {
     // Its image is that of the marker from the first moment.
     let status = pair.east.pair(GROUP);
     assert_eq!(status.permitted_marker, report.marker.number, "{status:?}");
-    wait_paired([&pair.west, &pair.east]);
+    pair.wait_paired();
     let east = pair.east.pair(GROUP);
     assert_eq!(east.copy, None);
-    assert_same(&pair, &pair.west, &pair.east);
+    pair.assert_copied(&pair.west, &pair.east);
     let sent = pair.relay.backward().bytes() + pair.relay.forward().bytes() - before;
     assert!(sent < 1 << 20, "{sent} bytes crossed the link");
 }
@@ -216,7 +193,7 @@ fn a_switchover_under_load_loses_nothing_and_hosts_meet_a_pause_only() {
     assert!(report.hosts_waited_ms < 10_000.0, "{report:?}");
     // Hosts were told that the volumes are elsewhere now.
     drop(load.end());
-    wait_paired([&pair.west, &pair.east]);
+    pair.wait_paired();
     let verdict = assert_legal(
         "what is served after the switchover",
         &pair.history.writes(),
@@ -227,7 +204,7 @@ fn a_switchover_under_load_loses_nothing_and_hosts_meet_a_pause_only() {
     let load = pair.load_on(&pair.west, 1);
     load.wait_acked(200);
     load.stop();
-    assert_same(&pair, &pair.west, &pair.east);
+    pair.assert_copied(&pair.west, &pair.east);
 }
 
 #[test]
@@ -282,13 +259,13 @@ fn ten_role_changes_in_a_row_under_load_keep_what_was_permitted() {
         };
         let verdict = assert_legal(&format!("round {round}"), &pair.history.writes(), &pair.image(to), bounds);
         pair.history.settle(&verdict);
-        wait_paired([from, to]);
-        assert_same(&pair, to, from);
+        pair.wait_paired();
+        pair.assert_copied(to, from);
         if round == 4 {
             // A restart in between finds everything as it was.
             pair.east.restart();
             pair.west.restart();
-            wait_paired([&pair.east, &pair.west]);
+            pair.wait_paired();
         }
     }
     assert_eq!(pair.east.group(GROUP).generation, 11);
@@ -308,8 +285,8 @@ fn an_old_primary_killed_while_it_returns_returns_again() {
     rejoin(&pair.east);
     pair.east.kill9();
     pair.east.start();
-    wait_paired([&pair.west, &pair.east]);
-    assert_same(&pair, &pair.west, &pair.east);
+    pair.wait_paired();
+    pair.assert_copied(&pair.west, &pair.east);
     // The new primary dies, and its copy, which was the old primary, takes over.
     pair.west.kill9();
     wait_until("the failover", LIMIT, || {
@@ -335,7 +312,7 @@ fn fenced_beyond_its_journal(cluster: Cluster, seed: u64) -> (Pair, FailoverRepo
     let report = pair.failover();
     pair.relay.heal();
     pair.east.start();
-    wait_role(&pair.east, Role::Fenced);
+    pair.east.wait_fenced(GROUP);
     (pair, report)
 }
 
@@ -367,12 +344,12 @@ fn an_old_primary_that_no_longer_holds_the_place_takes_a_full_copy() {
     assert_eq!(pair.east.pair(GROUP).permitted_marker, 0);
     pair.east.kill9();
     pair.east.start();
-    wait_paired([&pair.west, &pair.east]);
-    assert_same(&pair, &pair.west, &pair.east);
+    pair.wait_paired();
+    pair.assert_copied(&pair.west, &pair.east);
     assert_all_kept(&pair, &returned);
     switch(&pair.west, &pair.east);
-    wait_paired([&pair.west, &pair.east]);
-    assert_same(&pair, &pair.east, &pair.west);
+    pair.wait_paired();
+    pair.assert_copied(&pair.east, &pair.west);
 }
 
 /// Without room to keep what it had alone, nothing is overwritten: it stays fenced until there is.
@@ -393,11 +370,11 @@ fn an_old_primary_without_room_for_what_it_had_alone_stays_as_it_is() {
     assert!(pair.east.json::<Vec<LostTail>>(&["lost", "list", GROUP]).is_empty(), "half of it is listed");
     pair.east.kill9();
     pair.east.start();
-    wait_role(&pair.east, Role::Fenced);
+    pair.east.wait_fenced(GROUP);
     std::fs::remove_file(ballast).expect("remove the ballast");
     let returned = rejoin(&pair.east);
-    wait_paired([&pair.west, &pair.east]);
-    assert_same(&pair, &pair.west, &pair.east);
+    pair.wait_paired();
+    pair.assert_copied(&pair.west, &pair.east);
     assert_all_kept(&pair, &returned);
 }
 
@@ -422,8 +399,8 @@ fn a_new_primary_whose_journal_overflows_before_the_old_one_returns_copies_what_
     assert_eq!((returned.marker, returned.whole, returned.lost_writes), (report.marker.number, false, 0));
     // Until it is complete, its image is that of the marker.
     assert_eq!(pair.east.pair(GROUP).permitted_marker, report.marker.number);
-    wait_paired([&pair.west, &pair.east]);
-    assert_same(&pair, &pair.west, &pair.east);
+    pair.wait_paired();
+    pair.assert_copied(&pair.west, &pair.east);
     let sent = pair.way_back.forward().bytes() + pair.relay.backward().bytes() - sent;
     assert!((CHANGED / 2..CHANGED * 3 / 2).contains(&sent), "{sent} bytes for {CHANGED} that differ");
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tidemark_common::api::backup::types::RestoreReport;
 use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
-use tidemark_common::api::types::{PairState, RejoinReport, Role, VolumeStatus};
+use tidemark_common::api::types::{PairState, RejoinReport, VolumeStatus};
 use tidemark_tests::appliance::{Appliance, tidemark};
 use tidemark_tests::cluster::Cluster;
 use tidemark_tests::host::HostError;
@@ -208,10 +208,7 @@ fn a_restore_that_did_not_end_says_nothing_of_a_volume_that_became_a_copy() {
     let _ = site.pair.failover();
     site.pair.east.start();
     let (east, west) = (&site.pair.east, &site.pair.west);
-    wait_until("east to be fenced", LIMIT, || {
-        let role = east.group(GROUP).role;
-        if role == Role::Fenced { Ok(()) } else { Err(format!("{role:?}")) }
-    });
+    east.wait_fenced(GROUP);
     assert!(problem(east, "small").is_some());
     let report: RejoinReport = east.json(&["rejoin", GROUP]);
     assert_eq!(report.primary, "west");

@@ -12,13 +12,6 @@ const LIMIT: Duration = Duration::from_secs(30);
 const MIB: u64 = 1 << 20;
 const BLOCK: usize = 4096;
 
-fn wait_role(side: &Appliance, wanted: Role) {
-    wait_until(&format!("{} to be {wanted:?}", side.name()), LIMIT, || {
-        let group = side.group(GROUP);
-        check(group.role == wanted, || format!("{group:?}"))
-    });
-}
-
 /// Each byte of a volume: what `blocks` says, else `rest`.
 fn image(bytes: u64, rest: u8, blocks: &[(usize, u8)]) -> Vec<u8> {
     let mut image = vec![rest; usize::try_from(bytes).expect("small")];
@@ -70,7 +63,7 @@ fn assert_chosen(pair: &Pair, (winner, holds): (&Appliance, &[u8]), (loser, alon
 fn the_side_that_took_over_is_chosen_and_what_the_fenced_one_had_alone_is_kept() {
     let pair = both_primary(251);
     pair.relay.heal();
-    wait_role(&pair.east, Role::Fenced);
+    pair.east.wait_fenced(GROUP);
     let returned: RejoinReport = pair.east.json(&["rejoin", GROUP]);
     assert_eq!((returned.primary.as_str(), returned.generation, returned.lost_writes), ("west", 2, 2));
     let holds = image(MIB, 9, &[(2, 0xb2), (3, 0xb3)]);
@@ -83,12 +76,12 @@ fn the_fenced_side_is_chosen_and_what_the_one_that_took_over_had_alone_is_kept()
     let refused = pair.east.refuses(&["rejoin", GROUP, "--as-primary"]);
     assert!(refused.contains("primary here"), "nothing is to be chosen yet: {refused}");
     pair.relay.heal();
-    wait_role(&pair.east, Role::Fenced);
+    pair.east.wait_fenced(GROUP);
     let told = pair.east.group(GROUP).pairs[0].reason.clone().unwrap_or_default();
     assert!(told.contains("tidemark rejoin g --as-primary"), "{told}");
     let chosen: RejoinReport = pair.east.json(&["rejoin", GROUP, "--as-primary"]);
     assert_eq!((chosen.primary.as_str(), chosen.generation, chosen.whole), ("east", 3, false));
-    wait_role(&pair.west, Role::Fenced);
+    pair.west.wait_fenced(GROUP);
     assert!(pair.west.try_open("v").is_err(), "a fenced side serves nothing");
     let says = |pair: &tidemark_common::api::types::PairStatus| {
         pair.state == PairState::Error
@@ -113,7 +106,7 @@ fn the_fenced_side_is_chosen_and_what_the_one_that_took_over_had_alone_is_kept()
 fn a_fenced_side_goes_on_without_the_one_that_took_over_only_when_forced_and_fences_it_when_it_returns() {
     let mut pair = both_primary(253);
     pair.relay.heal();
-    wait_role(&pair.east, Role::Fenced);
+    pair.east.wait_fenced(GROUP);
     pair.west.kill9();
     let refused = pair.east.refuses(&["rejoin", GROUP, "--as-primary"]);
     assert!(refused.contains("west") && refused.contains("--force"), "{refused}");
@@ -123,7 +116,7 @@ fn a_fenced_side_goes_on_without_the_one_that_took_over_only_when_forced_and_fen
     write(&pair.east, &[(4, 0xe4)]);
     // It believes to be primary until it is met.
     pair.west.start();
-    wait_role(&pair.west, Role::Fenced);
+    pair.west.wait_fenced(GROUP);
     let returned: RejoinReport = pair.west.json(&["rejoin", GROUP]);
     assert!(returned.whole && returned.lost_writes >= 2, "{returned:?}");
     for side in [&pair.east, &pair.west] {
@@ -146,11 +139,11 @@ fn a_side_that_is_primary_again_brings_one_that_wrote_nothing_on_from_its_journa
     let _ = pair.failover();
     write(&pair.east, &[(1, 0xe1), (3, 0xe3)]);
     pair.relay.heal();
-    wait_role(&pair.east, Role::Fenced);
+    pair.east.wait_fenced(GROUP);
     let chosen: RejoinReport = pair.east.json(&["rejoin", GROUP, "--as-primary"]);
     assert_eq!((chosen.generation, chosen.whole), (3, false));
     write(&pair.east, &[(4, 0xe4)]);
-    wait_role(&pair.west, Role::Fenced);
+    pair.west.wait_fenced(GROUP);
     let returned: RejoinReport = pair.west.json(&["rejoin", GROUP]);
     assert_eq!((returned.lost_writes, returned.whole, returned.kept), (0, false, None));
     for side in [&pair.east, &pair.west] {
@@ -176,11 +169,11 @@ fn a_fenced_side_that_no_longer_holds_the_place_copies_everything_to_who_returns
         check(journal.bytes < 24 * MIB, || format!("{journal:?}"))
     });
     pair.west.ok(&["failover", GROUP, "--force", "--at", &older.to_string()]);
-    wait_role(&pair.east, Role::Fenced);
+    pair.east.wait_fenced(GROUP);
     // Nothing is written there: it stands exactly at that marker.
     let chosen: RejoinReport = pair.east.json(&["rejoin", GROUP, "--as-primary"]);
     assert_eq!(chosen.marker, older);
-    wait_role(&pair.west, Role::Fenced);
+    pair.west.wait_fenced(GROUP);
     let returned: RejoinReport = pair.west.json(&["rejoin", GROUP]);
     assert_eq!((returned.marker, returned.lost_writes, returned.kept), (older, 0, None));
     pair.wait_paired();

@@ -5,45 +5,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tidemark_common::catalog::{
-    Batch, Catalog, CopyRecord, GroupRecord, PairRecord, PairStateRecord, PartedRecord, RoleRecord,
-};
-use tidemark_common::differential::Bitmap;
+use tidemark_common::catalog::{Batch, Catalog, GroupRecord, PairRecord, PartedRecord};
 use tidemark_common::ids::{MarkerNumber, Seq};
 use tidemark_common::journal::{self, Position};
-use tidemark_common::record::{Chain, ControlRecord, MarkerRecord};
+use tidemark_common::record::{Chain, ControlRecord};
 use tidemark_primary::differences::written_since;
-
 use tidemark_primary::drain::Draining;
 use tidemark_primary::group::Stages;
 use tidemark_primary::writeback::WritingBack;
+use tidemark_secondary::returned::{Returning, Tail, record_return};
 
 use crate::site::{CATALOG, GROUP, JOURNAL, Site};
-use crate::went_back::before;
-
-/// The number of a copy that is open until the new primary begins one.
-pub(crate) const NOT_BEGUN: u64 = u64::MAX;
+use crate::went_back::KEPT;
 
 /// Steps of a primary that only drains and applies, at most.
 const STEPS: usize = 20_000;
-
-/// What an old primary has that who took over has not.
-pub(crate) struct Tail {
-    /// Where its journal is to be cut; `None`: it does not hold the place where the histories parted.
-    pub(crate) cut: Option<Position>,
-    pub(crate) dirty: Bitmap,
-    pub(crate) writes: u64,
-    /// The newest marker of the old journal.
-    pub(crate) newest: Option<MarkerRecord>,
-    /// The number behind its last write.
-    pub(crate) next_seq: Seq,
-}
-
-impl Tail {
-    pub(crate) const fn is_known(&self) -> bool {
-        self.cut.is_some()
-    }
-}
 
 impl Site {
     /// What its catalogue says of the group: of a process that is gone, whatever role it had.
@@ -99,38 +75,11 @@ impl Site {
     /// Then, in one step: from here on it is a copy, whatever happens.
     pub(crate) fn become_copy(&mut self, parted: &PartedRecord, generation: u64, tail: &Tail) -> Result<(), String> {
         let (disk, keeper, _) = self.open()?;
-        let is_empty = tail.cut.is_some() && tail.dirty.is_empty();
-        let mut batch = Batch::new();
-        batch.delete_markers_after(GROUP, MarkerNumber(if is_empty { parted.marker } else { 0 }));
-        batch.delete_history(GROUP);
-        if tail.cut.is_none() {
-            batch.delete_applied(GROUP);
-        }
-        let mut pairs = keeper.get().pairs;
-        let before = before(&keeper.get(), parted, tail);
-        for pair in &pairs {
-            batch.delete_bitmap(GROUP, &pair.peer).map_err(|error| error.to_string())?;
-        }
-        for pair in &mut pairs {
-            *pair = PairRecord::new(&pair.peer, 0);
-            if is_empty {
-                pair.state = PairStateRecord::CatchingUp;
-            } else {
-                let direct = before.is_none();
-                pair.copy = Some(CopyRecord { number: NOT_BEGUN, direct, ..CopyRecord::first(1) });
-                pair.before.clone_from(&before);
-            }
-        }
-        let recorded = keeper.update_with(batch, |record| {
-            record.role = RoleRecord::Secondary;
-            record.generation = generation;
-            record.generation_start_seq = parted.seq + 1;
-            record.primary = Some([2; 32]);
-            record.pairs = pairs;
-            record.cut = tail.cut.map(|cut| (cut.segment, cut.offset));
-        });
-        recorded.map_err(|error| error.to_string())?;
-        if tail.cut.is_none() {
+        let peer = keeper.get().pairs.first().map(|pair| pair.peer.clone()).unwrap_or_default();
+        let pair = PairRecord::new(&peer, 0);
+        let returning = Returning { primary: [2; 32], generation, parted: *parted, kept: KEPT.into(), pair };
+        record_return(&keeper, Batch::new(), returning, tail).map_err(|error| error.to_string())?;
+        if !tail.is_known() {
             let removed = disk
                 .list(JOURNAL.as_ref())
                 .and_then(|names| names.iter().try_for_each(|name| disk.remove(&Path::new(JOURNAL).join(name))));

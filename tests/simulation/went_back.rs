@@ -4,37 +4,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tidemark_common::catalog::{
-    AppliedRecord, Batch, BeforeRecord, GroupRecord, PairStateRecord, PartedRecord, RoleRecord,
-};
-use tidemark_common::ids::{MarkerNumber, Seq};
-use tidemark_common::journal::{self, Position};
-use tidemark_common::record::Chain;
+use tidemark_common::catalog::RoleRecord;
+use tidemark_common::journal;
 use tidemark_common::storage::{Disk, Open};
 use tidemark_primary::group::{Primary, Stages};
-use tidemark_secondary::group::was_before;
+use tidemark_secondary::returned::{Tail, is_rest_of, record_as_before, record_gone_back, was_before};
 
-use crate::roles::Tail;
 use crate::site::{GROUP, JOURNAL, Site};
 
 /// Where a tail is kept.
-const KEPT: &str = "/lost/tail";
-
-/// What the volumes hold when it returns, when the tail that was kept has what the journal is about to lose.
-pub(crate) fn before(record: &GroupRecord, parted: &PartedRecord, tail: &Tail) -> Option<BeforeRecord> {
-    let newest = tail.newest.as_ref()?;
-    let cut = tail.cut.filter(|_| tail.writes > 0)?;
-    let parted = PartedRecord { segment: cut.segment, offset: cut.offset, ..*parted };
-    Some(BeforeRecord {
-        generation: record.generation,
-        tail: KEPT.into(),
-        parted,
-        next_seq: tail.next_seq.0,
-        marker: newest.number,
-        marker_ns: newest.time_ns,
-        volumes: record.volumes.clone(),
-    })
-}
+pub(crate) const KEPT: &str = "/lost/tail";
 
 impl Site {
     /// The tail's part of the journal, copied to where nothing replaces it.
@@ -70,37 +49,12 @@ impl Site {
                 return Ok(None);
             }
             drop(secondary);
-            self.record_as_before()?;
+            let (_, keeper, _) = self.open()?;
+            let before = was_before(&keeper).ok_or("it is not known what it was")?;
+            record_as_before(&keeper, &before, 0).map_err(|error| error.to_string())?;
         }
         self.put_back_journal()?;
         self.open_primary().map(Some)
-    }
-
-    /// One step: from here on it is primary.
-    fn record_as_before(&mut self) -> Result<(), String> {
-        let (_, keeper, _) = self.open()?;
-        let before = was_before(&keeper).ok_or("it is not known what it was")?;
-        let parted = before.parted;
-        let applied =
-            AppliedRecord { segment: parted.segment, offset: parted.offset, seq: parted.seq, marker: parted.marker };
-        let mut batch = Batch::new();
-        batch.put_applied(GROUP, &applied).map_err(|error| error.to_string())?;
-        batch.delete_history(GROUP);
-        batch.delete_markers_after(GROUP, MarkerNumber(0));
-        let recorded = keeper.update_with(batch, |record| {
-            record.role = RoleRecord::Primary;
-            record.generation += 1;
-            record.generation_start_seq = before.next_seq;
-            record.primary = None;
-            record.cut = None;
-            record.volumes.clone_from(&before.volumes);
-            for pair in &mut record.pairs {
-                pair.copy = None;
-                pair.state = PairStateRecord::Error;
-                pair.parted = Some(parted);
-            }
-        });
-        recorded.map_err(|error| error.to_string())
     }
 
     /// The kept tail takes the place of the copy's journal.
@@ -120,16 +74,8 @@ impl Site {
         };
         replaced().map_err(|error: std::io::Error| error.to_string())?;
         let opened = journal::open(disk, JOURNAL.as_ref(), GROUP, self.journal_options(), None, &mut |_, _, _| {});
-        let journal = Arc::clone(opened.map_err(|error| error.to_string())?.writer.journal());
-        let parted = before.parted;
-        let found = journal.reader_at_chain(Seq(parted.seq), Chain(parted.chain)).map_err(|error| error.to_string())?;
-        let place = Position { segment: parted.segment, offset: parted.offset };
-        let ends = journal.durable_end().seq.next().0;
-        if found.is_none_or(|reader| reader.position() != place) || ends != before.next_seq {
-            return Err(format!("the kept tail is not what it was: it ends before {ends}, and {before:?}"));
-        }
-        let done = keeper.update(|record| record.pairs.iter_mut().for_each(|pair| pair.before = None));
-        done.map_err(|error| error.to_string())
+        is_rest_of(opened.map_err(|error| error.to_string())?.writer.journal(), &before)?;
+        record_gone_back(&keeper).map_err(|error| error.to_string())
     }
 }
 

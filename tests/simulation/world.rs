@@ -25,6 +25,8 @@ use tidemark_tests::history::Tick;
 use tidemark_tests::image::compare;
 
 use self::disaster::{Held, held_by};
+use tidemark_secondary::returned::NOT_BEGUN;
+
 use crate::device::Device;
 use crate::far::Far;
 use crate::fate::{Points, survives};
@@ -33,7 +35,6 @@ use crate::hosts::Hosts;
 use crate::line::Line;
 use crate::near::{Near, Waiting, now};
 use crate::profile::{Calamity, Profile};
-use crate::roles::NOT_BEGUN;
 use crate::site::{FAR, Ground, NEAR, Site, TakenOver};
 
 /// A run that has not come to rest after so many steps is stuck.

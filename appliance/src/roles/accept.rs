@@ -8,6 +8,7 @@ use tidemark_common::api::types::ErrorBody;
 use tidemark_common::catalog::{
     GroupRecord, GroupVolume, OfferRecord, OnFullRecord, PairRecord, RoleRecord, VolumeRecord,
 };
+use tidemark_common::clock::unix_ns;
 use tidemark_common::history::History;
 use tidemark_common::ids::{Generation, GroupId, VolumeIndex, check_name};
 use tidemark_common::keeper::GroupKeeper;
@@ -306,7 +307,7 @@ impl Appliance {
     }
 
     pub(crate) fn now_ns(&self) -> i64 {
-        i64::try_from(self.clock.wall().as_nanosecond()).unwrap_or(i64::MAX)
+        unix_ns(self.clock.wall())
     }
 
     /// This appliance has met a higher generation: it serves the group no more. What it captured stays where it is.

@@ -17,6 +17,7 @@ use tidemark_common::api::types::{
     DrillReport, DrillResult, DrillRun, DrillSchedule, ErrorBody, GroupDrills, ImageStatus,
 };
 use tidemark_common::catalog::{DrillRecord, DrillResultRecord, ImageKindRecord, ScheduleRecord};
+use tidemark_common::clock::{from_unix_ns, unix_ns};
 use tidemark_common::nbd::Export;
 use tokio_util::sync::CancellationToken;
 
@@ -121,7 +122,7 @@ impl Appliance {
             group_id: found.keeper.id().0,
             marker: 0,
             marker_ns: 0,
-            started_ns: i64::try_from(self.clock.wall().as_nanosecond()).unwrap_or(i64::MAX),
+            started_ns: self.now_ns(),
             took_ms: 0,
             rto_ms: None,
             rpo_ms,
@@ -153,7 +154,7 @@ impl Appliance {
         order: Duration,
     ) -> Result<(), ErrorBody> {
         record.marker = clone.marker;
-        record.marker_ns = i64::try_from(clone.marker_time.as_nanosecond()).unwrap_or(i64::MAX);
+        record.marker_ns = unix_ns(clone.marker_time);
         record.exports.clone_from(&clone.exports);
         if let Err(error) = self.catalog.put_drill(record) {
             self.delete_image(&clone.name, true).await?;
@@ -293,7 +294,7 @@ impl Appliance {
                 () = tokio::time::sleep(TICK) => {}
             }
             self.note_lag();
-            let now = i64::try_from(self.clock.wall().as_nanosecond()).unwrap_or(i64::MAX);
+            let now = self.now_ns();
             for due in self.due(now) {
                 let this = Arc::clone(&self);
                 tokio::spawn(async move { this.run_scheduled(due).await });
@@ -394,7 +395,7 @@ impl Appliance {
     }
 
     fn drill_report(&self, record: DrillRecord) -> DrillReport {
-        let time = |ns: i64| jiff::Timestamp::from_nanosecond(i128::from(ns)).unwrap_or_default();
+        let time = |ns: i64| from_unix_ns(ns);
         let (result, reason) = match record.result {
             DrillResultRecord::Running => (DrillResult::Running, None),
             DrillResultRecord::Passed => (DrillResult::Passed, None),

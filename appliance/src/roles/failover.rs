@@ -66,8 +66,7 @@ impl Appliance {
             return self.go_back(&group, &secondary, begin).await;
         }
         let Some(newest) = secondary.permitted() else {
-            let started = tokio::task::block_in_place(|| self.start_secondary(&group.keeper));
-            *group.engine.write() = started.map_or_else(Engine::Failed, Engine::Secondary);
+            self.run_as_copy(&group);
             return Err(refused(format!(
                 "group '{name}' has no usable copy here any more: the copy under way is not complete"
             )));

@@ -16,15 +16,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_common::api::types::{ErrorBody, FailoverReport, MarkerInfo};
-use tidemark_common::catalog::{AppliedRecord, Batch, BeforeRecord, CatalogError, RoleRecord};
-use tidemark_common::ids::{GroupId, MarkerNumber};
-use tidemark_common::journal::{self, Position};
+use tidemark_common::catalog::BeforeRecord;
+use tidemark_common::clock::from_unix_ns;
+use tidemark_common::ids::GroupId;
+use tidemark_common::journal;
 use tidemark_common::keeper::GroupKeeper;
-use tidemark_secondary::group::{Secondary, was_before};
+use tidemark_secondary::group::Secondary;
+use tidemark_secondary::returned::{is_rest_of, record_as_before, record_gone_back, was_before};
 
 use super::appliance::{Appliance, Engine, Group, failed, refused};
-use super::lost::is_rest_of;
-use super::take_back::stand_until_returned;
 
 impl Appliance {
     /// Under `changing`, of a copy that is stopped and keeps what this side was before.
@@ -41,8 +41,7 @@ impl Appliance {
             Ok(recorded) => recorded,
             Err(reason) => {
                 // Nothing has changed.
-                let started = tokio::task::block_in_place(|| self.start_secondary(&group.keeper));
-                *group.engine.write() = started.map_or_else(Engine::Failed, Engine::Secondary);
+                self.run_as_copy(group);
                 return Err(failed(format!(
                     "group '{name}' cannot go back to what it was: {reason}. It is the copy as before"
                 )));
@@ -51,7 +50,7 @@ impl Appliance {
         tracing::warn!(group = %name, generation, was = before.generation,
             "failed over before the copy was complete: this side goes on with what it was before it returned");
         self.start_serving(group).await?;
-        let time = jiff::Timestamp::from_nanosecond(i128::from(before.marker_ns)).unwrap_or_default();
+        let time = from_unix_ns(before.marker_ns);
         let age = self.clock.wall().duration_since(time).unsigned_abs();
         let parted = before.parted.seq;
         let dropped_writes = received.seq.0.saturating_sub(parted);
@@ -66,7 +65,7 @@ impl Appliance {
             good_as_of: time,
             age_seconds: age.as_secs_f64(),
             dropped_writes,
-            dropped_bytes: secondary.bytes_beyond(place(&before)),
+            dropped_bytes: secondary.bytes_beyond(before.parted.place()),
             missing_writes_known: heard.captured_seq.saturating_sub(parted).max(dropped_writes),
             took_ms: self.clock.monotonic().saturating_sub(begin).as_secs_f64() * 1000.0,
             exports: group.keeper.get().volumes.into_iter().map(|volume| volume.name).collect(),
@@ -78,42 +77,13 @@ impl Appliance {
 
     /// One step: from here on it is primary.
     fn record_as_before(&self, group: &Group) -> Result<(u64, BeforeRecord), String> {
-        let text = |error: CatalogError| error.to_string();
         let (keeper, id) = (&group.keeper, group.keeper.id());
         let before = was_before(keeper).ok_or("it is not known any more what that was")?;
         // Nothing is given up for a journal that is not there.
         self.check_tail(id, &before)?;
         self.discard_strays(&keeper.name(), &before.volumes).map_err(|error| error.message)?;
-        let place = place(&before);
-        let applied = AppliedRecord {
-            segment: place.segment,
-            offset: place.offset,
-            seq: before.parted.seq,
-            marker: before.parted.marker,
-        };
-        let mut batch = Batch::new();
-        // One that is recorded as further back stays there: what lies between is applied again.
-        let recorded = self.catalog.applied(id).map_err(text)?.map_or((0, 0), |found| (found.segment, found.offset));
-        if recorded >= (place.segment, place.offset) {
-            batch.put_applied(id, &applied).map_err(text)?;
-        }
-        batch.delete_history(id);
-        batch.delete_markers_after(id, MarkerNumber(0));
-        let now_ns = self.now_ns();
-        let recorded = keeper.update_with(batch, |record| {
-            record.role = RoleRecord::Primary;
-            record.generation = record.generation.saturating_add(1);
-            record.generation_start_seq = before.next_seq;
-            record.primary = None;
-            record.cut = None;
-            record.volumes.clone_from(&before.volumes);
-            for pair in &mut record.pairs {
-                pair.copy = None;
-                stand_until_returned(&record.name, pair, before.parted, now_ns);
-            }
-            record.generation
-        });
-        Ok((recorded.map_err(text)?, before))
+        let generation = record_as_before(keeper, &before, self.now_ns()).map_err(|error| error.to_string())?;
+        Ok((generation, before))
     }
 
     /// A kept tail that this side would go back to is no longer wanted: the copy takes the place of what this side was.
@@ -152,15 +122,10 @@ impl Appliance {
         for changed in [self.lost_folder(id), self.group_folder(id)] {
             self.disk.sync_folder(&changed).map_err(|error| text("sync", error))?;
         }
-        let done = keeper.update(|record| record.pairs.iter_mut().for_each(|pair| pair.before = None));
-        done.map_err(|error| error.to_string())
+        record_gone_back(keeper).map_err(|error| error.to_string())
     }
 
     fn tail_path(&self, id: GroupId, before: &BeforeRecord) -> PathBuf {
         self.lost_folder(id).join(&before.tail)
     }
-}
-
-const fn place(before: &BeforeRecord) -> Position {
-    Position { segment: before.parted.segment, offset: before.parted.offset }
 }

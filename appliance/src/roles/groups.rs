@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tidemark_common::api::types::{ErrorBody, GroupCreate, GroupSet, GroupStatus, PairStatus};
 use tidemark_common::catalog::{CopyRecord, GroupRecord, GroupVolume, PairRecord, RoleRecord};
+use tidemark_common::clock::unix_ns;
 use tidemark_common::ids::{Generation, GroupId, VolumeIndex, check_name};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::limits::{INDEX_RANGES_MAX, INTERVAL_MS};
@@ -125,6 +126,12 @@ impl Appliance {
             reason: error.to_string(),
             journal: error.is_of_the_journal().then(|| error.is_damage()),
         })
+    }
+
+    /// A copy that is stopped, or was none, runs as what its record says.
+    pub(crate) fn run_as_copy(&self, group: &Group) {
+        let started = tokio::task::block_in_place(|| self.start_secondary(&group.keeper));
+        *group.engine.write() = started.map_or_else(Engine::Failed, Engine::Secondary);
     }
 
     /// A copy whose journal cannot be read gives up its image and starts: its primary copies what is missing (decision 12).
@@ -334,7 +341,7 @@ impl Appliance {
         let volumes: Vec<(VolumeIndex, u64)> = primary.volume_sizes();
         let bitmap = everything(&volumes);
         let now = self.clock.wall();
-        let since_ns = i64::try_from(now.as_nanosecond()).unwrap_or(i64::MAX);
+        let since_ns = unix_ns(now);
         let record = PairRecord { copy: Some(CopyRecord::first(bitmap.bytes())), ..PairRecord::new(peer, since_ns) };
         self.catalog.put_bitmap(primary.keeper().id(), peer, &encode_new(&bitmap)).map_err(failed)?;
         primary.keeper().update(|group| group.pairs.push(record.clone())).map_err(failed)?;

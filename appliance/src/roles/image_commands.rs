@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tidemark_common::api::types::{CloneCreate, ErrorBody, GroupMoment, ImageKind, ImageState, ImageStatus, T0Create};
 use tidemark_common::catalog::{ImageKindRecord, ImageRecord, ImageRecords, ImageVolumeRecord};
+use tidemark_common::clock::from_unix_ns;
 use tidemark_common::ids::{GroupId, check_name};
 use tidemark_common::t0::{CloneError, Eras, ImagePoint, T0Error};
 use tidemark_secondary::image_point::Asked;
@@ -124,7 +125,7 @@ impl Appliance {
         kind: ImageKindRecord,
         points: &Points,
     ) -> Result<ImageRecords, ErrorBody> {
-        let created_ns = i64::try_from(self.clock.wall().as_nanosecond()).unwrap_or(i64::MAX);
+        let created_ns = self.now_ns();
         let part = |wanted: &Wanted| {
             let volumes = volumes_of(wanted, point_of(points, wanted)?)?;
             let marker = &point_of(points, wanted)?.marker;
@@ -233,7 +234,7 @@ impl Appliance {
             ImageKindRecord::Clone { space_bytes } => (ImageKind::Clone, space_bytes),
             ImageKindRecord::Drill { space_bytes } => (ImageKind::Drill, space_bytes),
         };
-        let time = |ns: i64| jiff::Timestamp::from_nanosecond(i128::from(ns)).unwrap_or_default();
+        let time = |ns: i64| from_unix_ns(ns);
         let moment = |part: &ImageRecord| GroupMoment {
             group: part.group.clone(),
             marker: part.marker,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidemark_common::api::types::ErrorBody;
+use tidemark_common::clock::unix_ns;
 use tidemark_common::ids::GroupId;
 use tidemark_common::t0::ImagePoint;
 use tidemark_primary::joint;
@@ -86,7 +87,7 @@ pub(crate) fn asked(marker: Option<u64>, time: Option<jiff::Timestamp>) -> Resul
     match (marker, time) {
         (None, None) => Ok(Asked::Newest),
         (Some(number), None) => Ok(Asked::Marker(number)),
-        (None, Some(time)) => Ok(Asked::Time(i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX))),
+        (None, Some(time)) => Ok(Asked::Time(unix_ns(time))),
         (Some(_), Some(_)) => Err(invalid("name a marker or a time, not both")),
     }
 }

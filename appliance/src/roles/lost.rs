@@ -10,13 +10,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tidemark_common::api::types::{ErrorBody, LostExport, LostRange, LostTail, LostVolume};
 use tidemark_common::catalog::BeforeRecord;
-use tidemark_common::ids::{GroupId, Seq, VolumeIndex, check_name};
+use tidemark_common::ids::{GroupId, VolumeIndex, check_name};
 use tidemark_common::journal::{self, Journal, JournalError, Position};
 use tidemark_common::overlay::{Locate, Overlay};
-use tidemark_common::record::{Chain, ControlRecord, FrameHeader, FrameKind, FrameView};
+use tidemark_common::record::{ControlRecord, FrameHeader, FrameKind, FrameView};
 use tidemark_common::storage::Open;
 use tidemark_common::updater::{AppliedPosition, Updater};
 use tidemark_common::volumes::{VolumeFile, Volumes};
+use tidemark_secondary::returned::is_rest_of;
 
 use super::appliance::{Appliance, Group, failed, invalid, not_found, refused};
 use super::lost_regions::runs;
@@ -258,21 +259,6 @@ impl Appliance {
         let tail = self.open_tail(id, &before.tail).map_err(|error| error.message)?;
         is_rest_of(&tail.journal, before)
     }
-}
-
-/// Whether a journal holds the place where the histories parted, and ends where it ended.
-pub(crate) fn is_rest_of(journal: &Arc<Journal>, before: &BeforeRecord) -> Result<(), String> {
-    let parted = before.parted;
-    let found = journal.reader_at_chain(Seq(parted.seq), Chain(parted.chain)).map_err(|error| error.to_string())?;
-    let place = Position { segment: parted.segment, offset: parted.offset };
-    if found.is_some_and(|reader| reader.position() == place) && journal.durable_end().seq.next().0 == before.next_seq {
-        return Ok(());
-    }
-    Err(format!(
-        "the kept tail '{}' is not what it was: it does not hold the writes up to {}",
-        before.tail,
-        before.next_seq - 1
-    ))
 }
 
 /// The name of a tail's folder.

@@ -21,19 +21,18 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidemark_common::api::types::{ErrorBody, Rejoin, RejoinReport};
-use tidemark_common::catalog::{
-    Batch, BeforeRecord, CatalogError, CopyRecord, PairStateRecord, PartedRecord, RoleRecord, VolumeRecord,
-};
+use tidemark_common::catalog::{Batch, CatalogError, PartedRecord, RoleRecord, VolumeRecord};
 use tidemark_common::differential::Bitmap;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::{Generation, GroupId, MarkerNumber, Seq, VolumeIndex};
-use tidemark_common::journal::{self, Position};
+use tidemark_common::journal;
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender};
-use tidemark_common::record::{Chain, ControlRecord, MarkerRecord};
+use tidemark_common::record::{Chain, ControlRecord};
 use tidemark_common::wire::handshake::{Versions, agree};
 use tidemark_common::wire::message::{DirtyRun, Message, Parted, Refusal, Refused, Return};
 use tidemark_primary::differences::written_since;
 use tidemark_primary::ship::Links;
+use tidemark_secondary::returned::{Returning, Tail, record_return};
 
 use super::appliance::{Appliance, Engine, Group, failed, refused};
 use super::lost::tail_name;
@@ -45,8 +44,6 @@ const RUNS: usize = 16_384;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// What else is being changed ends within this time, or is told to who asks: well before that one stops waiting for an answer.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The number of a copy that is open until the new primary begins one: no marker has it.
-const NOT_BEGUN: u64 = u64::MAX;
 
 /// How a side that is no primary any more was left.
 #[derive(Debug)]
@@ -63,29 +60,11 @@ pub(crate) enum Settled {
 }
 
 /// What an old primary found out about itself.
-struct Tail {
-    /// Where its journal is to be cut; `None`: it does not hold the place.
-    cut: Option<Position>,
-    dirty: Bitmap,
+struct Found {
+    tail: Tail,
     /// Written and never shipped, and not in the journal any more. Only when that does not hold the place.
     regions: Bitmap,
-    writes: u64,
     bytes: u64,
-    /// The newest marker of the old journal.
-    newest: Option<MarkerRecord>,
-    /// The number behind its last write.
-    next_seq: Seq,
-}
-
-impl Tail {
-    const fn is_known(&self) -> bool {
-        self.cut.is_some()
-    }
-
-    /// Whether its volumes hold exactly the image of the marker.
-    fn is_empty(&self) -> bool {
-        self.is_known() && self.dirty.is_empty()
-    }
 }
 
 impl Appliance {
@@ -145,8 +124,7 @@ impl Appliance {
                 served
             }
             Ok(Some(report)) => {
-                let started = tokio::task::block_in_place(|| self.start_secondary(&group.keeper));
-                *group.engine.write() = started.map_or_else(Engine::Failed, Engine::Secondary);
+                self.run_as_copy(&group);
                 for member in group.keeper.get().volumes {
                     self.settle_door(&member.name).await;
                 }
@@ -243,7 +221,8 @@ impl Appliance {
             }
             other => return Err(unexpected(peer, other)),
         };
-        let tail = tokio::task::block_in_place(|| self.tail(group, &parted, settled)).map_err(failed)?;
+        let found = tokio::task::block_in_place(|| self.tail(group, &parted, settled)).map_err(failed)?;
+        let tail = &found.tail;
         // What comes next cuts the journal, and what lies before the cut is not copied again.
         if let (Settled::NotWrittenBack { reason, .. }, true) = (settled, tail.is_known()) {
             let name = group.keeper.name();
@@ -252,13 +231,13 @@ impl Appliance {
                  --force` gives the group up here"
             )));
         }
-        let kept = tokio::task::block_in_place(|| self.keep_tail(group, &parted, &tail)).map_err(failed)?;
-        send_dirty(&control, &tail).await.map_err(failed)?;
+        let kept = tokio::task::block_in_place(|| self.keep_tail(group, &parted, &found)).map_err(failed)?;
+        send_dirty(&control, tail).await.map_err(failed)?;
         match answer(&mut answers, peer).await? {
             Message::Agreed { .. } => {}
             other => return Err(unexpected(peer, other)),
         }
-        tokio::task::block_in_place(|| self.become_secondary(group, &connection, &parted, &tail)).map_err(failed)?;
+        tokio::task::block_in_place(|| self.become_secondary(group, &connection, &parted, tail)).map_err(failed)?;
         connection.close("agreed");
         tracing::warn!(group = %group.keeper.name(), peer, generation = parted.generation, marker = parted.marker,
             lost_writes = tail.writes, "returned: this appliance is the copy now");
@@ -269,7 +248,7 @@ impl Appliance {
             marker: parted.marker,
             whole: !tail.is_known(),
             lost_writes: tail.writes,
-            lost_bytes: tail.bytes,
+            lost_bytes: found.bytes,
             kept: kept.map(|path| path.display().to_string()),
         }))
     }
@@ -284,7 +263,7 @@ impl Appliance {
     }
 
     /// What lies in the journal behind the place where the histories parted.
-    fn tail(&self, group: &Group, parted: &Parted, settled: &Settled) -> Result<Tail, String> {
+    fn tail(&self, group: &Group, parted: &Parted, settled: &Settled) -> Result<Found, String> {
         let (id, options) = (group.keeper.id(), self.journal_options());
         let disk = Arc::clone(&self.disk);
         let mut newest = None;
@@ -316,19 +295,20 @@ impl Appliance {
         let cut = found.map(|reader| reader.position()).filter(|_| marker.is_some());
         let regions = if cut.is_some() { Bitmap::default() } else { Self::unshipped_regions(group)? };
         let bytes = bytes.saturating_add(regions.bytes());
-        Ok(Tail { cut, dirty, regions, writes, bytes, newest, next_seq })
+        Ok(Found { tail: Tail { cut, dirty, writes, newest, next_seq }, regions, bytes })
     }
 
     /// The tail's part of the journal, and what that no longer reaches, copied to where nothing replaces it (invariant 8).
-    fn keep_tail(&self, group: &Group, parted: &Parted, tail: &Tail) -> Result<Option<PathBuf>, String> {
-        if tail.writes == 0 && tail.regions.is_empty() {
+    fn keep_tail(&self, group: &Group, parted: &Parted, found: &Found) -> Result<Option<PathBuf>, String> {
+        let Found { tail, regions, .. } = found;
+        if tail.writes == 0 && regions.is_empty() {
             return Ok(None);
         }
         let name = tail_name(group.keeper.generation().0, parted.marker);
         let first = tail.cut.map_or(0, |cut| cut.segment);
         let kept = self.keep_segments(group.keeper.id(), &name, first, false).and_then(|folder| {
-            if !tail.regions.is_empty() {
-                self.keep_regions(group, &folder, &tail.regions)?;
+            if !regions.is_empty() {
+                self.keep_regions(group, &folder, regions)?;
             }
             Ok(folder)
         });
@@ -403,17 +383,8 @@ impl Appliance {
         parted: &Parted,
         tail: &Tail,
     ) -> Result<(), CatalogError> {
-        let (id, name) = (group.keeper.id(), group.keeper.name());
         let mut batch = Batch::new();
-        let newest_kept = if tail.is_empty() { parted.marker } else { 0 };
-        batch.delete_markers_after(id, MarkerNumber(newest_kept));
-        batch.delete_history(id);
-        if !tail.is_known() {
-            batch.delete_applied(id);
-        }
-        for pair in group.keeper.get().pairs {
-            batch.delete_bitmap(id, &pair.peer)?;
-        }
+        let name = group.keeper.name();
         for member in group.keeper.get().volumes {
             if let Some(record) = self.catalog.volume(&member.name)? {
                 batch.put_volume(&VolumeRecord { group: Some(name.clone()), ..record })?;
@@ -421,40 +392,16 @@ impl Appliance {
             // What it holds is what the new primary has.
             batch.delete_restore(&member.name)?;
         }
-        let mut pair = self.pair_with(&primary);
-        if !tail.is_empty() {
-            // Open from the first moment: nothing is permitted before the new primary has sent what differs.
-            pair.before = before(group, parted, tail);
-            let direct = pair.before.is_none();
-            pair.copy = Some(CopyRecord { number: NOT_BEGUN, direct, ..CopyRecord::first(1) });
-        } else {
-            pair.state = PairStateRecord::CatchingUp;
-        }
-        group.keeper.update_with(batch, |record| {
-            record.role = RoleRecord::Secondary;
-            record.generation = parted.generation;
-            record.generation_start_seq = parted.seq.saturating_add(1);
-            record.primary = Some(primary);
-            record.pairs = vec![pair];
-            record.cut = tail.cut.map(|cut| (cut.segment, cut.offset));
-        })
+        let Parted { generation, marker, seq, chain } = *parted;
+        let returning = Returning {
+            primary,
+            generation,
+            parted: PartedRecord { marker, seq, chain, segment: 0, offset: 0 },
+            kept: tail_name(group.keeper.generation().0, marker),
+            pair: self.pair_with(&primary),
+        };
+        record_return(&group.keeper, batch, returning, tail)
     }
-}
-
-/// What the volumes hold now, when the tail that was kept has what the journal here is about to lose.
-fn before(group: &Group, parted: &Parted, tail: &Tail) -> Option<BeforeRecord> {
-    let (record, newest) = (group.keeper.get(), tail.newest.as_ref()?);
-    let cut = tail.cut.filter(|_| tail.writes > 0)?;
-    let (segment, offset) = (cut.segment, cut.offset);
-    Some(BeforeRecord {
-        generation: record.generation,
-        tail: tail_name(record.generation, parted.marker),
-        parted: PartedRecord { marker: parted.marker, seq: parted.seq, chain: parted.chain, segment, offset },
-        next_seq: tail.next_seq.0,
-        marker: newest.number,
-        marker_ns: newest.time_ns,
-        volumes: record.volumes,
-    })
 }
 
 /// The new primary's side.

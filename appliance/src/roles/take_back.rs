@@ -17,10 +17,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tidemark_common::api::types::{ErrorBody, RejoinReport};
-use tidemark_common::catalog::{PairRecord, PairStateRecord, PartedRecord, RoleRecord};
+use tidemark_common::catalog::{PairStateRecord, PartedRecord, RoleRecord};
 use tidemark_common::ids::Seq;
 use tidemark_common::journal;
 use tidemark_common::wire::message::{Message, Refusal, Refused};
+use tidemark_secondary::returned::stand_until_returned;
 
 use super::appliance::{Appliance, Engine, Group, failed, refused};
 
@@ -173,18 +174,6 @@ impl Appliance {
         let Some(why) = failure else { return Ok(()) };
         Err(failed(format!("group '{}' is primary again and does not run: {why}", record.name)))
     }
-}
-
-/// The other side is called, which fences it; then the pair stands until it has returned.
-pub(super) fn stand_until_returned(group: &str, pair: &mut PairRecord, parted: PartedRecord, now_ns: i64) {
-    pair.since_ns = now_ns;
-    pair.state = PairStateRecord::Error;
-    pair.reason = Some(format!(
-        "this side goes on as primary, as the operator chose: when '{0}' has met it, `tidemark rejoin {group}` on '{0}' makes that side \
-         the copy, and keeps what it had alone",
-        pair.peer
-    ));
-    pair.parted = Some(parted);
 }
 
 /// Whether there is something to choose, and whoever could go on serving has been asked or is known to be off.

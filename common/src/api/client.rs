@@ -18,7 +18,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::local_pair::client::forced;
 use super::types::{
     CloneCreate, Cut, DrillReport, DrillRun, DrillSchedule, ErrorBody, Failover, FailoverReport, GroupCreate,
     GroupDrills, GroupSet, GroupStatus, GroupVolume, ImageStatus, LostExport, LostTail, MarkerInfo, PairStatus,
@@ -470,6 +469,14 @@ impl Client {
     fn garbled(&self, why: &dyn std::fmt::Display) -> ClientError {
         ClientError::Garbled { socket: self.socket.clone(), why: why.to_string() }
     }
+}
+
+/// Asks for it even where that loses something.
+pub(super) fn forced(mut ask: Ask, force: bool) -> Ask {
+    if force {
+        ask.path.push_str("?force=true");
+    }
+    ask
 }
 
 impl Ask {

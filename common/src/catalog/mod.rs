@@ -42,7 +42,7 @@ pub use records::{
 pub use schema::{CATALOG_FORMAT, MARKERS_KEPT, RECORD_BYTES_MAX};
 pub use verify_record::{VerifyRecord, VerifyStateRecord};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, unix_ns};
 use crate::ids::{GroupId, MarkerNumber};
 use crate::storage::Disk;
 use plain::Plain;
@@ -585,7 +585,7 @@ impl Catalog {
             }
             Some(_) => Ok(()),
             None if self.store.is_empty()? => {
-                let created_ns = i64::try_from(clock.wall().as_nanosecond()).unwrap_or(i64::MAX);
+                let created_ns = unix_ns(clock.wall());
                 let record = ApplianceRecord { format: CATALOG_FORMAT, created_ns };
                 self.change(|batch| batch.put(&Key::appliance(), &record))
             }

@@ -13,6 +13,7 @@ use crate::api::backup::types::{BackupState, WhileDifferential};
 use crate::api::local_pair::types::LocalPairState;
 use crate::api::types::{OnFull, PairState, Role};
 use crate::history::History;
+use crate::journal::Position;
 use crate::wire::message::VolumeSpec;
 
 /// What the catalogue is.
@@ -132,6 +133,14 @@ pub struct HistoryRecord {
     pub volumes: Vec<GroupVolume>,
 }
 
+impl HistoryRecord {
+    /// The place in the journal.
+    #[must_use]
+    pub const fn place(&self) -> Position {
+        Position { segment: self.segment, offset: self.offset }
+    }
+}
+
 /// The states of a pair, as in [`PairState`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub enum PairStateRecord {
@@ -231,6 +240,14 @@ pub struct PartedRecord {
     pub offset: u64,
 }
 
+impl PartedRecord {
+    /// What follows it in the journal here.
+    #[must_use]
+    pub const fn place(&self) -> Position {
+        Position { segment: self.segment, offset: self.offset }
+    }
+}
+
 /// A differential copy under way.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct CopyRecord {
@@ -261,6 +278,12 @@ pub struct CopyRecord {
 }
 
 impl CopyRecord {
+    /// Where the journal goes on from its begin.
+    #[must_use]
+    pub const fn start(&self) -> Position {
+        Position { segment: self.start_segment, offset: self.start_offset }
+    }
+
     /// A first copy that has not begun.
     #[must_use]
     pub const fn first(total_bytes: u64) -> Self {
@@ -292,6 +315,14 @@ pub struct AppliedRecord {
     pub seq: u64,
     /// Newest marker applied.
     pub marker: u64,
+}
+
+impl AppliedRecord {
+    /// Where the next frame is.
+    #[must_use]
+    pub const fn place(&self) -> Position {
+        Position { segment: self.segment, offset: self.offset }
+    }
 }
 
 /// Why a volume in no group is not like any other.

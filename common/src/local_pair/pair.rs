@@ -15,7 +15,7 @@ use super::bits::{Bits, VOLUME, pieces, range};
 use super::error::LocalPairError;
 use super::states::{Event, follows, next, stands};
 use crate::catalog::{Catalog, LocalPairRecord, LocalPairStateRecord as State};
-use crate::clock::Clock;
+use crate::clock::{Clock, unix_ns};
 use crate::extent::Extent;
 use crate::ids::VolumeIndex;
 use crate::journal::Position;
@@ -259,7 +259,7 @@ impl LocalPair {
     }
 
     pub(super) fn now_ns(&self) -> i64 {
-        i64::try_from(self.parts.clock.wall().as_nanosecond()).unwrap_or(i64::MAX)
+        unix_ns(self.parts.clock.wall())
     }
 
     /// The record after an event.

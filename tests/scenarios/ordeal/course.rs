@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tidemark_common::api::types::{DrillReport, DrillResult, LostTail, PairState, PairStatus, Role, VerifyReport};
+use tidemark_common::api::types::{DrillReport, DrillResult, LostTail, PairState, PairStatus, VerifyReport};
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::cluster::Cluster;
 use tidemark_tests::history::{History, Tick};
@@ -415,10 +415,7 @@ impl Course {
             self.up(old);
         }
         self.judge("after a failover", Bounds { holds_acked_before: Some(floor), nothing_sent_after: None });
-        wait_until("the old primary to know", LIMIT, || {
-            let group = self.copy().group(GROUP);
-            if group.role == Role::Fenced { Ok(()) } else { Err(format!("{group:?}")) }
-        });
+        self.copy().wait_fenced(GROUP);
         self.copy().ok(&["rejoin", GROUP]);
         for tail in self.copy().json::<Vec<LostTail>>(&["lost", "list", GROUP]) {
             self.copy().ok(&["lost", "discard", GROUP, &tail.name]);

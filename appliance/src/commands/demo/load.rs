@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use tidemark_common::clock::unix_ns;
 use tidemark_common::clock::{Clock, SystemClock};
 
 use super::book::{self, TRANSACTIONS_MAX, TRANSACTIONS_PER_SECOND_MAX, Volume};
@@ -164,5 +165,5 @@ impl Writer {
 
 /// The wall clock, as markers have it.
 pub(super) fn now_ns(clock: &dyn Clock) -> i64 {
-    i64::try_from(clock.wall().as_nanosecond()).unwrap_or(i64::MAX)
+    unix_ns(clock.wall())
 }

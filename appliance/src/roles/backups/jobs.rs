@@ -26,6 +26,7 @@ use tidemark_common::api::backup::ArchiveStream;
 use tidemark_common::api::backup::types::{BackupCreate, BackupInfo, BackupProgress, BackupState, SetCreate};
 use tidemark_common::api::types::{ErrorBody, ErrorKind, GroupMoment};
 use tidemark_common::catalog::{BackupRecord, BackupStateRecord};
+use tidemark_common::clock::unix_ns;
 use tidemark_common::ids::{GroupId, check_name};
 use tidemark_common::stage;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -155,7 +156,7 @@ impl Appliance {
             return Err(invalid("a backup needs at least one --set"));
         }
         destination::kind_of(&request.to, &request.name).map_err(refused)?;
-        let ns = |time: Timestamp| i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX);
+        let ns = |time: Timestamp| unix_ns(time);
         Ok(BackupRecord {
             name: request.name.clone(),
             sets: found,
@@ -534,7 +535,7 @@ fn settle(name: &str, kind: Option<&TargetKind>) {
 const CANCELLED: &str = "cancelled by the operator";
 
 fn ns(time: Timestamp) -> i64 {
-    i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX)
+    unix_ns(time)
 }
 
 fn timestamp(ns: i64) -> Timestamp {

@@ -83,7 +83,7 @@ impl Appliance {
 
     /// Records that these ranges are about to be overwritten; what was recorded of their volumes before. Durable when it returns.
     pub(super) fn begin_restore(&self, ranges: &Ranges, from: &str) -> Result<Unfinished, CatalogError> {
-        let began_ns = i64::try_from(self.clock.wall().as_nanosecond()).unwrap_or(i64::MAX);
+        let began_ns = self.now_ns();
         let mut before = self.backups.unfinished.lock().clone();
         before.retain(|volume, _| ranges.contains_key(volume));
         let mut batch = Batch::new();

@@ -55,7 +55,7 @@ impl Appliance {
             size: wanted.source.file.size(),
             state: State::Copy,
             reason: None,
-            since_ns: i64::try_from(self.clock.wall().as_nanosecond()).unwrap_or(i64::MAX),
+            since_ns: self.now_ns(),
             rate: request.rate.unwrap_or(RATE),
             era: None,
             begin: None,

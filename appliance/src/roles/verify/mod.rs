@@ -25,6 +25,7 @@ use tidemark_common::api::types::{
     VerifyReport, VerifyRequest,
 };
 use tidemark_common::catalog::{PairStateRecord, RoleRecord, VerifyRecord, VerifyStateRecord};
+use tidemark_common::clock::from_unix_ns;
 use tidemark_common::differential::Bitmap;
 use tidemark_common::ids::{GroupId, VolumeIndex};
 use tidemark_common::limits::REGION_BYTES;
@@ -118,7 +119,7 @@ impl Appliance {
         let record = VerifyRecord {
             state: VerifyStateRecord::Runs,
             reason: None,
-            began_ns: i64::try_from(self.clock.wall().as_nanosecond()).unwrap_or(i64::MAX),
+            began_ns: self.now_ns(),
             generation: primary.keeper().generation().0,
             volumes: primary.volume_sizes().into_iter().map(|(index, size)| (index.0, size)).collect(),
             repair: request.repair,
@@ -407,7 +408,7 @@ fn shown(record: &VerifyRecord) -> ComparisonStatus {
             VerifyStateRecord::Ended => ComparisonState::Ended,
         },
         reason: record.reason.clone(),
-        began: jiff::Timestamp::from_nanosecond(i128::from(record.began_ns)).unwrap_or_default(),
+        began: from_unix_ns(record.began_ns),
         done_bytes: done_bytes(record, record.cursor),
         total_bytes: done_bytes(record, EVERYTHING),
         resumed: record.resumed,

@@ -3,7 +3,7 @@
 use hyper::Method;
 
 use super::types::{LocalPairCreate, LocalPairSplit, LocalPairStatus};
-use crate::api::client::{Answer, Ask, Client};
+use crate::api::client::{Answer, Ask, Client, forced};
 
 impl Client {
     /// `local-pair create`.
@@ -61,11 +61,4 @@ impl Client {
     pub async fn local_pair(&self, volume: &str) -> Answer<LocalPairStatus> {
         self.ask(Ask::new(Method::GET, &["local-pairs", volume])).await
     }
-}
-
-pub(in crate::api) fn forced(mut ask: Ask, force: bool) -> Ask {
-    if force {
-        ask.path.push_str("?force=true");
-    }
-    ask
 }

@@ -1,7 +1,7 @@
 //! The part of the control API that is about pairs on one appliance: its types, what it asks of the appliance,
 //! its paths, and the asking end.
 
-pub(super) mod client;
+mod client;
 pub(super) mod routes;
 pub mod types;
 

@@ -17,6 +17,7 @@ use tidemark_common::link::{Endpoint, LinkConfig};
 use tidemark_common::metrics::Metrics;
 use tidemark_common::nbd::connection::ConnectionOptions;
 use tidemark_common::nbd::server::{Server, ServerOptions};
+use tidemark_common::repeats::Repeats;
 use tidemark_common::storage::disk::SystemDisk;
 use tidemark_common::watchdog::Watchdog;
 use tokio::net::TcpListener;
@@ -111,6 +112,7 @@ fn open(directory: &Path) -> anyhow::Result<Arc<Appliance>> {
         changing: tokio::sync::Mutex::default(),
         backups: Backups::default(),
         watchdog: Watchdog::default(),
+        repeats: Repeats::default(),
         this: this.clone(),
     }))
 }

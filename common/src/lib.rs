@@ -26,6 +26,7 @@ pub mod overlay;
 pub mod pair;
 pub mod rate;
 pub mod record;
+pub mod repeats;
 pub mod stage;
 pub mod storage;
 pub mod t0;

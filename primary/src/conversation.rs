@@ -102,7 +102,10 @@ impl Pair {
         self.line.connected();
         self.line.shipped_seq(Seq(welcome.position.durable_seq));
         self.show(&welcome.position);
-        tracing::info!(group = %self.keeper.name(), peer = %self.peer, from_seq = welcome.position.durable_seq, "connected");
+        let (now, from_seq) = (self.clock.monotonic(), welcome.position.durable_seq);
+        if let Some(left_out) = self.repeats.news(&format!("connected from {from_seq}"), now) {
+            tracing::info!(group = %self.keeper.name(), peer = %self.peer, from_seq, left_out, "connected");
+        }
         self.enter(self.standing(), None)?;
         Ok(())
     }
@@ -198,8 +201,9 @@ impl Pair {
         }
         self.view.lock().stands = error.waits_for_a_person();
         let group = self.keeper.name();
-        if was {
-            tracing::warn!(%group, peer = %self.peer, %error, "the link is lost; it is tried again");
+        let now = self.clock.monotonic();
+        if let Some(left_out) = was.then(|| self.repeats.news(&error.to_string(), now)).flatten() {
+            tracing::warn!(%group, peer = %self.peer, %error, left_out, "the link is lost; it is tried again");
         } else {
             tracing::debug!(%group, peer = %self.peer, %error, "not connected");
         }

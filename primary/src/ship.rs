@@ -24,6 +24,7 @@ use tidemark_common::link::{Connection, ControlReceiver, ControlSender, DialErro
 use tidemark_common::metrics::{GroupMetrics, PairMetrics, Part};
 use tidemark_common::pair::is_transition_valid;
 use tidemark_common::record::Chain;
+use tidemark_common::repeats::Repeats;
 use tidemark_common::stage;
 use tidemark_common::wire::handshake::{HandshakeError, Versions, read_answer};
 use tidemark_common::wire::message::{Message, Position as Remote, Refusal};
@@ -127,6 +128,8 @@ pub struct Pair {
     pub(crate) unread: Mutex<Option<(Position, Duration, u32)>>,
     /// What its link takes in a moment.
     pub(crate) moment: Moment,
+    /// What was logged of connections that come and go.
+    pub(crate) repeats: Repeats,
     /// Held while the state changes, so that the view is free while that is recorded.
     entering: Mutex<()>,
     pub(crate) metrics: GroupMetrics,
@@ -297,6 +300,7 @@ impl Pair {
             reading: Arc::default(),
             unread: Mutex::default(),
             moment: Moment::default(),
+            repeats: Repeats::default(),
             entering: Mutex::new(()),
             line: metrics.pair(&record.peer),
             metrics,

@@ -23,6 +23,7 @@ use tidemark_common::overlay::unapplied::{Indexed, SharedIndex, Spill};
 use tidemark_common::pair::paired_or_behind;
 use tidemark_common::rate::Rate;
 use tidemark_common::record::{ControlRecord, CopyCheck, FoldCheck, FrameHeader, MarkerRecord};
+use tidemark_common::repeats::Repeats;
 use tidemark_common::stage;
 use tidemark_common::storage::Disk;
 use tidemark_common::t0::{Eras, T0Error};
@@ -141,6 +142,8 @@ pub struct Secondary {
     since: Mutex<(PairState, jiff::Timestamp)>,
     /// How fast a copy under way goes.
     rate: Mutex<Rate>,
+    /// What was logged of connections that end again and again.
+    repeats: Repeats,
 }
 
 impl std::fmt::Debug for Secondary {
@@ -265,6 +268,7 @@ impl Secondary {
             floor: may_hold,
             since: Mutex::new((PairState::CatchingUp, now)),
             rate: Mutex::default(),
+            repeats: Repeats::default(),
         };
         Ok((Arc::new(secondary), apply))
     }
@@ -472,7 +476,9 @@ impl Secondary {
 
     async fn ended(&self, connection: &Connection, control: ControlSender, result: &Result<(), ReceiveError>) {
         if let Err(error) = result {
-            tracing::info!(group = %self.parts.keeper.name(), %error, "the connection of the primary ended");
+            if let Some(left_out) = self.repeats.news(&error.to_string(), self.parts.clock.monotonic()) {
+                tracing::info!(group = %self.parts.keeper.name(), %error, left_out, "the connection of the primary ended");
+            }
             if let ReceiveError::Link(LinkError::PeerClosed { reason }) = error {
                 self.current.lock().error = Some(reason.clone());
             }

@@ -15,7 +15,8 @@ use tidemark_common::wire::message::{
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::cluster::Cluster;
 use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
-use tidemark_tests::prometheus::get;
+use tidemark_tests::prometheus::{figures, get};
+use tidemark_tests::wait::{check, wait_until};
 
 struct Anybody;
 
@@ -214,5 +215,45 @@ fn a_peer_that_is_trusted_for_another_group_is_refused_counted_and_logged() {
         assert!(side.log_text().contains("a peer was refused"), "{}", side.log_text());
     }
     // Nobody was fenced, and the copy is still that of east.
+    pair.assert_same();
+}
+
+/// Waits until a side has refused so many more.
+fn wait_refused(side: &Appliance, more: f64) {
+    let metrics = side.status().addresses.metrics;
+    let refused = || figures(&metrics, "tidemark_peers_refused_total").iter().sum::<f64>();
+    let before = refused();
+    wait_until("the caller to be refused again and again", COPY_LIMIT, || {
+        let now = refused();
+        check(now >= before + more, || format!("{before} before, {now} now"))
+    });
+}
+
+fn lines(side: &Appliance, with: &str) -> usize {
+    side.log_text().lines().filter(|line| line.contains(with)).count()
+}
+
+/// The copy was given up over there and the pair was not here: it calls every few seconds, for ever. First its group is unknown, then
+/// the caller.
+#[test]
+fn a_caller_that_is_refused_again_and_again_is_logged_once() {
+    let pair = Pair::paired(&Setup::one_volume("v", 1 << 20, 222));
+    pair.west.ok(&["pair", "delete", GROUP, "--to", "east", "--force"]);
+    pair.east.wait_pair(GROUP, "the copy to be gone", COPY_LIMIT, |pair| pair.state == PairState::Error);
+    let before = [&pair.east, &pair.west].map(|side| lines(side, ""));
+    wait_refused(&pair.west, 3.0);
+    assert_eq!(lines(&pair.west, "a peer was refused"), 1, "{}", pair.west.log_text());
+    let after = [&pair.east, &pair.west].map(|side| lines(side, ""));
+    assert_eq!(after, before, "nothing is written of what was said: {}{}", pair.east.log_text(), pair.west.log_text());
+
+    pair.west.ok(&["peer", "remove", "east"]);
+    wait_refused(&pair.west, 3.0);
+    assert_eq!(lines(&pair.west, "a connection was refused"), 1, "{}", pair.west.log_text());
+    assert_eq!(lines(&pair.east, ""), after[0], "{}", pair.east.log_text());
+    // What changes is said: the group's pair can be made again.
+    pair.west.trust(&pair.east, None);
+    pair.west.ok(&["volume", "delete", "v"]);
+    pair.east.ok(&["pair", "delete", GROUP, "--to", "west"]);
+    pair.create();
     pair.assert_same();
 }

@@ -72,15 +72,28 @@ impl Appliance {
         };
         match answer {
             Ok((version, hello, secondary)) => {
+                self.tell_connected(&connection, &hello);
                 let _ = secondary.serve(connection, control, incoming, &hello, version).await;
             }
             Err(refused) => self.turn_away(&connection, control, refused).await,
         }
     }
 
+    fn tell_connected(&self, connection: &Connection, hello: &Hello) {
+        let peer = self.peer_by_id(&connection.peer().0).unwrap_or_default();
+        let group = &hello.group_name;
+        if let Some(left_out) = self.repeats.news(&format!("{peer} {group} connected"), self.clock.monotonic()) {
+            tracing::info!(%group, %peer, remote = %connection.remote(), left_out, "connected");
+        }
+    }
+
     async fn turn_away(&self, connection: &Connection, control: ControlSender, refused: Refused) {
         let peer = self.peer_by_id(&connection.peer().0).unwrap_or_default();
-        tracing::warn!(%peer, refusal = ?refused.refusal, message = %refused.message, "a peer was refused");
+        // It calls again every few seconds, and is refused for the same reason until somebody has done something.
+        let line = format!("{peer} {:?} {}", refused.refusal, refused.message);
+        if let Some(left_out) = self.repeats.news(&line, self.clock.monotonic()) {
+            tracing::warn!(%peer, refusal = ?refused.refusal, message = %refused.message, left_out, "a peer was refused");
+        }
         self.metrics.peer_refused(refused.refusal.into());
         let _ = control.send(&Message::Refused(refused)).await;
         let _ = control.finish().await;

@@ -17,6 +17,7 @@ use tidemark_common::journal::JournalOptions;
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::link::{Endpoint, Trust};
 use tidemark_common::metrics::{Metrics, PeerRefusal};
+use tidemark_common::repeats::Repeats;
 use tidemark_common::storage::{Claim, Disk};
 use tidemark_common::volumes::VolumeFile;
 use tidemark_common::watchdog::Watchdog;
@@ -180,6 +181,8 @@ pub(crate) struct Appliance {
     pub(crate) changing: tokio::sync::Mutex<()>,
     pub(crate) backups: Backups,
     pub(crate) watchdog: Watchdog,
+    /// What was logged of peers that call again and again.
+    pub(crate) repeats: Repeats,
     pub(crate) this: Weak<Self>,
 }
 
@@ -331,8 +334,13 @@ impl Trust for KnownPeers {
     }
 
     fn refused(&self, remote: SocketAddr, id: Option<ApplianceId>, why: &str) {
-        let id = id.map_or_else(|| "none".into(), |id| id.to_string());
-        tracing::warn!(%remote, id, why, "a connection was refused");
         self.1.peer_refused(PeerRefusal::UnknownPeer);
+        let id = id.map_or_else(|| "none".into(), |id| id.to_string());
+        let Some(appliance) = self.0.upgrade() else { return };
+        // Whoever calls again does so from any port.
+        let line = format!("{} {id} {why}", remote.ip());
+        if let Some(left_out) = appliance.repeats.news(&line, appliance.clock.monotonic()) {
+            tracing::warn!(%remote, id, why, left_out, "a connection was refused");
+        }
     }
 }

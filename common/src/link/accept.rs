@@ -92,7 +92,8 @@ impl Acceptor {
         match admitted {
             Ok(connection) => {
                 let peer = self.trust.peer_name(&connection.peer()).unwrap_or_default();
-                tracing::info!(%remote, peer, "accepted a connection");
+                // What it is for, and whether it is for something, says who takes it.
+                tracing::debug!(%remote, peer, "accepted a connection");
                 // Fails only when the endpoint is closing, which closes the connection too.
                 let _ = self.delivery.send(connection).await;
             }
@@ -130,10 +131,6 @@ impl Acceptor {
     }
 
     fn report(&self, remote: SocketAddr, id: Option<ApplianceId>, why: &str) {
-        match id {
-            Some(id) => tracing::warn!(%remote, %id, why, "refused a connection"),
-            None => tracing::warn!(%remote, why, "refused a connection"),
-        }
         self.trust.refused(remote, id, why);
     }
 

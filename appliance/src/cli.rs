@@ -17,7 +17,8 @@ use crate::commands::{
 #[derive(Debug, Parser)]
 #[command(name = "tidemark", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 service not reachable, 4 time ran out."
+    after_help = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 service not reachable, 4 time ran out, 128 + N broken \
+                  off by signal N."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]

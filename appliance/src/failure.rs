@@ -7,12 +7,14 @@
 //! | 2 | wrong usage |
 //! | 3 | service not reachable |
 //! | 4 | time ran out |
+//! | 128 + N | broken off by signal N, as a shell counts it: what goes on in the service was said |
 
 use std::io;
 use std::process::ExitCode;
 
 use tidemark_common::api::client::ClientError;
 use tidemark_common::api::types::ErrorKind;
+use tokio::signal::unix::SignalKind;
 
 /// Why a command did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +31,9 @@ pub(crate) enum Failure {
     /// This process failed and its log says why.
     #[error("see the log")]
     Logged,
+    /// A signal broke it off; what that means was said.
+    #[error("broken off")]
+    Interrupted(SignalKind),
     /// Whoever reads the output has heard enough, as in `tidemark markers g | head`.
     #[error("the output was closed")]
     OutputClosed,
@@ -52,17 +57,18 @@ impl From<io::Error> for Failure {
 impl Failure {
     /// Says why on stderr; the exit code.
     pub(crate) fn report(&self) -> ExitCode {
-        if !matches!(self, Self::Logged | Self::OutputClosed) {
+        if !matches!(self, Self::Logged | Self::Interrupted(_) | Self::OutputClosed) {
             crate::output::say(&format!("tidemark: {self}"));
         }
         ExitCode::from(self.code())
     }
 
-    const fn code(&self) -> u8 {
+    fn code(&self) -> u8 {
         match self {
             Self::OutputClosed => 0,
             Self::Usage(_) => 2,
             Self::Here(_) | Self::Logged => 1,
+            Self::Interrupted(signal) => u8::try_from(signal.as_raw_value()).unwrap_or(0).saturating_add(128),
             Self::Service(error) => service_code(error),
         }
     }
@@ -134,6 +140,8 @@ mod tests {
             (Failure::Usage("u".into()), 2),
             (Failure::Here(anyhow::anyhow!("h")), 1),
             (Failure::Logged, 1),
+            (Failure::Interrupted(SignalKind::interrupt()), 130),
+            (Failure::Interrupted(SignalKind::terminate()), 143),
             (io::Error::from(io::ErrorKind::BrokenPipe).into(), 0),
             (gone().into(), 1),
         ] {

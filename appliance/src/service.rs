@@ -56,6 +56,8 @@ pub(crate) async fn run(directory: &Path, hosts: &Handle) -> anyhow::Result<()> 
     stop.cancel();
     appliance.drills.stop.cancel();
     appliance.comparisons.stop.cancel();
+    // Their commands wait for them, and would hold up the end of the control API.
+    appliance.stop_restores().await;
     let closed = async {
         for door in doors {
             let _ = door.await;

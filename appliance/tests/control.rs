@@ -156,6 +156,7 @@ async fn what_is_asked_of_sets_and_backups_arrives_as_it_was_asked() {
     assert_eq!(archive, b"an archive");
     let restore = RestoreRequest { from: text("/b"), set: None, onto: Some(text("c")) };
     assert_eq!(client.restore(&restore).await.unwrap().members, 1);
+    assert_eq!(client.restore_cancel(&restore).await.unwrap().volumes, ["b"]);
     assert_eq!(client.restore_give_up("a").await.unwrap().name, "a");
     let expected = [
         format!("set_create {set:?}"),
@@ -168,6 +169,7 @@ async fn what_is_asked_of_sets_and_backups_arrives_as_it_was_asked() {
         text("backup_delete b"),
         text("backup_stream b"),
         format!("restore {restore:?}"),
+        format!("restore_cancel {restore:?}"),
         text(r#"restore_give_up "a""#),
     ];
     assert_eq!(served.fake.calls(), expected);
@@ -331,6 +333,7 @@ async fn the_document_describes_every_route_and_every_route_is_there() {
             "POST /v1/local-splits",
             "POST /v1/peers",
             "POST /v1/restore",
+            "POST /v1/restore/cancel",
             "POST /v1/sets",
             "POST /v1/t0",
             "POST /v1/volumes",

@@ -14,12 +14,17 @@ use crate::archive::read::{Found, FoundKind, Taker};
 use crate::attributes;
 use crate::manifest::{KindSaid, Manifest, MemberSaid};
 use crate::plan::Meta;
-use crate::source::{Source, inside, verify};
+use crate::source::{Source, inside, verify_telling};
 
 /// Takes what is restored to volumes.
 pub trait VolumeWriter {
     /// Bytes of a volume; `None` when there is none of that name.
     fn size(&self, volume: &str) -> Option<u64>;
+    /// Told again and again while the backup is verified, before everything else: bytes read, and bytes in all where that is known.
+    ///
+    /// # Errors
+    /// Why it is not gone on with, for people.
+    fn verifying(&mut self, done_bytes: u64, total_bytes: Option<u64>) -> Result<(), String>;
     /// Told before the first byte is changed: what is going to be, (first byte, bytes) by volume. From here on until
     /// [`VolumeWriter::complete`], what these volumes hold is neither what was there nor the backup.
     ///
@@ -55,12 +60,12 @@ pub struct Restored {
     pub data_bytes: u64,
 }
 
-/// A backup whose digests all agree, and its manifest.
+/// A backup whose digests all agree, and its manifest. Who is told how many bytes were read may end it.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn sound(source: &Source) -> Result<Manifest, String> {
-    let found = verify(source).map_err(|error| error.to_string())?;
+pub fn sound(source: &Source, tell: &mut dyn FnMut(u64) -> Result<(), String>) -> Result<Manifest, String> {
+    let found = verify_telling(source, tell).map_err(|error| error.to_string())?;
     match found.bad.first() {
         Some((member, what)) => Err(format!("the backup is damaged: {member}: {what}. Nothing was restored")),
         None => Ok(found.manifest),
@@ -87,7 +92,8 @@ pub fn to_volumes(
     onto: Option<&str>,
     volumes: &mut dyn VolumeWriter,
 ) -> Result<Restored, String> {
-    let manifest = sound(source)?;
+    let total_bytes = source.bytes();
+    let manifest = sound(source, &mut |done_bytes| volumes.verifying(done_bytes, total_bytes))?;
     let members = wanted(&manifest, set)?;
     let first = members.first().map(|member| member.volume.clone());
     if let Some(onto) = onto
@@ -176,7 +182,7 @@ impl Taker for ToVolumes<'_> {
 /// # Errors
 /// What cannot be restored, and why. What is there already is not overwritten.
 pub fn to_folder(source: &Source, set: Option<&str>, folder: &Path) -> Result<Restored, String> {
-    let manifest = sound(source)?;
+    let manifest = sound(source, &mut |_| Ok(()))?;
     let members = wanted(&manifest, set)?;
     let mut taker = ToFiles {
         private: members

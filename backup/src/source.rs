@@ -31,6 +31,18 @@ pub enum Source {
 }
 
 impl Source {
+    /// Bytes of data that [`Self::walk`] hands on, about; `None` where that is not known before.
+    #[must_use]
+    pub fn bytes(&self) -> Option<u64> {
+        let Self::Path(path) = self else { return None };
+        if path.is_dir() {
+            let manifest = folder_manifest(path).ok()?;
+            return Some(manifest.members.iter().map(|member| member.data_bytes).sum());
+        }
+        let found = std::fs::metadata(path).ok()?;
+        found.is_file().then(|| found.len())
+    }
+
     /// Hands every member to the taker, and gives the manifest.
     ///
     /// # Errors
@@ -169,8 +181,20 @@ pub struct Verified {
 /// # Errors
 /// [`ArchiveError`].
 pub fn verify(source: &Source) -> Result<Verified, ArchiveError> {
-    let mut digests = Digests::default();
-    let manifest = source.walk(&mut digests)?;
+    verify_telling(source, &mut |_| Ok(()))
+}
+
+/// The same, which tells again and again how many bytes of data it has read; whoever is told may end it.
+///
+/// # Errors
+/// [`ArchiveError`].
+pub fn verify_telling(
+    source: &Source,
+    tell: &mut dyn FnMut(u64) -> Result<(), String>,
+) -> Result<Verified, ArchiveError> {
+    let mut telling = Telling { digests: Digests::default(), done_bytes: 0, tell };
+    let manifest = source.walk(&mut telling)?;
+    let digests = telling.digests;
     let mut bad = Vec::new();
     let mut seen = BTreeSet::new();
     for said in &manifest.members {
@@ -223,5 +247,28 @@ impl Taker for Digests {
             self.done.push((found.name, digest.finish(found.size)));
         }
         Ok(())
+    }
+}
+
+/// The same, and tells how far it is.
+struct Telling<'a> {
+    digests: Digests,
+    done_bytes: u64,
+    tell: &'a mut dyn FnMut(u64) -> Result<(), String>,
+}
+
+impl Taker for Telling<'_> {
+    fn begin(&mut self, found: &Found) -> Result<(), String> {
+        self.digests.begin(found)
+    }
+
+    fn data(&mut self, at: u64, bytes: &[u8]) -> Result<(), String> {
+        self.digests.data(at, bytes)?;
+        self.done_bytes += bytes.len() as u64;
+        (self.tell)(self.done_bytes)
+    }
+
+    fn end(&mut self) -> Result<(), String> {
+        self.digests.end()
     }
 }

@@ -1,13 +1,21 @@
 //! Restores onto volumes: whole, or closed to hosts until somebody says what is to become of them.
 
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use tidemark_common::api::backup::types::RestoreReport;
+use rustix::fs::OFlags;
+use rustix::pipe::fcntl_setpipe_size;
+use rustix::process::{Pid, Signal, kill_process};
+use tidemark_common::api::backup::types::{RestoreReport, RestoreState, RestoreStatus};
 use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
 use tidemark_common::api::types::{PairState, RejoinReport, VolumeStatus};
-use tidemark_tests::appliance::{Appliance, tidemark};
+use tidemark_tests::appliance::{Appliance, binary, tidemark};
 use tidemark_tests::cluster::Cluster;
+use tidemark_tests::command::run;
 use tidemark_tests::host::HostError;
 use tidemark_tests::image::compare;
 use tidemark_tests::noise::noise;
@@ -370,4 +378,210 @@ fn a_restore_onto_another_volume_is_whole_and_one_that_is_too_small_is_not_begun
     side.restart();
     assert_eq!(compare(&held(&side, "w"), &expected), Ok(()));
     assert!(side.refuses(&["backup", "restore", "b", "--onto", "nowhere"]).contains("no volume 'nowhere'"));
+}
+
+/// Of a volume that is restored out of a pipe.
+const PIPED: u64 = 16 << 20;
+/// What a pipe is given at once.
+const PIECE: usize = 64 << 10;
+
+/// A volume that holds something newer than its backup.
+struct Newer {
+    side: Appliance,
+    archive: PathBuf,
+    /// The archive, up to the last byte that is looked at.
+    bytes: Vec<u8>,
+    backed_up: Vec<u8>,
+    newer: Vec<u8>,
+    cluster: Cluster,
+}
+
+impl Newer {
+    fn new() -> Self {
+        let cluster = Cluster::new();
+        let side = cluster.running("alone");
+        let (backed_up, newer) = (noise(21, PIPED), noise(22, PIPED));
+        side.ok(&["volume", "create", "v", "--size", &PIPED.to_string()]);
+        side.ok(&["group", "create", "g", "--volume", "v"]);
+        put(&side, "v", &backed_up);
+        side.ok(&["set", "create", "all", "v"]);
+        let archive = cluster.join("b.tar");
+        side.ok(&["backup", "create", "b", "--set", "all", "--to", &text(&archive), "--wait"]);
+        put(&side, "v", &newer);
+        let mut bytes = std::fs::read(&archive).expect("read the backup");
+        let used = bytes.iter().rposition(|byte| *byte != 0).expect("the manifest's digest is the last") + 1;
+        bytes.truncate(used);
+        Self { side, archive, bytes, backed_up, newer, cluster }
+    }
+
+    /// A restore out of a pipe: how far it comes is up to the test.
+    fn restore(&self, pipe: &str) -> Piped<'_> {
+        let path = self.cluster.join(pipe);
+        run("mkfifo", &[text(&path)]).done();
+        let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).expect("a flag");
+        // For reading, too: the service then finds neither a pipe that nobody writes nor its end.
+        let opened = File::options().read(true).write(true).custom_flags(nonblocking).open(&path);
+        let pipe = opened.expect("open the pipe");
+        fcntl_setpipe_size(&pipe, 1 << 20).expect("make the pipe larger");
+        let words = ["backup", "restore", text(&path).as_str(), "--onto-volumes"].map(str::to_owned).to_vec();
+        let mut command = Command::new(binary());
+        command.args(&words).arg("--dir").arg(self.side.directory());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let command = command.spawn().expect("run tidemark");
+        Piped { of: self, words, pipe, left: &self.bytes, command }
+    }
+}
+
+/// A restore that reads the backup out of a pipe: once to verify it, and once more.
+struct Piped<'a> {
+    of: &'a Newer,
+    words: Vec<String>,
+    pipe: File,
+    /// What it was not given yet, this time.
+    left: &'a [u8],
+    command: Child,
+}
+
+impl Piped<'_> {
+    /// Gives it what the pipe takes now of so many bytes; how many are left of them.
+    fn feed_some(&mut self, bytes: usize) -> usize {
+        let mut bytes = bytes.min(self.left.len());
+        while bytes > 0 {
+            match self.pipe.write(&self.left[..bytes]) {
+                Ok(taken) => (self.left, bytes) = (&self.left[taken..], bytes - taken),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                Err(error) => panic!("write to the pipe: {error}"),
+            }
+        }
+        bytes
+    }
+
+    /// Gives it so many bytes more.
+    fn feed(&mut self, bytes: usize) {
+        let mut bytes = bytes.min(self.left.len());
+        wait_until("the service to read the pipe", LIMIT, || {
+            bytes = self.feed_some(bytes);
+            if bytes == 0 { Ok(()) } else { Err(format!("{bytes} bytes are left")) }
+        });
+    }
+
+    fn wait(&self, what: &str, wanted: impl Fn(&RestoreStatus) -> bool) -> RestoreStatus {
+        wait_until(what, LIMIT, || {
+            let restores = self.of.side.status().restores;
+            restores.iter().find(|restore| wanted(restore)).cloned().ok_or_else(|| format!("{restores:?}"))
+        })
+    }
+
+    /// Until half of it is written.
+    fn half_way(&mut self) -> RestoreStatus {
+        self.feed(usize::MAX);
+        self.wait("the backup to be verified", |restore| restore.volumes == ["v"]);
+        self.left = &self.of.bytes;
+        self.feed(self.left.len() / 2);
+        let writes =
+            |restore: &RestoreStatus| restore.state == RestoreState::Writing && restore.progress.done_bytes > 0;
+        self.wait("the restore to write", writes)
+    }
+
+    /// Its words, with `--cancel`.
+    fn cancelling(&self) -> Vec<&str> {
+        self.words.iter().map(String::as_str).chain(["--cancel"]).collect()
+    }
+
+    /// `--cancel`, while what is read comes slowly.
+    fn cancel(&mut self) -> RestoreStatus {
+        let side = &self.of.side;
+        let words: Vec<String> = self.cancelling().into_iter().map(str::to_owned).collect();
+        std::thread::scope(|scope| {
+            let cancelling = scope.spawn(|| {
+                let words: Vec<&str> = words.iter().map(String::as_str).collect();
+                side.json::<RestoreStatus>(&words)
+            });
+            wait_until("the restore to be ended", LIMIT, || {
+                self.feed_some(PIECE);
+                if cancelling.is_finished() { Ok(()) } else { Err(format!("{} bytes are left", self.left.len())) }
+            });
+            cancelling.join().expect("the command")
+        })
+    }
+
+    /// A signal to the command, which ends though its restore does not: its exit code, and what it said.
+    fn break_off(&mut self, signal: Signal) -> (Option<i32>, String) {
+        kill_process(Pid::from_child(&self.command), signal).expect("signal the command");
+        self.ended()
+    }
+
+    fn ended(&mut self) -> (Option<i32>, String) {
+        let status = wait_until("the command to end", LIMIT, || {
+            self.command.try_wait().expect("look at the command").ok_or_else(|| "it runs".to_owned())
+        });
+        let mut told = String::new();
+        self.command.stderr.take().expect("its stderr").read_to_string(&mut told).expect("what it said");
+        (status.code(), told)
+    }
+}
+
+#[test]
+fn a_restore_whose_command_is_broken_off_goes_on_and_says_so() {
+    let newer = Newer::new();
+    let side = &newer.side;
+    let mut piped = newer.restore("pipe");
+    let restore = piped.half_way();
+    let progress = restore.progress;
+    assert!(progress.total_bytes == PIPED && progress.done_bytes < PIPED, "{restore:?}");
+    assert!(progress.bytes_per_second > 0.0 && progress.seconds_left.is_some(), "{restore:?}");
+    assert_eq!((restore.from.as_str(), restore.set, restore.onto), (piped.words[2].as_str(), None, None));
+    let shown = side.ok(&["status"]);
+    let shown = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+    let ends = format!("`tidemark {}` ends it", piped.cancelling().join(" "));
+    assert!(shown.contains("of 16 MiB") && shown.contains(" left v from ") && shown.contains(&ends), "{shown}");
+
+    let (code, told) = piped.break_off(Signal::INT);
+    assert_eq!(code, Some(130), "{told}");
+    for words in [" onto v goes on in the service", "`tidemark status`", ends.as_str(), "half restored"] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    assert!(closed(side, "v").contains("is being restored"));
+    assert_eq!(side.status().restores.len(), 1);
+    piped.feed(usize::MAX);
+    wait_until("the restore to end", LIMIT, || {
+        let restores = side.status().restores;
+        if restores.is_empty() { Ok(()) } else { Err(format!("{restores:?}")) }
+    });
+    assert_eq!(compare(&held(side, "v"), &newer.backed_up), Ok(()), "it is whole, and open");
+    assert_eq!(problem(side, "v"), None);
+}
+
+#[test]
+fn a_restore_is_ended_on_request_and_what_it_wrote_stays_closed() {
+    let newer = Newer::new();
+    let side = &newer.side;
+    // While it is verified, nothing is changed yet. Breaking the command off with another signal ends no more than that, either.
+    let mut piped = newer.restore("first");
+    piped.feed(newer.bytes.len() / 2);
+    let restore = piped.wait("the backup to be read", |restore| restore.progress.done_bytes > 0);
+    assert_eq!((restore.state, restore.progress.total_bytes), (RestoreState::Verifying, 0), "{restore:?}");
+    let shown = side.ok(&["status"]);
+    assert!(shown.contains(" read\n") && shown.contains("nothing is changed yet"), "{shown}");
+    let (code, told) = piped.break_off(Signal::TERM);
+    assert_eq!(code, Some(143), "{told}");
+    assert!(told.contains("before anything is changed"), "{told}");
+    let ended = piped.cancel();
+    assert_eq!((ended.state, ended.volumes.len()), (RestoreState::Verifying, 0), "{ended:?}");
+    assert_eq!(compare(&held(side, "v"), &newer.newer), Ok(()), "open, and as it was");
+
+    let mut piped = newer.restore("second");
+    piped.half_way();
+    let ended = piped.cancel();
+    assert_eq!((ended.state, ended.volumes), (RestoreState::Writing, vec!["v".to_owned()]));
+    let (code, told) = piped.ended();
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("cancelled by the operator") && told.contains("stays closed to hosts"), "{told}");
+    assert!(side.status().restores.is_empty());
+    assert!(closed(side, "v").contains("is half restored"));
+    assert!(problem(side, "v").is_some());
+    assert!(side.refuses(&piped.cancelling()).contains("no such restore"));
+    let report: RestoreReport = side.json(&["backup", "restore", &text(&newer.archive), "--onto-volumes"]);
+    assert_eq!((report.members, report.data_bytes), (1, PIPED));
+    assert_eq!(compare(&held(side, "v"), &newer.backed_up), Ok(()));
 }

@@ -9,7 +9,7 @@ use tidemark_common::api::local_pair::types::{LocalPairCreate, LocalPairSplit, L
 use tidemark_common::api::types::{ErrorBody, ErrorKind};
 
 use super::Service;
-use super::wait::LOOK_INTERVAL;
+use super::progress::LOOK_INTERVAL;
 use crate::cli::{milliseconds, name, size};
 use crate::failure::Failure;
 use crate::output::{self, figures, table::Table};

@@ -17,6 +17,7 @@ pub(crate) mod markers;
 mod openapi;
 pub(crate) mod pair;
 pub(crate) mod peer;
+mod progress;
 pub(crate) mod rejoin;
 pub(crate) mod serve;
 pub(crate) mod set;

@@ -1,11 +1,8 @@
 //! `tidemark verify`: is the copy what it says it is?
 
-use indicatif::{ProgressBar, ProgressStyle};
-use tidemark_common::api::types::{VerifyAction, VerifyReport, VerifyRequest};
-use tokio::time::{MissedTickBehavior, interval};
+use tidemark_common::api::types::{CopyProgress, Status, VerifyAction, VerifyReport, VerifyRequest};
 
-use super::Service;
-use super::wait::{LOOK_INTERVAL, Line};
+use super::{Service, progress};
 use crate::cli::{milliseconds, name, size};
 use crate::failure::Failure;
 use crate::output::{self, figures};
@@ -65,31 +62,16 @@ pub(crate) async fn run(args: Args, service: &Service) -> Result<(), Failure> {
     output::say("comparing: the copy stands at a marker meanwhile, hosts and shipping go on");
     let report = tokio::select! {
         report = service.client.verify(&group, &request) => report?,
-        never = show_progress(service, &group, &request.to) => match never {},
+        never = progress::show(service, |status| found(status, &group, &request.to)) => match never {},
     };
     output::done(service.json, &report, told)?;
     if report.different_bytes > 0 { Err(Failure::Logged) } else { Ok(()) }
 }
 
-/// Shows how far it is until it is dropped, which clears the line. indicatif draws only on a terminal.
-async fn show_progress(service: &Service, group: &str, peer: &str) -> std::convert::Infallible {
-    let line = Line(ProgressBar::new(0));
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent}%  {bytes} of {total_bytes}  {msg}") {
-        line.0.set_style(style);
-    }
-    let mut looks = interval(LOOK_INTERVAL);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    loop {
-        looks.tick().await;
-        // A failed look is not worth a word here: the comparison itself tells how it ends.
-        let Ok(status) = service.client.status().await else { continue };
-        let found = status.groups.into_iter().find(|found| found.name == group);
-        let pair = found.and_then(|found| found.pairs.into_iter().find(|pair| pair.peer == peer));
-        let Some(progress) = pair.and_then(|pair| pair.verify) else { continue };
-        line.0.set_length(progress.total_bytes);
-        line.0.set_position(progress.done_bytes);
-        line.0.set_message(progress.seconds_left.map_or_else(String::new, |left| figures::seconds(left) + " left"));
-    }
+/// How far it is.
+fn found(status: Status, group: &str, peer: &str) -> Option<CopyProgress> {
+    let group = status.groups.into_iter().find(|found| found.name == group)?;
+    group.pairs.into_iter().find(|pair| pair.peer == peer)?.verify
 }
 
 /// Of one that was broken off: what it had found.

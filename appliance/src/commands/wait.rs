@@ -1,19 +1,15 @@
 //! `tidemark wait`: until a secondary has a marker.
 
-use std::time::Duration;
-
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use tidemark_common::api::types::{GroupStatus, Role, Status, Wait, WaitFor};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Service;
+use super::progress::{LOOK_INTERVAL, Line};
 use crate::cli::{milliseconds, name};
 use crate::failure::Failure;
 use crate::output;
-
-/// Time between two looks at the progress.
-pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// `tidemark wait GROUP`.
 #[derive(Debug, clap::Args)]
@@ -82,15 +78,6 @@ async fn show_progress(service: &Service, group: &str, request: &Wait) -> std::c
             line.0.set_message(progress(&status, group, request));
             line.0.tick();
         }
-    }
-}
-
-/// A progress line that leaves nothing behind. indicatif draws on stderr, and only when that is a terminal.
-pub(super) struct Line(pub(super) ProgressBar);
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        self.0.finish_and_clear();
     }
 }
 

@@ -17,6 +17,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use serde::Serialize;
+use tidemark_common::api::backup::types::RestoreRequest;
 
 use crate::failure::Failure;
 
@@ -34,6 +35,13 @@ pub(crate) fn shell_word(path: &Path) -> String {
         return text;
     }
     format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// What ends a restore onto volumes.
+pub(crate) fn cancel_command(restore: &RestoreRequest) -> String {
+    let set = restore.set.as_ref().map_or_else(String::new, |set| format!(" --set {set}"));
+    let onto = restore.onto.as_ref().map_or_else(|| " --onto-volumes".into(), |volume| format!(" --onto {volume}"));
+    format!("tidemark backup restore {}{set}{onto} --cancel", shell_word(Path::new(&restore.from)))
 }
 
 /// The answer to a question, on stdout: JSON, or what `text` makes of it.

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tidemark_common::api::backup::types::{
-    BackupCreate, BackupInfo, BackupProgress, BackupState, RestoreReport, RestoreRequest, SetCreate, SetInfo,
-    WhileDifferential,
+    BackupCreate, BackupInfo, BackupProgress, BackupState, RestoreReport, RestoreRequest, RestoreStatus, SetCreate,
+    SetInfo, WhileDifferential,
 };
 use tidemark_common::api::backup::{ArchiveStream, BackupControl};
 use tidemark_common::api::client::Client;
@@ -215,6 +215,10 @@ impl BackupControl for Fake {
 
     fn restore(&self, request: RestoreRequest) -> Reply<'_, RestoreReport> {
         self.reply(format!("restore {request:?}"), |_| Some(RestoreReport { members: 1, data_bytes: 512 }))
+    }
+
+    fn restore_cancel(&self, request: RestoreRequest) -> Reply<'_, RestoreStatus> {
+        self.reply(format!("restore_cancel {request:?}"), |_| Some(samples::restore()))
     }
 
     fn restore_give_up(&self, name: String) -> Reply<'_, VolumeStatus> {

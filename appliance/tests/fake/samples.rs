@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use jiff::{SignedDuration, Timestamp};
+use tidemark_common::api::backup::types::{RestoreState, RestoreStatus};
 use tidemark_common::api::types::{
     Addresses, ApplianceStatus, BufferStatus, CopyProgress, DrillReport, DrillResult, FreezeStatus, GroupDrills,
     GroupMoment, GroupStatus, ImageKind, ImageState, ImageStatus, JournalStatus, MarkerStatus, Moving, PairState,
@@ -42,6 +43,7 @@ fn appliance(name: &str, groups: Vec<GroupStatus>) -> Status {
         images: Vec::new(),
         local_pairs: Vec::new(),
         backups: std::collections::BTreeMap::new(),
+        restores: Vec::new(),
         side_store: SideStoreStatus::default(),
         image_memory: SideStoreStatus::default(),
         clone_store: SideStoreStatus::default(),
@@ -301,6 +303,24 @@ pub(crate) fn image(name: &str, kind: ImageKind) -> ImageStatus {
         saved_bytes: 1 << 20,
         written_bytes: 8192,
         space_bytes: 1 << 30,
+    }
+}
+
+/// A restore in the middle.
+pub(crate) fn restore() -> RestoreStatus {
+    RestoreStatus {
+        from: "/backups/monday.tar".into(),
+        set: Some("mail".into()),
+        onto: None,
+        state: RestoreState::Writing,
+        volumes: vec!["b".into()],
+        began: ago(61_000),
+        progress: CopyProgress {
+            done_bytes: 1 << 30,
+            total_bytes: 4 << 30,
+            bytes_per_second: 50.0 * 1_048_576.0,
+            seconds_left: Some(61.4),
+        },
     }
 }
 

@@ -103,11 +103,22 @@ fn volume(blocks: &[Option<u8>]) -> Vec<u8> {
 struct Memory {
     volumes: std::collections::BTreeMap<String, Vec<u8>>,
     begun: Ranges,
+    /// Bytes of the backup that were verified.
+    verified: u64,
+    /// It is broken off as soon as that begins.
+    ends_early: bool,
 }
 
 impl VolumeWriter for Memory {
     fn size(&self, volume: &str) -> Option<u64> {
         self.volumes.get(volume).map(|bytes| bytes.len() as u64)
+    }
+
+    fn verifying(&mut self, done_bytes: u64, total_bytes: Option<u64>) -> Result<(), String> {
+        assert!(self.begun.is_empty(), "before anything is overwritten");
+        assert!(done_bytes > 0 && total_bytes.is_some(), "{done_bytes} of {total_bytes:?}");
+        self.verified = done_bytes;
+        if self.ends_early { Err("nobody wants it any more".into()) } else { Ok(()) }
     }
 
     fn write(&mut self, volume: &str, offset: u64, bytes: &[u8]) -> Result<(), String> {
@@ -329,6 +340,24 @@ fn a_volume_that_is_too_small_is_not_begun() {
     std::fs::write(&path, bytes).unwrap();
     let why = to_volumes(&source, None, None, &mut onto).unwrap_err();
     assert!(why.contains("damaged") && onto.volumes["a"] == vec![3; 65536], "{why}");
+}
+
+#[test]
+fn who_is_told_of_the_verification_may_end_it_before_anything_is_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("backup");
+    archive(&path, &images(&[("a", volume(&[Some(1); 4]))]), &[set("s", &["a"])], Order::Given);
+    let source = Source::Path(path.clone());
+    let mut onto = Memory { ends_early: true, ..Memory::default() };
+    onto.volumes.insert("a".into(), vec![3; 65536]);
+    let why = to_volumes(&source, None, None, &mut onto).unwrap_err();
+    assert!(why == "nobody wants it any more" && onto.volumes["a"] == vec![3; 65536], "{why}");
+    onto.ends_early = false;
+    let restored = to_volumes(&source, None, None, &mut onto).unwrap();
+    assert_eq!(onto.verified, restored.data_bytes);
+    // All of it, and tar's headers.
+    let total = source.bytes().unwrap();
+    assert!(onto.verified < total && total == std::fs::metadata(path).unwrap().len(), "{total}");
 }
 
 /// The first bytes of volume `a` as a file of a directory.

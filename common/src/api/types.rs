@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::backup::types::RestoreStatus;
 use super::local_pair::types::LocalPairStatus;
 pub use super::verify::{
     ComparisonState, ComparisonStatus, VerifyAction, VerifyDifference, VerifyReport, VerifyRequest,
@@ -47,6 +48,9 @@ pub struct Status {
     /// Backups by their state.
     #[serde(default)]
     pub backups: BTreeMap<String, u64>,
+    /// Restores onto volumes that are under way.
+    #[serde(default)]
+    pub restores: Vec<RestoreStatus>,
 }
 
 /// What drills have proven of a group.

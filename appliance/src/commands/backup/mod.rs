@@ -52,8 +52,9 @@ pub(crate) enum Command {
         #[arg(value_name = "FILE|NAME")]
         backup: String,
     },
-    /// Restore a backup, or one set of it: onto volumes as a host would write them, or into a folder. A volume whose restore did not
-    /// end stays closed to hosts until it is restored again, or given up
+    /// Restore a backup, or one set of it: onto volumes as a host would write them, or into a folder. Onto volumes it is the service
+    /// that does it, also when this command is broken off. A volume whose restore did not end stays closed to hosts until it is
+    /// restored again, or given up
     Restore(Restore),
 }
 
@@ -130,6 +131,10 @@ pub(crate) struct Restore {
     /// Write files into this folder
     #[arg(long, value_name = "FOLDER")]
     into: Option<PathBuf>,
+    /// Restore nothing: end the restore onto volumes that was asked for with the same words and is under way. What it has begun to
+    /// overwrite stays half restored, and closed to hosts
+    #[arg(long, conflicts_with_all = ["into", "give_up"])]
+    cancel: bool,
     /// Restore nothing: open this volume, whose restore did not end, to hosts as it is
     #[arg(long, value_name = "VOLUME", value_parser = name, conflicts_with_all = ["backup", "set"])]
     give_up: Option<String>,

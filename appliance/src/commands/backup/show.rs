@@ -6,6 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tidemark_common::api::backup::types::{BackupInfo, BackupState};
 
 use super::Service;
+use crate::commands::progress::{Interrupts, Line};
 use crate::failure::Failure;
 use crate::output::{self, figures, table::Table};
 
@@ -101,9 +102,23 @@ pub(super) fn ended(backup: &BackupInfo) -> String {
     }
 }
 
-/// Looks until it is over. indicatif draws on stderr, and only when that is a terminal.
+/// Looks until it is over, or the command is broken off: the backup goes on then, and that is said.
 pub(super) async fn follow(service: &Service, name: &str) -> Result<BackupInfo, Failure> {
-    let bar = ProgressBar::new(0);
+    let mut interrupts = Interrupts::listen()?;
+    tokio::select! {
+        backup = follow_to_end(service, name) => backup,
+        broken_off = interrupts.next() => {
+            output::say(&format!(
+                "broken off: backup '{name}' goes on in the service. `tidemark backup show {name}` shows how far it is; `tidemark backup \
+                 cancel {name}` ends it"
+            ));
+            Err(broken_off)
+        }
+    }
+}
+
+async fn follow_to_end(service: &Service, name: &str) -> Result<BackupInfo, Failure> {
+    let Line(bar) = &Line(ProgressBar::new(0));
     let style =
         "{spinner} {msg:.bold} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left";
     if let Ok(style) = ProgressStyle::with_template(style) {
@@ -112,7 +127,6 @@ pub(super) async fn follow(service: &Service, name: &str) -> Result<BackupInfo, 
     loop {
         let backup = service.client.backup(name).await?;
         if backup.state.is_over() {
-            bar.finish_and_clear();
             return Ok(backup);
         }
         bar.set_length(backup.progress.total_bytes);

@@ -5,11 +5,13 @@ use std::path::Path;
 use anyhow::anyhow;
 use tidemark_backup::restore::to_folder;
 use tidemark_backup::source::{self, Source, Verified};
-use tidemark_common::api::backup::types::{RestoreReport, RestoreRequest};
+use tidemark_common::api::backup::types::{RestoreReport, RestoreRequest, RestoreState, RestoreStatus};
+use tidemark_common::api::types::Status;
 
 use super::{Restore, Service};
 use crate::cli::Common;
 use crate::commands::directory;
+use crate::commands::progress::{self, Interrupts};
 use crate::failure::Failure;
 use crate::output::{self, figures};
 
@@ -100,11 +102,67 @@ pub(super) async fn restore(args: Restore, service: &Service) -> Result<(), Fail
     if let Some(folder) = args.into {
         return take_out(&found, args.set.as_deref(), &folder, service.json);
     }
-    output::say("verifying first, then writing as a host would: what is in a group is captured and replicated");
     let path = std::path::absolute(&found).map_err(|error| Failure::Usage(format!("{found}: {error}")))?;
-    let from = path.display().to_string();
-    let report = service.client.restore(&RestoreRequest { from, set: args.set, onto: args.onto }).await?;
-    told_restored(service.json, &report)
+    let request = RestoreRequest { from: path.display().to_string(), set: args.set, onto: args.onto };
+    if args.cancel {
+        let ended = service.client.restore_cancel(&request).await?;
+        return output::done(service.json, &ended, cancelled);
+    }
+    output::say("verifying first, then writing as a host would: what is in a group is captured and replicated");
+    let mut interrupts = Interrupts::listen()?;
+    // Of what comes from a tape it is not known how much that is, until all of it was verified.
+    let find = |status: Status| Some(under_way(status, &request)?.progress).filter(|told| told.total_bytes > 0);
+    let broken_off = tokio::select! {
+        biased;
+        report = service.client.restore(&request) => return told_restored(service.json, &report?),
+        broken_off = interrupts.next() => broken_off,
+        never = progress::show(service, find) => match never {},
+    };
+    // Who is in a hurry need not wait for the word.
+    tokio::select! {
+        status = service.client.status() => output::say(&goes_on(status.ok(), &request)),
+        _ = interrupts.next() => {}
+    }
+    Err(broken_off)
+}
+
+fn under_way(status: Status, request: &RestoreRequest) -> Option<RestoreStatus> {
+    status.restores.into_iter().find(|restore| restore.request() == *request)
+}
+
+/// Of a restore whose command was broken off: what becomes of it, as far as the service tells.
+fn goes_on(status: Option<Status>, request: &RestoreRequest) -> String {
+    let from = &request.from;
+    let Some(status) = status else {
+        return format!(
+            "broken off: whether the restore from {from} goes on is not known, `tidemark status` tells when the service answers"
+        );
+    };
+    let Some(restore) = under_way(status, request) else {
+        return format!(
+            "broken off: no such restore from {from} is under way in the service, `tidemark status` tells of half restored volumes"
+        );
+    };
+    let onto = if restore.volumes.is_empty() { String::new() } else { format!(" onto {}", restore.volumes.join(", ")) };
+    let left = match restore.state {
+        RestoreState::Verifying => "before anything is changed",
+        RestoreState::Writing | RestoreState::Done => "and leaves them half restored, closed to hosts",
+    };
+    format!(
+        "broken off: the restore from {from}{onto} goes on in the service. `tidemark status` shows how far it is; `{}` ends it, {left}",
+        output::cancel_command(request)
+    )
+}
+
+fn cancelled(ended: &RestoreStatus) -> String {
+    let (from, volumes) = (&ended.from, ended.volumes.join(", "));
+    match ended.state {
+        RestoreState::Verifying => format!("the restore from {from} is ended: nothing was changed"),
+        RestoreState::Writing | RestoreState::Done => format!(
+            "the restore from {from} is ended: what is in {volumes} now is neither what was there nor the backup, and stays closed to \
+             hosts: restore again, or open a volume as it is with `tidemark backup restore --give-up VOLUME`"
+        ),
+    }
 }
 
 async fn give_up(volume: &str, service: &Service) -> Result<(), Failure> {

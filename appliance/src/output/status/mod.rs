@@ -1,10 +1,11 @@
-//! The picture of an appliance: who it is, then a block for each group with its pairs.
+//! The picture of an appliance: who it is, then a block for each group with its pairs, then what belongs to no group.
 //!
 //! A [`Status`], the time and a [`View`] come in, text goes out. Pure: the same goes in, the same comes out, so that every
 //! picture is a file under `golden/`.
 
 mod group;
 mod pair;
+mod restore;
 
 use jiff::Timestamp;
 use tidemark_common::api::types::{GroupStatus, PairState, PairStatus, Role, Status};
@@ -28,6 +29,10 @@ pub(crate) fn render(status: &Status, now: Timestamp, view: View) -> String {
     if !loose.is_empty() {
         lines.push(Line::default());
         lines.extend(loose);
+    }
+    for restore in &status.restores {
+        lines.push(Line::default());
+        lines.extend(restore::block(restore, wrap_columns(view)));
     }
     lines.iter().map(|line| line.shown(view) + "\n").collect()
 }

@@ -118,7 +118,8 @@ fn markers(pair: &PairStatus) -> Line {
     number(line, "   applied ", pair.applied_marker)
 }
 
-fn copy(label: &str, copy: &CopyProgress) -> Line {
+/// How far something is that goes over bytes.
+pub(super) fn copy(label: &str, copy: &CopyProgress) -> Line {
     let line = Line::indented(2).with(Style::Faint, label).to(VALUE_COLUMN);
     let line = with_bar(line, figures::share(copy.done_bytes, copy.total_bytes), Style::Busy);
     let amount = format!("   {} of {}", figures::bytes(copy.done_bytes), figures::bytes(copy.total_bytes));

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use tidemark_common::api::backup::types::RestoreState;
 use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
 
 use super::*;
@@ -63,6 +64,30 @@ fn what_is_wrong_with_volumes_stands_with_their_group_once_or_with_those_in_none
     let wanted = ["a", "b", "scratch"].map(|volume| format!("  problem    {volume} is half restored"));
     assert_eq!(lines, wanted, "{shown}");
     assert!(shown.contains("1 group, 2 need attention"), "{shown}");
+}
+
+#[test]
+fn a_restore_is_shown_with_how_far_it_is_and_what_ends_it() {
+    let mut status = samples::paired();
+    status.restores = vec![samples::restore()];
+    let shown = render(&status, samples::now(), PAGE);
+    assert!(
+        shown.contains("\n\n  restore    ▕█████               ▏ 25 %   1 GiB of 4 GiB   50 MiB/s   1 min 1 s left\n"),
+        "{shown}"
+    );
+    let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("b from /backups/monday.tar: closed to hosts until all of it is written."), "{shown}");
+    let ends = "`tidemark backup restore /backups/monday.tar --set mail --onto-volumes --cancel` ends it";
+    assert!(words.contains(ends), "{shown}");
+    // Of what comes from a tape it is not known how much that is.
+    let restore = &mut status.restores[0];
+    (restore.state, restore.progress.total_bytes) = (RestoreState::Verifying, 0);
+    (restore.from, restore.onto) = ("/dev/my tape".into(), Some("c".into()));
+    let shown = render(&status, samples::now(), PAGE);
+    assert!(shown.contains("\n  restore    1 GiB read\n"), "{shown}");
+    let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("/dev/my tape is being verified, and nothing is changed yet."), "{shown}");
+    assert!(words.contains("`tidemark backup restore '/dev/my tape' --set mail --onto c --cancel` ends it"), "{shown}");
 }
 
 #[test]

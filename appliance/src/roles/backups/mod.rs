@@ -1,12 +1,13 @@
 //! Data sets and backups of this appliance.
 //!
 //! `sets` (what may be backed up), `moment` (images of the groups concerned), `jobs` (from the request to the end), `targets_of_pairs`
-//! (images of targets), `targets` (opening where it goes), `restore` (back onto volumes), `unfinished`
-//! (restores that did not end).
+//! (images of targets), `targets` (opening where it goes), `restore` (back onto volumes), `restoring` (how far that is),
+//! `unfinished` (restores that did not end).
 
 mod jobs;
 mod moment;
 mod restore;
+mod restoring;
 mod sets;
 mod targets;
 mod targets_of_pairs;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tidemark_common::api::backup::types::{
-    BackupCreate, BackupInfo, BackupState, RestoreReport, RestoreRequest, SetCreate, SetInfo,
+    BackupCreate, BackupInfo, BackupState, RestoreReport, RestoreRequest, RestoreStatus, SetCreate, SetInfo,
 };
 use tidemark_common::api::backup::{ArchiveStream, BackupControl};
 use tidemark_common::api::control::Reply;
@@ -26,6 +27,7 @@ use tokio::sync::Semaphore;
 
 use super::appliance::Appliance;
 use jobs::Job;
+use restoring::Restores;
 use unfinished::Unfinished;
 
 /// Copyings at once: each takes [`tidemark_backup::copy::COPY_BYTES`] of memory; the others wait with their images made.
@@ -39,6 +41,8 @@ pub(crate) struct Backups {
     /// Creating, cancelling and deleting, one at a time.
     changing: tokio::sync::Mutex<()>,
     copyings: Arc<Semaphore>,
+    /// Restores onto volumes under way.
+    restores: Mutex<Restores>,
     /// Volumes that are restored now, and what is done, for people: closed to hosts until that is over.
     restoring: Mutex<BTreeMap<String, String>>,
     /// Those that are restored only half, as the catalogue has them: closed to hosts until they are whole.
@@ -52,6 +56,7 @@ impl Default for Backups {
             ended: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             copyings: Arc::new(Semaphore::new(COPYINGS_MAX)),
+            restores: Mutex::default(),
             restoring: Mutex::default(),
             unfinished: Mutex::default(),
         }
@@ -111,6 +116,10 @@ impl BackupControl for Appliance {
 
     fn restore(&self, request: RestoreRequest) -> Reply<'_, RestoreReport> {
         Box::pin(self.restore_backup(request))
+    }
+
+    fn restore_cancel(&self, request: RestoreRequest) -> Reply<'_, RestoreStatus> {
+        Box::pin(self.cancel_restore(request))
     }
 
     fn restore_give_up(&self, volume: String) -> Reply<'_, VolumeStatus> {

@@ -12,6 +12,7 @@ use tidemark_common::api::backup::types::{RestoreReport, RestoreRequest};
 use tidemark_common::api::types::ErrorBody;
 use tidemark_common::nbd::{Export, IoError, ZeroMode};
 
+use super::restoring::UnderWay;
 use super::unfinished::Unfinished;
 use crate::roles::appliance::{Appliance, failed, invalid, refused};
 use crate::roles::door::Door;
@@ -27,14 +28,15 @@ impl Appliance {
             return Err(invalid(format!("'{}' is not an absolute path", request.from)));
         }
         let appliance = self.this.upgrade().ok_or_else(|| failed("the service is stopping"))?;
+        let under_way = UnderWay::begin(Arc::clone(&appliance), request.clone());
+        let RestoreRequest { from, set, onto } = request;
         let restored = tokio::task::spawn_blocking(move || {
-            let mut volumes = Hosted::of(appliance, path.display().to_string());
-            let restored =
-                to_volumes(&Source::Path(path), request.set.as_deref(), request.onto.as_deref(), &mut volumes);
+            let mut volumes = Hosted::of(appliance, path.display().to_string(), under_way);
+            let restored = to_volumes(&Source::Path(path), set.as_deref(), onto.as_deref(), &mut volumes);
             restored.map_err(|why| why + &volumes.left_half())
         });
         let restored = restored.await.map_err(failed)?;
-        let restored = restored.map_err(|why| refused(format!("{}: {why}", request.from)))?;
+        let restored = restored.map_err(|why| refused(format!("{from}: {why}")))?;
         Ok(RestoreReport { members: restored.members, data_bytes: restored.data_bytes })
     }
 }
@@ -49,11 +51,22 @@ struct Hosted {
     ranges: Ranges,
     /// Once it is recorded that this has begun: what was recorded before.
     begun: Option<Unfinished>,
+    /// Where it says how far it is, and is told to stop. Over when the volumes are let go.
+    under_way: UnderWay,
 }
 
 impl Hosted {
-    fn of(appliance: Arc<Appliance>, from: String) -> Self {
-        Self { appliance, from, closed: Mutex::default(), ranges: Ranges::new(), begun: None }
+    fn of(appliance: Arc<Appliance>, from: String, under_way: UnderWay) -> Self {
+        Self { appliance, from, closed: Mutex::default(), ranges: Ranges::new(), begun: None, under_way }
+    }
+
+    /// Whether nobody has ended it.
+    fn goes_on(&self) -> Result<(), String> {
+        match self.under_way.stopped() {
+            None => Ok(()),
+            Some(reason) if self.begun.is_none() => Err(format!("{reason}; nothing was changed")),
+            Some(reason) => Err(reason),
+        }
     }
 
     /// Two restores onto one volume would be neither.
@@ -86,10 +99,12 @@ impl Hosted {
         if !self.ranges.contains_key(volume) {
             return Err(format!("volume '{volume}' is not among those that are restored"));
         }
+        self.goes_on()?;
         let door = self.door(volume)?;
         if self.begun.is_none() {
             let begun = self.appliance.begin_restore(&self.ranges, &self.from);
             self.begun = Some(begun.map_err(|error| format!("record that it begins: {error}"))?);
+            self.under_way.writes(&self.ranges);
         }
         Ok(door)
     }
@@ -129,8 +144,14 @@ impl VolumeWriter for Hosted {
         (!bounds.read_only).then_some(bounds.size)
     }
 
+    fn verifying(&mut self, done_bytes: u64, total_bytes: Option<u64>) -> Result<(), String> {
+        self.under_way.verified(done_bytes, total_bytes);
+        self.goes_on()
+    }
+
     fn begin(&mut self, ranges: &Ranges) -> Result<(), String> {
         self.ranges.clone_from(ranges);
+        self.under_way.overwrites(ranges);
         // All of them, before one is changed.
         ranges.keys().try_for_each(|volume| self.door(volume).map(drop))
     }
@@ -138,16 +159,20 @@ impl VolumeWriter for Hosted {
     fn write(&mut self, volume: &str, offset: u64, bytes: &[u8]) -> Result<(), String> {
         let door = self.changing(volume)?;
         let written = self.appliance.runtime.block_on(door.write(offset, bytes, false));
-        written.map_err(|error| at(volume, offset, error))
+        written.map_err(|error| at(volume, offset, error))?;
+        self.under_way.wrote(bytes.len() as u64);
+        Ok(())
     }
 
     fn zero(&mut self, volume: &str, offset: u64, length: u64) -> Result<(), String> {
         let door = self.changing(volume)?;
         let mut done = 0;
         while done < length {
+            self.goes_on()?;
             let some = (length - done).min(ZERO_BYTES);
             let zeroed = self.appliance.runtime.block_on(door.write_zeroes(offset + done, some, ZeroMode::default()));
             zeroed.map_err(|error| at(volume, offset + done, error))?;
+            self.under_way.wrote(some);
             done += some;
         }
         Ok(())
@@ -160,11 +185,14 @@ impl VolumeWriter for Hosted {
             flushed.map_err(|error| format!("flush volume '{volume}': {error}"))?;
         }
         // In this order: what is not durable is not whole.
-        let Some(before) = self.begun.take() else { return Ok(()) };
-        let ended = self.appliance.end_restore(&self.ranges, before.clone());
-        ended.map_err(|error| {
-            self.begun = Some(before);
-            format!("record that it has ended: {error}")
-        })
+        if let Some(before) = self.begun.take() {
+            let ended = self.appliance.end_restore(&self.ranges, before.clone());
+            ended.map_err(|error| {
+                self.begun = Some(before);
+                format!("record that it has ended: {error}")
+            })?;
+        }
+        self.under_way.done();
+        Ok(())
     }
 }

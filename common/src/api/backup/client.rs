@@ -6,7 +6,7 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use hyper::Method;
 
-use super::types::{BackupCreate, BackupInfo, RestoreReport, RestoreRequest, SetCreate, SetInfo};
+use super::types::{BackupCreate, BackupInfo, RestoreReport, RestoreRequest, RestoreStatus, SetCreate, SetInfo};
 use crate::api::client::{Answer, Ask, Client, ClientError};
 use crate::api::types::VolumeStatus;
 
@@ -110,6 +110,14 @@ impl Client {
     /// See [`Client::status`].
     pub async fn restore(&self, request: &RestoreRequest) -> Answer<RestoreReport> {
         self.ask(Ask::new(Method::POST, &["restore"]).with(request).within(ARCHIVE_TIMEOUT)).await
+    }
+
+    /// `backup restore --cancel`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn restore_cancel(&self, request: &RestoreRequest) -> Answer<RestoreStatus> {
+        self.ask(Ask::new(Method::POST, &["restore", "cancel"]).with(request)).await
     }
 
     /// `backup restore --give-up`.

@@ -7,7 +7,7 @@ pub mod types;
 
 use tokio::sync::mpsc::Receiver;
 
-use self::types::{BackupCreate, BackupInfo, RestoreReport, RestoreRequest, SetCreate, SetInfo};
+use self::types::{BackupCreate, BackupInfo, RestoreReport, RestoreRequest, RestoreStatus, SetCreate, SetInfo};
 use super::control::Reply;
 use super::types::VolumeStatus;
 
@@ -36,6 +36,8 @@ pub trait BackupControl: Send + Sync + 'static {
     fn backup_stream(&self, name: String) -> Reply<'_, ArchiveStream>;
     /// `backup restore` onto volumes.
     fn restore(&self, request: RestoreRequest) -> Reply<'_, RestoreReport>;
+    /// `backup restore --cancel`, of the restore that was asked for with this: resolves when it has ended.
+    fn restore_cancel(&self, request: RestoreRequest) -> Reply<'_, RestoreStatus>;
     /// `backup restore --give-up`: a volume that is half restored is opened to hosts as it is.
     fn restore_give_up(&self, volume: String) -> Reply<'_, VolumeStatus>;
 }

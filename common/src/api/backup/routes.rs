@@ -9,7 +9,7 @@ use futures_util::stream::poll_fn;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::types::{BackupCreate, BackupInfo, RestoreReport, RestoreRequest, SetCreate, SetInfo};
+use super::types::{BackupCreate, BackupInfo, RestoreReport, RestoreRequest, RestoreStatus, SetCreate, SetInfo};
 use crate::api::answer::{Body, ErrorAnswer, Names};
 use crate::api::routes::{Answer, Api};
 use crate::api::types::{ErrorBody, VolumeStatus};
@@ -24,6 +24,7 @@ pub(in crate::api) fn backup_router() -> OpenApiRouter<Api> {
         .routes(routes!(backup_cancel))
         .routes(routes!(backup_stream))
         .routes(routes!(restore))
+        .routes(routes!(restore_cancel))
         .routes(routes!(restore_give_up))
 }
 
@@ -100,6 +101,13 @@ async fn backup_stream(State(api): State<Api>, Names(backup): Names<String>) -> 
     responses((status = 200, body = RestoreReport), (status = "default", body = ErrorBody)))]
 async fn restore(State(api): State<Api>, Body(request): Body<RestoreRequest>) -> Answer<RestoreReport> {
     api.carry_out(async move |control| control.backups().restore(request).await).await.map(Json)
+}
+
+/// Ends the restore that was asked for with this: what it has begun to overwrite stays half restored, and closed to hosts.
+#[utoipa::path(post, path = "/v1/restore/cancel", request_body = RestoreRequest,
+    responses((status = 200, body = RestoreStatus), (status = "default", body = ErrorBody)))]
+async fn restore_cancel(State(api): State<Api>, Body(request): Body<RestoreRequest>) -> Answer<RestoreStatus> {
+    api.carry_out(async move |control| control.backups().restore_cancel(request).await).await.map(Json)
 }
 
 /// Opens a volume that is half restored to hosts, as it is.

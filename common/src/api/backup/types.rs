@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::api::types::GroupMoment;
+use crate::api::types::{CopyProgress, GroupMoment};
 
 /// `set create`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -220,6 +220,46 @@ pub struct RestoreRequest {
     pub set: Option<String>,
     /// Another volume than the one it was read from.
     pub onto: Option<String>,
+}
+
+/// Where a restore onto volumes is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestoreState {
+    /// It reads the backup and compares every digest; nothing is changed yet.
+    Verifying,
+    /// It writes: until it is done, what its volumes hold is neither what was there nor the backup.
+    Writing,
+    /// All of it is written, durably.
+    Done,
+}
+
+/// A restore onto volumes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RestoreStatus {
+    /// As it was asked for: the archive or the folder.
+    pub from: String,
+    /// As it was asked for: one set of it.
+    pub set: Option<String>,
+    /// As it was asked for: another volume.
+    pub onto: Option<String>,
+    /// Where it is.
+    pub state: RestoreState,
+    /// The volumes it overwrites, by name; none while they are not known.
+    pub volumes: Vec<String>,
+    /// When it began.
+    #[schema(value_type = String, format = DateTime)]
+    pub began: Timestamp,
+    /// How far it is: with verifying (no bytes in all: that is not known before), then, from the begin, with writing.
+    pub progress: CopyProgress,
+}
+
+impl RestoreStatus {
+    /// What was asked for.
+    #[must_use]
+    pub fn request(&self) -> RestoreRequest {
+        RestoreRequest { from: self.from.clone(), set: self.set.clone(), onto: self.onto.clone() }
+    }
 }
 
 /// What was restored.

@@ -1,0 +1,69 @@
+//! A command that waits for a long operation of the service: how far that is, on a terminal, and what it says when it is broken
+//! off (Ctrl-C, SIGTERM) while the operation goes on.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+use tidemark_common::api::types::{CopyProgress, Status};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::Service;
+use crate::failure::Failure;
+use crate::output::figures;
+
+/// Time between two looks at the progress.
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A progress line that leaves nothing behind. indicatif draws on stderr, and only when that is a terminal.
+pub(super) struct Line(pub(super) ProgressBar);
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Shows how far something is until it is dropped, which clears the line.
+pub(super) async fn show(service: &Service, find: impl Fn(Status) -> Option<CopyProgress>) -> Infallible {
+    let line = Line(ProgressBar::new(0));
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent}%  {bytes} of {total_bytes}  {msg}") {
+        line.0.set_style(style);
+    }
+    let mut looks = interval(LOOK_INTERVAL);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        looks.tick().await;
+        // A failed look is not worth a word here: the operation itself tells how it ends.
+        let Ok(status) = service.client.status().await else { continue };
+        let Some(progress) = find(status) else { continue };
+        line.0.set_length(progress.total_bytes);
+        line.0.set_position(progress.done_bytes);
+        line.0.set_message(progress.seconds_left.map_or_else(String::new, |left| figures::seconds(left) + " left"));
+    }
+}
+
+/// Who breaks the command off. From when this is made on, that no longer ends the process by itself.
+pub(super) struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interrupts {
+    /// Listens.
+    pub(super) fn listen() -> Result<Self, Failure> {
+        let interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+        let terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+        Ok(Self { interrupt, terminate })
+    }
+
+    /// The next time: how the command then ends.
+    pub(super) async fn next(&mut self) -> Failure {
+        tokio::select! {
+            _ = self.interrupt.recv() => Failure::Interrupted(SignalKind::interrupt()),
+            _ = self.terminate.recv() => Failure::Interrupted(SignalKind::terminate()),
+        }
+    }
+}

@@ -315,6 +315,7 @@ async fn the_document_describes_every_route_and_every_route_is_there() {
             "POST /v1/clones",
             "POST /v1/groups",
             "POST /v1/groups/{group}/drills",
+            "POST /v1/groups/{group}/drills/cancel",
             "POST /v1/groups/{group}/failover",
             "POST /v1/groups/{group}/lost/{tail}/export",
             "POST /v1/groups/{group}/markers",

@@ -1,13 +1,14 @@
 //! However a drill ends (in time, too late, by a kill of the service or of the check's guard), nothing of it stays on the machine.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tidemark_common::api::types::{DrillReport, DrillResult, ImageStatus};
 use tidemark_common::catalog::Catalog;
 use tidemark_common::clock::SystemClock;
-use tidemark_tests::appliance::Appliance;
+use tidemark_tests::appliance::{Appliance, binary};
 use tidemark_tests::command::run;
 use tidemark_tests::disk::Disk;
 use tidemark_tests::host::Connection;
@@ -177,6 +178,48 @@ fn a_check_that_lost_its_guard_is_ended_by_the_service_or_by_its_next_start() {
     let shown: DrillReport = pair.west.json(&["drill", "show", "2"]);
     assert!(shown.reason.as_deref().unwrap_or_default().starts_with("interrupted"), "{shown:?}");
     assert_nothing_left(&pair.west);
+}
+
+/// Ctrl-C, or SIGTERM: nobody waits for the drill any more, and the command goes when nothing of it is left.
+#[test]
+fn a_drill_whose_command_is_broken_off_is_ended_with_all_it_has_started() {
+    let pair = Pair::prefilled(&Setup::seeded(227));
+    pair.settle();
+    let west = &pair.west;
+    let mark = mark(west, 27);
+    let sleeps = format!("setsid -f sleep {mark}; sleep {mark}; true");
+    let reason = "cancelled by the operator";
+    for (number, signal, code) in [("1", Signal::INT, 130), ("2", Signal::TERM, 143)] {
+        let mut command = Command::new(binary());
+        command.args(["drill", "run", GROUP, "--check", sleeps.as_str(), "--dir"]).arg(west.directory());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let command = command.spawn().expect("run tidemark");
+        wait_until("the drill to run its check", BEGIN_LIMIT, || {
+            check(sleepers(&mark).len() == 2, || format!("{} of 2", sleepers(&mark).len()))
+        });
+        kill_process(Pid::from_child(&command), signal).expect("signal the command");
+        let output = command.wait_with_output().expect("the command ends");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{told}");
+        assert!(told.contains("is being ended, with its check and its clone") && told.contains(reason), "{told}");
+        assert_eq!(sleepers(&mark), [""; 0]);
+        assert_nothing_left(west);
+        let shown: DrillReport = west.json(&["drill", "show", number]);
+        assert_eq!((shown.result, shown.check_exit_code), (DrillResult::Failed, None), "{shown:?}");
+        assert_eq!(shown.reason.as_deref(), Some(reason), "{shown:?}");
+    }
+    assert!(west.refuses(&["drill", "cancel", GROUP]).contains("no drill of group"));
+
+    // One that was scheduled, and runs for nobody.
+    begin(west, &["--check", &sleeps], &mark, 2);
+    assert!(west.refuses(&["drill", "run", GROUP]).contains("tidemark drill cancel"));
+    let ended: DrillReport = west.json(&["drill", "cancel", GROUP]);
+    assert_eq!((ended.id, ended.reason.as_deref()), (3, Some(reason)), "{ended:?}");
+    assert_eq!(sleepers(&mark), [""; 0]);
+    assert_nothing_left(west);
+    west.ok(&["drill", "unschedule", GROUP]);
+    assert_eq!(drill(west, &[]).0, 0, "the next one passes");
+    pair.wait_paired();
 }
 
 fn catalog(directory: &Path) -> Catalog {

@@ -57,6 +57,8 @@ fn every_line_of_the_contract_is_understood() {
         "local-pair list",
         "local-pair show t",
         "backup create b --set s --to - --while-differential copy",
+        "drill run g --check true --timeout 5s",
+        "drill cancel g",
         "backup restore b --set s --onto-volumes",
         "backup restore b --set s --onto a --cancel",
         "cut g",

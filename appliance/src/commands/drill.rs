@@ -8,12 +8,16 @@ mod postgresql;
 mod report;
 
 use std::path::PathBuf;
+use std::pin::pin;
+use std::time::Duration;
 
 use clap::Subcommand;
 use tidemark_common::api::types::{DrillReport, DrillResult, DrillRun, DrillSchedule, GroupDrills};
 use tidemark_common::clock::{Clock, SystemClock};
+use tokio::time::timeout;
 
 use super::Service;
+use super::progress::Interrupts;
 use crate::cli::{self, name};
 use crate::failure::Failure;
 use crate::output::{self, figures, table::Table};
@@ -21,7 +25,7 @@ use crate::output::{self, figures, table::Table};
 /// `tidemark drill ...`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Rehearse now; exit 1 when it fails
+    /// Rehearse now; exit 1 when it fails. Breaking the command off ends the rehearsal
     Run {
         /// The group
         #[arg(value_parser = name)]
@@ -31,6 +35,12 @@ pub(crate) enum Command {
         marker: Option<u64>,
         #[command(flatten)]
         check: Check,
+    },
+    /// End the rehearsal of a group that is under way, also a scheduled one: its check, its clone, and whatever is mounted
+    Cancel {
+        /// The group
+        #[arg(value_parser = name)]
+        group: String,
     },
     /// List the rehearsals so far, newest first
     List {
@@ -98,11 +108,11 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
     let client = &service.client;
     match command {
         Command::Run { group, marker, check: Check { command, timeout, mount } } => {
-            output::say("rehearsing on a clone: replication goes on");
-            let request = DrillRun { marker, check: command, timeout_ms: timeout, mount };
-            let report = client.drill_run(&group, &request).await?;
-            output::done(service.json, &report, told)?;
-            if report.result == DrillResult::Passed { Ok(()) } else { Err(Failure::Logged) }
+            rehearse(service, &group, &DrillRun { marker, check: command, timeout_ms: timeout, mount }).await
+        }
+        Command::Cancel { group } => {
+            let report = client.drill_cancel(&group).await?;
+            output::done(service.json, &report, told)
         }
         Command::List { group } => {
             let mut drills = client.drills().await?;
@@ -135,6 +145,44 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
         }
         Command::Check(_) | Command::Guard { .. } => Ok(()),
     }
+}
+
+/// Between two orders to end a drill.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// To its end, which whoever breaks the command off brings about: nobody wants to know any more.
+async fn rehearse(service: &Service, group: &str, request: &DrillRun) -> Result<(), Failure> {
+    output::say("rehearsing on a clone: replication goes on");
+    let mut interrupts = Interrupts::listen()?;
+    let mut running = pin!(service.client.drill_run(group, request));
+    let broken_off = tokio::select! {
+        biased;
+        report = &mut running => {
+            let report = report?;
+            output::done(service.json, &report, told)?;
+            return if report.result == DrillResult::Passed { Ok(()) } else { Err(Failure::Logged) };
+        }
+        broken_off = interrupts.next() => broken_off,
+    };
+    output::say(&format!(
+        "broken off: the drill of group '{group}' is being ended, with its check and its clone. Once more leaves that to the service"
+    ));
+    let ended = async {
+        loop {
+            // Refused when it has just ended, or not begun: its own answer tells.
+            let _ = service.client.drill_cancel(group).await;
+            if let Ok(report) = timeout(ASK_AGAIN, &mut running).await {
+                break report;
+            }
+        }
+    };
+    tokio::select! {
+        report = ended => output::done(service.json, &report?, told)?,
+        _ = interrupts.next() => output::say(&format!(
+            "the service goes on ending the drill of group '{group}': `tidemark drill list` shows it when nothing of it is left"
+        )),
+    }
+    Err(broken_off)
 }
 
 fn result(report: &DrillReport) -> &'static str {

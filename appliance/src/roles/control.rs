@@ -255,6 +255,10 @@ impl Control for Appliance {
         Box::pin(async move { self.run_drill(&group, request, false).await })
     }
 
+    fn drill_cancel(&self, group: String) -> Reply<'_, DrillReport> {
+        Box::pin(async move { self.cancel_drill(&group).await })
+    }
+
     fn drills(&self) -> Reply<'_, Vec<DrillReport>> {
         Box::pin(async move { Ok(self.past_drills()) })
     }

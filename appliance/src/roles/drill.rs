@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidemark_common::api::types::{
-    DrillReport, DrillResult, DrillRun, DrillSchedule, ErrorBody, GroupDrills, ImageStatus,
+    DrillReport, DrillResult, DrillRun, DrillSchedule, ErrorBody, ErrorKind, GroupDrills, ImageStatus,
 };
 use tidemark_common::catalog::{DrillRecord, DrillResultRecord, ImageKindRecord, ScheduleRecord};
 use tidemark_common::clock::{from_unix_ns, unix_ns};
@@ -29,6 +29,8 @@ use super::drill_left;
 const KEPT: usize = 1000;
 /// Between two looks at schedules and at how old copies are.
 const TICK: Duration = Duration::from_secs(1);
+/// What a check has started, and what is mounted for it, is gone by then, or holds up the end of its drill.
+const END_LIMIT: Duration = Duration::from_secs(120);
 /// How old copies were is kept for so many looks.
 const LAG_POINTS: usize = 600;
 
@@ -38,23 +40,46 @@ pub(crate) struct Drills {
     /// By number; what checks said is left out.
     past: Mutex<BTreeMap<u64, DrillRecord>>,
     schedules: Mutex<BTreeMap<String, ScheduleRecord>>,
-    /// The drills under way: their numbers, by group.
-    running: Mutex<BTreeMap<String, u64>>,
+    /// The drills under way, by group.
+    running: Mutex<BTreeMap<String, UnderWay>>,
     /// How old the copy of a group was: (monotonic, milliseconds), newest last.
     lag: Mutex<BTreeMap<String, VecDeque<(Duration, u32)>>>,
     pub(crate) stop: CancellationToken,
+}
+
+/// A drill that others know of.
+#[derive(Clone, Default)]
+struct UnderWay {
+    number: u64,
+    /// Somebody ends it.
+    cancelled: CancellationToken,
+    /// Nothing of it is left.
+    over: CancellationToken,
 }
 
 /// A group is rehearsed for as long as this lives.
 struct Running<'a> {
     drills: &'a Drills,
     group: String,
-    number: u64,
+    this: UnderWay,
+}
+
+impl Running<'_> {
+    /// Why it is not gone on with, if it is not.
+    fn stopped(&self) -> Box<dyn Fn() -> Option<&'static str> + Send> {
+        let (service, cancelled) = (self.drills.stop.clone(), self.this.cancelled.clone());
+        Box::new(move || match (service.is_cancelled(), cancelled.is_cancelled()) {
+            (true, _) => Some("interrupted: the service stopped"),
+            (_, true) => Some("cancelled by the operator"),
+            _ => None,
+        })
+    }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.drills.running.lock().remove(&self.group);
+        self.this.over.cancel();
     }
 }
 
@@ -63,15 +88,18 @@ impl Drills {
     fn begin(&self, group: &str, is_image: impl Fn(&str) -> bool) -> Result<Running<'_>, ErrorBody> {
         let mut running = self.running.lock();
         if running.contains_key(group) {
-            return Err(refused(format!("a drill of group '{group}' is under way: wait until it has ended")));
+            return Err(refused(format!(
+                "a drill of group '{group}' is under way: wait until it has ended, or end it with `tidemark drill cancel {group}`"
+            )));
         }
         let last = self.past.lock().last_key_value().map_or(0, |(last, _)| *last);
         let mut number = last.saturating_add(1);
-        while running.values().any(|other| *other == number) || is_image(&clone_name(number)) {
+        while running.values().any(|other| other.number == number) || is_image(&clone_name(number)) {
             number = number.saturating_add(1);
         }
-        running.insert(group.to_owned(), number);
-        Ok(Running { drills: self, group: group.to_owned(), number })
+        let this = UnderWay { number, ..UnderWay::default() };
+        running.insert(group.to_owned(), this.clone());
+        Ok(Running { drills: self, group: group.to_owned(), this })
     }
 }
 
@@ -117,7 +145,7 @@ impl Appliance {
         let running = self.drills.begin(group, |name| self.images.held.read().contains_key(name))?;
         let rpo_ms = self.rpo_ms(group);
         let mut record = DrillRecord {
-            number: running.number,
+            number: running.this.number,
             group: group.into(),
             group_id: found.keeper.id().0,
             marker: 0,
@@ -136,7 +164,7 @@ impl Appliance {
         };
         let name = clone_name(record.number);
         match self.create_drill_clone(&name, group, request.marker).await {
-            Ok(clone) => self.rehearse(&mut record, &clone, &request, order).await?,
+            Ok(clone) => self.rehearse(&mut record, &clone, &request, order, &running).await?,
             // What an operator asked for and cannot have is no drill; one that was due and could not begin is.
             Err(error) if !scheduled => return Err(error),
             Err(error) => record.result = DrillResultRecord::Failed { reason: error.message },
@@ -152,6 +180,7 @@ impl Appliance {
         clone: &ImageStatus,
         request: &DrillRun,
         order: Duration,
+        running: &Running<'_>,
     ) -> Result<(), ErrorBody> {
         record.marker = clone.marker;
         record.marker_ns = unix_ns(clone.marker_time);
@@ -163,7 +192,7 @@ impl Appliance {
         let checked = match self.first_reads(clone).await {
             Ok(()) => {
                 record.rto_ms = Some(millis(self.clock.monotonic().saturating_sub(order)));
-                self.check(record, clone, request).await
+                self.check(record, clone, request, running).await
             }
             Err(reason) => Checked { failure: Some(reason), ..Checked::default() },
         };
@@ -188,7 +217,17 @@ impl Appliance {
         Ok(())
     }
 
-    async fn check(&self, record: &DrillRecord, clone: &ImageStatus, request: &DrillRun) -> Checked {
+    async fn check(
+        &self,
+        record: &DrillRecord,
+        clone: &ImageStatus,
+        request: &DrillRun,
+        running: &Running<'_>,
+    ) -> Checked {
+        let stopped = running.stopped();
+        if let Some(reason) = stopped() {
+            return Checked { failure: Some(reason.into()), ..Checked::default() };
+        }
         let Some(command) = &request.check else { return Checked::default() };
         let folder = self.drill_folder(record.number);
         // Others may pass through it: databases do not run as root.
@@ -204,10 +243,10 @@ impl Appliance {
         };
         let environment = environment(record, clone, &folder, request);
         let timeout = Duration::from_millis(request.timeout_ms);
-        let (clock, stop) = (Arc::clone(&self.clock), self.drills.stop.clone());
+        let clock = Arc::clone(&self.clock);
         let (tell, told) = tokio::sync::oneshot::channel();
         let started = std::thread::Builder::new().name(format!("drill {}", record.number)).spawn(move || {
-            let _ = tell.send(drill_check::run(&command, &environment, &folder, timeout, &*clock, &stop));
+            let _ = tell.send(drill_check::run(&command, &environment, &folder, timeout, &*clock, &*stopped));
         });
         let mut checked = match started {
             Ok(_) => told.await.unwrap_or_else(|_| Checked {
@@ -377,6 +416,25 @@ impl Appliance {
         self.catalog.delete_schedule(group).map_err(failed)?;
         self.drills.schedules.lock().remove(group);
         Ok(())
+    }
+
+    /// `drill cancel`: answers when nothing of it is left but its record.
+    pub(crate) async fn cancel_drill(&self, group: &str) -> Result<DrillReport, ErrorBody> {
+        self.group(group)?;
+        let under_way = self.drills.running.lock().get(group).cloned();
+        let none = || {
+            refused(format!("no drill of group '{group}' is under way: `tidemark drill list` lists those that ended"))
+        };
+        let UnderWay { number, cancelled, over } = under_way.ok_or_else(none)?;
+        cancelled.cancel();
+        if tokio::time::timeout(END_LIMIT, over.cancelled()).await.is_err() {
+            let told = format!(
+                "drill {number} of group '{group}' is being ended, and something that its check has started or mounted does not let go: see to the \
+                 processes with {number} in TIDEMARK_DRILL, and to the service's log"
+            );
+            return Err(ErrorBody::new(ErrorKind::Timeout, told));
+        }
+        self.past_drill(number)
     }
 
     /// `drill list`, newest first.

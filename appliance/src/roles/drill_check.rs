@@ -1,5 +1,6 @@
 //! The check of a drill: a command for the shell, under a guard (`commands/drill/guard.rs`), with what it needs in its environment. What it
-//! says is kept, bounded; when its time is over, or the service stops or dies, its guard ends whatever it has started.
+//! says is kept, bounded; when its time is over, when somebody ends the drill, or the service stops or dies, its guard ends whatever it has
+//! started.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -13,7 +14,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidemark_common::clock::Clock;
-use tokio_util::sync::CancellationToken;
 
 use super::drill_left;
 
@@ -112,17 +112,17 @@ impl Ended {
     }
 }
 
-/// Runs a check to its end, and takes away its folder. Blocks.
+/// Runs a check to its end, or until there is a reason to stop, and takes away its folder. Blocks.
 pub(crate) fn run(
     command: &str,
     environment: &[(String, String)],
     folder: &Path,
     timeout: Duration,
     clock: &dyn Clock,
-    stop: &CancellationToken,
+    stopped: &dyn Fn() -> Option<&'static str>,
 ) -> Checked {
     let (checked, clean) = match start(command, environment, folder) {
-        Ok((guard, socket)) => attend(guard, socket, timeout, clock, stop),
+        Ok((guard, socket)) => attend(guard, socket, timeout, clock, stopped),
         Err(error) => {
             let failure = Some(format!("the check could not be started: {error}"));
             (Checked { failure, ..Checked::default() }, true)
@@ -160,7 +160,7 @@ fn attend(
     mut socket: UnixStream,
     timeout: Duration,
     clock: &dyn Clock,
-    stop: &CancellationToken,
+    stopped: &dyn Fn() -> Option<&'static str>,
 ) -> (Checked, bool) {
     let kept = Arc::new(Mutex::new(Kept::default()));
     let listeners =
@@ -174,8 +174,8 @@ fn attend(
             checked.exit_code = ended.code();
             break ended.failure();
         }
-        if stop.is_cancelled() {
-            break Some("interrupted: the service stopped".into());
+        if let Some(reason) = stopped() {
+            break Some(reason.into());
         }
         if !open {
             break Some("the check was ended from outside, with its guard".into());

@@ -512,6 +512,10 @@ impl Control for Fake {
         })
     }
 
+    fn drill_cancel(&self, name: String) -> Reply<'_, DrillReport> {
+        self.reply(format!("drill_cancel {name:?}"), move |status| group(status, &name).map(|_| samples::drill()))
+    }
+
     fn drills(&self) -> Reply<'_, Vec<DrillReport>> {
         self.reply("drills".into(), |_| Some(vec![samples::drill()]))
     }

@@ -376,6 +376,14 @@ impl Client {
         self.ask(Ask { timeout, ..Ask::new(Method::POST, &["groups", group, "drills"]).with(request) }).await
     }
 
+    /// `drill cancel`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn drill_cancel(&self, group: &str) -> Answer<DrillReport> {
+        self.ask(Ask::new(Method::POST, &["groups", group, "drills", "cancel"])).await
+    }
+
     /// `drill list`.
     ///
     /// # Errors

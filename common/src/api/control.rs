@@ -86,6 +86,8 @@ pub trait Control: Send + Sync + 'static {
     fn image_delete(&self, name: String, force: bool) -> Reply<'_, ()>;
     /// `drill run`: answers when it has ended.
     fn drill_run(&self, group: String, request: DrillRun) -> Reply<'_, DrillReport>;
+    /// `drill cancel`: resolves when nothing of it is left but its record.
+    fn drill_cancel(&self, group: String) -> Reply<'_, DrillReport>;
     /// `drill list`: newest first, without what the checks said.
     fn drills(&self) -> Reply<'_, Vec<DrillReport>>;
     /// `drill show`.

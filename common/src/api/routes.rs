@@ -89,6 +89,7 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(clone_create))
         .routes(routes!(image_delete))
         .routes(routes!(drill_run))
+        .routes(routes!(drill_cancel))
         .routes(routes!(drills))
         .routes(routes!(drill))
         .routes(routes!(drill_schedule, drill_unschedule))
@@ -401,6 +402,13 @@ async fn drill_run(
     Body(request): Body<DrillRun>,
 ) -> Answer<DrillReport> {
     api.carry_out(async move |control| control.drill_run(group, request).await).await.map(Json)
+}
+
+/// Ends the rehearsal of a group that is under way; answers when nothing of it is left but its record.
+#[utoipa::path(post, path = "/v1/groups/{group}/drills/cancel", params(("group" = String, Path,)),
+    responses((status = 200, body = DrillReport), (status = "default", body = ErrorBody)))]
+async fn drill_cancel(State(api): State<Api>, Names(group): Names<String>) -> Answer<DrillReport> {
+    api.carry_out(async move |control| control.drill_cancel(group).await).await.map(Json)
 }
 
 /// The rehearsals so far, newest first.

@@ -187,8 +187,9 @@ impl Secondary {
             _ => None,
         });
         let copy = open_copy(&parts.keeper);
-        // A first copy has no image: what is kept then is the newest marker received.
-        let image = kept.clone().filter(|_| !copy.is_some_and(|copy| copy.direct));
+        let keeps_before = was_before(&parts.keeper).is_some() && copy.is_some_and(|copy| !copy.direct);
+        // A first copy has no image, nor has a side that returned: what is kept then is the newest marker received.
+        let image = kept.clone().filter(|_| !keeps_before && !copy.is_some_and(|copy| copy.direct));
         let history = parts.keeper.catalog().history(id)?;
         let floor = history.as_ref().map(HistoryRecord::place);
         let members = history.map_or_else(|| parts.keeper.get().volumes, |held| held.volumes);
@@ -201,7 +202,7 @@ impl Secondary {
             markers.add(at.end, at.marker.clone());
         }
         let mut permission = Permission::recovered(received.or_else(|| kept.clone()), image, copy, applied.position);
-        if was_before(&parts.keeper).is_some() && copy.is_some_and(|copy| !copy.direct) {
+        if keeps_before {
             permission.keep_before(applied.position);
         }
         let no_image_before = no_image_before(&parts.keeper);

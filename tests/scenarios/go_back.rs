@@ -18,9 +18,9 @@ fn slow() -> Weather {
     Weather { bytes_per_second: Some(1_500_000), ..Weather::default() }
 }
 
-/// East was primary, had writes that west never got, and returns as west's copy over a line that is cut in the middle of that. All that east's
-/// hosts wrote, and what east's volumes hold.
-fn returning(seed: u64) -> (Pair, Vec<Write>, Vec<Vec<u8>>) {
+/// East was primary, had writes that west never got, and returns as the copy of west, which does not reach it. All that east's hosts wrote,
+/// and what east's volumes hold.
+fn returned(seed: u64) -> (Pair, Vec<Write>, Vec<Vec<u8>>) {
     let mut pair = Pair::prefilled(&Setup::seeded(seed));
     let load = pair.load(0);
     load.wait_acked(200);
@@ -37,17 +37,28 @@ fn returning(seed: u64) -> (Pair, Vec<Write>, Vec<Vec<u8>>) {
     load.wait_acked(400);
     load.stop();
     pair.relay.heal();
-    pair.way_back.set(slow());
+    pair.way_back.cut();
     pair.east.start();
     pair.east.wait_fenced(GROUP);
     let returned: RejoinReport = pair.east.json(&["rejoin", GROUP]);
     assert!(returned.lost_writes > 0 && !returned.whole, "{returned:?}");
     let held = pair.backing(&pair.east);
+    (pair, writes, held)
+}
+
+/// The same over a line that is cut in the middle of the copy.
+fn returning(seed: u64) -> (Pair, Vec<Write>, Vec<Vec<u8>>) {
+    let (pair, writes, held) = returned(seed);
+    copy_a_part(&pair);
+    (pair, writes, held)
+}
+
+fn copy_a_part(pair: &Pair) {
+    pair.way_back.set(slow());
     pair.east.wait_pair(GROUP, "the copy to be under way", LIMIT, |pair| {
         pair.copy.as_ref().is_some_and(|copy| copy.done_bytes > 0) && pair.state == PairState::Resync
     });
     pair.way_back.cut();
-    (pair, writes, held)
 }
 
 /// East takes over as soon as west has not been heard for long enough.
@@ -91,6 +102,23 @@ fn a_failover_in_the_middle_of_a_failback_serves_exactly_what_the_old_primary_wa
     let marker = pair.east.ok(&["cut", GROUP]);
     pair.east.ok(&["wait", GROUP, "--to", "west", "--marker", marker.trim(), "--timeout", "30s"]);
     assert_eq!(pair.backing(&pair.west), pair.backing(&pair.east));
+}
+
+/// Stopped in good order before the copy has begun: the newest marker it knows then is one that both sides have, and no image of what its
+/// volumes hold (invariant 4).
+#[test]
+fn an_old_primary_that_is_stopped_before_its_copy_begins_stays_what_it_was() {
+    let (mut pair, writes, held) = returned(336);
+    pair.east.restart();
+    let east = pair.east.pair(GROUP);
+    assert_eq!((east.permitted_marker, east.rpo_seconds), (0, None), "{east:?}");
+    assert!(east.reason.unwrap_or_default().contains("a failover here goes on with what this side was"));
+    copy_a_part(&pair);
+    assert_eq!(pair.backing(&pair.east), held, "nothing of the copy is applied");
+    pair.west.kill9();
+    let report = failover_of_east(&pair);
+    assert!(report.went_back && report.generation == 3, "{report:?}");
+    assert_legal("what east was", &writes, &pair.image(&pair.east), Bounds::EVERYTHING_ACKED);
 }
 
 #[test]

@@ -252,8 +252,7 @@ impl Apply {
             Ok(None) => {
                 let settled = self.settle(limit);
                 // What a death or a full disk has left: with the journal full of it, nothing would ever come that is applied.
-                let settled =
-                    if self.untrimmed && self.is_image() { settled.and_then(|()| self.trim()) } else { settled };
+                let settled = if self.untrimmed { settled.and_then(|()| self.trim()) } else { settled };
                 self.show(settled);
                 self.state.rests(self.updater.applied().position.max(limit));
                 Applying::Idle
@@ -272,12 +271,6 @@ impl Apply {
                 Applying::Failed
             }
         }
-    }
-
-    /// Whether the volumes are an image, with no copy under way to another one.
-    fn is_image(&self) -> bool {
-        let permission = self.state.permission();
-        permission.permitted().is_some() && permission.copy().is_none()
     }
 
     /// What this side was before it returned stays beside the copy as long as the journal has room for both. Recorded before any of the copy is applied.

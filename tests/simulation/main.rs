@@ -7,6 +7,7 @@ mod device;
 mod far;
 mod fate;
 mod figures;
+mod first_copy;
 mod hosts;
 mod lies;
 mod line;

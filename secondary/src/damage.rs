@@ -66,13 +66,19 @@ fn keep_until(parts: &SecondaryParts, end: Position) -> Result<(), StartError> {
 
 /// In this order: a journal that lacks what is recorded as applied is found to be gone, and this is done again.
 fn empty(parts: &SecondaryParts, applied: Position) -> Result<(), StartError> {
-    parts.eras.end_after(applied, IMAGE_ENDED)?;
-    parts.eras.all_reached().map_err(StartError::ImagesRecord)?;
-    let (disk, id) = (Arc::clone(&parts.disk), parts.keeper.id());
-    journal::remove(disk, &parts.journal_folder, id, parts.journal)?;
+    remove_journal(parts, applied, IMAGE_ENDED)?;
     record_no_image(parts, Position::default(), true)?;
     tracing::warn!(group = %parts.keeper.name(), "the copy's journal was emptied; its image is given up");
     Ok(())
+}
+
+/// The volumes hold all before a place, and are to be written over: images whose moment they have reached go by that alone from now on.
+/// Others end.
+pub(crate) fn remove_journal(parts: &SecondaryParts, applied: Position, image_ended: &str) -> Result<(), StartError> {
+    parts.eras.end_after(applied, image_ended)?;
+    parts.eras.all_reached().map_err(StartError::ImagesRecord)?;
+    let (disk, id) = (Arc::clone(&parts.disk), parts.keeper.id());
+    Ok(journal::remove(disk, &parts.journal_folder, id, parts.journal)?)
 }
 
 fn record_no_image(parts: &SecondaryParts, end: Position, forget_applied: bool) -> Result<(), StartError> {

@@ -40,7 +40,7 @@ use crate::intake::{CopyVolumes, Intake, TRIES};
 use crate::permission::{OpenCopy, Permission, Permitted};
 use crate::points::Points;
 use crate::receive::{self, ReceiveError};
-use crate::returned::{record_given_up, was_before};
+use crate::returned::{ALL_OF_IT, record_given_up, remove_old_journal, was_before};
 use crate::state::{Concern, CopyState};
 
 /// A primary sends heartbeats at least once a second; one that is silent for longer than this is not there.
@@ -277,6 +277,9 @@ impl Secondary {
     /// The first start after this side was primary: what lies behind the place where the histories parted is cut from the
     /// journal.
     fn cut_back(parts: &SecondaryParts, at: Position) -> Result<(), StartError> {
+        if at == ALL_OF_IT {
+            return remove_old_journal(parts);
+        }
         let id = parts.keeper.id();
         // The places behind the cut are used again: images must not go by them any more.
         parts.eras.all_reached().map_err(StartError::ImagesRecord)?;

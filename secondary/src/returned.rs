@@ -19,6 +19,15 @@ use tidemark_common::journal::{Journal, Position};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::record::{Chain, MarkerRecord};
 
+use crate::damage::remove_journal;
+use crate::group::{SecondaryParts, StartError};
+
+/// Where a journal is cut of which nothing stays: no record begins there.
+pub(crate) const ALL_OF_IT: Position = Position { segment: 0, offset: 0 };
+
+/// Why images end that the volumes had not reached when all of them was to be copied.
+const IMAGE_ENDED: &str = "this side returned and was copied as a whole before the image's moment was in its volumes";
+
 /// The number of a copy that is open until the new primary begins one: no marker has it.
 pub const NOT_BEGUN: u64 = u64::MAX;
 
@@ -79,13 +88,10 @@ pub fn record_return(
     let id = keeper.id();
     batch.delete_markers_after(id, MarkerNumber(if tail.is_empty() { returning.parted.marker } else { 0 }));
     batch.delete_history(id);
-    if !tail.is_known() {
-        batch.delete_applied(id);
-    }
     for pair in keeper.get().pairs {
         batch.delete_bitmap(id, &pair.peer)?;
     }
-    let before = before(keeper, &returning, tail);
+    let (before, cut) = (before(keeper, &returning, tail), tail.cut.unwrap_or(ALL_OF_IT));
     let Returning { primary, generation, parted, mut pair, .. } = returning;
     if tail.is_empty() {
         pair.state = PairStateRecord::CatchingUp;
@@ -100,8 +106,20 @@ pub fn record_return(
         record.generation_start_seq = parted.seq.saturating_add(1);
         record.primary = Some(primary);
         record.pairs = vec![pair];
-        record.cut = tail.cut.map(|cut| (cut.segment, cut.offset));
+        record.cut = Some((cut.segment, cut.offset));
     })
+}
+
+/// The first start of a side that does not hold the place where the histories parted: its journal goes, which was kept aside. What it says
+/// of copies and markers is of the history that was left, and its places are used again. Done again after a kill, it comes to the same.
+pub(crate) fn remove_old_journal(parts: &SecondaryParts) -> Result<(), StartError> {
+    let id = parts.keeper.id();
+    let applied = parts.keeper.catalog().applied(id)?.map_or(Position::default(), |found| found.place());
+    remove_journal(parts, applied, IMAGE_ENDED)?;
+    let mut batch = Batch::new();
+    batch.delete_applied(id);
+    parts.keeper.update_with(batch, |record| record.cut = None)?;
+    Ok(())
 }
 
 /// What the volumes hold now, when the tail that was kept has what the journal here is about to lose.

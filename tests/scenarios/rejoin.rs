@@ -296,11 +296,11 @@ fn an_old_primary_killed_while_it_returns_returns_again() {
     assert_legal("after two failovers", &pair.history.writes(), &pair.image(&pair.east), Bounds::EVERYTHING_ACKED);
 }
 
-/// A pair whose old primary, fenced, no longer holds the place both have: more than its journal holds was written there alone, all of
-/// it noise of seed 2. The image that west took over is noise of seed 1.
-fn fenced_beyond_its_journal(cluster: Cluster, seed: u64) -> (Pair, FailoverReport) {
+/// A pair whose primary no longer holds the place both have: more than its journal holds was written there alone, all of it noise of seed
+/// 2. The image that west has is noise of seed 1.
+fn written_beyond_its_journal(cluster: Cluster, seed: u64) -> Pair {
     let setup = Setup::one_volume("v", 96 * MIB, seed).journals("64MiB", "256MiB");
-    let mut pair = Pair::unpaired_in(cluster, &setup);
+    let pair = Pair::unpaired_in(cluster, &setup);
     pair.create();
     pair.wait_paired();
     write_noise(&pair.east, "v", 0, 96 * MIB, 1);
@@ -308,6 +308,14 @@ fn fenced_beyond_its_journal(cluster: Cluster, seed: u64) -> (Pair, FailoverRepo
     pair.relay.cut();
     write_noise(&pair.east, "v", 0, 96 * MIB, 2);
     pair.east.wait_pair(GROUP, "the fall back", LIMIT, |pair| pair.state == PairState::Differential);
+    pair
+}
+
+fn fenced_beyond_its_journal(cluster: Cluster, seed: u64) -> (Pair, FailoverReport) {
+    fenced(written_beyond_its_journal(cluster, seed))
+}
+
+fn fenced(mut pair: Pair) -> (Pair, FailoverReport) {
     pair.east.kill9();
     let report = pair.failover();
     pair.relay.heal();
@@ -350,6 +358,27 @@ fn an_old_primary_that_no_longer_holds_the_place_takes_a_full_copy() {
     switch(&pair.west, &pair.east);
     pair.wait_paired();
     pair.assert_copied(&pair.east, &pair.west);
+}
+
+/// Everything is copied over the volumes that its image reads through: what it needs of them is saved before that.
+#[test]
+fn a_t0_copy_on_an_old_primary_shows_its_moment_after_a_full_copy() {
+    let pair = written_beyond_its_journal(Cluster::new(), 110);
+    pair.east.ok(&["t0", "create", "image", "--of", GROUP]);
+    let (mut pair, _) = fenced(pair);
+    let assert_unchanged = |pair: &Pair, when: &str| {
+        let image = pair.east.open("image/v").read_all().expect("read the image");
+        assert!(image == noise(2, 96 * MIB), "{when}, the image is not what the volume held then");
+    };
+    assert_unchanged(&pair, "fenced");
+    let returned = rejoin(&pair.east);
+    assert!(returned.whole, "{returned:?}");
+    pair.wait_paired();
+    pair.assert_copied(&pair.west, &pair.east);
+    assert_unchanged(&pair, "copied over");
+    pair.east.kill9();
+    pair.east.start();
+    assert_unchanged(&pair, "after a kill");
 }
 
 /// Without room to keep what it had alone, nothing is overwritten: it stays fenced until there is.

@@ -1,7 +1,6 @@
 //! A site changes its role, as an appliance there would do it: what an old primary does to return as the copy
 //! (`appliance/src/roles/rejoin.rs`).
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -74,17 +73,10 @@ impl Site {
 
     /// Then, in one step: from here on it is a copy, whatever happens.
     pub(crate) fn become_copy(&mut self, parted: &PartedRecord, generation: u64, tail: &Tail) -> Result<(), String> {
-        let (disk, keeper, _) = self.open()?;
+        let (_, keeper, _) = self.open()?;
         let peer = keeper.get().pairs.first().map(|pair| pair.peer.clone()).unwrap_or_default();
         let pair = PairRecord::new(&peer, 0);
         let returning = Returning { primary: [2; 32], generation, parted: *parted, kept: KEPT.into(), pair };
-        record_return(&keeper, Batch::new(), returning, tail).map_err(|error| error.to_string())?;
-        if !tail.is_known() {
-            let removed = disk
-                .list(JOURNAL.as_ref())
-                .and_then(|names| names.iter().try_for_each(|name| disk.remove(&Path::new(JOURNAL).join(name))));
-            removed.map_err(|error| error.to_string())?;
-        }
-        Ok(())
+        record_return(&keeper, Batch::new(), returning, tail).map_err(|error| error.to_string())
     }
 }

@@ -359,13 +359,6 @@ impl Appliance {
     ) -> Result<(), String> {
         let recorded = self.record_as_secondary(group, connection.peer().0, parted, tail);
         recorded.map_err(|error| error.to_string())?;
-        if !tail.is_known() {
-            // It has been kept aside as a whole. Should it stay here, it is applied once more and then copied over.
-            let folder = self.journal_folder(group.keeper.id());
-            if let Err(error) = std::fs::remove_dir_all(&folder) {
-                tracing::warn!(folder = %folder.display(), %error, "an old journal could not be removed");
-            }
-        }
         for member in group.keeper.get().volumes {
             self.restore_is_forgotten(&member.name);
             if let Ok(volume) = self.volume(&member.name) {

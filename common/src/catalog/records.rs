@@ -116,7 +116,7 @@ pub struct GroupRecord {
     pub pairs: Vec<PairRecord>,
     /// On a secondary: the primary appliance.
     pub primary: Option<[u8; 32]>,
-    /// On a secondary that was primary: its journal is still to be cut here, (segment, offset).
+    /// On a secondary that was primary: its journal is still to be cut here, (segment, offset); at (0, 0), all of it is to go.
     pub cut: Option<(u64, u64)>,
     /// What a copy is to keep behind its newest marker.
     pub history: History,

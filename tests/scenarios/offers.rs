@@ -118,6 +118,27 @@ fn a_copy_is_made_on_a_file_that_was_offered_and_on_no_other() {
     assert!(PathBuf::from(&backing).exists());
 }
 
+/// The file it was made on is larger, and holds something where the volume grows to. The primary's has nothing there.
+#[test]
+fn a_copy_that_grows_over_what_its_file_held_shows_nothing_of_that() {
+    let pair = Pair::unpaired(&Setup::one_volume("v", 4 * MIB, 226));
+    let backing = pair.cluster.join("device");
+    std::fs::write(&backing, vec![0xee; 16 << 20]).expect("make the device");
+    let path = backing.display().to_string();
+    pair.west.ok(&["volume", "create", "v", "--size", "8MiB", "--backing", &path]);
+    pair.west.ok(&["volume", "offer", "v", "--group", GROUP]);
+    pair.create();
+    pair.wait_paired();
+    pair.east.ok(&["volume", "resize", "v", "--size", "12MiB"]);
+    pair.east.open("v").write(9 * MIB, &[7; 4096]).expect("write behind the old end");
+    pair.settle();
+    let original = pair.east.open("v").read_all().expect("read");
+    let copy = std::fs::read(&backing).expect("read the copy");
+    assert!(copy[..12 << 20] == original, "the copy is the volume");
+    assert!(copy[12 << 20..].iter().all(|byte| *byte == 0xee), "and nothing else is touched");
+    pair.east.ok(&["verify", GROUP, "--to", "west"]);
+}
+
 #[test]
 fn images_of_a_copy_outlive_a_volume_that_leaves_its_group() {
     let mut pair = Pair::paired(&two(224));

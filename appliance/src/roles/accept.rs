@@ -9,6 +9,7 @@ use tidemark_common::catalog::{
     GroupRecord, GroupVolume, OfferRecord, OnFullRecord, PairRecord, RoleRecord, VolumeRecord,
 };
 use tidemark_common::clock::unix_ns;
+use tidemark_common::extent::Extent;
 use tidemark_common::history::History;
 use tidemark_common::ids::{Generation, GroupId, VolumeIndex, check_name};
 use tidemark_common::keeper::GroupKeeper;
@@ -394,7 +395,12 @@ impl CopyVolumes for Appliance {
                 Err(_) => self.make_copy_volume(group, spec).map_err(text)?,
             };
             if spec.size > volume.file.size() {
-                volume.file.grow(spec.size).map_err(|error| {
+                let cleared = match into.get(VolumeIndex(spec.index)) {
+                    Some(known) => self.clear_growth(id, &known, (volume.file.size(), spec.size), into),
+                    // All of it is copied.
+                    None => Ok(()),
+                };
+                cleared.and_then(|()| volume.file.grow(spec.size)).map_err(|error| {
                     format!(
                         "grow volume '{}' on '{}' ({}) to the {} bytes that the primary's has: {error}",
                         spec.name, self.config.name, volume.backing, spec.size
@@ -445,6 +451,30 @@ impl CopyVolumes for Appliance {
 }
 
 impl Appliance {
+    /// A copy volume grows over what its file holds already: there the primary's has zeroes, or what is copied. Images may show it.
+    fn clear_growth(
+        &self,
+        id: GroupId,
+        known: &VolumeFile,
+        (old, new): (u64, u64),
+        of: &Volumes,
+    ) -> std::io::Result<()> {
+        let held = known.file.size()?.min(new);
+        let data = known.file.next_data(old)?.filter(|(begin, _)| *begin < held);
+        let Some((offset, _)) = data else { return Ok(()) };
+        known.grow(new)?;
+        let extent = Extent { volume: known.index, offset, length: held - offset };
+        let eras = self.eras(id).map_err(|error| std::io::Error::other(error.message))?;
+        // The updater writes nothing meanwhile.
+        let _window = eras.window();
+        if !eras.save(eras.applied_position(), &[extent], of, false)? {
+            return Err(std::io::Error::other("what images show there cannot be saved now"));
+        }
+        known.touch();
+        known.file.zero(extent.offset, extent.length, true)?;
+        known.file.sync()
+    }
+
     /// Also of a group that is just being started.
     fn id_of(&self, group: &str) -> Result<GroupId, String> {
         if let Ok(found) = self.group(group) {

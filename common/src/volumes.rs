@@ -20,6 +20,7 @@ pub struct VolumeFile {
     /// The file or device.
     pub file: Arc<dyn DiskFile>,
     size: AtomicU64,
+    announced: AtomicU64,
     dirty: AtomicBool,
     syncing: Mutex<()>,
     failed: AtomicBool,
@@ -40,6 +41,7 @@ impl VolumeFile {
             name,
             file,
             size: size.into(),
+            announced: size.into(),
             // Whoever wrote it before may have been killed with writes that were never synced.
             dirty: true.into(),
             syncing: Mutex::new(()),
@@ -51,6 +53,16 @@ impl VolumeFile {
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size.load(Ordering::Acquire)
+    }
+
+    /// Others are about to be told of a size it is to have.
+    pub fn announce(&self, size: u64) {
+        self.announced.fetch_max(size, Ordering::AcqRel);
+    }
+
+    /// What is behind a size is no part of it any more; the file keeps it.
+    pub fn shrink(&self, size: u64) {
+        self.size.fetch_min(size, Ordering::AcqRel);
     }
 
     /// Grows the file, then the volume.
@@ -135,6 +147,17 @@ impl Volumes {
             index: volume.index.0,
             name: volume.name.clone(),
             size: volume.size(),
+        };
+        self.files.read().values().map(spec).collect()
+    }
+
+    /// The same with the sizes that somebody may have been told of already.
+    #[must_use]
+    pub fn announced_specs(&self) -> Vec<VolumeSpec> {
+        let spec = |volume: &Arc<VolumeFile>| VolumeSpec {
+            index: volume.index.0,
+            name: volume.name.clone(),
+            size: volume.size().max(volume.announced.load(Ordering::Acquire)),
         };
         self.files.read().values().map(spec).collect()
     }

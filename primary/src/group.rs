@@ -444,6 +444,8 @@ impl Primary {
         if held > old {
             pairs = self.hold_pairs(Extent { volume: volume.index, offset: old, length: held - old }).await?;
         }
+        // A copy that begins behind the record says that size, too.
+        volume.announce(size);
         let mut volumes = self.image.volumes.specs();
         volumes.iter_mut().filter(|spec| spec.name == name).for_each(|spec| spec.size = size);
         self.record(ControlRecord::Volumes { volumes }).await?;
@@ -703,15 +705,17 @@ pub const fn on_full_record(on_full: OnFull) -> OnFullRecord {
 
 #[cfg(test)]
 mod tests {
-    use tidemark_common::catalog::{Catalog, GroupRecord, RoleRecord};
+    use tidemark_common::catalog::{Catalog, CopyRecord, GroupRecord, RoleRecord};
     use tidemark_common::clock::SystemClock;
     use tidemark_common::ids::ApplianceId;
     use tidemark_common::link::Endpoint;
     use tidemark_common::metrics::Metrics;
     use tidemark_common::storage::Open;
     use tidemark_common::storage::disk::SystemDisk;
+    use tidemark_common::wire::message::{Position, Welcome};
 
     use super::*;
+    use crate::differences::{encode_new, everything};
 
     const SIZE: u64 = 1 << 20;
 
@@ -824,6 +828,36 @@ mod tests {
         primary.grow_volume("a", 2 * SIZE, announced).unwrap();
         assert_eq!(export.bounds().size, 2 * SIZE);
         export.write(SIZE, &[1; 4096], true).await.unwrap();
+        primary.stop();
+    }
+
+    /// What is in the journal before a copy's begin is not sent, and so neither is the record of that size.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_copy_that_begins_while_a_volume_grows_says_the_size_it_is_to_have() {
+        let directory = tempfile::tempdir().unwrap();
+        let primary = start(directory.path());
+        let all = everything(&primary.volume_sizes());
+        let record = PairRecord { copy: Some(CopyRecord::first(all.bytes())), ..PairRecord::new("west", 0) };
+        primary.keeper.catalog().put_bitmap(primary.keeper.id(), "west", &encode_new(&all)).unwrap();
+        primary.keeper.update(|group| group.pairs.push(record.clone())).unwrap();
+        let pair = primary.add_pair(&record);
+        let announced = primary.announce_size("a", 2 * SIZE).await.unwrap();
+        let welcome = Welcome {
+            version: 1,
+            appliance: "west".into(),
+            has_history: false,
+            generation: 1,
+            position: Position::default(),
+            chain: [0; 16],
+            journal_free_bytes: 64 << 20,
+            journal_capacity_bytes: 64 << 20,
+        };
+        let feeder = pair.begin(&welcome).await.unwrap();
+        let begin = feeder.copy.and_then(|copy| copy.begin);
+        let Some(ControlRecord::CopyBegin { volumes, .. }) = &begin else { panic!("{begin:?}") };
+        let sizes: Vec<u64> = volumes.iter().map(|spec| spec.size).collect();
+        assert_eq!(sizes, [2 * SIZE, SIZE]);
+        primary.grow_volume("a", 2 * SIZE, announced).unwrap();
         primary.stop();
     }
 

@@ -186,7 +186,7 @@ impl Pair {
             chain: copy.start_chain,
             direct: copy.direct,
             total_bytes: bitmap.bytes(),
-            volumes: self.image.volumes.specs(),
+            volumes: self.image.volumes.announced_specs(),
         };
         let cursor = (VolumeIndex(0), 0);
         CopyFeed { number: copy.number, gives_up, begin: Some(begin), bitmap, cursor, end: None }

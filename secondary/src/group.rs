@@ -431,6 +431,7 @@ impl Secondary {
             line: self.parts.pair_metrics.clone(),
             untold: Vec::new(),
             waiting: None,
+            fitted: false,
             // It stands since an earlier connection: who comes again is told at once.
             refused: self.state.problem_of(Concern::Intake).map_or(0, |_| TRIES),
             folds: FoldCheck::default(),

@@ -122,6 +122,12 @@ pub trait CopyVolumes: Send + Sync + 'static {
         into: &Volumes,
     ) -> Result<(), String>;
 
+    /// There is no image here but the primary's, whose volumes are as these now: what is behind their sizes is no part of a volume.
+    ///
+    /// # Errors
+    /// What happened and what to do.
+    fn fit(&self, volumes: &[tidemark_common::wire::message::VolumeSpec], of: &Volumes) -> Result<(), String>;
+
     /// The image has these no more, and all that was written to them is in their files: they are volumes in no group.
     ///
     /// # Errors
@@ -162,6 +168,8 @@ pub struct Intake {
     pub waiting: Option<Bytes>,
     /// How often there was none in a row.
     pub refused: u32,
+    /// The volumes are no larger than the primary's.
+    pub fitted: bool,
 }
 
 /// What came of a step.
@@ -251,10 +259,32 @@ impl Intake {
     /// What is appended becomes durable, and is told.
     fn tell(&mut self) -> Result<(), IntakeError> {
         let end = self.writer.sync()?;
-        self.metrics.markers_permitted(self.state.durable(&std::mem::take(&mut self.untold), &end));
+        let told = std::mem::take(&mut self.untold);
+        self.metrics.markers_permitted(self.state.durable(&told, &end));
+        if told.iter().any(|(record, _)| matches!(record, ControlRecord::CopyEnd { .. })) {
+            self.fitted = false;
+        }
+        self.fit_volumes()?;
         let position = self.state.position();
         self.line.received_seq(Seq(position.durable_seq));
         self.line.permitted_seq(Seq(position.permitted_seq));
+        Ok(())
+    }
+
+    /// A side that returned may have volumes that it had grown alone. What is behind the primary's would come back when those grow. Here, where
+    /// they are grown, too: one after the other.
+    fn fit_volumes(&mut self) -> Result<(), IntakeError> {
+        if self.fitted {
+            return Ok(());
+        }
+        let permission = self.state.permission();
+        if permission.copy().is_some() || permission.permitted().is_none() {
+            return Ok(());
+        }
+        if let Some(volumes) = permission.received_volumes() {
+            self.provider.fit(volumes, &self.volumes).map_err(IntakeError::Volumes)?;
+        }
+        self.fitted = true;
         Ok(())
     }
 

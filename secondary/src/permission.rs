@@ -189,6 +189,12 @@ impl Permission {
         }
     }
 
+    /// The group's volumes as of what is durable here; `None`: as recorded.
+    #[must_use]
+    pub const fn received_volumes(&self) -> Option<&Arc<[VolumeSpec]>> {
+        self.received_volumes.as_ref()
+    }
+
     /// The newest marker whose frames are all here since the begin of a copy.
     #[must_use]
     pub const fn received_marker(&self) -> Option<&Permitted> {

@@ -296,6 +296,27 @@ fn an_old_primary_killed_while_it_returns_returns_again() {
     assert_legal("after two failovers", &pair.history.writes(), &pair.image(&pair.east), Bounds::EVERYTHING_ACKED);
 }
 
+/// The volume that only the old primary had grown is that of the new one again, and what was behind its end does not come back when it grows.
+#[test]
+fn what_an_old_primary_had_alone_behind_a_volumes_end_is_no_part_of_its_copy() {
+    let pair = Pair::paired(&Setup::one_volume("v", MIB, 112));
+    write_noise(&pair.east, "v", 0, MIB, 1);
+    pair.settle();
+    pair.relay.cut();
+    pair.east.ok(&["volume", "resize", "v", "--size", "2MiB"]);
+    write_noise(&pair.east, "v", 0, 2 * MIB, 3);
+    let _ = pair.failover();
+    assert_eq!(pair.west.open("v").size(), MIB);
+    pair.relay.heal();
+    assert!(rejoin(&pair.east).lost_writes > 0);
+    pair.wait_paired();
+    pair.west.ok(&["volume", "resize", "v", "--size", "2MiB"]);
+    pair.assert_copied(&pair.west, &pair.east);
+    switch(&pair.west, &pair.east);
+    pair.wait_paired();
+    pair.assert_copied(&pair.east, &pair.west);
+}
+
 /// A pair whose primary no longer holds the place both have: more than its journal holds was written there alone, all of it noise of seed
 /// 2. The image that west has is noise of seed 1.
 fn written_beyond_its_journal(cluster: Cluster, seed: u64) -> Pair {

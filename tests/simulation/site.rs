@@ -503,6 +503,10 @@ impl CopyVolumes for Provider {
         if specs.iter().all(known) { Ok(()) } else { Err(format!("not the volumes that are here: {specs:?}")) }
     }
 
+    fn fit(&self, _: &[VolumeSpec], _: &Volumes) -> Result<(), String> {
+        Ok(())
+    }
+
     fn let_go(&self, _: &str, leaving: &[GroupVolume], _: &Volumes) -> Result<(), String> {
         if leaving.is_empty() { Ok(()) } else { Err(format!("{leaving:?} are to go")) }
     }

@@ -430,6 +430,23 @@ impl CopyVolumes for Appliance {
         Ok(())
     }
 
+    fn fit(&self, volumes: &[VolumeSpec], of: &Volumes) -> Result<(), String> {
+        for spec in volumes {
+            let known = of.get(VolumeIndex(spec.index)).filter(|known| known.size() > spec.size);
+            let Some(known) = known else { continue };
+            let volume = self.volume(&spec.name).map_err(|error| error.message)?;
+            let record = self.catalog.volume(&spec.name).map_err(|error| error.to_string())?;
+            if let Some(record) = record {
+                let record = VolumeRecord { size: spec.size, ..record };
+                self.catalog.put_volume(&record).map_err(|error| error.to_string())?;
+            }
+            tracing::warn!(volume = %spec.name, was = known.size(), is = spec.size, "a volume that only this side had grown is as large as its primary's again");
+            volume.file.shrink(spec.size);
+            known.shrink(spec.size);
+        }
+        Ok(())
+    }
+
     fn left(&self, volumes: &[GroupVolume]) {
         volumes.iter().for_each(|member| self.settle_closed_door(&member.name));
     }

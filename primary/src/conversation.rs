@@ -267,6 +267,8 @@ impl Pair {
         let Some((volume, _)) = self.image.volumes.all().first().map(|volume| (volume.index, volume.size())) else {
             return Ok(false);
         };
+        // Nothing of what it said of its image holds any more.
+        self.view.lock().remote = Remote::default();
         // The bitmap of a copy is never empty: an empty one is one that was lost.
         let mut never_empty = Bitmap::default();
         never_empty.mark(Extent { volume, offset: 0, length: REGION_BYTES });

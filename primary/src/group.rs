@@ -712,7 +712,8 @@ mod tests {
     use tidemark_common::metrics::Metrics;
     use tidemark_common::storage::Open;
     use tidemark_common::storage::disk::SystemDisk;
-    use tidemark_common::wire::message::{Position, Welcome};
+    use tidemark_common::wire::handshake::HandshakeError;
+    use tidemark_common::wire::message::{Position, Refusal, Refused, Welcome};
 
     use super::*;
     use crate::differences::{encode_new, everything};
@@ -828,6 +829,30 @@ mod tests {
         primary.grow_volume("a", 2 * SIZE, announced).unwrap();
         assert_eq!(export.bounds().size, 2 * SIZE);
         export.write(SIZE, &[1; 4096], true).await.unwrap();
+        primary.stop();
+    }
+
+    /// It has no image then: nothing is said of how old that is, and nobody waits for a marker of it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_copy_that_says_it_is_damaged_is_not_said_to_have_an_image() {
+        let directory = tempfile::tempdir().unwrap();
+        let primary = start(directory.path());
+        primary.export("a").unwrap().write(0, &[1; 4096], true).await.unwrap();
+        let record = PairRecord::new("west", 0);
+        primary.keeper.update(|group| group.pairs.push(record.clone())).unwrap();
+        let pair = primary.insert_pair(&record);
+        let far = Position { durable_seq: 1, received_marker: 1, permitted_marker: 1, ..Position::default() };
+        {
+            let mut view = pair.view.lock();
+            view.state = PairState::CatchingUp;
+            view.acknowledge(far, Some(Duration::ZERO), primary.clock().monotonic());
+        }
+        assert!(pair.status().rpo_seconds.is_some());
+        let damaged = Refused { refusal: Refusal::Damaged, message: "its journal is damaged".into(), generation: 1 };
+        pair.disconnected(Some(HandshakeError::Refused(damaged).into()));
+        let status = pair.status();
+        assert_eq!((status.state, status.rpo_seconds), (PairState::Differential, None));
+        assert_eq!((status.permitted_marker, status.applied_marker), (0, 0));
         primary.stop();
     }
 

@@ -224,7 +224,11 @@ impl Control for Appliance {
     }
 
     fn lost_discard(&self, group: String, tail: String) -> Reply<'_, ()> {
-        Box::pin(async move { tokio::task::block_in_place(|| self.discard_lost(&group, &tail)) })
+        Box::pin(async move {
+            // A failover may be about to go back to it, or a return to keep it.
+            let _alone = self.changing.lock().await;
+            tokio::task::block_in_place(|| self.discard_lost(&group, &tail))
+        })
     }
 
     fn verify(&self, group: String, request: VerifyRequest) -> Reply<'_, VerifyReport> {

@@ -84,8 +84,11 @@ pub fn record_role(
     let mut batch = Batch::new();
     batch.delete_markers_after(keeper.id(), MarkerNumber(permitted.marker.number));
     batch.delete_history(keeper.id());
+    let next_index = volumes.iter().map(|volume| volume.index.saturating_add(1)).max().unwrap_or(0);
     keeper.update_with(batch, |record| {
         record.role = RoleRecord::Primary;
+        // Those that came since the copy was made count.
+        record.next_volume_index = record.next_volume_index.max(next_index);
         record.generation = record.generation.saturating_add(1);
         record.generation_start_seq = permitted.marker.boundary_seq.saturating_add(1);
         record.primary = None;
@@ -149,12 +152,14 @@ mod tests {
         let marker = MarkerRecord { number: 5, boundary_seq: 40, time_ns: 0, freeze_ns: 0, tag: None };
         let permitted = Permitted { marker, end: Position { segment: 2, offset: 8192 } };
         let parted = PartedRecord { marker: 5, seq: 40, chain: [9; 16], segment: 2, offset: 8192 };
-        let member = GroupVolume { index: 1, name: "data".into() };
-        assert_eq!(record_role(&permitted, parted, vec![member.clone()], 77, &keeper).unwrap(), 4);
+        let members: Vec<_> =
+            [(1, "data"), (7, "log")].map(|(index, name)| GroupVolume { index, name: name.into() }).into();
+        assert_eq!(record_role(&permitted, parted, members.clone(), 77, &keeper).unwrap(), 4);
 
         let found = open(&disk.crash(1)).groups().unwrap().remove(0);
         assert_eq!((found.role, found.generation, found.generation_start_seq), (RoleRecord::Primary, 4, 41));
-        assert_eq!((found.primary, found.volumes), (None, vec![member]));
+        assert_eq!((found.primary, found.volumes), (None, members));
+        assert_eq!(found.next_volume_index, 8, "frames name volumes by their index: none is given out twice");
         assert_eq!(found.pairs[0].state, PairStateRecord::FailedOver, "its old primary is not called");
         assert_eq!((found.pairs[0].parted, found.pairs[0].since_ns), (Some(parted), 77));
     }

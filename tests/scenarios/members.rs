@@ -5,6 +5,7 @@ use std::time::Duration;
 use tidemark_common::api::types::PairState;
 use tidemark_tests::impairment::Weather;
 use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
+use tidemark_tests::wait::{check, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const MIB: u64 = 1 << 20;
@@ -84,6 +85,71 @@ fn a_volume_that_left_is_let_go_by_the_copy_at_the_next_marker() {
     assert_eq!(pair.west.group(GROUP).volumes, ["v"]);
     assert!(pair.west.open("w").read_all().expect("read") == original, "with what it had");
     pair.west.ok(&["volume", "delete", "w"]);
+}
+
+/// West is primary: what it serves is what lies behind east's copies, at one marker.
+fn assert_east_has(pair: &Pair, names: &[&str]) {
+    pair.wait_paired();
+    let marker = pair.west.ok(&["cut", GROUP]);
+    pair.west.ok(&["wait", GROUP, "--to", "east", "--marker", marker.trim(), "--for", "applied", "--timeout", "30s"]);
+    for name in names {
+        let original = pair.west.open(name).read_all().expect("read the original");
+        let found = pair.east.status().volumes.into_iter().find(|volume| volume.name == *name);
+        let copy = std::fs::read(found.expect("the copy").backing).expect("read the copy");
+        assert!(copy == original, "the copy of {name} is another");
+    }
+}
+
+/// Frames name a volume by its index: one that joins after a change of roles gets one that none had before.
+#[test]
+fn a_volume_that_joins_after_a_change_of_roles_is_not_taken_for_one_that_joined_before() {
+    let mut pair = Pair::paired(&Setup::one_volume("v", MIB, 111));
+    pair.east.ok(&["volume", "create", "w", "--size", "1MiB"]);
+    pair.east.ok(&["group", "add", GROUP, "--volume", "w"]);
+    written(&pair, "w", 2, MIB);
+    let original = pair.east.open("w").read_all().expect("read");
+    pair.settle();
+    pair.wait_paired();
+    pair.east.ok(&["switchover", GROUP, "--to", "west"]);
+    pair.west.ok(&["volume", "create", "x", "--size", "1MiB"]);
+    pair.west.ok(&["group", "add", GROUP, "--volume", "x"]);
+    pair.west.open("x").write_all(0, &vec![5; 1 << 20]).expect("write");
+    pair.west.open("w").write_all(0, &[6; 4096]).expect("write");
+    pair.west.kill9();
+    pair.west.start();
+    assert!(pair.west.open("x").read_all().expect("read").iter().all(|byte| *byte == 5), "what was written to it");
+    let found = pair.west.open("w").read_all().expect("read");
+    assert!(found[..4096] == [6; 4096] && found[4096..] == original[4096..], "and to no other");
+    assert_east_has(&pair, &["v", "w", "x"]);
+}
+
+/// Either side has taken a volume into the group while they were apart, and has given it the same index.
+#[test]
+fn a_volume_that_only_the_old_primary_had_is_not_taken_for_one_of_the_new() {
+    let mut pair = Pair::paired(&Setup::one_volume("v", MIB, 112));
+    pair.settle();
+    pair.relay.cut();
+    pair.east.ok(&["volume", "create", "w", "--size", "1MiB"]);
+    pair.east.ok(&["group", "add", GROUP, "--volume", "w"]);
+    written(&pair, "w", 1, MIB);
+    let alone = pair.east.open("w").read_all().expect("read");
+    let _ = pair.failover();
+    pair.west.ok(&["volume", "create", "x", "--size", "1MiB"]);
+    pair.west.ok(&["group", "add", GROUP, "--volume", "x"]);
+    pair.west.open("x").write_all(0, &vec![2; 1 << 20]).expect("write");
+    pair.relay.heal();
+    pair.east.wait_fenced(GROUP);
+    pair.east.ok(&["rejoin", GROUP]);
+    assert_east_has(&pair, &["v", "x"]);
+    wait_until("the volume to leave", LIMIT, || {
+        let status = pair.east.status();
+        let volume = status.volumes.into_iter().find(|volume| volume.name == "w").expect("it stays");
+        check(volume.group.is_none() && status.groups[0].volumes == ["v", "x"], || format!("{volume:?}"))
+    });
+    assert!(pair.east.open("w").read_all().expect("read") == alone, "with what it had");
+    pair.east.restart();
+    pair.west.open("x").write_all(0, &[3; 4096]).expect("write");
+    assert_east_has(&pair, &["v", "x"]);
 }
 
 #[test]

@@ -384,7 +384,10 @@ impl CopyVolumes for Appliance {
         // They come in frames too, which nobody has looked at.
         check_volumes(specs)?;
         let id = self.id_of(group)?;
+        self.note_indexes(group, specs)?;
         for spec in specs {
+            // One of another name is of a history that was left: nothing that comes is for it.
+            let known = into.get(VolumeIndex(spec.index)).filter(|known| known.name == spec.name);
             let was_other = into.by_name(&spec.name).is_some_and(|known| known.index.0 != spec.index);
             self.check_former(group, id, spec, was_other)?;
             let volume = match self.volume(&spec.name) {
@@ -395,8 +398,8 @@ impl CopyVolumes for Appliance {
                 Err(_) => self.make_copy_volume(group, spec).map_err(text)?,
             };
             if spec.size > volume.file.size() {
-                let cleared = match into.get(VolumeIndex(spec.index)) {
-                    Some(known) => self.clear_growth(id, &known, (volume.file.size(), spec.size), into),
+                let cleared = match &known {
+                    Some(known) => self.clear_growth(id, known, (volume.file.size(), spec.size), into),
                     // All of it is copied.
                     None => Ok(()),
                 };
@@ -412,14 +415,13 @@ impl CopyVolumes for Appliance {
                     self.catalog.put_volume(&record).map_err(|error| error.to_string())?;
                 }
             }
-            let index = VolumeIndex(spec.index);
-            match into.get(index) {
+            match known {
                 Some(known) => {
                     known.grow(spec.size).map_err(|error| format!("grow volume '{}': {error}", spec.name))?
                 }
                 None => {
                     into.insert(VolumeFile::new(
-                        index,
+                        VolumeIndex(spec.index),
                         spec.name.clone(),
                         Arc::clone(&volume.file.file),
                         volume.file.size(),
@@ -453,7 +455,10 @@ impl CopyVolumes for Appliance {
 
     fn let_go(&self, group: &str, leaving: &[GroupVolume], of: &Volumes) -> Result<(), String> {
         for member in leaving {
-            of.remove(VolumeIndex(member.index));
+            let index = VolumeIndex(member.index);
+            if of.get(index).is_some_and(|known| known.name == member.name) {
+                of.remove(index);
+            }
             if of.by_name(&member.name).is_some() {
                 // It has come again, as another member of the group.
                 continue;
@@ -468,6 +473,18 @@ impl CopyVolumes for Appliance {
 }
 
 impl Appliance {
+    /// An index that a volume of the group has had is never given to another: frames name volumes by it.
+    fn note_indexes(&self, group: &str, specs: &[VolumeSpec]) -> Result<(), String> {
+        // One that is just being started has known of them since they came.
+        let Ok(found) = self.group(group) else { return Ok(()) };
+        let next = specs.iter().map(|spec| spec.index.saturating_add(1)).max().unwrap_or(0);
+        if found.keeper.get().next_volume_index >= next {
+            return Ok(());
+        }
+        let noted = found.keeper.update(|record| record.next_volume_index = record.next_volume_index.max(next));
+        noted.map_err(|error| error.to_string())
+    }
+
     /// A copy volume grows over what its file holds already: there the primary's has zeroes, or what is copied. Images may show it.
     fn clear_growth(
         &self,

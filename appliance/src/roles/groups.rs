@@ -270,7 +270,10 @@ impl Appliance {
         let volume = self.volume(name)?;
         let held = volume.door.hold().await;
         volume.file.sync().map_err(|error| failed(format!("sync volume '{name}': {error}")))?;
-        let member = GroupVolume { index: primary.keeper().get().next_volume_index, name: name.into() };
+        let record = primary.keeper().get();
+        // A side that took over before it was noted knows only of those that are there.
+        let next_index = record.volumes.iter().map(|member| member.index.saturating_add(1)).max().unwrap_or(1);
+        let member = GroupVolume { index: record.next_volume_index.max(next_index), name: name.into() };
         primary.add_volume(Self::member_file(&member, &volume)).await.map_err(failed)?;
         match self.served(name) {
             Ok(export) => volume.door.lead_to_now(export),

@@ -175,13 +175,13 @@ impl Appliance {
     ) -> Result<(), String> {
         let held = self.images.held.read();
         let other = |record: &ImageRecord| {
-            let former = |volume: &ImageVolumeRecord| volume.name == spec.name && volume.index != spec.index;
+            let former = |volume: &ImageVolumeRecord| (volume.name == spec.name) != (volume.index == spec.index);
             record.group_id == id.0 && record.broken.is_none() && record.volumes.iter().any(former)
         };
         let image = held.iter().find(|(_, held)| held.record.read().parts().any(other)).map(|(name, _)| name.clone());
         let Some(user) = image.or_else(|| self.backups.using(id).filter(|_| was_other)) else { return Ok(()) };
         Err(format!(
-            "volume '{}' has come to group '{group}' again, and on '{}' '{user}' still shows it as it was before it left: delete that \
+            "volume '{}' has come to group '{group}' in the place of one that left, and on '{}' '{user}' still shows that as it was: delete it \
              there, or let it end; the pair goes on by itself then",
             spec.name, self.config.name
         ))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidemark_common::api::types::PairState;
+use tidemark_common::api::types::{LostTail, PairState};
 use tidemark_tests::impairment::Weather;
 use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
 use tidemark_tests::wait::{check, wait_until};
@@ -147,6 +147,14 @@ fn a_volume_that_only_the_old_primary_had_is_not_taken_for_one_of_the_new() {
         check(volume.group.is_none() && status.groups[0].volumes == ["v", "x"], || format!("{volume:?}"))
     });
     assert!(pair.east.open("w").read_all().expect("read") == alone, "with what it had");
+    // What it had alone goes by the names of then.
+    let tails: Vec<LostTail> = pair.east.json(&["lost", "list", GROUP]);
+    let [tail] = tails.as_slice() else { panic!("one tail: {tails:?}") };
+    let named: Vec<_> = tail.volumes.iter().filter_map(|volume| volume.name.as_deref()).collect();
+    assert_eq!(named, ["w"]);
+    let file = pair.cluster.join("w.lost");
+    pair.east.ok(&["lost", "export", GROUP, &tail.name, "--volume", "w", "--to", &file.display().to_string()]);
+    assert!(std::fs::read(&file).expect("read what was exported") == alone, "what was exported");
     pair.east.restart();
     pair.west.open("x").write_all(0, &[3; 4096]).expect("write");
     assert_east_has(&pair, &["v", "x"]);

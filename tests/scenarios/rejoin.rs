@@ -310,6 +310,11 @@ fn what_an_old_primary_had_alone_behind_a_volumes_end_is_no_part_of_its_copy() {
     pair.relay.heal();
     assert!(rejoin(&pair.east).lost_writes > 0);
     pair.wait_paired();
+    let tails: Vec<LostTail> = pair.east.json(&["lost", "list", GROUP]);
+    let [tail] = tails.as_slice() else { panic!("one tail: {tails:?}") };
+    let file = pair.cluster.join("v.lost");
+    pair.east.ok(&["lost", "export", GROUP, &tail.name, "--volume", "v", "--to", &file.display().to_string()]);
+    assert!(std::fs::read(&file).expect("read what was exported") == noise(3, 2 * MIB), "all of it is kept");
     pair.west.ok(&["volume", "resize", "v", "--size", "2MiB"]);
     pair.assert_copied(&pair.west, &pair.east);
     switch(&pair.west, &pair.east);

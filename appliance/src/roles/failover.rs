@@ -129,6 +129,7 @@ impl Appliance {
         let (id, marker) = (group.keeper.id(), permitted.marker.number);
         let name = tail_name(group.keeper.generation().0, marker);
         let kept = self.keep_segments(id, &name, permitted.end.segment, true)?;
+        self.note_volumes(group, &kept)?;
         let eras = self.eras(id).map_err(|error| error.message)?;
         let ended = eras.end_after(permitted.end, &format!("a failover went back to marker {marker}, which is older"));
         ended.map_err(|error| format!("end the images of later moments: {error}"))?;

@@ -35,6 +35,9 @@ impl Locate for Written {
 /// Beside the tails of a group that was given up: what is needed to know of it.
 const NOTE: &str = "given-up.json";
 
+/// In a tail's folder: whose it was when it was kept. Its indexes may be those of other volumes by now.
+const THEN: &str = "volumes.json";
+
 /// Whose a tail is.
 #[derive(Debug, Serialize, Deserialize)]
 struct Owner {
@@ -91,7 +94,8 @@ impl Appliance {
                 let names = self.disk.list(&folder);
                 let names = names.map_err(|error| failed(format!("read {}: {error}", folder.display())))?;
                 for tail in names {
-                    tails.push(self.describe(&owner, tail)?);
+                    let then = self.owner_then(owner.id(), &tail);
+                    tails.push(self.describe(then.as_ref().unwrap_or(&owner), tail)?);
                 }
             }
         }
@@ -135,6 +139,22 @@ impl Appliance {
         let note = serde_json::to_vec(&self.owner(group)).map_err(failed)?;
         std::fs::write(folder.join(NOTE), note).map_err(at)?;
         self.disk.sync_folder(folder).map_err(at)
+    }
+
+    /// The group's volumes as they are now go with a tail that is being kept.
+    pub(crate) fn note_volumes(&self, group: &Group, folder: &Path) -> Result<(), String> {
+        let path = folder.join(THEN);
+        let at = |error: std::io::Error| format!("keep {}: {error}", path.display());
+        let note = serde_json::to_vec(&self.owner(group)).map_err(|error| error.to_string())?;
+        std::fs::write(&path, note).map_err(at)?;
+        std::fs::File::open(&path).and_then(|file| file.sync_all()).map_err(at)?;
+        self.disk.sync_folder(folder).map_err(at)
+    }
+
+    /// Whose a tail was when it was kept, where that was noted.
+    fn owner_then(&self, id: GroupId, tail: &str) -> Option<Owner> {
+        let note = std::fs::read(self.lost_folder(id).join(tail).join(THEN)).ok()?;
+        serde_json::from_slice(&note).ok()
     }
 
     /// The one of them that has a tail.
@@ -187,6 +207,7 @@ impl Appliance {
     /// `lost export`: a sparse file, as large as the volume, with what the tail wrote and holes elsewhere.
     pub(crate) fn export_lost(&self, group: &str, name: &str, request: &LostExport) -> Result<(), ErrorBody> {
         let owner = self.owner_of(group, name)?;
+        let owner = self.owner_then(owner.id(), name).unwrap_or(owner);
         let tail = self.open_tail(owner.id(), name)?;
         let member = owner.volumes.iter().find(|(_, volume, _)| *volume == request.volume);
         let (index, member, size) =

@@ -307,6 +307,7 @@ impl Appliance {
         let name = tail_name(group.keeper.generation().0, parted.marker);
         let first = tail.cut.map_or(0, |cut| cut.segment);
         let kept = self.keep_segments(group.keeper.id(), &name, first, false).and_then(|folder| {
+            self.note_volumes(group, &folder)?;
             if !regions.is_empty() {
                 self.keep_regions(group, &folder, regions)?;
             }

@@ -199,3 +199,31 @@ fn kill_9_in_the_middle_of_backups_of_a_target_leaves_nothing_half_valid_and_bot
         if bytes == 0 { Ok(()) } else { Err(format!("{bytes} bytes")) }
     });
 }
+
+/// A source that was restored is followed by its target again, which is overwritten then: not while somebody still reads that.
+#[test]
+fn a_source_is_not_restored_from_a_target_that_a_backup_reads() {
+    let site = site(16, "1GiB", "t");
+    wait_until("nothing to differ", LIMIT, || {
+        let lacks = site.lacks();
+        if lacks == 0 { Ok(()) } else { Err(format!("{lacks} bytes")) }
+    });
+    site.begin("merge", &["--rate", "1MiB"]);
+    wait_until("some to be copied", LIMIT, || {
+        let backup = site.backup("merge");
+        if backup.progress.done_bytes > 0 { Ok(()) } else { Err(format!("{backup:?}")) }
+    });
+    let why = site.side.refuses(&["local-pair", "reverse", "t"]);
+    assert!(why.contains("backup 'merge' reads volume 't'") && why.contains("backup cancel merge"), "{why}");
+    let shown: LocalPairStatus = site.side.json(&["local-pair", "show", "t"]);
+    assert_eq!(shown.state, LocalPairState::Split);
+    site.side.ok(&["backup", "cancel", "merge"]);
+    wait_until("the reverse", LIMIT, || {
+        let outcome = site.side.cli(&["local-pair", "reverse", "t"]);
+        if outcome.code == 0 { Ok(()) } else { Err(outcome.stderr) }
+    });
+    wait_until("the source to be restored", LIMIT, || {
+        let shown: LocalPairStatus = site.side.json(&["local-pair", "show", "t"]);
+        if shown.state == LocalPairState::Pair { Ok(()) } else { Err(format!("{shown:?}")) }
+    });
+}

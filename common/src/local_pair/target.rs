@@ -8,6 +8,7 @@ use super::bits::{VOLUME, holds, pieces, range};
 use super::error::{LocalPairError, volume_error};
 use super::pair::LocalPair;
 use super::redirect::RedirectFile;
+use super::states::stands;
 use crate::catalog::LocalPairStateRecord;
 use crate::extent::Extent;
 use crate::ids::VolumeIndex;
@@ -50,11 +51,18 @@ impl LocalPair {
                 }
             }
             if again.is_empty() {
-                return Ok(());
+                return self.must_stand();
             }
             left = again;
         }
         Err(LocalPairError::Image(crate::t0::ImageError::Moving { index: VolumeIndex(0), offset }))
+    }
+
+    /// Looked at behind every reading: what a target that follows again has been given since is of no moment, and neither is what the source
+    /// holds of one that stands still with an error.
+    fn must_stand(&self) -> Result<(), LocalPairError> {
+        let state = self.state();
+        if stands(state) { Ok(()) } else { Err(LocalPairError::not_from(state)) }
     }
 
     /// A range as runs, each with whether the target lacks it. Behind the source's end all is the target's.
@@ -102,6 +110,7 @@ impl LocalPair {
                 break;
             }
         }
+        self.must_stand()?;
         Ok(end - offset)
     }
 

@@ -587,3 +587,19 @@ fn a_pair_whose_bitmaps_are_lost_says_so_and_copies_everything() {
     assert_eq!(rig.pair().figures().differential_bytes, SIZE.div_ceil(1 << 16) << 16);
     rig.check_resync();
 }
+
+/// Who still reads a target that is no image any more gets an error, and nothing of what is copied over it.
+#[test]
+fn a_target_that_follows_again_is_not_read_as_an_image() {
+    let mut rig = Rig::new(64 << 20);
+    rig.write(0, SIZE, 1).unwrap();
+    rig.split().unwrap();
+    rig.drain();
+    rig.pair().reverse().unwrap();
+    assert_same(&rig.running.content().unwrap()[..SIZE as usize], &rig.source, "the source is restored from it");
+    rig.pair().restored().unwrap();
+    rig.write(0, SIZE, 2).unwrap();
+    rig.drain();
+    assert!(matches!(rig.running.content(), Err(LocalPairError::State { state: "pair" })));
+    assert!(matches!(rig.pair().hole(0, SIZE), Err(LocalPairError::State { state: "pair" })));
+}

@@ -170,7 +170,7 @@ impl Appliance {
     }
 
     /// What a backup reads does not go away under it.
-    fn refuse_backed_up(&self, held: &Held) -> Result<(), ErrorBody> {
+    pub(super) fn refuse_backed_up(&self, held: &Held) -> Result<(), ErrorBody> {
         let record = held.pair.record();
         let Some(backup) = self.backups.using(GroupId(record.id)) else { return Ok(()) };
         Err(refused(format!(

@@ -35,6 +35,8 @@ impl Appliance {
         let (source, volume) = (self.volume(&record.source)?, self.volume(target)?);
         self.refuse_being_restored(&record.source)?;
         self.refuse_half_restored(target)?;
+        // When it is restored, the target follows again, and is overwritten.
+        self.refuse_backed_up(&held)?;
         refuse_connected(&record.source, &source, Some("it would change under them"))?;
         refuse_connected(target, &volume, Some("what they write would not be restored"))?;
         close(&source, format!("being restored from '{target}'")).await;

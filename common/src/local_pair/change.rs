@@ -19,8 +19,9 @@ impl LocalPair {
     pub fn resync(&self) -> Result<(), LocalPairError> {
         let _nobody_writes = self.hold_writes();
         let _one_change = self.copying.lock();
-        let era = self.now.lock().record.era;
+        let mut era = None;
         self.change(|record, bits| {
+            era = record.era;
             bits.merge(record.size);
             Ok(LocalPairRecord { era: None, begin: None, ..self.after(record, Event::Resync)? })
         })?;
@@ -36,8 +37,9 @@ impl LocalPair {
     pub fn reverse(&self) -> Result<(), LocalPairError> {
         let _nobody_writes = self.hold_writes();
         let _one_change = self.copying.lock();
-        let era = self.now.lock().record.era;
+        let mut era = None;
         self.change(|record, bits| {
+            era = record.era;
             let reversed = self.after(record, Event::Reverse)?;
             let bytes = bits.differences.bytes();
             if bytes > 0 { Err(LocalPairError::Lacks { bytes }) } else { Ok(LocalPairRecord { era: None, ..reversed }) }
@@ -72,13 +74,23 @@ impl LocalPair {
         self.now.lock().record.reason = reason;
     }
 
-    /// It cannot go on, and says why. Its bits stay: a resync goes on from them.
+    /// It cannot go on, and says why. Its bits stay: a resync goes on from them. The image of its split does not: nothing is kept for it that
+    /// other images need room for.
     pub fn fail(&self, reason: &str) {
+        let era = self.stand_still(reason);
+        self.leave(era);
+    }
+
+    /// The era that is not needed any more.
+    fn stand_still(&self, reason: &str) -> Option<u64> {
+        let mut era = None;
         let failed = self.change(|record, bits| {
             // What is not synced is not known to be there.
             let unsynced = std::mem::take(&mut bits.unsynced);
             bits.differences.merge(&unsynced);
-            Ok(LocalPairRecord { reason: Some(reason.to_owned()), ..self.after(record, Event::Fail)? })
+            let failed = self.after(record, Event::Fail)?;
+            era = record.era;
+            Ok(LocalPairRecord { era: None, reason: Some(reason.to_owned()), ..failed })
         });
         let record = self.record();
         tracing::error!(source = %record.source, target = %record.target, %reason, "a local pair cannot go on");
@@ -91,8 +103,11 @@ impl LocalPair {
                 now.record.state = State::Error;
                 now.record.reason = Some(reason.to_owned());
                 now.tell_brief(&self.parts);
+                // As the catalogue still has it.
+                return None;
             }
         }
+        era
     }
 
     /// The era of its split ended: what the target lacks can no longer be read, if it lacks anything.
@@ -103,7 +118,8 @@ impl LocalPair {
         };
         if lacks {
             let target = self.parts.target.name.clone();
-            self.fail(&format!(
+            // It is gone already, and this is the updater in the middle of a window: nothing is left here.
+            self.stand_still(&format!(
                 "what the target still lacked could not be kept: {reason}. The target is no image: `tidemark local-pair resync {target}` \
                  copies what differs, and a new split makes a new image"
             ));

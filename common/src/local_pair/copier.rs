@@ -146,14 +146,18 @@ impl LocalPair {
 
     /// The target has all that it is to show: the era goes.
     fn finish_era(&self) -> Result<(), LocalPairError> {
-        let era = {
+        let is_needless = {
             let now = self.now.lock();
-            now.record.era.filter(|_| now.bits.differences.is_empty())
+            now.record.era.is_some() && now.bits.differences.is_empty()
         };
-        if era.is_some() {
-            self.change(|record, _| Ok(LocalPairRecord { era: None, ..record.clone() }))?;
-            self.leave(era);
+        let mut era = None;
+        if is_needless {
+            self.change(|record, _| {
+                era = record.era;
+                Ok(LocalPairRecord { era: None, ..record.clone() })
+            })?;
         }
+        self.leave(era);
         Ok(())
     }
 

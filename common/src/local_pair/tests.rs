@@ -603,3 +603,18 @@ fn a_target_that_follows_again_is_not_read_as_an_image() {
     assert!(matches!(rig.running.content(), Err(LocalPairError::State { state: "pair" })));
     assert!(matches!(rig.pair().hole(0, SIZE), Err(LocalPairError::State { state: "pair" })));
 }
+
+#[test]
+fn nothing_is_kept_for_a_pair_that_cannot_go_on() {
+    let mut rig = Rig::new(64 << 20);
+    rig.write(0, SIZE, 1).unwrap();
+    rig.split().unwrap();
+    rig.write(0, 512, 2).unwrap();
+    assert!(!rig.running.eras.are_none() && rig.pair().saved_bytes() > 0);
+    rig.pair().fail("the target's disk is gone");
+    assert_eq!((rig.pair().state(), rig.pair().record().era), (State::Error, None));
+    assert!(rig.running.eras.are_none(), "other images need that room");
+    rig.restart(rig.disk.clone());
+    assert_eq!(rig.pair().state(), State::Error);
+    rig.check_resync();
+}

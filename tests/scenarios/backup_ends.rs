@@ -108,6 +108,37 @@ fn a_backup_that_is_cancelled_in_the_middle_leaves_nothing() {
     }
 }
 
+/// Two that wrote one file, or one tape, would both be neither. Afterwards the place is free.
+#[test]
+fn where_a_backup_is_written_no_other_is() {
+    let cluster = Cluster::new();
+    let side = side(&cluster);
+    let (folder, link) = (cluster.join("to"), cluster.join("link"));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    std::os::unix::fs::symlink(&folder, &link).expect("another way to it");
+    let pipe = folder.join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("run mkfifo").success());
+    let file = folder.join("b.tar");
+    side.ok(&["backup", "create", "one", "--set", "all", "--to", &text(&file), "--rate", "256KiB"]);
+    wait_state(&side, "one", |backup| backup.progress.done_bytes > 0);
+    // Nobody reads: it stands.
+    side.ok(&["backup", "create", "piped", "--set", "all", "--to", &text(&pipe)]);
+    for (to, by) in
+        [(&file, "'one'"), (&link.join("b.tar"), "'one'"), (&pipe, "'piped'"), (&link.join("pipe"), "'piped'")]
+    {
+        let why = side.refuses(&["backup", "create", "two", "--set", "all", "--to", &text(to)]);
+        assert!(why.contains(&format!("backup {by} goes to")) && why.contains("backup cancel"), "{why}");
+    }
+    assert!(side.refuses(&["backup", "show", "two"]).contains("no backup 'two'"), "it leaves no record");
+    assert_eq!(names(&folder), ["b.tar.part", "pipe"]);
+    for name in ["one", "piped"] {
+        let backup: BackupInfo = side.json(&["backup", "cancel", name]);
+        assert_eq!(backup.state, BackupState::Cancelled);
+    }
+    side.ok(&["backup", "create", "two", "--set", "all", "--to", &text(&file), "--wait"]);
+    side.ok(&["backup", "verify", "two"]);
+}
+
 /// A kill between the last byte and the record that it is done, and a stranger who has made a file of its name by then.
 #[test]
 fn a_backup_is_done_after_a_kill_only_when_what_has_its_name_is_it() {

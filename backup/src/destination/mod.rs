@@ -77,6 +77,20 @@ pub fn part(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
+/// What is written there and must not be by two at once, by whichever way it was named; `None`: whoever reads a stream reads no other.
+#[must_use]
+pub fn place(kind: &TargetKind) -> Option<PathBuf> {
+    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    match kind {
+        TargetKind::File(path) | TargetKind::Folder(path) => {
+            let folder = path.parent().map(real).unwrap_or_default();
+            Some(folder.join(path.file_name().unwrap_or_default()))
+        }
+        TargetKind::Device(path) => Some(real(path)),
+        TargetKind::Stream => None,
+    }
+}
+
 /// Whether a file has both its names: then it is complete, and the one under the final name is it.
 fn is_named(path: &Path) -> bool {
     let inode = |path: &Path| std::fs::symlink_metadata(path).map(|found| (found.dev(), found.ino())).ok();

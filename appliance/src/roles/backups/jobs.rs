@@ -9,6 +9,7 @@
 //! A backup that a kill interrupts is not gone on with: regions that were copied may have been overwritten since, unsaved. It
 //! ends as failed when the service comes back.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
@@ -54,6 +55,8 @@ pub(super) struct Job {
     eras: Mutex<Vec<(GroupId, u64)>>,
     /// What it will not hold as it was, for people; nothing if it will hold all.
     note: OnceLock<String>,
+    /// What only it writes, from when its images are made until it is over.
+    pub(super) place: OnceLock<PathBuf>,
 }
 
 impl Job {
@@ -188,6 +191,7 @@ impl Appliance {
             over: watch::Sender::new(false),
             eras: Mutex::default(),
             note: OnceLock::new(),
+            place: OnceLock::new(),
         });
         self.backups.jobs.lock().insert(name, Arc::clone(&job));
         (job, readers)
@@ -203,6 +207,7 @@ impl Appliance {
     async fn prepare(&self, job: &Arc<Job>, readers: Readers) -> Result<Work, String> {
         let record = job.record.lock().clone();
         let kind = destination::kind_of(&record.to, &record.name)?;
+        self.backups.claim(job, &kind)?;
         let found = sets::read(&record.sets)?;
         let moment = {
             // No volume leaves its group between the begin of its image and its being known as read.

@@ -1,19 +1,22 @@
-//! Opening where a backup goes.
+//! Where a backup goes: that no other goes there, and opening it.
 
 use std::io::{self, Write};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use tidemark_backup::archive::write::ArchiveWriter;
-use tidemark_backup::destination::TargetKind;
 use tidemark_backup::destination::file::NamedLater;
 use tidemark_backup::destination::folder::RawFiles;
 use tidemark_backup::destination::pipe::Device;
+use tidemark_backup::destination::{self, TargetKind};
 use tidemark_backup::form::Form;
 use tidemark_backup::stop::Stop;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 use tokio::time::timeout;
+
+use super::Backups;
+use super::jobs::Job;
 
 /// How long one wait lasts before it is looked whether to stop.
 const LOOK: Duration = Duration::from_millis(100);
@@ -27,6 +30,23 @@ pub(super) type Pieces = Sender<io::Result<Vec<u8>>>;
 
 /// Where the reader of a stream comes in.
 pub(super) type Readers = mpsc::Receiver<Pieces>;
+
+impl Backups {
+    /// Until it is over, nobody else writes where a backup goes: two that wrote one file or one tape would both be neither, and be called done.
+    pub(super) fn claim(&self, job: &Arc<Job>, kind: &TargetKind) -> Result<(), String> {
+        let Some(place) = destination::place(kind) else { return Ok(()) };
+        let jobs = self.jobs.lock();
+        let is_same = |other: &Arc<Job>| !Arc::ptr_eq(other, job) && other.place.get() == Some(&place);
+        if let Some((name, _)) = jobs.iter().find(|(_, other)| is_same(other)) {
+            return Err(format!(
+                "backup '{name}' goes to {}: name another target, wait for it, or `tidemark backup cancel {name}`",
+                place.display()
+            ));
+        }
+        let _ = job.place.set(place);
+        Ok(())
+    }
+}
 
 /// Opens a target for things as they were at a time, seconds since 1970.
 ///

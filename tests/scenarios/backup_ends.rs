@@ -139,6 +139,26 @@ fn where_a_backup_is_written_no_other_is() {
     side.ok(&["backup", "verify", "two"]);
 }
 
+/// As many as copy at once, to pipes that nobody reads: who comes behind them waits, and is cancelled all the same.
+#[test]
+fn a_backup_that_waits_behind_others_is_cancelled_at_once() {
+    let cluster = Cluster::new();
+    let side = side(&cluster);
+    let folder = cluster.join("to");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    for number in 0..8 {
+        let (name, pipe) = (format!("b{number}"), folder.join(format!("pipe{number}")));
+        assert!(Command::new("mkfifo").arg(&pipe).status().expect("run mkfifo").success());
+        side.ok(&["backup", "create", &name, "--set", "all", "--to", &text(&pipe)]);
+        wait_state(&side, &name, |backup| backup.state == BackupState::Copying);
+    }
+    side.ok(&["backup", "create", "last", "--set", "all", "--to", &text(&folder.join("last.tar"))]);
+    assert_eq!(show(&side, "last").state, BackupState::Waiting);
+    let backup: BackupInfo = side.json(&["backup", "cancel", "last"]);
+    assert_eq!(backup.state, BackupState::Cancelled);
+    assert_eq!(show(&side, "b0").state, BackupState::Copying, "the others wait on");
+}
+
 /// A kill between the last byte and the record that it is done, and a stranger who has made a file of its name by then.
 #[test]
 fn a_backup_is_done_after_a_kill_only_when_what_has_its_name_is_it() {

@@ -10,6 +10,7 @@
 //! ends as failed when the service comes back.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
@@ -40,6 +41,8 @@ use crate::roles::appliance::{Appliance, failed, invalid, not_found, refused};
 
 /// Pieces between an archive and who reads its stream.
 const STREAM_PIECES: usize = 8;
+/// How often it is looked whether one that waits is to stop.
+const LOOK: Duration = Duration::from_millis(100);
 /// How long a cancelled backup may take to let go of its target.
 const CANCEL_LIMIT: Duration = Duration::from_secs(30);
 
@@ -282,8 +285,11 @@ impl Appliance {
                 this.end(&job, Err(CopyError::Image(tidemark_backup::image::ImageError(why))));
                 return;
             }
-            let copyings = Arc::clone(&this.backups.copyings);
-            let Ok(permit) = copyings.acquire_owned().await else { return };
+            let Some(permit) = this.memory_for(&job).await else {
+                drop(work);
+                this.end(&job, Err(CopyError::Stopped(job.stop.reason().unwrap_or_default())));
+                return;
+            };
             let (here, carried) = (Arc::clone(&this), Arc::clone(&job));
             let begun = stage::in_background("backup", move || here.carry(&carried, work, permit));
             if let Err(error) = begun {
@@ -291,6 +297,17 @@ impl Appliance {
                 this.end(&job, Err(CopyError::Image(tidemark_backup::image::ImageError(why))));
             }
         });
+    }
+
+    /// Others may copy for ever, to targets that take nothing: `None` when it is to stop instead.
+    async fn memory_for(&self, job: &Job) -> Option<OwnedSemaphorePermit> {
+        let mut acquiring = pin!(Arc::clone(&self.backups.copyings).acquire_owned());
+        while job.stop.reason().is_none() {
+            if let Ok(permit) = tokio::time::timeout(LOOK, &mut acquiring).await {
+                return permit.ok();
+            }
+        }
+        None
     }
 
     fn carry(&self, job: &Arc<Job>, work: Work, permit: OwnedSemaphorePermit) {
@@ -521,12 +538,17 @@ impl Appliance {
 
     /// The service stops: what is under way ends early, and says why.
     pub(crate) async fn stop_backups(&self) {
-        let jobs: Vec<_> = self.backups.jobs.lock().values().cloned().collect();
-        for job in jobs.iter().filter(|job| job.record.lock().state != BackupStateRecord::Scheduled) {
-            job.stop.stop("the service was stopped; nothing of it is left. Ask for it again");
-            let mut over = job.over.subscribe();
-            let _ = tokio::time::timeout(CANCEL_LIMIT, over.wait_for(|over| *over)).await;
-        }
+        let mut jobs: Vec<_> = self.backups.jobs.lock().values().cloned().collect();
+        jobs.retain(|job| job.record.lock().state != BackupStateRecord::Scheduled);
+        // All at once: one may wait for what another has.
+        jobs.iter().for_each(|job| job.stop.stop("the service was stopped; nothing of it is left. Ask for it again"));
+        let all = async {
+            for job in &jobs {
+                let mut over = job.over.subscribe();
+                let _ = over.wait_for(|over| *over).await;
+            }
+        };
+        let _ = tokio::time::timeout(CANCEL_LIMIT, all).await;
     }
 }
 

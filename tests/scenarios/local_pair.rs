@@ -226,6 +226,44 @@ fn a_reverse_restores_the_source_with_what_was_written_to_the_target_and_replica
     pair.assert_copy_equals();
 }
 
+/// Two that restored one source at once would make it neither, and so would be a backup of it now. One after the other is fine.
+#[test]
+fn a_source_is_restored_from_one_target_at_a_time_and_not_backed_up_meanwhile() {
+    let cluster = Cluster::new();
+    let side = cluster.running("alone");
+    for volume in ["a", "t", "u"] {
+        side.ok(&["volume", "create", volume, "--size", "4MiB"]);
+    }
+    side.ok(&["group", "create", "g", "--volume", "a"]);
+    side.ok(&["set", "create", "s", "a"]);
+    write_noise(&side, "a", 0, 4 << 20, 1);
+    let held = side.open("a").read_all().expect("read the source");
+    for target in ["t", "u"] {
+        side.ok(&["local-pair", "create", "a", "--target", target, "--rate", "1MiB"]);
+    }
+    side.ok(&["local-pair", "split", "t", "u"]);
+    for target in ["t", "u"] {
+        wait_shown(&side, target, "equal", |shown| shown.differential_bytes == 0);
+    }
+    side.open("t").write(0, &[7; 4096]).expect("write to a target");
+    write_noise(&side, "a", 0, 4 << 20, 2);
+    ["a", "t", "u"].iter().for_each(|name| wait_alone(&side, name));
+    side.ok(&["local-pair", "reverse", "t"]);
+    let to = cluster.join("b.tar").display().to_string();
+    for words in [&["local-pair", "reverse", "u"][..], &["backup", "create", "b", "--set", "s", "--to", &to]] {
+        let why = side.refuses(words);
+        assert!(why.contains("volume 'a' is being restored from 't'"), "{words:?}: {why}");
+    }
+    wait_shown(&side, "t", "a pair", |shown| shown.state == LocalPairState::Pair);
+    let mut expected = held.clone();
+    expected[..4096].fill(7);
+    compare(&side.open("a").read_all().expect("read the source"), &expected).expect("what the first target was");
+    wait_alone(&side, "a");
+    side.ok(&["local-pair", "reverse", "u"]);
+    wait_shown(&side, "u", "a pair", |shown| shown.state == LocalPairState::Pair);
+    compare(&side.open("a").read_all().expect("read the source"), &held).expect("what the second target was");
+}
+
 /// Kills the appliance in the middle of a load; the sources hold every write that was answered.
 fn kill(pair: &mut Pair, load: u64) {
     let running = pair.load(load);

@@ -105,7 +105,8 @@ impl Appliance {
         let mut targets = Vec::new();
         for volume in volumes {
             self.volume(volume).map_err(|error| error.message)?;
-            if let Some(reason) = self.backups.closed_by_restore(volume) {
+            let restored = self.local_pairs.restored(volume);
+            if let Some(reason) = self.backups.closed_by_restore(volume).or(restored) {
                 return Err(format!("{reason}. A backup of it now would hold neither"));
             }
             if let Some(held) = self.local_pairs.of_target(volume) {

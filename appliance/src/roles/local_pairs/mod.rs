@@ -90,6 +90,22 @@ impl LocalPairs {
         self.held.read().values().filter(|held| fits(held)).cloned().collect()
     }
 
+    /// Of a source that is being restored: from what, for people.
+    pub(crate) fn restored(&self, source: &str) -> Option<String> {
+        self.restored_from_other(source, "")
+    }
+
+    /// The same, unless it is from this target.
+    fn restored_from_other(&self, source: &str, but: &str) -> Option<String> {
+        let held = self.of_source(source);
+        let mut targets =
+            held.iter().filter(|held| held.pair.state() == State::Reverse).map(|held| &held.pair.target().name);
+        let target = targets.find(|target| *target != but)?;
+        Some(format!(
+            "volume '{source}' is being restored from '{target}': `tidemark local-pair show {target}` tells how far that is"
+        ))
+    }
+
     fn get(&self, target: &str) -> Result<Arc<Held>, ErrorBody> {
         self.of_target(target).ok_or_else(|| {
             not_found(format!(
@@ -116,12 +132,7 @@ impl Appliance {
         if let Some(held) = self.local_pairs.of_target(name) {
             return Some(Self::serve_target(&held));
         }
-        let restored = self.local_pairs.of_source(name);
-        let restored = restored.iter().find(|held| held.pair.state() == State::Reverse)?;
-        let target = restored.pair.target().name.clone();
-        Some(Err(format!(
-            "volume '{name}' is being restored from '{target}': `tidemark local-pair show {target}` tells how far that is"
-        )))
+        self.local_pairs.restored(name).map(Err)
     }
 
     fn serve_target(held: &Held) -> Result<Arc<dyn Export>, String> {

@@ -18,7 +18,7 @@ use super::Held;
 use super::checks::told;
 use super::commands::close;
 use super::copying::{RETRY, lasts};
-use crate::roles::appliance::Appliance;
+use crate::roles::appliance::{Appliance, refused};
 use crate::roles::volumes::refuse_connected;
 
 /// How often it is looked whether the updater is there.
@@ -35,6 +35,10 @@ impl Appliance {
         let (source, volume) = (self.volume(&record.source)?, self.volume(target)?);
         self.refuse_being_restored(&record.source)?;
         self.refuse_half_restored(target)?;
+        // Two at once would leave a source that is neither, and targets that follow it without knowing what differs.
+        if let Some(reason) = self.local_pairs.restored_from_other(&record.source, target) {
+            return Err(refused(reason));
+        }
         // When it is restored, the target follows again, and is overwritten.
         self.refuse_backed_up(&held)?;
         refuse_connected(&record.source, &source, Some("it would change under them"))?;

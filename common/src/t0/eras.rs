@@ -27,8 +27,9 @@ use crate::record::{FrameError, MarkerRecord};
 use crate::storage::Disk;
 use crate::wire::message::VolumeSpec;
 
-/// Numbers of eras leave room between them, because one may have to begin before another that is not yet reached.
-const STEP: u64 = 1 << 20;
+/// Numbers of eras leave room between them, because one may have to begin before another that is not yet reached, and the next before that:
+/// each time half of the room is left. It lasts for forty in a row, and for sixteen million one behind the other.
+const STEP: u64 = 1 << 40;
 /// Indexes kept of places before the newest: an image of an older moment reads twice a part like this of what lies before it, at most. What they
 /// hold of the same stretch is on the disk once for each doubling of their distance.
 pub const INDEXES_MAX: usize = 32;

@@ -453,6 +453,15 @@ fn what_a_volume_holds_is_never_taken_for_a_batch() {
     assert!(SideFile::open(&disk, &path, GroupId([1; 16]), 1, &mut |_, _| {}).is_err(), "another group's");
 }
 
+/// Whoever looks for the last good moment goes back from marker to marker, and may keep all images.
+#[test]
+fn many_images_may_begin_each_before_the_last() {
+    let rig = Rig::new(64 << 20);
+    let begin = |place| rig.eras.begin(&rig.eras.hold(at(place)), &BTreeSet::from([VOLUME])).map(|joined| joined.era);
+    let numbers: Vec<u64> = (2..34).rev().map(|place| begin(place).unwrap()).collect();
+    assert!(numbers.windows(2).all(|pair| pair[1] < pair[0]), "{numbers:?}");
+}
+
 #[test]
 fn an_image_may_begin_before_one_that_is_not_reached_yet() {
     let rig = Rig::new(64 << 20);

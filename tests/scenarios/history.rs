@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
 use tidemark_common::api::types::{
     FailoverReport, HistoryStatus, ImageStatus, LostTail, MarkerInfo, PairState, RejoinReport, Role, VerifyReport,
 };
@@ -168,6 +169,41 @@ fn a_failover_to_an_older_marker_keeps_what_came_after_and_the_pair_works_again(
     let compared: VerifyReport = pair.west.json(&["verify", GROUP, "--to", "east"]);
     assert_eq!(compared.different_bytes, 0, "{compared:?}");
     assert_legal("the end", &pair.history.writes(), &pair.image(&pair.west), Bounds::EVERYTHING_ACKED);
+}
+
+/// A target that was split at a marker that a failover leaves behind has what its source never will have: a resync knows that.
+#[test]
+fn a_target_of_a_later_split_is_made_equal_after_a_failover_to_an_older_marker() {
+    let mut pair = Pair::paired(&Setup::one_volume("v", 16 * MIB, 909));
+    write_noise(&pair.east, "v", 0, 16 * MIB, 1);
+    keep(&pair, "1h");
+    let older = pair.settle().to_string();
+    write_noise(&pair.east, "v", 4 * MIB, 2 * MIB, 2);
+    pair.settle();
+    pair.west.ok(&["volume", "create", "t", "--size", "16MiB"]);
+    pair.west.ok(&["local-pair", "create", "v", "--target", "t", "--rate", "1GiB"]);
+    pair.west.ok(&["local-pair", "split", "t"]);
+    let wait_shown = |pair: &Pair, wanted: LocalPairState| {
+        wait_until("nothing to differ", LIMIT, || {
+            let shown: LocalPairStatus = pair.west.json(&["local-pair", "show", "t"]);
+            check(shown.state == wanted && shown.differential_bytes == 0, || format!("{shown:?}"))
+        });
+    };
+    wait_shown(&pair, LocalPairState::Split);
+    let all = |pair: &Pair, volume: &str| pair.west.open(volume).read_all().expect("read");
+    let image = all(&pair, "t");
+    pair.east.kill9();
+    let _: FailoverReport = pair.west.json(&["failover", GROUP, "--force", "--at", &older]);
+    // The journal's places behind that marker are used again.
+    write_noise(&pair.west, "v", 9 * MIB, MIB, 3);
+    assert!(all(&pair, "t") == image, "the target is another");
+    wait_until("the resync", LIMIT, || {
+        let outcome = pair.west.cli(&["local-pair", "resync", "t"]);
+        check(outcome.code == 0, || outcome.stderr)
+    });
+    wait_shown(&pair, LocalPairState::Pair);
+    pair.west.ok(&["local-pair", "split", "t"]);
+    assert!(all(&pair, "t") == all(&pair, "v"), "the target is not its source");
 }
 
 /// Whenever a failover to an older marker dies, the copy is what it was, or that marker; it is asked for again and is there.

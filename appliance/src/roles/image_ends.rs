@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use tidemark_common::api::types::ErrorBody;
 use tidemark_common::catalog::{Batch, ImageRecord, ImageRecords};
 use tidemark_common::ids::GroupId;
+use tidemark_common::journal::Position;
 use tidemark_common::t0::ErasWatch;
 
 use super::appliance::{Appliance, failed};
@@ -86,6 +87,10 @@ impl ErasWatch for Appliance {
         for held in held.iter().filter(|held| held.record.read().parts().any(uses)) {
             self.break_image(held, group, reason);
         }
+    }
+
+    fn on_cut(&self, group: GroupId, place: Position) -> Result<(), String> {
+        self.local_pairs_cut(group, place)
     }
 
     fn on_all_reached(&self, group: GroupId) -> Result<(), String> {

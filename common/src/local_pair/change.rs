@@ -4,12 +4,13 @@
 //! A host's write that is under way when its target stops being an image would land unmarked behind a resync: whoever takes the
 //! image away waits for it first.
 
-use super::bits::Bits;
+use super::bits::{Bits, range};
 use super::error::LocalPairError;
-use super::pair::LocalPair;
-use super::states::{Event, stands};
+use super::pair::{LocalPair, place};
+use super::states::{Event, follows, stands};
 use crate::catalog::{LocalPairRecord, LocalPairStateRecord as State};
 use crate::extent::Extent;
+use crate::journal::Position;
 
 impl LocalPair {
     /// `local-pair resync`: everything that may differ is copied from the source.
@@ -132,6 +133,24 @@ impl LocalPair {
     /// [`LocalPairError::Catalog`].
     pub fn on_all_reached(&self) -> Result<(), LocalPairError> {
         self.change(|record, _| Ok(LocalPairRecord { begin: None, ..record.clone() }))
+    }
+
+    /// What lies behind a place is about to be cut from the journal. A target that was split at a later one has what the source will never have
+    /// now: nobody knows what differs. And what comes in its place in the journal is to be marked.
+    ///
+    /// # Errors
+    /// [`LocalPairError::Catalog`].
+    pub fn on_cut(&self, at: Position) -> Result<(), LocalPairError> {
+        let is_later = |record: &LocalPairRecord| place(record).is_some_and(|split| split > at);
+        if !is_later(&self.record()) {
+            return Ok(());
+        }
+        self.change(|record, bits| {
+            if !follows(record.state) {
+                bits.source.mark(range(0, record.size));
+            }
+            Ok(LocalPairRecord { begin: None, ..record.clone() })
+        })
     }
 
     /// Ends the pair: its record goes first.

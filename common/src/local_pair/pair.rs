@@ -123,7 +123,8 @@ pub fn era_user(record: &LocalPairRecord) -> Option<EraUser> {
     Some(EraUser { era: record.era?, begin, volumes: BTreeSet::from([VolumeIndex(record.source_index)]) })
 }
 
-fn place(record: &LocalPairRecord) -> Option<Position> {
+/// Where in the journal its split lies; `None` also when the volumes had reached that before places lost their meaning.
+pub(super) fn place(record: &LocalPairRecord) -> Option<Position> {
     record.begin.map(|(segment, offset)| Position { segment, offset })
 }
 

@@ -618,3 +618,21 @@ fn nothing_is_kept_for_a_pair_that_cannot_go_on() {
     assert_eq!(rig.pair().state(), State::Error);
     rig.check_resync();
 }
+
+/// A failover to an older marker cuts the journal before the split: the source never gets what the target has, and the places are used again.
+#[test]
+fn a_resync_behind_a_cut_before_the_split_copies_everything() {
+    let mut rig = Rig::new(64 << 20);
+    rig.write(0, SIZE, 1).unwrap();
+    rig.split().unwrap();
+    rig.drain();
+    rig.pair().on_cut(at(2)).unwrap();
+    assert_eq!(rig.pair().figures().source_changed_bytes, 0, "the split is not behind it");
+    rig.pair().on_cut(at(1)).unwrap();
+    assert_eq!(rig.pair().figures().source_changed_bytes, SIZE.div_ceil(1 << 16) << 16);
+    let extent = Extent { volume: SOURCE, offset: 0, length: SIZE };
+    rig.source.fill(9);
+    rig.running.apply(0, extent, 9).unwrap();
+    rig.check("the target is the image still");
+    rig.check_resync();
+}

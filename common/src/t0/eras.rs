@@ -92,6 +92,11 @@ pub trait ErasWatch: Send + Sync + 'static {
     /// An era ended because what its images need could not be saved: they answer with errors from now on. The era's own file
     /// is gone already, which is how a restart knows it.
     fn on_era_ended(&self, group: GroupId, era: u64, reason: &str);
+    /// What lies behind a place is about to be cut from the journal, whose places there are used again: durably, before this returns.
+    ///
+    /// # Errors
+    /// What happened.
+    fn on_cut(&self, group: GroupId, place: Position) -> Result<(), String>;
     /// Places in the journal are about to lose their meaning, and all eras lie behind: durably, before this returns.
     ///
     /// # Errors

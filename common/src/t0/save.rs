@@ -164,14 +164,16 @@ impl Eras {
     /// What lies behind a place is about to be cut from the journal: eras that begin there have no moment any more.
     ///
     /// # Errors
-    /// What the disk said; some of them are still there then.
+    /// What the disk said, or who is told; some of them may still be there then.
     pub fn end_after(&self, place: Position, reason: &str) -> io::Result<()> {
         let _window = self.window();
         loop {
             let later = self.state.read().eras.iter().rev().find(|era| era.begin > place).map(|era| era.number);
-            let Some(number) = later else { return Ok(()) };
+            let Some(number) = later else { break };
             self.end(number, reason)?;
         }
+        let watch = self.watch.get().and_then(Weak::upgrade);
+        watch.map_or(Ok(()), |watch| watch.on_cut(self.parts.group, place)).map_err(io::Error::other)
     }
 
     fn end_oldest(&self, reason: &str) -> io::Result<()> {

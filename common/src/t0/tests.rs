@@ -59,6 +59,10 @@ impl ErasWatch for Told {
         self.0.lock().push((era, reason.to_owned()));
     }
 
+    fn on_cut(&self, _: GroupId, _: Position) -> Result<(), String> {
+        Ok(())
+    }
+
     fn on_all_reached(&self, _: GroupId) -> Result<(), String> {
         Ok(())
     }

@@ -22,7 +22,8 @@ use tidemark_common::api::local_pair::types::{LocalPairCreate, LocalPairSplit, L
 use tidemark_common::api::types::ErrorBody;
 use tidemark_common::catalog::LocalPairStateRecord as State;
 use tidemark_common::ids::GroupId;
-use tidemark_common::local_pair::{LocalPair, TargetVolume};
+use tidemark_common::journal::Position;
+use tidemark_common::local_pair::{LocalPair, LocalPairError, TargetVolume};
 use tidemark_common::nbd::Export;
 use tidemark_common::t0::BlockExport;
 use tokio::sync::Semaphore;
@@ -196,9 +197,22 @@ impl Appliance {
 
     /// Places in the journal lose their meaning.
     pub(crate) fn local_pairs_all_reached(&self, group: GroupId) -> Result<(), String> {
+        self.tell_local_pairs(group, LocalPair::on_all_reached)
+    }
+
+    /// What lies behind a place is cut from the journal.
+    pub(crate) fn local_pairs_cut(&self, group: GroupId, place: Position) -> Result<(), String> {
+        self.tell_local_pairs(group, |pair| pair.on_cut(place))
+    }
+
+    fn tell_local_pairs(
+        &self,
+        group: GroupId,
+        tell: impl Fn(&LocalPair) -> Result<(), LocalPairError>,
+    ) -> Result<(), String> {
         for held in self.local_pairs.of_group(group, None) {
             let told = |error| format!("local pair '{}': {error}", held.pair.target().name);
-            held.pair.on_all_reached().map_err(told)?;
+            tell(&held.pair).map_err(told)?;
         }
         Ok(())
     }

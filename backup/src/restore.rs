@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::archive::read::{Found, FoundKind, Taker};
 use crate::attributes;
+use crate::digest::Digest;
 use crate::manifest::{KindSaid, Manifest, MemberSaid};
 use crate::plan::Meta;
 use crate::source::{Source, inside, verify_telling};
@@ -121,6 +122,9 @@ pub fn to_volumes(
     volumes.begin(&ranges)?;
     let mut taker = ToVolumes { members, onto, volumes, current: None, restored: Restored::default() };
     source.walk(&mut taker).map_err(|error| error.to_string())?;
+    if taker.restored.members < taker.members.len() {
+        return Err("the backup changed while it was restored: some of its members are gone".into());
+    }
     taker.volumes.complete()?;
     Ok(taker.restored)
 }
@@ -129,15 +133,15 @@ struct ToVolumes<'a> {
     members: Vec<MemberSaid>,
     onto: Option<&'a str>,
     volumes: &'a mut dyn VolumeWriter,
-    /// The member being restored, and how far it is.
-    current: Option<(MemberSaid, u64)>,
+    /// The member being restored, how far it is, and what was read of it.
+    current: Option<(MemberSaid, u64, Digest)>,
     restored: Restored,
 }
 
 impl ToVolumes<'_> {
     /// Holes are part of the image: what was written there since goes.
     fn hole_up_to(&mut self, at: u64) -> Result<(), String> {
-        let Some((member, done)) = &mut self.current else { return Ok(()) };
+        let Some((member, done, _)) = &mut self.current else { return Ok(()) };
         let volume = self.onto.unwrap_or(&member.volume);
         if at > *done {
             self.volumes.zero(volume, member.offset.unwrap_or(0) + *done, at - *done)?;
@@ -150,29 +154,33 @@ impl ToVolumes<'_> {
 impl Taker for ToVolumes<'_> {
     fn begin(&mut self, found: &Found) -> Result<(), String> {
         let member = self.members.iter().find(|member| member.name == found.name);
-        self.current = member.map(|member| (member.clone(), 0));
+        self.current = member.map(|member| (member.clone(), 0, Digest::default()));
         Ok(())
     }
 
     fn data(&mut self, at: u64, bytes: &[u8]) -> Result<(), String> {
         self.hole_up_to(at)?;
-        let Some((member, done)) = &mut self.current else { return Ok(()) };
+        let Some((member, done, digest)) = &mut self.current else { return Ok(()) };
         let end = at.saturating_add(bytes.len() as u64);
         if end > member.size {
             return Err(format!("{} changed while it was restored", member.name));
         }
         self.volumes.write(self.onto.unwrap_or(&member.volume), member.offset.unwrap_or(0) + at, bytes)?;
+        digest.add(at, bytes);
         *done = end;
         self.restored.data_bytes += bytes.len() as u64;
         Ok(())
     }
 
     fn end(&mut self) -> Result<(), String> {
-        if let Some(size) = self.current.as_ref().map(|(member, _)| member.size) {
-            self.hole_up_to(size)?;
-            self.restored.members += 1;
+        let Some(size) = self.current.as_ref().map(|(member, ..)| member.size) else { return Ok(()) };
+        self.hole_up_to(size)?;
+        let Some((member, _, digest)) = self.current.take() else { return Ok(()) };
+        // Since it was verified it was read again: perhaps another file by now, or another answer of its disk.
+        if digest.finish(size) != member.blake3 {
+            return Err(format!("{} is not what it was when it was verified: verify the backup again", member.name));
         }
-        self.current = None;
+        self.restored.members += 1;
         Ok(())
     }
 }

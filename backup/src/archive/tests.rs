@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -358,6 +358,54 @@ fn who_is_told_of_the_verification_may_end_it_before_anything_is_changed() {
     // All of it, and tar's headers.
     let total = source.bytes().unwrap();
     assert!(onto.verified < total && total == std::fs::metadata(path).unwrap().len(), "{total}");
+}
+
+/// Volumes, and a backup that is altered when it was verified and is about to be restored to them.
+struct Altering {
+    onto: Memory,
+    path: PathBuf,
+    complete: bool,
+}
+
+impl VolumeWriter for Altering {
+    fn size(&self, volume: &str) -> Option<u64> {
+        self.onto.size(volume)
+    }
+
+    fn verifying(&mut self, done_bytes: u64, total_bytes: Option<u64>) -> Result<(), String> {
+        self.onto.verifying(done_bytes, total_bytes)
+    }
+
+    fn write(&mut self, volume: &str, offset: u64, bytes: &[u8]) -> Result<(), String> {
+        self.onto.write(volume, offset, bytes)
+    }
+
+    fn zero(&mut self, volume: &str, offset: u64, length: u64) -> Result<(), String> {
+        self.onto.zero(volume, offset, length)
+    }
+
+    fn begin(&mut self, ranges: &Ranges) -> Result<(), String> {
+        let mut bytes = std::fs::read(&self.path).unwrap();
+        bytes[40_000] ^= 1;
+        std::fs::write(&self.path, bytes).unwrap();
+        self.onto.begin(ranges)
+    }
+
+    fn complete(&mut self) -> Result<(), String> {
+        self.complete = true;
+        self.onto.complete()
+    }
+}
+
+#[test]
+fn what_is_not_what_was_verified_is_not_called_restored() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("backup");
+    archive(&path, &images(&[("a", volume(&[Some(1); 4]))]), &[set("s", &["a"])], Order::Given);
+    let mut onto = Altering { onto: Memory::default(), path: path.clone(), complete: false };
+    onto.onto.volumes.insert("a".into(), vec![3; 65536]);
+    let why = to_volumes(&Source::Path(path), None, None, &mut onto).unwrap_err();
+    assert!(why.contains("s/a is not what it was") && !onto.complete, "{why}");
 }
 
 /// The first bytes of volume `a` as a file of a directory.

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tidemark_common::api::backup::types::{BackupInfo, BackupState};
@@ -225,5 +226,58 @@ fn a_source_is_not_restored_from_a_target_that_a_backup_reads() {
     wait_until("the source to be restored", LIMIT, || {
         let shown: LocalPairStatus = site.side.json(&["local-pair", "show", "t"]);
         if shown.state == LocalPairState::Pair { Ok(()) } else { Err(format!("{shown:?}")) }
+    });
+}
+
+/// Ends a thread, also when what it runs beside fails.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// A host writes to one target, and when that is answered to the other. A backup of both has what the first had by then, whenever it begins.
+#[test]
+fn targets_that_are_backed_up_together_are_of_one_moment() {
+    let site = site(1, "1GiB", "t:0+4096");
+    let side = &site.side;
+    side.ok(&["volume", "create", "u", "--size", "1MiB"]);
+    side.ok(&["local-pair", "create", "a", "--target", "u", "--rate", "1GiB"]);
+    side.ok(&["local-pair", "split", "u"]);
+    side.ok(&["set", "create", "both", "t:0+4096", "u:0+4096"]);
+    let to = site.folder().display().to_string();
+    let (mut first, mut second) = (side.open("t"), side.open("u"));
+    for host in [&mut first, &mut second] {
+        host.write(0, &[0; 4096]).expect("write to a target");
+    }
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let ending = Ending(&ended);
+        scope.spawn(|| {
+            for number in 1_u64.. {
+                first.write(0, &number.to_le_bytes().repeat(512)).expect("write to the first");
+                second.write(0, &number.to_le_bytes().repeat(512)).expect("write to the second");
+                if ended.load(Ordering::Acquire) {
+                    break;
+                }
+            }
+        });
+        let number = |name: &str, target: &str| {
+            let path = site.folder().join(name).join(format!("both/{target}@0+4096"));
+            let bytes = std::fs::read(path).expect("read a raw file");
+            u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"))
+        };
+        let all: Vec<(u64, u64)> = (0..8)
+            .map(|round| {
+                let name = format!("b{round}");
+                side.ok(&["backup", "create", &name, "--set", "both", "--to", &to, "--wait"]);
+                (number(&name, "t"), number(&name, "u"))
+            })
+            .collect();
+        drop(ending);
+        assert!(all.iter().all(|(first, second)| first == second || *first == second + 1), "{all:?}");
+        assert!(all.iter().any(|(first, _)| *first > 1), "the host wrote meanwhile: {all:?}");
     });
 }

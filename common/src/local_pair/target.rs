@@ -166,6 +166,11 @@ impl LocalPair {
     /// [`LocalPairError`].
     pub fn begin_image(&self) -> Result<Joined, LocalPairError> {
         let _nobody_writes = self.hold_writes();
+        self.begin_image_now()
+    }
+
+    /// The same, of one that nobody writes.
+    fn begin_image_now(&self) -> Result<Joined, LocalPairError> {
         let saves = &self.parts.saves;
         let before = saves.applied_position();
         let at = Position { offset: before.offset + 1, ..before };
@@ -194,6 +199,29 @@ impl LocalPair {
         now.bits = bits;
         Ok(())
     }
+}
+
+/// Images of several targets, all of one moment: a host's write to one of them, answered before it wrote to another, is in the image of the first when
+/// that to the other is in the other's. Each comes once.
+///
+/// # Errors
+/// [`LocalPairError`], and of which target; none has begun then.
+pub fn begin_images(pairs: &[&LocalPair]) -> Result<Vec<Joined>, (String, LocalPairError)> {
+    // In one order, whoever asks: two at once do not wait for each other.
+    let mut order = pairs.to_vec();
+    order.sort_by(|one, other| one.parts.target.name.cmp(&other.parts.target.name));
+    let _nobody_writes: Vec<_> = order.iter().map(|pair| pair.hold_writes()).collect();
+    let mut begun: Vec<(&LocalPair, Joined)> = Vec::new();
+    for pair in pairs.iter().copied() {
+        match pair.begin_image_now() {
+            Ok(joined) => begun.push((pair, joined)),
+            Err(error) => {
+                begun.iter().for_each(|(pair, joined)| pair.parts.saves.leave(joined.era));
+                return Err((pair.parts.target.name.clone(), error));
+            }
+        }
+    }
+    Ok(begun.into_iter().map(|(_, joined)| joined).collect())
 }
 
 impl BlockVolume for TargetVolume {

@@ -123,14 +123,13 @@ impl Appliance {
         }
         let taken = self.images_of_groups(backup, &groups).await?;
         let mut moment = Moment { images: Images::new(), said: Vec::new(), held: Vec::new(), wait_for: Vec::new() };
-        for target in targets {
-            let (held, said, images) = tokio::task::block_in_place(|| Self::image_of_target(&target, how))?;
+        for (held, said, images) in tokio::task::block_in_place(|| Self::images_of_targets(&targets, how))? {
             moment.held.push(held);
             say_once(&mut moment.said, said);
             moment.images.extend(images);
-            if how == WhileDifferential::Wait {
-                moment.wait_for.push(Arc::clone(&target.pair));
-            }
+        }
+        if how == WhileDifferential::Wait {
+            moment.wait_for.extend(targets.iter().map(|target| Arc::clone(&target.pair)));
         }
         for (held, said, images) in taken {
             moment.held.push(held);

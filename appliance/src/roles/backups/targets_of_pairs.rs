@@ -11,9 +11,10 @@ use tidemark_backup::stop::Stop;
 use tidemark_common::api::backup::types::WhileDifferential;
 use tidemark_common::catalog::LocalPairStateRecord;
 use tidemark_common::ids::GroupId;
-use tidemark_common::local_pair::RedirectFile;
 use tidemark_common::local_pair::bits::VOLUME;
-use tidemark_common::t0::{Image, ImageVolume};
+use tidemark_common::local_pair::target::begin_images;
+use tidemark_common::local_pair::{LocalPair, RedirectFile};
+use tidemark_common::t0::{Image, ImageVolume, Joined};
 
 use super::moment::{Held, Moment, VolumeImage};
 use crate::roles::appliance::Appliance;
@@ -23,9 +24,19 @@ use crate::roles::local_pairs::Held as Paired;
 const LOOK: Duration = Duration::from_millis(20);
 
 impl Appliance {
-    /// The image of a target as it is now.
-    pub(super) fn image_of_target(paired: &Paired, how: WhileDifferential) -> Result<(Held, Said, Images), String> {
-        let (pair, record) = (&paired.pair, paired.pair.record());
+    /// The images of targets as they are now, all of one moment.
+    pub(super) fn images_of_targets(
+        targets: &[Arc<Paired>],
+        how: WhileDifferential,
+    ) -> Result<Vec<(Held, Said, Images)>, String> {
+        targets.iter().try_for_each(|paired| Self::check_image_of_target(paired))?;
+        let pairs: Vec<&LocalPair> = targets.iter().map(|paired| &*paired.pair).collect();
+        let begun = begin_images(&pairs).map_err(|(target, error)| format!("volume '{target}': {error}"))?;
+        Ok(targets.iter().zip(begun).map(|(paired, joined)| Self::image_of_target(paired, how, joined)).collect())
+    }
+
+    fn check_image_of_target(paired: &Paired) -> Result<(), String> {
+        let record = paired.pair.record();
         let target = &record.target;
         if let Some(missing) = &paired.missing {
             return Err(format!("volume '{target}' cannot be used: {missing}"));
@@ -36,7 +47,12 @@ impl Appliance {
                 record.source
             ));
         }
-        let joined = pair.begin_image().map_err(|error| format!("volume '{target}': {error}"))?;
+        Ok(())
+    }
+
+    fn image_of_target(paired: &Paired, how: WhileDifferential, joined: Joined) -> (Held, Said, Images) {
+        let (pair, record) = (&paired.pair, paired.pair.record());
+        let target = &record.target;
         let saves = Arc::clone(pair.saves());
         let held = Held::new(GroupId(record.id), &saves, joined.era);
         let size = pair.target().size();
@@ -47,7 +63,7 @@ impl Appliance {
         let time = jiff::Timestamp::from_nanosecond(record.marker_ns.into()).unwrap_or_default();
         let volumes = vec![VolumeSaid { name: target.clone(), size }];
         let said = Said { group: record.group.clone(), marker: record.marker, time, volumes };
-        Ok((held, said, [(target.clone(), readable)].into()))
+        (held, said, [(target.clone(), readable)].into())
     }
 
     /// Waits until targets lack nothing, when that was asked for.

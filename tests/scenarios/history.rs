@@ -128,6 +128,14 @@ fn a_failover_to_an_older_marker_keeps_what_came_after_and_the_pair_works_again(
     assert_cloned(&pair, "older", &held[0]);
     let older = read(&pair, "older");
     assert_cloned(&pair, "later", &held[3]);
+    for at in [&held[1], &held[3]] {
+        pair.west.ok(&["drill", "run", GROUP, "--marker", &at.marker.to_string()]);
+    }
+    let proven = |pair: &Pair| {
+        let drills = pair.west.status().drills.into_iter().find(|drills| drills.group == GROUP);
+        drills.and_then(|drills| drills.proven_marker)
+    };
+    assert_eq!(proven(&pair), Some(held[3].marker));
     pair.east.kill9();
     drop(load.join_broken());
 
@@ -145,6 +153,7 @@ fn a_failover_to_an_older_marker_keeps_what_came_after_and_the_pair_works_again(
     assert_eq!(reason("older"), None);
     assert!(reason("later").is_some_and(|reason| reason.contains("failover")), "its moment is no more: {images:?}");
     assert_eq!(read(&pair, "older"), older, "an image of an older moment stays");
+    assert_eq!(proven(&pair), Some(held[1].marker), "the later one cannot be had any more");
 
     let load = pair.load_on(&pair.west, 1);
     load.wait_acked(200);

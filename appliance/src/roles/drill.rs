@@ -18,10 +18,12 @@ use tidemark_common::api::types::{
 };
 use tidemark_common::catalog::{DrillRecord, DrillResultRecord, ImageKindRecord, ScheduleRecord};
 use tidemark_common::clock::{from_unix_ns, unix_ns};
+use tidemark_common::ids::MarkerNumber;
+use tidemark_common::markers::{info, marker_of};
 use tidemark_common::nbd::Export;
 use tokio_util::sync::CancellationToken;
 
-use super::appliance::{Appliance, failed, invalid, not_found, refused};
+use super::appliance::{Appliance, Engine, Group, failed, invalid, not_found, refused};
 use super::drill_check::{self, Checked};
 use super::drill_left;
 
@@ -486,14 +488,34 @@ impl Appliance {
         names.iter().map(|group| self.drills_of(group)).collect()
     }
 
+    /// Whether what a drill has proven is still a moment of its group: a failover to an older marker, or a return as the copy, leaves later ones
+    /// behind, and their numbers are given again.
+    fn is_of_history(&self, group: &Group, drill: &DrillRecord) -> bool {
+        let (newest, held) = match &*group.engine.read() {
+            Engine::Primary(primary) => (primary.marker(None), primary.marker(Some(drill.marker))),
+            Engine::Secondary(secondary) => {
+                let newest = secondary.permitted().map(|permitted| info(&permitted.marker));
+                (newest, secondary.state().markers.get(drill.marker).as_ref().map(info))
+            }
+            Engine::Fenced { .. } | Engine::Failed(_) => (None, None),
+        };
+        let kept = || self.catalog.marker(group.keeper.id(), MarkerNumber(drill.marker)).ok().flatten();
+        let held = held.or_else(|| kept().map(|kept| info(&marker_of(&kept))));
+        newest.is_none_or(|newest| newest.number >= drill.marker)
+            && held.is_none_or(|held| unix_ns(held.time) == drill.marker_ns)
+    }
+
     fn drills_of(&self, group: &str) -> GroupDrills {
-        let id = self.group(group).map(|group| group.keeper.id().0).unwrap_or_default();
+        let found = self.group(group).ok();
+        let id = found.as_ref().map(|found| found.keeper.id().0).unwrap_or_default();
         let (proven, last) = {
             let past = self.drills.past.lock();
             let ended =
                 past.values().filter(|drill| drill.group_id == id && drill.result != DrillResultRecord::Running);
-            let passed = ended.clone().filter(|drill| drill.result == DrillResultRecord::Passed);
-            (passed.max_by_key(|drill| drill.marker).cloned(), ended.max_by_key(|drill| drill.number).cloned())
+            let mut passed: Vec<_> = ended.clone().filter(|drill| drill.result == DrillResultRecord::Passed).collect();
+            passed.sort_unstable_by_key(|drill| std::cmp::Reverse(drill.marker));
+            let counts = |drill: &&DrillRecord| found.as_ref().is_none_or(|found| self.is_of_history(found, drill));
+            (passed.into_iter().find(counts).cloned(), ended.max_by_key(|drill| drill.number).cloned())
         };
         let time =
             proven.as_ref().and_then(|proven| jiff::Timestamp::from_nanosecond(i128::from(proven.marker_ns)).ok());

@@ -49,7 +49,13 @@ impl Source {
     /// [`ArchiveError`].
     pub fn walk(&self, taker: &mut dyn Taker) -> Result<Manifest, ArchiveError> {
         match self {
-            Self::Input => walk(io::stdin().lock(), taker),
+            Self::Input => {
+                let mut input = io::stdin().lock();
+                let manifest = walk(&mut input, taker)?;
+                // Behind the last member an archive is padded: whoever still writes that is not to find a reader gone.
+                io::copy(&mut input, &mut io::sink())?;
+                Ok(manifest)
+            }
             Self::Path(path) if path.is_dir() => walk_folder(path, taker),
             Self::Path(path) => walk(open(path)?, taker),
         }

@@ -226,9 +226,18 @@ fn a_pipe_that_stalls_or_breaks_off_is_told_and_holds_up_nobody() {
     // Who hangs up ends it.
     let mut creating = tidemark(&["backup", "create", "hung-up", "--set", "all", "--to", "-"], Stdio::null());
     drop(creating.stdout.take());
-    let _ = creating.wait().expect("its end");
+    let ended = creating.wait_with_output().expect("its end");
+    assert!(ended.status.code() == Some(1) && said(&ended).contains("hung up"), "{}", said(&ended));
     let backup = wait_state(&pair.east, "hung-up", |backup| backup.state.is_over());
     assert!(backup.state == BackupState::Failed && backup.reason.expect("a reason").contains("hung up"));
+    // A standard output that is full is said to be full.
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("open /dev/full");
+    let mut creating = Command::new(binary());
+    creating.args(["backup", "create", "full", "--set", "all", "--to", "-", "--wait"]);
+    creating.arg("--dir").arg(pair.east.directory()).stdin(Stdio::null()).stdout(full);
+    let ended = creating.output().expect("its end");
+    assert!(ended.status.code() == Some(1) && said(&ended).contains("No space left"), "{}", said(&ended));
+    assert!(!said(&ended).contains("hung up"), "{}", said(&ended));
     pair.assert_copy_equals();
 }
 

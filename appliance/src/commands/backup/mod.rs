@@ -223,8 +223,14 @@ const LOOK_FOR_END: std::time::Duration = std::time::Duration::from_millis(20);
 
 async fn take_stream(service: &Service, name: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
-    let taken = service.client.backup_stream(name, |piece| stdout.write_all(piece)).await?;
-    let taken = taken.and_then(|()| stdout.flush());
+    let mut unwritten = None;
+    let take = |piece: &[u8]| stdout.write_all(piece).inspect_err(|error| unwritten = Some(not_written(error)));
+    let taken = service.client.backup_stream(name, take).await?;
+    if taken.is_ok()
+        && let Err(error) = stdout.flush()
+    {
+        unwritten = Some(not_written(&error));
+    }
     // A stream that ends early is said by the backup's own record, which comes after the last byte.
     let mut backup = service.client.backup(name).await?;
     for _ in 0..LOOKS_FOR_END {
@@ -234,9 +240,12 @@ async fn take_stream(service: &Service, name: &str) -> Result<(), Failure> {
         tokio::time::sleep(LOOK_FOR_END).await;
         backup = service.client.backup(name).await?;
     }
+    if let Some(why) = unwritten {
+        // The service only sees that nobody reads any more.
+        return Err(Failure::Here(anyhow::anyhow!("backup '{name}': {why}")));
+    }
     match (taken, backup.state) {
         (Ok(()), BackupState::Done) => Ok(()),
-        (Err(error), _) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(error.into()),
         (taken, _) => {
             // Of one that is done, this is no reason.
             let reason = backup.reason.filter(|_| backup.state != BackupState::Done);
@@ -244,6 +253,15 @@ async fn take_stream(service: &Service, name: &str) -> Result<(), Failure> {
             Err(Failure::Here(anyhow::anyhow!("backup '{name}': {}", why.unwrap_or_else(|| "it broke off".into()))))
         }
     }
+}
+
+/// Why an archive did not get where it was to go, which this command alone knows.
+fn not_written(error: &std::io::Error) -> String {
+    let what = match error.kind() {
+        std::io::ErrorKind::BrokenPipe => "whoever read it hung up".to_owned(),
+        _ => error.to_string(),
+    };
+    format!("the archive cannot be written to the standard output ({what}): what came out there is no backup")
 }
 
 fn over(service: &Service, backup: &BackupInfo) -> Result<(), Failure> {

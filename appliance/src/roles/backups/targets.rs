@@ -25,6 +25,10 @@ const READER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes handed over at once.
 const PIECE_BYTES: usize = 256 << 10;
 
+/// Said of a stream whose reader is gone; why it went, only the reader knows.
+const HUNG_UP: &str =
+    "whoever read the stream hung up, or could not write it where it was to go: the command that read it says which";
+
 /// Pieces of an archive, or why it ends early.
 pub(super) type Pieces = Sender<io::Result<Vec<u8>>>;
 
@@ -104,7 +108,7 @@ impl Stream {
                     place.send(Ok(piece));
                     return Ok(());
                 }
-                Ok(Err(_)) => return Err(io::Error::new(io::ErrorKind::BrokenPipe, "whoever read the stream hung up")),
+                Ok(Err(_)) => return Err(io::Error::new(io::ErrorKind::BrokenPipe, HUNG_UP)),
             }
         }
     }

@@ -48,6 +48,42 @@ fn a_backing_that_another_appliance_holds_is_refused_and_free_when_that_one_dies
     assert_eq!(one.open("a").read(4096, 4096).expect("read"), [2; 4096]);
 }
 
+/// A name that is misspelt would otherwise be a sparse file in memory.
+#[test]
+fn nothing_is_made_below_dev() {
+    let cluster = Cluster::new();
+    let one = cluster.running("one");
+    for folder in ["/dev", "/dev/shm"] {
+        let path = format!("{folder}/tidemark-misspelt-{}", std::process::id());
+        let reason = one.refuses(&["volume", "create", "a", "--size", "1MiB", "--backing", &path]);
+        let made = std::path::Path::new(&path).exists();
+        let _ = std::fs::remove_file(&path);
+        assert!(!made && reason.contains(&path) && reason.contains("no block device"), "{reason}");
+        // Nor through another name of that folder.
+        let file = cluster.join("link");
+        std::os::unix::fs::symlink(folder, &file).expect("a link");
+        let linked = file.join("tidemark-misspelt").display().to_string();
+        let reason = one.refuses(&["volume", "create", "a", "--size", "1MiB", "--backing", &linked]);
+        std::fs::remove_file(&file).expect("remove the link");
+        assert!(reason.contains("no block device"), "{reason}");
+    }
+    assert!(one.status().volumes.is_empty());
+}
+
+#[test]
+fn what_stays_of_a_volume_is_said_when_it_is_deleted() {
+    let cluster = Cluster::new();
+    let one = cluster.running("one");
+    let path = cluster.join("disk.img").display().to_string();
+    one.ok(&["volume", "create", "a", "--size", "1MiB", "--backing", &path]);
+    one.ok(&["volume", "create", "b", "--size", "1MiB"]);
+    let said = one.cli(&["volume", "delete", "a"]);
+    assert!(said.code == 0 && said.stderr.contains("stays") && said.stderr.contains(&path), "{}", said.stderr);
+    assert!(std::path::Path::new(&path).exists());
+    let said = one.cli(&["volume", "delete", "b"]);
+    assert!(said.code == 0 && !said.stderr.contains("stays"), "{}", said.stderr);
+}
+
 /// A loop device over a file, for as long as it lives.
 struct Loop(String);
 

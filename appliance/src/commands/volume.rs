@@ -1,6 +1,6 @@
 //! `tidemark volume`: block address spaces served over NBD.
 
-use std::path::{PathBuf, absolute};
+use std::path::{Path, PathBuf, absolute};
 
 use anyhow::Context;
 use clap::Subcommand;
@@ -100,8 +100,15 @@ async fn list(service: &Service) -> Result<(), Failure> {
 }
 
 async fn delete(service: &Service, name: &str) -> Result<(), Failure> {
+    let volumes = service.client.status().await?.volumes;
+    let backing = volumes.into_iter().find(|volume| volume.name == name).map(|volume| volume.backing);
     service.client.volume_delete(name).await?;
-    output::done(service.json, &serde_json::json!({ "name": name }), |_| format!("volume '{name}' is deleted"))
+    // What the appliance made itself is gone by now. Both are on one machine: they speak over a socket of it.
+    let stays = backing.filter(|backing| Path::new(backing).exists());
+    output::done(service.json, &serde_json::json!({ "name": name, "stays": stays }), |_| match &stays {
+        Some(backing) => format!("volume '{name}' is deleted; what was behind it stays as it is: {backing}"),
+        None => format!("volume '{name}' is deleted"),
+    })
 }
 
 async fn offer(service: &Service, name: &str, group: Option<String>) -> Result<(), Failure> {

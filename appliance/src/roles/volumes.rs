@@ -162,6 +162,9 @@ impl Appliance {
 
     fn backing(&self, path: &Path, record: &VolumeRecord) -> Result<(Arc<dyn DiskFile>, Claim), ErrorBody> {
         let at = |action: &str, error: std::io::Error| failed(format!("{action} {}: {error}", path.display()));
+        if !record.owned {
+            check_device(path)?;
+        }
         if record.owned && self.is_left_over(path)? {
             tracing::warn!(path = %path.display(), "an empty file that no volume names is made anew");
             self.disk.remove(path).map_err(|error| at("remove", error))?;
@@ -388,6 +391,20 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
     let inode = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino(), found.rdev())).ok();
     let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     real(one) == real(other) || inode(one).is_some_and(|one| inode(other) == Some(one))
+}
+
+/// What is made below /dev is memory, whatever its name was to say, and is gone with the machine's next start.
+fn check_device(path: &Path) -> Result<(), ErrorBody> {
+    let folder = || path.parent().and_then(|folder| fs::canonicalize(folder).ok());
+    let real = fs::canonicalize(path).ok().or_else(folder).unwrap_or_else(|| path.to_owned());
+    if !real.starts_with("/dev") || fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device()) {
+        return Ok(());
+    }
+    Err(refused(format!(
+        "{} is no block device, and a file below /dev lies in this machine's memory and is gone when it starts again: correct the path \
+         (`lsblk` lists the devices), or name a file on a disk",
+        path.display()
+    )))
 }
 
 fn check_size(size: u64) -> Result<(), ErrorBody> {

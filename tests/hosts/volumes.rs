@@ -82,7 +82,11 @@ fn a_volume_with_data_joins_and_leaves_a_running_pair() {
     let copy = std::fs::read(backing).expect("read the copy");
     assert!(copy[8192..12288].iter().all(|byte| *byte == 8) && copy[12288..].iter().all(|byte| *byte == 7));
 
-    pair.east.ok(&["group", "remove", GROUP, "--volume", "late"]);
+    let refused = pair.east.refuses(&["group", "remove", GROUP, "--volume", "late"]);
+    assert!(refused.contains("NBD connections") && refused.contains("--force"), "{refused}");
+    assert!(pair.east.group(GROUP).volumes.contains(&"late".to_owned()), "it is a member as before");
+    pair.east.ok(&["group", "remove", GROUP, "--volume", "late", "--force"]);
+    late.write(4096, &[8; 4096]).expect("its host goes on");
     assert_eq!(pair.east.group(GROUP).volumes, pair.volumes());
     let mut late = pair.east.open("late");
     late.write(0, &[9; 4096]).expect("a volume in no group is served");

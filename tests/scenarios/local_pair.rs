@@ -377,6 +377,16 @@ fn what_cannot_be_paired_is_refused_with_what_to_do() {
     east.ok(&["local-pair", "split", "t"]);
     refused(&["local-pair", "reverse", "t"], "still to be copied");
     refused(&["local-pair", "delete", "t"], "--force");
+    // Nor while a host has it open, also when it is complete.
+    east.ok(&["local-pair", "create", "b", "--target", "u"]);
+    wait_shown(east, "u", "a pair", |shown| shown.state == LocalPairState::Pair);
+    east.ok(&["local-pair", "split", "u"]);
+    wait_shown(east, "u", "complete", |shown| shown.differential_bytes == 0);
+    let host: Connection = east.open("u");
+    refused(&["local-pair", "delete", "u"], "NBD connections");
+    east.ok(&["local-pair", "delete", "u", "--force"]);
+    drop(host);
+    wait_alone(east, "u");
     refused(&["local-pair", "split", "t"], "state 'split'");
     // On the other side a copy may be a source as well, and stays one.
     let west = &pair.west;

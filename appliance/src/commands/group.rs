@@ -49,7 +49,14 @@ pub(crate) enum Command {
     /// Add a volume, also to a running and paired group
     Add(Member),
     /// Take a volume out of a group
-    Remove(Member),
+    Remove {
+        /// Which
+        #[command(flatten)]
+        member: Member,
+        /// Also while hosts are connected to it: what they write from then on is in no copy, marker or backup of the group
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 /// A group and one volume.
@@ -96,7 +103,9 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
             });
         }
         Command::Add(Member { group, volume }) => client.group_add(&group, &GroupVolume { volume }).await?,
-        Command::Remove(Member { group, volume }) => client.group_remove(&group, &volume).await?,
+        Command::Remove { member: Member { group, volume }, force } => {
+            client.group_remove(&group, &volume, force).await?
+        }
     };
     output::done(service.json, &group, |group: &GroupStatus| {
         format!("group '{}' has the volumes {}", group.name, group.volumes.join(", "))

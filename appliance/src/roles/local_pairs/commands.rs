@@ -139,6 +139,10 @@ impl Appliance {
         let record = held.pair.record();
         if !force {
             refuse_deletion(&held, &record)?;
+            if let Ok(volume) = self.volume(target) {
+                let why = "what they have open would be the image of nothing any more (--force does that, and they get errors meanwhile)";
+                refuse_connected(target, &volume, Some(why))?;
+            }
         }
         self.refuse_backed_up(&held)?;
         if let Ok(volume) = self.volume(target) {

@@ -83,7 +83,8 @@ async fn every_method_arrives_as_it_was_asked() {
         history: tidemark_common::history::History::default(),
     };
     assert_eq!(client.group_create(&group).await.unwrap().volumes, ["a"]);
-    assert_eq!(client.group_add("g", &GroupVolume { volume: text("c") }).await.unwrap().volumes, ["a", "b", "c"]);
+    let added = client.group_add("g", &GroupVolume { volume: text("c") }, true).await.unwrap();
+    assert_eq!(added.volumes, ["a", "b", "c"]);
     assert_eq!(client.group_remove("g", "a", true).await.unwrap().volumes, ["b"]);
     client.group_delete("h").await.unwrap();
     let west = PairTarget { to: text("west") };
@@ -109,7 +110,7 @@ async fn every_method_arrives_as_it_was_asked() {
         format!("volume_offer \"a\" {offer:?}"),
         text(r#"volume_resize "a" 1024"#),
         format!("{group:?}"),
-        text(r#"group_add "g" "c""#),
+        text(r#"group_add "g" "c" true"#),
         text(r#"group_remove "g" "a" true"#),
         text(r#"group_delete "h""#),
         text(r#"pair_create "g" "west""#),

@@ -69,6 +69,13 @@ impl Bitmap {
         }
     }
 
+    /// Takes away all marks of volumes that the other marks nothing of; whether there were any.
+    pub fn retain_volumes_of(&mut self, other: &Self) -> bool {
+        let before = self.bytes();
+        self.volumes.retain(|volume, _| other.volumes.contains_key(volume));
+        self.bytes() != before
+    }
+
     /// Whether nothing is marked.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -59,6 +59,7 @@ impl Pair {
     /// # Errors
     /// [`ShipError`]: nothing is sent.
     pub async fn begin(&self, welcome: &Welcome) -> Result<Feeder, ShipError> {
+        self.view.lock().journal_capacity_bytes = Some(welcome.journal_capacity_bytes);
         let plan = self.plan(welcome).await?;
         self.welcomed(welcome, &plan)?;
         let Plan { reader, copy } = plan;

@@ -25,6 +25,7 @@ use tidemark_common::extent::Extent;
 use tidemark_common::ids::{MarkerNumber, Seq, VolumeIndex};
 use tidemark_common::journal::{Journal, JournalError, Position};
 use tidemark_common::keeper::GroupKeeper;
+use tidemark_common::limits::REGION_BYTES;
 use tidemark_common::record::{Chain, FrameView};
 use tidemark_common::wire::message::Position as Remote;
 
@@ -187,6 +188,26 @@ impl Differences {
         self.keep(inner, next, pair)
     }
 
+    /// Volumes leave a group: what differs of all but `members` is nobody's any more. A copy that has begun passes it over by itself.
+    ///
+    /// # Errors
+    /// [`DifferencesError`].
+    pub fn keep_only(&self, members: &Bitmap) -> Result<(), DifferencesError> {
+        let inner = self.lock()?;
+        let mut pair = self.pair()?;
+        if pair.copy.as_ref().is_some_and(|copy| copy.number != 0) {
+            return Ok(());
+        }
+        let mut next = inner.clone();
+        if !next.keep_only(members) {
+            return Ok(());
+        }
+        if let Some(copy) = &mut pair.copy {
+            copy.total_bytes = next.bitmap.bytes();
+        }
+        self.keep(inner, next, pair)
+    }
+
     /// The other side's image is given up: the next copy is a first one, of what differs.
     ///
     /// # Errors
@@ -242,8 +263,8 @@ impl Differences {
         Ok(unread)
     }
 
-    /// A copy begins at a cut: whatever the frames from a place up to it write may differ, too (`all`, where they cannot be read);
-    /// and `first`, when nothing the other side may have can be counted on.
+    /// A copy begins at a cut: whatever the frames from a place up to it write may differ, too (`all`, every region of the volumes, where
+    /// they cannot be read); and `first`, when nothing the other side may have can be counted on.
     ///
     /// # Errors
     /// [`DifferencesError`]; [`JournalError::Trimmed`] when frames were given up meanwhile: try again.
@@ -268,6 +289,7 @@ impl Differences {
         }
         since.points.extend(base);
         next.add(&since);
+        next.keep_only(all);
         let copy = CopyRecord {
             // The marker's number: no other copy of this history has it.
             number: cut.marker.number,
@@ -480,6 +502,20 @@ impl Inner {
         pair.copy = copy.direct.then_some(copy);
     }
 
+    /// Forgets all regions but those of these volumes; whether there were any. What differed is not nothing then: the journal still has
+    /// when those volumes were members, and a side that followed it would have markers that count them, without what they held
+    /// (invariant 4). So one region stays, for the copy that passes that over.
+    fn keep_only(&mut self, members: &Bitmap) -> bool {
+        let changed = self.bitmap.retain_volumes_of(members);
+        if changed
+            && self.bitmap.is_empty()
+            && let Some(run) = members.next_run(VolumeIndex(0), 0)
+        {
+            self.bitmap.mark(Extent { length: REGION_BYTES, ..run });
+        }
+        changed
+    }
+
     /// Unites with what was counted apart. Of too many points the newest are kept: that is where the other side stands most often.
     fn add(&mut self, other: &Counted) {
         self.bitmap.merge(&other.bitmap);
@@ -600,6 +636,36 @@ mod tests {
         assert!(!differences.can_stand(None, &says(0, 0, 7)), "it was put back to before the copy");
         assert!(differences.can_stand(None, &says(7, 65536, 6)), "it stands in the copy");
         assert!(!differences.can_stand(None, &says(7, 0, 6)), "it was put back to earlier in the copy");
+    }
+
+    #[test]
+    fn what_differs_of_a_volume_that_left_is_forgotten_and_yet_a_copy_is_made() {
+        let sizes = [(VolumeIndex(1), 4 * REGION_BYTES), (VolumeIndex(2), 64 * REGION_BYTES)];
+        let members = everything(&sizes[..1]);
+        for (marked, left) in [(&sizes[..], 4), (&sizes[1..], 1)] {
+            let differences = differences(PairRecord::new("far", 0));
+            differences.keep_only(&members).unwrap();
+            assert!(differences.are_none(), "nothing differed");
+            differences.mark(&everything(marked), None).unwrap();
+            differences.keep_only(&members).unwrap();
+            assert_eq!(differences.bytes(), left * REGION_BYTES);
+            assert!(!differences.are_none() && differences.copy().is_none());
+        }
+        // A first copy that has not begun says what is left of it, and one that has begun is as it is.
+        for (number, left) in [(0, 4), (7, 68)] {
+            let copy = CopyRecord { number, ..CopyRecord::first(68 * REGION_BYTES) };
+            let keeper = {
+                let differences = differences(PairRecord::new("far", 0));
+                differences.mark(&everything(&sizes), None).unwrap();
+                Arc::clone(&differences.keeper)
+            };
+            let pair = PairRecord { copy: Some(copy), ..PairRecord::new("far", 0) };
+            keeper.update(|group| group.pairs = vec![pair.clone()]).unwrap();
+            let differences = Differences::open(keeper, &pair);
+            differences.keep_only(&members).unwrap();
+            assert_eq!(differences.bytes(), left * REGION_BYTES);
+            assert_eq!(differences.copy().unwrap().total_bytes, left * REGION_BYTES);
+        }
     }
 
     /// Three frames, the last of which cannot be read: a copy that has the first two stands before it.

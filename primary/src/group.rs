@@ -30,6 +30,7 @@ use tidemark_common::volumes::{VolumeFile, Volumes};
 use tidemark_common::watchdog::{Movement, Moving};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::task::block_in_place;
 
 use crate::buffer::Buffer;
 use crate::commit::SharedDrain;
@@ -494,6 +495,12 @@ impl Primary {
         }
         // Only now: as long as it is in the set, what hosts write to it is written back.
         self.image.volumes.remove(volume.index);
+        for pair in self.pairs() {
+            // A pair does it again before it copies anything: after a kill just here, too.
+            if let Err(error) = block_in_place(|| pair.let_go()) {
+                tracing::warn!(volume = name, peer = %pair.peer(), %error, "what differs of a volume that left is still counted");
+            }
+        }
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use tidemark_common::catalog::CopyRecord;
 use tidemark_common::differential::Bitmap;
 use tidemark_common::ids::{MarkerNumber, Seq, VolumeIndex};
 use tidemark_common::journal::Reader;
-use tidemark_common::limits::staging_room_bytes;
+use tidemark_common::limits::{REGION_BYTES, staging_room_bytes};
 use tidemark_common::record::{Chain, ControlRecord};
 use tidemark_common::wire::message::Welcome;
 use tokio::sync::oneshot;
@@ -39,6 +39,7 @@ impl Pair {
     /// From where to go on, and the copy to make if one is needed.
     pub(crate) async fn plan(&self, welcome: &Welcome) -> Result<Plan, ShipError> {
         self.differences.check()?;
+        block_in_place(|| self.let_go())?;
         let base = block_in_place(|| self.base(welcome))?;
         if welcome.position.copy == 0 && base.held.is_some() {
             // It may have ended while its answer was lost.
@@ -119,6 +120,20 @@ impl Pair {
             (false, true) => Ok(true),
             (false, false) => Err(ShipError::Staging { pair: self.in_commands(), bytes, room }),
         }
+    }
+
+    /// The room over there beside the image that is kept, when what differs finds none any more with so many bytes more, as far as is
+    /// known here: the pair would stand until a person acts.
+    #[must_use]
+    pub fn finds_no_room(&self, more: u64) -> Option<u64> {
+        let room = {
+            let view = self.view.lock();
+            // A side without an image has nothing to keep beside a copy.
+            view.journal_capacity_bytes.filter(|_| view.remote.permitted_marker > 0).map(staging_room_bytes)?
+        };
+        let direct = self.differences.copy().is_some_and(|copy| copy.direct);
+        let bytes = self.differences.bytes().saturating_add(more.next_multiple_of(REGION_BYTES));
+        (!direct && bytes > room).then_some(room)
     }
 
     /// Whether a copy that has begun gives up the image beside it: an operator asked for that, or hosts wrote more meanwhile than

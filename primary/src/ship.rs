@@ -654,6 +654,11 @@ impl Pair {
         everything(&sizes)
     }
 
+    /// What differs of volumes that have left the group is not copied, nor counted.
+    pub(crate) fn let_go(&self) -> Result<(), DifferencesError> {
+        self.differences.keep_only(&self.everything())
+    }
+
     /// What the journal was kept for, for this pair, cannot be read: it is copied from the volumes.
     fn tell_damage(&self, damage: &JournalError) {
         let group = self.keeper.name();

@@ -29,6 +29,8 @@ pub(crate) struct View {
     pub(crate) since: jiff::Timestamp,
     pub(crate) connected: bool,
     pub(crate) remote: Remote,
+    /// What the journal over there may hold, as it was said last.
+    pub(crate) journal_capacity_bytes: Option<u64>,
     /// How old the copy over there was, and when that was said, monotonic: a clock that is set changes neither.
     pub(crate) age: Option<(Duration, Duration)>,
     /// When the other side last said something, monotonic.
@@ -61,6 +63,7 @@ impl View {
             since,
             connected: false,
             remote: Remote::default(),
+            journal_capacity_bytes: None,
             age: None,
             heard: Duration::ZERO,
             holds: None,

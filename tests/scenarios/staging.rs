@@ -65,6 +65,32 @@ fn an_image_is_given_up_for_a_resync_only_when_the_operator_says_so() {
     assert!(refused.contains("nothing has to be copied"), "{refused}");
 }
 
+/// A pair that stands for one volume stands for all of its group: it is said before, and is over when that volume has left again.
+#[test]
+fn a_volume_that_finds_no_room_over_there_is_refused_and_leaves_nothing_behind_when_it_is_taken_out() {
+    let pair = Pair::paired(&Setup::one_volume("v", 16 * MIB, 252).journals("512MiB", "64MiB"));
+    write_noise(&pair.east, "v", 0, MIB, 33);
+    pair.settle();
+    pair.east.ok(&["volume", "create", "w", "--size", "160MiB"]);
+    let refused = pair.east.refuses(&["group", "add", GROUP, "--volume", "w"]);
+    for word in ["160 MiB", "48 MiB", "journal_bytes", "--force", "--in-place"] {
+        assert!(refused.contains(word), "{word}: {refused}");
+    }
+    assert_eq!(pair.east.group(GROUP).volumes, ["v"]);
+    pair.east.ok(&["group", "add", GROUP, "--volume", "w", "--force"]);
+    pair.east.wait_pair(GROUP, "the reason", LIMIT, |pair| {
+        pair.stands && pair.reason.as_deref().is_some_and(|why| why.contains("raise journal_bytes"))
+    });
+    write_noise(&pair.east, "v", 2 * MIB, MIB, 34);
+    write_noise(&pair.east, "w", 0, MIB, 35);
+    pair.east.ok(&["group", "remove", GROUP, "--volume", "w", "--force"]);
+    pair.east.wait_pair(GROUP, "the pair to go on by itself", LIMIT, |pair| {
+        pair.state == PairState::Paired && pair.differential_bytes == 0
+    });
+    pair.assert_same();
+    assert_eq!(pair.west.group(GROUP).volumes, ["v"]);
+}
+
 /// What the write buffer holds when a cut is made is one interval, and has to be held over there as one.
 #[test]
 fn a_burst_into_an_empty_buffer_fits_the_copys_journal() {

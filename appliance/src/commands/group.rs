@@ -47,7 +47,14 @@ pub(crate) enum Command {
         name: String,
     },
     /// Add a volume, also to a running and paired group
-    Add(Member),
+    Add {
+        /// Which
+        #[command(flatten)]
+        member: Member,
+        /// Also when a copy has no room for what would have to be copied: its pair then stands until somebody does what its reason says
+        #[arg(long)]
+        force: bool,
+    },
     /// Take a volume out of a group
     Remove {
         /// Which
@@ -102,7 +109,9 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
                 format!("group '{name}' is deleted; its volumes are in no group now")
             });
         }
-        Command::Add(Member { group, volume }) => client.group_add(&group, &GroupVolume { volume }).await?,
+        Command::Add { member: Member { group, volume }, force } => {
+            client.group_add(&group, &GroupVolume { volume }, force).await?
+        }
         Command::Remove { member: Member { group, volume }, force } => {
             client.group_remove(&group, &volume, force).await?
         }

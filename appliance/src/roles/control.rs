@@ -145,8 +145,8 @@ impl Control for Appliance {
         Box::pin(self.create_group(request))
     }
 
-    fn group_add(&self, group: String, volume: String) -> Reply<'_, GroupStatus> {
-        Box::pin(async move { self.add_to_group(&group, &volume).await })
+    fn group_add(&self, group: String, volume: String, force: bool) -> Reply<'_, GroupStatus> {
+        Box::pin(async move { self.add_to_group(&group, &volume, force).await })
     }
 
     fn group_set(&self, group: String, request: GroupSet) -> Reply<'_, GroupStatus> {

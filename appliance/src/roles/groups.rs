@@ -264,11 +264,14 @@ impl Appliance {
     }
 
     /// `group add`.
-    pub(crate) async fn add_to_group(&self, group: &str, name: &str) -> Result<GroupStatus, ErrorBody> {
+    pub(crate) async fn add_to_group(&self, group: &str, name: &str, force: bool) -> Result<GroupStatus, ErrorBody> {
         let _alone = self.changing.lock().await;
         let primary = self.primary(group)?;
         self.check_free(name)?;
         let volume = self.volume(name)?;
+        if !force {
+            refuse_without_room(group, name, volume.file.size(), &primary)?;
+        }
         let held = volume.door.hold().await;
         volume.file.sync().map_err(|error| failed(format!("sync volume '{name}': {error}")))?;
         let record = primary.keeper().get();
@@ -361,6 +364,20 @@ impl Appliance {
         primary.keeper().update(|group| group.pairs.push(record.clone())).map_err(failed)?;
         Ok(primary.add_pair(&record).status())
     }
+}
+
+/// A pair whose copy finds no room to be staged in stands for all volumes of its group.
+fn refuse_without_room(group: &str, name: &str, size: u64, primary: &Primary) -> Result<(), ErrorBody> {
+    let found = primary.pairs().into_iter().find_map(|pair| Some((pair.finds_no_room(size)?, pair)));
+    let Some((room, pair)) = found else { return Ok(()) };
+    let peer = pair.peer();
+    Err(refused(format!(
+        "volume '{name}' has {} MiB to copy, and the copy's journal on '{peer}' has {} MiB for what differs, beside the image that is kept until \
+         all has come: the pair would stand, with all volumes of the group. Raise journal_bytes in the configuration there and restart it \
+         before; or add the volume with --force, and give that image up with `tidemark pair resume {group} --to {peer} --in-place`",
+        size >> 20,
+        room >> 20
+    )))
 }
 
 /// This boot of the machine.

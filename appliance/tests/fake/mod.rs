@@ -333,8 +333,8 @@ impl Control for Fake {
         })
     }
 
-    fn group_add(&self, name: String, volume: String) -> Reply<'_, GroupStatus> {
-        self.reply(format!("group_add {name:?} {volume:?}"), move |status| {
+    fn group_add(&self, name: String, volume: String, force: bool) -> Reply<'_, GroupStatus> {
+        self.reply(format!("group_add {name:?} {volume:?} {force}"), move |status| {
             let mut group = group(status, &name)?;
             group.volumes.push(volume);
             Some(group)

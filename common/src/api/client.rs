@@ -204,8 +204,8 @@ impl Client {
     ///
     /// # Errors
     /// See [`Client::status`].
-    pub async fn group_add(&self, group: &str, request: &GroupVolume) -> Answer<GroupStatus> {
-        self.ask(Ask::new(Method::POST, &["groups", group, "volumes"]).with(request)).await
+    pub async fn group_add(&self, group: &str, request: &GroupVolume, force: bool) -> Answer<GroupStatus> {
+        self.ask(forced(Ask::new(Method::POST, &["groups", group, "volumes"]).with(request), force)).await
     }
 
     /// `group remove`.

@@ -200,15 +200,16 @@ async fn group_create(State(api): State<Api>, Body(request): Body<GroupCreate>) 
     api.carry_out(async move |control| control.group_create(request).await).await.map(Json)
 }
 
-/// Adds a volume to a group, which may be running and paired.
-#[utoipa::path(post, path = "/v1/groups/{group}/volumes", params(("group" = String, Path,)), request_body = GroupVolume,
-    responses((status = 200, body = GroupStatus), (status = "default", body = ErrorBody)))]
+/// Adds a volume to a group, which may be running and paired; one that a copy has no room for only by force.
+#[utoipa::path(post, path = "/v1/groups/{group}/volumes", params(("group" = String, Path,), Forced),
+    request_body = GroupVolume, responses((status = 200, body = GroupStatus), (status = "default", body = ErrorBody)))]
 async fn group_add(
     State(api): State<Api>,
     Names(group): Names<String>,
+    Query(how): Query<Forced>,
     Body(request): Body<GroupVolume>,
 ) -> Answer<GroupStatus> {
-    api.carry_out(async move |control| control.group_add(group, request.volume).await).await.map(Json)
+    api.carry_out(async move |control| control.group_add(group, request.volume, how.force).await).await.map(Json)
 }
 
 /// Takes a volume out of a group; while hosts are connected to it only by force.

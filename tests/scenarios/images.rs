@@ -194,6 +194,11 @@ fn a_marker_that_is_no_longer_held_is_refused_and_leaves_nothing() {
     }
     let why = west.refuses(&["clone", "create", "c", "--of", GROUP, "--at", "2001-01-01T00:00:00Z"]);
     assert!(why.contains("not held"), "{why}");
+    // A year that is mistyped is not the newest marker.
+    for words in [["clone", "create", "c", "--of", GROUP].as_slice(), &["failover", GROUP, "--force"]] {
+        let why = west.refuses(&[words, &["--at", "2199-01-01T00:00:00Z"]].concat());
+        assert!(why.contains("has not come") && why.contains("are held"), "{words:?}: {why}");
+    }
     let status = west.status();
     assert_eq!((status.images.len(), status.side_store.bytes), (0, 0), "{:?}", status.images);
     assert_eq!(west.files(|name| name.ends_with(".side")), Vec::<std::path::PathBuf>::new());

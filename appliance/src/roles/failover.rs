@@ -58,7 +58,10 @@ impl Appliance {
         // The volumes are not written beyond an older marker that is asked for.
         let older = match asked(request.marker, request.time)? {
             Asked::Newest => None,
-            asked => Some(tokio::task::block_in_place(|| held_point(&secondary, name, asked))?),
+            asked => {
+                let now = self.clock.wall();
+                Some(tokio::task::block_in_place(|| held_point(&secondary, name, asked, now))?)
+            }
         };
         secondary.stop().await;
         // Only now is it final: nothing comes in any more.

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tidemark_common::api::types::ErrorBody;
-use tidemark_common::clock::unix_ns;
+use tidemark_common::clock::{from_unix_ns, unix_ns};
 use tidemark_common::ids::GroupId;
 use tidemark_common::t0::ImagePoint;
 use tidemark_primary::joint;
@@ -36,7 +37,8 @@ impl Appliance {
         let of = group.keeper.name();
         match engine {
             Engine::Secondary(secondary) => {
-                tokio::task::block_in_place(|| held_point(&secondary, &of, asked)).map(|(_, point)| point)
+                let now = self.clock.wall();
+                tokio::task::block_in_place(|| held_point(&secondary, &of, asked, now)).map(|(_, point)| point)
             }
             _ => {
                 let primary = self.primary(&of)?;
@@ -83,7 +85,7 @@ impl Appliance {
 }
 
 /// The moment that a request names.
-pub(crate) fn asked(marker: Option<u64>, time: Option<jiff::Timestamp>) -> Result<Asked, ErrorBody> {
+pub(crate) fn asked(marker: Option<u64>, time: Option<Timestamp>) -> Result<Asked, ErrorBody> {
     match (marker, time) {
         (None, None) => Ok(Asked::Newest),
         (Some(number), None) => Ok(Asked::Marker(number)),
@@ -93,7 +95,13 @@ pub(crate) fn asked(marker: Option<u64>, time: Option<jiff::Timestamp>) -> Resul
 }
 
 /// A moment that a copy holds.
-pub(crate) fn held_point(secondary: &Secondary, of: &str, asked: Asked) -> Result<(Permitted, ImagePoint), ErrorBody> {
+pub(crate) fn held_point(
+    secondary: &Secondary,
+    of: &str,
+    asked: Asked,
+    now: Timestamp,
+) -> Result<(Permitted, ImagePoint), ErrorBody> {
+    refuse_to_come(secondary, of, asked, now)?;
     secondary.image_point(asked).map_err(|error| {
         let more = match &error {
             PointError::NotHeld { .. } => {
@@ -103,4 +111,24 @@ pub(crate) fn held_point(secondary: &Secondary, of: &str, asked: Asked) -> Resul
         };
         refused(format!("group '{of}': {error}{more}"))
     })
+}
+
+/// A time that has not come is one of a wrong date or zone: whoever names it does not mean the newest marker. Markers have the time of
+/// the primary's clock, which may be ahead of the one here.
+fn refuse_to_come(secondary: &Secondary, of: &str, asked: Asked, now: Timestamp) -> Result<(), ErrorBody> {
+    let Asked::Time(time_ns) = asked else { return Ok(()) };
+    if time_ns <= unix_ns(now) {
+        return Ok(());
+    }
+    let held = secondary.held_markers().map_err(failed)?;
+    let (Some(newest), Some(oldest)) = (held.first(), held.last()) else { return Ok(()) };
+    if time_ns <= unix_ns(newest.time) {
+        return Ok(());
+    }
+    let time = from_unix_ns(time_ns);
+    Err(refused(format!(
+        "group '{of}': {time:.3} has not come, it is {now:.3} here. Markers {} of {:.3} to {} of {:.3} are held: name one of them or a time \
+         between, or leave --at out for the newest",
+        oldest.number, oldest.time, newest.number, newest.time
+    )))
 }

@@ -50,7 +50,7 @@ impl Args {
     }
 }
 
-/// Compares, and fails when they differ, repaired or not.
+/// Compares, and fails when they differ, repaired or not, or when that is not known of all.
 pub(crate) async fn run(args: Args, service: &Service) -> Result<(), Failure> {
     let action = args.action();
     let Args { group, to, repair, rate, wait, .. } = args;
@@ -65,7 +65,12 @@ pub(crate) async fn run(args: Args, service: &Service) -> Result<(), Failure> {
         never = progress::show(service, |status| found(status, &group, &request.to)) => match never {},
     };
     output::done(service.json, &report, told)?;
-    if report.different_bytes > 0 { Err(Failure::Logged) } else { Ok(()) }
+    if are_the_same(&report) { Ok(()) } else { Err(Failure::Logged) }
+}
+
+/// What could not be compared is not the same either.
+const fn are_the_same(report: &VerifyReport) -> bool {
+    report.different_bytes == 0 && report.not_compared_bytes == 0
 }
 
 /// How far it is.
@@ -111,8 +116,18 @@ fn told(report: &VerifyReport) -> String {
     let compared = figures::bytes(report.compared_bytes);
     let took = figures::seconds(report.took_seconds);
     let mut lines = Vec::new();
-    if report.different_bytes == 0 {
+    if report.not_compared_bytes > 0 {
+        let busy = figures::bytes(report.not_compared_bytes);
+        lines.push(format!(
+            "{busy} of group '{group}' could not be compared with its copy on '{peer}': hosts wrote them again and again. Compare when they \
+             write less"
+        ));
+    }
+    if are_the_same(report) {
         lines.push(format!("group '{group}' and its copy on '{peer}' are the same at {markers}: {compared} in {took}"));
+    } else if report.different_bytes == 0 {
+        let rest = figures::bytes(report.compared_bytes.saturating_sub(report.not_compared_bytes));
+        lines.push(format!("all else, {rest}, is the same at {markers}, in {took}"));
     } else {
         let different = figures::bytes(report.different_bytes);
         lines.push(format!("group '{group}' and its copy on '{peer}' differ at {markers}: {different} of {compared}"));
@@ -139,9 +154,41 @@ fn told(report: &VerifyReport) -> String {
             "it was interrupted {times}: each region was compared at one of these markers, not all at the same"
         ));
     }
-    if report.not_compared_bytes > 0 {
-        let busy = figures::bytes(report.not_compared_bytes);
-        lines.push(format!("{busy} were written again and again and could not be compared"));
-    }
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(not_compared_bytes: u64, different_bytes: u64) -> VerifyReport {
+        VerifyReport {
+            group: "g".into(),
+            peer: "west".into(),
+            marker: 7,
+            from_marker: 7,
+            compared_bytes: 1 << 30,
+            different_bytes,
+            differences: Vec::new(),
+            not_compared_bytes,
+            repaired: false,
+            repaired_bytes: 0,
+            took_seconds: 1.0,
+            complete: true,
+            resumed: 0,
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_compared_is_said_first_and_is_no_success() {
+        let busy = report(128 << 10, 0);
+        let said = told(&busy);
+        assert!(said.starts_with("128 KiB") && said.contains("could not be compared"), "{said}");
+        assert!(!said.contains("are the same") && said.contains("all else"), "{said}");
+        assert!(!are_the_same(&busy));
+        let same = report(0, 0);
+        assert!(are_the_same(&same) && told(&same).contains("are the same at marker 7"));
+        let both = told(&report(128 << 10, 64 << 10));
+        assert!(both.starts_with("128 KiB") && both.contains("differ at marker 7"), "{both}");
+    }
 }

@@ -38,6 +38,8 @@ const HELD_TIMEOUT: Duration = Duration::from_secs(130);
 const FIRST_TIME: Duration = Duration::from_secs(60);
 /// What hosts keep writing is compared again for so long at most: a copy that follows slowly takes its time for each marker.
 const PASSES_TIME: Duration = Duration::from_secs(30);
+/// How far it is, is told anew after this long when it rests between two slices.
+const SHOWN_AGAIN: Duration = Duration::from_millis(500);
 /// Between two looks.
 pub(super) const LOOK: Duration = Duration::from_millis(5);
 
@@ -101,9 +103,9 @@ impl Appliance {
     ) -> Result<(), Interrupted> {
         let all = everything(&volumes_of(kept.record()));
         let begin = self.clock.monotonic();
-        let shown =
-            Shown { pair: Arc::clone(pair), begin, begun_at: kept.done_bytes(found), total_bytes: kept.total_bytes() };
         let rate = kept.record().rate.filter(|rate| *rate > 0);
+        let (begun_at, total_bytes) = (kept.done_bytes(found), kept.total_bytes());
+        let shown = Shown { pair: Arc::clone(pair), begin, begun_at, total_bytes, rate };
         let slice_bytes = rate.map_or(u64::MAX, |rate| rate.clamp(SLICE_BYTES.0, SLICE_BYTES.1));
         let mut at = found.cursor;
         // What hosts were writing when it was broken off has another chance.
@@ -126,9 +128,16 @@ impl Appliance {
             kept.keep(found, &found.left, self.clock.monotonic())?;
             if let Some(rate) = rate {
                 let compared = kept.done_bytes(found).saturating_sub(shown.begun_at);
-                let due = Duration::from_millis(compared.saturating_mul(1000) / rate);
-                let took = self.clock.monotonic().saturating_sub(begin);
-                tokio::time::sleep(due.saturating_sub(took)).await;
+                let due = begin + Duration::from_millis(compared.saturating_mul(1000) / rate);
+                loop {
+                    let now = self.clock.monotonic();
+                    shown.progress(kept.done_bytes(found), now);
+                    let left = due.saturating_sub(now);
+                    if left.is_zero() {
+                        break;
+                    }
+                    tokio::time::sleep(left.min(SHOWN_AGAIN)).await;
+                }
             }
         }
     }
@@ -224,19 +233,28 @@ struct Shown {
     begin: Duration,
     begun_at: u64,
     total_bytes: u64,
+    rate: Option<u64>,
 }
 
 impl Shown {
-    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
     fn progress(&self, done_bytes: u64, now: Duration) {
         let seconds = now.saturating_sub(self.begin).as_secs_f64();
-        let compared = done_bytes.saturating_sub(self.begun_at) as f64;
-        let bytes_per_second = if seconds > 0.0 { compared / seconds } else { 0.0 };
-        let left = self.total_bytes.saturating_sub(done_bytes) as f64;
-        let seconds_left = (bytes_per_second > 0.0).then(|| left / bytes_per_second);
-        let total_bytes = self.total_bytes;
-        self.pair.verifying(Some(CopyProgress { done_bytes, total_bytes, bytes_per_second, seconds_left }));
+        self.pair.verifying(Some(progress((self.begun_at, done_bytes, self.total_bytes), seconds, self.rate)));
     }
+}
+
+/// How far it is: from where this round began, up to where, of so much. A slice is compared as fast as it goes, and the rest of its time
+/// nothing is: neither is the pace of the whole, which is the rate at most.
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+fn progress((begun_at, done_bytes, total_bytes): (u64, u64, u64), seconds: f64, rate: Option<u64>) -> CopyProgress {
+    let rate = rate.map_or(f64::INFINITY, |rate| rate as f64);
+    let compared = done_bytes.saturating_sub(begun_at) as f64;
+    let bytes_per_second = if seconds > 0.0 { (compared / seconds).min(rate) } else { 0.0 };
+    let left = total_bytes.saturating_sub(done_bytes) as f64;
+    // Not before all of it is due.
+    let least = total_bytes.saturating_sub(begun_at) as f64 / rate - seconds;
+    let seconds_left = (bytes_per_second > 0.0).then(|| (left / bytes_per_second).max(least));
+    CopyProgress { done_bytes, total_bytes, bytes_per_second, seconds_left }
 }
 
 impl Drop for Shown {
@@ -398,6 +416,23 @@ pub(super) const LOOK_DOWN: Duration = Duration::from_millis(200);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn progress_is_told_at_no_more_than_the_rate() {
+        const MIB: u64 = 1 << 20;
+        // The first slice took 25 ms, and what it may take is 16 s.
+        let burst = progress((0, 16 * MIB, 2048 * MIB), 0.025, Some(MIB));
+        assert!(burst.bytes_per_second <= 1_048_576.0, "{burst:?}");
+        assert!(burst.seconds_left.is_some_and(|left| left > 2047.0 && left < 2049.0), "{burst:?}");
+        let rested = progress((0, 16 * MIB, 2048 * MIB), 16.0, Some(MIB));
+        assert!(rested.seconds_left.is_some_and(|left| left > 2031.0 && left < 2033.0), "{rested:?}");
+        // Slower than it may be, and without a limit, it is as fast as it is.
+        let slow = progress((8 * MIB, 16 * MIB, 32 * MIB), 16.0, Some(MIB));
+        assert_eq!((slow.bytes_per_second, slow.seconds_left), (524_288.0, Some(32.0)));
+        let free = progress((0, 16 * MIB, 32 * MIB), 0.5, None);
+        assert_eq!((free.bytes_per_second, free.seconds_left), (33_554_432.0, Some(0.5)));
+        assert_eq!(progress((0, 0, MIB), 0.0, None).seconds_left, None);
+    }
 
     #[test]
     fn slices_cover_everything_once_and_none_is_larger_than_asked_for() {

@@ -143,6 +143,10 @@ fn kill_9_in_the_middle_of_a_backup_leaves_nothing_half_valid_and_the_volumes_al
     for name in ["b", "raw"] {
         wait_state(&pair.east, name, |backup| backup.progress.done_bytes > 0);
     }
+    let under_way: Vec<_> = pair.east.status().backups_under_way.into_iter().map(|backup| backup.name).collect();
+    assert_eq!(under_way, ["b", "raw"], "and none that is scheduled");
+    let shown = pair.east.ok(&["status"]).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(shown.contains("backup cancel b`") && shown.contains("backup cancel raw`"), "{shown}");
     load.wait_acked(200);
     assert_eq!(parts(&folder).len(), 2);
     pair.east.kill9();
@@ -223,6 +227,11 @@ fn a_pipe_that_stalls_or_breaks_off_is_told_and_holds_up_nobody() {
     let said = |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(created.status.success() && verified.status.success(), "{}{}", said(&created), said(&verified));
     assert!(said(&verified).contains("as it was made: 3 members"), "{}", said(&verified));
+    // Where that went, the service does not know: nobody waits for an archive from his keyboard.
+    for words in [["backup", "verify", "out"].as_slice(), &["backup", "restore", "out", "--onto-volumes"]] {
+        let why = pair.east.refuses(words);
+        assert!(why.contains("went to the standard output"), "{why}");
+    }
     // Who hangs up ends it.
     let mut creating = tidemark(&["backup", "create", "hung-up", "--set", "all", "--to", "-"], Stdio::null());
     drop(creating.stdout.take());

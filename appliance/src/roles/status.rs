@@ -36,6 +36,7 @@ impl Appliance {
             drills: self.drills_now(),
             local_pairs: self.local_pairs_now(),
             backups: self.backups.by_state(),
+            backups_under_way: self.backups_now(),
             restores: self.restores_now(),
             side_store: SideStoreStatus {
                 bytes: self.images.space.used(),

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use jiff::{SignedDuration, Timestamp};
-use tidemark_common::api::backup::types::{RestoreState, RestoreStatus};
+use tidemark_common::api::backup::types::{
+    BackupInfo, BackupProgress, BackupState, RestoreState, RestoreStatus, WhileDifferential,
+};
 use tidemark_common::api::types::{
     Addresses, ApplianceStatus, BufferStatus, CopyProgress, DrillReport, DrillResult, FreezeStatus, GroupDrills,
     GroupMoment, GroupStatus, ImageKind, ImageState, ImageStatus, JournalStatus, MarkerStatus, Moving, PairState,
@@ -43,6 +45,7 @@ fn appliance(name: &str, groups: Vec<GroupStatus>) -> Status {
         images: Vec::new(),
         local_pairs: Vec::new(),
         backups: std::collections::BTreeMap::new(),
+        backups_under_way: Vec::new(),
         restores: Vec::new(),
         side_store: SideStoreStatus::default(),
         image_memory: SideStoreStatus::default(),
@@ -320,6 +323,35 @@ pub(crate) fn restore() -> RestoreStatus {
             total_bytes: 4 << 30,
             bytes_per_second: 50.0 * 1_048_576.0,
             seconds_left: Some(61.4),
+        },
+    }
+}
+
+/// A backup in the middle.
+pub(crate) fn backup() -> BackupInfo {
+    BackupInfo {
+        name: "monday".into(),
+        state: BackupState::Copying,
+        reason: None,
+        sets: Vec::new(),
+        order: "given".into(),
+        to: "/backups/monday.tar".into(),
+        place: None,
+        at: None,
+        rate: None,
+        when_idle: false,
+        while_differential: WhileDifferential::Merge,
+        asked: ago(61_000),
+        began: Some(ago(60_000)),
+        ended: None,
+        moments: Vec::new(),
+        progress: BackupProgress {
+            done_bytes: 1 << 30,
+            total_bytes: 4 << 30,
+            bytes_per_second: 50.0 * 1_048_576.0,
+            seconds_left: Some(61.4),
+            member: "mail/a".into(),
+            stalled_seconds: None,
         },
     }
 }

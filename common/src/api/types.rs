@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::backup::types::RestoreStatus;
+use super::backup::types::{BackupInfo, RestoreStatus};
 use super::local_pair::types::LocalPairStatus;
 pub use super::verify::{
     ComparisonState, ComparisonStatus, VerifyAction, VerifyDifference, VerifyReport, VerifyRequest,
@@ -48,6 +48,9 @@ pub struct Status {
     /// Backups by their state.
     #[serde(default)]
     pub backups: BTreeMap<String, u64>,
+    /// Those that wait or copy now, by name; `place` is left to `backup show`.
+    #[serde(default)]
+    pub backups_under_way: Vec<BackupInfo>,
     /// Restores onto volumes that are under way.
     #[serde(default)]
     pub restores: Vec<RestoreStatus>,

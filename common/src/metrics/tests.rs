@@ -71,6 +71,7 @@ fn status(groups: Vec<GroupStatus>) -> Status {
             saved_bytes: 0,
         }],
         backups: [("failed".to_owned(), 2)].into(),
+        backups_under_way: Vec::new(),
         restores: Vec::new(),
     }
 }

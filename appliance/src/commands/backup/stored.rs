@@ -44,6 +44,12 @@ async fn find(text: &str, service: &Service) -> Result<String, Failure> {
         return Ok(text.to_owned());
     }
     let backup = service.client.backup(text).await?;
+    if backup.to == "-" {
+        return Err(Failure::Here(anyhow!(
+            "the archive of backup '{text}' went to the standard output of the command that made it: name the file that it was written to \
+             instead of '{text}'"
+        )));
+    }
     Ok(backup.place().to_owned())
 }
 

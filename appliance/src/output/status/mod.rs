@@ -3,6 +3,7 @@
 //! A [`Status`], the time and a [`View`] come in, text goes out. Pure: the same goes in, the same comes out, so that every
 //! picture is a file under `golden/`.
 
+mod backup;
 mod group;
 mod pair;
 mod restore;
@@ -29,6 +30,10 @@ pub(crate) fn render(status: &Status, now: Timestamp, view: View) -> String {
     if !loose.is_empty() {
         lines.push(Line::default());
         lines.extend(loose);
+    }
+    for backup in &status.backups_under_way {
+        lines.push(Line::default());
+        lines.extend(backup::block(backup, wrap_columns(view)));
     }
     for restore in &status.restores {
         lines.push(Line::default());

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tidemark_common::api::backup::types::RestoreState;
+use tidemark_common::api::backup::types::{BackupState, RestoreState};
 use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
 
 use super::*;
@@ -88,6 +88,26 @@ fn a_restore_is_shown_with_how_far_it_is_and_what_ends_it() {
     let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(words.contains("/dev/my tape is being verified, and nothing is changed yet."), "{shown}");
     assert!(words.contains("`tidemark backup restore '/dev/my tape' --set mail --onto c --cancel` ends it"), "{shown}");
+}
+
+#[test]
+fn a_backup_is_shown_with_how_far_it_is_and_what_ends_it() {
+    let mut status = samples::paired();
+    status.backups_under_way = vec![samples::backup()];
+    let shown = render(&status, samples::now(), PAGE);
+    assert!(
+        shown.contains("\n\n  backup     ▕█████               ▏ 25 %   1 GiB of 4 GiB   50 MiB/s   1 min 1 s left\n"),
+        "{shown}"
+    );
+    let words = |shown: &str| shown.split_whitespace().collect::<Vec<_>>().join(" ");
+    let told = "monday is being copied to /backups/monday.tar. `tidemark backup cancel monday` ends it";
+    assert!(words(&shown).contains(told), "{shown}");
+    let backup = &mut status.backups_under_way[0];
+    (backup.state, backup.to, backup.progress.stalled_seconds) = (BackupState::Waiting, "-".into(), Some(7.0));
+    let shown = render(&status, samples::now(), PAGE);
+    assert!(shown.contains("\n  backup     4 GiB to copy\n"), "{shown}");
+    assert!(words(&shown).contains("monday waits to be copied to the standard output"), "{shown}");
+    assert!(words(&shown).contains("has taken nothing for 7.0 s"), "{shown}");
 }
 
 #[test]

@@ -422,6 +422,13 @@ impl Appliance {
         Ok(listed.into_values().collect())
     }
 
+    /// For status: those that wait or copy. No target is looked at, which may answer late, or never.
+    pub(crate) fn backups_now(&self) -> Vec<BackupInfo> {
+        let jobs: Vec<_> = self.backups.jobs.lock().values().cloned().collect();
+        let told = jobs.iter().map(|job| told_of(&job.record.lock(), Some(&job.progress)));
+        told.filter(|backup| matches!(backup.state, BackupState::Waiting | BackupState::Copying)).collect()
+    }
+
     /// `backup show`.
     pub(super) fn show_backup(&self, name: &str) -> Result<BackupInfo, ErrorBody> {
         check_name(name).map_err(|error| invalid(error.to_string()))?;
@@ -587,6 +594,11 @@ fn own_folder(record: &BackupRecord) -> Option<String> {
 }
 
 fn info(record: &BackupRecord, progress: Option<&Progress>) -> BackupInfo {
+    BackupInfo { place: own_folder(record), ..told_of(record, progress) }
+}
+
+/// What is known of a backup without looking at its target.
+fn told_of(record: &BackupRecord, progress: Option<&Progress>) -> BackupInfo {
     let told = progress.map(Progress::told).unwrap_or_default();
     let over = BackupState::from(record.state).is_over();
     BackupInfo {
@@ -600,7 +612,7 @@ fn info(record: &BackupRecord, progress: Option<&Progress>) -> BackupInfo {
             .collect(),
         order: record.order.clone(),
         to: record.to.clone(),
-        place: own_folder(record),
+        place: None,
         at: record.at_ns.map(timestamp),
         rate: record.rate,
         when_idle: record.when_idle,

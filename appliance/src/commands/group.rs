@@ -48,7 +48,6 @@ pub(crate) enum Command {
     },
     /// Add a volume, also to a running and paired group
     Add {
-        /// Which
         #[command(flatten)]
         member: Member,
         /// Also when a copy has no room for what would have to be copied: its pair then stands until somebody does what its reason says
@@ -57,7 +56,6 @@ pub(crate) enum Command {
     },
     /// Take a volume out of a group
     Remove {
-        /// Which
         #[command(flatten)]
         member: Member,
         /// Also while hosts are connected to it: what they write from then on is in no copy, marker or backup of the group

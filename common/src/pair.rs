@@ -6,6 +6,8 @@
 //!      │            ▼  │        ▼             any ─▶ fenced, failed-over
 //!      └──── differential ─▶ resync
 //! ```
+//!
+//! An operator who gives up the image over there brings whatever differs back to initial-copy.
 
 use crate::api::types::PairState;
 
@@ -20,7 +22,7 @@ pub const fn is_transition_valid(from: PairState, to: PairState) -> bool {
             | (S::CatchingUp, S::Paired | S::Differential | S::Resync)
             | (S::Differential, S::Resync | S::InitialCopy)
             // The operator gives up the image over there.
-            | (S::Resync, S::InitialCopy)
+            | (S::Resync | S::Paired | S::CatchingUp, S::InitialCopy)
             | (S::Suspended | S::Error, S::InitialCopy | S::Paired | S::CatchingUp | S::Differential | S::Resync)
             | (S::Error, S::Suspended)
             | (S::FailedOver, S::Resync | S::Error)
@@ -51,6 +53,7 @@ mod tests {
         assert!(is_transition_valid(S::InitialCopy, S::Paired));
         assert!(is_transition_valid(S::Paired, S::Suspended));
         assert!(is_transition_valid(S::Suspended, S::CatchingUp));
+        assert!(is_transition_valid(S::CatchingUp, S::InitialCopy));
         for (from, to) in [
             (S::Differential, S::Paired),
             (S::Differential, S::CatchingUp),
@@ -58,7 +61,8 @@ mod tests {
             (S::FailedOver, S::Paired),
             (S::Paired, S::Paired),
             (S::Fenced, S::Error),
-            (S::Paired, S::InitialCopy),
+            (S::FailedOver, S::InitialCopy),
+            (S::Fenced, S::InitialCopy),
         ] {
             assert!(!is_transition_valid(from, to), "{from:?} to {to:?}");
         }

@@ -234,7 +234,8 @@ impl Pair {
             }
             // What a person has to look at is not covered up by what comes after it.
             PairState::Error => Ok(false),
-            PairState::Paired => self.enter(PairState::CatchingUp, Some(reason)),
+            // What is to be copied may have been found only now.
+            PairState::Paired | PairState::CatchingUp => self.enter(self.standing(), Some(reason)),
             state => self.enter(state, Some(reason)),
         };
         if let Err(error) = result {

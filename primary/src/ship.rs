@@ -360,13 +360,18 @@ impl Pair {
         if self.differences.are_none() && self.differences.copy().is_none() {
             return Err(format!("nothing has to be copied to '{}': its image is not given up", self.peer));
         }
-        let _hold = self.hold();
+        // A conversation under way would say meanwhile where it stands by what was planned before.
+        let _hold = block_in_place(|| self.stand_still());
+        let (to, now) = (PairState::InitialCopy, self.view.lock().state);
+        if now != to && !is_transition_valid(now, to) {
+            return Err(self.refusal("copied in place"));
+        }
         self.in_place.store(true, Ordering::Release);
         // A first copy that has begun is in place already, or becomes so where it stands: nothing of it is sent again.
         if !self.differences.copy().is_some_and(|copy| copy.direct && copy.number != 0) {
             block_in_place(|| self.differences.go_in_place()).map_err(|error| error.to_string())?;
         }
-        self.enter_by_hand(PairState::InitialCopy, None, "copied in place")?;
+        self.enter_by_hand(to, None, "copied in place")?;
         self.want(Wanted::Run);
         Ok(())
     }
@@ -375,9 +380,14 @@ impl Pair {
         if self.enter(state, reason).map_err(|error| error.to_string())? {
             return Ok(());
         }
-        let now = self.view.lock().state;
-        let why = self.view.lock().reason.clone().unwrap_or_default();
-        Err(format!("the pair with '{}' is {now} and cannot be {what}: {why}", self.peer))
+        Err(self.refusal(what))
+    }
+
+    /// Why what an operator wants of the pair is not done.
+    fn refusal(&self, what: &str) -> String {
+        let view = self.view.lock();
+        let why = view.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        format!("the pair with '{}' is {} and cannot be {what}{why}", self.peer, view.state)
     }
 
     /// Ends [`Self::run`], for good.

@@ -91,6 +91,33 @@ fn a_volume_that_finds_no_room_over_there_is_refused_and_leaves_nothing_behind_w
     assert_eq!(pair.west.group(GROUP).volumes, ["v"]);
 }
 
+/// The pair followed until a volume came that finds no room beside the image over there: what the reason advises is done, on both sides.
+#[test]
+fn a_volume_that_finds_no_room_is_copied_in_place_when_the_operator_says_so() {
+    let mut pair = Pair::paired(&Setup::one_volume("v", MIB, 101).journals("512MiB", "64MiB"));
+    write_noise(&pair.east, "v", 0, MIB, 33);
+    pair.settle();
+    pair.east.ok(&["volume", "create", "w", "--size", "96MiB"]);
+    write_noise(&pair.east, "w", 0, 96 * MIB, 34);
+    pair.east.ok(&["group", "add", GROUP, "--volume", "w", "--force"]);
+    let status = pair.east.wait_pair(GROUP, "the reason", LIMIT, |pair| {
+        pair.reason.as_deref().is_some_and(|why| why.contains("raise journal_bytes") && why.contains("--in-place"))
+    });
+    assert_eq!(status.state, PairState::Differential, "a volume is missing over there: {status:?}");
+    assert!(pair.west.pair(GROUP).permitted_marker > 0, "the old image stays");
+    pair.relay.set(Weather { bytes_per_second: Some(16_000_000), ..Weather::default() });
+    pair.east.ok(&["pair", "resume", GROUP, "--to", "west", "--in-place"]);
+    pair.west.wait_pair(GROUP, "the image to be given up", LIMIT, |pair| pair.permitted_marker == 0);
+    let status =
+        pair.east.wait_pair(GROUP, "the copy", LIMIT, |pair| pair.copy.is_some_and(|copy| copy.done_bytes > 0));
+    assert_eq!(status.state, PairState::InitialCopy, "no image that is kept: {status:?}");
+    assert_eq!(pair.west.pair(GROUP).state, PairState::InitialCopy);
+    pair.east.kill9();
+    pair.east.start();
+    pair.relay.set(Weather::default());
+    pair.assert_same();
+}
+
 /// What the write buffer holds when a cut is made is one interval, and has to be held over there as one.
 #[test]
 fn a_burst_into_an_empty_buffer_fits_the_copys_journal() {

@@ -39,6 +39,12 @@ pub enum CutError {
         /// What happened.
         reason: String,
     },
+    /// The journal takes nothing until somebody makes room.
+    #[error("there is no marker, for the journal takes none: {problem}. Ask for the marker again then")]
+    NoRoom {
+        /// What is full, where, and what to do.
+        problem: String,
+    },
 }
 
 /// A cut somebody waits for.

@@ -39,6 +39,8 @@ const BATCH_ENTRIES: usize = 1300;
 const UNSYNCED_BYTES_MAX: usize = 8 << 20;
 /// A sleeping drain looks again after this long at the latest.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
+/// A journal at its capacity makes room by itself. Who wants a marker and has waited so long for that is told.
+const FULL_MAX: Duration = Duration::from_secs(5);
 /// Held at most by a buffer that is drained on a host's own task.
 const QUICK_BYTES: u64 = 256 << 10;
 
@@ -262,6 +264,24 @@ enum DrainError {
     Payload { seq: Seq },
 }
 
+impl DrainError {
+    /// For people: what is full, where, what that means for hosts, and what to do.
+    fn told(&self) -> String {
+        match self {
+            Self::Journal(error @ JournalError::Io { path, .. }) if error.is_no_space() => format!(
+                "the disk under the journal has no space left: {error}. Hosts get ENOSPC for what they write; what was acknowledged is kept. \
+                 Make room on the file system of {}; it goes on by itself",
+                path.parent().unwrap_or(path).display()
+            ),
+            Self::Journal(error @ JournalError::Full { .. }) => format!(
+                "{error}. Hosts wait. `tidemark status` shows who is behind: a pair, or the volumes' disks; it goes on by itself when they have \
+                 caught up"
+            ),
+            _ => self.to_string(),
+        }
+    }
+}
+
 /// The drain of one group.
 pub struct Drain {
     buffer: Arc<Buffer>,
@@ -286,6 +306,8 @@ pub struct Drain {
     /// The group's volumes have changed since the last cut.
     volumes_changed: bool,
     waiting_since: Option<Duration>,
+    /// Since when there is no space.
+    full_since: Option<Duration>,
 }
 
 impl std::fmt::Debug for Drain {
@@ -346,6 +368,7 @@ impl Drain {
             since_cut_bytes: 0,
             volumes_changed,
             waiting_since: None,
+            full_since: None,
         }
     }
 
@@ -637,7 +660,8 @@ impl Drain {
         Ok(())
     }
 
-    fn recovered(&self) {
+    fn recovered(&mut self) {
+        self.full_since = None;
         if self.desk.problem.lock().take().is_some() && !self.desk.is_stopping() {
             self.desk.journal_full.store(false, Ordering::Release);
             self.desk.disk_full.store(false, Ordering::Release);
@@ -655,7 +679,7 @@ impl Drain {
         // Before the problem: who sees that looks here for what it means.
         self.desk.journal_full.store(full, Ordering::Release);
         self.desk.disk_full.store(no_space && !full, Ordering::Release);
-        if self.desk.problem.lock().replace(error.to_string()).is_none() {
+        if self.desk.problem.lock().replace(error.told()).is_none() {
             tracing::error!(group = %self.group, %error, "the drain cannot go on");
             self.metrics.error(Part::Drain);
         }
@@ -678,7 +702,22 @@ impl Drain {
         {
             return self.judge(&error);
         }
+        let now = self.clock.monotonic();
+        let since = *self.full_since.get_or_insert(now);
+        if !journal_full || now.saturating_sub(since) >= FULL_MAX {
+            self.refuse_cuts();
+        }
         Draining::NoSpace
+    }
+
+    /// Who waits for a marker is told why there is none. What was cut for them stays a cut nobody waits for, once at each place.
+    fn refuse_cuts(&mut self) {
+        let problem = self.desk.problem().unwrap_or_default();
+        for request in self.pending.iter_mut().filter_map(|cut| cut.request.take()) {
+            let _ = request.reply.send(Err(CutError::NoRoom { problem: problem.clone() }));
+        }
+        let mut last = None;
+        self.pending.retain(|cut| last.replace(cut.boundary.seq) != Some(cut.boundary.seq));
     }
 
     /// Tells hosts and who waits for a marker that nothing more becomes durable.

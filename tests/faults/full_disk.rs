@@ -165,10 +165,26 @@ fn a_full_disk_under_the_journal_is_reported_and_loses_nothing() {
     west.kill9();
     let ballast = small.fill();
     site.run_until_full();
+    let place = format!("file system of {}", small.path().display());
+    let names_it = |said: &str| said.contains("ENOSPC") && said.contains(&place);
+    // The catalogue on the same disk may have been the first to say it.
+    let load = site.load(2);
+    wait_until("the full disk under the journal to be told", LIMIT, || {
+        let problem = site.appliance.group(GROUP).problem.unwrap_or_default();
+        if names_it(&problem) { Ok(()) } else { Err(problem) }
+    });
+    for end in load.end() {
+        assert!(matches!(end, HostError::Errno(ENOSPC)), "a host is told that there is no space, not: {end}");
+    }
+    for asked in [vec!["cut", GROUP], vec!["t0", "create", "i", "--of", GROUP]] {
+        let refused = site.appliance.refuses(&asked);
+        assert!(names_it(&refused), "{asked:?}: {refused}");
+    }
     site.appliance.kill9();
     site.appliance.start();
     std::fs::remove_file(&ballast).expect("make space");
     site.assert_recovers();
+    site.appliance.ok(&["cut", GROUP]);
     west.start();
     site.appliance.wait_pair(GROUP, "the pair to be paired again", LIMIT, |pair| pair.state == PairState::Paired);
 }

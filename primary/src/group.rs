@@ -484,6 +484,8 @@ impl Primary {
         let volume = self.member(name)?;
         self.applied_up_to(self.image.buffer.captured()).await?;
         volume.sync().map_err(|error| format!("sync volume '{name}': {error}"))?;
+        // What was written to it lies in the journal under an index: whoever reads that finds its name behind it.
+        self.record_volumes().await?;
         let members = self.keeper.get().volumes;
         let leave = |record: &mut GroupRecord| record.volumes.retain(|member| member.name != name);
         self.keeper.update(leave).map_err(|error| error.to_string())?;

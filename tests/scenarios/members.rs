@@ -161,6 +161,47 @@ fn a_volume_that_only_the_old_primary_had_is_not_taken_for_one_of_the_new() {
 }
 
 #[test]
+fn what_was_lost_of_a_volume_that_left_and_came_again_is_exported_and_never_an_image_of_nothing() {
+    let volumes = vec![("v", MIB.to_string()), ("w", MIB.to_string())];
+    let pair = Pair::paired(&Setup { volumes, interval: "250ms", seed: 114, journals: None, on_full: "fold" });
+    pair.settle();
+    pair.relay.cut();
+    written(&pair, "w", 7, MIB);
+    let alone = pair.east.open("w").read_all().expect("read");
+    let _ = pair.failover();
+    pair.relay.heal();
+    pair.east.wait_fenced(GROUP);
+    pair.east.ok(&["rejoin", GROUP]);
+    assert_east_has(&pair, &["v", "w"]);
+    pair.west.ok(&["group", "remove", GROUP, "--volume", "w"]);
+    wait_until("the copy to let the volume go", LIMIT, || {
+        let volume = pair.east.status().volumes.into_iter().find(|volume| volume.name == "w").expect("it stays");
+        check(volume.group.is_none(), || format!("{volume:?}"))
+    });
+    pair.east.ok(&["volume", "delete", "w"]);
+    pair.west.ok(&["group", "add", GROUP, "--volume", "w"]);
+    assert_east_has(&pair, &["v", "w"]);
+
+    let tails: Vec<LostTail> = pair.east.json(&["lost", "list", GROUP]);
+    let [tail] = tails.as_slice() else { panic!("one tail: {tails:?}") };
+    let [lost] = tail.volumes.as_slice() else { panic!("one volume: {tail:?}") };
+    assert_eq!((lost.name.as_deref(), lost.bytes), (Some("w"), MIB));
+    let path = |name: &str| pair.cluster.join(name).display().to_string();
+    let export = |volume: &str, to: &str| {
+        pair.east.ok(&["lost", "export", GROUP, &tail.name, "--volume", volume, "--to", to]);
+        std::fs::read(to).expect("read what was exported")
+    };
+    assert!(export("w", &path("w.lost")) == alone, "by its name");
+    let nothing = path("v.lost");
+    let refused = pair.east.refuses(&["lost", "export", GROUP, &tail.name, "--volume", "v", "--to", &nothing]);
+    assert!(refused.contains("holds nothing of volume 'v'"), "{refused}");
+    assert!(!std::path::Path::new(&nothing).exists(), "and leaves no file");
+    // One that was kept without a note of the volumes of then.
+    std::fs::remove_file(std::path::Path::new(&tail.folder).join("volumes.json")).expect("remove the note");
+    assert!(export(&lost.index.to_string(), &path("index.lost")) == alone, "by its index");
+}
+
+#[test]
 fn a_name_that_is_taken_over_there_is_told_to_who_asked() {
     let pair = Pair::paired(&Setup::one_volume("v", MIB, 94));
     pair.west.ok(&["volume", "create", "w", "--size", "1MiB"]);

@@ -61,7 +61,15 @@ impl Owner {
 struct Tail {
     journal: Arc<Journal>,
     from: Position,
+    /// The volumes that its own records name.
+    named: Named,
 }
+
+/// Name and bytes of volumes, by their index.
+type Named = BTreeMap<u32, (String, u64)>;
+
+/// What was written, by the volume's index.
+type Ranges = BTreeMap<u32, Vec<LostRange>>;
 
 /// Where the last frame of a journal ends that does not follow something which did not arrive whole: folded frames without their record are of no
 /// moment, and neither is what follows them before a marker.
@@ -94,8 +102,7 @@ impl Appliance {
                 let names = self.disk.list(&folder);
                 let names = names.map_err(|error| failed(format!("read {}: {error}", folder.display())))?;
                 for tail in names {
-                    let then = self.owner_then(owner.id(), &tail);
-                    tails.push(self.describe(then.as_ref().unwrap_or(&owner), tail)?);
+                    tails.push(self.describe(&owner, tail)?);
                 }
             }
         }
@@ -165,13 +172,28 @@ impl Appliance {
         self.owners(group)?.into_iter().find(has).ok_or_else(none)
     }
 
-    fn describe(&self, owner: &Owner, name: String) -> Result<LostTail, ErrorBody> {
-        let id = owner.id();
-        let tail = self.open_tail(id, &name)?;
+    /// Whose the indexes of a tail are: by its own records of the group's volumes, and by the note from when it was kept. Of one
+    /// without a note, what its records do not name goes by the volumes of now.
+    fn volumes_then(&self, owner: &Owner, name: &str, tail: &Tail) -> Named {
+        let mut named = tail.named.clone();
+        let then = self.owner_then(owner.id(), name);
+        for (index, volume, size) in &then.as_ref().unwrap_or(owner).volumes {
+            let known = (volume.clone(), *size);
+            if then.is_some() {
+                named.insert(*index, known);
+            } else {
+                named.entry(*index).or_insert(known);
+            }
+        }
+        named
+    }
+
+    /// What a tail has of each volume, and how many writes that were.
+    fn written(&self, folder: &Path, tail: &Tail, named: &Named) -> Result<(Ranges, u64), ErrorBody> {
         let mut fold: Overlay<Written> = Overlay::default();
         // In whole regions, and older than what the journal has.
-        let regions = self.kept_regions(&self.lost_folder(id).join(&name)).map_err(failed)?;
-        for (index, _, size) in &owner.volumes {
+        let regions = self.kept_regions(folder).map_err(failed)?;
+        for (index, (_, size)) in named {
             runs(&regions, VolumeIndex(*index), *size).for_each(|run| fold.insert(run, Written));
         }
         let (mut writes, mut at) = (0, None);
@@ -185,33 +207,50 @@ impl Appliance {
                 view.extents().for_each(|entry| fold.insert(entry.extent, Written));
             }
         }
-        let mut volumes: BTreeMap<u32, Vec<LostRange>> = BTreeMap::new();
+        let mut written = Ranges::new();
         for (extent, _) in fold.all() {
-            let ranges = volumes.entry(extent.volume.0).or_default();
+            let ranges = written.entry(extent.volume.0).or_default();
             match ranges.last_mut().filter(|last| last.offset + last.length == extent.offset) {
                 Some(last) => last.length += extent.length,
                 None => ranges.push(LostRange { offset: extent.offset, length: extent.length }),
             }
         }
+        Ok((written, writes))
+    }
+
+    fn describe(&self, owner: &Owner, name: String) -> Result<LostTail, ErrorBody> {
+        let id = owner.id();
+        let tail = self.open_tail(id, &name)?;
+        let folder = self.lost_folder(id).join(&name);
+        let named = self.volumes_then(owner, &name, &tail);
+        let (written, writes) = self.written(&folder, &tail, &named)?;
         let (generation, after_marker) = parse(&name).unwrap_or_default();
-        let volumes = volumes.into_iter().map(|(index, ranges)| LostVolume {
-            name: owner.volumes.iter().find(|(member, ..)| *member == index).map(|(_, name, _)| name.clone()),
+        let volumes = written.into_iter().map(|(index, ranges)| LostVolume {
+            name: named.get(&index).map(|(name, _)| name.clone()),
             index,
             bytes: ranges.iter().map(|range| range.length).sum(),
             ranges,
         });
-        let folder = self.lost_folder(id).join(&name).display().to_string();
+        let folder = folder.display().to_string();
         Ok(LostTail { name, generation, after_marker, writes, folder, volumes: volumes.collect() })
     }
 
     /// `lost export`: a sparse file, as large as the volume, with what the tail wrote and holes elsewhere.
     pub(crate) fn export_lost(&self, group: &str, name: &str, request: &LostExport) -> Result<(), ErrorBody> {
         let owner = self.owner_of(group, name)?;
-        let owner = self.owner_then(owner.id(), name).unwrap_or(owner);
         let tail = self.open_tail(owner.id(), name)?;
-        let member = owner.volumes.iter().find(|(_, volume, _)| *volume == request.volume);
-        let (index, member, size) =
-            member.ok_or_else(|| not_found(format!("group '{group}' has no volume '{}'", request.volume)))?;
+        let folder = self.tail_folder(owner.id(), name)?;
+        let named = self.volumes_then(&owner, name, &tail);
+        let (written, _) = self.written(&folder, &tail, &named)?;
+        let index = index_of(&request.volume, &named, &written).map_err(|why| {
+            let is_known = named.values().any(|(volume, _)| *volume == request.volume);
+            let told = format!("'{name}' of group '{group}' {why}: `tidemark lost list {group}` lists what it has");
+            if is_known { refused(told) } else { not_found(told) }
+        })?;
+        let (member, size) = named.get(&index).cloned().unwrap_or_else(|| (index.to_string(), 0));
+        // Of a volume that is not known any more, as much as was written.
+        let end = written.get(&index).and_then(|ranges| ranges.last()).map_or(0, |last| last.offset + last.length);
+        let size = size.max(end);
         let path = Path::new(&request.to);
         if !path.is_absolute() {
             return Err(invalid(format!("'{}' is not an absolute path", request.to)));
@@ -221,11 +260,10 @@ impl Appliance {
         }
         let at = |error: std::io::Error| failed(format!("write {}: {error}", path.display()));
         let file = self.disk.open(path, Open::New).map_err(at)?;
-        file.grow(*size).map_err(at)?;
-        let folder = self.tail_folder(owner.id(), name)?;
-        self.export_regions(&folder, VolumeIndex(*index), *size, &*file).map_err(failed)?;
+        file.grow(size).map_err(at)?;
+        self.export_regions(&folder, VolumeIndex(index), size, &*file).map_err(failed)?;
         let volumes = Arc::new(Volumes::default());
-        volumes.insert(VolumeFile::new(VolumeIndex(*index), member.clone(), file, *size));
+        volumes.insert(VolumeFile::new(VolumeIndex(index), member, file, size));
         let applied = AppliedPosition { position: tail.from, ..AppliedPosition::default() };
         let mut updater = Updater::new(Arc::clone(&tail.journal), Arc::clone(&volumes), applied);
         let end = whole_end(&tail.journal, tail.from).map_err(failed)?;
@@ -263,22 +301,42 @@ impl Appliance {
     fn open_tail(&self, id: GroupId, name: &str) -> Result<Tail, ErrorBody> {
         let folder = self.tail_folder(id, name)?;
         let after = parse(name).map_or(0, |(_, marker)| marker);
-        let mut from = Position::default();
-        let mut visit = |at: Position, header: &FrameHeader, record: Option<&ControlRecord>| {
-            if matches!(record, Some(ControlRecord::Marker(marker)) if marker.number == after) {
-                from = journal::end_of(at, header);
+        let (mut from, mut named) = (Position::default(), Named::new());
+        let mut visit = |at: Position, header: &FrameHeader, record: Option<&ControlRecord>| match record {
+            Some(ControlRecord::Marker(marker)) if marker.number == after => from = journal::end_of(at, header),
+            Some(ControlRecord::Volumes { volumes }) => {
+                named.extend(volumes.iter().map(|spec| (spec.index, (spec.name.clone(), spec.size))));
             }
+            _ => {}
         };
         let disk = Arc::clone(&self.disk);
         let opened = journal::open(disk, &folder, id, self.journal_options(), None, &mut visit).map_err(failed)?;
         let journal = Arc::clone(opened.writer.journal());
-        Ok(Tail { from: from.max(journal.oldest()), journal })
+        Ok(Tail { from: from.max(journal.oldest()), journal, named })
     }
 
     /// Whether a kept tail is still the rest of the journal that a side had before it returned.
     pub(crate) fn check_tail(&self, id: GroupId, before: &BeforeRecord) -> Result<(), String> {
         let tail = self.open_tail(id, &before.tail).map_err(|error| error.message)?;
         is_rest_of(&tail.journal, before)
+    }
+}
+
+/// Which volume of a tail is wanted, by its name or, where that is not known or several had it, its index; or why none is exported: an
+/// image without anything in it looks like one of a volume that nobody wrote.
+fn index_of(wanted: &str, named: &Named, written: &Ranges) -> Result<u32, String> {
+    let of_name: Vec<u32> = named.iter().filter(|(_, (name, _))| name == wanted).map(|(index, _)| *index).collect();
+    let held: Vec<u32> = of_name.iter().copied().filter(|index| written.contains_key(index)).collect();
+    let by_index = || wanted.parse::<u32>().ok().filter(|index| written.contains_key(index));
+    match (held.as_slice(), of_name.is_empty()) {
+        ([one], _) => Ok(*one),
+        ([], true) => by_index().ok_or_else(|| format!("knows no volume '{wanted}'")),
+        ([], false) => by_index().ok_or_else(|| format!("holds nothing of volume '{wanted}'")),
+        (several, _) => Err(format!(
+            "holds volume '{wanted}' more than once, for it left the group and joined it again: export each by its index, \
+             --volume {}, the later ones over the earlier",
+            several.iter().map(u32::to_string).collect::<Vec<_>>().join(", --volume ")
+        )),
     }
 }
 
@@ -300,5 +358,22 @@ mod tests {
     fn a_tail_is_named_by_where_it_begins() {
         assert_eq!(parse(&tail_name(3, 41)), Some((3, 41)));
         assert_eq!(parse("something else"), None);
+    }
+
+    #[test]
+    fn a_volume_is_found_by_what_the_tail_holds_of_it_and_never_by_nothing() {
+        let of = |name: &str| (name.to_owned(), 4096);
+        let named = Named::from([(0, of("v")), (1, of("w")), (2, of("w")), (3, of("x")), (4, of("x"))]);
+        let some = || vec![LostRange { offset: 0, length: 4096 }];
+        let written = Ranges::from([(1, some()), (3, some()), (4, some()), (7, some())]);
+        assert_eq!(index_of("w", &named, &written), Ok(1), "it came again under another index");
+        assert_eq!(index_of("7", &named, &written), Ok(7), "one without a name");
+        assert_eq!(index_of("4", &named, &written), Ok(4));
+        for (wanted, why) in
+            [("v", "holds nothing"), ("0", "knows no"), ("u", "knows no"), ("x", "--volume 3, --volume 4")]
+        {
+            let refused = index_of(wanted, &named, &written).unwrap_err();
+            assert!(refused.contains(why), "{wanted}: {refused}");
+        }
     }
 }

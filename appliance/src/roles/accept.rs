@@ -93,7 +93,13 @@ impl Appliance {
         // It calls again every few seconds, and is refused for the same reason until somebody has done something.
         let line = format!("{peer} {:?} {}", refused.refusal, refused.message);
         if let Some(left_out) = self.repeats.news(&line, self.clock.monotonic()) {
-            tracing::warn!(%peer, refusal = ?refused.refusal, message = %refused.message, left_out, "a peer was refused");
+            let (refusal, message) = (refused.refusal, &refused.message);
+            if refusal == Refusal::Unready {
+                // As at every change of roles.
+                tracing::info!(%peer, ?refusal, %message, left_out, "a peer was refused");
+            } else {
+                tracing::warn!(%peer, ?refusal, %message, left_out, "a peer was refused");
+            }
         }
         self.metrics.peer_refused(refused.refusal.into());
         let _ = control.send(&Message::Refused(refused)).await;

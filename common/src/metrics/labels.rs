@@ -100,7 +100,7 @@ label! {
         Suspended = "suspended",
         /// It sent something that makes no sense.
         Malformed = "malformed",
-        /// This side was not ready.
+        /// This side was not ready: its group was changing its role, or did not run. It is nothing to be alarmed about by itself.
         Unready = "unready",
         /// The copy's journal is damaged here.
         Damaged = "damaged",

@@ -714,7 +714,7 @@ pub const fn on_full_record(on_full: OnFull) -> OnFullRecord {
 
 #[cfg(test)]
 mod tests {
-    use tidemark_common::catalog::{Catalog, CopyRecord, GroupRecord, RoleRecord};
+    use tidemark_common::catalog::{Catalog, CopyRecord, GroupRecord, PairStateRecord, RoleRecord};
     use tidemark_common::clock::SystemClock;
     use tidemark_common::ids::ApplianceId;
     use tidemark_common::link::Endpoint;
@@ -838,6 +838,22 @@ mod tests {
         primary.grow_volume("a", 2 * SIZE, announced).unwrap();
         assert_eq!(export.bounds().size, 2 * SIZE);
         export.write(SIZE, &[1; 4096], true).await.unwrap();
+        primary.stop();
+    }
+
+    /// It may have followed until the service ended.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_pair_lags_no_longer_than_the_service_runs_and_stands_suspended_since_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let primary = start(directory.path());
+        for (peer, state, since_start) in
+            [("west", PairStateRecord::CatchingUp, true), ("north", PairStateRecord::Suspended, false)]
+        {
+            let record = PairRecord { state, ..PairRecord::new(peer, 0) };
+            primary.keeper.update(|group| group.pairs.push(record.clone())).unwrap();
+            let status = primary.insert_pair(&record).status();
+            assert_eq!(status.since > jiff::Timestamp::UNIX_EPOCH, since_start, "{status:?}");
+        }
         primary.stop();
     }
 

@@ -271,7 +271,8 @@ impl Pair {
         let state = PairState::from(record.state);
         let stands = matches!(state, PairState::Suspended | PairState::FailedOver | PairState::Fenced);
         let wanted = if stands { Wanted::Suspended } else { Wanted::Run };
-        let since = from_unix_ns(record.since_ns);
+        // Whether it followed or lagged when the service ended is not recorded.
+        let since = if state == PairState::CatchingUp { clock.wall() } else { from_unix_ns(record.since_ns) };
         let differences = Arc::new(Differences::open(Arc::clone(&keeper), record));
         let mut view = View::new(state, record.reason.clone(), since);
         // What the journal holds is a lower bound; the other side says more when it is reached.

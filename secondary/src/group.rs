@@ -592,6 +592,9 @@ impl Secondary {
     /// Where its positions are.
     #[must_use]
     pub fn movements(&self) -> Vec<Movement> {
+        // Here, because somebody looks all the time: a state that comes and goes while nobody asks for it would be no change.
+        let (state, _) = self.pair_state(&self.state.permission(), self.is_connected());
+        self.in_state_since(state, self.parts.clock.wall());
         let applied = self.state.applied_position().position;
         // Volumes that wait for a backup stand rightly: it is told by the backup, and ends by itself.
         let due = applied < self.state.limit() && !self.parts.eras.is_squeezed();
@@ -669,14 +672,11 @@ impl Secondary {
         })
     }
 
+    /// How it stands, and the copy's age in seconds; `None`: there is no image.
     #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
-    fn pair_status(&self, peer: &str, permission: &Permission) -> PairStatus {
-        let position = self.state.position();
-        let heard = self.state.last_heard();
-        let now = self.parts.clock.wall();
-        let age = heard.as_of.age(self.parts.clock.monotonic(), now);
+    fn pair_state(&self, permission: &Permission, connected: bool) -> (PairState, Option<f64>) {
+        let age = self.state.last_heard().as_of.age(self.parts.clock.monotonic(), self.parts.clock.wall());
         let age = permission.permitted().map(|_| age.as_secs_f64());
-        let connected = self.is_connected();
         let interval = self.parts.keeper.get().interval_ms as f64 / 1000.0;
         let state = match (permission.copy(), age) {
             (Some(copy), _) if copy.direct => PairState::InitialCopy,
@@ -684,6 +684,14 @@ impl Secondary {
             (None, None) => PairState::InitialCopy,
             (None, Some(age)) => paired_or_behind(connected, age, interval),
         };
+        (state, age)
+    }
+
+    fn pair_status(&self, peer: &str, permission: &Permission) -> PairStatus {
+        let position = self.state.position();
+        let now = self.parts.clock.wall();
+        let connected = self.is_connected();
+        let (state, age) = self.pair_state(permission, connected);
         let (copy_error, round_trip) = {
             let current = self.current.lock();
             (current.error.clone(), current.connection.as_ref().map(|connection| connection.stats().round_trip))

@@ -69,6 +69,22 @@ fn a_link_cut_for_seconds_resumes_without_sending_everything_again() {
     assert!(sent < captured + captured / 4 + (1 << 20), "{sent} bytes sent for {captured} bytes written");
 }
 
+/// Nobody asks the copy meanwhile.
+#[test]
+fn a_copy_that_lagged_for_a_while_is_not_said_to_have_followed_since_before() {
+    let pair = Pair::paired(&Setup::one_volume("v", 1 << 20, 76));
+    pair.settle();
+    let before = pair.west.wait_pair(GROUP, "to follow", LIMIT, |pair| pair.state == PairState::Paired).since;
+    pair.relay.cut();
+    write_noise(&pair.east, "v", 0, 1 << 20, 1);
+    // It lags from about four seconds on.
+    pair.east.wait_pair(GROUP, "the lag", LIMIT, |pair| pair.rpo_seconds.is_some_and(|rpo| rpo > 8.0));
+    pair.relay.heal();
+    pair.east.wait_pair(GROUP, "to follow again", COPY_LIMIT, |pair| pair.state == PairState::Paired);
+    let after = pair.west.wait_pair(GROUP, "to follow again", LIMIT, |pair| pair.state == PairState::Paired).since;
+    assert!(after > before, "since {after}, as before the link was cut");
+}
+
 #[test]
 fn a_long_lossy_reordering_link_delivers_the_exact_image() {
     let pair = Pair::prefilled(&Setup::seeded(72));

@@ -345,7 +345,8 @@ impl Appliance {
             Engine::Failed(_) if group.keeper.get().role == RoleRecord::Primary => None,
             _ => return,
         };
-        let recorded = group.keeper.update(|record| record.role = RoleRecord::Fenced { by_generation: by.0 });
+        let now_ns = self.now_ns();
+        let recorded = group.keeper.update(|record| record.fence(by.0, now_ns));
         if let Err(error) = recorded {
             tracing::error!(group = name, %error, "the fence could not be recorded: it holds until the next restart, which finds it again");
         }

@@ -89,6 +89,8 @@ pub(crate) struct Group {
     pub(crate) rival: Mutex<Option<Rival>>,
     /// Of a fenced group: who has taken over, and with which generation.
     pub(crate) takers: Mutex<Vec<(String, u64)>>,
+    /// Since when it does not run, as far as anybody looked.
+    pub(crate) failed_since: Mutex<Option<jiff::Timestamp>>,
 }
 
 impl Group {
@@ -101,6 +103,7 @@ impl Group {
             denied: AtomicU64::new(0),
             rival: Mutex::default(),
             takers: Mutex::default(),
+            failed_since: Mutex::default(),
         }
     }
 

@@ -10,6 +10,7 @@ use tidemark_common::api::types::{
     PairState, PairStatus, PeerStatus, Positions, Role, SideStoreStatus, Status, VolumeStatus,
 };
 use tidemark_common::catalog::{PairStateRecord, PeerRecord};
+use tidemark_common::clock::from_unix_ns;
 use tokio_util::sync::CancellationToken;
 
 use super::appliance::{Appliance, Engine, Group, Volume};
@@ -117,6 +118,7 @@ impl Appliance {
                 self.groups.read().iter().map(|(name, group)| (name.clone(), Arc::clone(group))).collect();
             self.watchdog.keep(|name| groups.iter().any(|(known, _)| known == name));
             for (name, group) in groups {
+                group.see_failed(self.clock.wall());
                 let movements = match &*group.engine.read() {
                     Engine::Primary(primary) => primary.movements(),
                     Engine::Secondary(secondary) => secondary.movements(),
@@ -161,11 +163,11 @@ impl Appliance {
                     self.journal_folder(group.keeper.id()).display()
                 );
                 let reason = Self::several_takers(group).unwrap_or(reason);
-                at_rest(group, Role::Fenced, PairState::Fenced, reason, self.clock.wall())
+                at_rest(group, Role::Fenced, PairState::Fenced, reason, None)
             }
             Engine::Failed(why) => {
                 let role = group.keeper.get().role.into();
-                at_rest(group, role, PairState::Error, why.reason.clone(), self.clock.wall())
+                at_rest(group, role, PairState::Error, why.reason.clone(), group.see_failed(self.clock.wall()))
             }
         }
     }
@@ -181,14 +183,24 @@ fn taker(group: &Group) -> String {
     by.map_or_else(|| "PEER".into(), |pair| pair.peer.clone())
 }
 
-/// A group for which nothing runs.
-fn at_rest(group: &Group, role: Role, state: PairState, reason: String, now: jiff::Timestamp) -> GroupStatus {
+impl Group {
+    /// Since when it does not run; `None`: it does, or it is fenced.
+    fn see_failed(&self, now: jiff::Timestamp) -> Option<jiff::Timestamp> {
+        let is_failed = matches!(&*self.engine.read(), Engine::Failed(_));
+        let mut since = self.failed_since.lock();
+        *since = is_failed.then(|| since.unwrap_or(now));
+        *since
+    }
+}
+
+/// A group for which nothing runs, since then; `None`: as it is recorded.
+fn at_rest(group: &Group, role: Role, state: PairState, reason: String, since: Option<jiff::Timestamp>) -> GroupStatus {
     let record = group.keeper.get();
     let pair = |pair: &tidemark_common::catalog::PairRecord| PairStatus {
         peer: pair.peer.clone(),
         state,
         reason: Some(reason.clone()),
-        since: jiff::Timestamp::from_nanosecond(i128::from(pair.since_ns)).unwrap_or(now),
+        since: since.unwrap_or_else(|| from_unix_ns(pair.since_ns)),
         connected: false,
         stands: true,
         received_marker: 0,

@@ -113,7 +113,8 @@ impl Appliance {
         let generation = group.keeper.generation().0;
         let (connection, control, mut answers) = self.call(peer).await?;
         let by = Generation(generation + 1);
-        group.keeper.update(|record| record.role = RoleRecord::Fenced { by_generation: by.0 }).map_err(failed)?;
+        let now_ns = self.now_ns();
+        group.keeper.update(|record| record.fence(by.0, now_ns)).map_err(failed)?;
         let request = TakeOver {
             version_min: Versions::OURS.min,
             version_max: Versions::OURS.max,
@@ -134,8 +135,7 @@ impl Appliance {
             }
             Answered::TookOverBefore { by, message } => {
                 *group.engine.write() = Engine::Fenced { by: Generation(by) };
-                let fenced = RoleRecord::Fenced { by_generation: by };
-                group.keeper.update(|record| record.role = fenced).map_err(failed)?;
+                group.keeper.update(|record| record.fence(by, now_ns)).map_err(failed)?;
                 self.close_doors(group, &format!("'{peer}' has taken over: open it there"));
                 tokio::task::block_in_place(|| primary.stop());
                 let name = group.keeper.name();

@@ -122,6 +122,16 @@ pub struct GroupRecord {
     pub history: History,
 }
 
+impl GroupRecord {
+    /// Another side has taken over, or may have: nothing is served here, and that is how it stands with the pairs from now on.
+    pub fn fence(&mut self, by_generation: u64, now_ns: i64) {
+        if !matches!(self.role, RoleRecord::Fenced { .. }) {
+            self.pairs.iter_mut().for_each(|pair| pair.since_ns = now_ns);
+        }
+        self.role = RoleRecord::Fenced { by_generation };
+    }
+}
+
 /// From where on a copy keeps its history: its volumes hold nothing of what lies behind.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct HistoryRecord {

@@ -251,3 +251,12 @@ fn a_comparison_goes_with_its_pair_and_with_its_group() {
     assert_eq!(catalog.verify_of(GROUP, "farther").unwrap(), None);
     assert_eq!(catalog.verify_of(OTHER_GROUP, "far").unwrap(), Some(verify));
 }
+
+#[test]
+fn pairs_of_a_group_that_is_fenced_stand_so_since_then_and_not_since_it_is_said_again() {
+    let mut record = GroupRecord { role: RoleRecord::Primary, ..group("pg") };
+    record.pairs = vec![pair("west", PairStateRecord::CatchingUp)];
+    record.fence(9, 500);
+    record.fence(10, 600);
+    assert_eq!((record.role, record.pairs[0].since_ns), (RoleRecord::Fenced { by_generation: 10 }, 500));
+}

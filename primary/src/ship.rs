@@ -22,7 +22,7 @@ use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::limits::DATA_STREAMS;
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender, DialError, Endpoint, LinkError, Stats};
 use tidemark_common::metrics::{GroupMetrics, PairMetrics, Part};
-use tidemark_common::pair::is_transition_valid;
+use tidemark_common::pair::{SENDS_NOTHING, SUSPENDED_THERE, is_transition_valid};
 use tidemark_common::record::Chain;
 use tidemark_common::repeats::Repeats;
 use tidemark_common::stage;
@@ -525,7 +525,7 @@ impl Pair {
         if let Err(error) = &ended
             && !of_the_link(error)
         {
-            connection.close(&format!("'{}' sends nothing: {error}", self.links.name()));
+            connection.close(&format!("'{}' {SENDS_NOTHING} {error}", self.links.name()));
         }
         ended
     }
@@ -544,7 +544,7 @@ impl Pair {
         let (here, pair) = (self.links.name(), self.in_commands());
         match self.orders.borrow().wanted {
             Wanted::Suspended => {
-                format!("the pair was suspended on '{here}': `tidemark pair resume {pair}` there goes on")
+                format!("{SUSPENDED_THERE} '{here}': `tidemark pair resume {pair}` there goes on")
             }
             Wanted::Stop => {
                 format!("'{here}' was stopped, or its pair of group '{}' was deleted there", self.keeper.name())

@@ -20,7 +20,7 @@ use tidemark_common::link::{Connection, ControlReceiver, ControlSender, LinkErro
 use tidemark_common::markers::{Markers, info, marker_of};
 use tidemark_common::metrics::{GroupMetrics, PairMetrics};
 use tidemark_common::overlay::unapplied::{Indexed, SharedIndex, Spill};
-use tidemark_common::pair::paired_or_behind;
+use tidemark_common::pair::{SENDS_NOTHING, paired_or_behind};
 use tidemark_common::rate::Rate;
 use tidemark_common::record::{ControlRecord, CopyCheck, FoldCheck, FrameHeader, MarkerRecord};
 use tidemark_common::repeats::Repeats;
@@ -45,6 +45,10 @@ use crate::state::{Concern, CopyState};
 
 /// A primary sends heartbeats at least once a second; one that is silent for longer than this is not there.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
+
+/// A primary that can be reached, and has nothing to send or is not taken anything from, calls again within its longest pause and what a
+/// call takes.
+const CALLS_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long a goodbye may take to arrive.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -124,6 +128,21 @@ struct Current {
     stop: CancellationToken,
     /// Why the last one ended, for people.
     error: Option<String>,
+    /// When the last one ended though the link was well: the primary sends nothing, or this side takes nothing.
+    stood: Option<Duration>,
+}
+
+impl Current {
+    /// A connection has ended, and it is known why.
+    fn stands(&mut self, error: String, stood: Option<Duration>) {
+        self.error = Some(error);
+        self.stood = stood;
+    }
+
+    fn goes_on(&mut self) {
+        self.error = None;
+        self.stood = None;
+    }
 }
 
 /// A running copy.
@@ -386,7 +405,7 @@ impl Secondary {
         let damage = self.state.damage();
         control.send(&Message::Welcome(self.welcome(&writer, version))).await.inspect_err(|_| stop.cancel()).ok();
         // Why an earlier one ended is over.
-        self.current.lock().error = None;
+        self.current.lock().goes_on();
         let (queue, frames) = mpsc::channel(receive::QUEUE);
         let intake = self.intake(writer, hello);
         let taking = tokio::task::spawn_blocking(move || stage::named(c"intake", || intake.run(frames)));
@@ -484,11 +503,12 @@ impl Secondary {
             if let Some(left_out) = self.repeats.news(&error.to_string(), self.parts.clock.monotonic()) {
                 tracing::info!(group = %self.parts.keeper.name(), %error, left_out, "the connection of the primary ended");
             }
+            let now = self.parts.clock.monotonic();
             if let ReceiveError::Link(LinkError::PeerClosed { reason }) = error {
-                self.current.lock().error = Some(reason.clone());
+                self.current.lock().stands(reason.clone(), reason.contains(SENDS_NOTHING).then_some(now));
             }
             if matches!(error, ReceiveError::Intake(_) | ReceiveError::Damaged(_)) {
-                self.current.lock().error = Some(error.to_string());
+                self.current.lock().stands(error.to_string(), Some(now));
                 // Closing at once would lose what was not yet acknowledged: the other side is to know why.
                 let goodbye = async {
                     control.send(&Message::Goodbye { message: error.to_string() }).await?;
@@ -692,10 +712,14 @@ impl Secondary {
         let now = self.parts.clock.wall();
         let connected = self.is_connected();
         let (state, age) = self.pair_state(permission, connected);
-        let (copy_error, round_trip) = {
+        let (copy_error, stood, round_trip) = {
             let current = self.current.lock();
-            (current.error.clone(), current.connection.as_ref().map(|connection| connection.stats().round_trip))
+            let round_trip = current.connection.as_ref().map(|connection| connection.stats().round_trip);
+            (current.error.clone(), current.stood, round_trip)
         };
+        let called = |at: Duration| self.parts.clock.monotonic().saturating_sub(at) <= CALLS_WITHIN;
+        // Nobody has called since: it is the link by now.
+        let copy_error = copy_error.filter(|_| stood.is_none_or(called));
         let silent = (!connected).then(|| format!("'{peer}' is not connected: `tidemark status` there says why"));
         let before = permission.keeps_before().then(|| was_before(&self.parts.keeper)).flatten().map(|before| {
             let time = from_unix_ns(before.marker_ns);
@@ -714,7 +738,7 @@ impl Secondary {
             reason: joined([self.state.problem().or(if connected { None } else { copy_error }).or(silent), before]),
             since: self.in_state_since(state, now),
             connected,
-            stands: false,
+            stands: !connected && stood.is_some_and(called),
             received_marker: position.received_marker,
             permitted_marker: position.permitted_marker,
             applied_marker: position.applied_marker,

@@ -136,6 +136,13 @@ fn a_suspended_pair_sends_nothing_until_it_is_resumed() {
     pair.settle();
     pair.east.ok(&["pair", "suspend", GROUP, "--to", "west"]);
     pair.east.wait_pair(GROUP, "the suspension", LIMIT, |pair| pair.state == PairState::Suspended);
+    pair.west.wait_pair(GROUP, "the copy to be told", LIMIT, |pair| {
+        pair.reason.as_ref().is_some_and(|reason| reason.contains("suspended on 'east'"))
+    });
+    for side in [&pair.east, &pair.west] {
+        let shown = side.ok(&["status"]);
+        assert!(shown.contains("suspended") && !shown.contains("link down"), "{shown}");
+    }
     let before = pair.backing(&pair.west);
     let load = pair.load(0);
     load.wait_acked(300);

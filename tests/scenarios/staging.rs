@@ -34,6 +34,10 @@ fn too_large_a_resync(seed: u64) -> (Pair, Vec<Vec<u8>>) {
         pair.reason.as_deref().is_some_and(|why| why.contains("raise journal_bytes") && why.contains("--in-place"))
     });
     assert_eq!(pair.east.pair(GROUP).state, PairState::Differential);
+    pair.west.wait_pair(GROUP, "the copy to know that it is not the link", LIMIT, |pair| {
+        let told = pair.reason.as_deref().is_some_and(|why| why.contains("'east' sends nothing"));
+        told && pair.stands && !pair.connected
+    });
     assert_eq!(pair.backing(&pair.west), before, "the old image stays");
     assert_eq!(pair.west.group(GROUP).journal.bytes, held, "found out before, not in the middle");
     (pair, before)

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use tidemark_common::api::types::{ComparisonState, CopyProgress, GroupStatus, PairState, PairStatus, Role};
+use tidemark_common::pair::SUSPENDED_THERE;
 
 use super::group::with_bar;
 use super::{VALUE_COLUMN, labelled};
@@ -43,6 +44,9 @@ fn headline(pair: &PairStatus, role: Role, now: Timestamp) -> Line {
     let line = match link(pair, role) {
         Link::Up => line,
         Link::Begun => line.with(Style::Busy, "connecting   "),
+        // The state says it.
+        Link::Suspended if pair.state == PairState::Suspended => line,
+        Link::Suspended => line.with(Style::Warning, "suspended   "),
         Link::Stands => line.with(Style::Bad, "stands   "),
         Link::Down => line.with(Style::Bad, "link down   "),
     };
@@ -53,19 +57,27 @@ enum Link {
     Up,
     /// Not tried to its end yet.
     Begun,
+    /// An operator wants it so, on either side.
+    Suspended,
     /// It is not the link: a person has to do what the reason says.
     Stands,
     Down,
 }
 
 /// On the side that calls, a link that failed has left its reason.
-const fn link(pair: &PairStatus, role: Role) -> Link {
+fn link(pair: &PairStatus, role: Role) -> Link {
     match (pair.connected, &pair.reason, role) {
         (true, _, _) => Link::Up,
+        (false, _, _) if is_suspended(pair) => Link::Suspended,
         (false, None, Role::Primary) => Link::Begun,
-        (false, Some(_), Role::Primary) if pair.stands => Link::Stands,
+        (false, Some(_), _) if pair.stands => Link::Stands,
         _ => Link::Down,
     }
+}
+
+/// Here, or, as far as that side has told, over there.
+fn is_suspended(pair: &PairStatus) -> bool {
+    pair.state == PairState::Suspended || pair.reason.as_ref().is_some_and(|reason| reason.contains(SUSPENDED_THERE))
 }
 
 /// Nothing flows any more, so there is nothing to measure.
@@ -78,6 +90,7 @@ fn arrow(pair: &PairStatus, role: Role) -> (&'static str, Style) {
     match (pair.connected, role) {
         (false, _) if is_over(pair.state) => ("╌╳╌", state_style(pair.state)),
         (false, _) if matches!(link(pair, role), Link::Begun) => ("╌╌╌", Style::Busy),
+        (false, _) if is_suspended(pair) => ("╌╌╌", Style::Warning),
         (false, _) => ("╌╳╌", Style::Bad),
         (true, Role::Primary) => ("──▶", state_style(pair.state)),
         (true, Role::Secondary) => ("◀──", state_style(pair.state)),

@@ -35,6 +35,35 @@ fn states_have_their_colours() {
     }
 }
 
+/// The same pair as its primary and its copy show it.
+#[test]
+fn a_pair_that_does_not_send_is_not_one_whose_link_is_down() {
+    let shown = |mut status: Status, role, change: &dyn Fn(&mut PairStatus)| {
+        status.groups[0].role = role;
+        status.groups[0].pairs[0].connected = false;
+        change(&mut status.groups[0].pairs[0]);
+        let shown = render(&status, samples::now(), PAGE);
+        let line = shown.lines().find(|line| line.contains(" RPO ")).map(ToOwned::to_owned);
+        line.expect("the pair's line")
+    };
+    let suspended = shown(samples::secondary(), Role::Secondary, &|pair| {
+        pair.reason = Some("the pair was suspended on 'east': `tidemark pair resume g --to west` there goes on".into());
+    });
+    assert!(suspended.contains("suspended") && !suspended.contains("link down"), "{suspended}");
+    let stands = shown(samples::secondary(), Role::Secondary, &|pair| {
+        (pair.stands, pair.reason) = (true, Some("'east' sends nothing: 90 MiB differ".into()));
+    });
+    assert!(stands.contains("stands") && !stands.contains("link down"), "{stands}");
+    let gone = shown(samples::secondary(), Role::Secondary, &|pair| {
+        pair.reason = Some("'east' is not connected: `tidemark status` there says why".into());
+    });
+    assert!(gone.contains("link down"), "{gone}");
+    let own = shown(samples::link_down(), Role::Primary, &|pair| {
+        (pair.state, pair.reason) = (PairState::Suspended, Some("suspended by the operator".into()));
+    });
+    assert!(own.contains("suspended") && !own.contains("link down"), "{own}");
+}
+
 #[test]
 fn a_narrow_screen_cuts_lines_and_breaks_messages() {
     let view = View { width: 60, ..PAGE };

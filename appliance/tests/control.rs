@@ -85,7 +85,7 @@ async fn every_method_arrives_as_it_was_asked() {
     assert_eq!(client.group_create(&group).await.unwrap().volumes, ["a"]);
     let added = client.group_add("g", &GroupVolume { volume: text("c") }, true).await.unwrap();
     assert_eq!(added.volumes, ["a", "b", "c"]);
-    assert_eq!(client.group_remove("g", "a", true).await.unwrap().volumes, ["b"]);
+    assert_eq!(client.group_remove("g", "a").await.unwrap().volumes, ["b"]);
     client.group_delete("h").await.unwrap();
     let west = PairTarget { to: text("west") };
     assert_eq!(client.pair_create("g", &west).await.unwrap().peer, "west");
@@ -111,7 +111,7 @@ async fn every_method_arrives_as_it_was_asked() {
         text(r#"volume_resize "a" 1024"#),
         format!("{group:?}"),
         text(r#"group_add "g" "c" true"#),
-        text(r#"group_remove "g" "a" true"#),
+        text(r#"group_remove "g" "a""#),
         text(r#"group_delete "h""#),
         text(r#"pair_create "g" "west""#),
         text(r#"pair_suspend "g" "west""#),

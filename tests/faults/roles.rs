@@ -133,7 +133,7 @@ fn a_fence_does_not_wait_for_an_operators_change_that_waits_for_hosts() {
     });
     let directory = pair.east.directory().display().to_string();
     let change = std::thread::spawn(move || {
-        tidemark_tests::appliance::tidemark(&["group", "remove", "t", "--volume", "c", "--force", "--dir", &directory])
+        tidemark_tests::appliance::tidemark(&["group", "remove", "t", "--volume", "c", "--dir", &directory])
     });
     wait_until("the takeover", LIMIT, || {
         let outcome = pair.west.cli(&["failover", "t"]);

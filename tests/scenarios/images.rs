@@ -169,7 +169,7 @@ fn what_cannot_be_had_is_said() {
     pair.east.ok(&["t0", "create", "t", "--of", "a", "b"]);
     assert!(matches!(pair.east.try_open("t/c"), Err(HostError::Refused { .. })));
     assert!(pair.east.refuses(&["group", "remove", GROUP, "--volume", "a"]).contains("'t'"));
-    pair.east.ok(&["group", "remove", GROUP, "--volume", "c", "--force"]);
+    pair.east.ok(&["group", "remove", GROUP, "--volume", "c"]);
     assert!(pair.east.refuses(&["t0", "create", "u", "--of", "a", GROUP]).contains("or volumes of it"));
     west.ok(&["volume", "create", "own", "--size", "1MiB"]);
     west.ok(&["group", "create", "own", "--volume", "own"]);

@@ -56,7 +56,7 @@ fn a_volume_taken_out_after_the_marker_still_belongs_to_its_image() {
     let original = pair.east.open("w").read_all().expect("read");
     pair.settle();
     let before = pair.east.pair(GROUP);
-    pair.east.ok(&["group", "remove", GROUP, "--volume", "w", "--force"]);
+    pair.east.ok(&["group", "remove", GROUP, "--volume", "w"]);
     // The record is over there, and no marker after it.
     pair.east.wait_pair(GROUP, "the record to be received", LIMIT, |pair| pair.lag_bytes == 0 && pair.connected);
     assert_eq!(pair.east.pair(GROUP).permitted_marker, before.permitted_marker);
@@ -72,7 +72,7 @@ fn a_volume_that_left_is_let_go_by_the_copy_at_the_next_marker() {
     let mut pair = Pair::paired(&Setup { volumes, interval: "250ms", seed: 93, journals: None, on_full: "fold" });
     written(&pair, "w", 4, MIB);
     let original = pair.east.open("w").read_all().expect("read");
-    pair.east.ok(&["group", "remove", GROUP, "--volume", "w", "--force"]);
+    pair.east.ok(&["group", "remove", GROUP, "--volume", "w"]);
     pair.settle();
     tidemark_tests::wait::wait_until("the copy to let the volume go", LIMIT, || {
         let status = pair.west.status();

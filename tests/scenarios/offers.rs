@@ -42,7 +42,7 @@ fn a_volume_taken_out_and_in_again_becomes_the_copy_it_was() {
         let pair = Pair::paired(&two(221));
         written(&pair, "w", 1);
         pair.settle();
-        pair.east.ok(&["group", "remove", GROUP, "--volume", "w", "--force"]);
+        pair.east.ok(&["group", "remove", GROUP, "--volume", "w"]);
         if wait {
             wait_let_go(&pair);
         }
@@ -62,7 +62,7 @@ fn a_volume_taken_out_and_in_again_becomes_the_copy_it_was() {
 fn what_a_host_opened_over_there_is_overwritten_only_when_it_is_offered() {
     let mut pair = Pair::paired(&two(222));
     written(&pair, "w", 1);
-    pair.east.ok(&["group", "remove", GROUP, "--volume", "w", "--force"]);
+    pair.east.ok(&["group", "remove", GROUP, "--volume", "w"]);
     wait_let_go(&pair);
     pair.west.open("w").write(0, &[9; 4096]).expect("it is a volume like any other");
     pair.east.ok(&["group", "add", GROUP, "--volume", "w"]);
@@ -146,7 +146,7 @@ fn images_of_a_copy_outlive_a_volume_that_leaves_its_group() {
     pair.settle();
     pair.west.ok(&["clone", "create", "c", "--of", GROUP]);
     let original = pair.west.open("c/w").read_all().expect("read the clone");
-    pair.east.ok(&["group", "remove", GROUP, "--volume", "w", "--force"]);
+    pair.east.ok(&["group", "remove", GROUP, "--volume", "w"]);
     wait_let_go(&pair);
     for _ in 0..2 {
         let image = pair.west.status().images.into_iter().find(|image| image.name == "c").expect("the clone");

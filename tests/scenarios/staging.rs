@@ -87,7 +87,7 @@ fn a_volume_that_finds_no_room_over_there_is_refused_and_leaves_nothing_behind_w
     });
     write_noise(&pair.east, "v", 2 * MIB, MIB, 34);
     write_noise(&pair.east, "w", 0, MIB, 35);
-    pair.east.ok(&["group", "remove", GROUP, "--volume", "w", "--force"]);
+    pair.east.ok(&["group", "remove", GROUP, "--volume", "w"]);
     pair.east.wait_pair(GROUP, "the pair to go on by itself", LIMIT, |pair| {
         pair.state == PairState::Paired && pair.differential_bytes == 0
     });

@@ -276,7 +276,7 @@ fn a_comparison_is_forgotten_with_what_it_is_about() {
     pair.wait_paired();
 
     stand(&pair, &[]);
-    pair.east.ok(&["group", "remove", GROUP, "--volume", "b", "--force"]);
+    pair.east.ok(&["group", "remove", GROUP, "--volume", "b"]);
     wait_gone(&pair, "the comparison of a volume that left to go");
     let said = pair.east.refuses(&["verify", GROUP, "--to", "west", "--resume"]);
     assert!(said.contains("no comparison"), "{said}");

@@ -55,13 +55,7 @@ pub(crate) enum Command {
         force: bool,
     },
     /// Take a volume out of a group
-    Remove {
-        #[command(flatten)]
-        member: Member,
-        /// Also while hosts are connected to it: what they write from then on is in no copy, marker or backup of the group
-        #[arg(long)]
-        force: bool,
-    },
+    Remove(Member),
 }
 
 /// A group and one volume.
@@ -110,11 +104,23 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
         Command::Add { member: Member { group, volume }, force } => {
             client.group_add(&group, &GroupVolume { volume }, force).await?
         }
-        Command::Remove { member: Member { group, volume }, force } => {
-            client.group_remove(&group, &volume, force).await?
-        }
+        Command::Remove(member) => remove(member, service).await?,
     };
     output::done(service.json, &group, |group: &GroupStatus| {
         format!("group '{}' has the volumes {}", group.name, group.volumes.join(", "))
     })
+}
+
+/// Hosts that have it open go on without noticing, so who takes it out is told.
+async fn remove(Member { group, volume }: Member, service: &Service) -> Result<GroupStatus, Failure> {
+    let left = service.client.group_remove(&group, &volume).await?;
+    let volumes = service.client.status().await?.volumes;
+    let connections = volumes.iter().find(|found| found.name == volume).map_or(0, |found| found.connections);
+    if connections > 0 {
+        output::say(&format!(
+            "volume '{volume}' is open over NBD still ({connections} connections): what is written there from now on is in no copy, marker or \
+             backup of group '{group}'"
+        ));
+    }
+    Ok(left)
 }

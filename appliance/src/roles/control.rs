@@ -157,8 +157,8 @@ impl Control for Appliance {
         Box::pin(async move { self.delete_group(&name).await })
     }
 
-    fn group_remove(&self, group: String, volume: String, force: bool) -> Reply<'_, GroupStatus> {
-        Box::pin(async move { self.remove_from_group(&group, &volume, force).await })
+    fn group_remove(&self, group: String, volume: String) -> Reply<'_, GroupStatus> {
+        Box::pin(async move { self.remove_from_group(&group, &volume).await })
     }
 
     fn pair_create(&self, group: String, request: PairTarget) -> Reply<'_, PairStatus> {

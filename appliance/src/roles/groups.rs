@@ -20,7 +20,6 @@ use tidemark_secondary::group::{Secondary, SecondaryParts, StartError};
 use tidemark_secondary::intake::CopyVolumes;
 
 use super::appliance::{Appliance, Engine, Failure, Group, failed, invalid, refused};
-use super::volumes::refuse_connected;
 
 /// A write waits this long at most in the buffer for company.
 const DRAIN_DELAY: Duration = Duration::from_millis(10);
@@ -312,12 +311,7 @@ impl Appliance {
     }
 
     /// `group remove`.
-    pub(crate) async fn remove_from_group(
-        &self,
-        group: &str,
-        name: &str,
-        force: bool,
-    ) -> Result<GroupStatus, ErrorBody> {
+    pub(crate) async fn remove_from_group(&self, group: &str, name: &str) -> Result<GroupStatus, ErrorBody> {
         let _alone = self.changing.lock().await;
         let primary = self.primary(group)?;
         if self.group_of(name).as_deref() != Some(group) {
@@ -330,11 +324,6 @@ impl Appliance {
         }
         self.refuse_with_images(primary.keeper().id(), Some(name), "taken out of its group")?;
         let volume = self.volume(name)?;
-        if !force {
-            let why = "what they write from then on would be in no copy, marker or backup of the group (--force does that, and \
-                       they go on without an error)";
-            refuse_connected(name, &volume, Some(why))?;
-        }
         let held = volume.door.hold().await;
         // Hosts may have been waited for, and the group may be fenced by now.
         self.primary(group)?;

@@ -349,8 +349,8 @@ impl Control for Fake {
         self.reply(format!("group_delete {name:?}"), |_| Some(()))
     }
 
-    fn group_remove(&self, name: String, volume: String, force: bool) -> Reply<'_, GroupStatus> {
-        self.reply(format!("group_remove {name:?} {volume:?} {force}"), move |status| {
+    fn group_remove(&self, name: String, volume: String) -> Reply<'_, GroupStatus> {
+        self.reply(format!("group_remove {name:?} {volume:?}"), move |status| {
             let mut group = group(status, &name)?;
             group.volumes.retain(|member| *member != volume);
             Some(group)

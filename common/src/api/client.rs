@@ -212,8 +212,8 @@ impl Client {
     ///
     /// # Errors
     /// See [`Client::status`].
-    pub async fn group_remove(&self, group: &str, volume: &str, force: bool) -> Answer<GroupStatus> {
-        self.ask(forced(Ask::new(Method::DELETE, &["groups", group, "volumes", volume]), force)).await
+    pub async fn group_remove(&self, group: &str, volume: &str) -> Answer<GroupStatus> {
+        self.ask(Ask::new(Method::DELETE, &["groups", group, "volumes", volume])).await
     }
 
     /// `pair create`.

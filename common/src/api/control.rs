@@ -46,8 +46,8 @@ pub trait Control: Send + Sync + 'static {
     fn group_delete(&self, name: String) -> Reply<'_, ()>;
     /// `group add`: refused while a copy has no room for it, unless forced.
     fn group_add(&self, group: String, volume: String, force: bool) -> Reply<'_, GroupStatus>;
-    /// `group remove`: refused while hosts are connected, unless forced.
-    fn group_remove(&self, group: String, volume: String, force: bool) -> Reply<'_, GroupStatus>;
+    /// `group remove`.
+    fn group_remove(&self, group: String, volume: String) -> Reply<'_, GroupStatus>;
     /// `pair create`.
     fn pair_create(&self, group: String, request: PairTarget) -> Reply<'_, PairStatus>;
     /// `pair suspend`.

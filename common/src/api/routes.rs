@@ -212,16 +212,11 @@ async fn group_add(
     api.carry_out(async move |control| control.group_add(group, request.volume, how.force).await).await.map(Json)
 }
 
-/// Takes a volume out of a group; while hosts are connected to it only by force.
-#[utoipa::path(delete, path = "/v1/groups/{group}/volumes/{volume}",
-    params(("group" = String, Path,), ("volume" = String, Path,), Forced),
+/// Takes a volume out of a group.
+#[utoipa::path(delete, path = "/v1/groups/{group}/volumes/{volume}", params(("group" = String, Path,), ("volume" = String, Path,)),
     responses((status = 200, body = GroupStatus), (status = "default", body = ErrorBody)))]
-async fn group_remove(
-    State(api): State<Api>,
-    Names((group, volume)): Names<(String, String)>,
-    Query(how): Query<Forced>,
-) -> Answer<GroupStatus> {
-    api.carry_out(async move |control| control.group_remove(group, volume, how.force).await).await.map(Json)
+async fn group_remove(State(api): State<Api>, Names((group, volume)): Names<(String, String)>) -> Answer<GroupStatus> {
+    api.carry_out(async move |control| control.group_remove(group, volume).await).await.map(Json)
 }
 
 /// Pairs a group with a peer: starts the initial copy.

@@ -160,6 +160,36 @@ fn a_volume_that_only_the_old_primary_had_is_not_taken_for_one_of_the_new() {
     assert_east_has(&pair, &["v", "x"]);
 }
 
+/// What was written to it while it was in no group is in no journal, and what came later lies there under another index.
+#[test]
+fn a_volume_that_left_and_joined_again_on_the_old_primary_alone_is_the_new_ones_when_that_side_has_returned() {
+    for stays_out in [false, true] {
+        let volumes = vec![("v", MIB.to_string()), ("w", MIB.to_string())];
+        let pair = Pair::paired(&Setup { volumes, interval: "250ms", seed: 115, journals: None, on_full: "fold" });
+        written(&pair, "w", 1, MIB);
+        pair.settle();
+        pair.relay.cut();
+        pair.east.ok(&["group", "remove", GROUP, "--volume", "w"]);
+        written(&pair, "w", 2, MIB);
+        if !stays_out {
+            pair.east.ok(&["group", "add", GROUP, "--volume", "w"]);
+            pair.east.open("w").write_all(4096, &[3; 4096]).expect("write");
+        }
+        let _ = pair.failover();
+        pair.relay.heal();
+        pair.east.wait_fenced(GROUP);
+        pair.east.ok(&["rejoin", GROUP]);
+        if stays_out {
+            // It holds what hosts wrote there: nothing is copied over it unasked.
+            pair.west.wait_pair(GROUP, "the volume that is in the way", LIMIT, |pair| {
+                pair.reason.as_ref().is_some_and(|reason| reason.contains("'w'"))
+            });
+            pair.east.ok(&["volume", "offer", "w", "--group", GROUP]);
+        }
+        assert_east_has(&pair, &["v", "w"]);
+    }
+}
+
 #[test]
 fn what_was_lost_of_a_volume_that_left_and_came_again_is_exported_and_never_an_image_of_nothing() {
     let volumes = vec![("v", MIB.to_string()), ("w", MIB.to_string())];

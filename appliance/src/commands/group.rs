@@ -114,6 +114,9 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
 /// Hosts that have it open go on without noticing, so who takes it out is told.
 async fn remove(Member { group, volume }: Member, service: &Service) -> Result<GroupStatus, Failure> {
     let left = service.client.group_remove(&group, &volume).await?;
+    if service.json {
+        return Ok(left);
+    }
     let volumes = service.client.status().await?.volumes;
     let connections = volumes.iter().find(|found| found.name == volume).map_or(0, |found| found.connections);
     if connections > 0 {

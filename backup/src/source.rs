@@ -40,7 +40,7 @@ impl Source {
             return Some(manifest.members.iter().map(|member| member.data_bytes).sum());
         }
         let found = std::fs::metadata(path).ok()?;
-        found.is_file().then(|| found.len())
+        found.is_file().then_some(found.len())
     }
 
     /// Hands every member to the taker, and gives the manifest.

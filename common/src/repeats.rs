@@ -1,7 +1,7 @@
 //! Lines of a log that would come again and again: each is written once, and then at most once a minute.
 //!
 //! In: what is about to be written, and the time. Out: whether it is, and how often it was left out since it last was. Owns no more
-//! than [`KNOWN_MAX`] lines: of callers that nobody trusts there may be any number. Pure.
+//! than a thousand lines: of callers that nobody trusts there may be any number. Pure.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -73,7 +73,7 @@ impl World {
             return;
         }
         let [.., refused_reads] = self.near_site.device.figures();
-        assert!(refused_reads > 0, "nothing kept the primary from reading its journal");
+        assert!(refused_reads > 0, "nothing kept the primary from reading its journal: {:?}", near.pair.status());
         near.pair.resume_in_place().expect("what differs is known");
         self.giving_up = Some(near.primary.marker(None).map_or(0, |marker| marker.number));
         self.note("the copy's image is given up");

@@ -403,7 +403,7 @@ impl Secondary {
             return Err(ReceiveError::Stopped);
         }
         let damage = self.state.damage();
-        control.send(&Message::Welcome(self.welcome(&writer, version))).await.inspect_err(|_| stop.cancel()).ok();
+        control.send(&Message::Welcome(self.welcome(version))).await.inspect_err(|_| stop.cancel()).ok();
         // Why an earlier one ended is over.
         self.current.lock().goes_on();
         let (queue, frames) = mpsc::channel(receive::QUEUE);
@@ -463,7 +463,7 @@ impl Secondary {
     #[must_use]
     pub fn enter(&self, hello: &Hello, version: u32) -> Option<(Welcome, Intake)> {
         let writer = self.writer.try_lock().ok()?.take()?;
-        Some((self.welcome(&writer, version), self.intake(writer, hello)))
+        Some((self.welcome(version), self.intake(writer, hello)))
     }
 
     /// A conversation begun with [`Self::enter`] is over.
@@ -484,7 +484,7 @@ impl Secondary {
         self.state.is_refusing_at_rest() && self.journal.is_full()
     }
 
-    fn welcome(&self, writer: &Writer, version: u32) -> Welcome {
+    fn welcome(&self, version: u32) -> Welcome {
         let position = self.state.position();
         Welcome {
             version,
@@ -492,7 +492,8 @@ impl Secondary {
             has_history: position.durable_seq > 0 || position.received_marker > 0 || position.copy > 0,
             generation: self.parts.keeper.generation().0,
             position,
-            chain: writer.tip().chain.0,
+            // Behind the same write as the position: a journal that failed may have taken more than it made durable.
+            chain: self.state.durable_end().chain.0,
             journal_free_bytes: if self.is_out_of_room() { 0 } else { self.journal.free_bytes() },
             journal_capacity_bytes: self.journal.capacity_bytes(),
         }

@@ -18,6 +18,7 @@ use tidemark_common::ids::{MarkerNumber, Seq};
 use tidemark_common::journal::{Journal, Position};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::record::{Chain, MarkerRecord};
+use tidemark_common::updater::AppliedPosition;
 
 use crate::damage::remove_journal;
 use crate::group::{SecondaryParts, StartError};
@@ -114,8 +115,8 @@ pub fn record_return(
 /// of copies and markers is of the history that was left, and its places are used again. Done again after a kill, it comes to the same.
 pub(crate) fn remove_old_journal(parts: &SecondaryParts) -> Result<(), StartError> {
     let id = parts.keeper.id();
-    let applied = parts.keeper.catalog().applied(id)?.map_or(Position::default(), |found| found.place());
-    remove_journal(parts, applied, IMAGE_ENDED)?;
+    let applied = AppliedPosition::of(parts.keeper.catalog().applied(id)?);
+    remove_journal(parts, applied.position, IMAGE_ENDED)?;
     let mut batch = Batch::new();
     batch.delete_applied(id);
     parts.keeper.update_with(batch, |record| record.cut = None)?;
@@ -163,8 +164,7 @@ pub fn record_as_before(keeper: &GroupKeeper, before: &BeforeRecord, now_ns: i64
         AppliedRecord { segment: parted.segment, offset: parted.offset, seq: parted.seq, marker: parted.marker };
     let mut batch = Batch::new();
     // One that is recorded as further back stays there: what lies between is applied again.
-    let recorded = keeper.catalog().applied(id)?.map_or(Position::default(), |found| found.place());
-    if recorded >= applied.place() {
+    if AppliedPosition::of(keeper.catalog().applied(id)?).position >= applied.place() {
         batch.put_applied(id, &applied)?;
     }
     batch.delete_history(id);

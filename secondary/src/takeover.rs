@@ -84,11 +84,10 @@ pub fn record_role(
     let mut batch = Batch::new();
     batch.delete_markers_after(keeper.id(), MarkerNumber(permitted.marker.number));
     batch.delete_history(keeper.id());
-    let next_index = volumes.iter().map(|volume| volume.index.saturating_add(1)).max().unwrap_or(0);
     keeper.update_with(batch, |record| {
         record.role = RoleRecord::Primary;
         // Those that came since the copy was made count.
-        record.next_volume_index = record.next_volume_index.max(next_index);
+        record.note_indexes(volumes.iter().map(|volume| volume.index));
         record.generation = record.generation.saturating_add(1);
         record.generation_start_seq = permitted.marker.boundary_seq.saturating_add(1);
         record.primary = None;

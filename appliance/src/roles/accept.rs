@@ -480,15 +480,10 @@ impl CopyVolumes for Appliance {
 }
 
 impl Appliance {
-    /// An index that a volume of the group has had is never given to another: frames name volumes by it.
     fn note_indexes(&self, group: &str, specs: &[VolumeSpec]) -> Result<(), String> {
         // One that is just being started has known of them since they came.
         let Ok(found) = self.group(group) else { return Ok(()) };
-        let next = specs.iter().map(|spec| spec.index.saturating_add(1)).max().unwrap_or(0);
-        if found.keeper.get().next_volume_index >= next {
-            return Ok(());
-        }
-        let noted = found.keeper.update(|record| record.next_volume_index = record.next_volume_index.max(next));
+        let noted = found.keeper.update(|record| record.note_indexes(specs.iter().map(|spec| spec.index)));
         noted.map_err(|error| error.to_string())
     }
 

@@ -292,6 +292,9 @@ pub(crate) fn not_found(message: impl Into<String>) -> ErrorBody {
     ErrorBody::new(ErrorKind::NotFound, message)
 }
 
+/// Why a long job ended.
+pub(crate) const CANCELLED: &str = "cancelled by the operator";
+
 pub(crate) fn failed(error: impl std::fmt::Display) -> ErrorBody {
     ErrorBody::new(ErrorKind::Failed, error.to_string())
 }

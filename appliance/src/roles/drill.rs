@@ -23,7 +23,7 @@ use tidemark_common::markers::{info, marker_of};
 use tidemark_common::nbd::Export;
 use tokio_util::sync::CancellationToken;
 
-use super::appliance::{Appliance, Engine, Group, failed, invalid, not_found, refused};
+use super::appliance::{Appliance, CANCELLED, Engine, Group, failed, invalid, not_found, refused};
 use super::drill_check::{self, Checked};
 use super::drill_left;
 
@@ -72,7 +72,7 @@ impl Running<'_> {
         let (service, cancelled) = (self.drills.stop.clone(), self.this.cancelled.clone());
         Box::new(move || match (service.is_cancelled(), cancelled.is_cancelled()) {
             (true, _) => Some("interrupted: the service stopped"),
-            (_, true) => Some("cancelled by the operator"),
+            (_, true) => Some(CANCELLED),
             _ => None,
         })
     }
@@ -455,7 +455,6 @@ impl Appliance {
     }
 
     fn drill_report(&self, record: DrillRecord) -> DrillReport {
-        let time = |ns: i64| from_unix_ns(ns);
         let (result, reason) = match record.result {
             DrillResultRecord::Running => (DrillResult::Running, None),
             DrillResultRecord::Passed => (DrillResult::Passed, None),
@@ -466,8 +465,8 @@ impl Appliance {
             name: clone_name(record.number),
             group: record.group,
             marker: record.marker,
-            marker_time: time(record.marker_ns),
-            started: time(record.started_ns),
+            marker_time: from_unix_ns(record.marker_ns),
+            started: from_unix_ns(record.started_ns),
             took_seconds: seconds(record.took_ms),
             result,
             reason,

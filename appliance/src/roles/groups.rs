@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tidemark_common::api::types::{ErrorBody, GroupCreate, GroupSet, GroupStatus, PairStatus};
 use tidemark_common::catalog::{CopyRecord, GroupRecord, GroupVolume, PairRecord, RoleRecord};
-use tidemark_common::clock::unix_ns;
 use tidemark_common::ids::{Generation, GroupId, VolumeIndex, check_name};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::limits::{INDEX_RANGES_MAX, INTERVAL_MS};
@@ -273,10 +272,11 @@ impl Appliance {
         }
         let held = volume.door.hold().await;
         volume.file.sync().map_err(|error| failed(format!("sync volume '{name}': {error}")))?;
-        let record = primary.keeper().get();
+        let mut record = primary.keeper().get();
         // A side that took over before it was noted knows only of those that are there.
-        let next_index = record.volumes.iter().map(|member| member.index.saturating_add(1)).max().unwrap_or(1);
-        let member = GroupVolume { index: record.next_volume_index.max(next_index), name: name.into() };
+        let members: Vec<u32> = record.volumes.iter().map(|member| member.index).collect();
+        record.note_indexes(members);
+        let member = GroupVolume { index: record.next_volume_index, name: name.into() };
         primary.add_volume(Self::member_file(&member, &volume)).await.map_err(failed)?;
         match self.served(name) {
             Ok(export) => volume.door.lead_to_now(export),
@@ -346,9 +346,8 @@ impl Appliance {
         }
         let volumes: Vec<(VolumeIndex, u64)> = primary.volume_sizes();
         let bitmap = everything(&volumes);
-        let now = self.clock.wall();
-        let since_ns = unix_ns(now);
-        let record = PairRecord { copy: Some(CopyRecord::first(bitmap.bytes())), ..PairRecord::new(peer, since_ns) };
+        let record =
+            PairRecord { copy: Some(CopyRecord::first(bitmap.bytes())), ..PairRecord::new(peer, self.now_ns()) };
         self.catalog.put_bitmap(primary.keeper().id(), peer, &encode_new(&bitmap)).map_err(failed)?;
         primary.keeper().update(|group| group.pairs.push(record.clone())).map_err(failed)?;
         Ok(primary.add_pair(&record).status())

@@ -234,23 +234,22 @@ impl Appliance {
             ImageKindRecord::Clone { space_bytes } => (ImageKind::Clone, space_bytes),
             ImageKindRecord::Drill { space_bytes } => (ImageKind::Drill, space_bytes),
         };
-        let time = |ns: i64| from_unix_ns(ns);
         let moment = |part: &ImageRecord| GroupMoment {
             group: part.group.clone(),
             marker: part.marker,
-            time: time(part.time_ns),
+            time: from_unix_ns(part.time_ns),
         };
         let saved = |part: &ImageRecord| self.eras(GroupId(part.group_id)).map_or(0, |eras| eras.bytes_of(part.era));
         let volumes: Vec<String> =
             record.parts().flat_map(|part| &part.volumes).map(|volume| volume.name.clone()).collect();
-        let created = time(created_ns);
+        let created = from_unix_ns(created_ns);
         ImageStatus {
             exports: volumes.iter().map(|volume| self.nbd_uri(&format!("{name}/{volume}"))).collect(),
             name,
             kind,
             group,
             marker,
-            marker_time: time(time_ns),
+            marker_time: from_unix_ns(time_ns),
             moments: record.parts().map(moment).collect(),
             created,
             age_seconds: (self.clock.wall() - created).total(jiff::Unit::Second).unwrap_or(0.0).max(0.0),

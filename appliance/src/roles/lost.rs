@@ -142,16 +142,18 @@ impl Appliance {
     pub(crate) fn note_lost(&self, group: &Group) -> Result<(), ErrorBody> {
         let lost = self.lost_folder(group.keeper.id());
         let Some(folder) = lost.parent().filter(|_| lost.exists()) else { return Ok(()) };
-        let at = |error: std::io::Error| failed(format!("write {}: {error}", folder.join(NOTE).display()));
-        let note = serde_json::to_vec(&self.owner(group)).map_err(failed)?;
-        std::fs::write(folder.join(NOTE), note).map_err(at)?;
-        self.disk.sync_folder(folder).map_err(at)
+        self.write_note(group, folder, NOTE).map_err(failed)
     }
 
     /// The group's volumes as they are now go with a tail that is being kept.
     pub(crate) fn note_volumes(&self, group: &Group, folder: &Path) -> Result<(), String> {
-        let path = folder.join(THEN);
-        let at = |error: std::io::Error| format!("keep {}: {error}", path.display());
+        self.write_note(group, folder, THEN)
+    }
+
+    /// Whose it is, durably.
+    fn write_note(&self, group: &Group, folder: &Path, name: &str) -> Result<(), String> {
+        let path = folder.join(name);
+        let at = |error: std::io::Error| format!("write {}: {error}", path.display());
         let note = serde_json::to_vec(&self.owner(group)).map_err(|error| error.to_string())?;
         std::fs::write(&path, note).map_err(at)?;
         std::fs::File::open(&path).and_then(|file| file.sync_all()).map_err(at)?;

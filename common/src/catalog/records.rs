@@ -123,6 +123,12 @@ pub struct GroupRecord {
 }
 
 impl GroupRecord {
+    /// An index that a volume of the group has had is never given to another: frames name volumes by it.
+    pub fn note_indexes(&mut self, had: impl IntoIterator<Item = u32>) {
+        let next = had.into_iter().map(|index| index.saturating_add(1)).max().unwrap_or(0);
+        self.next_volume_index = self.next_volume_index.max(next);
+    }
+
     /// Another side has taken over, or may have: nothing is served here, and that is how it stands with the pairs from now on.
     pub fn fence(&mut self, by_generation: u64, now_ns: i64) {
         if !matches!(self.role, RoleRecord::Fenced { .. }) {

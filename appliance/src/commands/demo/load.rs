@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use tidemark_common::clock::unix_ns;
-use tidemark_common::clock::{Clock, SystemClock};
+use tidemark_common::clock::{Clock, SystemClock, unix_ns};
 
 use super::book::{self, TRANSACTIONS_MAX, TRANSACTIONS_PER_SECOND_MAX, Volume};
 use super::host::{Host, HostError};

@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use parking_lot::Mutex;
 use tidemark_backup::copy::{CopyError, Copying, Progress, copy};
 use tidemark_backup::destination::{self, TargetKind};
@@ -28,7 +27,7 @@ use tidemark_common::api::backup::ArchiveStream;
 use tidemark_common::api::backup::types::{BackupCreate, BackupInfo, BackupProgress, BackupState, SetCreate};
 use tidemark_common::api::types::{ErrorBody, ErrorKind, GroupMoment};
 use tidemark_common::catalog::{BackupRecord, BackupStateRecord};
-use tidemark_common::clock::unix_ns;
+use tidemark_common::clock::{from_unix_ns, unix_ns};
 use tidemark_common::ids::{GroupId, check_name};
 use tidemark_common::stage;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -37,7 +36,7 @@ use super::Backups;
 use super::moment::Moment;
 use super::sets;
 use super::targets::{self, Pieces, Readers};
-use crate::roles::appliance::{Appliance, failed, invalid, not_found, refused};
+use crate::roles::appliance::{Appliance, CANCELLED, failed, invalid, not_found, refused};
 
 /// Pieces between an archive and who reads its stream.
 const STREAM_PIECES: usize = 8;
@@ -162,19 +161,18 @@ impl Appliance {
             return Err(invalid("a backup needs at least one --set"));
         }
         destination::kind_of(&request.to, &request.name).map_err(refused)?;
-        let ns = |time: Timestamp| unix_ns(time);
         Ok(BackupRecord {
             name: request.name.clone(),
             sets: found,
             order: request.order.name().into(),
             to: request.to.clone(),
-            at_ns: request.at.map(ns),
+            at_ns: request.at.map(unix_ns),
             rate: request.rate,
             when_idle: request.when_idle,
             while_differential: request.while_differential.into(),
             state: if request.at.is_some() { BackupStateRecord::Scheduled } else { BackupStateRecord::Waiting },
             reason: None,
-            asked_ns: ns(now),
+            asked_ns: unix_ns(now),
             began_ns: None,
             ended_ns: None,
             moments: Vec::new(),
@@ -239,7 +237,8 @@ impl Appliance {
             record.began_ns = Some(now);
             record.total_bytes = data_bytes(&members);
             record.reason = job.note.get().cloned();
-            record.moments = moment.said.iter().map(|said| (said.group.clone(), said.marker, ns(said.time))).collect();
+            record.moments =
+                moment.said.iter().map(|said| (said.group.clone(), said.marker, unix_ns(said.time))).collect();
         }
         tokio::task::block_in_place(|| self.enter(job, BackupStateRecord::Waiting))?;
         Ok(Work { kind, moment, members, not_kept, readers })
@@ -334,7 +333,7 @@ impl Appliance {
         let recorded = |why| CopyError::Image(tidemark_backup::image::ImageError(why));
         self.enter(job, BackupStateRecord::Copying).map_err(recorded)?;
         let record = job.record.lock().clone();
-        let began = timestamp(record.began_ns.unwrap_or(record.asked_ns));
+        let began = from_unix_ns(record.began_ns.unwrap_or(record.asked_ns));
         let at_target = |source| CopyError::Target { member: record.to.clone(), source };
         let mut form =
             targets::open(&work.kind, began.as_second(), &job.stop, &self.runtime, &work.readers).map_err(at_target)?;
@@ -524,7 +523,7 @@ impl Appliance {
     fn recover_interrupted(&self, record: &mut BackupRecord) -> TargetKind {
         let kind = interrupted_kind(&record.to, &record.name);
         record.ended_ns = Some(self.now_ns());
-        let began = record.began_ns.map(timestamp);
+        let began = record.began_ns.map(from_unix_ns);
         let is_its = |manifest: &Manifest| {
             manifest.name == record.name && manifest.appliance == self.config.name && Some(manifest.began) == began
         };
@@ -566,16 +565,6 @@ fn settle(name: &str, kind: Option<&TargetKind>) {
     }
 }
 
-const CANCELLED: &str = "cancelled by the operator";
-
-fn ns(time: Timestamp) -> i64 {
-    unix_ns(time)
-}
-
-fn timestamp(ns: i64) -> Timestamp {
-    Timestamp::from_nanosecond(ns.into()).unwrap_or_default()
-}
-
 /// What a target was, when it may be half-written or complete now.
 fn interrupted_kind(to: &str, name: &str) -> TargetKind {
     let path = std::path::Path::new(to);
@@ -613,17 +602,21 @@ fn told_of(record: &BackupRecord, progress: Option<&Progress>) -> BackupInfo {
         order: record.order.clone(),
         to: record.to.clone(),
         place: None,
-        at: record.at_ns.map(timestamp),
+        at: record.at_ns.map(from_unix_ns),
         rate: record.rate,
         when_idle: record.when_idle,
         while_differential: record.while_differential.into(),
-        asked: timestamp(record.asked_ns),
-        began: record.began_ns.map(timestamp),
-        ended: record.ended_ns.map(timestamp),
+        asked: from_unix_ns(record.asked_ns),
+        began: record.began_ns.map(from_unix_ns),
+        ended: record.ended_ns.map(from_unix_ns),
         moments: record
             .moments
             .iter()
-            .map(|(group, marker, time)| GroupMoment { group: group.clone(), marker: *marker, time: timestamp(*time) })
+            .map(|(group, marker, time)| GroupMoment {
+                group: group.clone(),
+                marker: *marker,
+                time: from_unix_ns(*time),
+            })
             .collect(),
         progress: BackupProgress {
             done_bytes: if over { record.done_bytes } else { told.done_bytes },

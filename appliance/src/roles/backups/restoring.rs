@@ -20,7 +20,7 @@ use tidemark_common::clock::Clock;
 use tidemark_common::rate::Rate;
 use tokio_util::sync::CancellationToken;
 
-use crate::roles::appliance::{Appliance, refused};
+use crate::roles::appliance::{Appliance, CANCELLED, refused};
 
 /// A request of a volume that is answered later than that holds up the end of its restore.
 const END_LIMIT: Duration = Duration::from_secs(30);
@@ -172,7 +172,7 @@ impl Appliance {
         let none =
             || refused(format!("no such restore from {from} is under way: `tidemark status` shows those that are"));
         let restoring = restores.into_iter().find(|one| one.request == request).ok_or_else(none)?;
-        restoring.stop.stop("cancelled by the operator");
+        restoring.stop.stop(CANCELLED);
         if tokio::time::timeout(END_LIMIT, restoring.over.cancelled()).await.is_err() {
             let told = format!(
                 "the restore from {from} is being ended, and what it reads or writes does not answer: see to the disks. `tidemark status` shows \

@@ -34,7 +34,7 @@ use tidemark_primary::ship::Pair;
 use tidemark_primary::verify::regions;
 use tokio_util::sync::CancellationToken;
 
-use super::appliance::{Appliance, failed, invalid, refused};
+use super::appliance::{Appliance, CANCELLED, failed, invalid, refused};
 use compare::LOOK;
 use job::{Broken, Job};
 
@@ -188,7 +188,7 @@ impl Appliance {
             return self.report(name, of);
         }
         let report = self.report(name, of).map_err(|_| none("is known"))?;
-        self.forget_comparison(of, "cancelled by the operator").await?;
+        self.forget_comparison(of, CANCELLED).await?;
         Ok(report)
     }
 

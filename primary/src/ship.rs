@@ -246,7 +246,8 @@ impl ShipError {
 
     /// Whether it is tried again by itself, and that helps only once a person has done something.
     pub(crate) fn waits_for_a_person(&self) -> bool {
-        matches!(self, Self::Staging { .. } | Self::Outgrown { .. } | Self::Reach(_)) || self.needs_a_person()
+        let left = matches!(self, Self::Reach(_) | Self::Handshake(HandshakeError::Goodbye { .. }));
+        left || matches!(self, Self::Staging { .. } | Self::Outgrown { .. }) || self.needs_a_person()
     }
 
     /// Whether trying again by itself cannot help.

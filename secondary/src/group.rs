@@ -402,6 +402,13 @@ impl Secondary {
             *slot = Some(writer);
             return Err(ReceiveError::Stopped);
         }
+        if let Err(error) = writer.check() {
+            // Not told where it stands: what failed to become durable may be there after a restart.
+            *slot = Some(writer);
+            let result = Err(ReceiveError::Intake(error.into()));
+            self.ended(&connection, control, &result).await;
+            return result;
+        }
         let damage = self.state.damage();
         control.send(&Message::Welcome(self.welcome(version))).await.inspect_err(|_| stop.cancel()).ok();
         // Why an earlier one ended is over.
@@ -459,10 +466,11 @@ impl Secondary {
     }
 
     /// The answer to a `Hello` that was found right, and what takes the frames; for whoever carries the messages otherwise.
-    /// `None` while another connection has the journal: it is given back with [`Self::leave`].
+    /// `None` while another connection has the journal, which is given back with [`Self::leave`], and when it has failed.
     #[must_use]
     pub fn enter(&self, hello: &Hello, version: u32) -> Option<(Welcome, Intake)> {
-        let writer = self.writer.try_lock().ok()?.take()?;
+        let mut slot = self.writer.try_lock().ok()?;
+        let writer = slot.take_if(|writer| writer.check().is_ok())?;
         Some((self.welcome(version), self.intake(writer, hello)))
     }
 

@@ -81,6 +81,12 @@ impl Site {
         }
     }
 
+    /// What was answered with an error is there or is not: from here on that is known, and others may write there.
+    fn settle_while_full(&self) {
+        let verdict = assert_legal("while full", &self.history.writes(), &self.image(), Bounds::EVERYTHING_ACKED);
+        self.history.settle(&verdict);
+    }
+
     fn assert_recovers(&self) {
         wait_until("the problem to be over", LIMIT, || match self.appliance.group(GROUP).problem {
             None => Ok(()),
@@ -167,6 +173,7 @@ fn a_full_disk_under_the_journal_is_reported_and_loses_nothing() {
     site.run_until_full();
     let place = format!("file system of {}", small.path().display());
     let names_it = |said: &str| said.contains("ENOSPC") && said.contains(&place);
+    site.settle_while_full();
     // The catalogue on the same disk may have been the first to say it.
     let load = site.load(2);
     wait_until("the full disk under the journal to be told", LIMIT, || {
@@ -201,8 +208,7 @@ fn a_full_memory_under_the_write_buffer_is_reported_and_loses_nothing() {
     // What the drain gives back may have ended the lack by now: then the log has it.
     let said = site.appliance.group(GROUP).problem.unwrap_or_else(|| site.appliance.log_text());
     assert!(said.contains("write buffer") && said.contains(&small.path().display().to_string()), "{said}");
-    let verdict = assert_legal("while full", &site.history.writes(), &site.image(), Bounds::EVERYTHING_ACKED);
-    site.history.settle(&verdict);
+    site.settle_while_full();
     site.appliance.kill9();
     site.appliance.start();
     small.resize(64 << 20);

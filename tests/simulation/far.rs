@@ -105,7 +105,11 @@ impl Far {
             self.call = Some((connection, hello));
             return false;
         }
-        let (welcome, intake) = self.secondary.enter(&hello, PROTOCOL_VERSION).expect("the journal is free");
+        let Some((welcome, intake)) = self.secondary.enter(&hello, PROTOCOL_VERSION) else {
+            let message = self.secondary.journal().poisoned().expect("the journal is free");
+            line.tell_near(&Message::Goodbye { message }, time, random);
+            return true;
+        };
         line.tell_near(&Message::Welcome(welcome), time, random);
         let changes = self.secondary.state().watch();
         let (reorder, queue) = (Reorder::new(DATA_STREAMS), VecDeque::new());

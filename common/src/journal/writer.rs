@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::segment::{Envelope, FIRST_RECORD, Segment, SegmentHeader, Start, record_bytes};
+use super::segment::{ENVELOPE_BYTES, Envelope, FIRST_RECORD, Segment, SegmentHeader, Start, record_bytes};
 use super::staging::Staging;
 use super::{COMPANY_BYTES, DurableEnd, Journal, JournalError, Position};
 use crate::ids::GroupId;
@@ -108,7 +108,7 @@ impl Writer {
         at_once: bool,
         segments_beyond: u64,
     ) -> Result<Position, JournalError> {
-        self.check_poison()?;
+        self.check()?;
         let tip = self.follow(&frame)?;
         let need = record_bytes(frame.len());
         if need > self.journal.options.segment_bytes.saturating_sub(FIRST_RECORD) {
@@ -125,7 +125,7 @@ impl Writer {
         self.tip = tip;
         self.dirty = true;
         self.journal.recent.lock().add(at, frame, raw);
-        Ok(Position { offset: at.offset + super::segment::ENVELOPE_BYTES as u64, ..at })
+        Ok(Position { offset: at.offset + ENVELOPE_BYTES as u64, ..at })
     }
 
     /// The tip behind the frame, which must be whole, this group's, and the next.
@@ -159,7 +159,7 @@ impl Writer {
     /// # Errors
     /// [`JournalError`], after which the journal takes nothing more.
     pub fn sync(&mut self) -> Result<DurableEnd, JournalError> {
-        self.check_poison()?;
+        self.check()?;
         if !self.dirty {
             return Ok(self.journal.durable_end());
         }
@@ -189,8 +189,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Takes back what is appended and not durable, because there was no room to make it so: who sent it sends it again.
-    /// What of it is in the file already lies behind the end.
+    /// Takes back what is appended and not durable, because there was no room to make it so: who sent it sends it again, or has
+    /// given it up by then. So what of it is in the file must not come back with a restart.
     pub fn take_back(&mut self) {
         if !self.dirty || self.poisoned {
             return;
@@ -200,9 +200,28 @@ impl Writer {
         self.active.set_end(self.at);
         self.dirty = false;
         self.journal.recent.lock().clear();
+        match self.erase_behind_end() {
+            // Then its begin is not in the file either.
+            Err(error) if error.is_no_space() => {}
+            Err(error) => drop(self.poison(error)),
+            Ok(()) => {}
+        }
     }
 
-    fn check_poison(&self) -> Result<(), JournalError> {
+    /// Where the next record begins there is none.
+    fn erase_behind_end(&self) -> Result<(), JournalError> {
+        if self.room_bytes() < ENVELOPE_BYTES as u64 {
+            return Ok(());
+        }
+        self.active.write(&[0; ENVELOPE_BYTES], self.at)?;
+        self.active.sync()
+    }
+
+    /// Whether it still takes anything.
+    ///
+    /// # Errors
+    /// [`JournalError::Poisoned`]: what it holds is known only after a restart.
+    pub fn check(&self) -> Result<(), JournalError> {
         if !self.poisoned {
             return Ok(());
         }

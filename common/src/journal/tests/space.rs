@@ -179,6 +179,25 @@ fn what_is_refused_for_space_can_be_taken_back() {
     }
 }
 
+/// Its sender may have given it up: it would be in no other journal.
+#[test]
+fn what_was_taken_back_does_not_come_back_with_a_restart() {
+    let (disk, mut writer) = fresh();
+    let frames = fill(&mut writer, 1);
+    // In the file, before the next finds no room.
+    let taken_back = writes(writer.tip(), 1, QUARTER / 2);
+    writer.append(&taken_back).unwrap();
+    let beyond = disk.open(&path_of(1), Open::Existing).unwrap();
+    beyond.zero((writer.end().offset + 512).next_multiple_of(512), 4096, true).unwrap();
+    disk.limit_space(Some(disk.used_bytes()));
+    writer.append_later(Bytes::from(writes(writer.tip(), 1, QUARTER))).unwrap();
+    assert!(writer.sync().unwrap_err().is_no_space());
+    writer.take_back();
+    assert!(writer.check().is_ok());
+    disk.limit_space(None);
+    assert_eq!(reopened(&disk), frames);
+}
+
 #[test]
 fn a_sync_refused_for_space_is_not_tried_again() {
     let (disk, mut writer) = fresh();

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tidemark_common::api::types::PairState;
+use tidemark_common::api::types::{PairState, RejoinReport};
 use tidemark_tests::impairment::Weather;
 use tidemark_tests::noise::{noise, write_noise};
 use tidemark_tests::pair::{GROUP, Pair, Setup};
@@ -110,13 +110,11 @@ fn a_first_copy_that_is_given_up_on_both_sides_in_the_middle_leaves_nothing() {
     assert_cleaned_up(&pair);
 }
 
-#[test]
-fn a_resync_that_is_suspended_and_deleted_in_the_middle_keeps_the_image_and_ends_when_it_is_asked_for_again() {
-    let pair = Pair::paired(&Setup::one_volume("v", SIZE, 143).journals("64MiB", "512MiB"));
+/// The journal was given up: all of the volume is being copied beside the old image, which is returned.
+fn in_the_middle_of_a_resync(seed: u64) -> (Pair, Vec<u8>) {
+    let pair = Pair::paired(&Setup::one_volume("v", SIZE, seed).journals("64MiB", "512MiB"));
     write_noise(&pair.east, "v", 0, SIZE, 1);
     pair.settle();
-    let before = noise(1, SIZE);
-    let same = |what: &str| assert!(pair.backing(&pair.west)[0] == before, "{what}: the old image is another");
     pair.relay.cut();
     for round in 0..2 {
         write_noise(&pair.east, "v", 0, SIZE, 2 + round);
@@ -124,6 +122,13 @@ fn a_resync_that_is_suspended_and_deleted_in_the_middle_keeps_the_image_and_ends
     pair.east.wait_pair(GROUP, "the fall back", LIMIT, |pair| pair.state == PairState::Differential);
     slow(&pair);
     wait_in_the_middle(&pair, PairState::Resync);
+    (pair, noise(1, SIZE))
+}
+
+#[test]
+fn a_resync_that_is_suspended_and_deleted_in_the_middle_keeps_the_image_and_ends_when_it_is_asked_for_again() {
+    let (pair, before) = in_the_middle_of_a_resync(143);
+    let same = |what: &str| assert!(pair.backing(&pair.west)[0] == before, "{what}: the old image is another");
     same("in the middle");
     suspend(&pair);
     same("suspended");
@@ -143,4 +148,37 @@ fn a_resync_that_is_suspended_and_deleted_in_the_middle_keeps_the_image_and_ends
         check(journal.bytes < 64 * MIB, || format!("{journal:?}"))
     });
     assert_cleaned_up(&pair);
+}
+
+/// The primary is lost while half of the new image is there: hosts get the old one, to the last byte, also where the copy was killed before.
+#[test]
+fn a_failover_in_the_middle_of_a_resync_serves_the_old_image_exactly() {
+    for (seed, kill_west) in [(144, false), (145, true)] {
+        let (mut pair, before) = in_the_middle_of_a_resync(seed);
+        let permitted = pair.west.pair(GROUP).permitted_marker;
+        assert!(permitted > 0, "the old image can be had");
+        pair.east.kill9();
+        if kill_west {
+            pair.west.kill9();
+            pair.west.start();
+        }
+        let report = pair.failover();
+        assert_eq!(report.marker.number, permitted, "{report:?}");
+        assert!(pair.west.open("v").read_all().expect("read") == before, "served is another image");
+        pair.west.open("v").write(MIB, &[7; 4096]).expect("it takes writes");
+        pair.west.kill9();
+        pair.west.start();
+        let mut expected = before;
+        expected[(1 << 20)..(1 << 20) + 4096].fill(7);
+        assert!(pair.west.open("v").read_all().expect("read") == expected, "another image after a kill");
+        // The old primary had all of the new image alone: it is kept, and the side returns.
+        fast(&pair);
+        pair.east.start();
+        pair.east.wait_fenced(GROUP);
+        let returned: RejoinReport = pair.east.json(&["rejoin", GROUP]);
+        assert!(returned.lost_writes > 0 && returned.kept.is_some(), "{returned:?}");
+        pair.wait_paired();
+        pair.assert_copied(&pair.west, &pair.east);
+        assert!(pair.backing(&pair.east)[0] == expected, "the copy is another image");
+    }
 }

@@ -1,14 +1,16 @@
 //! Taking over: the image is legal and not older than reported, the generation fences the old primary.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidemark_common::api::types::{FailoverReport, PairState, Role};
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::history::Tick;
 use tidemark_tests::host::{EPERM, ESHUTDOWN, HostError};
+use tidemark_tests::noise::noise;
 use tidemark_tests::oracle::{Bounds, assert_legal};
 use tidemark_tests::pair::{GROUP, Pair, Setup};
-use tidemark_tests::wait::wait_until;
+use tidemark_tests::small_disk::SmallDisk;
+use tidemark_tests::wait::{check, wait_until};
 
 /// Loads the pair until a marker is applied on west, and a little on: that marker's bounds begin at the tick returned.
 fn loaded(pair: &mut Pair) -> Tick {
@@ -200,4 +202,64 @@ fn a_copy_is_as_old_as_it_is_whatever_the_primarys_clock_is_set_to() {
     });
     let report = pair.failover();
     assert!((3.0..600.0).contains(&report.age_seconds), "{report:?}");
+}
+
+/// Nothing of the backlog can be applied, before the failover or after it: hosts read it out of the journal at once, and write. With room again
+/// it comes into the volume behind them.
+#[test]
+fn a_failover_serves_within_a_second_whatever_was_received_and_could_not_be_applied() {
+    const MIB: u64 = 1 << 20;
+    const BYTES: u64 = 192 * MIB;
+    let mut pair = Pair::unpaired(&Setup::one_volume("v", BYTES, 80).journals("512MiB", "512MiB"));
+    pair.west.stop();
+    let small = SmallDisk::mount(&pair.west.directory().join("volumes"), 16 * MIB);
+    pair.west.start();
+    pair.create();
+    pair.wait_paired();
+    let ballast = small.fill();
+    let mut expected = noise(1, BYTES);
+    // Scattered as well: each of these has a place of its own in the index.
+    let mut host = pair.east.open("v");
+    host.write_all(0, &expected).expect("hosts do not notice");
+    for number in 0..4_000_usize {
+        let at = number * 40_503 % 49_152 * 4096;
+        let block = noise(1_000 + number as u64, 4096);
+        host.write(at as u64, &block).expect("hosts do not notice");
+        expected[at..at + 4096].copy_from_slice(&block);
+    }
+    drop(host);
+    let marker = pair.cut();
+    pair.west
+        .wait_pair(GROUP, "all of it to be permitted", Duration::from_secs(60), |pair| pair.permitted_marker >= marker);
+    pair.east.kill9();
+
+    let asked = Instant::now();
+    let report: FailoverReport = pair.west.json(&["failover", GROUP, "--force"]);
+    let mut host = pair.west.open("v");
+    let last = host.read(BYTES - 4096, 4096).expect("read");
+    let took = asked.elapsed();
+    println!("the first read was answered {took:?} after it was asked for, {:.0} ms of that here", report.took_ms);
+    assert!(took < Duration::from_secs(1), "the first read was answered after {took:?}: {report:?}");
+    assert!(last == expected[expected.len() - 4096..], "what is served at once");
+    assert!(report.marker.number >= marker && report.dropped_writes == 0, "{report:?}");
+    let behind = |pair: &Pair| {
+        let at = pair.west.group(GROUP).positions;
+        at.captured_seq - at.applied_seq
+    };
+    assert!(behind(&pair) > 1_000, "nearly all of it still waits: {:?}", pair.west.group(GROUP).positions);
+    host.write(0, &[7; 4096]).expect("it takes writes");
+    expected[..4096].fill(7);
+    assert!(host.read_all().expect("read") == expected, "what is served before any of it is applied");
+    drop(host);
+
+    std::fs::remove_file(ballast).expect("make space");
+    small.resize(256 * MIB);
+    wait_until("the updater to catch up", Duration::from_secs(60), || {
+        let behind = behind(&pair);
+        check(behind == 0, || format!("{behind} writes behind"))
+    });
+    assert!(pair.backing(&pair.west)[0] == expected, "what is in the volume");
+    pair.west.kill9();
+    pair.west.start();
+    assert!(pair.west.open("v").read_all().expect("read") == expected, "after a kill");
 }

@@ -4,6 +4,7 @@ mod backings;
 mod copies;
 mod damage;
 mod damage_running;
+mod damage_staged;
 mod doors;
 mod frames;
 mod full_disk;

@@ -47,6 +47,10 @@ impl Appliance {
             return Err(refuse(Refusal::Damaged, message));
         }
         let _alone = self.changing.lock().await;
+        // Held while nothing runs for the group: its counts would begin anew, and nobody would be told of the damage. One that runs has
+        // counted it.
+        let metrics = self.metrics.group(&name);
+        let found_at_start = matches!(&engine, Engine::Failed(why) if why.journal == Some(true));
         if !self.is_to_renew(group, caller, hello) {
             return Err(refuse(Refusal::Unready, format!("group '{name}' has just changed on '{here}'")));
         }
@@ -67,6 +71,9 @@ impl Appliance {
                 (Engine::Failed(why), Err(refuse(Refusal::Unready, message)))
             }
         };
+        if found_at_start && answer.is_ok() {
+            metrics.journal_damaged();
+        }
         *group.engine.write() = engine;
         for member in group.keeper.get().volumes {
             self.settle_door(&member.name).await;

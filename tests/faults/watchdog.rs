@@ -1,11 +1,12 @@
 //! Positions that stand for real: for how long is in `status` and in the metrics, and it is over when they move.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidemark_common::watchdog::Moving;
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::cluster::Cluster;
+use tidemark_tests::impairment::Weather;
 use tidemark_tests::noise::noise;
 use tidemark_tests::pair::{GROUP, Pair, Setup};
 use tidemark_tests::prometheus::get;
@@ -92,5 +93,33 @@ fn volumes_of_a_copy_that_take_nothing_stand() {
     pair.east.open("v").write_all(0, &noise(1, 48 * MIB)).expect("hosts do not notice");
     assert_stands_until(&pair.west, Moving::Apply, &[], || give_space(&small, &ballast));
     assert!(stood(&pair.east, Moving::Journal).0 < STANDS && stood(&pair.east, Moving::WriteBack).0 < STANDS);
+    pair.assert_same();
+}
+
+/// Hosts write twice what the line takes: all of it moves, and the end is no nearer. A pair that only ships would be called well.
+#[test]
+fn a_pair_that_gets_no_nearer_stands_though_it_ships() {
+    let pair = Pair::paired(&Setup::one_volume("v", 64 * MIB, 282).journals("512MiB", "512MiB"));
+    pair.relay.set(Weather { bytes_per_second: Some(2_000_000), ..Weather::default() });
+    let (mut host, begun, mut written) = (pair.east.open("v"), Instant::now(), 0);
+    wait_until("the pair to be seen getting no nearer", LIMIT, || {
+        while written < 16 + 4 * begun.elapsed().as_secs() {
+            host.write_all(written % 64 * MIB, &noise(2 * written + 1, MIB)).expect("hosts do not notice");
+            written += 1;
+        }
+        let ((status, metric), ships) = (stood(&pair.east, Moving::Converge), stood(&pair.east, Moving::Ship).0);
+        let stands = status >= 2.0 * STANDS && metric >= 2.0 * STANDS && ships < STANDS;
+        check(stands, || format!("{status} {metric} {ships}: {:?}", pair.east.group(GROUP)))
+    });
+    for other in [Moving::Journal, Moving::WriteBack] {
+        assert!(stood(&pair.east, other).0 < STANDS, "{} does not stand", other.name());
+    }
+    // Hosts go home.
+    pair.relay.set(Weather::default());
+    wait_until("the pair to get there", LIMIT, || {
+        let now = stood(&pair.east, Moving::Converge);
+        check(now == (0.0, 0.0), || format!("{now:?}: {:?}", pair.east.group(GROUP)))
+    });
+    drop(host);
     pair.assert_same();
 }

@@ -174,6 +174,8 @@ impl Writeback {
             }
             Err(error) => {
                 self.report(&error);
+                // The journal fills all the same.
+                self.watch_fill();
                 if self.desk.is_stopping() { WritingBack::Ended } else { WritingBack::Failed }
             }
         }
@@ -212,13 +214,19 @@ impl Writeback {
         )
     }
 
+    /// Shows how full the journal is and when it will be full, and slows hosts by it where that was asked for.
+    fn watch_fill(&self) {
+        let journal = &self.image.journal;
+        self.metrics.journal_segments(journal.segments());
+        self.metrics.throttled(self.drain.throttle.pace(|| (journal.free_bytes(), journal.capacity_bytes())));
+        self.metrics.journal_full_in(self.desk.forecast.sample(self.clock.monotonic(), journal));
+    }
+
     /// Takes away the segments that nobody needs. First the volumes are synced, then the position is recorded, then the
     /// segments go: after a crash between any two of them, applying again from the recorded position repairs all.
     fn trim(&mut self) {
+        self.watch_fill();
         let journal = Arc::clone(&self.image.journal);
-        self.metrics.journal_segments(journal.segments());
-        self.metrics.throttled(self.drain.throttle.pace(|| (journal.free_bytes(), journal.capacity_bytes())));
-        self.metrics.journal_full_in(self.desk.forecast.sample(self.clock.monotonic(), &journal));
         if self.drain.is_journal_full() || journal.free_bytes() < journal.capacity_bytes() / 4 {
             let readers = Arc::clone(&self.readers);
             readers.make_room(&mut || self.record().then_some(self.recorded));

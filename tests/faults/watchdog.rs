@@ -9,7 +9,7 @@ use tidemark_tests::cluster::Cluster;
 use tidemark_tests::impairment::Weather;
 use tidemark_tests::noise::noise;
 use tidemark_tests::pair::{GROUP, Pair, Setup};
-use tidemark_tests::prometheus::get;
+use tidemark_tests::prometheus::{figures, get};
 use tidemark_tests::small_disk::SmallDisk;
 use tidemark_tests::wait::{check, wait_until};
 
@@ -94,6 +94,30 @@ fn volumes_of_a_copy_that_take_nothing_stand() {
     assert_stands_until(&pair.west, Moving::Apply, &[], || give_space(&small, &ballast));
     assert!(stood(&pair.east, Moving::Journal).0 < STANDS && stood(&pair.east, Moving::WriteBack).0 < STANDS);
     pair.assert_same();
+}
+
+/// The volumes take nothing, so the journal keeps all: when it is full hosts wait, and that is told before.
+#[test]
+fn a_journal_that_fills_because_volumes_take_nothing_is_forecast() {
+    const PER_SECOND: u64 = 6 * MIB;
+    let (_cluster, small, ballast, east) = with_full("volumes", 16 * MIB);
+    let metric = || figures(&east.status().addresses.metrics, "tidemark_journal_full_in_seconds")[0];
+    let (mut host, begun, mut written) = (east.open("v"), Instant::now(), 0);
+    wait_until("a forecast that comes true", LIMIT, || {
+        while written < PER_SECOND * begun.elapsed().as_secs() && written < 192 * MIB {
+            host.write_all(written % (96 * MIB), &noise(written + 1, MIB)).expect("hosts do not notice");
+            written += MIB;
+        }
+        let (journal, metric) = (east.group(GROUP).journal, metric());
+        let due = ((journal.capacity_bytes - journal.bytes) / PER_SECOND) as f64;
+        let near = |seconds: f64| (due / 2.0..due * 2.0).contains(&seconds);
+        check(journal.full_in_seconds.is_some_and(near) && near(metric), || format!("{journal:?} {metric}, not {due}"))
+    });
+    give_space(&small, &ballast);
+    wait_until("the forecast to be over", LIMIT, || {
+        let (journal, metric) = (east.group(GROUP).journal, metric());
+        check(metric.is_infinite() && journal.full_in_seconds.is_none(), || format!("{journal:?} {metric}"))
+    });
 }
 
 /// Hosts write twice what the line takes: all of it moves, and the end is no nearer. A pair that only ships would be called well.

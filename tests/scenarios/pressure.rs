@@ -2,16 +2,21 @@
 
 use std::time::{Duration, Instant};
 
-use tidemark_common::api::types::PairState;
+use tidemark_common::api::types::{PairState, VerifyReport};
+use tidemark_tests::host::Connection;
 use tidemark_tests::impairment::Weather;
 use tidemark_tests::noise::{noise, write_noise};
 use tidemark_tests::oracle::{Bounds, assert_legal};
 use tidemark_tests::pair::{GROUP, Pair, Setup};
+use tidemark_tests::prometheus::{figures, get};
 use tidemark_tests::wait::{check, wait_until};
+use tidemark_tests::workload::{Load, Profile};
 
 const MIB: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(60);
 const FOLDED: &str = "intervals between markers were folded";
+/// No host waits longer for a write, whatever becomes of the journal.
+const DELAY_MAX: Duration = Duration::from_secs(6);
 
 #[test]
 fn a_hot_region_written_many_times_over_while_the_link_is_down_stays_in_the_journal() {
@@ -124,9 +129,115 @@ fn a_group_that_throttles_slows_its_hosts_to_the_link_and_keeps_the_pairs_histor
         // Twice what the journal holds went through.
         check(held && round > 512, || format!("{round} writes, held back: {held}"))
     });
-    assert!(longest < Duration::from_secs(6), "a host waited {longest:?}");
+    assert!(longest < DELAY_MAX, "a host waited {longest:?}");
     pair.relay.set(Weather::default());
     pair.wait_paired();
     drop(export);
     pair.assert_copy_equals();
+}
+
+/// A host that writes a volume from its begin to its end, again and again, and how long it had to wait at most.
+struct Probe {
+    export: Connection,
+    written: u64,
+    longest: Duration,
+}
+
+impl Probe {
+    fn write(&mut self) {
+        let (at, data) = (self.written % (96 * MIB), noise(self.written + 1, MIB));
+        let begun = Instant::now();
+        self.export.write(at, &data).expect("no host sees an error");
+        self.longest = self.longest.max(begun.elapsed());
+        self.written += MIB;
+    }
+}
+
+/// How often the pair came into a state, in the metrics.
+fn entered(pair: &Pair, state: PairState) -> u64 {
+    let page = get(&pair.east.status().addresses.metrics, "/metrics");
+    let label = format!("state=\"{}\"", state.name());
+    let line =
+        page.lines().find(|line| line.starts_with("tidemark_pair_state_changes_total{") && line.contains(&label));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+}
+
+/// From the lost link to the complete copy: hosts keep a few regions hot all the time, and one writes anywhere. The journal is given up, the
+/// copy follows by itself as soon as there is a link, and nobody waits for either.
+#[test]
+fn a_resync_converges_under_hosts_that_never_stop() {
+    let pair = Pair::prefilled(&Setup { journals: Some(("64MiB", "512MiB")), ..Setup::seeded(103) });
+    pair.east.ok(&["volume", "create", "n", "--size", "96MiB"]);
+    pair.east.ok(&["group", "add", GROUP, "--volume", "n"]);
+    pair.wait_paired();
+    pair.settle();
+    let before = pair.backing(&pair.west);
+    let mut probe = Probe { export: pair.east.open("n"), written: 0, longest: Duration::ZERO };
+    let changes = [PairState::Differential, PairState::Resync].map(|state| (state, entered(&pair, state)));
+    pair.relay.cut();
+    pair.east.wait_pair(GROUP, "the loss of the link", LIMIT, |pair| !pair.connected);
+    let pause = Duration::from_millis(10);
+    let load = Load::start(&pair.history, &pair.target(&pair.east), &Profile { pause, ..pair.profile(0) });
+    let fallen = wait_until("the fall back", LIMIT, || {
+        probe.write();
+        let status = pair.east.pair(GROUP);
+        if status.state == PairState::Differential { Ok(status) } else { Err(format!("{status:?}")) }
+    });
+    assert!(fallen.differential_bytes > 0 && fallen.reason.is_some(), "{fallen:?}");
+    // All of its bitmap, and the frames since, are too much for the journal as it is now.
+    (0..96).for_each(|_| probe.write());
+    assert!(pair.backing(&pair.west) == before, "the old image stays");
+    pair.relay.heal();
+    wait_until("the copy, with hosts at work", LIMIT, || {
+        probe.write();
+        assert!(!load.ended_early(), "a host met an error");
+        let status = pair.east.pair(GROUP);
+        check(status.state == PairState::Paired && status.differential_bytes == 0, || format!("{status:?}"))
+    });
+    load.wait_acked(50);
+    load.stop();
+    println!("the longest write took {:?}, {} MiB were written anywhere", probe.longest, probe.written / MIB);
+    assert!(probe.longest < DELAY_MAX, "a host waited {:?}", probe.longest);
+    drop(probe);
+    for (state, before) in changes {
+        assert!(entered(&pair, state) > before, "{} is counted", state.name());
+        assert!(pair.east.log_text().contains(state.name()), "{} is logged", state.name());
+    }
+    assert_legal("the primary", &pair.history.writes(), &pair.image(&pair.east), Bounds::EVERYTHING_ACKED);
+    pair.wait_paired();
+    pair.assert_copy_equals();
+    let compared: VerifyReport = pair.east.json(&["verify", GROUP, "--to", "west"]);
+    assert_eq!((compared.different_bytes, compared.complete), (0, true), "{compared:?}");
+}
+
+/// How long the journal of a primary lasts is in `status` and in the metrics while it fills, and no longer.
+#[test]
+fn a_primary_forecasts_when_its_journal_is_full() {
+    const PER_SECOND: u64 = 6 * MIB;
+    let pair = Pair::paired(&Setup::one_volume("v", 192 * MIB, 104).journals("256MiB", "256MiB"));
+    let metric = || figures(&pair.east.status().addresses.metrics, "tidemark_journal_full_in_seconds")[0];
+    assert!(metric().is_infinite() && pair.east.group(GROUP).journal.full_in_seconds.is_none(), "it does not fill");
+    pair.relay.cut();
+    let (mut host, begun, mut written) = (pair.east.open("v"), Instant::now(), 0);
+    wait_until("a forecast that comes true", LIMIT, || {
+        while written < PER_SECOND * begun.elapsed().as_secs() && written < 144 * MIB {
+            host.write_all(written, &noise(written + 1, MIB)).expect("write");
+            written += MIB;
+        }
+        let (journal, metric) = (pair.east.group(GROUP).journal, metric());
+        let due = ((journal.capacity_bytes - journal.bytes) / PER_SECOND) as f64;
+        let near = |seconds: f64| (due / 2.0..due * 2.0).contains(&seconds);
+        check(journal.full_in_seconds.is_some_and(near) && near(metric), || format!("{journal:?} {metric}, not {due}"))
+    });
+    let told = pair.east.ok(&["status"]);
+    assert!(told.contains("full in"), "{told}");
+    pair.relay.heal();
+    pair.wait_paired();
+    wait_until("the forecast to be over", LIMIT, || {
+        check(metric().is_infinite() && pair.east.group(GROUP).journal.full_in_seconds.is_none(), || {
+            format!("{:?}", pair.east.group(GROUP).journal)
+        })
+    });
+    drop(host);
+    pair.assert_same();
 }

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
+use tidemark_common::api::types::PairState;
+use tidemark_common::watchdog::Moving;
 use tidemark_tests::command::run;
 use tidemark_tests::pair::{Pair, Setup};
 use tidemark_tests::prometheus::{Prometheus, get};
@@ -132,6 +134,23 @@ fn every_alert_is_in_the_runbook() {
     let names = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: Tidemark"));
     let missing: Vec<&str> = names.filter(|name| !rows.contains(name)).collect();
     assert!(rows.contains("GroupProblem") && missing.is_empty(), "not in docs/OPERATING.md: {missing:?}");
+}
+
+/// Whoever sees a state, or a position that stands, finds what it means and what to do.
+#[test]
+fn every_state_is_in_the_runbook_and_every_position_has_its_alert() {
+    let runbook = std::fs::read_to_string(grafana().join("../docs/OPERATING.md")).expect("read the runbook");
+    let rows: Vec<&str> = runbook.lines().filter(|line| line.starts_with("| `")).collect();
+    for state in PairState::ALL {
+        let row = rows.iter().find(|row| row.starts_with(&format!("| `{}` |", state.name())));
+        let cells = row.map_or(0, |row| row.split('|').filter(|cell| !cell.trim().is_empty()).count());
+        assert_eq!(cells, 3, "docs/OPERATING.md: no row with a meaning and what to do for {}", state.name());
+    }
+    let alerts = std::fs::read_to_string(grafana().join("alerts.yml")).expect("read the alerts");
+    for position in [Moving::Journal, Moving::WriteBack, Moving::Ship, Moving::Converge, Moving::Apply] {
+        let asked = format!("tidemark_standing_seconds{{position=\"{}\"}}", position.name());
+        assert!(alerts.contains(&asked), "no alert on {asked}");
+    }
 }
 
 #[test]

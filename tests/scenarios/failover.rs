@@ -133,6 +133,32 @@ fn a_primary_cut_off_is_fenced_when_the_link_heals() {
     assert_legal("nothing of the old primary came after", &pair.history.writes(), &pair.image(&pair.west), Bounds::ANY);
 }
 
+/// A primary hangs with writes of its hosts on their way, is taken over, and goes on: it finds out before anybody is served by both for long.
+#[test]
+fn a_primary_that_hung_and_was_taken_over_is_fenced_when_it_goes_on() {
+    let pair = Pair::prefilled(&Setup::seeded(81));
+    let load = pair.load(0);
+    load.wait_acked(200);
+    let floor = pair.history.tick();
+    let marker = pair.cut();
+    pair.wait_for(marker, "applied");
+    pair.east.freeze();
+    pair.west.wait_pair(GROUP, "the loss of the connection", Duration::from_secs(30), |pair| !pair.connected);
+    let report = pair.failover();
+    assert!(report.marker.number >= marker, "{report:?}");
+    let bounds = Bounds { holds_acked_before: Some(floor), nothing_sent_after: None };
+    let verdict = assert_legal("the image taken over", &pair.history.writes(), &pair.image(&pair.west), bounds);
+    pair.east.thaw();
+    let ends = load.join_broken();
+    assert_eq!(ends.len(), 3, "every host of the old primary meets an error: {ends:?}");
+    assert_fenced(&pair.east, "a");
+    pair.history.settle(&verdict);
+    assert_legal("nothing of the old primary came after", &pair.history.writes(), &pair.image(&pair.west), Bounds::ANY);
+    pair.east.ok(&["rejoin", GROUP]);
+    pair.wait_paired();
+    pair.assert_copied(&pair.west, &pair.east);
+}
+
 #[test]
 fn failover_needs_a_group_that_is_secondary_here() {
     let pair = Pair::paired(&Setup::seeded(55));

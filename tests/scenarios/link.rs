@@ -5,6 +5,7 @@ use std::time::Duration;
 use tidemark_common::api::types::{MarkerInfo, Moving, PairState};
 use tidemark_tests::impairment::Weather;
 use tidemark_tests::noise::write_noise;
+use tidemark_tests::oracle::{Bounds, assert_legal};
 use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
 use tidemark_tests::prometheus::figures;
 use tidemark_tests::stamp::BLOCK_BYTES;
@@ -127,6 +128,32 @@ fn a_secondary_that_hangs_is_noticed_and_caught_up() {
     pair.west.thaw();
     pair.wait_paired();
     load.stop();
+    pair.assert_copy_equals();
+}
+
+/// Either side hangs for longer than a connection lives: hosts of the other one do not notice, and those of its own wait and go on.
+#[test]
+fn a_side_that_hangs_until_its_connection_is_lost_is_found_again() {
+    let pair = Pair::prefilled(&Setup::seeded(78));
+    let load = pair.load(0);
+    load.wait_acked(100);
+    pair.west.freeze();
+    pair.east.wait_pair(GROUP, "the connection to be lost", LIMIT, |pair| !pair.connected && pair.reason.is_some());
+    load.wait_acked(200);
+    pair.west.thaw();
+    pair.wait_paired();
+    load.wait_acked(50);
+    pair.east.freeze();
+    pair.west.wait_pair(GROUP, "the connection to be lost", LIMIT, |pair| {
+        !pair.connected && pair.rpo_seconds.is_some_and(|rpo| rpo > 7.0)
+    });
+    assert!(!load.ended_early(), "hosts wait");
+    pair.east.thaw();
+    load.wait_acked(200);
+    pair.wait_paired();
+    load.stop();
+    let image = pair.image(&pair.east);
+    assert_legal("the primary that hung", &pair.history.writes(), &image, Bounds::EVERYTHING_ACKED);
     pair.assert_copy_equals();
 }
 

@@ -4,16 +4,17 @@
 use std::collections::BTreeMap;
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use tidemark_common::api::backup::types::{BackupInfo, BackupState};
 use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
-use tidemark_common::api::types::ImageStatus;
+use tidemark_common::api::types::{ImageStatus, LostTail, Role};
 use tidemark_tests::appliance::{Appliance, binary};
 use tidemark_tests::cluster::Cluster;
 use tidemark_tests::image::compare;
 use tidemark_tests::noise::{noise, write_noise};
+use tidemark_tests::pair::{GROUP, Pair, Setup};
 use tidemark_tests::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -45,9 +46,18 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, (u64, Option<SystemTime>)> {
 
 /// Asks for something and kills the service at some step of it.
 fn asked_and_killed(side: &mut Appliance, words: &[&str], after: usize) {
+    let mut asking = ask(side, words);
+    kill_after(side, &mut asking, after);
+}
+
+fn ask(side: &Appliance, words: &[&str]) -> Child {
     let mut command = Command::new(binary());
     command.args(words).arg("--dir").arg(side.directory()).stdin(Stdio::null());
-    let mut asking = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start tidemark");
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start tidemark")
+}
+
+/// Kills a service when it has changed so many files, or what is asked for is done, and starts it again.
+fn kill_after(side: &mut Appliance, asking: &mut Child, after: usize) {
     let (mut seen, mut changes) = (files(side.directory()), 0);
     while changes < after && asking.try_wait().expect("whether it has ended").is_none() {
         let now = files(side.directory());
@@ -217,4 +227,54 @@ fn kill_9_at_any_moment_of_a_backup_leaves_all_of_it_or_nothing() {
         side.ok(&["backup", "delete", "b"]);
         std::fs::remove_file(&to).expect("remove the archive");
     }
+}
+
+/// After so many changes of its files dies the side that returns, or the one to which it returns.
+const RETURNS: [(usize, bool); 6] = [(1, false), (1, true), (2, false), (3, true), (4, false), (8, false)];
+
+/// The side that returns is fenced or the copy afterwards, nothing in between: what it had alone is kept once and whole, and it is the exact
+/// copy, when it is asked again if need be.
+#[test]
+fn kill_9_at_any_moment_of_a_rejoin_leaves_it_done_or_not_done_and_loses_nothing() {
+    let half = usize::try_from(SIZE / 2).expect("small");
+    let mut pair = Pair::paired(&Setup::one_volume("v", SIZE, 340));
+    write_noise(&pair.east, "v", 0, SIZE, 1);
+    let mut held = noise(1, SIZE);
+    for (seed, (after, kill_west)) in (11..).step_by(10).zip(RETURNS) {
+        let what = format!("killed after {after} changes, the new primary: {kill_west}");
+        pair.settle();
+        pair.relay.cut();
+        write_noise(&pair.east, "v", 0, SIZE / 2, seed);
+        let _ = pair.failover();
+        write_noise(&pair.west, "v", SIZE / 4, SIZE / 2, seed + 2);
+        held[half / 2..half / 2 + half].copy_from_slice(&noise(seed + 2, SIZE / 2));
+        pair.relay.heal();
+        pair.east.wait_fenced(GROUP);
+
+        let mut asking = ask(&pair.east, &["rejoin", GROUP]);
+        let dies = if kill_west { &mut pair.west } else { &mut pair.east };
+        kill_after(dies, &mut asking, after);
+        assert_eq!(pair.west.group(GROUP).role, Role::Primary, "{what}");
+        assert_holds(&pair.west, "v", &held, &what);
+        match pair.east.group(GROUP).role {
+            Role::Fenced => drop(pair.east.ok(&["rejoin", GROUP])),
+            role => assert_eq!(role, Role::Secondary, "{what}"),
+        }
+        pair.wait_paired();
+        pair.assert_copied(&pair.west, &pair.east);
+        assert!(pair.backing(&pair.east)[0] == held, "{what}: the copy is another image");
+
+        let tails: Vec<LostTail> = pair.east.json(&["lost", "list", GROUP]);
+        let [tail] = tails.as_slice() else { panic!("{what}: one tail: {tails:?}") };
+        assert_eq!(tail.volumes.iter().map(|volume| volume.bytes).sum::<u64>(), SIZE / 2, "{what}: {tail:?}");
+        let file = pair.cluster.join(&format!("lost-{seed}"));
+        pair.east.ok(&["lost", "export", GROUP, &tail.name, "--volume", "v", "--to", &file.display().to_string()]);
+        let exported = std::fs::read(&file).expect("read what was exported");
+        assert!(exported[..half] == noise(seed, SIZE / 2), "{what}: what was lost is not what was written");
+        assert!(exported[half..].iter().all(|byte| *byte == 0), "{what}: more is called lost than was");
+        pair.east.ok(&["lost", "discard", GROUP, &tail.name]);
+        pair.west.ok(&["switchover", GROUP, "--to", "east"]);
+        pair.wait_paired();
+    }
+    pair.assert_copied(&pair.east, &pair.west);
 }

@@ -11,6 +11,7 @@ use tidemark_tests::cluster::loopback;
 use tidemark_tests::figures::resident_kib;
 use tidemark_tests::host::{EINVAL, ENOSPC, HostError, Request};
 use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
+use tidemark_tests::prometheus::figures;
 use tidemark_tests::wait::wait_until;
 
 /// A stranger may cost this much memory, for all of them together.
@@ -165,6 +166,11 @@ fn a_peer_with_another_id_than_pinned_is_never_paired() {
         if tells { Ok(()) } else { Err(format!("{text:?}")) }
     });
     assert!(pair.west.status().groups.is_empty(), "nothing was made on the side that is somebody else");
+    let refused = figures(&pair.east.status().addresses.metrics, "tidemark_peers_refused_total");
+    assert!(refused.iter().sum::<f64>() >= 1.0, "counted: {refused:?}");
+    let log = pair.east.log_text();
+    let logged = log.lines().any(|line| line.contains("a connection was refused") && line.contains(pair.west.id()));
+    assert!(logged, "{log}");
 }
 
 #[test]

@@ -18,6 +18,7 @@ use super::connection::Connection;
 use super::endpoint::Endpoint;
 use super::error::{DialError, refuses_certificate};
 use super::tls::{Presented, SERVER_NAME};
+use super::trust::Trust;
 use crate::ids::ApplianceId;
 
 /// Addresses of one host that are tried.
@@ -62,7 +63,8 @@ impl Endpoint {
         let (crypto, presented) = self.tls.client(expected).map_err(|error| socket(error.into()))?;
         let mut client = ClientConfig::new(Arc::new(crypto));
         client.transport_config(self.config.transport());
-        Ok(Attempt { endpoint, client, remote, expected, presented, config: Arc::clone(&self.config) })
+        let (trust, config) = (Arc::clone(&self.trust), Arc::clone(&self.config));
+        Ok(Attempt { endpoint, client, remote, expected, presented, trust, config })
     }
 
     fn explain(&self, failure: Failure, address: &str, expected: ApplianceId) -> DialError {
@@ -98,6 +100,7 @@ struct Attempt {
     remote: SocketAddr,
     expected: ApplianceId,
     presented: Presented,
+    trust: Arc<dyn Trust>,
     config: Arc<LinkConfig>,
 }
 
@@ -122,7 +125,10 @@ impl Attempt {
 
     fn failure(&self, error: &ConnectionError) -> Failure {
         match self.presented.id() {
-            Some(found) if found != self.expected => return Failure::WrongPeer(found),
+            Some(found) if found != self.expected => {
+                self.trust.refused(self.remote, Some(found), "it answers where another appliance was called");
+                return Failure::WrongPeer(found);
+            }
             _ => {}
         }
         match error {

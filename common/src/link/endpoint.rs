@@ -49,6 +49,7 @@ pub struct Endpoint {
     network: Arc<dyn Network>,
     pub(super) id: ApplianceId,
     pub(super) tls: Arc<Tls>,
+    pub(super) trust: Arc<dyn Trust>,
     pub(super) config: Arc<LinkConfig>,
 }
 
@@ -81,7 +82,8 @@ impl Endpoint {
         let listener = open(&*network, address, &config).map_err(|source| BindError { address, source })?;
         let tls = Arc::new(Tls::new(identity, Arc::clone(&trust)));
         let (delivery, accepted) = mpsc::channel(ACCEPTED_MAX);
-        let acceptor = Acceptor::new(listener.clone(), Arc::clone(&tls), trust, Arc::clone(&config), delivery);
+        let (of_acceptor, of_tls) = (Arc::clone(&trust), Arc::clone(&tls));
+        let acceptor = Acceptor::new(listener.clone(), of_tls, of_acceptor, Arc::clone(&config), delivery);
         let server =
             acceptor.server_config().map_err(|error| BindError { address, source: io::Error::other(error) })?;
         listener.set_server_config(Some(server));
@@ -93,6 +95,7 @@ impl Endpoint {
             network,
             id: identity.id(),
             tls,
+            trust,
             config,
         })
     }

@@ -9,7 +9,8 @@ use crate::ids::ApplianceId;
 pub trait Trust: Send + Sync + 'static {
     /// The name of a trusted appliance; `None` refuses it.
     fn peer_name(&self, id: &ApplianceId) -> Option<String>;
-    /// A connection from there was refused. `id` is what it presented, if it came so far; nothing proves that it holds
-    /// the key of an id that is not trusted. Whether that is logged is up to who is told. Called from a handshake: must not block.
+    /// A connection from there was refused, or one to there, because another appliance answered than the one called. `id` is what it
+    /// presented, if it came so far; nothing proves that it holds the key of an id that is not trusted. Whether that is logged is up to
+    /// who is told. Called from a handshake: must not block.
     fn refused(&self, remote: SocketAddr, id: Option<ApplianceId>, why: &str);
 }

@@ -28,7 +28,7 @@ async fn a_stranger_is_refused_and_reported() {
 
 #[tokio::test]
 async fn another_appliance_at_the_address_is_named() {
-    let (east, west) = pair();
+    let (mut east, west) = pair();
     let other = Appliance::new();
     let error = east.endpoint.dial(&west.address(), other.id).await.unwrap_err();
     assert!(
@@ -37,6 +37,9 @@ async fn another_appliance_at_the_address_is_named() {
     );
     let text = error.to_string();
     assert!(text.contains(&other.id.to_string()) && text.contains(&west.id.to_string()), "{text}");
+    let refusal = soon(east.refusals.recv()).await.unwrap();
+    assert_eq!(refusal.id, Some(west.id), "{}", refusal.why);
+    assert!(refusal.why.contains("another appliance was called"), "{}", refusal.why);
 }
 
 /// Dials as nothing that this product makes would.

@@ -14,6 +14,8 @@ use crate::{parallel, tell};
 
 /// Pairs tried, of all there are: a seeded sample.
 const PAIRS: usize = 400;
+/// Those at which power is lost.
+const PAIRS_WITHOUT_POWER: usize = 200;
 
 /// Dies at these points; panics with what is wrong.
 fn run_of(profile: Profile, deaths: &[u64]) -> Figures {
@@ -87,12 +89,23 @@ fn a_loss_of_power_at_any_change_of_a_disk_costs_no_marker_of_a_history() {
 #[test]
 fn two_deaths_are_survived() {
     let (steps, _) = run(&[], false);
-    let random = &mut StdRng::seed_from_u64(1);
+    assert_all_hold(&pairs(steps, PAIRS, 1), false);
+}
+
+#[test]
+fn two_losses_of_power_are_survived() {
+    let (steps, _) = run(&[], false);
+    assert_all_hold(&pairs(steps, PAIRS_WITHOUT_POWER, 2), true);
+}
+
+/// So many pairs of deaths in a run of so many changes.
+pub(crate) fn pairs(steps: u64, count: usize, seed: u64) -> Vec<Vec<u64>> {
+    let random = &mut StdRng::seed_from_u64(seed);
     let mut pair = || {
         let first = random.random_range(0..2 * steps);
         // Half of them soon after: in the recovery from the first.
         let soon = if random.random_bool(0.5) { 60 } else { 2 * steps };
         vec![first, first + 1 + random.random_range(0..soon)]
     };
-    assert_all_hold(&(0..PAIRS).map(|_| pair()).collect::<Vec<_>>(), false);
+    (0..count).map(|_| pair()).collect()
 }

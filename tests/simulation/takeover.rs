@@ -13,7 +13,7 @@ use crate::far::Far;
 use crate::fate::{Points, survives};
 use crate::figures::Figures;
 use crate::hosts::Known;
-use crate::points::{assert_each, each};
+use crate::points::{assert_each, each, pairs};
 use crate::profile::Profile;
 use crate::site::{Site, TakenOver, held};
 use crate::world::{Moments, World, ground};
@@ -21,6 +21,8 @@ use crate::world::{Moments, World, ground};
 const SEED: u64 = 11;
 /// Steps of hosts and stages on the new primary before the old one returns.
 const ALONE: u64 = 120;
+/// Pairs of deaths tried, of all there are: a seeded sample of each kind.
+const PAIRS: usize = 150;
 
 /// A pair at the moment of the disaster.
 struct Disaster {
@@ -153,12 +155,28 @@ fn assert_survived(disaster: &Disaster) {
     }
 }
 
+fn with_an_image() -> Disaster {
+    let has_image = |far: &Far| far.secondary.state().position().permitted_marker >= 3;
+    Disaster::of(Profile::goes_on(), has_image, None)
+}
+
 /// The newest marker is taken over.
 #[test]
 fn a_death_at_any_change_of_a_takeover_and_of_the_return_is_survived() {
-    let profile = Profile::goes_on();
-    let has_image = |far: &Far| far.secondary.state().position().permitted_marker >= 3;
-    assert_survived(&Disaster::of(profile, has_image, None));
+    assert_survived(&with_an_image());
+}
+
+/// Who has died dies again: soon after, in what the first death left to be done again, or at any later change.
+#[test]
+fn two_deaths_in_a_takeover_and_the_return_are_survived() {
+    for (seed, disaster) in [(1, with_an_image()), (2, in_a_resync())] {
+        for power_lost in [false, true] {
+            let steps = run(&disaster, &[], power_lost).disk_steps;
+            assert_each(&pairs(steps, PAIRS, seed), |deaths| {
+                run(&disaster, deaths, power_lost);
+            });
+        }
+    }
 }
 
 /// Nothing is lost: the old primary returns with the image that was taken over.
@@ -167,15 +185,19 @@ fn a_death_at_any_change_of_a_takeover_that_lost_nothing_is_survived() {
     assert_survived(&Disaster::at_rest(Profile::goes_on()));
 }
 
-/// A resync is under way: the image before it is taken over.
-#[test]
-fn a_death_at_any_change_of_a_takeover_in_a_resync_is_survived() {
+fn in_a_resync() -> Disaster {
     let profile = Profile { steps: 300, ..Profile::short() };
     let is_copying = |far: &Far| {
         let permission = far.secondary.state().permission();
         permission.permitted().is_some() && permission.copy().is_some_and(|copy| !copy.direct && copy.cursor.1 > 0)
     };
-    assert_survived(&Disaster::of(profile, is_copying, None));
+    Disaster::of(profile, is_copying, None)
+}
+
+/// A resync is under way: the image before it is taken over.
+#[test]
+fn a_death_at_any_change_of_a_takeover_in_a_resync_is_survived() {
+    assert_survived(&in_a_resync());
 }
 
 /// An older marker of its history is taken over.

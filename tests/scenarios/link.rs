@@ -100,6 +100,25 @@ fn a_long_lossy_reordering_link_delivers_the_exact_image() {
     pair.east.wait_pair(GROUP, "the delay to be seen", LIMIT, |pair| pair.round_trip_ms.is_some_and(|ms| ms >= 40.0));
 }
 
+/// Whatever is altered on the line is as good as lost: it never gets to where frames are checked, and a new connection is made all the same.
+#[test]
+fn bits_that_flip_on_the_line_are_noticed_and_change_nothing() {
+    let pair = Pair::prefilled(&Setup::seeded(80));
+    pair.relay.set(Weather { flip: 0.02, ..Weather::default() });
+    let load = pair.load(0);
+    load.wait_acked(1_000);
+    pair.east.ok(&["pair", "suspend", GROUP, "--to", "west"]);
+    pair.east.ok(&["pair", "resume", GROUP, "--to", "west"]);
+    load.wait_acked(1_000);
+    load.stop();
+    pair.east.wait_pair(GROUP, "the line to deliver", COPY_LIMIT, |pair| pair.lag_bytes == 0);
+    let flipped = [pair.relay.forward(), pair.relay.backward()].map(|way| way.flipped());
+    assert!(flipped.iter().all(|flipped| *flipped > 0), "{flipped:?} datagrams were altered");
+    pair.assert_copy_equals();
+    let rejected = figures(&pair.west.status().addresses.metrics, "tidemark_receive_rejected_frames_total");
+    assert!(rejected.iter().all(|count| *count == 0.0), "no frame was altered: {rejected:?}");
+}
+
 #[test]
 fn an_idle_group_costs_a_heartbeat_and_reports_its_rpo_truthfully() {
     const WINDOW: Duration = Duration::from_secs(4);

@@ -52,7 +52,7 @@ impl Lane {
         Self { socket, to, random, free_at: Instant::now(), passed: 0, shared, sender }
     }
 
-    /// Sends, delays or loses a datagram.
+    /// Sends, delays, alters or loses a datagram.
     pub(super) fn pass(&mut self, datagram: &[u8], weather: Weather, traffic: &Traffic) {
         let lost = self.random.random_bool(weather.loss);
         let overtaken = self.random.random_bool(weather.reorder);
@@ -64,6 +64,14 @@ impl Lane {
         }
         traffic.bytes.fetch_add(datagram.len() as u64, Ordering::Relaxed);
         traffic.datagrams.fetch_add(1, Ordering::Relaxed);
+        // Asked only where it may be: other weather goes by its seed as ever.
+        let altered = if weather.flip > 0.0 && self.random.random_bool(weather.flip) {
+            traffic.flipped.fetch_add(1, Ordering::Relaxed);
+            Some(self.altered(datagram))
+        } else {
+            None
+        };
+        let datagram = altered.as_deref().unwrap_or(datagram);
         let late = queued + weather.delay + if overtaken { weather.delay + OVERTAKEN_BY } else { Duration::ZERO };
         if late.is_zero() {
             // A full socket loses the datagram, as a link may.
@@ -74,6 +82,16 @@ impl Lane {
         let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.late.push(Reverse((now + late, self.passed, datagram.to_vec())));
         self.shared.changed.notify_one();
+    }
+
+    /// The same with one bit that is another.
+    fn altered(&mut self, datagram: &[u8]) -> Vec<u8> {
+        let mut bytes = datagram.to_vec();
+        let (at, bit) = (self.random.random_range(0..bytes.len().max(1)), self.random.random_range(0..8_u32));
+        if let Some(byte) = bytes.get_mut(at) {
+            *byte ^= 1_u8 << bit;
+        }
+        bytes
     }
 
     fn queued(&mut self, now: Instant, bytes: usize, rate: Option<u64>) -> Duration {

@@ -1,4 +1,4 @@
-//! A bad link: a UDP relay between two appliances that delays, loses, reorders, limits or swallows datagrams.
+//! A bad link: a UDP relay between two appliances that delays, loses, reorders, alters, limits or swallows datagrams.
 //!
 //! The caller of a pair is told the relay's address instead of the other appliance's. Everything random follows from
 //! the seed. Bytes are counted where they leave the relay.
@@ -31,6 +31,8 @@ pub struct Weather {
     pub loss: f64,
     /// Share of datagrams that take twice the delay (and two milliseconds more), so that others overtake them.
     pub reorder: f64,
+    /// Share of datagrams of which one bit flips.
+    pub flip: f64,
     /// Bytes per second that fit through.
     pub bytes_per_second: Option<u64>,
     /// Nothing comes through.
@@ -57,6 +59,7 @@ pub struct Traffic {
     bytes: AtomicU64,
     datagrams: AtomicU64,
     lost: AtomicU64,
+    flipped: AtomicU64,
 }
 
 impl Traffic {
@@ -76,6 +79,12 @@ impl Traffic {
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Datagrams that were altered on the way.
+    #[must_use]
+    pub fn flipped(&self) -> u64 {
+        self.flipped.load(Ordering::Relaxed)
     }
 }
 

@@ -43,6 +43,16 @@ fn fair_weather_passes_everything_both_ways() {
 }
 
 #[test]
+fn of_each_datagram_that_is_altered_one_bit_is_another() {
+    let (near, far, relay) = ends();
+    relay.set(Weather { flip: 1.0, ..Weather::default() });
+    send(&near, 0..50);
+    let came = arrived(&far);
+    assert_eq!((came.len(), relay.forward().flipped()), (50, 50));
+    assert!((0..50_u32).zip(came).all(|(sent, came)| (sent ^ came).count_ones() == 1));
+}
+
+#[test]
 fn a_cut_link_passes_nothing_until_it_heals() {
     let (near, far, relay) = ends();
     relay.cut();

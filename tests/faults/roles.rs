@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidemark_common::api::types::{PairState, RejoinReport, Role};
+use tidemark_common::api::types::{LostTail, PairState, RejoinReport, Role};
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::pair::{GROUP, Pair, Setup};
 use tidemark_tests::wait::{check, wait_until};
@@ -99,6 +99,34 @@ fn what_a_fenced_primary_had_is_kept_and_replaces_nothing_that_was_kept_before()
     assert!(kept_before.join("precious").exists());
     let kept = pair.east.files(|name| name.ends_with(".segment"));
     assert!(!kept.is_empty(), "the journal is kept: {:?}", pair.east.files(|_| true));
+}
+
+/// What a return that was killed in the middle had kept by then, another one than is kept now: nothing was lost by it, whatever is chosen next.
+#[test]
+fn what_a_return_that_was_broken_off_has_kept_is_not_called_lost() {
+    for (seed, as_primary) in [(249, true), (250, false)] {
+        let pair = taken_over(seed);
+        pair.east.open("a").write(0, &[1; 4096]).expect("a write that is never shipped");
+        pair.relay.heal();
+        pair.east.wait_fenced(GROUP);
+        let group = pair.east.directory().join("groups").join(pair.east.group(GROUP).id);
+        let half = group.join("lost").join("generation-1-after-marker-999999");
+        std::fs::create_dir_all(&half).expect("what a kill leaves");
+        std::fs::write(half.join("unfinished"), "").expect("what a kill leaves");
+        let listed = || pair.east.json::<Vec<LostTail>>(&["lost", "list", GROUP]);
+        assert!(listed().is_empty(), "{:?}", listed());
+        if as_primary {
+            pair.east.ok(&["rejoin", GROUP, "--as-primary"]);
+            assert!(listed().is_empty(), "its writes are served: {:?}", listed());
+        } else {
+            let returned: RejoinReport = pair.east.json(&["rejoin", GROUP]);
+            let [tail] = &listed()[..] else { panic!("one tail: {:?}", listed()) };
+            assert_eq!((returned.lost_writes, tail.writes), (1, 1), "{tail:?}");
+            let kept = std::path::PathBuf::from(returned.kept.expect("the tail is kept"));
+            assert!(!kept.join("unfinished").exists(), "it is lost now");
+        }
+        assert!(!half.exists(), "it takes room for nothing");
+    }
 }
 
 #[test]

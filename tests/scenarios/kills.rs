@@ -257,7 +257,11 @@ fn kill_9_at_any_moment_of_a_rejoin_leaves_it_done_or_not_done_and_loses_nothing
         assert_eq!(pair.west.group(GROUP).role, Role::Primary, "{what}");
         assert_holds(&pair.west, "v", &held, &what);
         match pair.east.group(GROUP).role {
-            Role::Fenced => drop(pair.east.ok(&["rejoin", GROUP])),
+            Role::Fenced => {
+                let listed: Vec<LostTail> = pair.east.json(&["lost", "list", GROUP]);
+                assert!(listed.is_empty(), "{what}: nothing is lost yet: {listed:?}");
+                pair.east.ok(&["rejoin", GROUP]);
+            }
             role => assert_eq!(role, Role::Secondary, "{what}"),
         }
         pair.wait_paired();

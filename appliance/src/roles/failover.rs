@@ -81,6 +81,7 @@ impl Appliance {
         let taken = tokio::task::block_in_place(|| {
             let kept = if is_older { self.leave_newer(&group, &permitted)? } else { None };
             drop(older);
+            self.discard_unfinished(&group);
             self.take_over(&group, &permitted, &secondary).map(|taken| (taken, kept))
         });
         let ((generation, primary), kept) = match taken {
@@ -136,6 +137,7 @@ impl Appliance {
         let eras = self.eras(id).map_err(|error| error.message)?;
         let ended = eras.end_after(permitted.end, &format!("a failover went back to marker {marker}, which is older"));
         ended.map_err(|error| format!("end the images of later moments: {error}"))?;
+        self.finish_tail(&kept).map_err(|error| format!("keep {}: {error}", kept.display()))?;
         Ok(Some(kept))
     }
 

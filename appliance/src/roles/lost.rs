@@ -4,7 +4,7 @@
 //! longer reaches back to. It is read as any journal, and exported by the updater that writes volumes.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,9 @@ const NOTE: &str = "given-up.json";
 
 /// In a tail's folder: whose it was when it was kept. Its indexes may be those of other volumes by now.
 const THEN: &str = "volumes.json";
+
+/// In a tail's folder as long as it is not one.
+const UNFINISHED: &str = "unfinished";
 
 /// Whose a tail is.
 #[derive(Debug, Serialize, Deserialize)]
@@ -101,12 +104,59 @@ impl Appliance {
             if folder.exists() {
                 let names = self.disk.list(&folder);
                 let names = names.map_err(|error| failed(format!("read {}: {error}", folder.display())))?;
-                for tail in names {
+                for tail in names.into_iter().filter(|tail| self.is_lost(owner.id(), tail)) {
                     tails.push(self.describe(&owner, tail)?);
                 }
             }
         }
         Ok(tails)
+    }
+
+    /// Whether what is kept under a name was lost. What was being kept when a return was broken off, or a failover to an older marker, is of
+    /// nothing lost as long as this side's generation is what it was: all of it is still where it was, and what is kept may be half of it.
+    fn is_lost(&self, id: GroupId, tail: &str) -> bool {
+        let mark = self.lost_folder(id).join(tail).join(UNFINISHED);
+        let Some(group) = self.group_by_id(id).filter(|_| mark.exists()) else { return true };
+        let is_lost = parse(tail).is_none_or(|(generation, _)| generation < group.keeper.generation().0);
+        if is_lost {
+            // It was killed right behind its last step.
+            self.finish_tail_or_say(&self.lost_folder(id).join(tail));
+        }
+        is_lost
+    }
+
+    /// What begins to be kept is no tail before that is ended.
+    pub(crate) fn begin_tail(&self, folder: &Path) -> std::io::Result<()> {
+        std::fs::File::create(folder.join(UNFINISHED)).and_then(|file| file.sync_all())?;
+        self.disk.sync_folder(folder)
+    }
+
+    /// It is one, durably: before anything of it is cut away elsewhere.
+    pub(crate) fn finish_tail(&self, folder: &Path) -> std::io::Result<()> {
+        std::fs::remove_file(folder.join(UNFINISHED))?;
+        self.disk.sync_folder(folder)
+    }
+
+    /// The same, where this side's generation tells it already.
+    pub(crate) fn finish_tail_or_say(&self, folder: &Path) {
+        if let Err(error) = self.finish_tail(folder) {
+            tracing::warn!(folder = %folder.display(), %error, "what was lost is listed all the same");
+        }
+    }
+
+    /// What a change of roles that was broken off had begun to keep goes before this side's generation changes in another way.
+    pub(crate) fn discard_unfinished(&self, group: &Group) {
+        let Ok(tails) = std::fs::read_dir(self.lost_folder(group.keeper.id())) else { return };
+        let unfinished = |folder: &PathBuf| {
+            let name = folder.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| !self.is_lost(group.keeper.id(), name))
+        };
+        for folder in tails.flatten().map(|tail| tail.path()).filter(unfinished) {
+            tracing::info!(folder = %folder.display(), "what a change of roles that was broken off had kept goes: nothing was lost by it");
+            if let Err(error) = std::fs::remove_dir_all(&folder) {
+                tracing::warn!(folder = %folder.display(), %error, "what is of nothing lost could not be removed");
+            }
+        }
     }
 
     /// Those that have or had this name: the group that is there, and groups that were given up and left something.

@@ -238,6 +238,9 @@ impl Appliance {
             other => return Err(unexpected(peer, other)),
         }
         tokio::task::block_in_place(|| self.become_secondary(group, &connection, &parted, tail)).map_err(failed)?;
+        if let Some(kept) = &kept {
+            self.finish_tail_or_say(kept);
+        }
         connection.close("agreed");
         tracing::warn!(group = %group.keeper.name(), peer, generation = parted.generation, marker = parted.marker,
             lost_writes = tail.writes, "returned: this appliance is the copy now");
@@ -304,6 +307,7 @@ impl Appliance {
     /// The tail's part of the journal, and what that no longer reaches, copied to where nothing replaces it (invariant 8).
     fn keep_tail(&self, group: &Group, parted: &Parted, found: &Found) -> Result<Option<PathBuf>, String> {
         let Found { tail, regions, .. } = found;
+        self.discard_unfinished(group);
         if tail.writes == 0 && regions.is_empty() {
             return Ok(None);
         }
@@ -333,7 +337,10 @@ impl Appliance {
         if folder.exists() {
             std::fs::remove_dir_all(&folder).map_err(|error| text(&folder, error))?;
         }
-        self.disk.create_folder(&folder).map_err(|error| text(&folder, error))?;
+        self.disk
+            .create_folder(&folder)
+            .and_then(|()| self.begin_tail(&folder))
+            .map_err(|error| text(&folder, error))?;
         for name in self.disk.list(&from).map_err(|error| text(&from, error))? {
             let number = name.strip_suffix(".segment").and_then(|number| u64::from_str_radix(number, 16).ok());
             if number.is_some_and(|number| number >= first) {

@@ -101,7 +101,10 @@ impl Appliance {
         check_chosen(name, &others, force)?;
         tokio::task::block_in_place(|| self.settle_captured(&group)).map_err(failed)?;
         *group.engine.write() = Engine::Failed("it is made primary again".into());
-        let recorded = tokio::task::block_in_place(|| self.record_as_primary(&group, by.0, &others));
+        let recorded = tokio::task::block_in_place(|| {
+            self.discard_unfinished(&group);
+            self.record_as_primary(&group, by.0, &others)
+        });
         let generation = match recorded {
             Ok(generation) => generation,
             Err(reason) => {

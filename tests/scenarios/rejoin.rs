@@ -1,7 +1,7 @@
 //! Failing back: the old primary returns as the copy, roles change as planned, and what never reached the other side is kept.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidemark_common::api::types::{
     FailoverReport, LostRange, LostTail, PairState, RejoinReport, Role, SwitchoverReport,
@@ -273,6 +273,28 @@ fn ten_role_changes_in_a_row_under_load_keep_what_was_permitted() {
         }
     }
     assert_eq!(pair.east.group(GROUP).generation, 11);
+}
+
+/// Nobody waits for a side that does not answer: it is told, and all is as before.
+#[test]
+fn a_return_to_a_side_that_hangs_ends_in_time_and_is_asked_again() {
+    let pair = Pair::paired(&Setup::one_volume("v", MIB, 113));
+    pair.relay.cut();
+    write_noise(&pair.east, "v", 0, MIB, 1);
+    let _ = pair.failover();
+    pair.relay.heal();
+    pair.east.wait_fenced(GROUP);
+    pair.west.freeze();
+    let asked = Instant::now();
+    let why = pair.east.refuses(&["rejoin", GROUP]);
+    let took = asked.elapsed();
+    pair.west.thaw();
+    assert!(why.contains("'west'") && took < LIMIT, "after {took:?}: {why}");
+    assert_eq!(pair.east.group(GROUP).role, Role::Fenced);
+    assert!(pair.east.json::<Vec<LostTail>>(&["lost", "list", GROUP]).is_empty(), "nothing is lost yet");
+    assert!(rejoin(&pair.east).lost_writes > 0);
+    pair.wait_paired();
+    pair.assert_copied(&pair.west, &pair.east);
 }
 
 #[test]

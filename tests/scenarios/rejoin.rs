@@ -13,6 +13,7 @@ use tidemark_tests::host::{EPERM, HostError};
 use tidemark_tests::noise::{noise, write_noise};
 use tidemark_tests::oracle::{Bounds, assert_legal};
 use tidemark_tests::pair::{GROUP, Pair, Setup};
+use tidemark_tests::small_disk::SmallDisk;
 use tidemark_tests::stamp::{self, BLOCK_BYTES, Content};
 use tidemark_tests::wait::wait_until;
 
@@ -273,6 +274,33 @@ fn ten_role_changes_in_a_row_under_load_keep_what_was_permitted() {
         }
     }
     assert_eq!(pair.east.group(GROUP).generation, 11);
+}
+
+/// Half of what is exported looks like all of it: it never has the name that was asked for.
+#[test]
+fn an_export_that_finds_no_room_leaves_nothing_and_is_whole_when_there_is() {
+    let pair = Pair::paired(&Setup::one_volume("v", 8 * MIB, 114));
+    pair.relay.cut();
+    write_noise(&pair.east, "v", 0, 8 * MIB, 1);
+    let _ = pair.failover();
+    pair.relay.heal();
+    assert!(rejoin(&pair.east).lost_writes > 0);
+    pair.wait_paired();
+    let tails: Vec<LostTail> = pair.east.json(&["lost", "list", GROUP]);
+    let [tail] = tails.as_slice() else { panic!("one tail: {tails:?}") };
+    let small = SmallDisk::mount(&pair.cluster.join("small"), 2 * MIB);
+    let names = || std::fs::read_dir(small.path()).expect("list").count();
+    let file = small.path().join("v.lost");
+    let to = file.display().to_string();
+    let export = ["lost", "export", GROUP, tail.name.as_str(), "--volume", "v", "--to", to.as_str()];
+    let refused = pair.east.refuses(&export);
+    assert!(refused.contains("No space"), "{refused}");
+    assert_eq!(names(), 0, "a part of it is there");
+    small.resize(32 * MIB);
+    std::fs::write(small.path().join("v.lost.tidemark-part"), "1").expect("what a kill leaves");
+    pair.east.ok(&export);
+    assert!(std::fs::read(&file).expect("read what was exported") == noise(1, 8 * MIB), "all of it");
+    assert_eq!(names(), 1, "and nothing else");
 }
 
 /// Nobody waits for a side that does not answer: it is told, and all is as before.

@@ -310,12 +310,35 @@ impl Appliance {
         if path.exists() {
             return Err(refused(format!("{} is there already: name a file that is not", path.display())));
         }
-        let at = |error: std::io::Error| failed(format!("write {}: {error}", path.display()));
-        let file = self.disk.open(path, Open::New).map_err(at)?;
+        // Whatever stops it: what has that name is all of it.
+        let part = PathBuf::from(format!("{}.tidemark-part", request.to));
+        let exported = self.export_into(&part, (VolumeIndex(index), member, size), &folder, &tail);
+        let named =
+            |()| self.disk.rename(&part, path).map_err(|error| failed(format!("write {}: {error}", path.display())));
+        let exported = exported.and_then(named);
+        if exported.is_err() {
+            let _ = std::fs::remove_file(&part);
+        }
+        exported
+    }
+
+    fn export_into(
+        &self,
+        part: &Path,
+        (index, member, size): (VolumeIndex, String, u64),
+        folder: &Path,
+        tail: &Tail,
+    ) -> Result<(), ErrorBody> {
+        let at = |error: std::io::Error| failed(format!("write {}: {error}", part.display()));
+        // As a kill leaves it.
+        if part.exists() {
+            std::fs::remove_file(part).map_err(at)?;
+        }
+        let file = self.disk.open(part, Open::New).map_err(at)?;
         file.grow(size).map_err(at)?;
-        self.export_regions(&folder, VolumeIndex(index), size, &*file).map_err(failed)?;
+        self.export_regions(folder, index, size, &*file).map_err(failed)?;
         let volumes = Arc::new(Volumes::default());
-        volumes.insert(VolumeFile::new(VolumeIndex(index), member, file, size));
+        volumes.insert(VolumeFile::new(index, member, file, size));
         let applied = AppliedPosition { position: tail.from, ..AppliedPosition::default() };
         let mut updater = Updater::new(Arc::clone(&tail.journal), Arc::clone(&volumes), applied);
         let end = whole_end(&tail.journal, tail.from).map_err(failed)?;

@@ -1,13 +1,14 @@
 //! Failing back: the old primary returns as the copy, roles change as planned, and what never reached the other side is kept.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tidemark_common::api::types::{
     FailoverReport, LostRange, LostTail, PairState, RejoinReport, Role, SwitchoverReport,
 };
 use tidemark_tests::appliance::Appliance;
-use tidemark_tests::cluster::Cluster;
+use tidemark_tests::cluster::{Cluster, flip_bit};
 use tidemark_tests::history::{Kind, Write};
 use tidemark_tests::host::{EPERM, HostError};
 use tidemark_tests::noise::{noise, write_noise};
@@ -438,6 +439,37 @@ fn an_old_primary_that_no_longer_holds_the_place_takes_a_full_copy() {
     switch(&pair.west, &pair.east);
     pair.wait_paired();
     pair.assert_copied(&pair.east, &pair.west);
+}
+
+/// What is kept beside the journal is checked like it: named by place, and nothing of it is given out.
+#[test]
+fn a_kept_region_that_is_damaged_is_named_and_not_exported() {
+    let (pair, _) = fenced_beyond_its_journal(Cluster::new(), 115);
+    let returned = rejoin(&pair.east);
+    assert!(returned.whole, "{returned:?}");
+    let kept = PathBuf::from(returned.kept.clone().expect("the tail is kept"));
+    let tails: Vec<LostTail> = pair.east.json(&["lost", "list", GROUP]);
+    let [tail] = tails.as_slice() else { panic!("one tail: {tails:?}") };
+    let to = pair.cluster.join("damaged.lost").display().to_string();
+    let export = ["lost", "export", GROUP, tail.name.as_str(), "--volume", "v", "--to", to.as_str()];
+
+    let names = std::fs::read_dir(&kept).expect("list").map(|entry| entry.expect("an entry").path());
+    let regions = names.into_iter().find(|path| path.extension().is_some_and(|kind| kind == "volume"));
+    let regions = regions.expect("regions that left the journal");
+    let held = std::fs::read(&regions).expect("read").iter().position(|byte| *byte != 0).expect("data");
+    flip_bit(&regions, held as u64 + 5_000, 2);
+    let refused = pair.east.refuses(&export);
+    let file = regions.file_name().expect("a name").to_string_lossy();
+    assert!(refused.contains(&*file) && refused.contains("damaged at"), "{refused}");
+    assert!(!std::path::Path::new(&to).exists(), "nothing of it is given out");
+    flip_bit(&regions, held as u64 + 5_000, 2);
+
+    flip_bit(&kept.join("regions"), 20, 1);
+    let refused = pair.east.refuses(&["lost", "list", GROUP]);
+    assert!(refused.contains("regions is damaged"), "{refused}");
+    flip_bit(&kept.join("regions"), 20, 1);
+    pair.wait_paired();
+    assert_all_kept(&pair, &returned);
 }
 
 /// Everything is copied over the volumes that its image reads through: what it needs of them is saved before that.

@@ -2,27 +2,44 @@
 //! bitmaps know, as its volumes hold them when it returns.
 //!
 //! They lie in the tail's folder beside the segments: a bitmap that says which, and for each volume a sparse file as large as the
-//! volume, with these regions and holes elsewhere. What the journal still has is newer, and goes over them.
+//! volume, with these regions and holes elsewhere. What the journal still has is newer, and goes over them. Beside each of these files lie
+//! the digests of what it holds (invariant 9): tails of before there were any are believed.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tidemark_common::differential::Bitmap;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::VolumeIndex;
 use tidemark_common::storage::{DiskFile, Open};
+use tidemark_common::verify::{RegionDigest, digest};
 use tidemark_primary::differences::Differences;
 
 use super::appliance::{Appliance, Group};
 
 /// Which regions are kept.
 const BITMAP: &str = "regions";
-/// Bytes copied at once.
+/// Bytes copied at once, and of which there is a digest.
 const PIECE: u64 = 1 << 20;
 
 fn contents(volume: u32) -> String {
     format!("{volume:08x}.volume")
+}
+
+/// Where the digests of what a file holds are.
+fn digests_of(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".digests");
+    name.into()
+}
+
+/// The digests of what a file holds; `None`: it has none.
+fn known(file: &Path) -> io::Result<Option<Vec<u8>>> {
+    match std::fs::read(digests_of(file)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some),
+    }
 }
 
 impl Appliance {
@@ -50,24 +67,44 @@ impl Appliance {
             }
             let path = folder.join(contents(member.index));
             let file = self.disk.open(&path, Open::New).map_err(|error| at(&path, error))?;
-            let kept = file.grow(size).and_then(|()| copy(&*volume.file.file, &*file, regions, index, size));
-            kept.and_then(|()| file.sync()).map_err(|error| at(&path, error))?;
+            let mut digests = Vec::new();
+            let note = |_: u64, piece: &[u8]| {
+                digests.extend(digest(piece));
+                Ok(())
+            };
+            file.grow(size).map_err(|error| at(&path, error))?;
+            copy(&*volume.file.file, &*file, regions, (index, size), note).map_err(|error| at(&path, error))?;
+            let kept = file.sync().and_then(|()| self.keep_bytes(&digests_of(&path), &digests));
+            kept.map_err(|error| at(&path, error))?;
         }
         let path = folder.join(BITMAP);
         let bytes = regions.encode();
-        let file = self.disk.open(&path, Open::New).map_err(|error| at(&path, error))?;
-        let written = file.write_all_at(&bytes, 0).and_then(|()| file.sync());
+        let written =
+            self.keep_bytes(&digests_of(&path), &digest(&bytes)).and_then(|()| self.keep_bytes(&path, &bytes));
         written.and_then(|()| self.disk.sync_folder(folder)).map_err(|error| at(&path, error))
+    }
+
+    fn keep_bytes(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let file = self.disk.open(path, Open::New)?;
+        file.write_all_at(bytes, 0)?;
+        file.sync()
     }
 
     /// The regions that a tail's folder has; none in most.
     pub(crate) fn kept_regions(&self, folder: &Path) -> Result<Bitmap, String> {
         let path = folder.join(BITMAP);
-        match std::fs::read(&path) {
-            Ok(bytes) => Bitmap::decode(&bytes).map_err(|error| format!("read {}: {error}", path.display())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Bitmap::default()),
-            Err(error) => Err(format!("read {}: {error}", path.display())),
+        let at = |error: io::Error| format!("read {}: {error}", path.display());
+        let bytes = match std::fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Bitmap::default()),
+            read => read.map_err(at)?,
+        };
+        if known(&path).map_err(at)?.is_some_and(|known| known != digest(&bytes)) {
+            return Err(format!(
+                "{} is damaged: nobody knows which regions were kept. Restore the file",
+                path.display()
+            ));
         }
+        Bitmap::decode(&bytes).map_err(|error| format!("read {}: {error}", path.display()))
     }
 
     /// Puts a volume's kept regions into a file as large as it.
@@ -85,7 +122,13 @@ impl Appliance {
         let path = folder.join(contents(volume.0));
         let text = |error: io::Error| format!("export {}: {error}", path.display());
         let source = self.disk.open(&path, Open::Existing).map_err(text)?;
-        copy(&*source, target, &regions, volume, size).map_err(text)
+        let known = known(&path).map_err(text)?;
+        let mut known = known.as_deref().map(|known| known.chunks(size_of::<RegionDigest>()));
+        let check = |at: u64, piece: &[u8]| {
+            let is_sound = known.as_mut().is_none_or(|known| known.next() == Some(digest(piece).as_slice()));
+            is_sound.then_some(()).ok_or_else(|| io::Error::other(format!("it is damaged at {at}. Restore the file")))
+        };
+        copy(&*source, target, &regions, (volume, size), check).map_err(text)
     }
 }
 
@@ -99,12 +142,13 @@ pub(crate) fn runs(regions: &Bitmap, volume: VolumeIndex, size: u64) -> impl Ite
     })
 }
 
+/// Copies the regions of one volume, each piece when it was seen.
 fn copy(
     source: &dyn DiskFile,
     target: &dyn DiskFile,
     regions: &Bitmap,
-    volume: VolumeIndex,
-    size: u64,
+    (volume, size): (VolumeIndex, u64),
+    mut see: impl FnMut(u64, &[u8]) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; usize::try_from(PIECE).unwrap_or(0)];
     for run in runs(regions, volume, size) {
@@ -113,6 +157,7 @@ fn copy(
             let length = usize::try_from(PIECE.min(run.end() - at)).unwrap_or(0);
             let piece = buffer.get_mut(..length).unwrap_or_default();
             source.read_exact_at(piece, at)?;
+            see(at, piece)?;
             target.write_all_at(piece, at)?;
             at += length as u64;
         }

@@ -39,13 +39,22 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
+/// The interim name of what one side writes.
+fn part(side: &Appliance, name: &str) -> String {
+    format!("{name}.{}.part", &side.id()[..16])
+}
+
 /// One volume of noise in a group, and a set of it.
 fn side(cluster: &Cluster) -> Appliance {
-    let side = cluster.running("alone");
+    side_of(cluster, "alone", 1)
+}
+
+fn side_of(cluster: &Cluster, name: &str, seed: u64) -> Appliance {
+    let side = cluster.running(name);
     side.ok(&["volume", "create", "v", "--size", &VOLUME.to_string()]);
     side.ok(&["group", "create", "g", "--volume", "v"]);
     side.ok(&["set", "create", "all", "v"]);
-    write_noise(&side, "v", 0, VOLUME, 1);
+    write_noise(&side, "v", 0, VOLUME, seed);
     side
 }
 
@@ -99,7 +108,7 @@ fn a_backup_that_is_cancelled_in_the_middle_leaves_nothing() {
     for (to, name) in targets(&folder) {
         side.ok(&["backup", "create", "b", "--set", "all", "--to", &text(&to), "--rate", "512KiB"]);
         wait_state(&side, "b", |backup| backup.progress.done_bytes > 0);
-        assert_eq!(names(&folder), [format!("{name}.part")]);
+        assert_eq!(names(&folder), [part(&side, name)]);
         let backup: BackupInfo = side.json(&["backup", "cancel", "b"]);
         assert_eq!(backup.state, BackupState::Cancelled);
         assert!(backup.progress.done_bytes < VOLUME, "in the middle: {backup:?}");
@@ -130,13 +139,50 @@ fn where_a_backup_is_written_no_other_is() {
         assert!(why.contains(&format!("backup {by} goes to")) && why.contains("backup cancel"), "{why}");
     }
     assert!(side.refuses(&["backup", "show", "two"]).contains("no backup 'two'"), "it leaves no record");
-    assert_eq!(names(&folder), ["b.tar.part", "pipe"]);
+    assert_eq!(names(&folder), [part(&side, "b.tar"), "pipe".into()]);
     for name in ["one", "piped"] {
         let backup: BackupInfo = side.json(&["backup", "cancel", name]);
         assert_eq!(backup.state, BackupState::Cancelled);
     }
     side.ok(&["backup", "create", "two", "--set", "all", "--to", &text(&file), "--wait"]);
     side.ok(&["backup", "verify", "two"]);
+}
+
+/// Two sites with a backup of one name for one store: one of them gets the name, the other fails, and neither touches what the other writes.
+/// Nor is what somebody has called something like it in their way.
+#[test]
+fn backups_of_two_appliances_for_one_place_do_not_mix() {
+    let cluster = Cluster::new();
+    let (one, other) = (side_of(&cluster, "one", 1), side_of(&cluster, "other", 2));
+    let held = one.open("v").read_all().expect("read the volume");
+    let folder = cluster.join("to");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    for (to, name) in targets(&folder) {
+        let strangers = folder.join(format!("{name}.part"));
+        std::fs::write(&strangers, "mine").expect("a stranger's file");
+        for (side, rate) in [(&one, "2MiB"), (&other, "1MiB")] {
+            side.ok(&["backup", "create", "b", "--set", "all", "--to", &text(&to), "--rate", rate]);
+            wait_state(side, "b", |backup| backup.progress.done_bytes > 0);
+        }
+        let mut expected = vec![part(&one, name), part(&other, name), format!("{name}.part")];
+        expected.sort_unstable();
+        assert_eq!(names(&folder), expected, "each writes its own");
+        let backup = wait_state(&one, "b", |backup| backup.state.is_over());
+        assert_eq!((backup.state, backup.reason), (BackupState::Done, None));
+        let backup = wait_state(&other, "b", |backup| backup.state.is_over());
+        assert_eq!(backup.state, BackupState::Failed, "{backup:?}");
+        assert_eq!(names(&folder), [name.to_owned(), format!("{name}.part")], "of the other nothing is left");
+        one.ok(&["backup", "verify", "b"]);
+        let out = cluster.join(&format!("out-{name}"));
+        one.ok(&["backup", "restore", "b", "--into", &text(&out)]);
+        assert!(std::fs::read(out.join("all/v")).expect("the volume") == held, "{name} is the backup of the first");
+        assert_eq!(std::fs::read(&strangers).expect("the stranger's file"), b"mine");
+        one.ok(&["backup", "delete", "b"]);
+        std::fs::remove_file(strangers).expect("remove it");
+        let made = folder.join(name);
+        let removed = if made.is_dir() { std::fs::remove_dir_all(made) } else { std::fs::remove_file(made) };
+        removed.expect("remove the backup");
+    }
 }
 
 /// As many as copy at once, to pipes that nobody reads: who comes behind them waits, and is cancelled all the same.
@@ -173,7 +219,7 @@ fn a_backup_is_done_after_a_kill_only_when_what_has_its_name_is_it() {
         side.ok(&["backup", "create", "b", "--set", "all", "--to", &text(to), "--rate", "512KiB"]);
         wait_state(side, "b", |backup| backup.progress.done_bytes > 0);
     };
-    let (file, part) = (folder.join("b.tar"), folder.join("b.tar.part"));
+    let (file, interim) = (folder.join("b.tar"), folder.join(part(&side, "b.tar")));
     // A stranger's file, of any kind: also a backup, only not this one.
     begin(&side, &file);
     side.kill9();
@@ -188,8 +234,8 @@ fn a_backup_is_done_after_a_kill_only_when_what_has_its_name_is_it() {
     // Its own, complete and named, and not yet recorded.
     begin(&side, &file);
     side.kill9();
-    std::fs::copy(&other, &part).expect("its last bytes");
-    std::fs::hard_link(&part, &file).expect("its name");
+    std::fs::copy(&other, &interim).expect("its last bytes");
+    std::fs::hard_link(&interim, &file).expect("its name");
     side.start();
     let backup = show(&side, "b");
     assert_eq!((backup.state, backup.reason), (BackupState::Done, None));
@@ -197,16 +243,16 @@ fn a_backup_is_done_after_a_kill_only_when_what_has_its_name_is_it() {
     side.ok(&["backup", "verify", "b"]);
     // Recorded, and the interim name was still there.
     side.kill9();
-    std::fs::hard_link(&file, &part).expect("its interim name");
+    std::fs::hard_link(&file, &interim).expect("its interim name");
     side.start();
-    wait_until("the interim name to go", LIMIT, || if part.exists() { Err("it is there".into()) } else { Ok(()) });
+    wait_until("the interim name to go", LIMIT, || if interim.exists() { Err("it is there".into()) } else { Ok(()) });
     assert_eq!(show(&side, "b").state, BackupState::Done);
     side.ok(&["backup", "verify", "b"]);
     side.ok(&["backup", "delete", "b"]);
     // A folder somebody else made, with another backup in it.
     begin(&side, &folder);
     side.kill9();
-    std::fs::remove_dir_all(folder.join("b.part")).expect("its own is gone");
+    std::fs::remove_dir_all(folder.join(part(&side, "b"))).expect("its own is gone");
     let copied = Command::new("cp").arg("-r").arg(folder.join("raw")).arg(folder.join("b")).status().expect("run cp");
     assert!(copied.success());
     side.start();

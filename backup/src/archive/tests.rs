@@ -146,7 +146,7 @@ impl VolumeWriter for Memory {
 }
 
 fn archive(path: &Path, images: &Images, sets: &[DataSet], order: Order) -> Vec<Member> {
-    back_up(images, sets, order, &mut ArchiveWriter::new(NamedLater::create(path).unwrap(), 0))
+    back_up(images, sets, order, &mut ArchiveWriter::new(NamedLater::create(path, "us").unwrap(), 0))
 }
 
 fn blocks() -> impl Strategy<Value = Vec<Option<u8>>> {
@@ -167,10 +167,10 @@ proptest! {
         let order = [Order::Given, Order::Address, Order::SmallestFirst][order];
         let path = folder.path().join("backup");
         let planned = if raw {
-            back_up(&images, &sets, order, &mut RawFiles::create(&path).unwrap())
+            back_up(&images, &sets, order, &mut RawFiles::create(&path, "us").unwrap())
         } else {
             let planned = archive(&path, &images, &sets, order);
-            settle(&TargetKind::File(path.clone())).unwrap();
+            settle(&TargetKind::File(path.clone()), "us").unwrap();
             planned
         };
         prop_assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -436,10 +436,10 @@ fn files_come_back_with_owner_permissions_and_time() {
     for raw in [false, true] {
         let path = place.path().join(format!("backup-{raw}"));
         if raw {
-            back_up_members(&images, &sets, planned.clone(), Order::Given, &mut RawFiles::create(&path).unwrap());
+            back_up_members(&images, &sets, planned.clone(), Order::Given, &mut RawFiles::create(&path, "us").unwrap());
             assert_eq!(std::fs::metadata(path.join("s/a/closed")).unwrap().mode() & 0o777, 0o700, "closed to others");
         } else {
-            let mut form = ArchiveWriter::new(NamedLater::create(&path).unwrap(), 0);
+            let mut form = ArchiveWriter::new(NamedLater::create(&path, "us").unwrap(), 0);
             back_up_members(&images, &sets, planned.clone(), Order::Given, &mut form);
         }
         let out = place.path().join(format!("out-{raw}"));
@@ -474,7 +474,7 @@ fn a_link_that_an_archive_brings_leads_nothing_out_of_the_folder() {
         member("s/a", Kind::Link(Meta::default(), other.to_str().unwrap().into()), 0),
         member("s/a/new/file", Kind::File(Meta::default()), 3),
     ];
-    let mut form = ArchiveWriter::new(NamedLater::create(&path).unwrap(), 0);
+    let mut form = ArchiveWriter::new(NamedLater::create(&path, "us").unwrap(), 0);
     back_up_members(&images, &[set("s", &["a:/"])], planned, Order::Given, &mut form);
     let why = to_folder(&Source::Path(path), None, &out).unwrap_err();
     assert!(why.contains("is a link or a file"), "{why}");
@@ -504,7 +504,7 @@ fn names_that_are_no_text_come_back_byte_by_byte() {
         let path = place.path().join(format!("backup-{raw}"));
         let sets = [set("s", &["a:/"])];
         if raw {
-            back_up(&images, &sets, Order::Given, &mut RawFiles::create(&path).unwrap());
+            back_up(&images, &sets, Order::Given, &mut RawFiles::create(&path, "us").unwrap());
         } else {
             archive(&path, &images, &sets, Order::Given);
             let by_tar = place.path().join("by-tar");
@@ -536,7 +536,7 @@ fn a_name_that_an_earlier_build_altered_stays_as_it_wrote_it() {
         let images = images(&[("a", volume(&[Some(1)]))]);
         let planned = vec![member(r"s/a/caf\x5cxe9", Kind::File(Meta::default()), 3)];
         let path = place.path().join("backup");
-        let mut form = ArchiveWriter::new(NamedLater::create(&path).unwrap(), 0);
+        let mut form = ArchiveWriter::new(NamedLater::create(&path, "us").unwrap(), 0);
         back_up_members(&images, &[set("s", &["a:/"])], planned, Order::Given, &mut form);
         assert_eq!(contents(&std::fs::read(&path).unwrap())[0].0, r"s/a/caf\x5cxe9", "the file is caf\\xe9");
         verify(&Source::Path(path)).unwrap().manifest

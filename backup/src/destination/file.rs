@@ -24,6 +24,7 @@ const FLUSH_BYTES: u64 = 64 << 20;
 pub struct NamedLater {
     file: Option<Arc<dyn DiskFile>>,
     path: PathBuf,
+    interim: PathBuf,
     /// What is not written yet.
     waiting: AlignedBuffer,
     /// Where that goes.
@@ -36,15 +37,16 @@ impl NamedLater {
     ///
     /// # Errors
     /// As the system says, with the path.
-    pub fn create(path: &Path) -> io::Result<Self> {
-        let interim = part(path);
+    pub fn create(path: &Path, whose: &str) -> io::Result<Self> {
+        let interim = part(path, whose);
         let file = match std::fs::remove_file(&interim) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => SystemDisk.open(&interim, Open::New),
         };
         let file =
             file.map_err(|error| io::Error::new(error.kind(), format!("create {}: {error}", interim.display())))?;
-        Ok(Self { file: Some(file), path: path.to_owned(), waiting: AlignedBuffer::default(), at: 0, unsynced: 0 })
+        let path = path.to_owned();
+        Ok(Self { file: Some(file), path, interim, waiting: AlignedBuffer::default(), at: 0, unsynced: 0 })
     }
 
     fn file(&self) -> io::Result<&Arc<dyn DiskFile>> {
@@ -69,7 +71,7 @@ impl NamedLater {
 
     fn named(&self) -> io::Result<()> {
         // Whoever made a file of that name meanwhile keeps it.
-        std::fs::hard_link(part(&self.path), &self.path)?;
+        std::fs::hard_link(&self.interim, &self.path)?;
         sync_folder(&self.path)
     }
 }
@@ -118,8 +120,8 @@ mod tests {
         {
             let path = folder.path().join(number.to_string());
             let content: Vec<u8> = (0..*length).map(|at| u8::try_from(at * 7 % 251).unwrap()).collect();
-            std::fs::write(part(&path), "an earlier try, longer than some of these").unwrap();
-            let mut file = NamedLater::create(&path).unwrap();
+            std::fs::write(part(&path, "us"), "an earlier try, longer than some of these").unwrap();
+            let mut file = NamedLater::create(&path, "us").unwrap();
             let mut pieces = [1, 511, 512, 4096, 100_000, 1_500_000].iter().cycle();
             let mut rest = content.as_slice();
             while !rest.is_empty() {
@@ -131,7 +133,7 @@ mod tests {
             file.flush().unwrap();
             assert!(std::fs::read(&path).unwrap() == content, "{length} bytes");
             let kind = super::super::TargetKind::File(path);
-            super::super::settle(&kind).unwrap();
+            super::super::settle(&kind, "us").unwrap();
             assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), number + 1);
         }
     }

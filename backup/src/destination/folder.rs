@@ -19,6 +19,7 @@ use crate::source::inside;
 #[derive(Debug)]
 pub struct RawFiles {
     folder: PathBuf,
+    interim: PathBuf,
     current: Option<File>,
 }
 
@@ -27,19 +28,19 @@ impl RawFiles {
     ///
     /// # Errors
     /// As the system says.
-    pub fn create(folder: &Path) -> io::Result<Self> {
-        let interim = part(folder);
+    pub fn create(folder: &Path, whose: &str) -> io::Result<Self> {
+        let interim = part(folder, whose);
         match fs::remove_dir_all(&interim) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         fs::create_dir(&interim)?;
-        Ok(Self { folder: folder.to_owned(), current: None })
+        Ok(Self { folder: folder.to_owned(), interim, current: None })
     }
 
     fn path(&self, name: &str) -> io::Result<PathBuf> {
         let inside = inside(name).ok_or_else(|| io::Error::other(format!("'{name}' leads out of the folder")))?;
-        Ok(part(&self.folder).join(inside))
+        Ok(self.interim.join(inside))
     }
 
     fn whole(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -84,11 +85,10 @@ impl Form for RawFiles {
         self.whole(MANIFEST, manifest.as_bytes())?;
         let check = format!("{}  {MANIFEST}\n", blake3::hash(manifest.as_bytes()).to_hex());
         self.whole(MANIFEST_CHECK, check.as_bytes())?;
-        let interim = part(&self.folder);
-        sync_tree(&interim)?;
-        fs::rename(&interim, &self.folder)?;
+        sync_tree(&self.interim)?;
+        fs::rename(&self.interim, &self.folder)?;
         // What is not known to be durable does not keep the name.
-        sync_folder(&self.folder).inspect_err(|_| drop(fs::rename(&self.folder, &interim)))
+        sync_folder(&self.folder).inspect_err(|_| drop(fs::rename(&self.folder, &self.interim)))
     }
 }
 

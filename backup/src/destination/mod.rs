@@ -69,11 +69,12 @@ pub fn kind_of(text: &str, backup: &str) -> Result<TargetKind, String> {
     }
 }
 
-/// The name under which a file or folder is written until it is complete.
+/// The name under which a file or folder is written until it is complete. Whose it is, is part of it: what another appliance writes for the
+/// same name in the same folder, or anybody has called something like this, is no earlier try of ours.
 #[must_use]
-pub fn part(path: &Path) -> PathBuf {
+pub fn part(path: &Path, whose: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".part");
+    name.push(format!(".{whose}.part"));
     path.with_file_name(name)
 }
 
@@ -92,19 +93,19 @@ pub fn place(kind: &TargetKind) -> Option<PathBuf> {
 }
 
 /// Whether a file has both its names: then it is complete, and the one under the final name is it.
-fn is_named(path: &Path) -> bool {
+fn is_named(path: &Path, whose: &str) -> bool {
     let inode = |path: &Path| std::fs::symlink_metadata(path).map(|found| (found.dev(), found.ino())).ok();
-    inode(path).is_some_and(|named| inode(&part(path)) == Some(named))
+    inode(path).is_some_and(|named| inode(&part(path, whose)) == Some(named))
 }
 
 /// Whether a backup of which it is not known that it is done is complete all the same. What somebody else put there under its name is
 /// not it: a file has its interim name still, a folder a manifest that the caller knows.
 #[must_use]
-pub fn is_complete(kind: &TargetKind, is_its: impl FnOnce(&Manifest) -> bool) -> bool {
+pub fn is_complete(kind: &TargetKind, whose: &str, is_its: impl FnOnce(&Manifest) -> bool) -> bool {
     match kind {
-        TargetKind::File(path) => is_named(path),
+        TargetKind::File(path) => is_named(path, whose),
         TargetKind::Folder(path) => {
-            !part(path).exists() && folder_manifest(path).is_ok_and(|manifest| is_its(&manifest))
+            !part(path, whose).exists() && folder_manifest(path).is_ok_and(|manifest| is_its(&manifest))
         }
         TargetKind::Device(_) | TargetKind::Stream => false,
     }
@@ -114,9 +115,12 @@ pub fn is_complete(kind: &TargetKind, is_its: impl FnOnce(&Manifest) -> bool) ->
 ///
 /// # Errors
 /// As the system says, with the path.
-pub fn settle(kind: &TargetKind) -> Result<(), String> {
+pub fn settle(kind: &TargetKind, whose: &str) -> Result<(), String> {
     match kind {
-        TargetKind::File(path) if is_named(path) => gone(&part(path), std::fs::remove_file(part(path))),
+        TargetKind::File(path) if is_named(path, whose) => {
+            let interim = part(path, whose);
+            gone(&interim, std::fs::remove_file(&interim))
+        }
         _ => Ok(()),
     }
 }
@@ -125,16 +129,20 @@ pub fn settle(kind: &TargetKind) -> Result<(), String> {
 ///
 /// # Errors
 /// As the system says, with the path.
-pub fn remove_unfinished(kind: &TargetKind) -> Result<(), String> {
+pub fn remove_unfinished(kind: &TargetKind, whose: &str) -> Result<(), String> {
     match kind {
         TargetKind::File(path) => {
             // It was named, and that could not be made durable.
-            if is_named(path) {
+            if is_named(path, whose) {
                 gone(path, std::fs::remove_file(path))?;
             }
-            gone(&part(path), std::fs::remove_file(part(path)))
+            let interim = part(path, whose);
+            gone(&interim, std::fs::remove_file(&interim))
         }
-        TargetKind::Folder(path) => gone(&part(path), std::fs::remove_dir_all(part(path))),
+        TargetKind::Folder(path) => {
+            let interim = part(path, whose);
+            gone(&interim, std::fs::remove_dir_all(&interim))
+        }
         TargetKind::Device(_) | TargetKind::Stream => Ok(()),
     }
 }
@@ -160,25 +168,25 @@ mod tests {
         let never = |_: &Manifest| panic!("a file is known by its names");
         // Killed before it had its interim name, while it was written, and somebody has made a file of its name.
         std::fs::write(&path, "a stranger's").unwrap();
-        assert!(!is_complete(&file, never));
-        std::fs::write(part(&path), "half of an arch").unwrap();
-        assert!(!is_complete(&file, never));
-        settle(&file).unwrap();
-        assert!(part(&path).exists(), "it is not what is settled");
-        remove_unfinished(&file).unwrap();
+        assert!(!is_complete(&file, "us", never));
+        std::fs::write(part(&path, "us"), "half of an arch").unwrap();
+        assert!(!is_complete(&file, "us", never));
+        settle(&file, "us").unwrap();
+        assert!(part(&path, "us").exists(), "it is not what is settled");
+        remove_unfinished(&file, "us").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"a stranger's");
-        assert!(!part(&path).exists());
+        assert!(!part(&path, "us").exists());
         // Killed between its two names and the record of its end.
         std::fs::remove_file(&path).unwrap();
-        std::fs::write(part(&path), "an archive").unwrap();
-        std::fs::hard_link(part(&path), &path).unwrap();
-        assert!(is_complete(&file, never));
-        settle(&file).unwrap();
+        std::fs::write(part(&path, "us"), "an archive").unwrap();
+        std::fs::hard_link(part(&path, "us"), &path).unwrap();
+        assert!(is_complete(&file, "us", never));
+        settle(&file, "us").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"an archive");
-        assert!(!part(&path).exists() && !is_complete(&file, never));
+        assert!(!part(&path, "us").exists() && !is_complete(&file, "us", never));
         // Its name could not be made durable: the backup has failed, and leaves none.
-        std::fs::hard_link(&path, part(&path)).unwrap();
-        remove_unfinished(&file).unwrap();
+        std::fs::hard_link(&path, part(&path, "us")).unwrap();
+        remove_unfinished(&file, "us").unwrap();
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
@@ -201,14 +209,50 @@ mod tests {
         };
         let is_b = |manifest: &Manifest| manifest.name == "b";
         std::fs::create_dir(&path).unwrap();
-        assert!(!is_complete(&folder, is_b), "a stranger's");
+        assert!(!is_complete(&folder, "us", is_b), "a stranger's");
         std::fs::remove_dir(&path).unwrap();
         for (name, complete) in [("b", true), ("another", false)] {
-            let mut raw = folder::RawFiles::create(&path).unwrap();
-            assert!(!is_complete(&folder, is_b), "it has no name yet");
+            let mut raw = folder::RawFiles::create(&path, "us").unwrap();
+            assert!(!is_complete(&folder, "us", is_b), "it has no name yet");
             crate::form::Form::finish(&mut raw, &manifest(name).encode().unwrap()).unwrap();
-            assert_eq!(is_complete(&folder, is_b), complete);
+            assert_eq!(is_complete(&folder, "us", is_b), complete);
             std::fs::remove_dir_all(&path).unwrap();
         }
+    }
+
+    /// Two appliances with a backup of one name for one folder: each writes its own, one gets the name, and the other leaves it that.
+    #[test]
+    fn what_another_appliance_writes_for_the_same_name_stays_its_own() {
+        use std::io::Write;
+
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("b.tar");
+        let file = TargetKind::File(path.clone());
+        std::fs::write(place.path().join("b.tar.part"), "a stranger's").unwrap();
+        let mut ours = file::NamedLater::create(&path, "us").unwrap();
+        ours.write_all(b"all of ours").unwrap();
+        let mut theirs = file::NamedLater::create(&path, "them").unwrap();
+        theirs.write_all(b"half of theirs").unwrap();
+        ours.flush().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"all of ours");
+        assert_eq!(theirs.flush().unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        remove_unfinished(&file, "them").unwrap();
+        assert!(is_complete(&file, "us", |_| true));
+        settle(&file, "us").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"all of ours");
+        assert_eq!(std::fs::read(place.path().join("b.tar.part")).unwrap(), b"a stranger's");
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 2);
+
+        let path = place.path().join("b");
+        let folder = TargetKind::Folder(path.clone());
+        std::fs::create_dir(place.path().join("b.part")).unwrap();
+        let mut ours = folder::RawFiles::create(&path, "us").unwrap();
+        let mut theirs = folder::RawFiles::create(&path, "them").unwrap();
+        crate::form::Form::finish(&mut ours, "ours").unwrap();
+        assert!(crate::form::Form::finish(&mut theirs, "theirs").is_err());
+        remove_unfinished(&folder, "them").unwrap();
+        assert_eq!(std::fs::read_to_string(path.join(crate::archive::MANIFEST)).unwrap(), "ours");
+        assert!(place.path().join("b.part").is_dir());
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 4);
     }
 }

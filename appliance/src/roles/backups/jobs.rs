@@ -319,7 +319,7 @@ impl Appliance {
         // Whatever it was waiting for when it was told to stop, that is why it ended.
         let outcome = outcome.map_err(|error| job.stop.reason().map_or(error, CopyError::Stopped));
         let outcome = outcome.inspect_err(|_| {
-            if let Err(why) = destination::remove_unfinished(&kind) {
+            if let Err(why) = destination::remove_unfinished(&kind, &self.whose()) {
                 tracing::error!(backup = %name, %why, "what is left of a backup must be removed by hand");
             }
         });
@@ -335,8 +335,9 @@ impl Appliance {
         let record = job.record.lock().clone();
         let began = from_unix_ns(record.began_ns.unwrap_or(record.asked_ns));
         let at_target = |source| CopyError::Target { member: record.to.clone(), source };
-        let mut form =
-            targets::open(&work.kind, began.as_second(), &job.stop, &self.runtime, &work.readers).map_err(at_target)?;
+        let opened =
+            targets::open(&work.kind, &self.whose(), began.as_second(), &job.stop, &self.runtime, &work.readers);
+        let mut form = opened.map_err(at_target)?;
         job.progress.begin(data_bytes(&work.members));
         let pace = Pace::new(Arc::clone(&self.clock), record.rate, record.when_idle.then(|| self.asked(&work.moment)));
         let pace = pace.hurrying(telling(job, work.moment.squeezed()));
@@ -397,7 +398,7 @@ impl Appliance {
             }
             (record.state, record.reason) = (state, reason);
             match self.catalog.put_backup(&record) {
-                Ok(()) if state == BackupStateRecord::Done => settle(&record.name, kind),
+                Ok(()) if state == BackupStateRecord::Done => settle(&record.name, kind, &self.whose()),
                 Ok(()) => {}
                 Err(error) => {
                     tracing::error!(backup = %record.name, %error, "how the backup ended could not be recorded");
@@ -502,7 +503,7 @@ impl Appliance {
                     let kind = self.recover_interrupted(&mut record);
                     self.catalog.put_backup(&record)?;
                     if record.state == BackupStateRecord::Done {
-                        settle(&record.name, Some(&kind));
+                        settle(&record.name, Some(&kind), &self.whose());
                     }
                     self.backups.ended.lock().insert(record.name, record.state.into());
                 }
@@ -515,7 +516,8 @@ impl Appliance {
             }
         }
         // Killed when that was recorded and the interim name was still there. Whatever these lie on may answer late, or never.
-        self.runtime.spawn_blocking(move || done.iter().for_each(|(name, kind)| settle(name, Some(kind))));
+        let whose = self.whose();
+        self.runtime.spawn_blocking(move || done.iter().for_each(|(name, kind)| settle(name, Some(kind), &whose)));
         Ok(())
     }
 
@@ -527,13 +529,13 @@ impl Appliance {
         let is_its = |manifest: &Manifest| {
             manifest.name == record.name && manifest.appliance == self.config.name && Some(manifest.began) == began
         };
-        if record.state == BackupStateRecord::Copying && destination::is_complete(&kind, is_its) {
+        if record.state == BackupStateRecord::Copying && destination::is_complete(&kind, &self.whose(), is_its) {
             record.state = BackupStateRecord::Done;
             record.done_bytes = record.total_bytes;
             return kind;
         }
         record.state = BackupStateRecord::Failed;
-        let left = match destination::remove_unfinished(&kind) {
+        let left = match destination::remove_unfinished(&kind, &self.whose()) {
             Ok(()) => "nothing of it is left".to_owned(),
             Err(why) => why,
         };
@@ -559,8 +561,8 @@ impl Appliance {
 }
 
 /// What cannot be removed is in nobody's way: the backup is done.
-fn settle(name: &str, kind: Option<&TargetKind>) {
-    if let Some(Err(why)) = kind.map(destination::settle) {
+fn settle(name: &str, kind: Option<&TargetKind>, whose: &str) {
+    if let Some(Err(why)) = kind.map(|kind| destination::settle(kind, whose)) {
         tracing::warn!(backup = %name, %why, "the interim name of a finished backup must be removed by hand");
     }
 }

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use super::Backups;
 use super::jobs::Job;
+use crate::roles::appliance::Appliance;
 
 /// How long one wait lasts before it is looked whether to stop.
 const LOOK: Duration = Duration::from_millis(100);
@@ -52,20 +53,29 @@ impl Backups {
     }
 }
 
+impl Appliance {
+    /// What is under way here has this in its interim names: other appliances may back up to the same place.
+    pub(super) fn whose(&self) -> String {
+        let id = self.identity.id().to_string();
+        id.get(..16).unwrap_or(&id).to_owned()
+    }
+}
+
 /// Opens a target for things as they were at a time, seconds since 1970.
 ///
 /// # Errors
 /// As the system says; for a stream, that nobody reads.
 pub(super) fn open(
     kind: &TargetKind,
+    whose: &str,
     modified: i64,
     stop: &Stop,
     runtime: &Handle,
     readers: &Readers,
 ) -> io::Result<Box<dyn Form>> {
     Ok(match kind {
-        TargetKind::File(path) => Box::new(ArchiveWriter::new(NamedLater::create(path)?, modified)),
-        TargetKind::Folder(path) => Box::new(RawFiles::create(path)?),
+        TargetKind::File(path) => Box::new(ArchiveWriter::new(NamedLater::create(path, whose)?, modified)),
+        TargetKind::Folder(path) => Box::new(RawFiles::create(path, whose)?),
         TargetKind::Device(path) => Box::new(ArchiveWriter::new(Device::open(path, stop)?, modified)),
         TargetKind::Stream => {
             let to = reader(readers, stop)?;

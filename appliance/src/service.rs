@@ -202,7 +202,7 @@ async fn start(appliance: &Arc<Appliance>, hosts: &Handle, stop: &CancellationTo
     appliance.open_drills().await.map_err(|error| anyhow!("open the drills: {}", error.message))?;
     tokio::spawn(Arc::clone(appliance).tick_drills());
     tokio::spawn(Arc::clone(appliance).watch_positions(stop.clone()));
-    appliance.recover_backups()?;
+    appliance.recover_backups().await?;
     appliance.open_comparisons().await;
     tokio::spawn(Arc::clone(appliance).watch_comparisons());
     let control = Arc::clone(appliance) as Arc<dyn Control>;

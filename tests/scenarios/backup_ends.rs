@@ -2,16 +2,18 @@
 //! name; its order, its moment, its times.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tidemark_common::api::backup::types::{BackupInfo, BackupProgress, BackupState};
 use tidemark_common::api::types::MarkerInfo;
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::cluster::Cluster;
+use tidemark_tests::command::run;
 use tidemark_tests::noise::write_noise;
 use tidemark_tests::small_disk::SmallDisk;
-use tidemark_tests::wait::wait_until;
+use tidemark_tests::wait::{check, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const VOLUME: u64 = 8 << 20;
@@ -183,6 +185,95 @@ fn backups_of_two_appliances_for_one_place_do_not_mix() {
         let removed = if made.is_dir() { std::fs::remove_dir_all(made) } else { std::fs::remove_file(made) };
         removed.expect("remove the backup");
     }
+}
+
+/// A folder that does not answer, as of a store whose network is gone: whoever looks into it waits until this is dropped, and gets an error then.
+struct Hung {
+    fuse: Child,
+    folder: PathBuf,
+}
+
+impl Hung {
+    /// What is served there is of no moment.
+    fn mount(folder: &Path, uri: &str) -> Self {
+        std::fs::create_dir_all(folder).expect("make the folder");
+        let file = folder.join("disk");
+        let mut fuse = Command::new("setpriv");
+        fuse.args(["--pdeathsig", "KILL", "nbdfuse"]).arg(&file).arg(uri).stdin(Stdio::null());
+        let hung = Self { fuse: fuse.spawn().expect("start nbdfuse"), folder: folder.into() };
+        wait_until("nbdfuse to serve", LIMIT, || check(file.exists(), || "no file yet".into()));
+        let pid = i32::try_from(hung.fuse.id()).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, Signal::STOP).expect("stop it");
+        hung
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        let _ = self.fuse.kill();
+        let _ = self.fuse.wait();
+        let _ = run("fusermount3", &["-uz", &text(&self.folder)]);
+    }
+}
+
+/// Backups whose store is gone hold up nobody: not the start of the service, not its hosts, not who looks at it, not other backups.
+#[test]
+fn targets_that_do_not_answer_hold_up_nobody() {
+    let cluster = Cluster::new();
+    let (mut side, store) = (side(&cluster), side_of(&cluster, "store", 2));
+    let held = side.open("v").read_all().expect("read the volume");
+    let (folder, hangs, way) = (cluster.join("to"), cluster.join("hangs"), cluster.join("way"));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    std::os::unix::fs::symlink(&folder, &way).expect("the way to it");
+    let create = |name: &str| {
+        let to = text(&way.join(format!("{name}.tar")));
+        ["backup", "create", name, "--set", "all", "--to", &to].map(str::to_owned).to_vec()
+    };
+    let ask = |side: &Appliance, name: &str, more: &[&str]| {
+        let words = create(name);
+        side.ok(&words.iter().map(String::as_str).chain(more.iter().copied()).collect::<Vec<_>>());
+    };
+    // One is done, one under way, and more begin at one time than the service has threads for.
+    ask(&side, "done", &["--wait"]);
+    ask(&side, "broken", &["--rate", "256KiB"]);
+    wait_state(&side, "broken", |backup| backup.progress.done_bytes > 0);
+    let at = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(15);
+    let many = std::thread::available_parallelism().map_or(4, usize::from) + 2;
+    let later: Vec<String> = (0..many).map(|number| format!("later{number}")).collect();
+    later.iter().for_each(|name| ask(&side, name, &["--at", &at.to_string()]));
+    side.kill9();
+    std::fs::remove_file(&way).expect("remove the way");
+    std::os::unix::fs::symlink(&hangs, &way).expect("the way to what hangs");
+    let hung = Hung::mount(&hangs, &store.uri("v"));
+    side.start();
+    let broken = || {
+        let under_way = side.status().backups_under_way;
+        under_way.into_iter().find(|backup| backup.name == "broken").expect("it is not known how it ended")
+    };
+    assert!(broken().reason.expect("a reason").contains("has not answered"));
+    assert!(side.open("v").read_all().expect("read the volume") == held, "hosts go on");
+    wait_until("the others to begin", LIMIT, || check(jiff::Timestamp::now() > at, || "it is too early".into()));
+    // Who asks for what lies there waits for it, and nobody else.
+    let late = create("late");
+    let late: Vec<&str> = late.iter().map(String::as_str).collect();
+    for words in [&["backup", "list"][..], &["backup", "show", "broken"], &late] {
+        let asked = side.cli_within(Duration::from_secs(2), words);
+        assert_eq!(asked.code, 124, "{asked:?}");
+        assert!(broken().reason.is_some());
+    }
+    let to = text(&folder.join("good.tar"));
+    side.ok(&["backup", "create", "good", "--set", "all", "--to", &to, "--wait"]);
+    side.ok(&["backup", "delete", "done"]);
+    side.ok(&["cut", "g"]);
+    // It is gone for good: they end, and say why.
+    drop(hung);
+    for name in later.iter().map(String::as_str).chain(["broken"]) {
+        wait_state(&side, name, |backup| backup.state.is_over());
+    }
+    let broken = show(&side, "broken");
+    assert_eq!(broken.state, BackupState::Failed, "{broken:?}");
+    assert!(broken.reason.expect("a reason").contains("interrupted"));
+    side.ok(&["backup", "verify", "good"]);
 }
 
 /// As many as copy at once, to pipes that nobody reads: who comes behind them waits, and is cancelled all the same.

@@ -44,6 +44,8 @@ const STREAM_PIECES: usize = 8;
 const LOOK: Duration = Duration::from_millis(100);
 /// How long a cancelled backup may take to let go of its target.
 const CANCEL_LIMIT: Duration = Duration::from_secs(30);
+/// How long a start waits until it is known what interrupted backups have left. Their targets may answer later, or never.
+const RECOVER_LIMIT: Duration = Duration::from_secs(2);
 
 /// A backup that is not over.
 pub(super) struct Job {
@@ -119,19 +121,21 @@ fn telling(job: &Arc<Job>, squeezed: impl Fn() -> bool + Send + 'static) -> Hurr
 impl Appliance {
     /// `backup create`.
     pub(super) async fn create_backup(&self, request: BackupCreate) -> Result<BackupInfo, ErrorBody> {
+        // Whoever names a target that answers late, or never, waits for it here, where nobody has to wait for him.
+        let _ = tokio::task::block_in_place(|| destination::kind_of(&request.to, &request.name));
         let _alone = self.backups.changing.lock().await;
-        let record = self.check_request(&request)?;
+        let record = tokio::task::block_in_place(|| self.check_request(&request))?;
         let (job, readers) = self.new_job(record.clone());
         if record.at_ns.is_some() {
             self.catalog.put_backup(&record).map_err(failed)?;
             self.wait_for_time(Arc::clone(&job), readers);
-            return self.show_backup(&request.name);
+            return tokio::task::block_in_place(|| self.show_backup(&request.name));
         }
         // What cannot be backed up as it was asked for is said to who asked, and leaves no record.
         let prepared = self.prepare(&job, readers).await;
         let work = prepared.inspect_err(|_| self.forget(&request.name)).map_err(refused)?;
         self.begin(job, work);
-        self.show_backup(&request.name)
+        tokio::task::block_in_place(|| self.show_backup(&request.name))
     }
 
     fn check_request(&self, request: &BackupCreate) -> Result<BackupRecord, ErrorBody> {
@@ -207,8 +211,10 @@ impl Appliance {
     /// The images of its moment and what is copied of them.
     async fn prepare(&self, job: &Arc<Job>, readers: Readers) -> Result<Work, String> {
         let record = job.record.lock().clone();
-        let kind = destination::kind_of(&record.to, &record.name)?;
-        self.backups.claim(job, &kind)?;
+        let kind = tokio::task::block_in_place(|| {
+            let kind = destination::kind_of(&record.to, &record.name)?;
+            self.backups.claim(job, &kind).map(|()| kind)
+        })?;
         let found = sets::read(&record.sets)?;
         let moment = {
             // No volume leaves its group between the begin of its image and its being known as read.
@@ -382,30 +388,30 @@ impl Appliance {
         self.end_at(job, outcome, None);
     }
 
-    /// It is over: recorded first, then said. A file keeps its interim name until that is recorded.
     fn end_at(&self, job: &Job, outcome: Result<(), CopyError>, kind: Option<&TargetKind>) {
-        let (name, state) = {
-            let mut record = job.record.lock();
-            record.ended_ns = Some(self.now_ns());
-            record.done_bytes = job.progress.told().done_bytes;
-            let (state, reason) = match outcome {
-                Ok(()) => (BackupStateRecord::Done, job.note.get().cloned()),
-                Err(CopyError::Stopped(reason)) if reason == CANCELLED => (BackupStateRecord::Cancelled, Some(reason)),
-                Err(error) => (BackupStateRecord::Failed, Some(error.to_string())),
-            };
-            if let Some(reason) = reason.as_ref().filter(|_| state != BackupStateRecord::Done) {
-                tracing::warn!(backup = %record.name, %reason, "the backup ended early");
-            }
-            (record.state, record.reason) = (state, reason);
-            match self.catalog.put_backup(&record) {
-                Ok(()) if state == BackupStateRecord::Done => settle(&record.name, kind, &self.whose()),
-                Ok(()) => {}
-                Err(error) => {
-                    tracing::error!(backup = %record.name, %error, "how the backup ended could not be recorded");
-                }
-            }
-            (record.name.clone(), state)
+        let mut ended = job.record.lock().clone();
+        ended.ended_ns = Some(self.now_ns());
+        ended.done_bytes = job.progress.told().done_bytes;
+        (ended.state, ended.reason) = match outcome {
+            Ok(()) => (BackupStateRecord::Done, job.note.get().cloned()),
+            Err(CopyError::Stopped(reason)) if reason == CANCELLED => (BackupStateRecord::Cancelled, Some(reason)),
+            Err(error) => (BackupStateRecord::Failed, Some(error.to_string())),
         };
+        if let Some(reason) = ended.reason.as_ref().filter(|_| ended.state != BackupStateRecord::Done) {
+            tracing::warn!(backup = %ended.name, %reason, "the backup ended early");
+        }
+        self.conclude(job, ended, kind);
+    }
+
+    /// It is over: recorded first, then said. A file keeps its interim name until that is recorded. Nobody who looks at backups waits for its target.
+    fn conclude(&self, job: &Job, ended: BackupRecord, kind: Option<&TargetKind>) {
+        let (name, state) = (ended.name.clone(), ended.state);
+        match self.catalog.put_backup(&ended) {
+            Ok(()) if state == BackupStateRecord::Done => settle(&name, kind, &self.whose()),
+            Ok(()) => {}
+            Err(error) => tracing::error!(backup = %name, %error, "how the backup ended could not be recorded"),
+        }
+        *job.record.lock() = ended;
         self.backups.ended.lock().insert(name.clone(), state.into());
         self.forget(&name);
     }
@@ -416,8 +422,11 @@ impl Appliance {
         for record in self.catalog.backups().map_err(failed)? {
             listed.insert(record.name.clone(), info(&record, None));
         }
-        for (name, job) in &*self.backups.jobs.lock() {
-            listed.insert(name.clone(), info(&job.record.lock(), Some(&job.progress)));
+        // No lock is held while targets are looked at: one that does not answer holds up who asked, and nobody else.
+        let jobs: Vec<_> = self.backups.jobs.lock().values().cloned().collect();
+        for job in jobs {
+            let record = job.record.lock().clone();
+            listed.insert(record.name.clone(), info(&record, Some(&job.progress)));
         }
         Ok(listed.into_values().collect())
     }
@@ -431,21 +440,28 @@ impl Appliance {
 
     /// `backup show`.
     pub(super) fn show_backup(&self, name: &str) -> Result<BackupInfo, ErrorBody> {
+        let (record, job) = self.find_backup(name)?;
+        Ok(info(&record, job.as_ref().map(|job| &job.progress)))
+    }
+
+    /// What is known of a backup, whatever its target answers, and its job for as long as it is not over.
+    fn find_backup(&self, name: &str) -> Result<(BackupRecord, Option<Arc<Job>>), ErrorBody> {
         check_name(name).map_err(|error| invalid(error.to_string()))?;
-        if let Some(job) = self.backups.jobs.lock().get(name) {
-            return Ok(info(&job.record.lock(), Some(&job.progress)));
+        let job = self.backups.jobs.lock().get(name).cloned();
+        if let Some(job) = job {
+            let record = job.record.lock().clone();
+            return Ok((record, Some(job)));
         }
         let found = self.catalog.backup(name).map_err(failed)?;
         let missing = || not_found(format!("there is no backup '{name}': `tidemark backup list` lists the backups"));
-        found.map(|record| info(&record, None)).ok_or_else(missing)
+        found.map(|record| (record, None)).ok_or_else(missing)
     }
 
     /// `backup cancel`.
     pub(super) async fn cancel_backup(&self, name: &str) -> Result<BackupInfo, ErrorBody> {
-        let job = self.backups.jobs.lock().get(name).cloned();
+        let (record, job) = self.find_backup(name)?;
         let Some(job) = job else {
-            let backup = self.show_backup(name)?;
-            return Err(refused(format!("backup '{name}' is {} already", backup.state.name())));
+            return Err(refused(format!("backup '{name}' is {} already", BackupState::from(record.state).name())));
         };
         job.stop.stop(CANCELLED);
         let mut over = job.over.subscribe();
@@ -458,17 +474,17 @@ impl Appliance {
                 ),
             ));
         }
-        self.show_backup(name)
+        tokio::task::block_in_place(|| self.show_backup(name))
     }
 
     /// `backup delete`.
     pub(super) async fn delete_backup(&self, name: &str) -> Result<(), ErrorBody> {
         let _alone = self.backups.changing.lock().await;
-        let backup = self.show_backup(name)?;
-        if !backup.state.is_over() {
+        let state = BackupState::from(self.find_backup(name)?.0.state);
+        if !state.is_over() {
             return Err(refused(format!(
                 "backup '{name}' is {}: `tidemark backup cancel {name}` ends it",
-                backup.state.name()
+                state.name()
             )));
         }
         self.catalog.delete_backup(name).map_err(failed)?;
@@ -480,7 +496,7 @@ impl Appliance {
     pub(super) fn stream_backup(&self, name: &str) -> Result<ArchiveStream, ErrorBody> {
         let job = self.backups.jobs.lock().get(name).cloned();
         let Some(job) = job.filter(|job| job.record.lock().to == "-") else {
-            self.show_backup(name)?;
+            self.find_backup(name)?;
             return Err(refused(format!("backup '{name}' has no stream to be read now")));
         };
         let readers = job.readers.lock().take();
@@ -490,39 +506,58 @@ impl Appliance {
         Ok(stream)
     }
 
-    /// What a kill or a stop interrupted ends here, and what is scheduled waits again.
-    pub(crate) fn recover_backups(&self) -> Result<(), tidemark_common::catalog::CatalogError> {
-        let mut done = Vec::new();
-        for mut record in self.catalog.backups()? {
+    /// What a kill or a stop interrupted ends here, and what is scheduled waits again. Whatever targets lie on may answer late, or never: no
+    /// start of the service waits for that.
+    pub(crate) async fn recover_backups(&self) -> Result<(), tidemark_common::catalog::CatalogError> {
+        let (mut done, mut looking) = (Vec::new(), Vec::new());
+        for record in self.catalog.backups()? {
             match record.state {
                 BackupStateRecord::Scheduled => {
                     let (job, readers) = self.new_job(record);
                     self.wait_for_time(job, readers);
                 }
                 BackupStateRecord::Waiting | BackupStateRecord::Copying => {
-                    let kind = self.recover_interrupted(&mut record);
-                    self.catalog.put_backup(&record)?;
-                    if record.state == BackupStateRecord::Done {
-                        settle(&record.name, Some(&kind), &self.whose());
-                    }
-                    self.backups.ended.lock().insert(record.name, record.state.into());
+                    looking.extend(self.look_at_interrupted(record));
                 }
                 BackupStateRecord::Done | BackupStateRecord::Failed | BackupStateRecord::Cancelled => {
+                    self.backups.ended.lock().insert(record.name.clone(), record.state.into());
                     if record.state == BackupStateRecord::Done {
-                        done.push((record.name.clone(), interrupted_kind(&record.to, &record.name)));
+                        done.push((record.to, record.name));
                     }
-                    self.backups.ended.lock().insert(record.name, record.state.into());
                 }
             }
         }
-        // Killed when that was recorded and the interim name was still there. Whatever these lie on may answer late, or never.
+        // Killed when that was recorded and the interim name was still there.
         let whose = self.whose();
-        self.runtime.spawn_blocking(move || done.iter().for_each(|(name, kind)| settle(name, Some(kind), &whose)));
+        self.runtime.spawn_blocking(move || {
+            done.iter().for_each(|(to, name)| settle(name, Some(&interrupted_kind(to, name)), &whose));
+        });
+        let all = async {
+            for one in looking {
+                let _ = one.await;
+            }
+        };
+        if tokio::time::timeout(RECOVER_LIMIT, all).await.is_err() {
+            tracing::warn!("the target of an interrupted backup does not answer: what is left there is known later");
+        }
         Ok(())
     }
 
+    /// Finds out how a backup ended. Until then it counts as under way, and says why.
+    fn look_at_interrupted(&self, mut record: BackupRecord) -> Option<tokio::task::JoinHandle<()>> {
+        let this = self.this.upgrade()?;
+        let (job, _) = self.new_job(record.clone());
+        let why =
+            "interrupted: the service ended while it was copied. Its target has not answered yet what is left there";
+        job.record.lock().reason = Some(why.into());
+        Some(self.runtime.spawn_blocking(move || {
+            let kind = this.recover_interrupted(&job, &mut record);
+            this.conclude(&job, record, Some(&kind));
+        }))
+    }
+
     /// Done when it was complete, failed with nothing left otherwise; what its target is.
-    fn recover_interrupted(&self, record: &mut BackupRecord) -> TargetKind {
+    fn recover_interrupted(&self, job: &Arc<Job>, record: &mut BackupRecord) -> TargetKind {
         let kind = interrupted_kind(&record.to, &record.name);
         record.ended_ns = Some(self.now_ns());
         let began = record.began_ns.map(from_unix_ns);
@@ -535,7 +570,9 @@ impl Appliance {
             return kind;
         }
         record.state = BackupStateRecord::Failed;
-        let left = match destination::remove_unfinished(&kind, &self.whose()) {
+        // Whoever was asked for meanwhile and goes to the same place has removed it already, and writes there.
+        let claimed = self.backups.claim(job, &kind);
+        let left = match claimed.and_then(|()| destination::remove_unfinished(&kind, &self.whose())) {
             Ok(()) => "nothing of it is left".to_owned(),
             Err(why) => why,
         };

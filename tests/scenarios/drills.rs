@@ -279,3 +279,43 @@ fn a_drill_leaves_aside_the_names_that_people_gave_to_images() {
     assert_eq!(drill(west, &[]).1.name, "drill-5");
     assert_nothing_left(west);
 }
+
+/// What is scheduled is done again and again, and what it proves gets newer; a drill that fails takes nothing of that away.
+#[test]
+fn scheduled_drills_follow_each_other_and_prove_newer_and_newer_markers() {
+    let mut pair = Pair::paired(&Setup::one_volume("a", 8 << 20, 217));
+    let schedule =
+        |pair: &Pair, check: &str| pair.west.ok(&["drill", "schedule", GROUP, "--every", "1s", "--check", check]);
+    let within = Duration::from_secs(30);
+    schedule(&pair, "true");
+    let mut proven_at = 0;
+    for byte in 1..4 {
+        pair.east.open("a").write(0, &[byte; 4096]).expect("write");
+        let marker = pair.settle();
+        let drills = wait_until("a newer marker to be proven", within, || {
+            let drills = proven(&pair.west);
+            let newer = drills.proven_marker.is_some_and(|proven| proven >= marker);
+            check(newer, || format!("{drills:?}")).map(|()| drills)
+        });
+        assert!(drills.proven_marker > Some(proven_at), "{drills:?}");
+        assert!(drills.proven_age_seconds.is_some_and(|age| age < 30.0) && drills.proven_time.is_some(), "{drills:?}");
+        proven_at = drills.proven_marker.expect("a marker");
+    }
+    // They go on after a restart, and now they fail.
+    pair.west.restart();
+    schedule(&pair, "false");
+    let failed = wait_until("a drill to fail", within, || {
+        let newest = pair.west.json::<Vec<DrillReport>>(&["drill", "list"]).remove(0);
+        let failed = newest.check.as_deref() == Some("false") && newest.result == DrillResult::Failed;
+        check(failed, || format!("{newest:?}")).map(|()| newest.id)
+    });
+    let before = proven(&pair.west);
+    assert!(before.proven_marker >= Some(proven_at), "{before:?}");
+    wait_until("the next one", within, || {
+        let drills = proven(&pair.west);
+        check(drills.last > Some(failed), || format!("{drills:?}"))
+    });
+    assert_eq!(proven(&pair.west).proven_marker, before.proven_marker, "what failed proves nothing");
+    pair.west.ok(&["drill", "unschedule", GROUP]);
+    assert_eq!(proven(&pair.west).every_seconds, None);
+}

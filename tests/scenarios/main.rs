@@ -2,6 +2,7 @@
 
 mod backup;
 mod backup_ends;
+mod backup_ways;
 mod broken_off;
 mod cut;
 mod differences;

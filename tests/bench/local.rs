@@ -1,4 +1,4 @@
-//! A source and a target on one appliance: how long a resync takes for how much that differs.
+//! A source and a target on one appliance: how long a resync, and a reverse, takes for how much that differs.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -37,6 +37,10 @@ pub(crate) fn measure(plan: &Plan, folder: &Path, report: &mut Report) {
     }
     let took = resync(&side, bytes / 16, 16 * REGION);
     row(report, "resync", bytes / 16, took, "every 16th region, 4 KiB written in each");
+    for part in [16, 1] {
+        let took = reverse(&side, bytes / part);
+        row(report, "reverse", bytes / part, took, "written to the target, in one piece");
+    }
     drop(side);
     let _ = std::fs::remove_dir_all(folder.join("local"));
 }
@@ -72,6 +76,26 @@ fn resync(side: &Appliance, bytes: u64, every: u64) -> Duration {
     wait_shown(side, "what was written to be marked", |shown| shown.source_changed_bytes == bytes);
     let begin = Instant::now();
     side.ok(&["local-pair", "resync", "t"]);
+    wait_pair(side);
+    begin.elapsed()
+}
+
+/// Writes so many bytes to the target, and has the source restored from it.
+fn reverse(side: &Appliance, bytes: u64) -> Duration {
+    side.ok(&["local-pair", "split", "t"]);
+    wait_shown(side, "the split to be complete", |shown| shown.differential_bytes == 0);
+    let mut host = side.open("t");
+    for region in 0..bytes / REGION {
+        host.write(region * REGION, &vec![0xA5; usize::try_from(REGION).unwrap_or(0)]).expect("write");
+    }
+    host.flush().expect("flush");
+    drop(host);
+    wait_until("the hosts to be gone", LIMIT, || {
+        let connections: u64 = side.status().volumes.iter().map(|volume| volume.connections).sum();
+        if connections == 0 { Ok(()) } else { Err(format!("{connections} connections")) }
+    });
+    let begin = Instant::now();
+    side.ok(&["local-pair", "reverse", "t"]);
     wait_pair(side);
     begin.elapsed()
 }

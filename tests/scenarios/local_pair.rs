@@ -264,6 +264,36 @@ fn a_source_is_restored_from_one_target_at_a_time_and_not_backed_up_meanwhile() 
     compare(&side.open("a").read_all().expect("read the source"), &held).expect("what the second target was");
 }
 
+/// What differs is written back to the source, and nothing else: each write of it goes to the journal and over the line.
+#[test]
+fn a_reverse_writes_only_what_differs() {
+    let cluster = Cluster::new();
+    let side = cluster.running("alone");
+    for volume in ["a", "t"] {
+        side.ok(&["volume", "create", volume, "--size", "64MiB"]);
+    }
+    side.ok(&["group", "create", "g", "--volume", "a"]);
+    write_noise(&side, "a", 0, 64 << 20, 1);
+    let mut expected = side.open("a").read_all().expect("read the source");
+    side.ok(&["local-pair", "create", "a", "--target", "t", "--rate", "1GiB"]);
+    wait_shown(&side, "t", "a pair", |shown| shown.state == LocalPairState::Pair && shown.differential_bytes == 0);
+    side.ok(&["local-pair", "split", "t"]);
+    wait_shown(&side, "t", "complete", |shown| shown.differential_bytes == 0);
+    side.open("a").write(10 << 20, &[9; 4096]).expect("write to the source");
+    side.open("t").write(20 << 20, &[7; 4096]).expect("write to the target");
+    expected[20 << 20..][..4096].fill(7);
+    wait_shown(&side, "t", "changed", |shown| {
+        (shown.source_changed_bytes, shown.target_changed_bytes) == (65_536, 65_536)
+    });
+    ["a", "t"].iter().for_each(|name| wait_alone(&side, name));
+    let before = side.group("g").positions.captured_seq;
+    side.ok(&["local-pair", "reverse", "t"]);
+    wait_shown(&side, "t", "a pair", |shown| shown.state == LocalPairState::Pair);
+    let written = side.group("g").positions.captured_seq - before;
+    assert!((2..8).contains(&written), "two regions of a thousand, not {written} writes");
+    compare(&side.open("a").read_all().expect("read the source"), &expected).expect("what the target was");
+}
+
 /// Kills the appliance in the middle of a load; the sources hold every write that was answered.
 fn kill(pair: &mut Pair, load: u64) {
     let running = pair.load(load);

@@ -6,6 +6,7 @@
 //! | there | no, and there is an older era | it becomes part of that one |
 //! | there | no | it is removed: nobody was told of it, or its last user was deleted |
 //! | missing or damaged | yes | this era and the older ones, which need it, are lost |
+//! | damaged | no, and there is an older era | the older ones are lost |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -37,6 +38,7 @@ impl Eras {
         let all: BTreeSet<u64> = files.iter().copied().chain(wanted.keys().copied()).collect();
         let mut eras: Vec<Era> = Vec::new();
         let mut lost: Vec<Lost> = Vec::new();
+        let mut gone: Vec<u64> = Vec::new();
         for number in all {
             let of = wanted.get(&number);
             if of.is_none() && (eras.is_empty() || self.is_empty(number)) {
@@ -47,6 +49,8 @@ impl Eras {
                 Ok((file, concordance)) => settle(&mut eras, of, number, file, concordance),
                 Err(error) => {
                     let reason = format!("what was saved for it cannot be read: {error}");
+                    gone.push(number);
+                    gone.extend(eras.iter().flat_map(|era| &era.files).map(|file| file.number()));
                     lost.extend(eras.drain(..).map(|era| (era.number, reason.clone())));
                     lost.extend(of.map(|_| (number, reason)));
                 }
@@ -54,8 +58,8 @@ impl Eras {
         }
         for (number, reason) in &lost {
             tracing::error!(folder = %self.parts.folder.display(), era = number, %reason, "an image is lost");
-            self.discard(*number);
         }
+        self.discard_lost(&lost, &gone);
         self.parts.space.found(eras.iter().map(Era::bytes).sum());
         let mut state = self.state.write();
         state.eras = eras;
@@ -90,13 +94,29 @@ impl Eras {
         file.and_then(|file| file.size()).is_ok_and(|size| size <= 4096)
     }
 
-    fn discard(&self, number: u64) {
+    /// Removes the files of eras that are lost, those that a record names first: without the others, one of them would be taken for whole. None of
+    /// the others stays: the next start would take it for what a later image has saved.
+    fn discard_lost(&self, lost: &[Lost], gone: &[u64]) {
+        let mut are_gone = true;
+        for (number, _) in lost {
+            are_gone &= self.discard(*number);
+        }
+        if !gone.is_empty() && are_gone && self.parts.disk.sync_folder(&self.parts.folder).is_ok() {
+            for number in gone {
+                self.discard(*number);
+            }
+        }
+    }
+
+    /// Whether it is not there any more.
+    fn discard(&self, number: u64) -> bool {
         let path = self.parts.folder.join(file_name(number));
         match self.parts.disk.remove(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 tracing::warn!(path = %path.display(), %error, "a side file that nobody needs could not be removed");
+                false
             }
-            _ => {}
+            _ => true,
         }
     }
 }

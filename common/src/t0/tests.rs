@@ -430,6 +430,36 @@ fn saved_content_that_was_altered_is_never_served() {
     assert!(lost[0].1.contains("a younger one follows"), "{lost:?}");
 }
 
+/// What an image had swallowed goes with it when it is lost: a later one would be taken to have saved that.
+#[test]
+fn nothing_of_a_lost_image_becomes_part_of_a_later_one() {
+    let mut rig = Rig::new(64 << 20);
+    rig.write(extent(0, SIZE as u64), 1).unwrap();
+    let lost = rig.begin().unwrap();
+    for byte in 2..4 {
+        rig.begin().unwrap();
+        rig.write(extent(0, 8192), byte).unwrap();
+    }
+    rig.end(2);
+    rig.end(1);
+    rig.check("it has swallowed two");
+    let mut files = side_files(&rig.disk);
+    files.sort_unstable();
+    assert_eq!(files.len(), 3);
+    // Nobody names the youngest, which can no longer be read.
+    rig.disk.flip_bit(&files[2], 8).unwrap();
+    let (eras, told) = Eras::open(parts(&rig.disk, &rig.space), &rig.users()).unwrap();
+    assert_eq!(told.iter().map(|told| told.0).collect::<Vec<_>>(), [lost]);
+    assert_eq!(side_files(&rig.disk), Vec::<PathBuf>::new());
+    rig.known.clear();
+    eras.applied(at(rig.place));
+    rig.eras = eras;
+    rig.begin().unwrap();
+    rig.write(extent(16_384, 4096), 4).unwrap();
+    rig.restart(rig.disk.clone());
+    rig.check("a later image after a start");
+}
+
 #[test]
 fn what_a_volume_holds_is_never_taken_for_a_batch() {
     let disk = MemoryDisk::new();

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tidemark_common::api::types::{ImageState, ImageStatus, PairState};
 use tidemark_tests::appliance::Appliance;
+use tidemark_tests::command::run;
 use tidemark_tests::history::Tick;
 use tidemark_tests::host::{Connection, EPERM, HostError};
 use tidemark_tests::image::{self, Image};
@@ -294,4 +295,24 @@ fn a_clone_is_there_at_once_and_apply_goes_on() {
     pair.assert_copy_equals();
     let listed: Vec<ImageStatus> = pair.west.json(&["clone", "list"]);
     assert_eq!(listed.len(), 5);
+}
+
+/// What could not be removed of a deleted clone is not in the next one of its name.
+#[test]
+fn a_clone_holds_nothing_of_an_earlier_one_of_its_name() {
+    let pair = Pair::unpaired(&Setup::one_volume("a", 8 << 20, 211));
+    let east = &pair.east;
+    east.open("a").write(0, &[1; 4096]).expect("write");
+    east.ok(&["clone", "create", "c", "--of", GROUP]);
+    let mut host = east.open("c/a");
+    host.write(0, &[7; 4096]).expect("write to a clone");
+    host.flush().expect("flush a clone");
+    drop(host);
+    let text = |path: std::path::PathBuf| path.display().to_string();
+    let (files, aside) = (text(east.directory().join("images/clones/c")), text(pair.cluster.join("aside")));
+    run("cp", &["-r", &files, &aside]).done();
+    east.ok(&["clone", "delete", "c", "--force"]);
+    run("cp", &["-r", &aside, &files]).done();
+    east.ok(&["clone", "create", "c", "--of", GROUP]);
+    assert_eq!(east.open("c/a").read(0, 4096).expect("read a clone"), [1; 4096]);
 }

@@ -152,7 +152,8 @@ impl Appliance {
     /// The eras, the files, the record, in this order: what a kill leaves in between is removed at the next start.
     fn begin_image(&self, mut record: ImageRecords, points: &Points) -> Result<Arc<Held>, ErrorBody> {
         let mut begun = Vec::new();
-        let made = self.begin_parts(&mut record, points, &mut begun).and_then(|()| {
+        let alone = self.without_leftovers(&record.first.name);
+        let made = alone.and_then(|()| self.begin_parts(&mut record, points, &mut begun)).and_then(|()| {
             let held = self.open_image(record.clone())?;
             self.catalog.put_image(&record).map_err(failed)?;
             Ok(Arc::new(held))
@@ -184,6 +185,21 @@ impl Appliance {
             begun.push((eras, joined.era));
         }
         Ok(())
+    }
+
+    /// Files of a clone that was deleted, and that could not be removed then, are not those of the next one of its name.
+    fn without_leftovers(&self, name: &str) -> Result<(), ErrorBody> {
+        let folder = self.clone_folder(name);
+        match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                let why = format!(
+                    "{error}: remove {}, which an earlier clone left, or name this one otherwise",
+                    folder.display()
+                );
+                Err(failed(why))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn remove_clone_files(&self, name: &str) {

@@ -8,6 +8,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use tidemark_common::storage::aligned::{AlignedBuffer, BLOCK_BYTES};
 use tidemark_common::storage::disk::SystemDisk;
 use tidemark_common::storage::{Disk, DiskFile, Open};
@@ -70,10 +72,33 @@ impl NamedLater {
     }
 
     fn named(&self) -> io::Result<()> {
-        // Whoever made a file of that name meanwhile keeps it.
-        std::fs::hard_link(&self.interim, &self.path)?;
-        sync_folder(&self.path)
+        let kept = give_name(&self.interim, &self.path, || std::fs::hard_link(&self.interim, &self.path))?;
+        // What is not known to be durable does not keep the name; with two of them, whoever removes it knows it by the other.
+        sync_folder(&self.path).inspect_err(|_| {
+            if !kept {
+                let _ = std::fs::rename(&self.path, &self.interim);
+            }
+        })
     }
+}
+
+/// Gives a complete file its name; whether it has kept the other. Whoever made a file of that name meanwhile keeps it. Where files have one name (FAT, some network
+/// file systems), it changes: a kill before that is recorded leaves a file of which only its content says that it is complete.
+fn give_name(interim: &Path, path: &Path, link: impl FnOnce() -> io::Result<()>) -> io::Result<bool> {
+    let linked = link();
+    let has_no_links = |error: &io::Error| {
+        let errno = Errno::from_io_error(error);
+        matches!(errno, Some(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK))
+    };
+    if !linked.as_ref().is_err_and(has_no_links) {
+        return linked.map(|()| true);
+    }
+    match renameat_with(CWD, interim, CWD, path, RenameFlags::NOREPLACE) {
+        // It cannot be told to leave alone what is there.
+        Err(Errno::INVAL | Errno::NOSYS) if !path.exists() => std::fs::rename(interim, path)?,
+        renamed => renamed?,
+    }
+    Ok(false)
 }
 
 /// Makes the name of a path durable.
@@ -111,6 +136,28 @@ impl Write for NamedLater {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_files_have_one_name_it_changes_and_a_strangers_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let (interim, path) = (folder.path().join("b.tar.us.part"), folder.path().join("b.tar"));
+        let give = |errno: Errno| {
+            std::fs::write(&interim, "an archive").unwrap();
+            give_name(&interim, &path, || Err(errno.into()))
+        };
+        for errno in [Errno::PERM, Errno::OPNOTSUPP] {
+            assert!(!give(errno).unwrap());
+            assert_eq!(std::fs::read(&path).unwrap(), b"an archive");
+            assert!(!interim.exists());
+            std::fs::remove_file(&path).unwrap();
+        }
+        std::fs::write(&path, "a stranger's").unwrap();
+        assert_eq!(give(Errno::PERM).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(&path).unwrap(), b"a stranger's");
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(give(Errno::NOSPC).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert!(interim.exists() && !path.exists(), "another error is one");
+    }
 
     #[test]
     fn it_holds_what_was_written_whatever_the_pieces_were() {

@@ -293,3 +293,41 @@ fn describe(member: &Member, mut digest: Digest) -> MemberSaid {
         blake3: digest.finish(member.content.size),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A clock that is set by hand, in milliseconds.
+    #[derive(Debug, Default)]
+    struct Hand(AtomicU64);
+
+    impl Clock for Hand {
+        fn monotonic(&self) -> Duration {
+            Duration::from_millis(self.0.load(Ordering::Relaxed))
+        }
+
+        fn wall(&self) -> jiff::Timestamp {
+            jiff::Timestamp::UNIX_EPOCH
+        }
+    }
+
+    #[test]
+    fn how_far_it_is_is_told_with_what_is_left_and_a_target_that_stalls() {
+        let clock = Arc::new(Hand::default());
+        let progress = Progress::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        assert_eq!(progress.told(), Told::default());
+        clock.0.store(1000, Ordering::Relaxed);
+        progress.begin(8 << 20);
+        assert_eq!(progress.told().seconds_left, None, "nothing has moved");
+        clock.0.store(3000, Ordering::Relaxed);
+        progress.moved(2 << 20);
+        let told = progress.told();
+        assert_eq!((told.done_bytes, told.total_bytes), (2 << 20, 8 << 20));
+        assert_eq!((told.seconds_left, told.stalled), (Some(6.0), None), "a mebibyte a second");
+        clock.0.store(8000, Ordering::Relaxed);
+        assert_eq!(progress.told().stalled, Some(STALL));
+        progress.moved(1);
+        assert_eq!(progress.told().stalled, None);
+    }
+}

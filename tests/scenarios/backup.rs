@@ -385,6 +385,8 @@ fn what_makes_no_sense_is_refused_and_leaves_nothing() {
         assert!(why.contains(say), "{words:?}: {why}");
     };
     refuses(&["set", "create", "all", "a"], "there is a set 'all' already");
+    // In a folder, that would lie where the manifest is to.
+    refuses(&["set", "create", "tidemark-manifest.json", "a"], "manifest is called");
     refuses(&["set", "create", "s", "nowhere"], "no volume 'nowhere'");
     refuses(&["set", "create", "s", "a:0+8KiB", "a:4KiB+8KiB"], "overlap");
     refuses(&["set", "create", "s", "a", "a:p1"], "overlap");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use tidemark_backup::archive::{MANIFEST, MANIFEST_CHECK};
 use tidemark_backup::sets::parse;
 use tidemark_backup::sets::resolve::DataSet;
 use tidemark_common::api::backup::types::{SetCreate, SetInfo};
@@ -15,6 +16,12 @@ impl Appliance {
     /// `set create`.
     pub(super) fn create_set(&self, request: &SetCreate) -> Result<SetInfo, ErrorBody> {
         check_name(&request.name).map_err(|error| invalid(error.to_string()))?;
+        if [MANIFEST, MANIFEST_CHECK].contains(&request.name.as_str()) {
+            return Err(invalid(format!(
+                "'{}' is what a backup's manifest is called: choose another name",
+                request.name
+            )));
+        }
         if self.catalog.set(&request.name).map_err(failed)?.is_some() {
             return Err(refused(format!(
                 "there is a set '{}' already: `tidemark set delete {}` first, or another name",

@@ -39,7 +39,7 @@ pub fn kind_of(text: &str, backup: &str) -> Result<TargetKind, String> {
     match std::fs::metadata(path) {
         Ok(found) if found.is_dir() => {
             let folder = path.join(backup);
-            if folder.exists() {
+            if folder.symlink_metadata().is_ok() {
                 return Err(format!(
                     "{} is there already: name the backup otherwise, or another folder",
                     folder.display()
@@ -58,6 +58,10 @@ pub fn kind_of(text: &str, backup: &str) -> Result<TargetKind, String> {
         }
         Ok(_) => Err(format!("{text} is neither a file, a folder, a pipe nor a tape")),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            // Found when all of it was copied, it would be in the way of the name.
+            if !text.ends_with('/') && path.symlink_metadata().is_ok() {
+                return Err(format!("{text} is a link that leads nowhere: name another file, or remove it first"));
+            }
             let folder = path.parent().unwrap_or(path);
             if text.ends_with('/') || !folder.is_dir() {
                 let missing = if text.ends_with('/') { path } else { folder };
@@ -159,6 +163,30 @@ fn gone(path: &Path, removed: io::Result<()>) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_in_the_way_of_a_name_is_said_before_anything_is_copied() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let kind = |name: &str| kind_of(at(name).to_str().unwrap(), "b");
+        assert_eq!(kind("new"), Ok(TargetKind::File(at("new"))));
+        assert_eq!(kind(""), Ok(TargetKind::Folder(at("b"))));
+        std::fs::write(at("file"), "mine").unwrap();
+        std::os::unix::fs::symlink("nowhere", at("link")).unwrap();
+        std::os::unix::fs::symlink("nowhere", at("b")).unwrap();
+        for (name, why) in [
+            ("file", "is there already"),
+            ("link", "a link that leads nowhere"),
+            ("", "is there already"),
+            ("missing/", "make it first"),
+            ("missing/new", "make it first"),
+        ] {
+            let said = kind(name).unwrap_err();
+            assert!(said.contains(why), "{name}: {said}");
+        }
+        assert!(kind_of("here", "b").unwrap_err().contains("absolute"));
+        assert_eq!(kind_of("-", "b"), Ok(TargetKind::Stream));
+    }
 
     #[test]
     fn what_somebody_else_put_there_is_no_backup_and_stays() {

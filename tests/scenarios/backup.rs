@@ -213,6 +213,11 @@ fn a_pipe_that_stalls_or_breaks_off_is_told_and_holds_up_nobody() {
     let path = folder.join("piped.tar");
     std::fs::write(&path, &archive).expect("keep the archive");
     assert_legal("piped", &pair.history.writes(), &Image::from_bytes(&taken_out(&pair, &path)), Bounds::ANY);
+    // It is not looked for there by its name: nobody writes any more.
+    for words in [["backup", "verify", "stalls"].as_slice(), &["backup", "restore", "stalls", "--onto-volumes"]] {
+        let outcome = pair.east.cli_within(Duration::from_secs(10), words);
+        assert!(outcome.code == 1 && outcome.stderr.contains("went to the pipe"), "{outcome:?}");
+    }
     // The standard output is a pipe as well, and so is the standard input of `verify`.
     let tidemark = |words: &[&str], input: Stdio| {
         let mut command = Command::new(binary());

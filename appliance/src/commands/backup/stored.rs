@@ -1,5 +1,6 @@
 //! Finished backups: verified here, restored into a folder here, or onto volumes by the service.
 
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use anyhow::anyhow;
@@ -50,7 +51,14 @@ async fn find(text: &str, service: &Service) -> Result<String, Failure> {
              instead of '{text}'"
         )));
     }
-    Ok(backup.place().to_owned())
+    let place = backup.place();
+    // Nobody writes there any more: whoever opened it would wait for ever.
+    if std::fs::metadata(place).is_ok_and(|found| found.file_type().is_fifo()) {
+        return Err(Failure::Here(anyhow!(
+            "the archive of backup '{text}' went to the pipe {place}: name the file that its reader wrote instead of '{text}'"
+        )));
+    }
+    Ok(place.to_owned())
 }
 
 /// Recomputes every digest; fails when one does not agree.

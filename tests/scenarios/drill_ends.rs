@@ -8,7 +8,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tidemark_common::api::types::{DrillReport, DrillResult, ImageStatus};
 use tidemark_common::catalog::Catalog;
 use tidemark_common::clock::SystemClock;
-use tidemark_tests::appliance::{Appliance, binary};
+use tidemark_tests::appliance::{Appliance, Options, binary};
+use tidemark_tests::cluster::Cluster;
 use tidemark_tests::command::run;
 use tidemark_tests::disk::Disk;
 use tidemark_tests::host::Connection;
@@ -286,4 +287,23 @@ fn files_of_a_clone_that_is_not_recorded_go_at_the_next_start_and_clones_stay() 
     }
     assert_eq!((folders().len(), pair.west.status().side_store.bytes), (0, 0));
     pair.wait_paired();
+}
+
+/// A package is upgraded under a running service: its drills go on, with the program that is there now.
+#[test]
+fn a_drill_finds_its_program_when_that_was_replaced() {
+    let cluster = Cluster::new();
+    let (program, newer) = (cluster.join("tidemark"), cluster.join("newer"));
+    for copy in [&program, &newer] {
+        std::fs::copy(binary(), copy).expect("copy the program");
+    }
+    let options = Options { binary: Some(program.display().to_string()), ..Options::default() };
+    let mut side = Appliance::init(&cluster.join("alone"), "alone", &options);
+    side.start();
+    side.ok(&["volume", "create", "v", "--size", "4MiB"]);
+    side.ok(&["group", "create", GROUP, "--volume", "v"]);
+    std::fs::rename(&newer, &program).expect("replace the program");
+    let (code, report) = drill(&side, &["--check", "\"$TIDEMARK\" --version"]);
+    assert_eq!((code, report.result), (0, DrillResult::Passed), "{report:?}");
+    assert_nothing_left(&side);
 }

@@ -553,7 +553,7 @@ fn environment(
     folder: &std::path::Path,
     request: &DrillRun,
 ) -> Vec<(String, String)> {
-    let program = std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_else(|_| "tidemark".into());
+    let program = drill_check::program().map(|path| path.display().to_string()).unwrap_or_else(|_| "tidemark".into());
     let mut all = vec![
         ("TIDEMARK".to_owned(), program),
         ("TIDEMARK_DRILL".to_owned(), record.number.to_string()),

@@ -2,12 +2,14 @@
 //! says is kept, bounded; when its time is over, when somebody ends the drill, or the service stops or dies, its guard ends whatever it has
 //! started.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -136,11 +138,19 @@ pub(crate) fn run(
     checked
 }
 
+/// This program's file. When it was replaced since the service was started, that is what took its place.
+pub(crate) fn program() -> io::Result<PathBuf> {
+    let path = std::env::current_exe()?;
+    let replaced = path.as_os_str().as_bytes().strip_suffix(b" (deleted)").filter(|_| !path.exists());
+    let replaced = replaced.map(|place| PathBuf::from(OsStr::from_bytes(place)));
+    Ok(replaced.unwrap_or(path))
+}
+
 /// The guard of a check, and the socket whose end it takes for an order.
 fn start(command: &str, environment: &[(String, String)], folder: &Path) -> io::Result<(Child, UnixStream)> {
     let (socket, theirs) = UnixStream::pair()?;
     socket.set_nonblocking(true)?;
-    let guard = Command::new(std::env::current_exe()?)
+    let guard = Command::new(program()?)
         .args(drill_left::GUARD)
         .arg(folder)
         .arg(command)

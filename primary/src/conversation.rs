@@ -60,6 +60,8 @@ impl Pair {
     /// [`ShipError`]: nothing is sent.
     pub async fn begin(&self, welcome: &Welcome) -> Result<Feeder, ShipError> {
         self.view.lock().journal_capacity_bytes = Some(welcome.journal_capacity_bytes);
+        // Before anything is planned: an end that was cut until now is known to the plan.
+        let sender = block_in_place(|| self.differences.next_sender())?;
         let plan = self.plan(welcome).await?;
         self.welcomed(welcome, &plan)?;
         let Plan { reader, copy } = plan;
@@ -73,6 +75,7 @@ impl Pair {
             image: self.image.clone(),
             desk: Arc::clone(&self.desk),
             differences: Arc::clone(&self.differences),
+            sender,
             group: self.keeper.id(),
             reader,
             reading: Arc::clone(&self.reading),

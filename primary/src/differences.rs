@@ -69,6 +69,8 @@ pub struct Differences {
     /// What status asks for, without waiting for whoever changes them.
     shown_bytes: AtomicU64,
     shown_none: AtomicBool,
+    /// Counts the connections over which they were sent. Changed only under the lock.
+    senders: AtomicU64,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -112,6 +114,7 @@ impl Differences {
             inner: Mutex::new(inner),
             shown_bytes: bytes.into(),
             shown_none: none.into(),
+            senders: AtomicU64::new(0),
         }
     }
 
@@ -310,13 +313,26 @@ impl Differences {
         Ok(copy)
     }
 
-    /// The end of a copy is cut. Durable before the other side can hear of it: after a restart this tells a finished copy
-    /// from one not begun. `false`: that copy is over.
+    /// Somebody begins to send over a new connection: from here on nobody else says where a copy ends. Who did before may not know yet
+    /// that its connection is over, and regions that it sent may be sent again.
     ///
     /// # Errors
     /// [`DifferencesError`].
-    pub fn end_cut(&self, number: u64, marker: MarkerNumber) -> Result<bool, DifferencesError> {
+    pub fn next_sender(&self) -> Result<u64, DifferencesError> {
         let _alone = self.lock()?;
+        Ok(self.senders.fetch_add(1, Ordering::AcqRel) + 1)
+    }
+
+    /// The end of a copy is cut. Durable before the other side can hear of it: after a restart this tells a finished copy
+    /// from one not begun. `false`: that copy is over, or somebody else sends it now.
+    ///
+    /// # Errors
+    /// [`DifferencesError`].
+    pub fn end_cut(&self, number: u64, sender: u64, marker: MarkerNumber) -> Result<bool, DifferencesError> {
+        let _alone = self.lock()?;
+        if self.senders.load(Ordering::Acquire) != sender {
+            return Ok(false);
+        }
         let mut ours = false;
         self.keeper.update_pair(&self.peer, |pair| {
             if let Some(copy) = pair.copy.as_mut().filter(|copy| copy.number == number) {

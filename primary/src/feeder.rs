@@ -123,6 +123,8 @@ pub struct Feeder {
     pub desk: Arc<DrainDesk>,
     /// Where the copy's end is kept.
     pub differences: Arc<Differences>,
+    /// Which sender of them it is.
+    pub(crate) sender: u64,
     /// The group.
     pub group: GroupId,
     /// What comes next of the journal.
@@ -412,8 +414,8 @@ impl Feeder {
     pub fn end_is_cut(&mut self, done: CutDone) -> Result<(), FeedError> {
         let marker = MarkerNumber(done.marker.number);
         let Some(copy) = &mut self.copy else { return Ok(()) };
-        if !self.differences.end_cut(copy.number, marker)? {
-            // Another copy has taken its place: this connection is over.
+        if !self.differences.end_cut(copy.number, self.sender, marker)? {
+            // Another copy, or another connection, has taken its place: this one is over.
             return Err(FeedError::Stopped);
         }
         copy.end = Some(marker);

@@ -262,3 +262,6 @@ impl Pair {
 const fn has_image(welcome: &Welcome) -> bool {
     welcome.position.permitted_marker > 0
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! Where a connection goes on: a group with one volume and one pair, whose stages go only when they are told to.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tidemark_common::catalog::{Catalog, GroupRecord, GroupVolume, OnFullRecord, PairRecord, RoleRecord};
+use tidemark_common::clock::{Clock, SystemClock};
+use tidemark_common::history::History;
+use tidemark_common::ids::{ApplianceId, Generation, GroupId};
+use tidemark_common::journal::JournalOptions;
+use tidemark_common::keeper::GroupKeeper;
+use tidemark_common::link::Endpoint;
+use tidemark_common::metrics::Metrics;
+use tidemark_common::storage::disk::SystemDisk;
+use tidemark_common::storage::{Disk, Open};
+use tidemark_common::volumes::{VolumeFile, Volumes};
+use tidemark_common::wire::message::Position;
+use tokio::runtime::Handle;
+
+use super::*;
+use crate::differences::{encode_new, everything};
+use crate::drain::{DrainSettings, Draining};
+use crate::feeder::Feeder;
+use crate::group::{Primary, PrimaryOptions, PrimaryParts, Stages};
+use crate::ship::Links;
+
+const SIZE: u64 = 1 << 20;
+const VOLUME: VolumeIndex = VolumeIndex(1);
+
+/// Nobody is called.
+struct NoLinks;
+
+impl Links for NoLinks {
+    fn endpoint(&self) -> Arc<Endpoint> {
+        unreachable!("nobody is called")
+    }
+
+    fn reach(&self, peer: &str) -> Result<(ApplianceId, String), String> {
+        Err(peer.into())
+    }
+
+    fn name(&self) -> String {
+        "east".into()
+    }
+
+    fn fenced(&self, _: &str, _: &str, _: Generation) {}
+}
+
+struct Rig {
+    primary: Arc<Primary>,
+    stages: Stages,
+    pair: Arc<Pair>,
+    _directory: TempDir,
+}
+
+impl Rig {
+    /// A pair of which so much differs.
+    fn new(copy: Option<CopyRecord>, differs: u64) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let clock = Arc::new(SystemClock::new());
+        let catalog = Catalog::open(directory.path(), &*clock).unwrap();
+        let record = GroupRecord {
+            name: "g".into(),
+            id: [7; 16],
+            role: RoleRecord::Primary,
+            generation: 1,
+            generation_start_seq: 1,
+            interval_ms: 3_600_000,
+            on_full: OnFullRecord::Fold,
+            next_volume_index: 2,
+            volumes: vec![GroupVolume { index: VOLUME.0, name: "a".into() }],
+            pairs: vec![PairRecord { copy, ..PairRecord::new("west", 0) }],
+            primary: None,
+            cut: None,
+            history: History::default(),
+        };
+        catalog.put_group(&record).unwrap();
+        catalog.put_bitmap(GroupId(record.id), "west", &encode_new(&everything(&[(VOLUME, differs)]))).unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(SystemDisk);
+        let volumes = Volumes::default();
+        let file = disk.open(&directory.path().join("a"), Open::New).unwrap();
+        file.grow(SIZE).unwrap();
+        volumes.insert(VolumeFile::new(VOLUME, "a".into(), file, SIZE));
+        let parts = PrimaryParts {
+            taken: None,
+            disk,
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            links: Arc::new(NoLinks),
+            keeper: Arc::new(GroupKeeper::new(catalog, record)),
+            volumes: Arc::new(volumes),
+            runtime: Handle::current(),
+            appliance: [1; 32],
+            metrics: Metrics::new("east", "0", clock.wall()).group("g"),
+            eras: None,
+        };
+        let options = PrimaryOptions {
+            journal_folder: directory.path().join("journal"),
+            journal: JournalOptions { segment_bytes: 512 << 10, capacity_bytes: 16 << 20 },
+            ring_path: directory.path().join("ring"),
+            boot: String::new(),
+            ring_bytes: 4 << 20,
+            drain: DrainSettings { delay: Duration::from_millis(1), freeze_limit: Duration::from_secs(1) },
+            heartbeat: Duration::from_secs(1),
+            index_ranges_max: 64,
+        };
+        let (primary, stages) = Primary::open(parts, options).unwrap();
+        let pair = primary.pair("west").unwrap();
+        Self { primary, stages, pair, _directory: directory }
+    }
+
+    fn drain(&mut self) {
+        while self.stages.drain.step() == Draining::Did {}
+    }
+
+    /// The other side welcomes it, and the drain goes on meanwhile.
+    fn begin(&mut self, welcome: &Welcome) -> Result<Feeder, ShipError> {
+        let pair = Arc::clone(&self.pair);
+        let mut begins = pin!(pair.begin(welcome));
+        loop {
+            match begins.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(begun) => return begun,
+                Poll::Pending => self.drain(),
+            }
+        }
+    }
+}
+
+/// From one that has something of the group.
+fn welcome(position: Position, chain: [u8; 16]) -> Welcome {
+    Welcome {
+        version: 1,
+        appliance: "west".into(),
+        has_history: true,
+        generation: 1,
+        position,
+        chain,
+        journal_free_bytes: 64 << 20,
+        journal_capacity_bytes: 64 << 20,
+    }
+}
+
+/// A feeder may wait for the cut it asked for while its connection is lost, and the next one sends again what did not arrive: that
+/// may hold what was written behind that cut (invariant 4).
+#[tokio::test(flavor = "multi_thread")]
+async fn only_who_sends_now_says_where_a_copy_ends() {
+    let mut rig = Rig::new(Some(CopyRecord::first(SIZE)), SIZE);
+    let nothing = Welcome { has_history: false, ..welcome(Position::default(), [0; 16]) };
+    let mut old = rig.begin(&nothing).unwrap();
+    let copy = rig.pair.differences.copy().unwrap();
+    let (reply, cut) = oneshot::channel();
+    rig.pair.desk.ask_cut(CutRequest { tag: None, reply }, &rig.pair.image.buffer);
+    rig.drain();
+    let position = Position {
+        durable_seq: copy.start_seq,
+        received_marker: copy.start_marker,
+        copy: copy.number,
+        ..Position::default()
+    };
+    let new = rig.begin(&welcome(position, copy.start_chain)).unwrap();
+    assert_eq!(new.copy.map(|copy| (copy.number, copy.end)), Some((copy.number, None)), "it goes on");
+    let done = cut.await.unwrap().unwrap();
+    assert!(matches!(old.end_is_cut(done), Err(FeedError::Stopped)));
+    assert_eq!(rig.pair.differences.copy().unwrap().end_marker, None);
+}

@@ -231,6 +231,9 @@ impl Pair {
         block_in_place(|| {
             let oldest = self.image.journal.oldest();
             let from = self.holds().unwrap_or(oldest).max(oldest);
+            // The updater may have asked what pairs need before this one said where the other side stands, and trim it only now: that is
+            // an error then, and nothing it lacks is passed over (invariant 6).
+            let from = stands_at.map_or(from, |at| from.min(at));
             // Until it has the begin of the copy, the other side stands where it stands now.
             let base = stands_at.map(|_| (Seq(welcome.position.durable_seq), Chain(welcome.chain)));
             let copy =

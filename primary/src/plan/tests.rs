@@ -10,7 +10,7 @@ use tidemark_common::catalog::{Catalog, GroupRecord, GroupVolume, OnFullRecord, 
 use tidemark_common::clock::{Clock, SystemClock};
 use tidemark_common::history::History;
 use tidemark_common::ids::{ApplianceId, Generation, GroupId};
-use tidemark_common::journal::JournalOptions;
+use tidemark_common::journal::{self, JournalError, JournalOptions};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::link::Endpoint;
 use tidemark_common::metrics::Metrics;
@@ -21,7 +21,7 @@ use tidemark_common::wire::message::Position;
 use tokio::runtime::Handle;
 
 use super::*;
-use crate::differences::{encode_new, everything};
+use crate::differences::{DifferencesError, encode_new, everything};
 use crate::drain::{DrainSettings, Draining};
 use crate::feeder::Feeder;
 use crate::group::{Primary, PrimaryOptions, PrimaryParts, Stages};
@@ -111,6 +111,13 @@ impl Rig {
         Self { primary, stages, pair, _directory: directory }
     }
 
+    /// Writes what does not compress, a record of the journal by itself.
+    async fn write(&mut self, block: u64) {
+        self.primary.export("a").unwrap().write(block << 16, &noise(block), false).await.unwrap();
+        self.primary.want_durable(self.primary.image().buffer.captured());
+        self.drain();
+    }
+
     fn drain(&mut self) {
         while self.stages.drain.step() == Draining::Did {}
     }
@@ -126,6 +133,17 @@ impl Rig {
             }
         }
     }
+}
+
+fn noise(seed: u64) -> Vec<u8> {
+    let mut state = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[4]
+    };
+    (0..64 << 10).map(|_| next()).collect()
 }
 
 /// From one that has something of the group.
@@ -164,4 +182,30 @@ async fn only_who_sends_now_says_where_a_copy_ends() {
     let done = cut.await.unwrap().unwrap();
     assert!(matches!(old.end_is_cut(done), Err(FeedError::Stopped)));
     assert_eq!(rig.pair.differences.copy().unwrap().end_marker, None);
+}
+
+/// The updater asks what pairs need, syncs the volumes, and trims: a pair whose other side was set back comes in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_passes_over_nothing_that_was_trimmed_while_it_was_planned() {
+    let mut rig = Rig::new(None, REGION_BYTES);
+    for block in 0..SIZE >> 16 {
+        rig.write(block).await;
+    }
+    let kept = Arc::clone(&rig.primary.image().journal);
+    let mut reader = kept.reader(journal::Position::default());
+    let mut headers = std::iter::from_fn(|| reader.next_header().unwrap());
+    let (_, header) = headers.find(|(_, header)| header.seq_before() == Seq(1)).unwrap();
+    let stands = welcome(Position { durable_seq: 1, ..Position::default() }, header.chain.0);
+    let pair = Arc::clone(&rig.pair);
+    let mut begins = pin!(pair.begin(&stands));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(begins.as_mut().poll(&mut context).is_pending(), "it waits for its cut");
+    assert!(kept.trim(kept.durable_end().position).unwrap() > 0);
+    rig.drain();
+    let Poll::Ready(Err(error)) = begins.as_mut().poll(&mut context) else { panic!("a copy without what is gone") };
+    assert!(
+        matches!(error, ShipError::Differences(DifferencesError::Journal(JournalError::Trimmed { .. }))),
+        "{error}"
+    );
+    assert_eq!(rig.pair.differences.copy(), None);
 }

@@ -34,6 +34,8 @@ use crate::cut::CutDone;
 /// Points kept at most: 24 bytes each. Where more frames were under way, the rest is not recognised, and a person is asked.
 const POINTS_MAX: usize = 1 << 20;
 const POINT_BYTES: usize = 24;
+/// In the number of points as it is recorded: [`Inner::unread`].
+const UNREAD: u64 = 1 << 63;
 
 /// Why the differences could not be read or changed; they are as they were.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +79,8 @@ pub struct Differences {
 struct Inner {
     bitmap: Bitmap,
     points: Vec<(Seq, Chain)>,
+    /// Since the last copy was complete, frames were given up that could not be read: their points are not among these.
+    unread: bool,
     unreadable: Option<String>,
     forgotten: bool,
 }
@@ -178,6 +182,12 @@ impl Differences {
         self.inner.lock().points.contains(&(seq, chain))
     }
 
+    /// Whether it may stand where frames were given up that could not be read, so that nobody knows that place any more.
+    #[must_use]
+    pub fn were_unread(&self) -> bool {
+        self.inner.lock().unread
+    }
+
     /// Regions may differ.
     ///
     /// # Errors
@@ -262,6 +272,7 @@ impl Differences {
         let mut pair = self.pair()?;
         next.without_arrived(&mut pair, arrived);
         next.add(&given_up);
+        next.unread |= unread.is_some();
         self.keep(inner, next, pair)?;
         Ok(unread)
     }
@@ -406,7 +417,7 @@ impl Differences {
     fn keep(&self, mut inner: MutexGuard<'_, Inner>, next: Inner, changed: PairRecord) -> Result<(), DifferencesError> {
         let mut batch = Batch::new();
         let id = self.keeper.id();
-        if next.bitmap.is_empty() && next.points.is_empty() {
+        if next.bitmap.is_empty() && next.points.is_empty() && !next.unread {
             batch.delete_bitmap(id, &self.peer)?;
         } else {
             batch.put_bitmap(id, &self.peer, &next.encode())?;
@@ -540,10 +551,11 @@ impl Inner {
         self.points.drain(..surplus);
     }
 
-    /// Number of points, points, bitmap.
+    /// Number of points, and [`UNREAD`] in it; points, bitmap.
     fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(8 + self.points.len() * POINT_BYTES);
-        bytes.extend_from_slice(&(self.points.len() as u64).to_le_bytes());
+        let count = self.points.len() as u64 | if self.unread { UNREAD } else { 0 };
+        bytes.extend_from_slice(&count.to_le_bytes());
         for (seq, chain) in &self.points {
             bytes.extend_from_slice(&seq.0.to_le_bytes());
             bytes.extend_from_slice(&chain.0);
@@ -555,10 +567,12 @@ impl Inner {
     fn decode(bytes: &[u8]) -> Self {
         let parts = || {
             let (count, rest) = bytes.split_first_chunk::<8>()?;
-            let count = usize::try_from(u64::from_le_bytes(*count)).ok()?.checked_mul(POINT_BYTES)?;
-            rest.split_at_checked(count)
+            let count = u64::from_le_bytes(*count);
+            let length = usize::try_from(count & !UNREAD).ok()?.checked_mul(POINT_BYTES)?;
+            let (points, bitmap) = rest.split_at_checked(length)?;
+            Some((count & UNREAD != 0, points, bitmap))
         };
-        let Some((points, bitmap)) = parts() else {
+        let Some((unread, points, bitmap)) = parts() else {
             return Self::unreadable("the differential bitmap is cut short".into());
         };
         let point = |bytes: &[u8]| {
@@ -567,7 +581,7 @@ impl Inner {
         };
         let points = points.chunks_exact(POINT_BYTES).filter_map(point).collect();
         match Bitmap::decode(bitmap) {
-            Ok(bitmap) => Self { bitmap, points, ..Self::default() },
+            Ok(bitmap) => Self { bitmap, points, unread, ..Self::default() },
             Err(error) => Self::unreadable(error.to_string()),
         }
     }
@@ -716,6 +730,16 @@ mod tests {
             let counted = Counted::between(writer.journal(), from, end, Some(end)).unwrap();
             assert!(counted.damage.is_some());
             assert_eq!(counted.points, points, "flipped: {is_flipped}");
+            let (differences, all) = (differences(PairRecord::new("far", 0)), everything(&[(VolumeIndex(1), 4 << 16)]));
+            differences.mark(&all, None).unwrap();
+            assert!(!differences.were_unread(), "hosts may write everywhere");
+            differences.give_up(writer.journal(), (from, end), end, None, &all).unwrap();
+            let after_a_restart = Differences::open(Arc::clone(&differences.keeper), &PairRecord::new("far", 0));
+            after_a_restart.check().unwrap();
+            for known in [&differences, &after_a_restart] {
+                assert!(known.were_unread());
+                assert!(known.knows(points[2].0, points[2].1) && known.bitmap() == all);
+            }
         }
     }
 }

@@ -169,9 +169,7 @@ impl Pair {
     /// Why nothing can be built on what the other side has. Its image may be the only one of what the damage took here: who
     /// gives it up is a person.
     fn no_base(&self, base: &Base, welcome: &Welcome) -> String {
-        // Of a part that could not be read when it was given up, everything is marked.
-        let was_unread = self.differences.bytes() >= self.everything().bytes();
-        if !base.unread && !was_unread {
+        if !base.unread && !self.differences.were_unread() {
             return self.other_history(welcome);
         }
         let (peer, pair) = (self.peer(), self.in_commands());

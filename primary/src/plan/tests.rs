@@ -209,3 +209,11 @@ async fn a_copy_passes_over_nothing_that_was_trimmed_while_it_was_planned() {
     );
     assert_eq!(rig.pair.differences.copy(), None);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_another_history_is_not_laid_to_damage_because_hosts_wrote_everywhere() {
+    let mut rig = Rig::new(None, SIZE);
+    let elsewhere = welcome(Position { durable_seq: 5, ..Position::default() }, [9; 16]);
+    let Err(ShipError::Stands(said)) = rig.begin(&elsewhere) else { panic!("it has no base") };
+    assert!(said.contains("not this group's"), "{said}");
+}

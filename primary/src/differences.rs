@@ -196,8 +196,9 @@ impl Differences {
         let inner = self.lock()?;
         let mut next = inner.clone();
         let mut pair = self.pair()?;
-        next.without_arrived(&mut pair, arrived);
+        let first = next.without_arrived(&mut pair, arrived);
         next.bitmap.merge(regions);
+        next.keep_one(first);
         self.keep(inner, next, pair)
     }
 
@@ -270,8 +271,9 @@ impl Differences {
         let inner = self.lock()?;
         let mut next = inner.clone();
         let mut pair = self.pair()?;
-        next.without_arrived(&mut pair, arrived);
+        let first = next.without_arrived(&mut pair, arrived);
         next.add(&given_up);
+        next.keep_one(first);
         next.unread |= unread.is_some();
         self.keep(inner, next, pair)?;
         Ok(unread)
@@ -511,9 +513,10 @@ impl Inner {
     }
 
     /// Takes the regions that have arrived out of the bitmap: from then on only a side that has them is the base. A first copy
-    /// begins again as what it was: the other side still has no image to keep.
-    fn without_arrived(&mut self, pair: &mut PairRecord, arrived: Option<Arrived>) {
-        let Some(mut copy) = pair.copy.take() else { return };
+    /// begins again as what it was: the other side still has no image to keep. Returns the first of the copy's regions, if there was one.
+    fn without_arrived(&mut self, pair: &mut PairRecord, arrived: Option<Arrived>) -> Option<Extent> {
+        let mut copy = pair.copy.take()?;
+        let first = self.bitmap.next_run(VolumeIndex(0), 0);
         if let Some((number, (volume, offset))) = arrived
             && number == copy.number
             && number != 0
@@ -527,6 +530,17 @@ impl Inner {
         copy.number = 0;
         copy.end_marker = None;
         pair.copy = copy.direct.then_some(copy);
+        first
+    }
+
+    /// A copy that was taken back is not over, though all its regions had arrived and nothing came: the other side waits for an end,
+    /// and is given one by the copy that passes this region.
+    fn keep_one(&mut self, region: Option<Extent>) {
+        if self.bitmap.is_empty()
+            && let Some(region) = region
+        {
+            self.bitmap.mark(Extent { length: REGION_BYTES, ..region });
+        }
     }
 
     /// Forgets all regions but those of these volumes; whether there were any. What differed is not nothing then: the journal still has
@@ -695,6 +709,24 @@ mod tests {
             differences.keep_only(&members).unwrap();
             assert_eq!(differences.bytes(), left * REGION_BYTES);
             assert_eq!(differences.copy().unwrap().total_bytes, left * REGION_BYTES);
+        }
+    }
+
+    /// Its end was not permitted yet, and what is given up then may be nothing but markers.
+    #[test]
+    fn a_copy_whose_regions_had_all_arrived_is_not_over_when_it_is_taken_back() {
+        for direct in [false, true] {
+            let differences = differences(PairRecord::new("far", 0));
+            differences.mark(&everything(&[(VolumeIndex(1), 4 * REGION_BYTES)]), None).unwrap();
+            let copy = CopyRecord { number: 7, direct, ..CopyRecord::first(4 * REGION_BYTES) };
+            let pair = PairRecord { copy: Some(copy), ..PairRecord::new("far", 0) };
+            differences.keeper.update(|group| group.pairs = vec![pair]).unwrap();
+            differences.mark(&Bitmap::default(), Some((7, (VolumeIndex(2), 0)))).unwrap();
+            assert!(!differences.are_none(), "there is a copy to make");
+            assert_eq!(differences.bytes(), REGION_BYTES);
+            let pair = differences.keeper.pair("far").unwrap();
+            assert_eq!((pair.copy.is_some(), pair.counted), (direct, Some((7, 2, 0))));
+            Differences::open(Arc::clone(&differences.keeper), &pair).check().unwrap();
         }
     }
 

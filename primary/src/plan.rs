@@ -265,4 +265,4 @@ const fn has_image(welcome: &Welcome) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -268,7 +268,9 @@ impl Writeback {
         self.updater.keep_followers().map_err(|error| (error, Part::Catalog))?;
         let mut batch = Batch::new();
         let id = self.keeper.id();
-        let markers = self.drain.markers.after(self.recorded_marker);
+        let mut markers = self.drain.markers.after(self.recorded_marker);
+        // Newer ones are in the journal only, and may not be durable there yet: the drain says them before its sync.
+        markers.retain(|marker| marker.number <= applied.marker.0);
         let kept: Vec<_> = markers.iter().map(kept).collect();
         let prepared = batch.put_applied(id, &applied_record(&applied)).and_then(|()| batch.put_markers(id, &kept));
         let recorded = prepared.and_then(|()| self.keeper.catalog().commit(batch));
@@ -287,5 +289,30 @@ pub const fn applied_record(applied: &AppliedPosition) -> AppliedRecord {
         offset: applied.position.offset,
         seq: applied.seq.0,
         marker: applied.marker.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemark_common::limits::REGION_BYTES;
+    use tidemark_common::record::MarkerRecord;
+
+    use super::*;
+    use crate::plan::tests::Rig;
+
+    /// A start that finds no marker in the journal goes by those: one that power took would keep the next ones from being cut.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_marker_is_kept_only_when_it_is_durable_in_the_journal() {
+        let mut rig = Rig::new(None, REGION_BYTES);
+        rig.write(0).await;
+        rig.cut();
+        let writeback = &mut rig.stages.writeback;
+        let limit = writeback.image.journal.durable_end().position;
+        let ahead = MarkerRecord { number: 2, boundary_seq: 1000, time_ns: 0, freeze_ns: 0, tag: None };
+        writeback.drain.markers.add(limit, ahead);
+        writeback.desk.stop();
+        while writeback.step(limit) != WritingBack::Ended {}
+        let kept = writeback.keeper.catalog().markers(writeback.keeper.id(), 10).unwrap();
+        assert_eq!(kept.iter().map(|marker| marker.number).collect::<Vec<_>>(), [1]);
     }
 }

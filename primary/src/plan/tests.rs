@@ -21,6 +21,7 @@ use tidemark_common::wire::message::Position;
 use tokio::runtime::Handle;
 
 use super::*;
+use crate::cut::CutDone;
 use crate::differences::{DifferencesError, encode_new, everything};
 use crate::drain::{DrainSettings, Draining};
 use crate::feeder::Feeder;
@@ -49,16 +50,17 @@ impl Links for NoLinks {
     fn fenced(&self, _: &str, _: &str, _: Generation) {}
 }
 
-struct Rig {
+/// See the module.
+pub(crate) struct Rig {
     primary: Arc<Primary>,
-    stages: Stages,
+    pub(crate) stages: Stages,
     pair: Arc<Pair>,
     _directory: TempDir,
 }
 
 impl Rig {
     /// A pair of which so much differs.
-    fn new(copy: Option<CopyRecord>, differs: u64) -> Self {
+    pub(crate) fn new(copy: Option<CopyRecord>, differs: u64) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let clock = Arc::new(SystemClock::new());
         let catalog = Catalog::open(directory.path(), &*clock).unwrap();
@@ -112,10 +114,18 @@ impl Rig {
     }
 
     /// Writes what does not compress, a record of the journal by itself.
-    async fn write(&mut self, block: u64) {
+    pub(crate) async fn write(&mut self, block: u64) {
         self.primary.export("a").unwrap().write(block << 16, &noise(block), false).await.unwrap();
         self.primary.want_durable(self.primary.image().buffer.captured());
         self.drain();
+    }
+
+    /// Makes a marker.
+    pub(crate) fn cut(&mut self) -> CutDone {
+        let (reply, mut done) = oneshot::channel();
+        self.pair.desk.ask_cut(CutRequest { tag: None, reply }, &self.pair.image.buffer);
+        self.drain();
+        done.try_recv().unwrap().unwrap()
     }
 
     fn drain(&mut self) {
@@ -168,9 +178,7 @@ async fn only_who_sends_now_says_where_a_copy_ends() {
     let nothing = Welcome { has_history: false, ..welcome(Position::default(), [0; 16]) };
     let mut old = rig.begin(&nothing).unwrap();
     let copy = rig.pair.differences.copy().unwrap();
-    let (reply, cut) = oneshot::channel();
-    rig.pair.desk.ask_cut(CutRequest { tag: None, reply }, &rig.pair.image.buffer);
-    rig.drain();
+    let done = rig.cut();
     let position = Position {
         durable_seq: copy.start_seq,
         received_marker: copy.start_marker,
@@ -179,7 +187,6 @@ async fn only_who_sends_now_says_where_a_copy_ends() {
     };
     let new = rig.begin(&welcome(position, copy.start_chain)).unwrap();
     assert_eq!(new.copy.map(|copy| (copy.number, copy.end)), Some((copy.number, None)), "it goes on");
-    let done = cut.await.unwrap().unwrap();
     assert!(matches!(old.end_is_cut(done), Err(FeedError::Stopped)));
     assert_eq!(rig.pair.differences.copy().unwrap().end_marker, None);
 }

@@ -324,9 +324,10 @@ impl Journal {
     /// Whether folded frames that begin at a place are all of them: what was before them may be trimmed.
     fn is_begin_of_fold(&self, at: Position) -> bool {
         let Some(segment) = self.segment(at.segment).filter(|segment| segment.begin() == at) else { return true };
-        match segment.fold {
-            Some(fold) => segment.previous.segment < fold.replaces_from,
-            None => self.segment(segment.previous.segment).is_some(),
+        if segment.fold.is_some() {
+            !segment.is_inside_of_fold()
+        } else {
+            self.segment(segment.previous.segment).is_some()
         }
     }
 

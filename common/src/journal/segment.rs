@@ -464,6 +464,11 @@ impl Segment {
         self.fold.map_or(FIRST_RECORD, |fold| fold.first_record)
     }
 
+    /// Whether it came out of a fold that began in a segment before it.
+    pub(super) fn is_inside_of_fold(&self) -> bool {
+        self.fold.is_some_and(|fold| self.previous.segment >= fold.replaces_from)
+    }
+
     /// Bytes of the file that take space on the disk.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {

@@ -62,6 +62,11 @@ impl Journal {
         }
         let mut after = range.after.segment;
         while let Some(first) = self.segment_after(after).filter(|first| first.number < range.before.segment) {
+            // Its history stands before all of that fold: what is folded from here on would be told as if it followed that place.
+            if first.is_inside_of_fold() {
+                after = first.number;
+                continue;
+            }
             let (plan, last) = plan::plan(self, &first, &range)?;
             if let Some(plan) = plan
                 && let Some(folded) = write::write(self, &plan, range.bytes_max)?

@@ -172,6 +172,23 @@ fn who_stands_before_a_fold_or_at_its_end_goes_on_and_nobody_finds_himself_insid
     assert!(found > 5 && inside > 100, "{found} {inside}");
 }
 
+/// A first fold was larger than the next one may be, and its begin is trimmed: what is left tells nobody that all of it is there.
+#[test]
+fn nothing_is_folded_from_the_middle_of_a_fold() {
+    let (_disk, mut writer) = fresh();
+    let begin = *writer.tip();
+    busy(&mut writer, 40);
+    let journal = Arc::clone(writer.journal());
+    let first = journal.fold(everything(&writer)).unwrap().unwrap();
+    assert!(first.from.segment < first.to.segment, "{first:?}");
+    busy(&mut writer, 40);
+    let inside = FoldRange { after: first.from, ..everything(&writer) };
+    assert!(journal.fold(inside).unwrap().is_some());
+    assert!(journal.reader_at_chain(begin.seq, begin.chain).unwrap().is_some());
+    assert!(journal.trim(Position { segment: first.from.segment + 1, offset: 0 }).unwrap() > 0);
+    assert!(journal.reader_at_chain(begin.seq, begin.chain).unwrap().is_none());
+}
+
 #[test]
 fn wherever_the_power_goes_the_journal_is_as_before_or_as_after() {
     let (disk, mut writer) = fresh();

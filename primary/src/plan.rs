@@ -59,8 +59,10 @@ impl Pair {
                 held => self.begin_copy(&copy, Base { held, ..base }, welcome).await,
             };
         }
-        // The other side does not have the begin of the copy: it is sent again, over the same base.
-        if !base.known || copy.end_marker.is_some() || self.image.journal.oldest() > start {
+        // The other side does not have the begin of the copy: it is sent again, over the same base. One that was set back since stands
+        // before that, and lacks what the copy was not counted for (invariant 6).
+        let is_its_base = self.differences.knows(Seq(welcome.position.durable_seq), Chain(welcome.chain));
+        if !base.known || !is_its_base || copy.end_marker.is_some() || self.image.journal.oldest() > start {
             return self.begin_copy(&copy, base, welcome).await;
         }
         let gives_up = self.check_staging(bitmap.bytes(), copy.direct, welcome)?;

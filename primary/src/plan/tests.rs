@@ -128,6 +128,14 @@ impl Rig {
         done.try_recv().unwrap().unwrap()
     }
 
+    /// The other side stands behind a write, and has no copy.
+    fn behind(&self, seq: u64) -> Welcome {
+        let mut reader = self.primary.image().journal.reader(journal::Position::default());
+        let mut headers = std::iter::from_fn(|| reader.next_header().unwrap());
+        let (_, next) = headers.find(|(_, header)| header.seq_before() == Seq(seq)).unwrap();
+        welcome(Position { durable_seq: seq, ..Position::default() }, next.chain.0)
+    }
+
     fn drain(&mut self) {
         while self.stages.drain.step() == Draining::Did {}
     }
@@ -198,11 +206,7 @@ async fn a_copy_passes_over_nothing_that_was_trimmed_while_it_was_planned() {
     for block in 0..SIZE >> 16 {
         rig.write(block).await;
     }
-    let kept = Arc::clone(&rig.primary.image().journal);
-    let mut reader = kept.reader(journal::Position::default());
-    let mut headers = std::iter::from_fn(|| reader.next_header().unwrap());
-    let (_, header) = headers.find(|(_, header)| header.seq_before() == Seq(1)).unwrap();
-    let stands = welcome(Position { durable_seq: 1, ..Position::default() }, header.chain.0);
+    let (kept, stands) = (Arc::clone(&rig.primary.image().journal), rig.behind(1));
     let pair = Arc::clone(&rig.pair);
     let mut begins = pin!(pair.begin(&stands));
     let mut context = Context::from_waker(Waker::noop());
@@ -223,4 +227,24 @@ async fn a_copy_of_another_history_is_not_laid_to_damage_because_hosts_wrote_eve
     let elsewhere = welcome(Position { durable_seq: 5, ..Position::default() }, [9; 16]);
     let Err(ShipError::Stands(said)) = rig.begin(&elsewhere) else { panic!("it has no base") };
     assert!(said.contains("not this group's"), "{said}");
+}
+
+/// It was set back, for example with its machine, to a place that the journal still holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_not_sent_again_over_a_base_it_was_not_counted_for() {
+    let mut rig = Rig::new(None, REGION_BYTES);
+    for block in 0..4 {
+        rig.write(block).await;
+    }
+    // All of them but the last are permitted over there.
+    let stands = rig.behind(3);
+    let at = rig.primary.image().journal.reader_at_chain(Seq(3), Chain(stands.chain)).unwrap().unwrap().position();
+    rig.pair.view.lock().holds = Some(at);
+    let bitmap = |feeder: Feeder| feeder.copy.unwrap().bitmap;
+    let first = bitmap(rig.begin(&stands).unwrap());
+    assert_eq!([0, 1, 2, 3].map(|block| first.is_marked(VOLUME, block << 16)), [true, false, false, true]);
+    assert_eq!(bitmap(rig.begin(&stands).unwrap()), first, "it does not have the begin of it");
+    let set_back = rig.behind(1);
+    let again = bitmap(rig.begin(&set_back).unwrap());
+    assert_eq!([0, 1, 2, 3].map(|block| again.is_marked(VOLUME, block << 16)), [true; 4]);
 }

@@ -106,10 +106,16 @@ impl View {
         self.sent_up_to = self.sent_up_to.max(next);
         if self.sent.back() != Some(&(seq, marker, next)) {
             if self.sent.len() >= SENT_MAX {
-                // What is held goes by the ones that stay: a little longer, and never too short.
-                let mut stays = false;
-                self.sent.retain(|_| {
-                    stays = !stays;
+                // What is held goes by the ones that stay: a little longer, and never too short. A record stays or goes with the frame
+                // whose numbers it has: by itself it would look like what brought them.
+                let last = self.sent.back().map(|(seq, marker, _)| (*seq, *marker));
+                let (mut stays, mut before) = (false, None);
+                self.sent.retain(|(seq, marker, _)| {
+                    let numbers = Some((*seq, *marker));
+                    if before != numbers {
+                        stays = !stays || numbers == last;
+                        before = numbers;
+                    }
                     stays
                 });
             }
@@ -368,5 +374,22 @@ mod tests {
         assert_eq!(acknowledge(&mut view, 60, 6), Some(at(400)));
         view.send(Seq(61), MarkerNumber(7), at(600));
         assert_eq!(acknowledge(&mut view, 61, 7), Some(at(600)));
+    }
+
+    /// In a long interval there are more than are remembered.
+    #[test]
+    fn a_record_is_held_also_when_every_second_shipment_is_forgotten() {
+        for shift in [2, 3] {
+            let mut view = View::new(PairState::CatchingUp, None, jiff::Timestamp::UNIX_EPOCH);
+            view.connect(far(0, 0), at(0), at(0), Duration::ZERO);
+            let write = |view: &mut View, seq| view.send(Seq(seq), MarkerNumber(0), at(100 * seq));
+            let last = SENT_MAX as u64 - shift;
+            (1..=last).for_each(|seq| write(&mut view, seq));
+            view.send(Seq(last), MarkerNumber(0), at(100 * last + 50));
+            (1..=shift).for_each(|more| write(&mut view, last + more));
+            assert!(view.sent.len() < SENT_MAX);
+            view.acknowledge(far(last, 0), None, Duration::ZERO);
+            assert!(view.holds > Some(at(90 * last)) && view.holds <= Some(at(100 * last)), "{:?}", view.holds);
+        }
     }
 }

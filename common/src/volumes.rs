@@ -60,6 +60,11 @@ impl VolumeFile {
         self.announced.fetch_max(size, Ordering::AcqRel);
     }
 
+    /// They are not told after all.
+    pub fn take_back_announced(&self) {
+        self.announced.store(self.size(), Ordering::Release);
+    }
+
     /// What is behind a size is no part of it any more; the file keeps it.
     pub fn shrink(&self, size: u64) {
         self.size.fetch_min(size, Ordering::AcqRel);

@@ -449,7 +449,8 @@ impl Primary {
         volume.announce(size);
         let mut volumes = self.image.volumes.specs();
         volumes.iter_mut().filter(|spec| spec.name == name).for_each(|spec| spec.size = size);
-        self.record(ControlRecord::Volumes { volumes }).await?;
+        let recorded = self.record(ControlRecord::Volumes { volumes }).await;
+        recorded.inspect_err(|_| volume.take_back_announced())?;
         Ok(pairs)
     }
 
@@ -838,6 +839,17 @@ mod tests {
         primary.grow_volume("a", 2 * SIZE, announced).unwrap();
         assert_eq!(export.bounds().size, 2 * SIZE);
         export.write(SIZE, &[1; 4096], true).await.unwrap();
+        primary.stop();
+    }
+
+    /// A copy that begins later would make its volumes larger than these are.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_size_that_could_not_be_recorded_is_not_announced() {
+        let directory = tempfile::tempdir().unwrap();
+        let primary = start(directory.path());
+        end_drain(&primary);
+        primary.announce_size("a", 2 * SIZE).await.unwrap_err();
+        assert!(primary.image.volumes.announced_specs().iter().all(|spec| spec.size == SIZE));
         primary.stop();
     }
 

@@ -46,7 +46,7 @@ impl CopyCheck {
         match record {
             Some(ControlRecord::CopyProgress { .. }) => Err("a step of a copy does not say what came with it"),
             Some(ControlRecord::CopyStep { copy, from_volume, from_offset, digest, .. }) => {
-                if *copy != self.copy {
+                if !self.is_open(*copy) {
                     return Err("a step of a copy that has not begun");
                 }
                 if (*from_volume, *from_offset) != self.cursor {
@@ -58,11 +58,19 @@ impl CopyCheck {
                     Err("the regions that came are not those of their copy's step")
                 }
             }
+            Some(ControlRecord::CopyEnd { copy, .. }) if !self.is_open(*copy) => {
+                Err("the end of a copy that has not begun")
+            }
             Some(ControlRecord::CopyEnd { .. }) if self.since != RegionsDigest::default() => {
                 Err("regions came behind the last step of their copy")
             }
             _ => Ok(()),
         }
+    }
+
+    /// 0 is no copy: a side that has given its image up waits for one, and the end of that would make an image of what it has.
+    const fn is_open(&self, copy: u64) -> bool {
+        copy != 0 && copy == self.copy
     }
 
     /// A frame is taken; with a control frame, its record.
@@ -147,5 +155,23 @@ mod tests {
         assert!(said(&mut CopyCheck::at(5, (0, 0)), &frames, &progress).is_err(), "it does not say what came");
         let end = ControlRecord::CopyEnd { copy: 5, marker: 9 };
         assert!(said(&mut CopyCheck::at(5, (0, 0)), &frames, &end).is_err(), "no step stands for them");
+    }
+
+    #[test]
+    fn steps_and_ends_of_what_has_not_begun_are_seen() {
+        for (open, copy) in [(0, 0), (0, 5), (4, 5), (u64::MAX, 0)] {
+            let end = ControlRecord::CopyEnd { copy, marker: 9 };
+            assert!(said(&mut CopyCheck::at(open, (0, 0)), &[], &end).is_err(), "{open} {copy}");
+            let step = ControlRecord::CopyStep {
+                copy,
+                from_volume: 0,
+                from_offset: 0,
+                volume: 1,
+                offset: 1024,
+                done_bytes: 0,
+                digest: RegionsDigest::default().bytes(),
+            };
+            assert!(said(&mut CopyCheck::at(open, (0, 0)), &[], &step).is_err(), "{open} {copy}");
+        }
     }
 }

@@ -10,6 +10,9 @@ use crate::ids::{Generation, GroupId};
 #[derive(Debug)]
 pub struct GroupKeeper {
     catalog: Catalog,
+    /// Held by whoever changes the record, for as long as the catalogue takes.
+    changing: Mutex<()>,
+    /// As it is durable. Heartbeats, status and hosts that come in ask for it, and do not wait for a disk: it is held for moments only.
     record: Mutex<GroupRecord>,
 }
 
@@ -17,7 +20,7 @@ impl GroupKeeper {
     /// Keeps a record that is in the catalogue already.
     #[must_use]
     pub const fn new(catalog: Catalog, record: GroupRecord) -> Self {
-        Self { catalog, record: Mutex::new(record) }
+        Self { catalog, changing: Mutex::new(()), record: Mutex::new(record) }
     }
 
     /// The catalogue behind it.
@@ -26,7 +29,7 @@ impl GroupKeeper {
         &self.catalog
     }
 
-    /// The record now.
+    /// The record now; while it is being changed, as it was before.
     #[must_use]
     pub fn get(&self) -> GroupRecord {
         self.record.lock().clone()
@@ -55,12 +58,13 @@ impl GroupKeeper {
     /// # Errors
     /// [`CatalogError`]; the record is as it was.
     pub fn update<T>(&self, change: impl FnOnce(&mut GroupRecord) -> T) -> Result<T, CatalogError> {
-        let mut record = self.record.lock();
-        let mut changed = record.clone();
+        let _alone = self.changing.lock();
+        let before = self.get();
+        let mut changed = before.clone();
         let answer = change(&mut changed);
-        if changed != *record {
+        if changed != before {
             self.catalog.put_group(&changed)?;
-            *record = changed;
+            *self.record.lock() = changed;
         }
         Ok(answer)
     }
@@ -74,12 +78,12 @@ impl GroupKeeper {
         mut batch: Batch,
         change: impl FnOnce(&mut GroupRecord) -> T,
     ) -> Result<T, CatalogError> {
-        let mut record = self.record.lock();
-        let mut changed = record.clone();
+        let _alone = self.changing.lock();
+        let mut changed = self.get();
         let answer = change(&mut changed);
         batch.put_group(&changed)?;
         self.catalog.commit(batch)?;
-        *record = changed;
+        *self.record.lock() = changed;
         Ok(answer)
     }
 
@@ -99,5 +103,135 @@ impl GroupKeeper {
                 change(pair);
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+    use std::sync::{Arc, mpsc};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::catalog::{OnFullRecord, RoleRecord};
+    use crate::clock::SystemClock;
+    use crate::history::History;
+    use crate::storage::memory::MemoryDisk;
+    use crate::storage::{Disk, DiskFile, Open};
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// A disk, and each of its files, on which a sync takes as long as somebody holds the gate.
+    struct Standing<T> {
+        over: T,
+        gate: Arc<Mutex<()>>,
+        begun: mpsc::Sender<()>,
+    }
+
+    impl Disk for Standing<MemoryDisk> {
+        fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
+            let over = self.over.open(path, how)?;
+            Ok(Arc::new(Standing { over, gate: Arc::clone(&self.gate), begun: self.begun.clone() }))
+        }
+
+        fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
+            self.over.list(folder)
+        }
+
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            self.over.rename(from, to)
+        }
+
+        fn remove(&self, path: &Path) -> io::Result<()> {
+            self.over.remove(path)
+        }
+
+        fn create_folder(&self, folder: &Path) -> io::Result<()> {
+            self.over.create_folder(folder)
+        }
+
+        fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+            self.over.sync_folder(folder)
+        }
+    }
+
+    impl DiskFile for Standing<Arc<dyn DiskFile>> {
+        fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+            self.over.read_exact_at(buffer, offset)
+        }
+
+        fn read_cached_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
+            self.over.read_cached_at(buffer, offset)
+        }
+
+        fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+            self.over.write_all_at(data, offset)
+        }
+
+        fn write_direct_at(&self, data: &[u8], offset: u64) -> io::Result<bool> {
+            self.over.write_direct_at(data, offset)
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            let _ = self.begun.send(());
+            drop(self.gate.lock());
+            self.over.sync()
+        }
+
+        fn size(&self) -> io::Result<u64> {
+            self.over.size()
+        }
+
+        fn grow(&self, size: u64) -> io::Result<()> {
+            self.over.grow(size)
+        }
+
+        fn zero(&self, offset: u64, length: u64, hole: bool) -> io::Result<()> {
+            self.over.zero(offset, length, hole)
+        }
+
+        fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
+            self.over.next_data(offset)
+        }
+    }
+
+    #[test]
+    fn a_disk_that_takes_its_time_holds_up_nobody_but_who_changes_the_record() {
+        let (begun, begins) = mpsc::channel();
+        let disk = Standing { over: MemoryDisk::new(), gate: Arc::new(Mutex::new(())), begun };
+        let catalog = Catalog::open_simulated(&disk, "records".as_ref(), &SystemClock::new()).unwrap();
+        let record = GroupRecord {
+            name: "g".into(),
+            id: [7; 16],
+            role: RoleRecord::Primary,
+            generation: 1,
+            generation_start_seq: 1,
+            interval_ms: 1000,
+            on_full: OnFullRecord::Fold,
+            next_volume_index: 1,
+            volumes: Vec::new(),
+            pairs: Vec::new(),
+            primary: None,
+            cut: None,
+            history: History::default(),
+        };
+        catalog.put_group(&record).unwrap();
+        let keeper = Arc::new(GroupKeeper::new(catalog, record));
+        while begins.try_recv().is_ok() {}
+
+        let held = disk.gate.lock();
+        let changes = {
+            let keeper = Arc::clone(&keeper);
+            std::thread::spawn(move || keeper.update(|record| record.generation = 2))
+        };
+        begins.recv_timeout(LIMIT).unwrap();
+        let (tell, told) = mpsc::channel();
+        let asks = Arc::clone(&keeper);
+        std::thread::spawn(move || tell.send(asks.generation()));
+        assert_eq!(told.recv_timeout(LIMIT), Ok(Generation(1)), "as it is durable");
+        drop(held);
+        changes.join().unwrap().unwrap();
+        assert_eq!(keeper.generation(), Generation(2));
     }
 }

@@ -8,6 +8,8 @@
 //! A heartbeat that is late looks like a clock that was set back: a side that was stopped finds many of them at once. Only a clock stays
 //! where it is, so that is waited for; until then, and whenever it cannot be told which of the two it was, the copy is called older and
 //! never younger than it is.
+//!
+//! All of these times come from outside: none of them is too large or too small to be counted with (invariant 10).
 
 use std::time::Duration;
 
@@ -59,7 +61,8 @@ impl AsOf {
         let before = self.ahead_ms.unwrap_or(ahead);
         let set_by = ahead.saturating_sub(before);
         if set_by < -STEP_MS {
-            let since = self.late.filter(|(late, _)| (ahead - late).abs() <= STEP_MS).map_or(now, |(_, since)| since);
+            let since = self.late.filter(|(late, _)| ahead.abs_diff(*late) <= STEP_MS.unsigned_abs());
+            let since = since.map_or(now, |(_, since)| since);
             if now.saturating_sub(since) < LATE_MAX {
                 self.late = Some((ahead, since));
             } else {
@@ -72,7 +75,7 @@ impl AsOf {
             if set_by > STEP_MS && !first {
                 self.clock_was_set(set_by);
             }
-            self.ahead_ms = Some(if set_by < 0 { before + set_by / LATER_SHARE } else { ahead });
+            self.ahead_ms = Some(if set_by < 0 { before.saturating_add(set_by / LATER_SHARE) } else { ahead });
             self.late = None;
         }
         self.newest_ms = Some(as_of_ms);
@@ -93,7 +96,7 @@ impl AsOf {
     /// All writes up to this number are permitted, by a marker of this time.
     pub fn reached(&mut self, permitted: u64, marker_time_ns: i64) {
         let marker_ms = marker_time_ns / 1_000_000;
-        if self.newest_ms.is_none_or(|newest| marker_ms <= newest + MARKER_AHEAD_MS) {
+        if self.newest_ms.is_none_or(|newest| marker_ms <= newest.saturating_add(MARKER_AHEAD_MS)) {
             self.good_ms = self.good_ms.max(marker_ms);
         }
         if let Some((as_of_ms, _)) = self.waiting.take_if(|(_, captured)| *captured <= permitted) {
@@ -207,6 +210,22 @@ mod tests {
         let mut as_of = lagging();
         as_of.heartbeat(true, BEGIN_MS + HOUR_MS, 100, 10, at(2_000));
         assert_eq!(age_ms(&as_of, 2_000), 3_600_000);
+    }
+
+    /// Invariant 10: whatever a heartbeat or a marker says of the time.
+    #[test]
+    fn no_time_is_too_large_or_too_small() {
+        const TIMES: [i64; 5] = [i64::MIN, i64::MIN + 1, 0, BEGIN_MS, i64::MAX];
+        for (first, second) in TIMES.iter().flat_map(|first| TIMES.iter().map(move |second| (*first, *second))) {
+            let mut as_of = AsOf::of_marker(second);
+            for (heartbeat, said) in (0..).zip([first, second, BEGIN_MS, second, first, first]) {
+                let now = at(1_000 * heartbeat);
+                as_of.heartbeat(heartbeat == 0, said, 10, 10, now);
+                as_of.reached(10, first);
+                as_of.reached(20, second);
+                let _ = (as_of.good_ms(), as_of.age(now, ELSEWHERE));
+            }
+        }
     }
 
     #[test]

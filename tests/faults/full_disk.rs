@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidemark_common::api::types::{PairState, Role};
+use tidemark_common::api::types::{ComparisonState, PairState, Role};
 use tidemark_tests::appliance::{Appliance, Options};
 use tidemark_tests::cluster::Cluster;
 use tidemark_tests::history::History;
@@ -14,7 +14,7 @@ use tidemark_tests::noise::write_noise;
 use tidemark_tests::oracle::{Bounds, assert_legal};
 use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
 use tidemark_tests::small_disk::SmallDisk;
-use tidemark_tests::wait::wait_until;
+use tidemark_tests::wait::{check, wait_until};
 use tidemark_tests::workload::{Load, Profile, Target, prefill};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -290,4 +290,50 @@ fn a_group_that_the_catalogue_cannot_take_is_none_and_leaves_nothing_behind() {
     east.start();
     east.ok(&["group", "create", GROUP, "--volume", "a"]);
     assert_eq!(east.open("a").read(0, 4096).expect("read"), [1; 4096]);
+}
+
+/// The catalogue of an appliance that does not run moves to a disk of its own.
+fn move_catalogue(appliance: &Appliance, bytes: u64) -> SmallDisk {
+    let (catalog, aside) = (appliance.directory().join("catalog"), appliance.directory().join("catalog-before"));
+    std::fs::rename(&catalog, &aside).expect("move it aside");
+    let disk = SmallDisk::mount(&catalog, bytes);
+    for file in std::fs::read_dir(&aside).expect("its files").flatten() {
+        std::fs::copy(file.path(), catalog.join(file.file_name())).expect("copy it");
+    }
+    disk
+}
+
+/// Nothing runs any more, and that is what is said; it goes on when it is asked to.
+#[test]
+fn a_comparison_whose_record_cannot_be_written_stands_and_says_why() {
+    let mut pair = Pair::paired(&Setup::one_volume("v", 256 * MIB, 336));
+    pair.east.stop();
+    let small = move_catalogue(&pair.east, 4 * MIB);
+    pair.east.start();
+    pair.wait_paired();
+    let ballast = std::thread::scope(|scope| {
+        scope.spawn(|| drop(pair.east.cli_within(LIMIT * 4, &["verify", GROUP, "--to", "west", "--rate", "4MiB"])));
+        let comparison = || pair.east.pair(GROUP).comparison;
+        wait_until("the comparison to begin", LIMIT, || {
+            let found = comparison();
+            check(found.as_ref().is_some_and(|found| found.done_bytes > 0), || format!("{found:?}"))
+        });
+        let ballast = fill_catalogue(&small, &pair.east);
+        wait_until("the comparison to stand", LIMIT, || {
+            let found = comparison();
+            let stands = found.as_ref().is_some_and(|found| {
+                found.state == ComparisonState::Stands
+                    && found.reason.as_ref().is_some_and(|reason| reason.contains("space"))
+            });
+            check(stands, || format!("{found:?}"))
+        });
+        ballast
+    });
+    std::fs::remove_file(ballast).expect("make space");
+    small.resize(64 * MIB);
+    wait_until("the comparison to go on and to end", LIMIT, || {
+        let words = ["verify", GROUP, "--to", "west", "--resume", "--rate", "1GiB"];
+        let outcome = pair.east.cli_within(LIMIT, &words);
+        check(outcome.code == 0, || outcome.stderr)
+    });
 }

@@ -133,6 +133,9 @@ impl Appliance {
         };
         if let Some(known) = self.comparisons.known.lock().get_mut(&job.of) {
             known.job = None;
+            if let (Err(error), false) = (&ended, self.comparisons.stop.is_cancelled()) {
+                stands_unrecorded(&mut known.record, &error.message);
+            }
         }
         job.ended.send_replace(Some(ended));
     }
@@ -142,10 +145,7 @@ impl Appliance {
         let (group, of) = (&job.group, &job.of);
         let how = job.broken.lock().clone();
         let kept = match &how {
-            Some(Broken::Forget(_)) => {
-                self.comparisons.known.lock().remove(of);
-                tokio::task::block_in_place(|| self.catalog.delete_verify(of.0, &of.1)).map_err(failed)
-            }
+            Some(Broken::Forget(_)) => self.forget_record(of),
             Some(Broken::Stands(why)) => self.stands(of, why),
             None => Ok(()),
         };
@@ -291,6 +291,15 @@ impl Appliance {
     }
 }
 
+/// Nothing runs any more, and its record says so but for a catalogue that could not be written: it is told all the same. After a start it
+/// goes on by itself then, where the catalogue has it.
+fn stands_unrecorded(record: &mut VerifyRecord, why: &str) {
+    if record.state == VerifyStateRecord::Runs {
+        record.state = VerifyStateRecord::Stands;
+        record.reason = Some(why.to_owned());
+    }
+}
+
 fn goes_on(job: &Job) -> String {
     format!("`tidemark verify {} --to {} --resume` waits for its report", job.group, job.of.1)
 }
@@ -351,5 +360,45 @@ impl Kept<'_> {
         self.kept = now;
         self.different_bytes = found.different.bytes();
         self.appliance.keep_comparison(self.of, self.record.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(state: VerifyStateRecord) -> VerifyRecord {
+        VerifyRecord {
+            state,
+            reason: None,
+            began_ns: 0,
+            generation: 1,
+            volumes: vec![(1, 1 << 20)],
+            repair: false,
+            rate: None,
+            cursor: (0, 0),
+            left: Vec::new(),
+            different: Vec::new(),
+            markers: (0, 0),
+            differed: None,
+            mends: None,
+            resumed: 0,
+            resumed_at_bytes: 0,
+            took_ms: 0,
+        }
+    }
+
+    #[test]
+    fn a_comparison_that_nothing_runs_is_not_said_to_run_though_that_could_not_be_recorded() {
+        let mut runs = record(VerifyStateRecord::Runs);
+        stands_unrecorded(&mut runs, "no space is left for the catalogue");
+        assert_eq!(runs.state, VerifyStateRecord::Stands);
+        assert_eq!(runs.reason.as_deref(), Some("no space is left for the catalogue"));
+        // What it came to counts.
+        for state in [VerifyStateRecord::Stands, VerifyStateRecord::Ended] {
+            let mut known = record(state);
+            stands_unrecorded(&mut known, "no space is left for the catalogue");
+            assert_eq!(known, record(state));
+        }
     }
 }

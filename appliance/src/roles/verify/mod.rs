@@ -197,9 +197,14 @@ impl Appliance {
         if let Some(job) = self.comparisons.job(of) {
             job.end(Broken::Forget(why.into())).await;
         }
-        if self.comparisons.known.lock().remove(of).is_some() {
-            tokio::task::block_in_place(|| self.catalog.delete_verify(of.0, &of.1)).map_err(failed)?;
-        }
+        // Also when whoever ran it could not: who asks for it is told.
+        if self.comparisons.record(of).is_some() { self.forget_record(of) } else { Ok(()) }
+    }
+
+    /// In the catalogue first: what is still there would come back with the next start.
+    fn forget_record(&self, of: &Of) -> Result<(), ErrorBody> {
+        tokio::task::block_in_place(|| self.catalog.delete_verify(of.0, &of.1)).map_err(failed)?;
+        self.comparisons.known.lock().remove(of);
         Ok(())
     }
 
@@ -275,9 +280,14 @@ impl Appliance {
         };
         for (of, record) in known {
             let Some(why) = self.why_over(&of, &record) else { continue };
-            tracing::info!(peer = %of.1, why, "a comparison is over");
-            if let Err(error) = self.forget_comparison(&of, why).await {
-                tracing::error!(peer = %of.1, error = %error.message, "a comparison could not be removed from the catalogue");
+            let Err(error) = self.forget_comparison(&of, why).await else {
+                tracing::info!(peer = %of.1, why, "a comparison is over");
+                continue;
+            };
+            // It is tried again at the next look.
+            let line = format!("{} {why} {}", of.1, error.message);
+            if let Some(left_out) = self.repeats.news(&line, self.clock.monotonic()) {
+                tracing::error!(peer = %of.1, error = %error.message, left_out, "a comparison could not be removed from the catalogue");
             }
         }
     }

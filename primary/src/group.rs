@@ -391,12 +391,12 @@ impl Primary {
         number.map_or_else(|| markers.newest(), |number| markers.get(number)).as_ref().map(info)
     }
 
-    /// Puts a record of the group's volumes into the journal; resolves when it is durable.
+    /// Puts a record of the group's volumes into the journal, none smaller than pairs were told before; resolves when it is durable.
     ///
     /// # Errors
     /// What happened.
     pub async fn record_volumes(&self) -> Result<(), String> {
-        self.record(ControlRecord::Volumes { volumes: self.image.volumes.specs() }).await
+        self.record(ControlRecord::Volumes { volumes: self.image.volumes.announced_specs() }).await
     }
 
     /// Takes a volume into the running group: pairs copy it.

@@ -281,9 +281,9 @@ impl Intake {
         if permission.copy().is_some() || permission.permitted().is_none() {
             return Ok(());
         }
-        if let Some(volumes) = permission.received_volumes() {
-            self.provider.fit(volumes, &self.volumes).map_err(IntakeError::Volumes)?;
-        }
+        // They come with a copy; without one, in the record that a side which took over writes for one that returns.
+        let Some(volumes) = permission.received_volumes() else { return Ok(()) };
+        self.provider.fit(volumes, &self.volumes).map_err(IntakeError::Volumes)?;
         self.fitted = true;
         Ok(())
     }

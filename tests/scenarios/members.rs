@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidemark_common::api::types::{LostTail, PairState};
+use tidemark_common::api::types::{LostTail, PairState, RejoinReport};
 use tidemark_tests::impairment::Weather;
 use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
 use tidemark_tests::wait::{check, wait_until};
@@ -158,6 +158,36 @@ fn a_volume_that_only_the_old_primary_had_is_not_taken_for_one_of_the_new() {
     pair.east.restart();
     pair.west.open("x").write_all(0, &[3; 4096]).expect("write");
     assert_east_has(&pair, &["v", "x"]);
+}
+
+/// Nothing was written while they were apart, so nothing is copied: the old primary hears all the same which volumes there are, and how
+/// large they are.
+#[test]
+fn what_the_old_primary_alone_had_taken_in_or_grown_is_no_part_of_its_copy_though_nothing_is_copied() {
+    let pair = Pair::paired(&Setup::one_volume("v", MIB, 116));
+    written(&pair, "v", 3, MIB);
+    pair.settle();
+    pair.relay.cut();
+    pair.east.ok(&["volume", "create", "w", "--size", "1MiB"]);
+    pair.east.ok(&["group", "add", GROUP, "--volume", "w"]);
+    pair.east.ok(&["volume", "resize", "v", "--size", "2MiB"]);
+    let _ = pair.failover();
+    pair.relay.heal();
+    pair.east.wait_fenced(GROUP);
+    let returned: RejoinReport = pair.east.json(&["rejoin", GROUP]);
+    assert_eq!((returned.lost_writes, returned.whole), (0, false), "{returned:?}");
+    pair.wait_paired();
+    assert_eq!(pair.east.pair(GROUP).copy, None, "nothing is copied");
+    wait_until("the volumes to be those of the new primary", LIMIT, || {
+        let status = pair.east.status();
+        let find = |name: &str| status.volumes.iter().find(|volume| volume.name == name).expect("it stays");
+        let (v, w) = (find("v"), find("w"));
+        let same = v.size == MIB && w.group.is_none() && status.groups[0].volumes == ["v"];
+        check(same, || format!("{v:?} {w:?}"))
+    });
+    assert_eq!(pair.east.open("w").size(), MIB, "it is a volume in no group");
+    pair.west.ok(&["volume", "resize", "v", "--size", "2MiB"]);
+    assert_east_has(&pair, &["v"]);
 }
 
 /// What was written to it while it was in no group is in no journal, and what came later lies there under another index.

@@ -4,16 +4,21 @@
 //! They lie in the tail's folder beside the segments: a bitmap that says which, and for each volume a sparse file as large as the
 //! volume, with these regions and holes elsewhere. What the journal still has is newer, and goes over them. Beside each of these files lie
 //! the digests of what it holds (invariant 9): tails of before there were any are believed.
+//!
+//! And what is in neither: what volumes hold that left the group meanwhile.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tidemark_common::catalog::GroupVolume;
 use tidemark_common::differential::Bitmap;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::VolumeIndex;
+use tidemark_common::journal::Position;
 use tidemark_common::storage::{DiskFile, Open};
 use tidemark_common::verify::{RegionDigest, digest};
+use tidemark_common::wire::message::VolumeSpec;
 use tidemark_primary::differences::Differences;
 
 use super::appliance::{Appliance, Group};
@@ -132,6 +137,24 @@ impl Appliance {
     }
 }
 
+/// What a volume was given while it was in no group is in no journal, and what it was given when it had come again lies under another
+/// index: who took over has to send all of one that is a member there still. In come the journal's records of volumes, in their order, and
+/// where the histories parted: what the newest record before that names was there then, and may have left with the record behind it.
+pub(crate) fn mark_those_that_left(
+    dirty: &mut Bitmap,
+    records: &[(Position, Vec<VolumeSpec>)],
+    parted: Position,
+    members: &[GroupVolume],
+) {
+    let before = records.partition_point(|(at, _)| *at < parted);
+    for spec in records.iter().skip(before.saturating_sub(1)).flat_map(|(_, volumes)| volumes) {
+        let stayed = members.iter().any(|member| member.index == spec.index && member.name == spec.name);
+        if !stayed && spec.size > 0 {
+            dirty.mark(Extent { volume: VolumeIndex(spec.index), offset: 0, length: spec.size });
+        }
+    }
+}
+
 /// The regions of one volume, within its size.
 pub(crate) fn runs(regions: &Bitmap, volume: VolumeIndex, size: u64) -> impl Iterator<Item = Extent> + '_ {
     let mut at = 0;
@@ -163,4 +186,37 @@ fn copy(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Which of volumes 1 to 3 are copied whole, for members of now and records at these offsets; the histories parted at 100.
+    fn left(members: &[(u32, &str)], records: &[(u64, &[(u32, &str)])]) -> Vec<u32> {
+        let spec = |(index, name): &(u32, &str)| VolumeSpec { index: *index, name: (*name).into(), size: 1 << 20 };
+        let records: Vec<_> = records
+            .iter()
+            .map(|(offset, volumes)| {
+                (Position { segment: 1, offset: *offset }, volumes.iter().map(spec).collect::<Vec<_>>())
+            })
+            .collect();
+        let members: Vec<_> =
+            members.iter().map(|(index, name)| GroupVolume { index: *index, name: (*name).into() }).collect();
+        let mut dirty = Bitmap::default();
+        mark_those_that_left(&mut dirty, &records, Position { segment: 1, offset: 100 }, &members);
+        (1..4).filter(|index| dirty.is_marked(VolumeIndex(*index), 0)).collect()
+    }
+
+    #[test]
+    fn a_volume_that_left_is_copied_whole_wherever_the_marker_lies_between_its_records() {
+        let (both, one) = ([(1, "v"), (2, "w")], [(1, "v")]);
+        assert_eq!(left(&one, &[(120, &both), (130, &one)]), [2], "behind the marker");
+        assert_eq!(left(&one, &[(90, &both), (130, &one)]), [2], "its last record as a member lies before the marker");
+        assert_eq!(left(&one, &[(90, &both)]), [2], "the record behind it was never made");
+        assert_eq!(left(&[(1, "v"), (3, "w")], &[(90, &both), (130, &one)]), [2], "it came again");
+        assert!(left(&one, &[(80, &both), (90, &one)]).is_empty(), "both sides know");
+        assert!(left(&both, &[(80, &one), (90, &both)]).is_empty(), "nobody left");
+        assert!(left(&both, &[]).is_empty());
+    }
 }

@@ -21,7 +21,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidemark_common::api::types::{ErrorBody, Rejoin, RejoinReport};
-use tidemark_common::catalog::{Batch, CatalogError, GroupVolume, PartedRecord, RoleRecord, VolumeRecord};
+use tidemark_common::catalog::{Batch, CatalogError, PartedRecord, RoleRecord, VolumeRecord};
 use tidemark_common::differential::Bitmap;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::{Generation, GroupId, MarkerNumber, Seq, VolumeIndex};
@@ -29,13 +29,14 @@ use tidemark_common::journal;
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender};
 use tidemark_common::record::{Chain, ControlRecord};
 use tidemark_common::wire::handshake::{Versions, agree};
-use tidemark_common::wire::message::{DirtyRun, Message, Parted, Refusal, Refused, Return, VolumeSpec};
+use tidemark_common::wire::message::{DirtyRun, Message, Parted, Refusal, Refused, Return};
 use tidemark_primary::differences::written_since;
 use tidemark_primary::ship::Links;
 use tidemark_secondary::returned::{Returning, Tail, record_return};
 
 use super::appliance::{Appliance, Engine, Group, failed, refused};
 use super::lost::tail_name;
+use super::lost_regions::mark_those_that_left;
 use super::takers::told;
 
 /// Runs of one message: far less than a message may have.
@@ -273,7 +274,9 @@ impl Appliance {
         let opened =
             journal::open(disk, &self.journal_folder(id), id, options, None, &mut |at, _, record| match record {
                 Some(ControlRecord::Marker(marker)) => newest = Some(marker.clone()),
-                Some(ControlRecord::Volumes { volumes }) => members.push((at, volumes.clone())),
+                Some(ControlRecord::Volumes { volumes } | ControlRecord::CopyBegin { volumes, .. }) => {
+                    members.push((at, volumes.clone()));
+                }
                 _ => {}
             });
         let writer = opened.map_err(|error| error.to_string())?.writer;
@@ -294,8 +297,7 @@ impl Appliance {
         }
         let unread = || (Bitmap::default(), writer.tip().seq.0.saturating_sub(parted.seq).max(1), 0);
         let (mut dirty, writes, bytes) = written.unwrap_or_else(unread);
-        let since = members.into_iter().filter(|(at, _)| *at >= from).flat_map(|(_, volumes)| volumes);
-        mark_those_that_left(&mut dirty, since, &group.keeper.get().volumes);
+        mark_those_that_left(&mut dirty, &members, from, &group.keeper.get().volumes);
         let marker = self.catalog.marker(id, MarkerNumber(parted.marker)).map_err(|error| error.to_string())?;
         // Without the marker's record the image cannot be named: then it is not kept either.
         let cut = found.map(|reader| reader.position()).filter(|_| marker.is_some());
@@ -405,17 +407,6 @@ impl Appliance {
             pair: self.pair_with(&primary),
         };
         record_return(&group.keeper, batch, returning, tail)
-    }
-}
-
-/// What a volume was given while it was in no group is in no journal, and what it was given when it had come again lies under another
-/// index: who took over has to send all of one that is a member there still.
-fn mark_those_that_left(dirty: &mut Bitmap, since: impl Iterator<Item = VolumeSpec>, members: &[GroupVolume]) {
-    for spec in since {
-        let stayed = members.iter().any(|member| member.index == spec.index && member.name == spec.name);
-        if !stayed && spec.size > 0 {
-            dirty.mark(Extent { volume: VolumeIndex(spec.index), offset: 0, length: spec.size });
-        }
     }
 }
 

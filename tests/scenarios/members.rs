@@ -48,6 +48,32 @@ fn a_failover_while_a_volume_joins_serves_the_image_without_it() {
     assert!(image == pair.east.open("v").read_all().expect("read"), "and the others are");
 }
 
+/// Its file cannot be taken away: that is told, and the image is served.
+#[test]
+fn a_volume_that_had_only_begun_to_come_keeps_nobody_from_a_failover() {
+    let mut pair = Pair::paired(&Setup::one_volume("v", 4 * MIB, 117));
+    written(&pair, "v", 1, 4 * MIB);
+    pair.settle();
+    pair.east.ok(&["volume", "create", "w", "--size", "64MiB"]);
+    written(&pair, "w", 2, 64 * MIB);
+    pair.relay.set(Weather { bytes_per_second: Some(4_000_000), ..Weather::default() });
+    pair.east.ok(&["group", "add", GROUP, "--volume", "w"]);
+    pair.west.wait_pair(GROUP, "part of the new volume", COPY_LIMIT, |pair| {
+        pair.copy.is_some_and(|copy| copy.done_bytes > 4 * MIB)
+    });
+    let begun = pair.west.status().volumes.into_iter().find(|volume| volume.name == "w").expect("it has begun");
+    std::fs::remove_file(begun.backing).expect("take its file away");
+    pair.relay.cut();
+
+    let report = pair.failover();
+    assert_eq!(report.exports, ["v"]);
+    assert!(pair.west.log_text().contains("could not be discarded"), "and it is told");
+    pair.west.restart();
+    assert_eq!(pair.west.group(GROUP).volumes, ["v"]);
+    let image = pair.west.open("v").read_all().expect("read");
+    assert!(image == pair.east.open("v").read_all().expect("read"), "what the marker has");
+}
+
 #[test]
 fn a_volume_taken_out_after_the_marker_still_belongs_to_its_image() {
     let volumes = vec![("v", MIB.to_string()), ("w", MIB.to_string())];

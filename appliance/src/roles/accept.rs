@@ -528,22 +528,28 @@ impl Appliance {
     }
 
     /// Volumes that had only begun to come hold nothing of the image taken over: they go. One that holds something was not made
-    /// for this alone, and stays as a volume in no group.
-    pub(crate) fn discard_strays(&self, group: &str, members: &[GroupVolume]) -> Result<(), ErrorBody> {
+    /// for this alone, and stays as a volume in no group. What becomes of them keeps nobody from serving the image: one that cannot be
+    /// looked at or removed stays closed, and the next start opens it as a volume in no group.
+    pub(crate) fn discard_strays(&self, group: &str, members: &[GroupVolume]) {
         for name in self.strays(group, members) {
-            let volume = self.volume(&name)?;
-            let data =
-                volume.file.file.next_data(0).map_err(|error| failed(format!("look into volume '{name}': {error}")))?;
-            if data.is_some() || self.is_member_of(group, &name) {
-                tracing::warn!(group, volume = %name, "a volume is not in the image: it stays here as a volume in no group");
-                self.set_free(&name)?;
-                self.settle_closed_door(&name);
-            } else {
-                tracing::warn!(group, volume = %name, "the copy of a volume that had only begun is discarded: it is not in the image");
-                self.discard_copy_volume(&name)?;
+            if let Err(error) = self.discard_stray(group, &name) {
+                tracing::error!(group, volume = %name, error = %error.message, "a volume that is not in the image could not be discarded: it is not served");
             }
         }
-        Ok(())
+    }
+
+    fn discard_stray(&self, group: &str, name: &str) -> Result<(), ErrorBody> {
+        let volume = self.volume(name)?;
+        let data =
+            volume.file.file.next_data(0).map_err(|error| failed(format!("look into volume '{name}': {error}")))?;
+        if data.is_some() || self.is_member_of(group, name) {
+            tracing::warn!(group, volume = %name, "a volume is not in the image: it stays here as a volume in no group");
+            self.set_free(name)?;
+            self.settle_closed_door(name);
+            return Ok(());
+        }
+        tracing::warn!(group, volume = %name, "the copy of a volume that had only begun is discarded: it is not in the image");
+        self.discard_copy_volume(name)
     }
 
     fn is_member_of(&self, group: &str, name: &str) -> bool {
@@ -552,18 +558,18 @@ impl Appliance {
     }
 
     fn discard_copy_volume(&self, name: &str) -> Result<(), ErrorBody> {
-        if !self.volume(name)?.owned {
+        let made = self.volume(name)?;
+        if !made.owned {
             // Somebody else's file: it was offered.
             self.set_free(name)?;
             self.settle_closed_door(name);
             return Ok(());
         }
-        if let Some(made) = self.volumes.write().remove(name) {
-            self.catalog.delete_volume(name).map_err(failed)?;
-            let path = std::path::Path::new(&made.backing);
-            self.disk.remove(path).map_err(|error| failed(format!("remove {}: {error}", path.display())))?;
-        }
-        Ok(())
+        // In this order: what cannot be forgotten stays known.
+        self.catalog.delete_volume(name).map_err(failed)?;
+        self.volumes.write().remove(name);
+        let path = std::path::Path::new(&made.backing);
+        self.disk.remove(path).map_err(|error| failed(format!("remove {}: {error}", path.display())))
     }
 
     fn make_copy_volume(&self, group: &str, spec: &VolumeSpec) -> Result<Arc<super::appliance::Volume>, ErrorBody> {

@@ -153,7 +153,7 @@ impl Appliance {
         let cut = takeover::cut_behind(permitted, secondary.journal(), keeper);
         let (parted, writer) = cut.map_err(|error| text(&error))?;
         let volumes = secondary.volumes();
-        self.discard_strays(&keeper.name(), &volumes).map_err(|error| error.message)?;
+        self.discard_strays(&keeper.name(), &volumes);
         let recorded = takeover::record_role(permitted, parted, volumes, self.now_ns(), keeper);
         let generation = recorded.map_err(|error| text(&error))?;
         let taken = Taken {

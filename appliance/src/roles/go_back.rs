@@ -81,7 +81,7 @@ impl Appliance {
         let before = was_before(keeper).ok_or("it is not known any more what that was")?;
         // Nothing is given up for a journal that is not there.
         self.check_tail(id, &before)?;
-        self.discard_strays(&keeper.name(), &before.volumes).map_err(|error| error.message)?;
+        self.discard_strays(&keeper.name(), &before.volumes);
         let generation = record_as_before(keeper, &before, self.now_ns()).map_err(|error| error.to_string())?;
         Ok((generation, before))
     }

@@ -9,7 +9,7 @@ use tidemark_common::api::types::{
 };
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::image::{self, Image};
-use tidemark_tests::noise::write_noise;
+use tidemark_tests::noise::{noise, write_noise};
 use tidemark_tests::oracle::{Bounds, assert_legal};
 use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
 use tidemark_tests::wait::{check, wait_until};
@@ -213,6 +213,28 @@ fn a_target_of_a_later_split_is_made_equal_after_a_failover_to_an_older_marker()
     wait_shown(&pair, LocalPairState::Pair);
     pair.west.ok(&["local-pair", "split", "t"]);
     assert!(all(&pair, "t") == all(&pair, "v"), "the target is not its source");
+}
+
+/// There is no place for what came after the marker: the copy goes on at once, and can be taken over.
+#[test]
+fn a_failover_to_an_older_marker_that_cannot_keep_what_came_after_it_changes_nothing() {
+    let pair = Pair::paired(&Setup::one_volume("v", MIB, 907));
+    keep(&pair, "1h");
+    write_noise(&pair.east, "v", 0, MIB, 1);
+    let older = pair.settle().to_string();
+    write_noise(&pair.east, "v", 0, MIB, 2);
+    pair.settle();
+    let lost = pair.west.directory().join("groups").join(pair.west.group(GROUP).id).join("lost");
+    std::fs::write(&lost, "in the way").expect("put something in the way");
+    let refused = pair.west.refuses(&["failover", GROUP, "--force", "--at", &older]);
+    assert!(refused.contains("was not failed over") && refused.contains("lost"), "{refused}");
+    assert_eq!(pair.west.group(GROUP).role, Role::Secondary);
+    write_noise(&pair.east, "v", 0, MIB, 5);
+    pair.settle();
+    std::fs::remove_file(&lost).expect("take it away");
+    let report: FailoverReport = pair.west.json(&["failover", GROUP, "--force", "--at", &older]);
+    assert_eq!(report.marker.number.to_string(), older, "{report:?}");
+    assert!(pair.west.open("v").read_all().expect("read") == noise(1, MIB), "the image of that marker");
 }
 
 /// Whenever a failover to an older marker dies, the copy is what it was, or that marker; it is asked for again and is there.

@@ -78,13 +78,25 @@ impl Appliance {
         let permitted = older.as_ref().map_or_else(|| newest, |(older, _)| older.clone());
         let tip_seq = secondary.state().durable_end().seq.0;
         let dropped_bytes = secondary.bytes_beyond(permitted.end);
+        let kept = if is_older {
+            tokio::task::block_in_place(|| self.leave_newer(&group, &permitted)).map(Some)
+        } else {
+            Ok(None)
+        };
+        drop(older);
+        let kept = match kept {
+            Ok(kept) => kept,
+            Err(reason) => {
+                // Nothing was cut.
+                self.run_as_copy(&group);
+                return Err(failed(format!("group '{name}' was not failed over: {reason}. It is the copy as before")));
+            }
+        };
         let taken = tokio::task::block_in_place(|| {
-            let kept = if is_older { self.leave_newer(&group, &permitted)? } else { None };
-            drop(older);
             self.discard_unfinished(&group);
-            self.take_over(&group, &permitted, &secondary).map(|taken| (taken, kept))
+            self.take_over(&group, &permitted, &secondary)
         });
-        let ((generation, primary), kept) = match taken {
+        let (generation, primary) = match taken {
             Ok(taken) => taken,
             Err(reason) => {
                 // The copy stands still: whatever was recorded until now decides what a restart makes of it.
@@ -129,16 +141,22 @@ impl Appliance {
 
     /// What lies behind an older marker is kept aside as a lost tail (invariant 8), and images of its moments end. Before the
     /// journal is cut: whatever stops this, the copy is as it was.
-    fn leave_newer(&self, group: &Group, permitted: &Permitted) -> Result<Option<PathBuf>, String> {
+    fn leave_newer(&self, group: &Group, permitted: &Permitted) -> Result<PathBuf, String> {
         let (id, marker) = (group.keeper.id(), permitted.marker.number);
         let name = tail_name(group.keeper.generation().0, marker);
-        let kept = self.keep_segments(id, &name, permitted.end.segment, true)?;
-        self.note_volumes(group, &kept)?;
-        let eras = self.eras(id).map_err(|error| error.message)?;
-        let ended = eras.end_after(permitted.end, &format!("a failover went back to marker {marker}, which is older"));
-        ended.map_err(|error| format!("end the images of later moments: {error}"))?;
-        self.finish_tail(&kept).map_err(|error| format!("keep {}: {error}", kept.display()))?;
-        Ok(Some(kept))
+        let kept = self.keep_segments(id, &name, permitted.end.segment, true).and_then(|folder| {
+            self.note_volumes(group, &folder)?;
+            let eras = self.eras(id).map_err(|error| error.message)?;
+            let why = format!("a failover went back to marker {marker}, which is older");
+            eras.end_after(permitted.end, &why).map_err(|error| format!("end the images of later moments: {error}"))?;
+            self.finish_tail(&folder).map_err(|error| format!("keep {}: {error}", folder.display()))?;
+            Ok(folder)
+        });
+        if kept.is_err() {
+            // Nothing of it is lost.
+            let _ = std::fs::remove_dir_all(self.lost_folder(id).join(&name));
+        }
+        kept
     }
 
     /// The stopped copy becomes a primary: its new generation, and what serves it.

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use tidemark_common::api::types::{LostTail, PairState, RejoinReport, Role};
+use tidemark_common::api::types::{FailoverReport, LostTail, PairState, RejoinReport, Role, SwitchoverReport};
+use tidemark_common::wire::message::{Message, Refusal, Return};
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::pair::{GROUP, Pair, Setup};
 use tidemark_tests::wait::{check, wait_until};
+
+use crate::peers::say;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -57,6 +60,40 @@ fn an_old_primary_that_does_not_run_is_fenced_too() {
     pair.east.start();
     assert_eq!(pair.east.group(GROUP).role, Role::Fenced, "it does not serve again");
     assert!(pair.east.try_open("a").is_err());
+}
+
+/// What a side has said as a copy says nothing of what it is asked when it is a copy again, at markers whose numbers were there before.
+#[test]
+fn a_switchover_is_not_refused_for_what_the_other_side_said_in_an_earlier_role() {
+    let pair = Pair::paired(&small(247));
+    pair.east.ok(&["group", "set", GROUP, "--history", "1h"]);
+    wait_until("west to keep a history", LIMIT, || {
+        let history = pair.west.group(GROUP).history;
+        check(history.as_ref().is_some_and(|history| history.oldest_marker.is_some()), || format!("{history:?}"))
+    });
+    pair.east.open("a").write(0, &[1; 4096]).expect("write");
+    let older = pair.settle();
+    for _ in 0..40 {
+        let _ = pair.cut();
+    }
+    let newest = pair.settle();
+    // As an old primary asks that does not know what became of its switchover.
+    let group = hex::decode(pair.east.group(GROUP).id).expect("hexadecimal").try_into().expect("16 bytes");
+    let asked = Message::Return(Return { version_min: 1, version_max: 1, group, generation: 1 });
+    let said = say(&pair.east, &pair.west, &asked);
+    let Message::Refused(refused) = &said else { panic!("it is the copy still: {said:?}") };
+    assert_eq!((refused.refusal, refused.generation), (Refusal::Conflict, 1), "{said:?}");
+
+    let report: FailoverReport = pair.west.json(&["failover", GROUP, "--force", "--at", &older.to_string()]);
+    assert_eq!(report.marker.number, older, "{report:?}");
+    pair.east.wait_fenced(GROUP);
+    let _: RejoinReport = pair.east.json(&["rejoin", GROUP]);
+    pair.wait_paired();
+    pair.west.ok(&["switchover", GROUP, "--to", "east", "--timeout", "30s"]);
+    pair.wait_paired();
+    let there: SwitchoverReport = pair.east.json(&["switchover", GROUP, "--to", "west", "--timeout", "30s"]);
+    assert!(there.marker < newest, "at a marker that was there before: {there:?}");
+    assert_eq!(pair.west.group(GROUP).role, Role::Primary);
 }
 
 #[test]

@@ -379,6 +379,8 @@ impl Appliance {
             }
         }
         group.met.store(0, Ordering::Release);
+        // Who was told so was of an older generation, and is refused for that; markers may go on from an older one.
+        group.denied.store(0, Ordering::Release);
         Ok(())
     }
 

@@ -1,14 +1,15 @@
 //! Two appliances that both believe they are primary, and what operators ask of a group that is not what they think.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tidemark_common::api::types::{FailoverReport, LostTail, PairState, RejoinReport, Role, SwitchoverReport};
-use tidemark_common::wire::message::{Message, Refusal, Return};
+use tidemark_common::wire::message::{Message, Refusal, Return, Verify};
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::pair::{GROUP, Pair, Setup};
 use tidemark_tests::wait::{check, wait_until};
 
-use crate::peers::say;
+use crate::peers::{endpoint, say};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -62,6 +63,41 @@ fn an_old_primary_that_does_not_run_is_fenced_too() {
     assert!(pair.east.try_open("a").is_err());
 }
 
+fn group_id(pair: &Pair) -> [u8; 16] {
+    hex::decode(pair.east.group(GROUP).id).expect("hexadecimal").try_into().expect("16 bytes")
+}
+
+/// A difference is never a false alarm: what hosts write to a side that has taken over is not compared with the old primary's.
+#[test]
+fn a_side_that_takes_over_tells_who_compares_nothing_more_of_its_image() {
+    let mut pair = Pair::paired(&small(248));
+    pair.settle();
+    let group = group_id(&pair);
+    pair.east.stop();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let endpoint = endpoint(&pair.east, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        let west = pair.west.id().parse().expect("an id");
+        let connection = endpoint.dial(pair.west.replication(), west).await.expect("dial");
+        let (control, mut answers) = connection.open_control().await.expect("a control stream");
+        let verify = Verify { version_min: 1, version_max: 1, group, generation: 1 };
+        control.send(&Message::Verify(verify)).await.expect("ask to compare");
+        let held = answers.recv().await;
+        assert!(matches!(held, Ok(Some(Message::Held { .. }))), "{held:?}");
+        let ask = Message::Ask { volume: 1, offset: 0, regions: 1 };
+        control.send(&ask).await.expect("ask");
+        let told = answers.recv().await;
+        assert!(matches!(told, Ok(Some(Message::Digests { .. }))), "{told:?}");
+
+        pair.west.ok(&["failover", GROUP, "--force"]);
+        pair.west.open("a").write(0, &[1; 4096]).expect("write");
+        // The conversation may be over before the question has left.
+        let _ = control.send(&ask).await;
+        let told = answers.recv().await;
+        assert!(!matches!(told, Ok(Some(Message::Digests { .. }))), "{told:?}");
+    });
+}
+
 /// What a side has said as a copy says nothing of what it is asked when it is a copy again, at markers whose numbers were there before.
 #[test]
 fn a_switchover_is_not_refused_for_what_the_other_side_said_in_an_earlier_role() {
@@ -78,7 +114,7 @@ fn a_switchover_is_not_refused_for_what_the_other_side_said_in_an_earlier_role()
     }
     let newest = pair.settle();
     // As an old primary asks that does not know what became of its switchover.
-    let group = hex::decode(pair.east.group(GROUP).id).expect("hexadecimal").try_into().expect("16 bytes");
+    let group = group_id(&pair);
     let asked = Message::Return(Return { version_min: 1, version_max: 1, group, generation: 1 });
     let said = say(&pair.east, &pair.west, &asked);
     let Message::Refused(refused) = &said else { panic!("it is the copy still: {said:?}") };

@@ -38,6 +38,10 @@ impl Appliance {
         let Some(mut looked) = self.look_for(connection, &secondary).await.map_err(refuse)? else { return Ok(()) };
         let mut reply = Message::Held { marker: looked.marker() };
         loop {
+            if secondary.state().is_stopping() {
+                // Who runs the group from now on writes the volumes: what was read may be neither of the marker nor of a copy.
+                return Ok(());
+            }
             control.send(&reply).await.map_err(|error| refuse(error.to_string()))?;
             let next = tokio::time::timeout(SILENCE, incoming.recv()).await;
             reply = match next {

@@ -370,7 +370,7 @@ impl Apply {
         // In this order: what is taken away is in the volumes, and the catalogue knows.
         let members = self.members_so_far();
         let result = self.record(&members).and_then(|()| self.journal.trim(applied).map_err(|error| error.to_string()));
-        self.state.markers.trim(self.journal.oldest());
+        self.state.trimmed(self.journal.oldest());
         self.untrimmed = result.is_err();
         result.map(drop)
     }

@@ -38,7 +38,7 @@ use crate::apply::Apply;
 use crate::damage::{counts, no_image_before};
 use crate::intake::{CopyVolumes, Intake, TRIES};
 use crate::permission::{OpenCopy, Permission, Permitted};
-use crate::points::Points;
+use crate::points::{Points, Recovered, sizes_at};
 use crate::receive::{self, ReceiveError};
 use crate::returned::{ALL_OF_IT, record_given_up, remove_old_journal, was_before};
 use crate::state::{Concern, CopyState};
@@ -212,7 +212,8 @@ impl Secondary {
         let history = parts.keeper.catalog().history(id)?;
         let floor = history.as_ref().map(HistoryRecord::place);
         let members = history.map_or_else(|| parts.keeper.get().volumes, |held| held.volumes);
-        let (mut points, markers) = (Points::new(members, received.as_ref()), Markers::default());
+        let sizes = sizes_at(&before, &records, &parts.volumes);
+        let (mut points, markers) = (Points::new(members, sizes, received.as_ref()), Markers::default());
         if let Some(image) = &image {
             markers.add(Position::default(), image.marker.clone());
         }
@@ -322,8 +323,7 @@ impl Secondary {
     }
 
     /// Opens the journal: the writer, and the control records that are not yet applied, with their places and ends.
-    #[expect(clippy::type_complexity, reason = "one caller")]
-    fn recover(parts: &SecondaryParts) -> Result<(Writer, Vec<(Position, ControlRecord, Position)>), StartError> {
+    fn recover(parts: &SecondaryParts) -> Result<(Writer, Vec<Recovered>), StartError> {
         let mut records = Vec::new();
         let mut visit = |at: Position, header: &FrameHeader, record: Option<&ControlRecord>| {
             records.extend(record.map(|record| (at, record.clone(), journal::end_of(at, header))));

@@ -84,7 +84,6 @@ impl Secondary {
         let permission = self.state().permission();
         let direct = permission.copy().is_some_and(|copy| copy.direct);
         let newest = permission.permitted().filter(|_| !direct).ok_or(PointError::NoCopy)?;
-        let volumes = permission.volumes().map_or_else(|| self.files().specs(), |volumes| volumes.to_vec());
         let applied = eras.applied_position().max(self.floor());
         // Older ones had other volumes.
         let (begins, _) = self.state().image_begins();
@@ -108,6 +107,9 @@ impl Secondary {
             let oldest = self.oldest_image(applied.max(begins), newest)?;
             return Err(PointError::NotHeld { asked, oldest: shown(&oldest), newest: shown(&newest.marker) });
         };
+        // As large as they were there, as far as that is known.
+        let volumes = self.state().volumes_at(end).or_else(|| permission.volumes().cloned());
+        let volumes = volumes.map_or_else(|| self.files().specs(), |volumes| volumes.to_vec());
         Ok((Permitted { marker: marker.clone(), end }, ImagePoint { marker, barrier: eras.hold(at), volumes }))
     }
 

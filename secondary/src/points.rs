@@ -1,12 +1,16 @@
-//! Which markers are moments of the image, and since when the image has the volumes it has. Pure: it is shown every control
-//! record after permission was.
+//! Which markers are moments of the image, since when the image has the volumes it has, and how large they were. Pure: it is shown every
+//! control record after permission was.
 //!
 //! A marker inside of a differential copy is none: what was not yet sent is missing there. Only the one that the copy ends at is.
+
+use std::sync::Arc;
 
 use tidemark_common::catalog::GroupVolume;
 use tidemark_common::journal::Position;
 use tidemark_common::markers::Markers;
 use tidemark_common::record::{ControlRecord, MarkerRecord};
+use tidemark_common::volumes::Volumes;
+use tidemark_common::wire::message::VolumeSpec;
 
 use crate::permission::{Permission, Permitted};
 
@@ -17,14 +21,17 @@ pub struct Points {
     staged: Option<(Position, MarkerRecord)>,
     members: Vec<GroupVolume>,
     begins: Position,
+    /// The image's volumes with their sizes, from these places on. What they were before the first is not known.
+    sizes: Vec<(Position, Arc<[VolumeSpec]>)>,
 }
 
 impl Points {
-    /// With what is known of the time before: the image's volumes, and the newest marker received.
+    /// With what is known of the time before: the image's volumes, how large they were, and the newest marker received.
     #[must_use]
-    pub fn new(members: Vec<GroupVolume>, received: Option<&Permitted>) -> Self {
+    pub fn new(members: Vec<GroupVolume>, sizes: Option<Arc<[VolumeSpec]>>, received: Option<&Permitted>) -> Self {
         let staged = received.map(|received| (received.end, received.marker.clone()));
-        Self { staged, members, begins: Position::default() }
+        let sizes = sizes.map(|sizes| (Position::default(), sizes)).into_iter().collect();
+        Self { staged, members, begins: Position::default(), sizes }
     }
 
     /// A control record is durable, and permission knows of it.
@@ -50,6 +57,23 @@ impl Points {
             self.members = GroupVolume::members(volumes);
             self.begins = permitted.end;
         }
+        let known = self.sizes.last().is_some_and(|(_, sizes)| Arc::ptr_eq(sizes, volumes) || sizes == volumes);
+        if !known {
+            self.sizes.push((permitted.end, Arc::clone(volumes)));
+        }
+    }
+
+    /// The image's volumes as they were at a marker that ends at a place; `None`: it is not known how large they were.
+    #[must_use]
+    pub fn volumes_at(&self, end: Position) -> Option<&Arc<[VolumeSpec]>> {
+        let known = self.sizes.partition_point(|(from, _)| *from <= end);
+        known.checked_sub(1).and_then(|newest| self.sizes.get(newest)).map(|(_, volumes)| volumes)
+    }
+
+    /// Forgets how large volumes were before a place, where the journal begins.
+    pub fn trim(&mut self, oldest: Position) {
+        let passed = self.sizes.partition_point(|(from, _)| *from <= oldest).saturating_sub(1);
+        self.sizes.drain(..passed);
     }
 
     /// The volumes of the image.
@@ -65,10 +89,27 @@ impl Points {
     }
 }
 
+/// A control record of the journal: where it begins, and where the journal goes on behind it.
+pub(crate) type Recovered = (Position, ControlRecord, Position);
+
+/// How large the volumes were at the place up to which everything is applied: as the newest record before it says; or as they are now, when
+/// none has come since. `None`: they may have grown since, and how large they were is in no journal any more.
+pub(crate) fn sizes_at(before: &[Recovered], since: &[Recovered], now: &Volumes) -> Option<Arc<[VolumeSpec]>> {
+    let volumes = |(_, record, _): &Recovered| -> Option<Arc<[VolumeSpec]>> {
+        match record {
+            ControlRecord::Volumes { volumes } | ControlRecord::CopyBegin { volumes, .. } => {
+                Some(volumes.as_slice().into())
+            }
+            _ => None,
+        }
+    };
+    let known = before.iter().rev().find_map(volumes);
+    let have_changed = || since.iter().any(|record| volumes(record).is_some());
+    known.or_else(|| (!have_changed()).then(|| now.specs().into()))
+}
+
 #[cfg(test)]
 mod tests {
-    use tidemark_common::wire::message::VolumeSpec;
-
     use super::*;
     use crate::permission::tests::{at, marker};
 
@@ -108,5 +149,24 @@ mod tests {
         let (_, points) =
             shown(&[of(&["a"]), marker(1), of(&["a", "b"]), marker(2), marker(3), of(&["a", "b"]), marker(4)]);
         assert_eq!((points.begins(), points.members().len()), (at(400), 2), "at the marker that counts it");
+    }
+
+    #[test]
+    fn a_volume_is_as_large_at_a_marker_as_it_was_there() {
+        let of = |size| vec![VolumeSpec { index: 1, name: "a".into(), size }];
+        let record = |size| ControlRecord::Volumes { volumes: of(size) };
+        let (mut permission, markers) = (Permission::default(), Markers::default());
+        let mut points = Points::new(Vec::new(), Some(of(512).into()), None);
+        let records = [marker(1), record(1024), marker(2), record(1024), marker(3), record(4096), marker(4)];
+        for (record, offset) in records.iter().zip((1..).map(|n| n * 100)) {
+            permission.durable(record, at(offset));
+            points.durable(record, at(offset), &permission, &markers);
+        }
+        let sizes =
+            |points: &Points| [100, 300, 500, 700].map(|end| points.volumes_at(at(end)).map(|volumes| volumes[0].size));
+        assert_eq!(sizes(&points), [512, 1024, 1024, 4096].map(Some));
+        points.trim(at(500));
+        assert_eq!(sizes(&points), [None, Some(1024), Some(1024), Some(4096)]);
+        assert_eq!(sizes(&shown(&records).1), [None, Some(1024), Some(1024), Some(4096)], "nothing is known of before");
     }
 }

@@ -12,7 +12,7 @@ use tidemark_common::journal::{DurableEnd, Journal, Position};
 use tidemark_common::markers::Markers;
 use tidemark_common::record::ControlRecord;
 use tidemark_common::updater::AppliedPosition;
-use tidemark_common::wire::message::{Message, Position as Remote};
+use tidemark_common::wire::message::{Message, Position as Remote, VolumeSpec};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -142,6 +142,18 @@ impl CopyState {
     pub fn image_begins(&self) -> (Position, Vec<GroupVolume>) {
         let inner = self.inner.lock();
         (inner.points.begins(), inner.points.members().to_vec())
+    }
+
+    /// The image's volumes as they were at a marker that ends at a place; `None`: it is not known how large they were.
+    #[must_use]
+    pub fn volumes_at(&self, end: Position) -> Option<Arc<[VolumeSpec]>> {
+        self.inner.lock().points.volumes_at(end).cloned()
+    }
+
+    /// The journal begins here: of what was before, nobody asks any more.
+    pub fn trimmed(&self, oldest: Position) {
+        self.markers.trim(oldest);
+        self.inner.lock().points.trim(oldest);
     }
 
     /// The history as it is.

@@ -215,6 +215,28 @@ fn a_target_of_a_later_split_is_made_equal_after_a_failover_to_an_older_marker()
     assert!(all(&pair, "t") == all(&pair, "v"), "the target is not its source");
 }
 
+#[test]
+fn a_clone_of_a_marker_from_before_a_volume_grew_is_as_large_as_the_volume_was() {
+    let mut pair = Pair::paired(&Setup::one_volume("v", MIB, 910));
+    keep(&pair, "1h");
+    write_noise(&pair.east, "v", 0, MIB, 1);
+    let older = pair.settle();
+    pair.east.ok(&["volume", "resize", "v", "--size", "2MiB"]);
+    write_noise(&pair.east, "v", MIB, MIB, 5);
+    let newer = pair.settle();
+    let assert_sizes = |pair: &Pair, round: &str| {
+        for (marker, bytes) in [(older, MIB), (newer, 2 * MIB)] {
+            let name = format!("{round}-{marker}");
+            pair.west.ok(&["clone", "create", &name, "--of", GROUP, "--at", &marker.to_string()]);
+            assert_eq!(pair.west.open(&format!("{name}/v")).size(), bytes, "at marker {marker}, {round}");
+        }
+    };
+    assert_sizes(&pair, "running");
+    pair.west.kill9();
+    pair.west.start();
+    assert_sizes(&pair, "started");
+}
+
 /// There is no place for what came after the marker: the copy goes on at once, and can be taken over.
 #[test]
 fn a_failover_to_an_older_marker_that_cannot_keep_what_came_after_it_changes_nothing() {

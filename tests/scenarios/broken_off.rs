@@ -1,6 +1,7 @@
 //! A copy that an operator suspends or deletes in the middle: nothing half-made is served or stays behind, and it ends when it
 //! is asked for again.
 
+use std::path::Path;
 use std::time::Duration;
 
 use tidemark_common::api::types::{PairState, RejoinReport};
@@ -108,6 +109,43 @@ fn a_first_copy_that_is_given_up_on_both_sides_in_the_middle_leaves_nothing() {
     wait_in_the_middle(&pair, PairState::InitialCopy);
     fast(&pair);
     assert_cleaned_up(&pair);
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("make the folder");
+    for file in std::fs::read_dir(from).expect("its files").flatten() {
+        std::fs::copy(file.path(), to.join(file.file_name())).expect("copy it");
+    }
+}
+
+/// A kill in the middle of giving a copy up may leave its journal, and the markers in it permit what is in none of the volumes made since.
+#[test]
+fn what_a_kill_has_left_of_a_copy_that_was_given_up_is_no_part_of_the_next() {
+    let mut pair = Pair::unpaired(&Setup::one_volume("v", SIZE, 144).journals("128MiB", "128MiB"));
+    write_noise(&pair.east, "v", 0, SIZE, 1);
+    pair.create();
+    pair.wait_paired();
+    pair.settle();
+    let journal = pair.west.directory().join("groups").join(pair.west.group(GROUP).id).join("journal");
+    let aside = pair.cluster.join("journal-of-west");
+    pair.west.stop();
+    copy_files(&journal, &aside);
+    pair.west.start();
+    pair.east.ok(&["pair", "delete", GROUP, "--to", "west"]);
+    pair.west.wait_pair(GROUP, "the link to be gone", LIMIT, |pair| !pair.connected);
+    pair.west.ok(&["pair", "delete", GROUP, "--to", "east"]);
+    pair.west.ok(&["volume", "delete", "v"]);
+    pair.west.kill9();
+    copy_files(&aside, &journal);
+    pair.west.start();
+    slow(&pair);
+    pair.create();
+    wait_in_the_middle(&pair, PairState::InitialCopy);
+    assert_eq!(pair.west.pair(GROUP).permitted_marker, 0, "there is no image yet");
+    let refused = pair.west.refuses(&["failover", GROUP, "--force"]);
+    assert!(refused.contains("no usable copy"), "{refused}");
+    fast(&pair);
+    pair.assert_same();
 }
 
 /// The journal was given up: all of the volume is being copied beside the old image, which is returned.

@@ -228,6 +228,13 @@ impl Appliance {
         if self.peer_by_id(&primary).is_none() {
             return Err(refuse(Refusal::Unready, format!("'{here}' has just removed this peer")));
         }
+        let id = GroupId(hello.group);
+        if self.group_by_id(id).is_some() {
+            return Err(refuse(
+                Refusal::Unready,
+                format!("group '{}' has just been made on '{here}'", hello.group_name),
+            ));
+        }
         if self.groups.read().contains_key(&hello.group_name) {
             let message = format!(
                 "'{here}' has another group '{0}' already: delete that one there (`tidemark group delete {0}`, or `tidemark pair \
@@ -236,12 +243,12 @@ impl Appliance {
             );
             return Err(refuse(Refusal::Conflict, message));
         }
-        let id = GroupId(hello.group);
         let is_there = |volume: &&VolumeSpec| self.volumes.read().contains_key(&volume.name);
         let is_offered = |volume: &VolumeSpec| self.is_offered(&volume.name, &hello.group_name, id);
         if let Some(taken) = hello.volumes.iter().filter(is_there).find(|volume| !is_offered(volume)) {
             return Err(refuse(Refusal::Conflict, self.taken(&taken.name, &hello.group_name)));
         }
+        tokio::task::block_in_place(|| self.remove_left_over(id)).map_err(|why| refuse(Refusal::Resources, why))?;
         let offered: Vec<OfferRecord> =
             hello.volumes.iter().filter_map(|volume| self.offers.get(&volume.name)).collect();
         let record = GroupRecord {

@@ -163,6 +163,24 @@ impl Appliance {
         journal.parent().unwrap_or(&journal).to_owned()
     }
 
+    /// A kill while a group was given up may leave its journal. Nothing in it is part of a copy that is made now: its markers would permit
+    /// what the volumes of that do not hold.
+    pub(crate) fn remove_left_over(&self, id: GroupId) -> Result<(), String> {
+        let journal = self.journal_folder(id);
+        if !journal.exists() {
+            return Ok(());
+        }
+        tracing::warn!(journal = %journal.display(), "what is left of a group that was given up is removed");
+        self.remove_group_files(id, &self.ring_path(id));
+        if journal.exists() {
+            return Err(format!(
+                "the journal of a group that was given up here cannot be removed: remove {}",
+                journal.display()
+            ));
+        }
+        Ok(())
+    }
+
     /// The journal and the write buffer of a group that is no more.
     pub(crate) fn remove_group_files(&self, id: GroupId, ring: &Path) {
         let folder = self.journal_folder(id);

@@ -130,6 +130,8 @@ pub struct Pair {
     pub(crate) moment: Moment,
     /// What was logged of connections that come and go.
     pub(crate) repeats: Repeats,
+    /// That of the group when it was started: of another, it records nothing.
+    generation: u64,
     /// Held while the state changes, so that the view is free while that is recorded.
     entering: Mutex<()>,
     pub(crate) metrics: GroupMetrics,
@@ -274,6 +276,7 @@ impl Pair {
         let wanted = if stands { Wanted::Suspended } else { Wanted::Run };
         // Whether it followed or lagged when the service ended is not recorded.
         let since = if state == PairState::CatchingUp { clock.wall() } else { from_unix_ns(record.since_ns) };
+        let generation = keeper.generation().0;
         let differences = Arc::new(Differences::open(Arc::clone(&keeper), record));
         let mut view = View::new(state, record.reason.clone(), since);
         // What the journal holds is a lower bound; the other side says more when it is reached.
@@ -303,6 +306,7 @@ impl Pair {
             unread: Mutex::default(),
             moment: Moment::default(),
             repeats: Repeats::default(),
+            generation,
             entering: Mutex::new(()),
             line: metrics.pair(&record.peer),
             metrics,
@@ -447,7 +451,12 @@ impl Pair {
         let now = self.clock.wall();
         // Following and lagging change by themselves; everything else is recorded first.
         let recorded = if state == PairState::Paired { PairState::CatchingUp } else { state };
-        self.keeper.update_pair(&self.peer, |pair| {
+        self.keeper.update(|group| {
+            // A conversation may outlive its engine: what it was told then says nothing of what an operator has made of the group.
+            if group.generation != self.generation {
+                return;
+            }
+            let Some(pair) = group.pairs.iter_mut().find(|pair| pair.peer == self.peer) else { return };
             if pair.state != recorded.into() {
                 pair.state = recorded.into();
                 pair.since_ns = unix_ns(now);

@@ -4,6 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tidemark_common::api::types::{FailoverReport, LostTail, PairState, RejoinReport, Role, SwitchoverReport};
+use tidemark_common::catalog::{Catalog, PairStateRecord, RoleRecord};
+use tidemark_common::clock::SystemClock;
 use tidemark_common::wire::message::{Message, Refusal, Return, Verify};
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::pair::{GROUP, Pair, Setup};
@@ -43,6 +45,29 @@ fn an_old_primary_that_is_called_by_the_new_one_is_fenced() {
     assert_eq!(pair.west.group(GROUP).role, Role::Primary);
     let told = pair.west.wait_pair(GROUP, "the reason to be shown", LIMIT, |pair| pair.state == PairState::Error);
     assert!(told.reason.as_ref().is_some_and(|reason| reason.contains("fenced")), "{told:?}");
+}
+
+/// As a kill leaves it that comes when the pair has heard who took over, and the group's role is not recorded yet: an operator's change may
+/// be waited for in between.
+#[test]
+fn an_old_primary_that_is_killed_while_it_is_being_fenced_serves_nothing_again() {
+    let mut pair = taken_over(249);
+    pair.east.kill9();
+    {
+        let catalog = Catalog::open(pair.east.directory(), &SystemClock::new()).expect("its catalogue");
+        let mut record = catalog.group(GROUP).expect("read it").expect("the group");
+        assert_eq!(record.role, RoleRecord::Primary);
+        record.pairs[0].state = PairStateRecord::Fenced;
+        catalog.put_group(&record).expect("write it");
+    }
+    pair.east.start();
+    assert_eq!(pair.east.group(GROUP).role, Role::Fenced);
+    assert!(pair.east.try_open("a").is_err(), "it serves nothing, before it has met the other side and after");
+    pair.relay.heal();
+    let returned: RejoinReport = pair.east.json(&["rejoin", GROUP]);
+    assert_eq!((returned.primary.as_str(), returned.generation), ("west", 2));
+    pair.wait_paired();
+    pair.assert_copied(&pair.west, &pair.east);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_common::api::types::{ErrorBody, GroupCreate, GroupSet, GroupStatus, PairStatus};
-use tidemark_common::catalog::{CopyRecord, GroupRecord, GroupVolume, PairRecord, RoleRecord};
+use tidemark_common::catalog::{CopyRecord, GroupRecord, GroupVolume, PairRecord, PairStateRecord, RoleRecord};
 use tidemark_common::ids::{Generation, GroupId, VolumeIndex, check_name};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::limits::{INDEX_RANGES_MAX, INTERVAL_MS};
@@ -27,6 +27,8 @@ impl Appliance {
     /// Starts the groups of the catalogue. One that cannot start says why and does not hold up the others.
     pub(crate) async fn start_groups(&self) -> Result<(), tidemark_common::catalog::CatalogError> {
         for record in self.catalog.groups()? {
+            // A pair may hear at once that it is fenced: who acts on that finds the group.
+            let _alone = self.changing.lock().await;
             let name = record.name.clone();
             let keeper = Arc::new(GroupKeeper::new(self.catalog.clone(), record));
             let engine = tokio::task::block_in_place(|| self.start_engine(&keeper));
@@ -60,12 +62,31 @@ impl Appliance {
     }
 
     fn start_engine(&self, keeper: &Arc<GroupKeeper>) -> Engine {
+        if let Some(by) = self.end_fence(keeper) {
+            return Engine::Fenced { by };
+        }
         let started = match keeper.get().role {
             RoleRecord::Primary => self.start_primary(keeper, None).map(Engine::Primary).map_err(Failure::from),
             RoleRecord::Secondary => self.start_secondary(keeper).map(Engine::Secondary),
             RoleRecord::Fenced { by_generation } => Ok(Engine::Fenced { by: Generation(by_generation) }),
         };
         started.unwrap_or_else(Engine::Failed)
+    }
+
+    /// A pair was refused by who has taken over, and a death came before that was recorded of the group, too (invariant 8): nothing is
+    /// served here again. With which generation, who took over says when it is asked; it is the next one at least.
+    fn end_fence(&self, keeper: &GroupKeeper) -> Option<Generation> {
+        let record = keeper.get();
+        let is_fenced = record.pairs.iter().any(|pair| pair.state == PairStateRecord::Fenced);
+        if record.role != RoleRecord::Primary || !is_fenced {
+            return None;
+        }
+        let (by, now_ns) = (Generation(record.generation).next(), self.now_ns());
+        tracing::error!(group = %record.name, %by, "fenced: another appliance had taken over when the service ended");
+        if let Err(error) = keeper.update(|record| record.fence(by.0, now_ns)) {
+            tracing::error!(group = %record.name, %error, "the fence could not be recorded: the next start finds it again");
+        }
+        Some(by)
     }
 
     fn group_volumes(&self, keeper: &GroupKeeper) -> Result<Arc<Volumes>, String> {

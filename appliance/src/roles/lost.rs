@@ -420,6 +420,13 @@ pub(crate) fn tail_name(generation: u64, after_marker: u64) -> String {
     format!("generation-{generation}-after-marker-{after_marker}")
 }
 
+/// The first segment of the old journal that a tail needs, for the place where the histories parted, if it is held, and the one up to which all
+/// is recorded as applied. That may lie further back, when the record of the rest failed: who goes back to what the tail holds goes on from
+/// there.
+pub(crate) fn first_segment(parted: Option<Position>, applied: Option<Position>) -> u64 {
+    parted.map_or(0, |parted| parted.min(applied.unwrap_or_default()).segment)
+}
+
 fn parse(name: &str) -> Option<(u64, u64)> {
     let (generation, marker) = name.strip_prefix("generation-")?.split_once("-after-marker-")?;
     Some((generation.parse().ok()?, marker.parse().ok()?))
@@ -433,6 +440,15 @@ mod tests {
     fn a_tail_is_named_by_where_it_begins() {
         assert_eq!(parse(&tail_name(3, 41)), Some((3, 41)));
         assert_eq!(parse("something else"), None);
+    }
+
+    #[test]
+    fn a_tail_reaches_back_to_what_is_not_recorded_as_applied() {
+        let at = |segment| Some(Position { segment, offset: 4096 });
+        assert_eq!(first_segment(at(7), at(9)), 7, "as always");
+        assert_eq!(first_segment(at(7), at(5)), 5, "the record of the rest failed");
+        assert_eq!(first_segment(at(7), None), 0);
+        assert_eq!(first_segment(None, at(9)), 0, "all of it");
     }
 
     #[test]

@@ -35,7 +35,7 @@ use tidemark_primary::ship::Links;
 use tidemark_secondary::returned::{Returning, Tail, record_return};
 
 use super::appliance::{Appliance, Engine, Group, failed, refused};
-use super::lost::tail_name;
+use super::lost::{first_segment, tail_name};
 use super::lost_regions::mark_those_that_left;
 use super::takers::told;
 
@@ -313,9 +313,10 @@ impl Appliance {
         if tail.writes == 0 && regions.is_empty() {
             return Ok(None);
         }
-        let name = tail_name(group.keeper.generation().0, parted.marker);
-        let first = tail.cut.map_or(0, |cut| cut.segment);
-        let kept = self.keep_segments(group.keeper.id(), &name, first, false).and_then(|folder| {
+        let (id, name) = (group.keeper.id(), tail_name(group.keeper.generation().0, parted.marker));
+        let applied = self.catalog.applied(id).map_err(|error| error.to_string())?;
+        let first = first_segment(tail.cut, applied.map(|applied| applied.place()));
+        let kept = self.keep_segments(id, &name, first, false).and_then(|folder| {
             self.note_volumes(group, &folder)?;
             if !regions.is_empty() {
                 self.keep_regions(group, &folder, regions)?;
@@ -324,7 +325,7 @@ impl Appliance {
         });
         if kept.is_err() {
             // Half of it is none, and takes the room that is missing.
-            let _ = std::fs::remove_dir_all(self.lost_folder(group.keeper.id()).join(&name));
+            let _ = std::fs::remove_dir_all(self.lost_folder(id).join(&name));
         }
         kept.map(Some)
     }

@@ -9,7 +9,8 @@ use tidemark_common::clock::SystemClock;
 use tidemark_common::wire::message::{Message, Refusal, Return, Verify};
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::pair::{GROUP, Pair, Setup};
-use tidemark_tests::wait::{check, wait_until};
+use tidemark_tests::prometheus::figures;
+use tidemark_tests::wait::{check, measure_for, wait_until};
 
 use crate::peers::{endpoint, say};
 
@@ -311,6 +312,38 @@ fn two_copies_that_were_both_taken_over_are_told_on_all_three_and_the_advice_end
             .wait_pair_with(GROUP, peer, "the copies of the one chosen", LIMIT, |pair| pair.state == PairState::Paired);
     }
     assert!(pair.west.group(GROUP).problem.is_none() && pair.east.group(GROUP).role == Role::Secondary);
+}
+
+/// Who took over is asked every ten seconds by one, and not by one for each time that somebody tried to return.
+#[test]
+fn a_fenced_side_asks_who_took_over_no_more_often_for_having_tried_to_return() {
+    let pair = Pair::paired(&small(250));
+    let north = pair.cluster.running("north");
+    for (one, other) in [(&pair.east, &north), (&north, &pair.east)] {
+        one.trust(other, Some(other.replication()));
+    }
+    pair.east.ok(&["pair", "create", GROUP, "--to", "north"]);
+    north.wait_pair(GROUP, "the second copy", LIMIT, |pair| pair.state == PairState::Paired);
+    pair.relay.cut();
+    let _ = pair.failover();
+    pair.east.open("a").write(0, &[1; 4096]).expect("a write that west never gets");
+    pair.relay.heal();
+    pair.east.wait_fenced(GROUP);
+    // It has nowhere to keep that.
+    let lost = pair.east.directory().join("groups").join(pair.east.group(GROUP).id).join("lost");
+    std::fs::write(&lost, "in the way").expect("put something in the way");
+    for _ in 0..8 {
+        let refused = pair.east.refuses(&["rejoin", GROUP]);
+        assert!(refused.contains("lost"), "{refused}");
+    }
+    let metrics = pair.west.status().addresses.metrics;
+    let asked = || figures(&metrics, "tidemark_peers_refused_total").iter().sum::<f64>();
+    let before = asked();
+    measure_for(Duration::from_secs(12));
+    let times = asked() - before;
+    assert!(times < 5.0, "asked {times} times in twelve seconds");
+    std::fs::remove_file(&lost).expect("take it away");
+    pair.east.ok(&["rejoin", GROUP]);
 }
 
 /// West took over from east, north from west, and north is out of reach: east knows of north's generation by asking west.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
@@ -89,6 +89,8 @@ pub(crate) struct Group {
     pub(crate) rival: Mutex<Option<Rival>>,
     /// Of a fenced group: who has taken over, and with which generation.
     pub(crate) takers: Mutex<Vec<(String, u64)>>,
+    /// Somebody asks for them, again and again.
+    pub(crate) looks_for_takers: AtomicBool,
     /// Since when it does not run, as far as anybody looked.
     pub(crate) failed_since: Mutex<Option<jiff::Timestamp>>,
 }
@@ -103,6 +105,7 @@ impl Group {
             denied: AtomicU64::new(0),
             rival: Mutex::default(),
             takers: Mutex::default(),
+            looks_for_takers: AtomicBool::new(false),
             failed_since: Mutex::default(),
         }
     }

@@ -3,6 +3,8 @@
 //! With several copies of a group, an operator may take over on more than one. These know nothing of each other; the old
 //! primary knows them all, and asks each whether it has taken over. Nothing is decided here: a person chooses.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidemark_common::api::types::ErrorBody;
@@ -85,24 +87,36 @@ impl Appliance {
         said
     }
 
-    /// A fenced primary that had several copies asks all of them, again and again, for as long as it is fenced.
+    /// A fenced primary that had several copies asks all of them, again and again, for as long as it is fenced. One asks, however often it
+    /// was fenced, or tried to return.
     pub(crate) fn look_for_takers(&self, name: &str) {
-        let Some(appliance) = self.this.upgrade() else { return };
+        let (Some(appliance), Ok(group)) = (self.this.upgrade(), self.group(name)) else { return };
+        if group.looks_for_takers.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let name = name.to_owned();
         self.runtime.spawn(async move {
-            while let Ok(group) = appliance.group(&name)
-                && matches!(&*group.engine.read(), Engine::Fenced { .. })
-                && group.keeper.get().pairs.len() > 1
-            {
+            while appliance.is_fenced_by_one_of_several(&name, &group) {
                 let takers = appliance.takers(&group).await;
                 if takers.len() > 1 && group.takers.lock().len() < 2 {
                     tracing::error!(group = %name, ?takers, "more than one copy was taken over");
                 }
                 *group.takers.lock() = takers;
-                drop(group);
                 tokio::time::sleep(ROUND).await;
             }
+            group.looks_for_takers.store(false, Ordering::Release);
+            // Fenced in between: who came then found somebody asking.
+            if appliance.is_fenced_by_one_of_several(&name, &group) {
+                appliance.look_for_takers(&name);
+            }
         });
+    }
+
+    /// Whether it is still there, fenced, and had several copies.
+    fn is_fenced_by_one_of_several(&self, name: &str, group: &Arc<Group>) -> bool {
+        self.group(name).is_ok_and(|known| Arc::ptr_eq(&known, group))
+            && matches!(&*group.engine.read(), Engine::Fenced { .. })
+            && group.keeper.get().pairs.len() > 1
     }
 
     /// What a person must choose, on the old primary of several.

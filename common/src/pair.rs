@@ -11,12 +11,6 @@
 
 use crate::api::types::PairState;
 
-/// How a primary begins what it says to its copy, which learns of it by no other way, when it ends the connection of a pair that its
-/// operator has suspended.
-pub const SUSPENDED_THERE: &str = "the pair was suspended on";
-/// What it says, after its name, when it calls and then has nothing that it could send.
-pub const SENDS_NOTHING: &str = "sends nothing:";
-
 /// Whether a pair may go from one state to another. Everything not named is refused.
 #[must_use]
 pub const fn is_transition_valid(from: PairState, to: PairState) -> bool {

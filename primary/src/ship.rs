@@ -20,9 +20,11 @@ use tidemark_common::ids::{ApplianceId, Generation, Seq};
 use tidemark_common::journal::{JournalError, Position};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::limits::DATA_STREAMS;
-use tidemark_common::link::{Connection, ControlReceiver, ControlSender, DialError, Endpoint, LinkError, Stats};
+use tidemark_common::link::{
+    Connection, ControlReceiver, ControlSender, DialError, Endpoint, LinkError, Parting, Stats,
+};
 use tidemark_common::metrics::{GroupMetrics, PairMetrics, Part};
-use tidemark_common::pair::{SENDS_NOTHING, SUSPENDED_THERE, is_transition_valid};
+use tidemark_common::pair::is_transition_valid;
 use tidemark_common::record::Chain;
 use tidemark_common::repeats::Repeats;
 use tidemark_common::stage;
@@ -535,7 +537,7 @@ impl Pair {
         if let Err(error) = &ended
             && !of_the_link(error)
         {
-            connection.close(&format!("'{}' {SENDS_NOTHING} {error}", self.links.name()));
+            connection.close_as(Parting::SendsNothing, &format!("'{}' sends nothing: {error}", self.links.name()));
         }
         ended
     }
@@ -549,17 +551,19 @@ impl Pair {
         self.ship(connection, control, answers, feeder).await
     }
 
-    /// Why it ends a conversation that went well, for the people over there.
-    fn parting_words(&self) -> String {
+    /// Why it ends a conversation that went well, for the other side and for the people there.
+    fn parting(&self) -> (Parting, String) {
         let (here, pair) = (self.links.name(), self.in_commands());
         match self.orders.borrow().wanted {
             Wanted::Suspended => {
-                format!("{SUSPENDED_THERE} '{here}': `tidemark pair resume {pair}` there goes on")
+                let words = format!("the pair was suspended on '{here}': `tidemark pair resume {pair}` there goes on");
+                (Parting::Suspended, words)
             }
             Wanted::Stop => {
-                format!("'{here}' was stopped, or its pair of group '{}' was deleted there", self.keeper.name())
+                let group = self.keeper.name();
+                (Parting::Over, format!("'{here}' was stopped, or its pair of group '{group}' was deleted there"))
             }
-            Wanted::Run => format!("'{here}' begins anew"),
+            Wanted::Run => (Parting::Over, format!("'{here}' begins anew")),
         }
     }
 
@@ -810,7 +814,8 @@ struct Farewell<'a> {
 
 impl Drop for Farewell<'_> {
     fn drop(&mut self) {
-        self.connection.close(&self.pair.parting_words());
+        let (parting, words) = self.pair.parting();
+        self.connection.close_as(parting, &words);
     }
 }
 

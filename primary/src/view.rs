@@ -251,6 +251,7 @@ impl Pair {
             since: view.since,
             connected: self.answers(&view),
             stands: view.stands || view.trouble.is_some(),
+            suspended_there: false,
             received_marker: view.remote.received_marker,
             permitted_marker: view.remote.permitted_marker,
             applied_marker: view.remote.applied_marker,

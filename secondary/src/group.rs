@@ -16,11 +16,11 @@ use tidemark_common::history::History;
 use tidemark_common::ids::{Generation, Seq};
 use tidemark_common::journal::{self, Journal, JournalError, JournalOptions, Position, Writer};
 use tidemark_common::keeper::GroupKeeper;
-use tidemark_common::link::{Connection, ControlReceiver, ControlSender, LinkError};
+use tidemark_common::link::{Connection, ControlReceiver, ControlSender, LinkError, Parting};
 use tidemark_common::markers::{Markers, info, marker_of};
 use tidemark_common::metrics::{GroupMetrics, PairMetrics};
 use tidemark_common::overlay::unapplied::{Indexed, SharedIndex, Spill};
-use tidemark_common::pair::{SENDS_NOTHING, paired_or_behind};
+use tidemark_common::pair::paired_or_behind;
 use tidemark_common::rate::Rate;
 use tidemark_common::record::{ControlRecord, CopyCheck, FoldCheck, FrameHeader, MarkerRecord};
 use tidemark_common::repeats::Repeats;
@@ -130,6 +130,8 @@ struct Current {
     error: Option<String>,
     /// When the last one ended though the link was well: the primary sends nothing, or this side takes nothing.
     stood: Option<Duration>,
+    /// The primary ended the last one because its operator has suspended the pair.
+    suspended: bool,
 }
 
 impl Current {
@@ -137,11 +139,19 @@ impl Current {
     fn stands(&mut self, error: String, stood: Option<Duration>) {
         self.error = Some(error);
         self.stood = stood;
+        self.suspended = false;
+    }
+
+    /// The primary has ended a connection at this time, and said why.
+    fn left(&mut self, parting: Parting, reason: String, now: Duration) {
+        self.stands(reason, (parting == Parting::SendsNothing).then_some(now));
+        self.suspended = parting == Parting::Suspended;
     }
 
     fn goes_on(&mut self) {
         self.error = None;
         self.stood = None;
+        self.suspended = false;
     }
 }
 
@@ -513,8 +523,8 @@ impl Secondary {
                 tracing::info!(group = %self.parts.keeper.name(), %error, left_out, "the connection of the primary ended");
             }
             let now = self.parts.clock.monotonic();
-            if let ReceiveError::Link(LinkError::PeerClosed { reason }) = error {
-                self.current.lock().stands(reason.clone(), reason.contains(SENDS_NOTHING).then_some(now));
+            if let ReceiveError::Link(LinkError::PeerClosed { reason, parting }) = error {
+                self.current.lock().left(*parting, reason.clone(), now);
             }
             if matches!(error, ReceiveError::Intake(_) | ReceiveError::Damaged(_)) {
                 self.current.lock().stands(error.to_string(), Some(now));
@@ -721,10 +731,10 @@ impl Secondary {
         let now = self.parts.clock.wall();
         let connected = self.is_connected();
         let (state, age) = self.pair_state(permission, connected);
-        let (copy_error, stood, round_trip) = {
+        let (copy_error, stood, suspended, round_trip) = {
             let current = self.current.lock();
             let round_trip = current.connection.as_ref().map(|connection| connection.stats().round_trip);
-            (current.error.clone(), current.stood, round_trip)
+            (current.error.clone(), current.stood, current.suspended, round_trip)
         };
         let called = |at: Duration| self.parts.clock.monotonic().saturating_sub(at) <= CALLS_WITHIN;
         // Nobody has called since: it is the link by now.
@@ -748,6 +758,7 @@ impl Secondary {
             since: self.in_state_since(state, now),
             connected,
             stands: !connected && stood.is_some_and(called),
+            suspended_there: !connected && suspended,
             received_marker: position.received_marker,
             permitted_marker: position.permitted_marker,
             applied_marker: position.applied_marker,

@@ -183,7 +183,7 @@ fn a_suspended_pair_sends_nothing_until_it_is_resumed() {
     pair.east.ok(&["pair", "suspend", GROUP, "--to", "west"]);
     pair.east.wait_pair(GROUP, "the suspension", LIMIT, |pair| pair.state == PairState::Suspended);
     pair.west.wait_pair(GROUP, "the copy to be told", LIMIT, |pair| {
-        pair.reason.as_ref().is_some_and(|reason| reason.contains("suspended on 'east'"))
+        pair.suspended_there && pair.reason.as_ref().is_some_and(|reason| reason.contains("suspended on 'east'"))
     });
     for side in [&pair.east, &pair.west] {
         let shown = side.ok(&["status"]);
@@ -199,6 +199,7 @@ fn a_suspended_pair_sends_nothing_until_it_is_resumed() {
     assert!(pair.backing(&pair.west) == before, "nothing was applied");
     pair.east.ok(&["pair", "resume", GROUP, "--to", "west"]);
     pair.wait_paired();
+    assert!(!pair.west.pair(GROUP).suspended_there, "that is over");
     pair.assert_copy_equals();
 }
 

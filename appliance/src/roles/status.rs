@@ -203,6 +203,7 @@ fn at_rest(group: &Group, role: Role, state: PairState, reason: String, since: O
         since: since.unwrap_or_else(|| from_unix_ns(pair.since_ns)),
         connected: false,
         stands: true,
+        suspended_there: false,
         received_marker: 0,
         permitted_marker: 0,
         applied_marker: 0,

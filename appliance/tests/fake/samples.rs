@@ -99,6 +99,7 @@ fn pair(peer: &str, state: PairState) -> PairStatus {
         since: ago(185_000),
         connected: true,
         stands: false,
+        suspended_there: false,
         received_marker: 42,
         permitted_marker: 42,
         applied_marker: 41,

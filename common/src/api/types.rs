@@ -511,6 +511,9 @@ pub struct PairStatus {
     /// It stands until a person does what the reason says, though it is tried again by itself.
     #[serde(default)]
     pub stands: bool,
+    /// On a copy: the last that its primary said is that an operator has suspended the pair there.
+    #[serde(default)]
+    pub suspended_there: bool,
     /// Newest marker whose frames are all durable on the secondary.
     pub received_marker: u64,
     /// Newest marker the secondary may apply.

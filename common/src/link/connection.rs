@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::config::{CONTROL_PRIORITY, LinkConfig};
 use super::control::{ControlReceiver, ControlSender};
-use super::error::{LinkError, Violation, code};
+use super::error::{LinkError, Parting, Violation, code};
 use super::receive::DataReceiver;
 use super::send::DataSender;
 use crate::ids::ApplianceId;
@@ -95,7 +95,12 @@ impl Connection {
     /// Closes at once, telling the peer why, for people. What was not acknowledged is lost: to end in good order, finish the senders
     /// first.
     pub fn close(&self, reason: &str) {
-        self.quinn.close(code::CLOSED, reason.as_bytes());
+        self.close_as(Parting::Over, reason);
+    }
+
+    /// [`close`](Self::close), with what the peer's program is to make of it.
+    pub fn close_as(&self, parting: Parting, reason: &str) {
+        self.quinn.close(parting.code(), reason.as_bytes());
     }
 
     /// What it has done so far.

@@ -22,6 +22,37 @@ pub(super) mod code {
     pub(in crate::link) const ABANDONED: VarInt = VarInt::from_u32(2);
     /// A handshake was not followed by what must follow in time.
     pub(in crate::link) const TOO_SLOW: VarInt = VarInt::from_u32(3);
+    /// As `CLOSED`: the operator has suspended the pair.
+    pub(in crate::link) const SUSPENDED: VarInt = VarInt::from_u32(4);
+    /// As `CLOSED`: nothing can be sent until a person has done something.
+    pub(in crate::link) const SENDS_NOTHING: VarInt = VarInt::from_u32(5);
+}
+
+/// What it means that an appliance closes a connection on purpose. Beside it goes a reason, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parting {
+    /// No more than the reason says.
+    Over,
+    /// Its operator has suspended the pair.
+    Suspended,
+    /// It has called, and can send nothing until a person has done something.
+    SendsNothing,
+}
+
+impl Parting {
+    pub(super) const fn code(self) -> quinn::VarInt {
+        match self {
+            Self::Over => code::CLOSED,
+            Self::Suspended => code::SUSPENDED,
+            Self::SendsNothing => code::SENDS_NOTHING,
+        }
+    }
+
+    /// A code that a later version gives is a close on purpose with a reason, too.
+    fn of(code: quinn::VarInt) -> Self {
+        let special = [Self::Suspended, Self::SendsNothing].into_iter().find(|parting| parting.code() == code);
+        special.unwrap_or(Self::Over)
+    }
 }
 
 /// Why a connection or one of its streams is of no use any more. The remedy for all but a violation is to dial again.
@@ -32,6 +63,8 @@ pub enum LinkError {
     PeerClosed {
         /// Its reason, for people.
         reason: String,
+        /// What that means.
+        parting: Parting,
     },
     /// The peer says that this side broke the protocol.
     #[error("the peer closed the connection because this side broke the protocol: {reason}")]
@@ -128,7 +161,7 @@ impl From<ConnectionError> for LinkError {
                 if close.error_code == code::VIOLATION {
                     Self::PeerAccuses { reason }
                 } else {
-                    Self::PeerClosed { reason }
+                    Self::PeerClosed { reason, parting: Parting::of(close.error_code) }
                 }
             }
             ConnectionError::LocallyClosed => Self::LocallyClosed,
@@ -221,5 +254,19 @@ pub(super) fn refuses_certificate(error: &ConnectionError) -> bool {
             REFUSING_ALERTS.iter().any(|alert| TLS_ALERT + alert == number)
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An older build knows 0 to 3 only, and a later one may give more: neither loses the reason by that.
+    #[test]
+    fn a_code_that_is_not_known_is_a_close_on_purpose() {
+        for parting in [Parting::Over, Parting::Suspended, Parting::SendsNothing] {
+            assert_eq!(Parting::of(parting.code()), parting);
+        }
+        assert_eq!(Parting::of(quinn::VarInt::from_u32(77)), Parting::Over);
     }
 }

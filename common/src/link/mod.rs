@@ -36,7 +36,7 @@ pub use config::LinkConfig;
 pub use connection::{Connection, Stats};
 pub use control::{ControlReceiver, ControlSender};
 pub use endpoint::{BindError, Endpoint};
-pub use error::{DialError, LinkError, Violation};
+pub use error::{DialError, LinkError, Parting, Violation};
 pub use network::{Network, UdpNetwork};
 pub use receive::DataReceiver;
 pub use reorder::{Admission, OrderError, Reorder};

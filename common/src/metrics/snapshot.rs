@@ -202,6 +202,8 @@ fn of_pair(labelled: &Set, pair: &PairStatus) {
         pair.since.as_duration().as_secs_f64(),
     );
     set(labelled, "tidemark_pair_connected", "1 when the other side answers.", one_hot(pair.connected));
+    let help = "1 on a copy whose primary has said that an operator suspended the pair.";
+    set(labelled, "tidemark_pair_suspended_there", help, one_hot(pair.suspended_there));
     if let Some(seconds) = pair.rpo_seconds {
         let help =
             "What a disaster of the primary now would lose, as seen from this side; absent without a usable copy.";

@@ -116,6 +116,7 @@ fn pair(peer: &str) -> PairStatus {
         since: Timestamp::UNIX_EPOCH,
         connected: true,
         stands: false,
+        suspended_there: false,
         received_marker: 41,
         permitted_marker: 40,
         applied_marker: 39,
@@ -262,6 +263,17 @@ fn the_status_gives_the_gauges() {
         (r#"tidemark_backups{state="copying"}"#, Some(0.0)),
     ] {
         assert_eq!(value(&page, series), expected, "{series}\n{page}");
+    }
+}
+
+#[test]
+fn a_copy_tells_that_its_pair_was_suspended_over_there() {
+    let mut secondary = group("g", Role::Secondary, &["west"]);
+    let series = r#"tidemark_pair_suspended_there{group="g",peer="west",side="secondary"}"#;
+    for (suspended_there, expected) in [(false, 0.0), (true, 1.0)] {
+        secondary.pairs[0].suspended_there = suspended_there;
+        let page = metrics().render(&status(vec![secondary.clone()]));
+        assert_eq!(value(&page, series), Some(expected), "{page}");
     }
 }
 

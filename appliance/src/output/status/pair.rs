@@ -2,7 +2,6 @@
 
 use jiff::Timestamp;
 use tidemark_common::api::types::{ComparisonState, CopyProgress, GroupStatus, PairState, PairStatus, Role};
-use tidemark_common::pair::SUSPENDED_THERE;
 
 use super::group::with_bar;
 use super::{VALUE_COLUMN, labelled};
@@ -77,7 +76,7 @@ fn link(pair: &PairStatus, role: Role) -> Link {
 
 /// Here, or, as far as that side has told, over there.
 fn is_suspended(pair: &PairStatus) -> bool {
-    pair.state == PairState::Suspended || pair.reason.as_ref().is_some_and(|reason| reason.contains(SUSPENDED_THERE))
+    pair.state == PairState::Suspended || pair.suspended_there
 }
 
 /// Nothing flows any more, so there is nothing to measure.

@@ -47,9 +47,13 @@ fn a_pair_that_does_not_send_is_not_one_whose_link_is_down() {
         line.expect("the pair's line")
     };
     let suspended = shown(samples::secondary(), Role::Secondary, &|pair| {
-        pair.reason = Some("the pair was suspended on 'east': `tidemark pair resume g --to west` there goes on".into());
+        (pair.suspended_there, pair.reason) = (true, Some("the disk under the journal of the copy is full".into()));
     });
     assert!(suspended.contains("suspended") && !suspended.contains("link down"), "{suspended}");
+    let worded = shown(samples::secondary(), Role::Secondary, &|pair| {
+        pair.reason = Some("the pair was suspended on 'east', somebody says".into());
+    });
+    assert!(worded.contains("link down"), "no word of a reason decides: {worded}");
     let stands = shown(samples::secondary(), Role::Secondary, &|pair| {
         (pair.stands, pair.reason) = (true, Some("'east' sends nothing: 90 MiB differ".into()));
     });

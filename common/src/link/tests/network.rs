@@ -220,5 +220,5 @@ async fn a_replayed_handshake_is_refused_and_reported() {
     let again = soon(east.dial(&west)).await.unwrap();
     let admitted = soon(west.endpoint.accept()).await.unwrap();
     again.close("found");
-    assert_eq!(admitted.closed().await, LinkError::PeerClosed { reason: "found".into() });
+    assert_eq!(admitted.closed().await, LinkError::PeerClosed { reason: "found".into(), parting: Parting::Over });
 }

@@ -31,7 +31,7 @@ async fn messages_go_both_ways() {
     to_west.finish().await.unwrap();
     assert_eq!(from_east.recv().await, Ok(None));
     primary.close("enough");
-    assert_eq!(secondary.closed().await, LinkError::PeerClosed { reason: "enough".into() });
+    assert_eq!(secondary.closed().await, LinkError::PeerClosed { reason: "enough".into(), parting: Parting::Over });
     assert_eq!(primary.closed().await, LinkError::LocallyClosed);
     assert_eq!(from_west.recv().await, Err(LinkError::LocallyClosed));
 }
@@ -158,10 +158,10 @@ async fn the_reason_of_a_close_is_told_though_the_streams_were_dropped_before_it
     assert_eq!(error, LinkError::Abandoned);
     let closing = async {
         tokio::task::yield_now().await;
-        primary.close("suspended");
+        primary.close_as(Parting::Suspended, "suspended");
     };
     let (error, ()) = soon(async { tokio::join!(secondary.reason_behind(error), closing) }).await;
-    assert_eq!(error, LinkError::PeerClosed { reason: "suspended".into() });
+    assert_eq!(error, LinkError::PeerClosed { reason: "suspended".into(), parting: Parting::Suspended });
     assert_eq!(soon(secondary.reason_behind(LinkError::TimedOut)).await, LinkError::TimedOut);
 }
 
@@ -233,7 +233,7 @@ async fn a_closed_endpoint_tells_its_peers_and_lets_go_of_its_port() {
     let (primary, secondary) = connect(&east, &west).await;
     let address = west.endpoint.local_addr().unwrap();
     west.endpoint.close("stopping");
-    assert_eq!(primary.closed().await, LinkError::PeerClosed { reason: "stopping".into() });
+    assert_eq!(primary.closed().await, LinkError::PeerClosed { reason: "stopping".into(), parting: Parting::Over });
     assert_eq!(secondary.closed().await, LinkError::LocallyClosed);
     assert!(west.endpoint.accept().await.is_none());
     assert!(matches!(west.endpoint.dial(&east.address(), east.id).await, Err(DialError::Closed)));

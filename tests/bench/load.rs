@@ -78,7 +78,7 @@ pub(crate) struct Seen {
     pub(crate) iops: f64,
     /// MB/s.
     pub(crate) megabytes: f64,
-    /// 99th percentile of the latency, microseconds.
+    /// 99th percentile of the latency of reads and writes, microseconds. fio counts an fsync as none of these.
     pub(crate) p99_us: f64,
 }
 

@@ -1,5 +1,5 @@
 //! The picture: for each job the servers' throughput on the left, the 99th percentile of the latency on the right. Bars
-//! are relative to the best of the job; the figures stand beside them.
+//! are relative to the largest of the job; the figures stand beside them.
 
 use std::fmt::Write;
 
@@ -21,8 +21,8 @@ pub(super) fn picture(points: &[Point]) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" \
          font-size=\"11\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
     );
-    label(&mut text, LABEL, 18.0, "throughput, operations per second (more is better)");
-    label(&mut text, LABEL + WIDTH + GAP, 18.0, "p99 latency, µs (less is better)");
+    label(&mut text, LABEL, 18.0, "throughput, reads and writes per second (more is better)");
+    label(&mut text, LABEL + WIDTH + GAP, 18.0, "p99 latency of these, without fsync, µs (less is better)");
     let mut y = 30.0;
     for job in jobs {
         let of_job: Vec<&Point> = points.iter().filter(|point| point.job == job).collect();

@@ -397,13 +397,12 @@ fn what_makes_no_sense_is_refused_and_leaves_nothing() {
     refuses(&["set", "create", "s", "a", "a:p1"], "overlap");
     refuses(&["set", "create", "s", "a:x"], "OFFSET+LENGTH");
     refuses(&["set", "delete", "s"], "no set 's'");
-    pair.east.ok(&["set", "create", "beyond", "a:1TiB+4KiB"]);
+    refuses(&["set", "create", "beyond", "a:1TiB+4KiB"], "ends beyond volume 'a', which has");
     pair.east.ok(&["set", "create", "files", "a:/etc"]);
     pair.east.ok(&["set", "create", "partition", "a:p1"]);
     let to = text(&folder.join("b.tar"));
     let create = |set: &str, to: &str, say: &str| refuses(&["backup", "create", "b", "--set", set, "--to", to], say);
     create("nothing", &to, "no set 'nothing'");
-    create("beyond", &to, "ends beyond the volume");
     create("files", &to, "no file system");
     create("partition", &to, "no partition table");
     create("all", &text(&folder.join("missing/b.tar")), "make it first");

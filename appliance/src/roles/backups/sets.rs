@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use tidemark_backup::archive::{MANIFEST, MANIFEST_CHECK};
-use tidemark_backup::sets::parse;
 use tidemark_backup::sets::resolve::DataSet;
+use tidemark_backup::sets::{Part, SetExtent, parse};
 use tidemark_common::api::backup::types::{SetCreate, SetInfo};
 use tidemark_common::api::types::ErrorBody;
 use tidemark_common::catalog::SetRecord;
+use tidemark_common::config::format_size;
 use tidemark_common::ids::check_name;
 
 use crate::roles::appliance::{Appliance, failed, invalid, not_found, refused};
@@ -30,7 +31,7 @@ impl Appliance {
         }
         let extents = parse(&request.extents).map_err(invalid)?;
         for extent in &extents {
-            self.volume(&extent.volume)?;
+            lies_within(extent, self.volume(&extent.volume)?.file.size())?;
         }
         let record =
             SetRecord { name: request.name.clone(), extents: extents.iter().map(ToString::to_string).collect() };
@@ -65,6 +66,22 @@ impl Appliance {
     }
 }
 
+/// Volumes do not shrink: a range that a volume does not have now is a slip, and each backup of the set would fail.
+fn lies_within(extent: &SetExtent, size: u64) -> Result<(), ErrorBody> {
+    match extent.part {
+        Part::Range { offset, length } if offset.saturating_add(length) > size => {
+            Err(refused(format!("'{extent}' ends beyond volume '{}', which has {}", extent.volume, in_bytes(size))))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// With the bytes beside it, for who counts an offset.
+fn in_bytes(size: u64) -> String {
+    let short = format_size(size);
+    if short == size.to_string() { format!("{size} bytes") } else { format!("{short} ({size} bytes)") }
+}
+
 /// The sets of a backup with their extents read.
 pub(super) fn read(sets: &[SetRecord]) -> Result<Vec<DataSet>, String> {
     let read = |set: &SetRecord| {
@@ -77,4 +94,23 @@ pub(super) fn read(sets: &[SetRecord]) -> Result<Vec<DataSet>, String> {
 /// The volumes sets name.
 pub(super) fn volumes(sets: &[DataSet]) -> BTreeSet<String> {
     sets.iter().flat_map(|set| &set.extents).map(|extent| extent.volume.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_beyond_its_volume_is_refused_with_the_volumes_size() {
+        let within = |text: &str, size| lies_within(&text.parse().unwrap(), size).map_err(|error| error.message);
+        assert_eq!(within("a:1MiB+1MiB", 2 << 20), Ok(()));
+        assert_eq!(
+            within("a:1MiB+1048577", 2 << 20),
+            Err("'a:1048576+1048577' ends beyond volume 'a', which has 2MiB (2097152 bytes)".into())
+        );
+        assert_eq!(within("a:0+1024", 513), Err("'a:0+1024' ends beyond volume 'a', which has 513 bytes".into()));
+        for whole in ["a", "a:p9", "a:/etc"] {
+            assert_eq!(within(whole, 512), Ok(()), "{whole}");
+        }
+    }
 }

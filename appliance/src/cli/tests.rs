@@ -117,6 +117,8 @@ fn wrong_usage_is_told_with_what_is_right() {
         ("tidemark cut", ErrorKind::MissingRequiredArgument, "<GROUP>"),
         ("tidemark group create g", ErrorKind::MissingRequiredArgument, "--volume"),
         ("tidemark volume create a", ErrorKind::MissingRequiredArgument, "--size"),
+        ("tidemark volume offer a", ErrorKind::MissingRequiredArgument, "<--group <GROUP>|--withdraw>"),
+        ("tidemark volume offer a --group g --withdraw", ErrorKind::ArgumentConflict, "--withdraw"),
         ("tidemark volume create a --size 1GB", ErrorKind::ValueValidation, "as in 1GiB"),
         ("tidemark volume create ../a --size 1GiB", ErrorKind::ValueValidation, "cannot be a name"),
         ("tidemark group create g --volume a --interval 5", ErrorKind::ValueValidation, "as in 5s"),

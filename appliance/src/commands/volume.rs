@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf, absolute};
 
 use anyhow::Context;
-use clap::Subcommand;
+use clap::{ArgGroup, Subcommand};
 use tidemark_common::api::types::{VolumeCreate, VolumeOffer, VolumeResize, VolumeStatus};
 
 use super::Service;
@@ -35,15 +35,16 @@ pub(crate) enum Command {
         name: String,
     },
     /// Let the copy of another appliance's group be made on a volume, which overwrites it; it must be in no group
+    #[command(group = ArgGroup::new("purpose").args(["group", "withdraw"]).required(true))]
     Offer {
         /// Its name; the group's volume has the same one
         #[arg(value_parser = name)]
         name: String,
-        /// The group
-        #[arg(long, value_parser = name, required_unless_present = "withdraw")]
+        /// The group whose copy may be made on it
+        #[arg(long, value_parser = name)]
         group: Option<String>,
-        /// Take the offer back
-        #[arg(long, conflicts_with = "group")]
+        /// Take the offer back, whichever group it is for: in place of --group
+        #[arg(long)]
         withdraw: bool,
     },
     /// Grow a volume

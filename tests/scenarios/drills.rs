@@ -115,6 +115,13 @@ fn a_drill_interrupted_by_kill_9_has_failed_and_leaves_nothing() {
         check(found.code == 0, || format!("{:?}", pair.west.status().drills))
     });
     assert!(pair.west.refuses(&["drill", "run", GROUP]).contains("under way"));
+    let listed: Vec<DrillReport> = pair.west.json(&["drill", "list"]);
+    assert_eq!(
+        listed.iter().map(|drill| (drill.id, drill.result)).collect::<Vec<_>>(),
+        [(1, DrillResult::Running)],
+        "what is under way is listed"
+    );
+    assert!(pair.west.ok(&["drill", "list"]).contains("running"));
     let clones: Vec<ImageStatus> = pair.west.json(&["clone", "list"]);
     assert_eq!(clones.len(), 1, "{clones:?}");
     pair.west.kill9();
@@ -130,6 +137,10 @@ fn a_drill_interrupted_by_kill_9_has_failed_and_leaves_nothing() {
     assert_eq!(proven(&pair.west).every_seconds, Some(3600.0), "the schedule stays, and is not due");
     pair.west.ok(&["drill", "unschedule", GROUP]);
     assert_eq!(drill(&pair.west, &[]).0, 0, "without a check the exports are read");
+    let first = pair.west.cli(&["drill", "schedule", GROUP, "--every", "1h"]);
+    assert!(first.code == 0 && !first.stderr.contains("in place of"), "{first:?}");
+    let second = pair.west.cli(&["drill", "schedule", GROUP, "--every", "2h"]);
+    assert!(second.code == 0 && second.stderr.contains("in place of the schedule before, every 1 h"), "{second:?}");
     pair.wait_paired();
 }
 

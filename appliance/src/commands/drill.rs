@@ -42,7 +42,7 @@ pub(crate) enum Command {
         #[arg(value_parser = name)]
         group: String,
     },
-    /// List the rehearsals so far, newest first
+    /// List the rehearsals so far, newest first, and those under way
     List {
         /// Only those of this group
         #[arg(value_parser = name)]
@@ -58,7 +58,7 @@ pub(crate) enum Command {
         /// Its number
         id: u64,
     },
-    /// Rehearse again and again
+    /// Rehearse again and again; takes the place of the group's schedule so far
     Schedule {
         /// The group
         #[arg(value_parser = name)]
@@ -129,11 +129,15 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
         }
         Command::Schedule { group, every, check: Check { command, timeout, mount } } => {
             let request = DrillSchedule { every_ms: every, check: command, timeout_ms: timeout, mount };
+            let before = drills_of(service, &group).await?.and_then(|drills| drills.every_seconds);
             let scheduled = client.drill_schedule(&group, &request).await?;
             output::done(service.json, &scheduled, |scheduled: &GroupDrills| {
                 let every = figures::seconds(scheduled.every_seconds.unwrap_or(0.0));
+                let instead = before.map_or_else(String::new, |before| {
+                    format!(", in place of the schedule before, every {}, and its check", figures::seconds(before))
+                });
                 format!(
-                    "group '{}' is rehearsed every {every}; `tidemark drill list` shows how that goes",
+                    "group '{}' is rehearsed every {every}{instead}; `tidemark drill list` shows how that goes",
                     scheduled.group
                 )
             })
@@ -185,6 +189,12 @@ async fn rehearse(service: &Service, group: &str, request: &DrillRun) -> Result<
     Err(broken_off)
 }
 
+/// What the service says of a group's drills, when there is such a group.
+async fn drills_of(service: &Service, group: &str) -> Result<Option<GroupDrills>, Failure> {
+    let drills = service.client.status().await?.drills;
+    Ok(drills.into_iter().find(|drills| drills.group == group))
+}
+
 fn result(report: &DrillReport) -> &'static str {
     match report.result {
         DrillResult::Running => "running",
@@ -198,8 +208,9 @@ fn seconds(value: Option<f64>) -> String {
 }
 
 fn told(report: &DrillReport) -> String {
+    let took = if report.result == DrillResult::Running { "so far" } else { "took" };
     let mut lines = vec![format!(
-        "drill {} of group '{}' at marker {} {}: RTO {}, RPO {}, took {}",
+        "drill {} of group '{}' at marker {} {}: RTO {}, RPO {}, {took} {}",
         report.id,
         report.group,
         report.marker,

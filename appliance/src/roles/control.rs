@@ -264,7 +264,7 @@ impl Control for Appliance {
     }
 
     fn drills(&self) -> Reply<'_, Vec<DrillReport>> {
-        Box::pin(async move { Ok(self.past_drills()) })
+        Box::pin(async move { self.listed_drills() })
     }
 
     fn drill(&self, id: u64) -> Reply<'_, DrillReport> {

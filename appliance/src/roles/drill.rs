@@ -439,10 +439,18 @@ impl Appliance {
         self.past_drill(number)
     }
 
-    /// `drill list`, newest first.
-    pub(crate) fn past_drills(&self) -> Vec<DrillReport> {
-        let past: Vec<_> = self.drills.past.lock().values().rev().cloned().collect();
-        past.into_iter().map(|record| self.drill_report(record)).collect()
+    /// `drill list`, newest first, with those under way.
+    pub(crate) fn listed_drills(&self) -> Result<Vec<DrillReport>, ErrorBody> {
+        // Asked first: one that ends meanwhile is among the past ones.
+        let running: Vec<u64> = self.drills.running.lock().values().map(|drill| drill.number).collect();
+        let mut all = self.drills.past.lock().clone();
+        for number in running {
+            // There is no record before its clone is made.
+            if let Some(record) = self.catalog.drill(number).map_err(failed)? {
+                all.entry(number).or_insert(DrillRecord { output: String::new(), ..record });
+            }
+        }
+        Ok(all.into_values().rev().map(|record| self.drill_report(record)).collect())
     }
 
     /// `drill show`.
@@ -455,6 +463,12 @@ impl Appliance {
     }
 
     fn drill_report(&self, record: DrillRecord) -> DrillReport {
+        let took_ms = match record.result {
+            DrillResultRecord::Running => {
+                u64::try_from(self.now_ns().saturating_sub(record.started_ns) / 1_000_000).unwrap_or(0)
+            }
+            _ => record.took_ms,
+        };
         let (result, reason) = match record.result {
             DrillResultRecord::Running => (DrillResult::Running, None),
             DrillResultRecord::Passed => (DrillResult::Passed, None),
@@ -467,7 +481,7 @@ impl Appliance {
             marker: record.marker,
             marker_time: from_unix_ns(record.marker_ns),
             started: from_unix_ns(record.started_ns),
-            took_seconds: seconds(record.took_ms),
+            took_seconds: seconds(took_ms),
             result,
             reason,
             rto_seconds: record.rto_ms.map(seconds),

@@ -88,7 +88,7 @@ pub trait Control: Send + Sync + 'static {
     fn drill_run(&self, group: String, request: DrillRun) -> Reply<'_, DrillReport>;
     /// `drill cancel`: resolves when nothing of it is left but its record.
     fn drill_cancel(&self, group: String) -> Reply<'_, DrillReport>;
-    /// `drill list`: newest first, without what the checks said.
+    /// `drill list`: newest first, those under way as well, without what the checks said.
     fn drills(&self) -> Reply<'_, Vec<DrillReport>>;
     /// `drill show`.
     fn drill(&self, id: u64) -> Reply<'_, DrillReport>;

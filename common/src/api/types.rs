@@ -137,7 +137,7 @@ pub struct DrillReport {
     /// When the drill began.
     #[schema(value_type = String, format = DateTime)]
     pub started: Timestamp,
-    /// Seconds until it ended.
+    /// Seconds until it ended; of one under way, so far.
     pub took_seconds: f64,
     /// How it ended.
     pub result: DrillResult,

@@ -214,11 +214,13 @@ fn a_drill_whose_command_is_broken_off_is_ended_with_all_it_has_started() {
     // One that was scheduled, and runs for nobody.
     begin(west, &["--check", &sleeps], &mark, 2);
     assert!(west.refuses(&["drill", "run", GROUP]).contains("tidemark drill cancel"));
+    let told = west.cli(&["drill", "unschedule", GROUP]);
+    assert!(told.code == 0 && told.stderr.contains("tidemark drill cancel"), "it goes on: {told:?}");
     let ended: DrillReport = west.json(&["drill", "cancel", GROUP]);
     assert_eq!((ended.id, ended.reason.as_deref()), (3, Some(reason)), "{ended:?}");
     assert_eq!(sleepers(&mark), [""; 0]);
     assert_nothing_left(west);
-    west.ok(&["drill", "unschedule", GROUP]);
+    assert!(west.refuses(&["drill", "unschedule", GROUP]).contains("no drills of group"));
     assert_eq!(drill(west, &[]).0, 0, "the next one passes");
     pair.wait_paired();
 }

@@ -69,7 +69,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         check: Check,
     },
-    /// End the schedule of a group
+    /// End the schedule of a group; a rehearsal under way goes on
     Unschedule {
         /// The group
         #[arg(value_parser = name)]
@@ -144,8 +144,13 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
         }
         Command::Unschedule { group } => {
             client.drill_unschedule(&group).await?;
-            let answer = serde_json::json!({ "group": group });
-            output::done(service.json, &answer, |_| format!("group '{group}' is not rehearsed by itself any more"))
+            // Whatever begins by a schedule has begun before it was ended.
+            let running = drills_of(service, &group).await?.is_some_and(|drills| drills.running);
+            let answer = serde_json::json!({ "group": group, "running": running });
+            output::done(service.json, &answer, |_| {
+                let last = format!(". A drill of it is under way: `tidemark drill cancel {group}` ends it");
+                format!("group '{group}' is not rehearsed by itself any more{}", if running { &last } else { "" })
+            })
         }
         Command::Check(_) | Command::Guard { .. } => Ok(()),
     }

@@ -256,7 +256,7 @@ impl Control for Appliance {
     }
 
     fn drill_run(&self, group: String, request: DrillRun) -> Reply<'_, DrillReport> {
-        Box::pin(async move { self.run_drill(&group, request, false).await })
+        Box::pin(async move { self.run_drill(&group, request, None).await })
     }
 
     fn drill_cancel(&self, group: String) -> Reply<'_, DrillReport> {

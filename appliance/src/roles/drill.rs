@@ -42,6 +42,8 @@ pub(crate) struct Drills {
     /// By number; what checks said is left out.
     past: Mutex<BTreeMap<u64, DrillRecord>>,
     schedules: Mutex<BTreeMap<String, ScheduleRecord>>,
+    /// Held while a schedule is written: status asks for schedules and does not wait for a disk.
+    recording: Mutex<()>,
     /// The drills under way, by group.
     running: Mutex<BTreeMap<String, UnderWay>>,
     /// How old the copy of a group was: (monotonic, milliseconds), newest last.
@@ -86,9 +88,23 @@ impl Drop for Running<'_> {
 }
 
 impl Drills {
+    /// Whether a schedule is still the one that came due.
+    fn is_current(&self, due: &ScheduleRecord) -> bool {
+        self.schedules.lock().get(&due.group).is_some_and(|now| now.last_ns == due.last_ns)
+    }
+
     /// The next number whose clone's name is free: people may have named images like this, and other groups are rehearsed meanwhile.
-    fn begin(&self, group: &str, is_image: impl Fn(&str) -> bool) -> Result<Running<'_>, ErrorBody> {
+    fn begin(
+        &self,
+        group: &str,
+        due: Option<&ScheduleRecord>,
+        is_image: impl Fn(&str) -> bool,
+    ) -> Result<Running<'_>, ErrorBody> {
         let mut running = self.running.lock();
+        // Under this lock: who ends a schedule looks afterwards what is under way, and all that begins later does not.
+        if due.is_some_and(|due| !self.is_current(due)) {
+            return Err(refused(format!("the schedule of group '{group}' was ended or replaced just now")));
+        }
         if running.contains_key(group) {
             return Err(refused(format!(
                 "a drill of group '{group}' is under way: wait until it has ended, or end it with `tidemark drill cancel {group}`"
@@ -131,12 +147,12 @@ impl Appliance {
         Ok(())
     }
 
-    /// `drill run`.
+    /// `drill run`; `due`: by a schedule.
     pub(crate) async fn run_drill(
         &self,
         group: &str,
         request: DrillRun,
-        scheduled: bool,
+        due: Option<&ScheduleRecord>,
     ) -> Result<DrillReport, ErrorBody> {
         if request.timeout_ms == 0 {
             return Err(invalid("a check that may take no time at all cannot pass: give it a --timeout"));
@@ -144,7 +160,7 @@ impl Appliance {
         check_is_one(request.check.as_deref())?;
         let order = self.clock.monotonic();
         let found = self.group(group)?;
-        let running = self.drills.begin(group, |name| self.images.held.read().contains_key(name))?;
+        let running = self.drills.begin(group, due, |name| self.images.held.read().contains_key(name))?;
         let rpo_ms = self.rpo_ms(group);
         let mut record = DrillRecord {
             number: running.this.number,
@@ -161,14 +177,14 @@ impl Appliance {
             result: DrillResultRecord::Running,
             output: String::new(),
             exports: Vec::new(),
-            scheduled,
+            scheduled: due.is_some(),
             lag: self.lag_before(group),
         };
         let name = clone_name(record.number);
         match self.create_drill_clone(&name, group, request.marker).await {
             Ok(clone) => self.rehearse(&mut record, &clone, &request, order, &running).await?,
             // What an operator asked for and cannot have is no drill; one that was due and could not begin is.
-            Err(error) if !scheduled => return Err(error),
+            Err(error) if due.is_none() => return Err(error),
             Err(error) => record.result = DrillResultRecord::Failed { reason: error.message },
         }
         record.took_ms = millis(self.clock.monotonic().saturating_sub(order));
@@ -372,18 +388,35 @@ impl Appliance {
         due
     }
 
-    async fn run_scheduled(&self, schedule: ScheduleRecord) {
-        if let Err(error) = self.catalog.put_schedule(&schedule) {
-            tracing::warn!(group = %schedule.group, %error, "when the last drill began could not be recorded");
+    /// That a drill begins, unless the schedule was ended or replaced meanwhile: the catalogue has what came after it then.
+    fn note_begin(&self, due: &ScheduleRecord) {
+        let _alone = self.drills.recording.lock();
+        if !self.drills.is_current(due) {
+            return;
         }
-        let request =
-            DrillRun { marker: None, check: schedule.check, timeout_ms: schedule.timeout_ms, mount: schedule.mount };
-        match self.run_drill(&schedule.group, request, true).await {
+        if let Err(error) = self.catalog.put_schedule(due) {
+            tracing::warn!(group = %due.group, %error, "when the last drill began could not be recorded");
+        }
+    }
+
+    async fn run_scheduled(&self, schedule: ScheduleRecord) {
+        self.note_begin(&schedule);
+        let request = DrillRun {
+            marker: None,
+            check: schedule.check.clone(),
+            timeout_ms: schedule.timeout_ms,
+            mount: schedule.mount,
+        };
+        match self.run_drill(&schedule.group, request, Some(&schedule)).await {
             Ok(report) if report.result == DrillResult::Passed => {}
             Ok(report) => tracing::error!(
                 group = %schedule.group, drill = report.id, reason = report.reason.as_deref().unwrap_or("unknown"),
                 "a scheduled drill has failed: `tidemark drill show` has what the check said"
             ),
+            // An operator was faster.
+            Err(error) if !self.drills.is_current(&schedule) => {
+                tracing::info!(group = %schedule.group, error = %error.message, "a scheduled drill did not run")
+            }
             Err(error) => {
                 tracing::error!(group = %schedule.group, error = %error.message, "a scheduled drill could not run")
             }
@@ -405,13 +438,15 @@ impl Appliance {
             mount: request.mount,
             last_ns: 0,
         };
+        let _alone = self.drills.recording.lock();
         self.catalog.put_schedule(&record).map_err(failed)?;
         self.drills.schedules.lock().insert(group.into(), record);
         Ok(self.drills_of(group))
     }
 
-    /// `drill unschedule`.
+    /// `drill unschedule`: no drill begins by it from here on; one may be under way.
     pub(crate) fn unschedule_drill(&self, group: &str) -> Result<(), ErrorBody> {
+        let _alone = self.drills.recording.lock();
         if !self.drills.schedules.lock().contains_key(group) {
             return Err(not_found(format!("no drills of group '{group}' are scheduled")));
         }
@@ -629,6 +664,26 @@ fn check_is_one(check: Option<&str>) -> Result<(), ErrorBody> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_schedule_that_was_ended_or_replaced_begins_no_drill() {
+        let drills = Drills::default();
+        let due = ScheduleRecord {
+            group: "g".into(),
+            every_ms: 1000,
+            check: None,
+            timeout_ms: 1000,
+            mount: false,
+            last_ns: 5,
+        };
+        let refusal = |drills: &Drills| drills.begin("g", Some(&due), |_| false).err().map(|error| error.message);
+        assert!(refusal(&drills).is_some_and(|message| message.contains("ended or replaced")));
+        drills.schedules.lock().insert("g".into(), ScheduleRecord { last_ns: 0, ..due.clone() });
+        assert!(refusal(&drills).is_some_and(|message| message.contains("ended or replaced")));
+        assert!(drills.begin("g", None, |_| false).is_ok(), "who asks for one by hand gets it");
+        drills.schedules.lock().insert("g".into(), due.clone());
+        assert_eq!(refusal(&drills), None);
+    }
 
     #[test]
     fn volumes_that_would_share_a_variable_have_none() {

@@ -108,6 +108,17 @@ async fn questions_are_answered_on_stdout() {
 }
 
 #[tokio::test]
+async fn what_is_refused_was_not_said_to_be_under_way() {
+    let served = Served::showing(samples::paired());
+    for line in ["verify nothing --to west", "drill run nothing"] {
+        let refused = run_in(&served, line).await;
+        assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""), "{line}: {refused:?}");
+        let said: Vec<&str> = refused.stderr.lines().collect();
+        assert!(matches!(said.as_slice(), [why] if why.starts_with("tidemark: ")), "only why: {line}: {refused:?}");
+    }
+}
+
+#[tokio::test]
 async fn watching_without_a_terminal_prints_blocks_until_the_service_goes() {
     let served = Served::showing(samples::paired());
     let mut child = command(&["status", "--watch", "--json", "--dir", text(served.directory.path())])

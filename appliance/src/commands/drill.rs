@@ -12,12 +12,12 @@ use std::pin::pin;
 use std::time::Duration;
 
 use clap::Subcommand;
-use tidemark_common::api::types::{DrillReport, DrillResult, DrillRun, DrillSchedule, GroupDrills};
+use tidemark_common::api::types::{DrillReport, DrillResult, DrillRun, DrillSchedule, GroupDrills, Status};
 use tidemark_common::clock::{Clock, SystemClock};
 use tokio::time::timeout;
 
 use super::Service;
-use super::progress::Interrupts;
+use super::progress::{self, Begun, Interrupts};
 use crate::cli::{self, name};
 use crate::failure::Failure;
 use crate::output::{self, figures, table::Table};
@@ -161,8 +161,11 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// To its end, which whoever breaks the command off brings about: nobody wants to know any more.
 async fn rehearse(service: &Service, group: &str, request: &DrillRun) -> Result<(), Failure> {
-    output::say("rehearsing on a clone: replication goes on");
     let mut interrupts = Interrupts::listen()?;
+    let begun = Begun {
+        words: "rehearsing on a clone: replication goes on",
+        is: |status: &Status| status.drills.iter().any(|drills| drills.group == group && drills.running),
+    };
     let mut running = pin!(service.client.drill_run(group, request));
     let broken_off = tokio::select! {
         biased;
@@ -172,6 +175,7 @@ async fn rehearse(service: &Service, group: &str, request: &DrillRun) -> Result<
             return if report.result == DrillResult::Passed { Ok(()) } else { Err(Failure::Logged) };
         }
         broken_off = interrupts.next() => broken_off,
+        never = progress::show(service, begun, |_| None) => match never {},
     };
     output::say(&format!(
         "broken off: the drill of group '{group}' is being ended, with its check and its clone. Once more leaves that to the service"

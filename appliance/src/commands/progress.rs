@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::Service;
 use crate::failure::Failure;
-use crate::output::figures;
+use crate::output::{self, figures};
 
 /// Time between two looks at the progress.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -26,18 +26,37 @@ impl Drop for Line {
     }
 }
 
-/// Shows how far something is until it is dropped, which clears the line.
-pub(super) async fn show(service: &Service, find: impl Fn(Status) -> Option<CopyProgress>) -> Infallible {
+/// What is told of an operation that the service has taken up: it may refuse it until then.
+pub(super) struct Begun<F> {
+    /// For people.
+    pub(super) words: &'static str,
+    /// Whether it is under way.
+    pub(super) is: F,
+}
+
+/// Says that something is under way as soon as it is, and shows how far, until this is dropped, which clears the line.
+pub(super) async fn show(
+    service: &Service,
+    begun: Begun<impl Fn(&Status) -> bool>,
+    find: impl Fn(Status) -> Option<CopyProgress>,
+) -> Infallible {
     let line = Line(ProgressBar::new(0));
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent}%  {bytes} of {total_bytes}  {msg}") {
         line.0.set_style(style);
     }
     let mut looks = interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    // The first is at once: a refusal comes before the second.
+    looks.tick().await;
+    let mut is_said = service.json;
     loop {
         looks.tick().await;
         // A failed look is not worth a word here: the operation itself tells how it ends.
         let Ok(status) = service.client.status().await else { continue };
+        if !is_said && (begun.is)(&status) {
+            line.0.suspend(|| output::say(begun.words));
+            is_said = true;
+        }
         let Some(progress) = find(status) else { continue };
         line.0.set_length(progress.total_bytes);
         line.0.set_position(progress.done_bytes);

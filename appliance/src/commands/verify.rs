@@ -1,8 +1,9 @@
 //! `tidemark verify`: is the copy what it says it is?
 
-use tidemark_common::api::types::{CopyProgress, Status, VerifyAction, VerifyReport, VerifyRequest};
+use tidemark_common::api::types::{ComparisonState, PairStatus, Status, VerifyAction, VerifyReport, VerifyRequest};
 
-use super::{Service, progress};
+use super::Service;
+use super::progress::{self, Begun};
 use crate::cli::{milliseconds, name, size};
 use crate::failure::Failure;
 use crate::output::{self, figures};
@@ -59,10 +60,17 @@ pub(crate) async fn run(args: Args, service: &Service) -> Result<(), Failure> {
         let report = service.client.verify(&group, &request).await?;
         return output::done(service.json, &report, broken_off);
     }
-    output::say("comparing: the copy stands at a marker meanwhile, hosts and shipping go on");
+    let begun = Begun {
+        words: "comparing: the copy stands at a marker meanwhile, hosts and shipping go on",
+        is: |status: &Status| {
+            let comparison = pair_of(status, &group, &request.to).and_then(|pair| pair.comparison.as_ref());
+            comparison.is_some_and(|comparison| comparison.state == ComparisonState::Runs)
+        },
+    };
+    let find = |status: Status| pair_of(&status, &group, &request.to)?.verify;
     let report = tokio::select! {
         report = service.client.verify(&group, &request) => report?,
-        never = progress::show(service, |status| found(status, &group, &request.to)) => match never {},
+        never = progress::show(service, begun, find) => match never {},
     };
     output::done(service.json, &report, told)?;
     if report.different_bytes > 0 { Err(Failure::Logged) } else { Ok(()) }
@@ -73,10 +81,10 @@ const fn are_the_same(report: &VerifyReport) -> bool {
     report.different_bytes == 0 && report.not_compared_bytes == 0
 }
 
-/// How far it is.
-fn found(status: Status, group: &str, peer: &str) -> Option<CopyProgress> {
-    let group = status.groups.into_iter().find(|found| found.name == group)?;
-    group.pairs.into_iter().find(|pair| pair.peer == peer)?.verify
+/// The pair that is compared.
+fn pair_of<'a>(status: &'a Status, group: &str, peer: &str) -> Option<&'a PairStatus> {
+    let group = status.groups.iter().find(|found| found.name == group)?;
+    group.pairs.iter().find(|pair| pair.peer == peer)
 }
 
 /// Of one that was broken off: what it had found.

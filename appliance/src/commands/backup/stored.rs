@@ -12,7 +12,7 @@ use tidemark_common::api::types::Status;
 use super::{Restore, Service};
 use crate::cli::Common;
 use crate::commands::directory;
-use crate::commands::progress::{self, Interrupts};
+use crate::commands::progress::{self, Begun, Interrupts};
 use crate::failure::Failure;
 use crate::output::{self, figures};
 
@@ -122,15 +122,18 @@ pub(super) async fn restore(args: Restore, service: &Service) -> Result<(), Fail
         let ended = service.client.restore_cancel(&request).await?;
         return output::done(service.json, &ended, cancelled);
     }
-    output::say("verifying first, then writing as a host would: what is in a group is captured and replicated");
     let mut interrupts = Interrupts::listen()?;
+    let begun = Begun {
+        words: "verifying first, then writing as a host would: what is in a group is captured and replicated",
+        is: |status: &Status| status.restores.iter().any(|restore| restore.request() == request),
+    };
     // Of what comes from a tape it is not known how much that is, until all of it was verified.
     let find = |status: Status| Some(under_way(status, &request)?.progress).filter(|told| told.total_bytes > 0);
     let broken_off = tokio::select! {
         biased;
         report = service.client.restore(&request) => return told_restored(service.json, &report?),
         broken_off = interrupts.next() => broken_off,
-        never = progress::show(service, find) => match never {},
+        never = progress::show(service, begun, find) => match never {},
     };
     // Who is in a hurry need not wait for the word.
     tokio::select! {

@@ -31,6 +31,20 @@ pub enum PointError {
         /// The newest that is held.
         newest: Shown,
     },
+    /// The marker lies between two that are held: the copy never stood at it.
+    #[error(
+        "marker {number} is no moment of this copy, which went from marker {} to marker {} at once: by a differential copy, or by intervals          that were sent as one. Name one of these two",
+        held(before),
+        held(after)
+    )]
+    Between {
+        /// What was asked for.
+        number: u64,
+        /// The next older one that is held.
+        before: Shown,
+        /// The next newer one that is held.
+        after: Shown,
+    },
     /// The journal cannot be read.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -105,12 +119,27 @@ impl Secondary {
         };
         let Some((marker, end, at)) = point else {
             let oldest = self.oldest_image(applied.max(begins), newest)?;
-            return Err(PointError::NotHeld { asked, oldest: shown(&oldest), newest: shown(&newest.marker) });
+            return Err(self.not_held(asked, &oldest, &newest.marker));
         };
         // As large as they were there, as far as that is known.
         let volumes = self.state().volumes_at(end).or_else(|| permission.volumes().cloned());
         let volumes = volumes.map_or_else(|| self.files().specs(), |volumes| volumes.to_vec());
         Ok((Permitted { marker: marker.clone(), end }, ImagePoint { marker, barrier: eras.hold(at), volumes }))
+    }
+
+    fn not_held(&self, asked: Asked, oldest: &MarkerRecord, newest: &MarkerRecord) -> PointError {
+        match asked {
+            Asked::Marker(number) if oldest.number < number && number < newest.number => {
+                let markers = &self.state().markers;
+                let before = markers.newest_that(|_, marker| marker.number < number);
+                PointError::Between {
+                    number,
+                    before: before.map_or_else(|| shown(oldest), |(_, marker)| shown(&marker)),
+                    after: markers.after(number).first().map_or_else(|| shown(newest), shown),
+                }
+            }
+            _ => PointError::NotHeld { asked, oldest: shown(oldest), newest: shown(newest) },
+        }
     }
 
     /// The markers at which an image can begin now, newest first.

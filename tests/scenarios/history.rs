@@ -382,6 +382,32 @@ fn a_resync_and_a_volume_that_joins_leave_only_markers_that_are_moments() {
     assert!(cloned > 0 || listed.len() < 6, "{listed:?}");
 }
 
+/// What was copied, and not sent marker by marker, has no moments: who asks for one of these is told what there is around it.
+#[test]
+fn a_marker_that_came_with_a_resync_is_refused_with_its_neighbours() {
+    let pair = Pair::paired(&Setup::one_volume("v", 96 * MIB, 919).journals("64MiB", "1GiB"));
+    write_noise(&pair.east, "v", 0, 8 * MIB, 4);
+    keep(&pair, "1h");
+    let before = pair.settle();
+    pair.relay.cut();
+    let write = |rounds: std::ops::Range<u64>| {
+        rounds.for_each(|round| write_noise(&pair.east, "v", 4 * MIB, 8 * MIB, 5 + round));
+    };
+    write(0..6);
+    let inside = pair.cut();
+    write(6..12);
+    pair.east.wait_pair(GROUP, "the fall back", LIMIT, |pair| pair.state == PairState::Differential);
+    pair.relay.heal();
+    pair.wait_paired();
+    let after = pair.settle();
+    let refused = pair.west.refuses(&["clone", "create", "x", "--of", GROUP, "--at", &inside.to_string()]);
+    assert!(refused.contains(&format!("marker {inside} is no moment of this copy")), "{refused}");
+    assert!(!refused.contains("--history"), "a longer history would not have it: {refused}");
+    for held in [before, after] {
+        pair.west.ok(&["clone", "create", &format!("m{held}"), "--of", GROUP, "--at", &held.to_string()]);
+    }
+}
+
 /// Scattered writes before each marker: each has a place of its own in the index that its image needs.
 const WRITES: u64 = 50_000;
 /// Markers, the newest last.

@@ -22,6 +22,8 @@ const LIST_LINES_MAX: usize = 3;
 /// A store this full is worth a look, and this full needs one now.
 const FILL_WARNING: f64 = 0.70;
 const FILL_BAD: f64 = 0.90;
+/// A history yields to what comes until five sixteenths of the journal are free: one that is emptier has room for it.
+const HISTORY_YIELDS_AT: f64 = 0.625;
 
 /// The block, without an empty line around it.
 pub(super) fn block(group: &GroupStatus, status: &Status, now: Timestamp, columns: usize) -> Vec<Line> {
@@ -105,7 +107,7 @@ fn figures_of(group: &GroupStatus, now: Timestamp) -> Vec<Line> {
         lines.push(freeze(&group.freeze));
     }
     lines.push(positions(&group.positions));
-    lines.extend(group.history.map(|kept| history(&kept, group.role)));
+    lines.extend(group.history.map(|kept| history(&kept, group)));
     lines
 }
 
@@ -218,19 +220,24 @@ fn positions(positions: &Positions) -> Line {
 }
 
 /// How far back a copy can go.
-fn history(kept: &HistoryStatus, role: Role) -> Line {
+fn history(kept: &HistoryStatus, group: &GroupStatus) -> Line {
     let time = (kept.asked.milliseconds > 0).then(|| format_duration(Duration::from_millis(kept.asked.milliseconds)));
     let size = (kept.asked.bytes > 0).then(|| figures::bytes(kept.asked.bytes));
     let asked = time.into_iter().chain(size).collect::<Vec<_>>().join(", ");
     let line = value("history");
     match kept.oldest_marker {
-        _ if role == Role::Primary => line.plain(format!("{asked} on its copies")),
+        _ if group.role == Role::Primary => line.plain(format!("{asked} on its copies")),
         None => line.with(Style::Faint, format!("{asked} asked for; nothing to keep yet")),
         Some(oldest) => {
             let line = line.plain(format!("{} back to marker {oldest}", figures::seconds(kept.seconds)));
             let line = line
                 .with(Style::Faint, format!("   in {} of the journal; {asked} asked for", figures::bytes(kept.bytes)));
-            if kept.shortened { line.with(Style::Warning, ", the journal has no room for more") } else { line }
+            let filled = figures::share(group.journal.bytes, group.journal.capacity_bytes);
+            match kept.shortened {
+                true if filled < HISTORY_YIELDS_AT => line.with(Style::Warning, ", was cut short and grows again"),
+                true => line.with(Style::Warning, ", the journal has no room for more"),
+                false => line,
+            }
         }
     }
 }

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use tidemark_common::api::backup::types::{BackupState, RestoreState};
 use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
+use tidemark_common::api::types::HistoryStatus;
+use tidemark_common::history::History;
 
 use super::*;
 
@@ -66,6 +68,23 @@ fn a_pair_that_does_not_send_is_not_one_whose_link_is_down() {
         (pair.state, pair.reason) = (PairState::Suspended, Some("suspended by the operator".into()));
     });
     assert!(own.contains("suspended") && !own.contains("link down"), "{own}");
+}
+
+/// What a catch-up or a resync has taken from a history is missing until the history is as long as asked for again.
+#[test]
+fn a_history_that_was_cut_short_is_not_said_to_have_no_room_for_ever() {
+    let shown = |bytes| {
+        let mut status = samples::secondary();
+        let group = &mut status.groups[0];
+        (group.journal.bytes, group.journal.capacity_bytes) = (bytes, 100 << 20);
+        let asked = History { milliseconds: 3_600_000, bytes: 0 };
+        group.history =
+            Some(HistoryStatus { asked, oldest_marker: Some(5), shortened: true, ..HistoryStatus::default() });
+        render(&status, samples::now(), View { width: 160, ..PAGE })
+    };
+    assert!(shown(70 << 20).contains("back to marker 5") && shown(70 << 20).contains("no room for more"));
+    let grows = shown(30 << 20);
+    assert!(grows.contains("was cut short and grows again") && !grows.contains("no room"), "{grows}");
 }
 
 #[test]

@@ -33,6 +33,7 @@ use crate::roles::exports::{Served, Watched};
 use crate::roles::images::Images;
 use crate::roles::local_pairs::LocalPairs;
 use crate::roles::offers::Offers;
+use crate::roles::strangers::Strangers;
 use crate::roles::verify::Comparisons;
 
 /// Runs the appliance in `directory` until SIGTERM or SIGINT; hosts are served by threads of their own.
@@ -115,6 +116,7 @@ fn open(directory: &Path) -> anyhow::Result<Arc<Appliance>> {
         backups: Backups::default(),
         watchdog: Watchdog::default(),
         repeats: Repeats::default(),
+        strangers: Strangers::default(),
         this: this.clone(),
     }))
 }

@@ -4,7 +4,9 @@ use std::fs;
 
 use tidemark_common::api::types::PairState;
 use tidemark_tests::appliance::Appliance;
+use tidemark_tests::cluster::Cluster;
 use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
+use tidemark_tests::wait::{check, wait_until};
 
 /// Refused, and the reason names what to do.
 fn assert_refused(side: &Appliance, words: &[&str], names: &str) {
@@ -54,4 +56,31 @@ fn a_peer_that_was_removed_is_a_stranger_and_one_whose_copy_is_here_stays() {
     assert!(log.contains("a connection was refused") && pair.west.status().groups.is_empty(), "{log}");
     pair.west.trust(&pair.east, None);
     pair.assert_same();
+}
+
+/// On the side with the slip nothing else tells: there is no pair there yet.
+#[test]
+fn a_peer_that_was_added_with_a_wrong_id_is_shown_with_what_to_do() {
+    let cluster = Cluster::new();
+    let (east, west) = (cluster.running("east"), cluster.running("west"));
+    east.trust(&west, Some(west.replication()));
+    west.ok(&["peer", "add", "east", "--id", &"07".repeat(32), "--addr", east.replication()]);
+    east.ok(&["volume", "create", "v", "--size", "1MiB"]);
+    east.ok(&["group", "create", GROUP, "--volume", "v", "--interval", "250ms"]);
+    let told = east.cli(&["pair", "create", GROUP, "--to", "west"]);
+    assert!(matches!(told.code, 0 | 1), "{told:?}");
+    wait_until("the caller to be shown", COPY_LIMIT, || {
+        let strangers = west.status().strangers;
+        check(strangers.iter().any(|stranger| stranger.id == east.id()), || format!("{strangers:?}"))
+    });
+    let shown = west.ok(&["status"]).split_whitespace().collect::<Vec<_>>().join(" ");
+    let add = format!("`tidemark peer add east --id {} --addr {}`", east.id(), east.replication());
+    assert!(shown.contains("`tidemark peer remove east`") && shown.contains(&add), "{shown}");
+    west.ok(&["peer", "remove", "east"]);
+    west.trust(&east, Some(east.replication()));
+    assert!(west.status().strangers.is_empty(), "it is none any more");
+    if told.code == 1 {
+        east.ok(&["pair", "create", GROUP, "--to", "west"]);
+    }
+    east.wait_pair(GROUP, "the pair to be paired", COPY_LIMIT, |pair| pair.state == PairState::Paired);
 }

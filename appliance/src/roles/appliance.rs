@@ -32,6 +32,7 @@ use super::drill::Drills;
 use super::images::Images;
 use super::local_pairs::LocalPairs;
 use super::offers::Offers;
+use super::strangers::Strangers;
 use super::takers::Rival;
 use super::verify::Comparisons;
 
@@ -189,6 +190,8 @@ pub(crate) struct Appliance {
     pub(crate) watchdog: Watchdog,
     /// What was logged of peers that call again and again.
     pub(crate) repeats: Repeats,
+    /// Who called of late and is not trusted.
+    pub(crate) strangers: Strangers,
     pub(crate) this: Weak<Self>,
 }
 
@@ -344,8 +347,11 @@ impl Trust for KnownPeers {
 
     fn refused(&self, remote: SocketAddr, id: Option<ApplianceId>, why: &str) {
         self.1.peer_refused(PeerRefusal::UnknownPeer);
-        let id = id.map_or_else(|| "none".into(), |id| id.to_string());
         let Some(appliance) = self.0.upgrade() else { return };
+        if let Some(id) = id.filter(|id| appliance.peer_by_id(&id.0).is_none()) {
+            appliance.strangers.called(remote.ip(), id, appliance.clock.monotonic(), appliance.clock.wall());
+        }
+        let id = id.map_or_else(|| "none".into(), |id| id.to_string());
         // Whoever calls again does so from any port.
         let line = format!("{} {id} {why}", remote.ip());
         if let Some(left_out) = appliance.repeats.news(&line, appliance.clock.monotonic()) {

@@ -39,6 +39,7 @@ impl Appliance {
             backups: self.backups.by_state(),
             backups_under_way: self.backups_now(),
             restores: self.restores_now(),
+            strangers: self.strangers_now(),
             side_store: SideStoreStatus {
                 bytes: self.images.space.used(),
                 capacity_bytes: self.images.space.capacity(),

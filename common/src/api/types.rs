@@ -54,6 +54,25 @@ pub struct Status {
     /// Restores onto volumes that are under way.
     #[serde(default)]
     pub restores: Vec<RestoreStatus>,
+    /// Who called within the last minute with an id that is not trusted here, and was refused.
+    #[serde(default)]
+    pub strangers: Vec<StrangerStatus>,
+}
+
+/// A caller that was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StrangerStatus {
+    /// The id it showed, hexadecimal. Nothing proves that it holds the key of it.
+    pub id: String,
+    /// The IP address it called from.
+    pub from: String,
+    /// How often.
+    pub calls: u64,
+    /// When it called last.
+    #[schema(value_type = String, format = DateTime)]
+    pub last: Timestamp,
+    /// What a person may do about it.
+    pub advice: String,
 }
 
 /// What drills have proven of a group.

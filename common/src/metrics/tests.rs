@@ -73,6 +73,7 @@ fn status(groups: Vec<GroupStatus>) -> Status {
         backups: [("failed".to_owned(), 2)].into(),
         backups_under_way: Vec::new(),
         restores: Vec::new(),
+        strangers: Vec::new(),
     }
 }
 

@@ -9,7 +9,7 @@ mod pair;
 mod restore;
 
 use jiff::Timestamp;
-use tidemark_common::api::types::{GroupStatus, PairState, PairStatus, Role, Status};
+use tidemark_common::api::types::{GroupStatus, PairState, PairStatus, Role, Status, StrangerStatus};
 
 use super::figures;
 use super::text::{Line, Style, View, wrapped};
@@ -30,6 +30,10 @@ pub(crate) fn render(status: &Status, now: Timestamp, view: View) -> String {
     if !loose.is_empty() {
         lines.push(Line::default());
         lines.extend(loose);
+    }
+    for stranger in &status.strangers {
+        lines.push(Line::default());
+        lines.extend(refused(stranger, now, wrap_columns(view)));
     }
     for backup in &status.backups_under_way {
         lines.push(Line::default());
@@ -93,6 +97,14 @@ fn needs_a_person(group: &GroupStatus) -> bool {
 /// What is wrong with volumes in no group.
 fn loose_problems(status: &Status) -> impl Iterator<Item = &String> {
     status.volumes.iter().filter(|volume| volume.group.is_none()).filter_map(|volume| volume.problem.as_ref())
+}
+
+/// Somebody who calls, and whom nobody trusts here.
+fn refused(stranger: &StrangerStatus, now: Timestamp, columns: usize) -> Vec<Line> {
+    let StrangerStatus { id, from, calls, last, advice } = stranger;
+    let times = if *calls == 1 { "once".into() } else { format!("{calls} times") };
+    let said = format!("{from} called {times}, {} ago, with an unknown id: {id}. {advice}", figures::age(*last, now));
+    labelled("refused", Style::Warning, &wrapped(&said, columns))
 }
 
 fn ungrouped(status: &Status, columns: usize) -> Vec<Line> {

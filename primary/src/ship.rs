@@ -69,6 +69,8 @@ enum Wanted {
     Run,
     Suspended,
     Stop,
+    /// As `Stop`: the pair is deleted.
+    Delete,
 }
 
 /// What a pair's task goes by.
@@ -418,7 +420,7 @@ impl Pair {
     /// A stop is for good.
     fn want(&self, wanted: Wanted) {
         self.order(|orders| {
-            if orders.wanted != Wanted::Stop {
+            if !matches!(orders.wanted, Wanted::Stop | Wanted::Delete) {
                 orders.wanted = wanted;
             }
         });
@@ -486,7 +488,7 @@ impl Pair {
         loop {
             let now = *orders.borrow_and_update();
             match now.wanted {
-                Wanted::Stop => return,
+                Wanted::Stop | Wanted::Delete => return,
                 Wanted::Run if now.held == 0 => {}
                 Wanted::Run | Wanted::Suspended => {
                     if orders.changed().await.is_err() {
@@ -559,9 +561,9 @@ impl Pair {
                 let words = format!("the pair was suspended on '{here}': `tidemark pair resume {pair}` there goes on");
                 (Parting::Suspended, words)
             }
-            Wanted::Stop => {
-                let group = self.keeper.name();
-                (Parting::Over, format!("'{here}' was stopped, or its pair of group '{group}' was deleted there"))
+            Wanted::Stop => (Parting::Over, format!("'{here}' was stopped")),
+            Wanted::Delete => {
+                (Parting::Over, format!("the pair of group '{}' was deleted on '{here}'", self.keeper.name()))
             }
             Wanted::Run => (Parting::Over, format!("'{here}' begins anew")),
         }
@@ -801,7 +803,7 @@ impl Pair {
     /// When that could not be recorded.
     pub fn forget(&self) -> Result<(), CatalogError> {
         self.differences.forget()?;
-        self.stop();
+        self.want(Wanted::Delete);
         Ok(())
     }
 }

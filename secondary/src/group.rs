@@ -740,6 +740,14 @@ impl Secondary {
         // Nobody has called since: it is the link by now.
         let copy_error = copy_error.filter(|_| stood.is_none_or(called));
         let silent = (!connected).then(|| format!("'{peer}' is not connected: `tidemark status` there says why"));
+        // A pair that is deleted while nobody can tell it to this side is missed by nobody else.
+        let gone = (!connected && !suspended && stood.is_none_or(|at| !called(at))).then(|| {
+            let (group, here) = (self.parts.keeper.name(), &self.parts.appliance);
+            format!(
+                "If '{peer}' has no pair of this group any more: `tidemark pair create {group} --to {here}` there goes on with this copy, \
+                 `tidemark pair delete {group} --to {peer}` here gives it up and keeps its volumes"
+            )
+        });
         let before = permission.keeps_before().then(|| was_before(&self.parts.keeper)).flatten().map(|before| {
             let time = from_unix_ns(before.marker_ns);
             let generation = before.generation;
@@ -754,7 +762,11 @@ impl Secondary {
         PairStatus {
             peer: peer.into(),
             state,
-            reason: joined([self.state.problem().or(if connected { None } else { copy_error }).or(silent), before]),
+            reason: joined([
+                self.state.problem().or(if connected { None } else { copy_error }).or(silent),
+                gone,
+                before,
+            ]),
             since: self.in_state_since(state, now),
             connected,
             stands: !connected && stood.is_some_and(called),
@@ -784,7 +796,7 @@ impl Secondary {
 }
 
 /// What is to be said, one after the other.
-fn joined(parts: [Option<String>; 2]) -> Option<String> {
+fn joined<const N: usize>(parts: [Option<String>; N]) -> Option<String> {
     let said: Vec<String> = parts.into_iter().flatten().collect();
     (!said.is_empty()).then(|| said.join(". "))
 }

@@ -100,6 +100,29 @@ fn an_initial_copy_that_is_suspended_and_deleted_in_the_middle_ends_when_it_is_a
     assert_cleaned_up(&pair);
 }
 
+/// Nobody can tell the copy of it: what its status says is all that an operator there has.
+#[test]
+fn a_copy_whose_pair_was_deleted_behind_a_cut_link_says_what_can_be_done() {
+    let pair = Pair::paired(&Setup::one_volume("v", 4 * MIB, 144));
+    pair.relay.cut();
+    pair.west.wait_pair(GROUP, "the link to be gone", LIMIT, |pair| !pair.connected);
+    pair.east.ok(&["pair", "delete", GROUP, "--to", "west"]);
+    pair.relay.heal();
+    let said = pair.west.pair(GROUP).reason.unwrap_or_default();
+    let (again, up) = ("`tidemark pair create g --to west` there", "`tidemark pair delete g --to east` here");
+    assert!(said.contains(again) && said.contains(up), "{said}");
+    pair.create();
+    pair.assert_same();
+    // Over a link that is up, it is told.
+    pair.east.ok(&["pair", "delete", GROUP, "--to", "west"]);
+    pair.west.wait_pair(GROUP, "the copy to be told", LIMIT, |pair| {
+        let said = pair.reason.as_deref().unwrap_or_default();
+        said.contains("was deleted on 'east'") && said.contains(up)
+    });
+    pair.west.ok(&["pair", "delete", GROUP, "--to", "east"]);
+    assert!(pair.west.try_group(GROUP).is_none());
+}
+
 #[test]
 fn a_first_copy_that_is_given_up_on_both_sides_in_the_middle_leaves_nothing() {
     let pair = Pair::unpaired(&Setup::one_volume("v", SIZE, 142));

@@ -58,7 +58,7 @@ pub(crate) fn made(image: &ImageStatus) -> String {
                 image.moments.iter().map(|moment| format!("group '{}' at marker {}", moment.group, moment.marker));
             format!("{}, all at one moment", each.collect::<Vec<_>>().join(", "))
         }
-        _ => format!("group '{}' at marker {}", image.group, image.marker),
+        _ => format!("group '{}' at marker {} of {}", image.group, image.marker, figures::time(image.marker_time)),
     };
     format!("'{}' shows {shown}:\n  {}", image.name, image.exports.join("\n  "))
 }
@@ -77,8 +77,9 @@ pub(crate) async fn list(service: &Service, fits: impl Fn(ImageKind) -> bool) ->
 
 /// Images for people.
 pub(crate) fn table(images: &[ImageStatus]) -> String {
-    let mut table =
-        Table::new(&["NAME", "KIND", "GROUP", ">MARKER", ">AGE", "STATE", ">SAVED", ">WRITTEN", ">HOSTS", "VOLUMES"]);
+    let mut table = Table::new(&[
+        "NAME", "KIND", "GROUP", ">MARKER", "MOMENT", ">MADE", "STATE", ">SAVED", ">WRITTEN", ">HOSTS", "VOLUMES",
+    ]);
     for image in images {
         let kind = match image.kind {
             ImageKind::T0 => "t0",
@@ -101,7 +102,8 @@ pub(crate) fn table(images: &[ImageStatus]) -> String {
             kind,
             &groups,
             &markers,
-            &figures::seconds(image.age_seconds),
+            &figures::time(image.marker_time),
+            &format!("{} ago", figures::seconds(image.age_seconds)),
             &state,
             &figures::bytes(image.saved_bytes),
             &figures::bytes(image.written_bytes),
@@ -110,4 +112,34 @@ pub(crate) fn table(images: &[ImageStatus]) -> String {
         ]);
     }
     table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clone_of_an_older_moment_is_told_by_that_moment_and_when_it_was_made() {
+        let image = ImageStatus {
+            name: "try".into(),
+            kind: ImageKind::Clone,
+            group: "g".into(),
+            marker: 42,
+            marker_time: "2025-12-30T00:00:00Z".parse().unwrap(),
+            moments: Vec::new(),
+            created: "2026-01-01T00:00:00Z".parse().unwrap(),
+            age_seconds: 61.0,
+            state: ImageState::Ready,
+            reason: None,
+            volumes: vec!["a".into()],
+            exports: vec!["nbd+unix:///try/a?socket=/srv/east/nbd.sock".into()],
+            connections: 0,
+            saved_bytes: 0,
+            written_bytes: 0,
+            space_bytes: 1 << 30,
+        };
+        let listed = table(std::slice::from_ref(&image));
+        assert!(listed.contains("2025-12-30 00:00:00Z") && listed.contains("1 min 1 s ago"), "{listed}");
+        assert!(made(&image).contains("at marker 42 of 2025-12-30 00:00:00Z"), "{}", made(&image));
+    }
 }

@@ -66,17 +66,19 @@ fn local_pairs(group: &GroupStatus, status: &Status, columns: usize) -> Vec<Line
 
 fn images(group: &GroupStatus, status: &Status) -> Vec<Line> {
     let marker_of = |image: &ImageStatus| {
-        let here = image.moments.iter().find(|moment| moment.group == group.name).map(|moment| moment.marker);
-        here.or_else(|| (image.group == group.name).then_some(image.marker))
+        let here = image.moments.iter().find(|moment| moment.group == group.name);
+        let here = here.map(|moment| (moment.marker, moment.time));
+        here.or_else(|| (image.group == group.name).then_some((image.marker, image.marker_time)))
     };
     let of = status.images.iter().filter_map(|image| Some((image, marker_of(image)?)));
-    let said = |(image, marker): (&ImageStatus, u64)| {
-        let age = figures::seconds(image.age_seconds);
+    // What an image shows may be older than the image by any time.
+    let said = |(image, (marker, time)): (&ImageStatus, (u64, Timestamp))| {
+        let (time, made) = (figures::time(time), figures::seconds(image.age_seconds));
         let about = match &image.reason {
             Some(reason) => format!("broken: {reason}"),
             None => format!("{} kept for it", figures::bytes(image.saved_bytes + image.written_bytes)),
         };
-        format!("{} at marker {marker}, {age} old, {about}", image.name)
+        format!("{} at marker {marker} of {time}, made {made} ago, {about}", image.name)
     };
     let lines: Vec<String> = of.map(said).collect();
     labelled("images", Style::Plain, &lines)

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tidemark_common::api::backup::types::{BackupState, RestoreState};
 use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
-use tidemark_common::api::types::HistoryStatus;
+use tidemark_common::api::types::{HistoryStatus, ImageKind};
 use tidemark_common::history::History;
 
 use super::*;
@@ -116,6 +116,17 @@ fn what_is_wrong_with_volumes_stands_with_their_group_once_or_with_those_in_none
     let wanted = ["a", "b", "scratch"].map(|volume| format!("  problem    {volume} is half restored"));
     assert_eq!(lines, wanted, "{shown}");
     assert!(shown.contains("1 group, 2 need attention"), "{shown}");
+}
+
+/// A clone made just now may show what was long ago.
+#[test]
+fn an_image_is_told_by_the_moment_it_shows_and_by_when_it_was_made() {
+    let mut status = samples::secondary();
+    let mut image = samples::image("try", ImageKind::Clone);
+    image.moments[0].time = "2025-12-30T00:00:00Z".parse().unwrap();
+    status.images = vec![image];
+    let shown = render(&status, samples::now(), PAGE);
+    assert!(shown.contains("try at marker 42 of 2025-12-30 00:00:00Z, made 1 min 1 s ago, "), "{shown}");
 }
 
 #[test]

@@ -91,14 +91,14 @@ pub(crate) enum Command {
 /// What is done with the clone.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Check {
-    /// A command for the shell, which finds the exports in TIDEMARK_DRILL_NBD_VOLUME and passes with exit code 0;
-    /// without it the exports are only opened and read
+    /// A command for the shell, which passes with exit code 0. It finds the URI of volume pg-data in TIDEMARK_DRILL_NBD_PG_DATA, and
+    /// all of them in TIDEMARK_DRILL_EXPORTS; without a check the exports are only opened and read
     #[arg(long = "check", value_name = "COMMAND")]
     command: Option<String>,
     /// Kill the check after this long
     #[arg(long, value_name = "DURATION", value_parser = cli::milliseconds, default_value = "10m")]
     timeout: u64,
-    /// Mount the volumes' file systems for the check, at TIDEMARK_DRILL_MOUNT_VOLUME
+    /// Mount the volumes' file systems for the check: TIDEMARK_DRILL_MOUNT_PG_DATA is where that of volume pg-data is
     #[arg(long, requires = "command")]
     mount: bool,
 }

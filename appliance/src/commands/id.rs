@@ -14,7 +14,7 @@ use crate::output;
 /// `tidemark id DIR`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Directory of the appliance
+    /// Directory of the appliance [default: that of --dir or TIDEMARK_DIR]
     #[arg(value_name = "DIR")]
     pub(crate) directory: Option<PathBuf>,
 }

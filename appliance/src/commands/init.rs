@@ -29,7 +29,7 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// `tidemark init DIR`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Directory to make
+    /// Directory to make [default: that of --dir or TIDEMARK_DIR]
     #[arg(value_name = "DIR")]
     pub(crate) directory: Option<PathBuf>,
     /// What people and peers call the appliance [default: the directory's name]

@@ -48,7 +48,8 @@ pub(crate) struct Resume {
 pub(crate) struct Delete {
     #[command(flatten)]
     pair: Pair,
-    /// Also when a fenced side cannot put what its hosts had written last into the volumes: these stay at no moment that was
+    /// Also when what hosts had written last is not in the volumes of this side and cannot be put there: a fenced one, or a primary that
+    /// does not run. The volumes stay at no moment that was, and the journal is kept aside
     #[arg(long)]
     force: bool,
 }

@@ -26,7 +26,7 @@ const THREADS_GRACE: Duration = Duration::from_secs(5);
 /// `tidemark serve DIR`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Directory of the appliance
+    /// Directory of the appliance [default: that of --dir or TIDEMARK_DIR]
     #[arg(value_name = "DIR")]
     pub(crate) directory: Option<PathBuf>,
 }

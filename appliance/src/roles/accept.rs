@@ -213,8 +213,9 @@ impl Appliance {
                 record.generation
             )
         } else {
+            let to = record.pairs.first().map_or("PEER", |pair| pair.peer.as_str());
             format!(
-                "if '{caller}' is to have it, `tidemark pair delete {name} --to PEER` on '{here}' gives the copy up"
+                "if '{caller}' is to have it, `tidemark pair delete {name} --to {to}` on '{here}' gives the copy up, and keeps its volumes"
             )
         };
         Err(format!("group '{name}' on '{here}' is paired with {with}, not with '{caller}': {gives_up}"))

@@ -34,7 +34,7 @@ pub(crate) enum Command {
     },
     /// Start PostgreSQL on the volumes and check all its tables and indexes with pg_amcheck
     Postgresql(postgresql::Options),
-    /// Mount all volumes, at TIDEMARK_DRILL_MOUNT_VOLUME, and run a command for the shell: what --mount does
+    /// Mount all volumes and run a command for the shell, which finds that of volume pg-data at TIDEMARK_DRILL_MOUNT_PG_DATA: what --mount does
     Mounted {
         /// The command
         command: String,

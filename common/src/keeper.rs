@@ -126,7 +126,7 @@ mod tests {
     struct Standing<T> {
         over: T,
         gate: Arc<Mutex<()>>,
-        begun: mpsc::Sender<()>,
+        begun: mpsc::SyncSender<()>,
     }
 
     impl Disk for Standing<MemoryDisk> {
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_disk_that_takes_its_time_holds_up_nobody_but_who_changes_the_record() {
-        let (begun, begins) = mpsc::channel();
+        let (begun, begins) = mpsc::sync_channel(1024);
         let disk = Standing { over: MemoryDisk::new(), gate: Arc::new(Mutex::new(())), begun };
         let catalog = Catalog::open_simulated(&disk, "records".as_ref(), &SystemClock::new()).unwrap();
         let record = GroupRecord {
@@ -226,7 +226,7 @@ mod tests {
             std::thread::spawn(move || keeper.update(|record| record.generation = 2))
         };
         begins.recv_timeout(LIMIT).unwrap();
-        let (tell, told) = mpsc::channel();
+        let (tell, told) = mpsc::sync_channel(1);
         let asks = Arc::clone(&keeper);
         std::thread::spawn(move || tell.send(asks.generation()));
         assert_eq!(told.recv_timeout(LIMIT), Ok(Generation(1)), "as it is durable");

@@ -308,7 +308,7 @@ fn move_catalogue(appliance: &Appliance, bytes: u64) -> SmallDisk {
 fn a_comparison_whose_record_cannot_be_written_stands_and_says_why() {
     let mut pair = Pair::paired(&Setup::one_volume("v", 256 * MIB, 336));
     pair.east.stop();
-    let small = move_catalogue(&pair.east, 4 * MIB);
+    let small = move_catalogue(&pair.east, MIB);
     pair.east.start();
     pair.wait_paired();
     let ballast = std::thread::scope(|scope| {

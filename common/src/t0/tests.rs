@@ -436,6 +436,7 @@ fn nothing_of_a_lost_image_becomes_part_of_a_later_one() {
     let mut rig = Rig::new(64 << 20);
     rig.write(extent(0, SIZE as u64), 1).unwrap();
     let lost = rig.begin().unwrap();
+    rig.write(extent(0, 4096), 9).unwrap();
     for byte in 2..4 {
         rig.begin().unwrap();
         rig.write(extent(0, 8192), byte).unwrap();

@@ -124,10 +124,10 @@ fn a_journal_that_fills_because_volumes_take_nothing_is_forecast() {
 #[test]
 fn a_pair_that_gets_no_nearer_stands_though_it_ships() {
     let pair = Pair::paired(&Setup::one_volume("v", 64 * MIB, 282).journals("512MiB", "512MiB"));
-    pair.relay.set(Weather { bytes_per_second: Some(2_000_000), ..Weather::default() });
+    pair.relay.set(Weather { bytes_per_second: Some(8_000_000), ..Weather::default() });
     let (mut host, begun, mut written) = (pair.east.open("v"), Instant::now(), 0);
     wait_until("the pair to be seen getting no nearer", LIMIT, || {
-        while written < 16 + 4 * begun.elapsed().as_secs() {
+        while written < 16 + 16 * begun.elapsed().as_secs() {
             host.write_all(written % 64 * MIB, &noise(2 * written + 1, MIB)).expect("hosts do not notice");
             written += 1;
         }

@@ -297,20 +297,7 @@ fn describe(member: &Member, mut digest: Digest) -> MemberSaid {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A clock that is set by hand, in milliseconds.
-    #[derive(Debug, Default)]
-    struct Hand(AtomicU64);
-
-    impl Clock for Hand {
-        fn monotonic(&self) -> Duration {
-            Duration::from_millis(self.0.load(Ordering::Relaxed))
-        }
-
-        fn wall(&self) -> jiff::Timestamp {
-            jiff::Timestamp::UNIX_EPOCH
-        }
-    }
+    use crate::pace::tests::Hand;
 
     #[test]
     fn how_far_it_is_is_told_with_what_is_left_and_a_target_that_stalls() {

@@ -108,14 +108,14 @@ impl Quiet {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
 
-    /// A clock that is set by hand.
+    /// A clock that is set by hand, in milliseconds.
     #[derive(Debug, Default)]
-    struct Hand(AtomicU64);
+    pub(crate) struct Hand(pub(crate) AtomicU64);
 
     impl Clock for Hand {
         fn monotonic(&self) -> Duration {

@@ -533,8 +533,8 @@ impl Inner {
         first
     }
 
-    /// A copy that was taken back is not over, though all its regions had arrived and nothing came: the other side waits for an end,
-    /// and is given one by the copy that passes this region.
+    /// Where nothing is left to be copied and the other side still waits for the end of a copy, one that passes this region brings it: also
+    /// when one was taken back though all its regions had arrived.
     fn keep_one(&mut self, region: Option<Extent>) {
         if self.bitmap.is_empty()
             && let Some(region) = region
@@ -548,11 +548,8 @@ impl Inner {
     /// (invariant 4). So one region stays, for the copy that passes that over.
     fn keep_only(&mut self, members: &Bitmap) -> bool {
         let changed = self.bitmap.retain_volumes_of(members);
-        if changed
-            && self.bitmap.is_empty()
-            && let Some(run) = members.next_run(VolumeIndex(0), 0)
-        {
-            self.bitmap.mark(Extent { length: REGION_BYTES, ..run });
+        if changed {
+            self.keep_one(members.next_run(VolumeIndex(0), 0));
         }
         changed
     }

@@ -33,7 +33,8 @@ pub enum PointError {
     },
     /// The marker lies between two that are held: the copy never stood at it.
     #[error(
-        "marker {number} is no moment of this copy, which went from marker {} to marker {} at once: by a differential copy, or by intervals          that were sent as one. Name one of these two",
+        "marker {number} is no moment of this copy, which went from marker {} to marker {} at once: by a differential copy, or by intervals \
+         that were sent as one. Name one of these two",
         held(before),
         held(after)
     )]

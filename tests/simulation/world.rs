@@ -401,6 +401,8 @@ impl World {
             self.line.tell_near(&Message::Refused(refused), time, &mut self.random);
             return true;
         }
+        // From here on its image is given up with its history, even when it dies in that, and it says so.
+        (self.told, self.held) = ((0, 0, 0), None);
         let (site, connection) = (&mut self.far_site, self.line.current());
         match survives(|| site.renew_secondary()) {
             None => self.died(Side::Far, None),
@@ -411,8 +413,6 @@ impl World {
                 self.far = Some(far);
                 self.far_waits = false;
                 self.flipped = false;
-                // Its image is given up, and it says so.
-                self.told = (0, 0, 0);
                 self.figures.renewals += 1;
                 self.note("the copy begins anew");
             }

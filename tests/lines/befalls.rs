@@ -1,5 +1,7 @@
 //! What befalls a line: other rates, other ways, nothing at all, others on it.
 
+use tidemark_tests::virtual_path::Row;
+
 use super::*;
 
 const MEGABIT: f64 = 1e6;
@@ -18,6 +20,48 @@ fn another_rate_is_found_soon() {
     assert!(sent <= 1.1, "sent in vain on the slow line: {sent}");
     let again = run.reaches(0, 0.9 * fast.bits_per_second, seconds(16));
     assert!(again.is_some_and(|took| took <= seconds(5)), "{again:?}");
+}
+
+/// A queue of 50 KB, less than a connection begins with: a look at the path does not fill it.
+#[test]
+fn a_slow_line_is_not_overrun() {
+    let path = Path { queue_bytes: 50_000, ..Path::new(8.0, 1, 0.0) };
+    let row = Row::of(&steady(path, &[], seconds(30)), path, seconds(8));
+    println!("{row}");
+    assert!(row.goodput >= 0.9, "{row}");
+    assert!(row.sent <= 1.05, "{row}");
+}
+
+/// From what two processes on one machine have, or a good long line, to a line of the kind that is rented: it is used, frames arrive
+/// one after the other, and questions on the control stream are answered as if nobody sent anything.
+#[test]
+fn a_line_that_becomes_hundreds_of_times_slower_is_used_and_answers() {
+    for (fast, round_trip_ms, slow, queue_ms) in [
+        (4000.0, 1, 16.0, 200),
+        (4000.0, 1, 8.0, 50),
+        (4000.0, 1, 4.0, 200),
+        (1000.0, 50, 16.0, 200),
+        (1000.0, 50, 1.0, 200),
+    ] {
+        let line = format!("{fast} to {slow} Mbit/s, {round_trip_ms} ms");
+        let before = Path::new(fast, round_trip_ms, 0.0);
+        let bits_per_second = slow * MEGABIT;
+        let after = Path { bits_per_second, queue_bytes: (bits_per_second / 8e3) as u64 * queue_ms, ..before };
+        let (fell, settled, ends) = (seconds(1), seconds(6), seconds(26));
+        let run = steady(before, &[(fell, after)], ends);
+        let (used, sent) = (run.goodput(0, settled, ends), run.sent_for_delivered(settled, ends));
+        let (silent, stood) = (run.silent(0, fell, ends), run.stood(0, settled, ends));
+        println!("{line}: {:.2} Mbit/s, sent {sent:.3}, silent {silent:.1?}, stood {stood:.1?}", used / MEGABIT);
+        assert!(used >= 0.9 * bits_per_second, "{line}: {used}");
+        assert!(sent <= 1.05, "{line}: {sent}");
+        // What `status` of a primary calls no answer.
+        assert!(silent <= seconds(2), "{line}: {silent:?}");
+        // What was handed over at full rate on a long line arrives side by side: it is as much as that line needed.
+        if round_trip_ms == 1 {
+            let frame = Duration::from_secs_f64(FRAME_RAW_BYTES_MAX as f64 * 8.0 / bits_per_second);
+            assert!(stood <= frame.mul_f64(1.2), "{line}: {stood:?}, a frame takes {frame:?}");
+        }
+    }
 }
 
 /// Another way, longer or shorter.

@@ -7,6 +7,7 @@ mod targets;
 
 use std::time::Duration;
 
+use tidemark_common::limits::FRAME_RAW_BYTES_MAX;
 use tidemark_common::link::Congestion;
 use tidemark_tests::virtual_path::{Path, Run, Sender, TICK, run};
 
@@ -33,8 +34,10 @@ fn show(run: &Run) {
         let seen = run.seen.iter().enumerate().map(|(sender, seen)| {
             let (now, before) = (seen[tick], tick.checked_sub(1).map_or_else(Default::default, |before| seen[before]));
             format!(
-                "{:7.1} Mbit/s, sent {:7.1}, dropped {:5} kB, queue {:5.1} ms, window {:6} kB",
+                "{:7.1} Mbit/s, in order {:6.1} MB, silent {:4.1} s, sent {:7.1}, dropped {:5} kB, queue {:5.1} ms, window {:6} kB",
                 run.goodput(sender, moment - TICK, moment) / 1e6,
+                now.in_order as f64 / 1e6,
+                now.silent.as_secs_f64(),
                 (now.sent - before.sent) as f64 * 80e-6,
                 (now.dropped - before.dropped) / 1000,
                 now.queued.as_secs_f64() * 1e3,

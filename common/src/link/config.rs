@@ -8,6 +8,7 @@ use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig};
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use super::congestion::SteadyConfig;
+use super::precedence::CONTROL_ROOM_BYTES;
 use crate::config::{Congestion, ReplicationConfig};
 use crate::limits::{DATA_STREAMS, LINK_CONNECTIONS_MAX, LINK_HANDSHAKES_MAX};
 
@@ -20,8 +21,6 @@ const BIDI_STREAMS: u32 = 1;
 const UDP_PAYLOAD_BYTES_MAX: usize = 65_507;
 /// Smallest MTU QUIC works with.
 const MTU_MIN: u16 = 1200;
-/// Control messages overtake data that waits to be sent.
-pub(super) const CONTROL_PRIORITY: i32 = 1;
 
 /// A packet that others overtook is lost when it is late by a quarter of the round trip (RACK, RFC 8985, section 6.2), not when
 /// three have overtaken it: links with several ways reorder, and at 1 Gbit/s three packets are 35 µs.
@@ -38,7 +37,7 @@ pub struct LinkConfig {
     /// Bytes a peer may have under way on one stream: with the data streams together, twice rate times round trip, because what was
     /// sent after a loss waits for it.
     pub stream_window_bytes: u32,
-    /// Bytes kept until the peer has acknowledged them, per connection.
+    /// Bytes of data kept until the peer has acknowledged them, per connection.
     pub send_window_bytes: u64,
     /// Largest UDP payload that is tried, bytes; paths that carry less are found out.
     pub mtu_max: u16,
@@ -112,9 +111,9 @@ impl LinkConfig {
             .keep_alive_interval(Some(self.idle_timeout / 4))
             .stream_receive_window(self.stream_window_bytes.into())
             .receive_window(self.receive_window())
-            .send_window(self.send_window_bytes)
-            // Frames are needed in the order in which they were written, so they are sent in that order.
-            .send_fairness(false)
+            .send_window(self.send_window_bytes.saturating_add(CONTROL_ROOM_BYTES))
+            // Otherwise no message overtakes a stream that was begun: see `precedence`.
+            .send_fairness(true)
             .packet_threshold(OVERTAKEN_MAX)
             .time_threshold(LATE_ROUND_TRIPS)
             .datagram_receive_buffer_size(None)

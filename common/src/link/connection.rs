@@ -5,9 +5,11 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::{CONTROL_PRIORITY, LinkConfig};
+use super::config::LinkConfig;
+use super::congestion::filled_and_starved;
 use super::control::{ControlReceiver, ControlSender};
 use super::error::{LinkError, Parting, Violation, code};
+use super::precedence::{CONTROL_PRIORITY, lanes_for};
 use super::receive::DataReceiver;
 use super::send::DataSender;
 use crate::ids::ApplianceId;
@@ -45,6 +47,8 @@ pub struct Stats {
     pub congestion_window_bytes: u64,
     /// Largest UDP payload the path carries, bytes, as found so far.
     pub mtu_bytes: u16,
+    /// How often frames waited here because more than the windows of the peer's streams was handed over.
+    pub blocked: u64,
     /// Bytes a second that frames are held to.
     pub rate_limit: Option<NonZeroU64>,
 }
@@ -115,8 +119,16 @@ impl Connection {
             sent_packets: stats.path.sent_packets,
             congestion_window_bytes: stats.path.cwnd,
             mtu_bytes: stats.path.current_mtu,
+            blocked: stats.frame_tx.data_blocked + stats.frame_tx.stream_data_blocked,
             rate_limit: self.config.rate_limit,
         }
+    }
+
+    /// Batches of acknowledgements while the congestion window kept data here, and while it did not: then nothing was to be sent, or the peer takes no
+    /// more. `None`: not known. Copies the state of the congestion control: not for every frame.
+    #[must_use]
+    pub fn filled_and_starved(&self) -> Option<(u64, u64)> {
+        filled_and_starved(self.quinn.congestion_state())
     }
 
     /// Primary: opens the control stream. The peer sees it with the first message.
@@ -166,6 +178,11 @@ impl Connection {
             Ok(receiver) => receiver,
             Err(_) => Err(self.too_slow("data streams")),
         }
+    }
+
+    /// Over how many of `lanes` frames go now.
+    pub(super) fn lanes_for(&self, lanes: usize) -> usize {
+        lanes_for(self.quinn.stats().path.cwnd, self.config.stream_window_bytes, lanes)
     }
 
     /// For tests that speak what no sender speaks.

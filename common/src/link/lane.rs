@@ -16,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::error::{LinkError, code};
 use super::pace::{PIECE_BYTES, TokenBucket};
+use super::precedence::in_pieces;
 
 /// What a lane is given.
 #[derive(Debug)]
@@ -71,10 +72,10 @@ async fn run(
 ) -> Result<(), LinkError> {
     while let Some(parcel) = parcels.recv().await {
         match parcel {
-            Parcel::Write { mut pieces, permit } => {
+            Parcel::Write { pieces, permit } => {
                 match &pace {
                     Some(pace) => write_paced(&mut stream.0, pieces, pace).await?,
-                    None => stream.0.write_all_chunks(&mut pieces).await.map_err(write_error)?,
+                    None => write(&mut stream.0, pieces).await?,
                 }
                 drop(permit);
             }
@@ -82,6 +83,11 @@ async fn run(
         }
     }
     Err(LinkError::LocallyClosed)
+}
+
+async fn write(stream: &mut SendStream, pieces: [Bytes; 2]) -> Result<(), LinkError> {
+    let mut pieces: Vec<Bytes> = pieces.into_iter().flat_map(in_pieces).collect();
+    stream.write_all_chunks(&mut pieces).await.map_err(write_error)
 }
 
 async fn write_paced(stream: &mut SendStream, pieces: [Bytes; 2], pace: &Pace) -> Result<(), LinkError> {

@@ -1,7 +1,7 @@
 //! The sending end of the data streams.
 //!
-//! In: frames. Out: chunks striped over the lanes, each frame whole on one of them, numbered densely from 0. The payload is never
-//! copied: QUIC keeps a reference until it is acknowledged. Held at most: [`SEND_QUEUE_BYTES_MAX`] here, and the send
+//! In: frames. Out: chunks striped over as many lanes as the line needs, each frame whole on one of them, numbered densely from 0. The
+//! payload is never copied: QUIC keeps a reference until it is acknowledged. Held at most: [`SEND_QUEUE_BYTES_MAX`] here, and the send
 //! window in QUIC.
 
 use std::future::poll_fn;
@@ -111,9 +111,9 @@ impl DataSender {
         Ok(())
     }
 
-    /// A lane with room, tried in turn. A place reserved stays reserved if the caller goes away.
+    /// A lane with room, of those that the line needs now, tried in turn. A place reserved stays reserved if the caller goes away.
     fn poll_lane(&mut self, context: &mut Context<'_>) -> Poll<Result<usize, LinkError>> {
-        let count = self.lanes.len();
+        let count = self.connection.lanes_for(self.lanes.len());
         for step in 0..count {
             let number = (self.turn + step) % count;
             let Some(lane) = self.lanes.get_mut(number) else { continue };

@@ -83,6 +83,10 @@ impl Sender {
 pub struct Seen {
     /// Bytes of data that were read at the other end, in order.
     pub delivered: u64,
+    /// Bytes of frames that came whole, each after the one before it.
+    pub in_order: u64,
+    /// Since when the receiver has answered nothing on the control stream.
+    pub silent: Duration,
     /// Bytes of UDP payload sent, whatever for.
     pub sent: u64,
     /// Of those, dropped before the slowest hop.
@@ -118,7 +122,29 @@ impl Run {
         bytes as f64 * 8.0 / (to - from).as_secs_f64()
     }
 
-    /// The same of all senders.
+    /// The longest time for which the control stream had no answer, between two moments.
+    #[must_use]
+    pub fn silent(&self, sender: usize, from: Duration, to: Duration) -> Duration {
+        self.between(sender, from, to).map(|seen| seen.silent).max().unwrap_or_default()
+    }
+
+    /// The longest time in which no frame came in its turn, between two moments.
+    #[must_use]
+    pub fn stood(&self, sender: usize, from: Duration, to: Duration) -> Duration {
+        let (mut longest, mut ticks, mut last) = (0, 0, None);
+        for seen in self.between(sender, from, to) {
+            ticks = if last.replace(seen.in_order) == Some(seen.in_order) { ticks + 1 } else { 0 };
+            longest = longest.max(ticks);
+        }
+        TICK * longest
+    }
+
+    fn between(&self, sender: usize, from: Duration, to: Duration) -> impl Iterator<Item = &Seen> {
+        let tick = |at: Duration| (at.as_nanos() / TICK.as_nanos()) as usize;
+        self.seen[sender].iter().skip(tick(from)).take(tick(to) - tick(from))
+    }
+
+    /// Bits of data per second of all senders.
     #[must_use]
     pub fn goodput_of_all(&self, from: Duration, to: Duration) -> f64 {
         (0..self.seen.len()).map(|sender| self.goodput(sender, from, to)).sum()
@@ -295,6 +321,8 @@ pub fn run(seed: u64, path: Path, senders: &[Sender], changes: &[(Duration, Path
         while now >= tick {
             for (pair, seen) in world.seen.iter_mut().enumerate() {
                 seen.delivered = ends[pair][1].delivered();
+                seen.in_order = ends[pair][1].in_order();
+                seen.silent = (now - begin).saturating_sub(ends[pair][0].answered());
                 seen.window = ends[pair][0].window();
                 run.seen[pair].push(*seen);
                 seen.queued = Duration::ZERO;

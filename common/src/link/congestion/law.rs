@@ -283,7 +283,9 @@ impl Law {
         let Some(delay) = self.floor.delay else { return };
         let rate = if self.phase == Phase::Start { self.rates.best() } else { self.rates.newest() };
         let held = rate * (delay + self.slack_of_path()).as_secs_f64();
-        self.window = self.window.min(held).max(float(BEGIN_BYTES));
+        // On a slow line the beginning is more than its queue holds: half of it would make that queue, and what it drops, the path's own.
+        let least = if rate > 0.0 { float(2 * SLACK_PACKETS * self.mtu) } else { float(BEGIN_BYTES) };
+        self.window = self.window.min(held).max(least);
         (self.phase, self.low, self.low_since) = (Phase::Down, self.window / 2.0, now);
         (self.flat, self.rounds) = (self.flat.min(0), 0);
     }

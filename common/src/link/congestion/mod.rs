@@ -37,41 +37,57 @@ pub(super) struct SteadyConfig;
 
 impl ControllerFactory for SteadyConfig {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        Box::new(Steady(Law::new(now, current_mtu)))
+        Box::new(Steady { law: Law::new(now, current_mtu), filled: 0, starved: 0 })
     }
 }
 
 /// The law, spoken to by quinn.
 #[derive(Debug, Clone)]
-struct Steady(Law);
+struct Steady {
+    law: Law,
+    /// Batches of acknowledgements while the window was what kept data here, and while it was not.
+    filled: u64,
+    starved: u64,
+}
+
+/// How often what a connection sends was kept by its window, and how often by something else: nothing to send, or a peer that takes no more.
+/// `None`: its controller does not tell.
+pub(super) fn filled_and_starved(controller: Box<dyn Controller>) -> Option<(u64, u64)> {
+    controller.into_any().downcast::<Steady>().ok().map(|steady| (steady.filled, steady.starved))
+}
 
 impl Controller for Steady {
     fn on_sent(&mut self, now: Instant, _bytes: u64, _last_packet_number: u64) {
-        self.0.sent(now);
+        self.law.sent(now);
     }
 
     fn on_ack(&mut self, _now: Instant, sent: Instant, bytes: u64, app_limited: bool, _rtt: &RttEstimator) {
-        self.0.acknowledged(sent, bytes, app_limited);
+        self.law.acknowledged(sent, bytes, app_limited);
     }
 
     fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, _largest: Option<u64>) {
-        self.0.batch_ends(now, in_flight, app_limited);
+        if app_limited {
+            self.starved = self.starved.saturating_add(1);
+        } else {
+            self.filled = self.filled.saturating_add(1);
+        }
+        self.law.batch_ends(now, in_flight, app_limited);
     }
 
     fn on_congestion_event(&mut self, now: Instant, sent: Instant, is_persistent: bool, lost_bytes: u64) {
         match (is_persistent, lost_bytes) {
-            (true, _) => self.0.restart(now),
-            (false, 0) => self.0.marked(),
-            (false, bytes) => self.0.lost(now, sent, bytes),
+            (true, _) => self.law.restart(now),
+            (false, 0) => self.law.marked(),
+            (false, bytes) => self.law.lost(now, sent, bytes),
         }
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
-        self.0.set_mtu(new_mtu);
+        self.law.set_mtu(new_mtu);
     }
 
     fn window(&self) -> u64 {
-        self.0.window()
+        self.law.window()
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {

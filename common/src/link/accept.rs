@@ -8,7 +8,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use quinn::{ConnectionError, Incoming, ServerConfig};
+use quinn::{ConnectionError, Incoming, ServerConfig, TransportErrorCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
@@ -34,6 +34,8 @@ pub(super) struct Acceptor {
 /// Why a stranger stays outside.
 enum Refusal {
     Untrusted,
+    /// Given up by the other side, or not ended in time.
+    Unfinished(String),
     Failed(String),
 }
 
@@ -88,7 +90,7 @@ impl Acceptor {
             Err(error) => return self.report(remote, None, &error.to_string()),
         };
         let admitted = timeout(self.config.setup_timeout, self.let_in(incoming, server, &presented)).await;
-        let admitted = admitted.unwrap_or_else(|_| Err(Refusal::Failed("the handshake took too long".into())));
+        let admitted = admitted.unwrap_or_else(|_| Err(Refusal::Unfinished("the handshake took too long".into())));
         match admitted {
             Ok(connection) => {
                 let peer = self.trust.peer_name(&connection.peer()).unwrap_or_default();
@@ -102,6 +104,7 @@ impl Acceptor {
                 presented.id(),
                 "not a trusted peer: if it should be, run `tidemark peer add` here with that id",
             ),
+            Err(Refusal::Unfinished(why)) => self.trust.unfinished(remote, presented.id(), &why),
             Err(Refusal::Failed(why)) => self.report(remote, presented.id(), &why),
         }
         drop(permit);
@@ -126,6 +129,7 @@ impl Acceptor {
     fn refusal(&self, error: &ConnectionError, presented: &Presented) -> Refusal {
         match presented.id() {
             Some(id) if self.trust.peer_name(&id).is_none() => Refusal::Untrusted,
+            _ if is_unfinished(error) => Refusal::Unfinished(error.to_string()),
             _ => Refusal::Failed(error.to_string()),
         }
     }
@@ -139,5 +143,14 @@ impl Acceptor {
         let mut server = ServerConfig::with_crypto(Arc::new(crypto));
         server.transport_config(self.config.transport()).max_incoming(self.config.handshakes_max);
         Ok((server, presented))
+    }
+}
+
+/// Whether the other side gave up, as who calls a service that hangs, and not because of what either has shown.
+fn is_unfinished(error: &ConnectionError) -> bool {
+    match error {
+        ConnectionError::TimedOut | ConnectionError::Reset => true,
+        ConnectionError::ConnectionClosed(close) => close.error_code == TransportErrorCode::APPLICATION_ERROR,
+        _ => false,
     }
 }

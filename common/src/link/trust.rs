@@ -13,4 +13,9 @@ pub trait Trust: Send + Sync + 'static {
     /// presented, if it came so far; nothing proves that it holds the key of an id that is not trusted. Whether that is logged is up to
     /// who is told. Called from a handshake: must not block.
     fn refused(&self, remote: SocketAddr, id: Option<ApplianceId>, why: &str);
+    /// A connection from there was begun and not completed, by the other side or not in time, as when this one hung meanwhile: nothing says that a
+    /// stranger called. As [`Trust::refused`] otherwise.
+    fn unfinished(&self, remote: SocketAddr, id: Option<ApplianceId>, why: &str) {
+        self.refused(remote, id, why);
+    }
 }

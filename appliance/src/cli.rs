@@ -9,8 +9,8 @@ use tidemark_common::config::{parse_duration, parse_size};
 use tidemark_common::ids::{ApplianceId, check_name, check_tag};
 
 use crate::commands::{
-    backup, clone, completions, cut, demo, drill, failover, group, id, init, local_pair, lost, man, markers, pair,
-    peer, rejoin, serve, set, status, switchover, t0, verify, volume, wait,
+    backup, clone, completions, cut, demo, drill, failover, group, id, init, leases, local_pair, lost, man, markers,
+    pair, peer, rejoin, serve, set, status, switchover, t0, verify, volume, wait,
 };
 
 /// Journal-based asynchronous remote copy of block volumes.
@@ -78,6 +78,8 @@ pub(crate) enum Command {
     Switchover(switchover::Args),
     /// Return, on an old primary, as the copy of who took over
     Rejoin(rejoin::Args),
+    /// Who keeps what of the past (slow pairs, histories, images, backups), what it takes, and what ends it
+    Leases(leases::Args),
     /// What an old primary had written and never shipped
     #[command(subcommand)]
     Lost(lost::Command),

@@ -89,6 +89,17 @@ fn open(directory: &Path) -> anyhow::Result<Arc<Appliance>> {
     let identity = Identity::load(directory)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let catalog = open_catalog(directory, &*clock)?;
+    over(directory, config, identity, clock, catalog)
+}
+
+/// The appliance of a catalogue; nothing of it runs yet.
+fn over(
+    directory: &Path,
+    config: Config,
+    identity: Identity,
+    clock: Arc<dyn Clock>,
+    catalog: Catalog,
+) -> anyhow::Result<Arc<Appliance>> {
     let peers = catalog.peers()?.into_iter().map(|peer| (peer.name.clone(), peer)).collect();
     let metrics = Arc::new(Metrics::new(&config.name, env!("CARGO_PKG_VERSION"), clock.wall()));
     let images = Images::new(&config.images);
@@ -203,6 +214,7 @@ async fn start(appliance: &Arc<Appliance>, hosts: &Handle, stop: &CancellationTo
     appliance.start_local_pairs().await;
     appliance.open_drills().await.map_err(|error| anyhow!("open the drills: {}", error.message))?;
     tokio::spawn(Arc::clone(appliance).tick_drills());
+    tokio::spawn(Arc::clone(appliance).tick_left_of_drills());
     tokio::spawn(Arc::clone(appliance).watch_positions(stop.clone()));
     appliance.recover_backups().await?;
     appliance.open_comparisons().await;
@@ -244,4 +256,133 @@ async fn bind_nbd(appliance: &Arc<Appliance>, hosts: &Handle) -> anyhow::Result<
     let addresses = config.addresses.clone();
     // Whoever makes a listener is who hears of its connections.
     Ok(hosts.spawn(async move { Server::bind(&addresses, exports, options).await }).await??)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::io;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    use parking_lot::Mutex;
+    use tidemark_common::catalog::{ImageKindRecord, ImageRecord, ImageRecords};
+    use tidemark_common::storage::memory::MemoryDisk;
+    use tidemark_common::storage::{Disk, DiskFile, Open};
+
+    use super::*;
+
+    /// What befalls whoever writes into the catalogue of a test's appliance.
+    #[derive(Default)]
+    pub(crate) struct Faults {
+        /// There is no room.
+        pub(crate) full: AtomicBool,
+        /// Writes wait as long as somebody has this.
+        pub(crate) hang: Mutex<()>,
+        /// Writes that have come.
+        pub(crate) writes: AtomicU64,
+    }
+
+    struct FaultyDisk(MemoryDisk, Arc<Faults>);
+
+    struct FaultyFile(Arc<dyn DiskFile>, Arc<Faults>);
+
+    impl Disk for FaultyDisk {
+        fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
+            Ok(Arc::new(FaultyFile(self.0.open(path, how)?, Arc::clone(&self.1))))
+        }
+
+        fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
+            self.0.list(folder)
+        }
+
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            self.0.rename(from, to)
+        }
+
+        fn remove(&self, path: &Path) -> io::Result<()> {
+            self.0.remove(path)
+        }
+
+        fn create_folder(&self, folder: &Path) -> io::Result<()> {
+            self.0.create_folder(folder)
+        }
+
+        fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+            self.0.sync_folder(folder)
+        }
+    }
+
+    impl DiskFile for FaultyFile {
+        fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+            self.0.read_exact_at(buffer, offset)
+        }
+
+        fn read_cached_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
+            self.0.read_cached_at(buffer, offset)
+        }
+
+        fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+            self.1.writes.fetch_add(1, Ordering::AcqRel);
+            let _passes = self.1.hang.lock();
+            if self.1.full.load(Ordering::Acquire) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.0.write_all_at(data, offset)
+        }
+
+        fn write_direct_at(&self, data: &[u8], offset: u64) -> io::Result<bool> {
+            self.0.write_direct_at(data, offset)
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            self.0.sync()
+        }
+
+        fn size(&self) -> io::Result<u64> {
+            self.0.size()
+        }
+
+        fn grow(&self, size: u64) -> io::Result<()> {
+            self.0.grow(size)
+        }
+
+        fn zero(&self, offset: u64, length: u64, hole: bool) -> io::Result<()> {
+            self.0.zero(offset, length, hole)
+        }
+
+        fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
+            self.0.next_data(offset)
+        }
+    }
+
+    /// An appliance with nothing in it, of which nothing runs.
+    pub(crate) fn appliance(directory: &Path, faults: &Arc<Faults>) -> Arc<Appliance> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let disk = FaultyDisk(MemoryDisk::new(), Arc::clone(faults));
+        let catalog = Catalog::open_simulated(&disk, "catalog".as_ref(), &*clock).unwrap();
+        let identity = Identity::create(directory).unwrap();
+        over(directory, Config::new("alone"), identity, clock, catalog).unwrap()
+    }
+
+    /// Gives it an image, which has no volumes and cannot be read.
+    pub(crate) fn add_image(appliance: &Appliance, name: &str, kind: ImageKindRecord) {
+        let first = ImageRecord {
+            name: name.into(),
+            kind,
+            group: "g".into(),
+            group_id: [7; 16],
+            era: 1,
+            begin: None,
+            marker: 5,
+            boundary_seq: 9,
+            time_ns: 0,
+            tag: None,
+            created_ns: 0,
+            volumes: Vec::new(),
+            broken: Some("as in a test".into()),
+        };
+        let record = ImageRecords { first, others: Vec::new() };
+        appliance.catalog.put_image(&record).unwrap();
+        let held = Arc::new(appliance.open_image(record).unwrap());
+        appliance.images.held.write().insert(name.into(), held);
+    }
 }

@@ -63,11 +63,14 @@ async fn what_is_done_is_told_to_people_on_stderr_and_to_machines_on_stdout() {
         ("volume offer a --group h", "may be made on volume 'a'", "offered_to"),
         ("volume resize a --size 2GiB", "volume 'a' has 2 GiB now", "size"),
         ("group create h --volume a --volume b", "group 'h' has the volumes a, b", "volumes"),
+        ("group set g --history 24h,1GiB", "keep older markers from now on: 1d, 1 GiB", "volumes"),
+        ("group set g --history off", "keep no older markers any more", "volumes"),
         ("group add g --volume c", "group 'g' has the volumes a, b, c", "volumes"),
         ("group remove g --volume b", "group 'g' has the volumes a", "volumes"),
         ("pair create g --to west", "pair of 'g' with 'west': paired", "state"),
         ("pair suspend g --to west", "'west': paired", "state"),
         ("pair resume g --to west", "'west': paired", "state"),
+        ("pair release g --to west", "'west': paired", "state"),
         ("pair delete g --to west", "is deleted", "peer"),
         ("wait g", "marker 42 of 'g' is applied", "number"),
         ("wait g --marker 7 --for received", "marker 7 of 'g' is received", "number"),
@@ -206,6 +209,19 @@ async fn init_makes_an_appliance_once() {
 }
 
 #[tokio::test]
+async fn of_a_wrong_directory_no_new_appliance_is_advised() {
+    let place = tempfile::tempdir().unwrap();
+    let wrong = run(&["id", text(place.path())]).await;
+    assert_eq!((wrong.code, wrong.stdout.as_str()), (Some(1), ""));
+    assert!(wrong.stderr.contains("holds no appliance") && !wrong.stderr.contains("new appliance"), "{wrong:?}");
+    let directory = place.path().join("east");
+    assert_eq!(run(&["init", text(&directory)]).await.code, Some(0));
+    fs::remove_file(directory.join("cert.pem")).unwrap();
+    let lost = run(&["id", text(&directory)]).await;
+    assert!(lost.stderr.contains("cert.pem is missing"), "{lost:?}");
+}
+
+#[tokio::test]
 async fn init_takes_what_it_is_told() {
     let place = tempfile::tempdir().unwrap();
     let words = ["init", "d", "--name", "we.st", "--nbd", "unix:n.sock", "--nbd", "[::1]:0"];
@@ -318,6 +334,20 @@ async fn a_service_without_good_settings_does_not_start() {
         command(&["serve", text(&directory)]).env("RUST_LOG", "=loud=").output().await.unwrap().into();
     assert_eq!(refused.code, Some(1));
     assert!(refused.stderr.contains("RUST_LOG is '=loud='"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_ready_check_that_is_not_run_as_it_is_meant_says_how() {
+    let outside = run(&["drill", "check", "ext4"]).await;
+    assert_eq!(outside.code, Some(1));
+    assert!(outside.stderr.trim_end().ends_with("--check`, which says what to look at"), "{outside:?}");
+    let drill = [("VOLUMES", "a"), ("DIR", "/nowhere"), ("NBD", "{}"), ("MOUNT", "{}")];
+    let variables = drill.map(|(name, value)| (format!("TIDEMARK_DRILL_{name}"), value));
+    for words in [&["drill", "check", "sqlite", "--volume", "a", "db"][..], &["drill", "check", "ext4"]] {
+        let mounted: Outcome = command(words).envs(variables.clone()).output().await.unwrap().into();
+        assert_eq!(mounted.code, Some(1));
+        assert!(mounted.stderr.contains("leave --mount out"), "{mounted:?}");
+    }
 }
 
 #[tokio::test]

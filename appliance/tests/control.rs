@@ -91,6 +91,7 @@ async fn every_method_arrives_as_it_was_asked() {
     assert_eq!(client.pair_create("g", &west).await.unwrap().peer, "west");
     client.pair_suspend("g", "west").await.unwrap();
     client.pair_resume("g", "west").await.unwrap();
+    client.pair_release("g", "west").await.unwrap();
     client.pair_delete("g", "west", false).await.unwrap();
     assert_eq!(client.cut("g", &Cut { tag: Some(text("x")) }).await.unwrap().number, 43);
     assert_eq!(client.markers("g").await.unwrap().len(), 5);
@@ -116,6 +117,7 @@ async fn every_method_arrives_as_it_was_asked() {
         text(r#"pair_create "g" "west""#),
         text(r#"pair_suspend "g" "west""#),
         text(r#"pair_resume "g" "west""#),
+        text(r#"pair_release "g" "west""#),
         text(r#"pair_delete "g" "west" false"#),
         text(r#"cut "g" Cut { tag: Some("x") }"#),
         text(r#"markers "g""#),
@@ -322,6 +324,7 @@ async fn the_document_describes_every_route_and_every_route_is_there() {
             "POST /v1/groups/{group}/markers",
             "POST /v1/groups/{group}/pairs",
             "POST /v1/groups/{group}/pairs/{peer}/in-place",
+            "POST /v1/groups/{group}/pairs/{peer}/release",
             "POST /v1/groups/{group}/pairs/{peer}/resume",
             "POST /v1/groups/{group}/pairs/{peer}/suspend",
             "POST /v1/groups/{group}/rejoin",

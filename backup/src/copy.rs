@@ -52,6 +52,7 @@ pub struct Progress {
     clock: Arc<dyn Clock>,
     total: OnceLock<u64>,
     done: AtomicU64,
+    opens_ms: OnceLock<u64>,
     began_ms: OnceLock<u64>,
     moved_ms: AtomicU64,
     member: Mutex<String>,
@@ -88,6 +89,7 @@ impl Progress {
             clock,
             total: OnceLock::new(),
             done: 0.into(),
+            opens_ms: OnceLock::new(),
             began_ms: OnceLock::new(),
             moved_ms: 0.into(),
             member: Mutex::default(),
@@ -96,6 +98,11 @@ impl Progress {
 
     fn now_ms(&self) -> u64 {
         u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Its target is being opened: a pipe opens when somebody reads it.
+    pub fn opens(&self) {
+        let _ = self.opens_ms.set(self.now_ms());
     }
 
     /// It begins, with so many bytes before it.
@@ -116,18 +123,24 @@ impl Progress {
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
     pub fn told(&self) -> Told {
         let (done, total) = (self.done.load(Ordering::Relaxed), self.total.get().copied().unwrap_or(0));
-        let Some(began) = self.began_ms.get() else { return Told { total_bytes: total, ..Told::default() } };
         let now = self.now_ms();
+        let stalled_since = |since: u64| {
+            let silent = Duration::from_millis(now.saturating_sub(since));
+            (silent >= STALL).then_some(silent)
+        };
+        let Some(began) = self.began_ms.get() else {
+            let stalled = self.opens_ms.get().copied().and_then(stalled_since);
+            return Told { total_bytes: total, stalled, ..Told::default() };
+        };
         let seconds = now.saturating_sub(*began) as f64 / 1000.0;
         let speed = if seconds > 0.0 { done as f64 / seconds } else { 0.0 };
-        let silent = Duration::from_millis(now.saturating_sub(self.moved_ms.load(Ordering::Relaxed)));
         Told {
             done_bytes: done,
             total_bytes: total,
             bytes_per_second: speed,
             seconds_left: (speed > 0.0).then(|| total.saturating_sub(done) as f64 / speed),
             member: self.member.lock().clone(),
-            stalled: (silent >= STALL).then_some(silent),
+            stalled: stalled_since(self.moved_ms.load(Ordering::Relaxed)),
         }
     }
 }
@@ -316,5 +329,17 @@ mod tests {
         assert_eq!(progress.told().stalled, Some(STALL));
         progress.moved(1);
         assert_eq!(progress.told().stalled, None);
+    }
+
+    #[test]
+    fn a_target_that_does_not_open_is_told_as_one_that_stalls() {
+        let clock = Arc::new(Hand::default());
+        let progress = Progress::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        progress.opens();
+        assert_eq!(progress.told().stalled, None);
+        clock.0.store(5000, Ordering::Relaxed);
+        assert_eq!(progress.told().stalled, Some(STALL), "nobody reads the pipe");
+        progress.begin(1);
+        assert_eq!(progress.told().stalled, None, "it is open");
     }
 }

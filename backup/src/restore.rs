@@ -19,8 +19,11 @@ use crate::source::{Source, inside, verify_telling};
 
 /// Takes what is restored to volumes.
 pub trait VolumeWriter {
-    /// Bytes of a volume; `None` when there is none of that name.
-    fn size(&self, volume: &str) -> Option<u64>;
+    /// Bytes of a volume.
+    ///
+    /// # Errors
+    /// For people, why it cannot be written: there is none of that name, or it is not open here.
+    fn size(&self, volume: &str) -> Result<u64, String>;
     /// Told again and again while the backup is verified, before everything else: bytes read, and bytes in all where that is known.
     ///
     /// # Errors
@@ -108,8 +111,7 @@ pub fn to_volumes(
         let (KindSaid::Range, Some(offset)) = (member.kind, member.offset) else {
             return Err(format!("{} is a file of a directory: restore it with --into FOLDER", member.name));
         };
-        let size =
-            volumes.size(volume).ok_or_else(|| format!("there is no volume '{volume}' here that can be written"))?;
+        let size = volumes.size(volume)?;
         if offset.checked_add(member.size).is_none_or(|end| end > size) {
             return Err(format!(
                 "volume '{volume}' has {size} bytes, and {} reaches from {offset} to {}: `tidemark volume resize` makes it larger",

@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 const WINDOW: Duration = Duration::from_secs(60);
 /// Between two samples.
 const STEP: Duration = Duration::from_secs(1);
+/// A journal that has not filled any further for so long does not fill.
+const QUIET: Duration = Duration::from_secs(10);
 /// Less time than this tells nothing.
 const SPAN_MIN: Duration = Duration::from_secs(3);
 
@@ -33,6 +35,10 @@ impl Forecast {
         }
         while samples.front().is_some_and(|(first, _)| now.saturating_sub(*first) > WINDOW) {
             samples.pop_front();
+        }
+        let last = now.checked_sub(QUIET).and_then(|then| samples.iter().rev().find(|(at, _)| *at <= then));
+        if last.is_some_and(|(_, before)| free >= *before) {
+            return None;
         }
         // From where it was freest: what came back in between is no reason to hope.
         let (since, most) = samples.iter().copied().max_by_key(|(_, free)| *free)?;
@@ -66,6 +72,16 @@ mod tests {
     fn space_that_comes_and_goes_by_segments_is_no_trend() {
         assert_eq!(after(&Forecast::default(), (0..120).map(|second| (second, 1000 - second % 8))), None);
         assert_eq!(after(&Forecast::default(), (0..60).map(|second| (second, 500 + second))), None);
+    }
+
+    /// After a burst, nothing fills it any more.
+    #[test]
+    fn hosts_that_are_quiet_fill_no_journal() {
+        let forecast = Forecast::default();
+        assert!(after(&forecast, (0..=20).map(|second| (second, 1000 - 40 * second))).is_some());
+        assert!(after(&forecast, (21..=25).map(|second| (second, 200))).is_some(), "they may go on");
+        assert_eq!(after(&forecast, (26..=40).map(|second| (second, 200))), None);
+        assert!(after(&forecast, (41..=45).map(|second| (second, 200 - 10 * (second - 40)))).is_some());
     }
 
     #[test]

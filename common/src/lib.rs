@@ -16,6 +16,8 @@ pub mod identity;
 pub mod ids;
 pub mod journal;
 pub mod keeper;
+pub mod lag;
+pub mod lease;
 pub mod limits;
 pub mod link;
 pub mod local_pair;

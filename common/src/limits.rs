@@ -36,6 +36,16 @@ pub const INTERVAL_MS: std::ops::RangeInclusive<u64> = 10..=86_400_000;
 pub const TAG_BYTES_MAX: usize = 200;
 /// Largest generation of a group that is believed: one is added per change of roles.
 pub const GENERATION_MAX: u64 = 1 << 48;
+/// Largest sequence number that is believed: one is given out per write.
+pub const SEQ_MAX: u64 = 1 << 60;
+/// Largest number of a marker that is believed: one is given out per cut.
+pub const MARKER_MAX: u64 = 1 << 56;
+/// Whether these can have been given out. What comes from a peer or a disk is counted on from: a number that nothing can follow is refused where
+/// it is read.
+#[must_use]
+pub const fn are_believed(seq: u64, marker: u64, generation: u64) -> bool {
+    seq <= SEQ_MAX && marker <= MARKER_MAX && generation <= GENERATION_MAX
+}
 /// Largest index of a volume that is believed: one is given out per volume that joins a group.
 pub const VOLUME_INDEX_MAX: u32 = 1 << 30;
 /// Volumes of one appliance.

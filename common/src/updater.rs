@@ -79,6 +79,18 @@ impl UpdaterError {
         matches!(self, Self::Journal(error) if error.is_unreadable())
     }
 
+    /// What it says; of a full disk, also where to make room.
+    #[must_use]
+    pub fn told(&self) -> String {
+        match self {
+            Self::Journal(error) => error.told(),
+            Self::Volume { volume, .. } if self.is_no_space() => {
+                format!("{self}. Make room on the disk behind volume '{volume}'; it goes on by itself")
+            }
+            _ => self.to_string(),
+        }
+    }
+
     /// Whether space on a volume's file system is all that is missing.
     #[must_use]
     pub fn is_no_space(&self) -> bool {

@@ -394,6 +394,14 @@ impl Buffer {
         spill.bound(&self.index)
     }
 
+    /// The same in place of the updater, while a volume's disk holds that: see [`Spill::bound_instead`].
+    ///
+    /// # Errors
+    /// [`RunError`]; all of it is known still.
+    pub fn bound_index_instead(&self, spill: &Spill, above: &mut usize) -> Result<(), RunError> {
+        spill.bound_instead(&self.index, above)
+    }
+
     /// The updater has written these ranges as of a frame.
     pub fn forget_applied(&self, extents: &[Extent], up_to: Position) {
         for some in extents.chunks(64) {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tidemark_common::ids::Seq;
 use tidemark_common::journal::Journal;
+use tidemark_common::overlay::unapplied::Spill;
 
 use crate::buffer::Buffer;
 use crate::drain::{Drain, DrainDesk, Draining, Pause};
@@ -36,11 +37,16 @@ impl SharedDrain {
         Self { drain: Mutex::default(), desk, buffer, journal }
     }
 
-    /// Drains until the desk says stop and the buffer is empty, or the journal fails for good.
-    pub fn run(&self, drain: Drain) {
+    /// Drains until the desk says stop and the buffer is empty, or the journal fails for good. Hosts go on while a volume's disk holds the
+    /// updater, which keeps the index within its bounds: this thread does it then.
+    pub fn run(&self, drain: Drain, spill: &Spill) {
         *self.drain.lock() = Some(drain);
+        let mut above = 0;
         loop {
             let Some((draining, pause)) = self.round(&mut self.drain.lock()) else { return };
+            if let Err(error) = self.buffer.bound_index_instead(spill, &mut above) {
+                tracing::warn!(%error, "the index grows in memory; it is tried again");
+            }
             match draining {
                 Draining::Did => {}
                 Draining::Idle => pause.sleep(&self.desk, &self.buffer),

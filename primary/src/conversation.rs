@@ -16,6 +16,7 @@ use tidemark_common::extent::Extent;
 use tidemark_common::ids::{Generation, MarkerNumber, Seq};
 use tidemark_common::journal::{JournalError, Reader};
 use tidemark_common::limits::REGION_BYTES;
+use tidemark_common::link::LinkError;
 use tidemark_common::metrics::Part;
 use tidemark_common::record::{Chain, Tip};
 use tidemark_common::wire::handshake::{HandshakeError, Versions};
@@ -137,12 +138,16 @@ impl Pair {
     /// [`ShipError`]: the conversation is over.
     pub fn heard(&self, message: Message) -> Result<(), ShipError> {
         match message {
-            Message::Ack { position, good_as_of_ms, .. } => self.acknowledged(&position, good_as_of_ms),
+            Message::Ack { position, good_as_of_ms, journal_free_bytes, .. } => {
+                self.view.lock().room_there(journal_free_bytes);
+                self.acknowledged(&position, good_as_of_ms)
+            }
             Message::Trouble(what) => {
                 self.trouble(what);
                 Ok(())
             }
-            Message::Goodbye { message } => Err(ShipError::Reach(message)),
+            // The same paths are on both machines: whose they are is said.
+            Message::Goodbye { message } => Err(ShipError::Reach(format!("'{}' says: {message}", self.peer()))),
             Message::Refused(refused) => Err(HandshakeError::Refused(refused).into()),
             _ => Err(ShipError::Ended),
         }
@@ -153,7 +158,10 @@ impl Pair {
         let what = (!what.is_empty()).then_some(what);
         match &what {
             Some(what) => {
-                tracing::warn!(group = %self.keeper.name(), peer = %self.peer(), %what, "the copy has a problem")
+                // It comes with each connection that is made while it lasts.
+                if let Some(left_out) = self.repeats.news(what, self.clock.monotonic()) {
+                    tracing::warn!(group = %self.keeper.name(), peer = %self.peer(), %what, left_out, "the copy has a problem");
+                }
             }
             None => tracing::info!(group = %self.keeper.name(), peer = %self.peer(), "the copy's problem is over"),
         }
@@ -220,7 +228,7 @@ impl Pair {
             self.links.fenced(&group, &self.peer, Generation(refused.generation));
             return;
         }
-        let reason = error.to_string();
+        let reason = self.why(&error);
         let state = self.view.lock().state;
         let is_damage = matches!(&error, ShipError::Handshake(HandshakeError::Refused(refused)) if refused.refusal == Refusal::Damaged);
         let result = match state {
@@ -244,6 +252,15 @@ impl Pair {
         if let Err(error) = result {
             tracing::error!(%group, peer = %self.peer, %error, "the pair's state could not be recorded");
             self.metrics.error(Part::Catalog);
+        }
+    }
+
+    /// Why a conversation ended, for people. A copy that takes nothing more drops its streams before its goodbye is read, and has said before what
+    /// its trouble is.
+    fn why(&self, error: &ShipError) -> String {
+        match (error, &self.view.lock().trouble) {
+            (ShipError::Link(LinkError::Abandoned), Some(what)) => format!("'{}' says: {what}", self.peer()),
+            _ => error.to_string(),
         }
     }
 

@@ -619,7 +619,7 @@ impl Drain {
         let tip = *self.writer.tip();
         let Some(cut) = self.pending.front().filter(|cut| cut.boundary.seq == tip.seq) else { return Ok(false) };
         let marker = MarkerRecord {
-            number: tip.marker.0 + 1,
+            number: tip.marker.next().0,
             boundary_seq: tip.seq.0,
             time_ns: unix_ns(cut.boundary.time),
             freeze_ns: u64::try_from(cut.boundary.frozen.as_nanos()).unwrap_or(u64::MAX),

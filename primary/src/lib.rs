@@ -1,7 +1,7 @@
 //! The primary's side: following a write.
 //!
 //! [`volume`] (a host's request) → [`buffer`] (gate and ring) → [`drain`] (fold, compress, journal, cut) →
-//! [`writeback`] (the local updater) and [`ship`] (a pair's shipper, which carries what `conversation` says). [`group`] wires them.
+//! [`writeback`] (the local updater) and [`ship`] (a pair's shipper, which carries what `conversation` says, and `suspended` while it sends nothing). [`group`] wires them.
 
 pub mod buffer;
 pub mod coalesce;
@@ -21,6 +21,7 @@ pub mod recovery;
 pub mod ring;
 mod ring_place;
 pub mod ship;
+mod suspended;
 pub mod throttle;
 pub mod verify;
 mod view;

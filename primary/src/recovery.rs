@@ -59,10 +59,10 @@ pub enum StartError {
     },
     /// The ring of before a kill is neither where it was nor where it should be now.
     #[error(
-        "the write buffer {} is not there, and holds writes that were acknowledged before the service was killed. Put it back there, or \
-         to {}, and restart the service (is the file system under ring_directory mounted?). When it is lost: `touch {}` and restart, \
+        "the write buffer {} is not there, and holds writes that were acknowledged before the service was killed. Put it back \
+         there{}, and restart the service (is the file system under ring_directory mounted?). When it is lost: `touch {}` and restart, \
          which starts without those of them that were not flushed",
-        path.display(), configured.display(), given_up.display()
+        path.display(), or_to(path, configured), given_up.display()
     )]
     RingLost {
         /// Where it was.
@@ -78,6 +78,11 @@ pub enum StartError {
     /// A thread could not be started.
     #[error("a thread could not be started: {0}")]
     Thread(#[from] std::io::Error),
+}
+
+/// The second place where a write buffer is looked for, when that is another.
+fn or_to(path: &Path, configured: &Path) -> String {
+    if path == configured { String::new() } else { format!(", or to {}", configured.display()) }
 }
 
 /// A journal that was taken over while its copy ran: nothing of it is read again.

@@ -104,6 +104,8 @@ mod tests {
         assert_eq!(place(&new, "1").find().unwrap(), new, "somebody moved it");
         std::fs::remove_file(&new).unwrap();
         assert!(matches!(place(&new, "1").find(), Err(StartError::RingLost { path, .. }) if path == old));
+        assert!(place(&new, "1").find().unwrap_err().to_string().contains(", or to "), "two places");
+        assert!(!place(&old, "1").find().unwrap_err().to_string().contains(", or to "), "one place");
         assert_eq!(place(&new, "2").find().unwrap(), new, "memory was lost");
         std::fs::write(place(&new, "1").given_up(), "").unwrap();
         assert_eq!(place(&new, "1").find().unwrap(), new, "it is given up");

@@ -287,6 +287,8 @@ impl Pair {
         view.holds = Some(image.journal.oldest());
         // Until then, anything may have been sent before this start.
         view.sent_up_to = image.journal.durable_end().position;
+        view.written.at = view.sent_up_to;
+        view.delivered.at = image.journal.oldest();
         if let (PairState::FailedOver, Some(parted)) = (state, record.parted) {
             // The other side may return: it has what both had, and was sent nothing since.
             view.holds = view.holds.map(|oldest| oldest.max(parted.place()));
@@ -491,7 +493,11 @@ impl Pair {
                 Wanted::Stop | Wanted::Delete => return,
                 Wanted::Run if now.held == 0 => {}
                 Wanted::Run | Wanted::Suspended => {
-                    if orders.changed().await.is_err() {
+                    let changed = tokio::select! {
+                        changed = orders.changed() => changed,
+                        () = self.ask_while_suspended() => return,
+                    };
+                    if changed.is_err() {
                         return;
                     }
                     continue;
@@ -503,8 +509,9 @@ impl Pair {
                 result = self.converse() => result,
                 _ = orders.changed() => Err(ShipError::Stopped),
             };
-            self.conversing.send_replace(false);
+            // In this order: what its end makes of the pair may be read out of the journal, which whoever waits for the end gives up and trims.
             self.disconnected(result.err());
+            self.conversing.send_replace(false);
             if self.view.lock().state == PairState::Fenced {
                 return;
             }
@@ -555,12 +562,9 @@ impl Pair {
 
     /// Why it ends a conversation that went well, for the other side and for the people there.
     fn parting(&self) -> (Parting, String) {
-        let (here, pair) = (self.links.name(), self.in_commands());
+        let here = self.links.name();
         match self.orders.borrow().wanted {
-            Wanted::Suspended => {
-                let words = format!("the pair was suspended on '{here}': `tidemark pair resume {pair}` there goes on");
-                (Parting::Suspended, words)
-            }
+            Wanted::Suspended => (Parting::Suspended, self.suspended_here()),
             Wanted::Stop => (Parting::Over, format!("'{here}' was stopped")),
             Wanted::Delete => {
                 (Parting::Over, format!("the pair of group '{}' was deleted on '{here}'", self.keeper.name()))
@@ -620,8 +624,13 @@ impl Pair {
             number += 1;
             control.send(&self.heartbeat(number)).await?;
             let stats = connection.stats();
+            let filled_and_starved = connection.filled_and_starved();
             packets.now(stats.sent_packets, stats.lost_packets);
-            self.view.lock().round_trip = Some(stats.round_trip);
+            {
+                let mut view = self.view.lock();
+                view.round_trip = Some(stats.round_trip);
+                view.see_link(stats.blocked, filled_and_starved);
+            }
             self.moment.fade();
             self.see_link(&stats);
             self.judge();
@@ -667,6 +676,31 @@ impl Pair {
             self.enter(PairState::Differential, Some(reason)).map_err(|error| error.to_string())?;
         }
         Ok(())
+    }
+
+    /// By the operator: the journal is kept for this pair no longer. What it holds for it goes into the bitmap.
+    ///
+    /// # Errors
+    /// When the pair follows, is fenced, or it could not be recorded.
+    pub fn release(self: &Arc<Self>) -> Result<(), String> {
+        match self.view.lock().state {
+            PairState::Paired => {
+                return Err(format!("'{}' follows: nothing older than what is under way is kept for it", self.peer));
+            }
+            PairState::Fenced => {
+                return Err(
+                    "what this side never shipped is nobody else's: it is kept until the group is given up".into()
+                );
+            }
+            PairState::InitialCopy
+            | PairState::CatchingUp
+            | PairState::Differential
+            | PairState::Resync
+            | PairState::Suspended
+            | PairState::FailedOver
+            | PairState::Error => {}
+        }
+        self.fall_back(self.image.journal.durable_end().position)
     }
 
     /// What its link takes in a moment: for whoever sees the link.
@@ -829,3 +863,6 @@ impl Drop for StopOnDrop {
         self.0.store(true, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,9 +4,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use tidemark_common::api::types::{CopyProgress, PairState, PairStatus};
+use tidemark_common::clock::from_unix_ns;
 use tidemark_common::differential::Bitmap;
 use tidemark_common::ids::{MarkerNumber, Seq, VolumeIndex};
-use tidemark_common::journal::Position;
+use tidemark_common::journal::{Journal, Position};
+use tidemark_common::lag::{Circumstances, Flow, Lag, Taking};
+use tidemark_common::lease::JournalHeld;
 use tidemark_common::metrics::Part;
 use tidemark_common::pair::paired_or_behind;
 use tidemark_common::rate::Rate;
@@ -18,8 +21,24 @@ use crate::ship::Pair;
 
 /// A peer that is silent for longer does not answer; heartbeats are answered at once.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
+/// Less than this part of the journal over there is free: it is full of what is not applied.
+const FULL_THERE: u64 = 8;
 /// Shipments whose places are remembered until their marker is permitted; 2 MiB.
 const SENT_MAX: usize = 1 << 16;
+
+/// How much of the journal has been passed in all, by whoever is here in it now.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Passed {
+    pub(crate) at: Position,
+    bytes: u64,
+}
+
+impl Passed {
+    fn to(&mut self, at: Position, journal: &Journal) {
+        self.bytes += journal.bytes_between(self.at, at);
+        self.at = self.at.max(at);
+    }
+}
 
 /// What is known of the other side now.
 #[derive(Debug)]
@@ -53,6 +72,15 @@ pub(crate) struct View {
     pub(crate) trouble: Option<String>,
     /// The least that was missing over there since it fell behind.
     least: Option<u64>,
+    flow: Flow,
+    /// By hosts, as far as it is durable here.
+    pub(crate) written: Passed,
+    /// By what is durable over there.
+    pub(crate) delivered: Passed,
+    /// Whether the other side takes no more.
+    taking: Taking,
+    /// What the journal over there could take when it said something last.
+    journal_free_bytes: Option<u64>,
 }
 
 impl View {
@@ -77,6 +105,11 @@ impl View {
             stands: false,
             trouble: None,
             least: None,
+            flow: Flow::default(),
+            written: Passed::default(),
+            delivered: Passed::default(),
+            taking: Taking::default(),
+            journal_free_bytes: None,
         }
     }
 
@@ -93,12 +126,40 @@ impl View {
         self.sent.clear();
         self.come = Some((Seq(remote.durable_seq), MarkerNumber(remote.received_marker)));
         self.rate = Rate::default();
+        self.delivered.at = at;
+        self.taking.begin();
     }
 
     /// The journal up to here is given up.
     pub(crate) fn give_up(&mut self, up_to: Position) {
         self.holds = Some(self.holds.map_or(up_to, |holds| holds.max(up_to)));
+        self.delivered.at = self.delivered.at.max(up_to);
         self.sent.clear();
+    }
+
+    /// What the link has done since the connection began.
+    pub(crate) fn see_link(&mut self, blocked: u64, filled_and_starved: Option<(u64, u64)>) {
+        self.taking.see(blocked, filled_and_starved);
+    }
+
+    /// Free bytes of the journal over there.
+    pub(crate) const fn room_there(&mut self, bytes: u64) {
+        self.journal_free_bytes = Some(bytes);
+    }
+
+    /// Where hosts and the other side are now.
+    fn see_flow(&mut self, journal: &Journal, now: Duration) {
+        self.written.to(journal.durable_end().position, journal);
+        if let Some(arrived) = self.arrived_up_to() {
+            self.delivered.to(arrived, journal);
+        }
+        let delivered = self.delivered.bytes + self.copied().0;
+        self.flow.see(now, self.written.bytes, delivered, self.taking.refused);
+    }
+
+    fn is_full_there(&self) -> bool {
+        let room = self.journal_free_bytes.zip(self.journal_capacity_bytes);
+        room.is_some_and(|(free, capacity)| free < capacity / FULL_THERE)
     }
 
     /// A shipment is about to leave. Those that change nothing here, as regions, are not remembered one by one.
@@ -232,11 +293,12 @@ impl Pair {
         let (differential_bytes, complete) = (self.differences.bytes(), self.differences.are_none());
         let now = self.clock.monotonic();
         let mut view = self.view.lock();
-        let behind = self.behind_bytes(&view);
         let caught_up = view.remote.durable_seq >= self.image.buffer.captured().0 && complete;
         let copying = matches!(view.state, PairState::InitialCopy | PairState::Resync);
         let (done_bytes, total_bytes) = view.copied();
         let copy = copying.then(|| view.rate.progress(now, done_bytes, total_bytes));
+        view.see_flow(&self.image.journal, now);
+        let lag = self.lag(&view, differential_bytes, caught_up);
         PairStatus {
             peer: self.peer().into(),
             state: view.state,
@@ -256,7 +318,9 @@ impl Pair {
             permitted_marker: view.remote.permitted_marker,
             applied_marker: view.remote.applied_marker,
             rpo_seconds,
-            lag_bytes: if caught_up { 0 } else { behind + self.image.buffer.bytes() },
+            lag_bytes: lag.missing_bytes(),
+            lag,
+            held: self.held(&view),
             differential_bytes,
             copy,
             verify: view.verify,
@@ -271,11 +335,56 @@ impl Pair {
         view.arrived_up_to().map_or(0, |arrived| journal.bytes_between(arrived, journal.durable_end().position))
     }
 
+    /// What of the journal is kept for it alone, while it does not follow.
+    fn held(&self, view: &View) -> Option<JournalHeld> {
+        let journal = &self.image.journal;
+        let (oldest, end) = (journal.oldest(), journal.durable_end().position);
+        let from = view.holds.filter(|holds| view.state != PairState::Paired && *holds < end)?.max(oldest);
+        let marker = self.desk.markers.oldest_from(from)?;
+        Some(JournalHeld {
+            marker: marker.number,
+            time: from_unix_ns(marker.time_ns),
+            bytes: journal.bytes_between(from, end),
+        })
+    }
+
+    /// Where it waits what is missing over there, and for what.
+    fn lag(&self, view: &View, differential_bytes: u64, caught_up: bool) -> Lag {
+        let journal = &self.image.journal;
+        let end = journal.durable_end().position;
+        let arrived = view.arrived_up_to().unwrap_or(end);
+        let sent = view.sent_up_to.clamp(arrived, end.max(arrived));
+        let applied = self.desk.markers.place(view.remote.applied_marker);
+        let unapplied = if view.remote.applied_marker == view.remote.received_marker {
+            Some(0)
+        } else {
+            applied.filter(|at| *at >= journal.oldest()).map(|at| journal.bytes_between(at, arrived))
+        };
+        let behind = if caught_up {
+            Lag::default()
+        } else {
+            Lag {
+                buffer_bytes: self.image.buffer.bytes(),
+                unsent_bytes: journal.bytes_between(sent, end),
+                under_way_bytes: journal.bytes_between(arrived, sent),
+                ..Lag::default()
+            }
+        };
+        let known = Circumstances {
+            state: view.state,
+            answers: self.answers(view),
+            is_full_there: view.is_full_there(),
+            differential_bytes,
+        };
+        view.flow.lag(Lag { unapplied_bytes: unapplied, ..behind }, known)
+    }
+
     /// The least that was missing over there since the pair fell behind, while it is connected: what grows again and again, or begins
     /// anew for ever, moves and gets nowhere (DESIGN 5: converge or say why not).
     pub(crate) fn converging(&self) -> Movement {
         let missing = self.differences.bytes() + self.image.buffer.bytes();
         let mut view = self.view.lock();
+        view.see_flow(&self.image.journal, self.clock.monotonic());
         let behind = self.behind_bytes(&view);
         let due = self.answers(&view)
             && matches!(

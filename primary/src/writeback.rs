@@ -88,8 +88,8 @@ pub struct Writeback {
     pub updater: Updater,
     /// What it reads, and what it writes.
     pub image: Image,
-    /// What keeps the image's index within its bounds.
-    pub spill: Spill,
+    /// What keeps the image's index within its bounds; the drain's thread has it, too.
+    pub spill: Arc<Spill>,
     /// Where it records how far it is.
     pub keeper: Arc<GroupKeeper>,
     /// The other readers of the journal.
@@ -195,7 +195,7 @@ impl Writeback {
 
     fn report(&self, error: &UpdaterError) {
         self.desk.damaged.store(error.is_damage(), Ordering::Release);
-        let problem = if error.is_damage() { self.what_damage_means(error) } else { error.to_string() };
+        let problem = if error.is_damage() { self.what_damage_means(error) } else { error.told() };
         if self.desk.problem.lock().replace(problem).is_none() {
             tracing::error!(group = %self.keeper.name(), %error, "volumes cannot be written; it is tried again");
             self.metrics.error(Part::Updater);

@@ -143,12 +143,13 @@ impl Apply {
         self.take_over_ahead(self.state.limit_and_end().0);
     }
 
-    /// Indexes what is permitted, when more than so many bytes of it are neither applied nor indexed.
+    /// Indexes what is permitted, when more than so many bytes of it are neither applied nor indexed. Where the disk takes no runs, as much as
+    /// memory is for: a failover reads the rest.
     pub fn index_permitted(&mut self, limit: Position, unindexed_max: u64) {
         self.take_over_ahead(limit);
         let mut indexed = self.indexed.lock();
         if self.journal.bytes_between(indexed.up_to(), limit) > unindexed_max {
-            let gone_on = indexed.go_on(&self.journal, limit, &self.spill);
+            let gone_on = indexed.go_on_within(&self.journal, limit, &self.spill);
             self.note_unindexed(gone_on);
         }
         self.keep_index(&indexed, unindexed_max);
@@ -182,7 +183,7 @@ impl Apply {
         if ahead.given_up || ahead.indexed.up_to() > limit || indexed.up_to() > ahead.begin {
             return;
         }
-        let gone_on = indexed.go_on(&self.journal, ahead.begin, &self.spill);
+        let gone_on = indexed.go_on_within(&self.journal, ahead.begin, &self.spill);
         if self.note_unindexed(gone_on)
             && let Err(error) = indexed.adopt(ahead.indexed, &self.spill)
         {
@@ -203,11 +204,11 @@ impl Apply {
         }
         // A failover that is asked for meanwhile waits for this.
         let to = end.min(Position { segment: from.segment + 1, offset: u64::MAX });
-        let mut gone_on = ahead.indexed.go_on(&self.journal, to, &self.spill);
+        let mut gone_on = ahead.indexed.go_on_within(&self.journal, to, &self.spill);
         if gone_on.is_ok() && ahead.indexed.up_to() == from {
-            gone_on = ahead.indexed.go_on(&self.journal, end, &self.spill);
+            gone_on = ahead.indexed.go_on_within(&self.journal, end, &self.spill);
         }
-        if !ahead.indexed.is_bounded(&self.spill) {
+        if matches!(gone_on, Ok(false)) || !ahead.indexed.is_bounded(&self.spill) {
             ahead = Ahead { given_up: true, ..begin() };
         }
         let goes_on = !ahead.given_up && to < end;
@@ -216,13 +217,12 @@ impl Apply {
     }
 
     /// Whether it was indexed.
-    fn note_unindexed(&self, gone_on: Result<(), IndexError>) -> bool {
+    fn note_unindexed(&self, gone_on: Result<bool, IndexError>) -> bool {
         // The updater meets it as well, and shows it.
-        gone_on
-            .inspect_err(|error| {
-                tracing::debug!(group = %self.keeper.name(), %error, "what is not applied cannot be indexed");
-            })
-            .is_ok()
+        gone_on.unwrap_or_else(|error| {
+            tracing::debug!(group = %self.keeper.name(), %error, "what is not applied cannot be indexed");
+            false
+        })
     }
 
     /// Applies what can be applied now, up to the limit.
@@ -258,7 +258,7 @@ impl Apply {
                 Applying::Idle
             }
             Err(error) => {
-                let is_new = self.report(error.to_string());
+                let is_new = self.report(error.told());
                 // A path to a disk may come back; a sector does not.
                 self.unreadable = if error.is_unreadable() { self.unreadable.saturating_add(1) } else { 0 };
                 let is_told = if error.is_damage() { is_new } else { self.unreadable == TRIES + 1 };

@@ -16,6 +16,7 @@ use tidemark_common::history::History;
 use tidemark_common::ids::{Generation, Seq};
 use tidemark_common::journal::{self, Journal, JournalError, JournalOptions, Position, Writer};
 use tidemark_common::keeper::GroupKeeper;
+use tidemark_common::lag::Lag;
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender, LinkError, Parting};
 use tidemark_common::markers::{Markers, info, marker_of};
 use tidemark_common::metrics::{GroupMetrics, PairMetrics};
@@ -449,6 +450,16 @@ impl Secondary {
         result
     }
 
+    /// The primary says, with no connection of the pair, that its operator has suspended it.
+    pub fn hear_suspended(&self, reason: &str) {
+        let now = self.parts.clock.monotonic();
+        let mut current = self.current.lock();
+        // A connection that is there goes on, or says itself why it ends.
+        if current.connection.is_none() {
+            current.left(Parting::Suspended, reason.to_owned(), now);
+        }
+    }
+
     /// What takes the frames of a connection.
     fn intake(&self, writer: Writer, hello: &Hello) -> Intake {
         self.parts.pair_metrics.connected();
@@ -759,6 +770,7 @@ impl Secondary {
         let copy = permission
             .copy()
             .map(|copy| self.rate.lock().progress(self.parts.clock.monotonic(), copy.done_bytes, copy.total_bytes));
+        let lag_bytes = self.journal.bytes_between(self.lags_from(), self.journal.durable_end().position);
         PairStatus {
             peer: peer.into(),
             state,
@@ -775,7 +787,10 @@ impl Secondary {
             permitted_marker: position.permitted_marker,
             applied_marker: position.applied_marker,
             rpo_seconds: age,
-            lag_bytes: self.journal.bytes_between(self.lags_from(), self.journal.durable_end().position),
+            lag_bytes,
+            // What waits before it comes here is known over there.
+            lag: Lag { unapplied_bytes: Some(lag_bytes), ..Lag::default() },
+            held: None,
             differential_bytes: permission.copy().map_or(0, |copy| copy.total_bytes.saturating_sub(copy.done_bytes)),
             copy,
             verify: None,
@@ -805,13 +820,13 @@ fn joined<const N: usize>(parts: [Option<String>; N]) -> Option<String> {
 /// applying them again first, nobody sees the applied marker go back.
 fn catch_up(updater: &mut Updater, state: &CopyState, recorded_segment: u64) {
     let limit = state.limit();
-    while updater.applied().position.segment <= recorded_segment + 1 {
+    while updater.applied().position.segment <= recorded_segment.saturating_add(1) {
         match updater.apply_window(limit) {
             Ok(Some(_)) => state.applied(updater.applied()),
             Ok(None) => break,
             Err(error) => {
                 // The updater's thread tries again.
-                state.set_problem(Concern::Updater, Some(error.to_string()));
+                state.set_problem(Concern::Updater, Some(error.told()));
                 break;
             }
         }

@@ -75,8 +75,9 @@ pub enum IntakeError {
     Volumes(String),
     /// The journal is full, and nothing in it may be applied.
     #[error(
-        "the copy's journal of {capacity_bytes} bytes is full before the end of what must be held at once (one interval between \
-         markers, or one resync) has come: raise journal_bytes in the configuration there and restart it; it goes on by itself"
+        "the copy's journal, {} MiB, is full before the end of what must be held at once (one interval between markers, or one \
+         resync) has come: raise journal_bytes in the configuration of the copy's appliance and restart that; it goes on by itself",
+        capacity_bytes >> 20
     )]
     TooSmall {
         /// Bytes the journal may hold.
@@ -351,7 +352,7 @@ impl Intake {
             (true, _) => IntakeError::TooSmall { capacity_bytes: self.writer.journal().capacity_bytes() }.to_string(),
             // It is full still: what was said of that says more.
             (false, Some(standing)) if error.is_journal_full() => standing,
-            (false, _) => error.to_string(),
+            (false, _) => error.told(),
         };
         if self.state.no_room(error.is_journal_full(), problem) {
             self.metrics.error(Part::Journal);
@@ -362,7 +363,7 @@ impl Intake {
         self.refused = self.refused.saturating_add(1);
         // A full journal empties as long as the updater goes on; a full disk may not.
         let held_up =
-            if error.is_journal_full() { self.state.problem_of(Concern::Updater) } else { Some(error.to_string()) };
+            if error.is_journal_full() { self.state.problem_of(Concern::Updater) } else { Some(error.told()) };
         match held_up {
             Some(reason) if self.refused > TRIES => Err(IntakeError::Stands { reason }),
             _ => Ok(()),

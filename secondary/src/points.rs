@@ -70,6 +70,12 @@ impl Points {
         known.checked_sub(1).and_then(|newest| self.sizes.get(newest)).map(|(_, volumes)| volumes)
     }
 
+    /// From where on it is known how large they were.
+    #[must_use]
+    pub fn sizes_known_from(&self) -> Option<Position> {
+        self.sizes.first().map(|(from, _)| *from)
+    }
+
     /// Forgets how large volumes were before a place, where the journal begins.
     pub fn trim(&mut self, oldest: Position) {
         let passed = self.sizes.partition_point(|(from, _)| *from <= oldest).saturating_sub(1);
@@ -167,6 +173,7 @@ mod tests {
         assert_eq!(sizes(&points), [512, 1024, 1024, 4096].map(Some));
         points.trim(at(500));
         assert_eq!(sizes(&points), [None, Some(1024), Some(1024), Some(4096)]);
+        assert_eq!(points.sizes_known_from(), Some(at(300)), "the marker that counted it");
         assert_eq!(sizes(&shown(&records).1), [None, Some(1024), Some(1024), Some(4096)], "nothing is known of before");
     }
 }

@@ -211,7 +211,7 @@ pub fn is_rest_of(journal: &Arc<Journal>, before: &BeforeRecord) -> Result<(), S
     Err(format!(
         "the kept tail '{}' is not what it was: it does not hold the writes up to {}",
         before.tail,
-        before.next_seq - 1
+        before.next_seq.saturating_sub(1)
     ))
 }
 

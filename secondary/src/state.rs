@@ -10,7 +10,7 @@ use tidemark_common::forecast::Forecast;
 use tidemark_common::history::History;
 use tidemark_common::journal::{DurableEnd, Journal, Position};
 use tidemark_common::markers::Markers;
-use tidemark_common::record::ControlRecord;
+use tidemark_common::record::{ControlRecord, MarkerRecord};
 use tidemark_common::updater::AppliedPosition;
 use tidemark_common::wire::message::{Message, Position as Remote, VolumeSpec};
 use tokio::sync::watch;
@@ -148,6 +148,13 @@ impl CopyState {
     #[must_use]
     pub fn volumes_at(&self, end: Position) -> Option<Arc<[VolumeSpec]>> {
         self.inner.lock().points.volumes_at(end).cloned()
+    }
+
+    /// The oldest marker at which it is known how large the volumes were.
+    #[must_use]
+    pub fn oldest_with_sizes(&self) -> Option<MarkerRecord> {
+        let from = self.inner.lock().points.sizes_known_from()?;
+        self.markers.oldest_from(from)
     }
 
     /// The journal begins here: of what was before, nobody asks any more.

@@ -349,7 +349,8 @@ fn a_copy_whose_journal_is_gone_is_made_anew_when_that_is_ordered() {
     pair.west.stop();
     std::fs::remove_dir_all(pair.west.directory().join("groups")).expect("remove the journal");
     let reason = pair.west.start_damaged();
-    assert!(reason.contains("its end is lost"), "{reason}");
+    let groups = pair.west.directory().join("groups").display().to_string();
+    assert!(reason.contains("its end is lost") && reason.contains(&groups), "{reason}");
     pair.east.wait_pair(GROUP, "it to be told", LIMIT, |pair| {
         pair.reason.as_ref().is_some_and(|reason| reason.contains("its end is lost"))
     });

@@ -48,6 +48,35 @@ fn an_old_primary_that_is_called_by_the_new_one_is_fenced() {
     assert!(told.reason.as_ref().is_some_and(|reason| reason.contains("fenced")), "{told:?}");
 }
 
+/// Nobody calls with data, on either side: the old primary asks all the same, and before that nobody says what is not known.
+#[test]
+fn a_suspended_primary_that_was_replaced_is_fenced() {
+    for (seed, restarted) in [(251, false), (252, true)] {
+        let mut pair = Pair::paired(&small(seed));
+        pair.settle();
+        pair.east.ok(&["pair", "suspend", GROUP, "--to", "west"]);
+        pair.relay.cut();
+        let _ = pair.failover();
+        pair.east.open("a").write(0, &[1; 4096]).expect("the old primary cannot know yet");
+        let states = [&pair.east, &pair.west].map(|side| side.pair(GROUP).state);
+        assert_eq!(states, [PairState::Suspended, PairState::FailedOver]);
+        if restarted {
+            pair.east.kill9();
+        }
+        pair.relay.heal();
+        if restarted {
+            pair.east.start();
+        }
+        pair.east.wait_fenced(GROUP);
+        assert!(pair.east.try_open("a").is_err(), "a fenced primary takes no writes");
+        assert_eq!(pair.west.group(GROUP).role, Role::Primary);
+        let returned: RejoinReport = pair.east.json(&["rejoin", GROUP]);
+        assert_eq!((returned.primary.as_str(), returned.lost_writes), ("west", 1), "{returned:?}");
+        pair.wait_paired();
+        pair.assert_copied(&pair.west, &pair.east);
+    }
+}
+
 /// As a kill leaves it that comes when the pair has heard who took over, and the group's role is not recorded yet: an operator's change may
 /// be waited for in between.
 #[test]
@@ -200,6 +229,44 @@ fn what_a_fenced_primary_had_is_kept_and_replaces_nothing_that_was_kept_before()
     assert!(!kept.is_empty(), "the journal is kept: {:?}", pair.east.files(|_| true));
 }
 
+/// As a kill leaves it that comes when what the group had is set aside, and the group is still in the catalogue.
+#[test]
+fn a_fenced_group_whose_giving_up_was_killed_is_given_up_at_the_next_start() {
+    let mut pair = taken_over(254);
+    pair.relay.heal();
+    pair.east.wait_fenced(GROUP);
+    let groups = pair.east.directory().join("groups");
+    let id = pair.east.group(GROUP).id;
+    pair.east.stop();
+    let kept = groups.join(format!("{id}.fenced-by-2.kept"));
+    std::fs::rename(groups.join(&id), &kept).expect("what giving up begins with");
+    pair.east.start();
+    wait_until("the group to be given up", LIMIT, || {
+        check(pair.east.try_group(GROUP).is_none(), || format!("{:?}", pair.east.try_group(GROUP)))
+    });
+    assert!(kept.join("journal").is_dir() && !groups.join(&id).exists(), "what it had is kept");
+    let volumes = pair.east.status().volumes;
+    assert!(volumes.iter().all(|volume| volume.group.is_none()), "they are in no group: {volumes:?}");
+    assert_eq!(pair.east.open("a").size(), 4 << 20, "and are served");
+}
+
+/// The same where the last step fails, and the command is given again.
+#[test]
+fn a_fenced_group_whose_giving_up_failed_behind_its_journal_needs_no_force() {
+    let mut pair = taken_over(255);
+    pair.relay.heal();
+    pair.east.wait_fenced(GROUP);
+    // Nothing of the old primary is under way any more.
+    pair.east.restart();
+    let groups = pair.east.directory().join("groups");
+    let id = pair.east.group(GROUP).id;
+    std::fs::rename(groups.join(&id), groups.join(format!("{id}.fenced-by-2.kept"))).expect("set it aside");
+    let refused = pair.east.cli(&["rejoin", GROUP]);
+    assert!(refused.code != 0 && refused.stderr.contains("was being given up"), "{refused:?}");
+    pair.east.ok(&["pair", "delete", GROUP, "--to", "west"]);
+    assert!(pair.east.try_group(GROUP).is_none());
+}
+
 /// What a return that was killed in the middle had kept by then, another one than is kept now: nothing was lost by it, whatever is chosen next.
 #[test]
 fn what_a_return_that_was_broken_off_has_kept_is_not_called_lost() {
@@ -300,8 +367,18 @@ fn two_copies_that_were_both_taken_over_are_told_on_all_three_and_the_advice_end
     let told = pair.west.wait_pair_with(GROUP, "north", "the reason", LIMIT, |pair| pair.state == PairState::Error);
     assert!(told.reason.is_some_and(|reason| reason.contains("it is primary there, too")));
     problem_of(&north, &["'west' is primary for this group, too", "tidemark group delete g"]);
+    // Whichever side calls, and whoever is asked what to do: pairs and group, by their names.
+    north.ok(&["pair", "create", GROUP, "--to", "west"]);
+    let told = north.wait_pair_with(GROUP, "west", "the reason", LIMIT, |pair| pair.state == PairState::Error);
+    let gives_way = "on 'west' `tidemark pair delete g --to east` and `tidemark pair delete g --to north` and `tidemark group delete g`";
+    assert!(told.reason.as_ref().is_some_and(|reason| reason.contains(gives_way)), "{told:?}");
+    for side in [&pair.west, &north] {
+        let refused = side.refuses(&["rejoin", GROUP]);
+        assert!(refused.contains("is primary") && refused.contains("tidemark group delete g"), "{refused}");
+    }
     // What they say is done: north gives up, the old primary follows west, and north becomes a copy again.
     north.ok(&["pair", "delete", GROUP, "--to", "east"]);
+    north.ok(&["pair", "delete", GROUP, "--to", "west"]);
     north.ok(&["group", "delete", GROUP]);
     for volume in ["a", "b"] {
         north.ok(&["volume", "offer", volume, "--group", GROUP]);
@@ -311,7 +388,11 @@ fn two_copies_that_were_both_taken_over_are_told_on_all_three_and_the_advice_end
         pair.west
             .wait_pair_with(GROUP, peer, "the copies of the one chosen", LIMIT, |pair| pair.state == PairState::Paired);
     }
-    assert!(pair.west.group(GROUP).problem.is_none() && pair.east.group(GROUP).role == Role::Secondary);
+    assert_eq!(pair.east.group(GROUP).role, Role::Secondary);
+    wait_until("the other primary to be forgotten", LIMIT, || {
+        let problem = pair.west.group(GROUP).problem;
+        check(problem.is_none(), || format!("{problem:?}"))
+    });
 }
 
 /// Who took over is asked every ten seconds by one, and not by one for each time that somebody tried to return.

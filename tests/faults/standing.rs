@@ -32,6 +32,24 @@ fn a_suspended_pair_is_told_to_the_copy_with_what_goes_on() {
     pair.assert_same();
 }
 
+/// What it was told before a restart it does not know any more.
+#[test]
+fn a_copy_that_is_restarted_while_its_pair_is_suspended_is_told_again() {
+    let mut pair = Pair::paired(&Setup::one_volume("v", MIB, 235));
+    pair.east.ok(&["pair", "suspend", GROUP, "--to", "west"]);
+    pair.west.kill9();
+    pair.west.start();
+    pair.west.wait_pair(GROUP, "the reason", COPY_LIMIT, |pair| {
+        let says = |reason: &String| reason.contains("suspended on 'east': `tidemark pair resume g --to west`");
+        pair.suspended_there && pair.reason.as_ref().is_some_and(says)
+    });
+    let shown = pair.west.ok(&["status"]);
+    assert!(shown.contains("suspended") && !shown.contains("link down"), "{shown}");
+    pair.east.ok(&["pair", "resume", GROUP, "--to", "west"]);
+    pair.assert_same();
+    assert!(!pair.west.pair(GROUP).suspended_there, "that is over");
+}
+
 /// The disk of one of the copy's folders is full, and then has room: what the primary says of it, as soon as its reason has these words, and
 /// the pair when the copy has followed.
 fn with_a_full_disk(setup: &Setup, (folder, bytes): (&str, u64), words: &str, after: impl FnOnce(PairStatus, &Pair)) {
@@ -46,7 +64,10 @@ fn with_a_full_disk(setup: &Setup, (folder, bytes): (&str, u64), words: &str, af
     let said = pair.east.wait_pair(GROUP, "the primary to say why", COPY_LIMIT, |pair| {
         pair.stands && pair.reason.as_ref().is_some_and(|reason| reason.contains(words))
     });
-    assert!(said.reason.as_ref().is_some_and(|reason| reason.contains("No space left")), "{said:?}");
+    let reason = said.reason.as_deref().unwrap_or_default();
+    for words in ["'west' says: ", "No space left", "Make room on"] {
+        assert!(reason.contains(words), "{words}: {reason}");
+    }
     let shown = pair.east.ok(&["status"]);
     assert!(shown.contains("1 needs attention"), "{shown}");
     let problem = pair.west.group(GROUP).problem.expect("the copy says it, too");

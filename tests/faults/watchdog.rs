@@ -123,18 +123,36 @@ fn a_journal_that_fills_because_volumes_take_nothing_is_forecast() {
 /// Hosts write twice what the line takes: all of it moves, and the end is no nearer. A pair that only ships would be called well.
 #[test]
 fn a_pair_that_gets_no_nearer_stands_though_it_ships() {
-    let pair = Pair::paired(&Setup::one_volume("v", 64 * MIB, 282).journals("512MiB", "512MiB"));
-    pair.relay.set(Weather { bytes_per_second: Some(8_000_000), ..Weather::default() });
+    gets_no_nearer(282, 8_000_000, 16);
+}
+
+/// The same on a line so slow that seconds of frames wait for it, right after it was as fast as this machine: what is said to the other
+/// side passes them, and they come there one after the other.
+#[test]
+fn a_line_that_has_become_slow_is_used_and_the_other_side_answers() {
+    gets_no_nearer(283, 2_000_000, 4);
+}
+
+fn gets_no_nearer(seed: u64, bytes_per_second: u64, mebibytes_per_second: u64) {
+    let pair = Pair::paired(&Setup::one_volume("v", 64 * MIB, seed).journals("512MiB", "512MiB"));
+    pair.relay.set(Weather { bytes_per_second: Some(bytes_per_second), ..Weather::default() });
     let (mut host, begun, mut written) = (pair.east.open("v"), Instant::now(), 0);
+    let (passed, mut looks, mut unanswered) = (pair.relay.forward().bytes(), 0, 0);
     wait_until("the pair to be seen getting no nearer", LIMIT, || {
-        while written < 16 + 16 * begun.elapsed().as_secs() {
+        while written < 16 + mebibytes_per_second * begun.elapsed().as_secs() {
             host.write_all(written % 64 * MIB, &noise(2 * written + 1, MIB)).expect("hosts do not notice");
             written += 1;
         }
+        looks += 1;
+        unanswered += u32::from(!pair.east.group(GROUP).pairs[0].connected);
         let ((status, metric), ships) = (stood(&pair.east, Moving::Converge), stood(&pair.east, Moving::Ship).0);
         let stands = status >= 2.0 * STANDS && metric >= 2.0 * STANDS && ships < STANDS;
         check(stands, || format!("{status} {metric} {ships}: {:?}", pair.east.group(GROUP)))
     });
+    let used = (pair.relay.forward().bytes() - passed) as f64 / begun.elapsed().as_secs_f64();
+    assert!(used >= 0.85 * bytes_per_second as f64, "{used} of {bytes_per_second} bytes per second");
+    // A busy machine may be silent for once.
+    assert!(unanswered <= looks / 10, "{unanswered} of {looks} times 'has not answered'");
     for other in [Moving::Journal, Moving::WriteBack] {
         assert!(stood(&pair.east, other).0 < STANDS, "{} does not stand", other.name());
     }

@@ -187,6 +187,9 @@ fn a_pipe_that_stalls_or_breaks_off_is_told_and_holds_up_nobody() {
     // Nobody reads yet.
     create("early");
     wait_state(&pair.east, "early", |backup| backup.state == BackupState::Copying);
+    wait_state(&pair.east, "early", |backup| backup.progress.stalled_seconds.is_some());
+    let shown = pair.east.ok(&["backup", "show", "early"]);
+    assert!(shown.contains("taken nothing") && !shown.contains("at \n"), "{shown}");
     pair.east.ok(&["backup", "cancel", "early"]);
     assert_eq!(show(&pair.east, "early").state, BackupState::Cancelled);
     // Somebody reads a little and then no more.

@@ -168,6 +168,23 @@ fn failover_needs_a_group_that_is_secondary_here() {
     assert!(unknown.contains("nosuch"), "{unknown}");
 }
 
+/// At night, on the wrong one of two machines: what is said leads to the right one, and to a takeover of nothing that runs.
+#[test]
+fn what_is_the_primarys_is_refused_elsewhere_with_where_it_belongs() {
+    let pair = Pair::paired(&Setup::seeded(257));
+    for words in [["cut", GROUP].as_slice(), &["switchover", GROUP, "--to", "east"], &["verify", GROUP, "--to", "east"]]
+    {
+        let said = pair.west.refuses(words);
+        assert!(said.contains("run this on its primary, 'east'. Only when that is lost"), "{words:?}: {said}");
+    }
+    pair.west.ok(&["failover", GROUP, "--force"]);
+    pair.east.wait_fenced(GROUP);
+    for words in [["cut", GROUP].as_slice(), &["failover", GROUP]] {
+        let said = pair.east.refuses(words);
+        assert!(said.contains("fenced here") && said.contains("`tidemark status`"), "{words:?}: {said}");
+    }
+}
+
 #[test]
 fn a_copy_that_was_never_complete_is_not_taken_over() {
     let pair = Pair::unpaired(&Setup::seeded(56));

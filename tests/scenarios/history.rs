@@ -237,6 +237,40 @@ fn a_clone_of_a_marker_from_before_a_volume_grew_is_as_large_as_the_volume_was()
     assert_sizes(&pair, "started");
 }
 
+/// What a volume grew by is no part of that moment, and what was written there does not come back when it grows again.
+#[test]
+fn a_failover_to_a_marker_from_before_a_volume_grew_serves_it_as_large_as_it_was() {
+    for (seed, restarted) in [(911, false), (912, true)] {
+        let mut pair = Pair::paired(&Setup::one_volume("v", MIB, seed));
+        keep(&pair, "1h");
+        write_noise(&pair.east, "v", 0, MIB, 1);
+        let older = pair.settle();
+        pair.east.ok(&["volume", "resize", "v", "--size", "2MiB"]);
+        write_noise(&pair.east, "v", MIB, MIB, 5);
+        pair.settle();
+        pair.east.kill9();
+        if restarted {
+            pair.west.kill9();
+            pair.west.start();
+        }
+        let report: FailoverReport = pair.west.json(&["failover", GROUP, "--force", "--at", &older.to_string()]);
+        assert_eq!(report.marker.number, older, "{report:?}");
+        let all = |pair: &Pair| pair.west.open("v").read_all().expect("read");
+        assert!(all(&pair) == noise(1, MIB), "it serves {} bytes, or others", all(&pair).len());
+        pair.west.kill9();
+        pair.west.start();
+        assert!(all(&pair) == noise(1, MIB), "after kill -9");
+        pair.west.ok(&["volume", "resize", "v", "--size", "2MiB"]);
+        let (held, grown) = (all(&pair), 1_usize << 20);
+        assert!(held[grown..].iter().all(|byte| *byte == 0) && held[..grown] == noise(1, MIB), "it grows by zeroes");
+        pair.east.start();
+        pair.east.wait_fenced(GROUP);
+        let _: RejoinReport = pair.east.json(&["rejoin", GROUP]);
+        pair.wait_paired();
+        pair.assert_copied(&pair.west, &pair.east);
+    }
+}
+
 /// There is no place for what came after the marker: the copy goes on at once, and can be taken over.
 #[test]
 fn a_failover_to_an_older_marker_that_cannot_keep_what_came_after_it_changes_nothing() {

@@ -200,6 +200,8 @@ fn a_marker_that_is_no_longer_held_is_refused_and_leaves_nothing() {
         let why = west.refuses(&[words, &["--at", "2199-01-01T00:00:00Z"]].concat());
         assert!(why.contains("has not come") && why.contains("are held"), "{words:?}: {why}");
     }
+    let why = pair.east.refuses(&["clone", "create", "c", "--of", GROUP, "--at", "2199-01-01T00:00:00Z"]);
+    assert!(!why.contains("passed") && why.contains("leave --at and --marker out"), "nothing has passed that: {why}");
     let status = west.status();
     assert_eq!((status.images.len(), status.side_store.bytes), (0, 0), "{:?}", status.images);
     assert_eq!(west.files(|name| name.ends_with(".side")), Vec::<std::path::PathBuf>::new());

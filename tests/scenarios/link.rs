@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use tidemark_common::api::types::{MarkerInfo, Moving, PairState};
+use tidemark_common::api::types::{MarkerInfo, Moving, PairState, PairStatus};
+use tidemark_common::lag::LagCause;
+use tidemark_common::lease::{Lease, LeaseKind};
 use tidemark_tests::impairment::Weather;
 use tidemark_tests::noise::write_noise;
 use tidemark_tests::oracle::{Bounds, assert_legal};
@@ -55,7 +57,9 @@ fn a_link_cut_for_seconds_resumes_without_sending_everything_again() {
     }
     pair.east.wait_pair(GROUP, "catching up", LIMIT, |pair| pair.state == PairState::CatchingUp);
     load.wait_acked(100);
-    pair.east.wait_pair(GROUP, "the loss of the link and the lag", LIMIT, |pair| !pair.connected && pair.lag_bytes > 0);
+    let lost = |pair: &PairStatus| !pair.connected && pair.lag_bytes > 0;
+    let behind = pair.east.wait_pair(GROUP, "the loss of the link and the lag", LIMIT, lost);
+    assert_eq!(behind.lag.cause, Some(LagCause::Link), "{behind:?}");
 
     pair.relay.heal();
     pair.wait_paired();
@@ -68,6 +72,62 @@ fn a_link_cut_for_seconds_resumes_without_sending_everything_again() {
     pair.assert_copy_equals();
     let (sent, captured) = (pair.relay.forward().bytes() - sent, written(&pair) - captured);
     assert!(sent < captured + captured / 4 + (1 << 20), "{sent} bytes sent for {captured} bytes written");
+}
+
+#[test]
+fn a_pair_that_is_behind_says_where_it_waits_for_what_and_for_how_long() {
+    let pair = Pair::paired(&Setup::one_volume("v", 256 << 20, 77));
+    pair.settle();
+    assert_eq!(pair.east.pair(GROUP).lag.cause, None);
+    pair.relay.set(Weather { bytes_per_second: Some(8_000_000), ..Weather::default() });
+    write_noise(&pair.east, "v", 0, 128 << 20, 1);
+    let told = |pair: &PairStatus| pair.connected && pair.lag.cause.is_some() && pair.lag.seconds_left.is_some();
+    let behind = pair.east.wait_pair(GROUP, "a cause, and an end of it", LIMIT, told);
+    let lag = behind.lag;
+    assert!(matches!(lag.cause, Some(LagCause::Link | LagCause::HostBurst)), "{behind:?}");
+    assert_eq!(behind.lag_bytes, lag.buffer_bytes + lag.unsent_bytes + lag.under_way_bytes, "{behind:?}");
+    assert!(lag.unsent_bytes > 0 && lag.delivered_bytes_per_second < 9e6, "{behind:?}");
+    let shown = pair.east.ok(&["status"]);
+    assert!(shown.contains("behind") || pair.east.pair(GROUP).state == PairState::Paired, "{shown}");
+    pair.wait_paired();
+    pair.settle();
+    let after = pair.east.pair(GROUP).lag;
+    assert_eq!((after.cause, after.buffer_bytes + after.unsent_bytes + after.under_way_bytes), (None, 0), "{after:?}");
+}
+
+/// Whatever keeps something of the past is listed with what it takes, and with the command that ends it, which does.
+#[test]
+fn what_is_kept_of_the_past_is_listed_and_a_pair_that_is_behind_can_be_told_to_do_without() {
+    let pair = Pair::paired(&Setup::one_volume("v", 64 << 20, 78));
+    pair.settle();
+    let refused = pair.east.refuses(&["pair", "release", GROUP, "--to", "west"]);
+    assert!(refused.contains("'west' follows"), "{refused}");
+    assert!(pair.east.json::<Vec<Lease>>(&["leases"]).is_empty());
+
+    pair.relay.cut();
+    pair.east.ok(&["t0", "create", "then", "--of", GROUP]);
+    write_noise(&pair.east, "v", 0, 16 << 20, 1);
+    pair.east.wait_pair(GROUP, "the lag", LIMIT, |pair| pair.held.is_some_and(|held| held.bytes > 15 << 20));
+    let leases: Vec<Lease> = pair.east.json(&["leases", GROUP]);
+    let by = |kind| leases.iter().find(|lease| lease.kind == kind).unwrap_or_else(|| panic!("{leases:?}"));
+    let (behind, image) = (by(LeaseKind::Pair), by(LeaseKind::T0));
+    assert!(behind.bytes.is_some_and(|bytes| bytes > 15 << 20) && behind.age_seconds.is_some(), "{behind:?}");
+    assert_eq!((image.owner.as_str(), leases.len()), ("then", 2), "{leases:?}");
+    let shown = pair.east.ok(&["leases"]);
+    assert!(shown.contains(&behind.ends_with) && shown.contains(&image.ends_with), "{shown}");
+    assert!(pair.east.refuses(&["leases", "other"]).contains("no group 'other'"));
+
+    for lease in [behind, image] {
+        let words: Vec<_> = lease.ends_with.split(' ').skip(1).collect();
+        pair.east.ok(&words);
+    }
+    let told = |pair: &PairStatus| pair.state == PairState::Differential && pair.differential_bytes >= 16 << 20;
+    pair.east.wait_pair(GROUP, "the bitmap to have it", LIMIT, told);
+    let left: Vec<Lease> = pair.east.json(&["leases"]);
+    assert!(left.iter().all(|lease| lease.bytes.is_some_and(|bytes| bytes < 1 << 20)), "{left:?}");
+    pair.relay.heal();
+    pair.wait_paired();
+    pair.assert_copy_equals();
 }
 
 /// Nobody asks the copy meanwhile.

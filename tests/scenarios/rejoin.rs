@@ -220,7 +220,7 @@ fn a_switchover_to_a_copy_that_does_not_follow_changes_nothing() {
     pair.relay.cut();
     let load = pair.load(0);
     load.wait_acked(50);
-    let why = pair.east.refuses(&["switchover", GROUP, "--to", "west", "--timeout", "2s"]);
+    let why = pair.east.cli(&["switchover", GROUP, "--to", "west", "--timeout", "2s"]).failed_with(4);
     assert!(why.contains("west"), "{why}");
     load.wait_acked(50);
     load.stop();
@@ -464,10 +464,23 @@ fn a_kept_region_that_is_damaged_is_named_and_not_exported() {
     assert!(!std::path::Path::new(&to).exists(), "nothing of it is given out");
     flip_bit(&regions, held as u64 + 5_000, 2);
 
+    // Another one beside it is listed as always, and the damaged one is named.
+    let other = kept.with_file_name(tail.name.replacen("generation-1-", "generation-0-", 1));
+    std::fs::create_dir(&other).expect("make a folder");
+    for file in std::fs::read_dir(&kept).expect("list").map(|entry| entry.expect("an entry").path()) {
+        std::fs::copy(&file, other.join(file.file_name().expect("a name"))).expect("copy what is kept");
+    }
     flip_bit(&kept.join("regions"), 20, 1);
-    let refused = pair.east.refuses(&["lost", "list", GROUP]);
-    assert!(refused.contains("regions is damaged"), "{refused}");
+    let listed: Vec<LostTail> = pair.east.json(&["lost", "list", GROUP]);
+    let [sound, damaged] = listed.as_slice() else { panic!("two tails: {listed:?}") };
+    assert_eq!((sound.generation, sound.writes, &sound.volumes), (0, tail.writes, &tail.volumes), "{sound:?}");
+    assert_eq!((&damaged.name, damaged.volumes.len()), (&tail.name, 0), "{damaged:?}");
+    assert!(damaged.problem.as_deref().is_some_and(|why| why.contains("regions is damaged")), "{damaged:?}");
+    let told = pair.east.ok(&["lost", "list", GROUP]);
+    assert!(told.contains(&sound.name) && told.contains(&format!("'{}' cannot be read", tail.name)), "{told}");
+    assert!(pair.east.refuses(&export).contains("regions is damaged"), "nothing of it is given out");
     flip_bit(&kept.join("regions"), 20, 1);
+    pair.east.ok(&["lost", "discard", GROUP, &sound.name]);
     pair.wait_paired();
     assert_all_kept(&pair, &returned);
 }

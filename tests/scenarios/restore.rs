@@ -212,6 +212,8 @@ fn a_restore_that_did_not_end_says_nothing_of_a_volume_that_became_a_copy() {
     let mut site = site(161);
     site.pair.create();
     site.pair.wait_paired();
+    let refused = site.pair.west.refuses(&["backup", "restore", &text(&site.archive), "--onto-volumes"]);
+    assert!(refused.contains("'small' is the copy of group 'g' here: open it on the primary, 'east'"), "{refused}");
     site.kill_in_the_middle();
     let _ = site.pair.failover();
     site.pair.east.start();

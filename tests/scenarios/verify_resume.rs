@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tidemark_common::api::types::{ComparisonState, ComparisonStatus, PairState, VerifyReport};
 use tidemark_common::catalog::{Catalog, VerifyRecord, VerifyStateRecord};
 use tidemark_common::clock::SystemClock;
@@ -67,7 +68,7 @@ fn begin(side: &Appliance, words: &[&str]) -> Child {
     let directory = side.directory().display().to_string();
     let mut command = Command::new(binary());
     command.args([&["verify", GROUP, "--to", "west", "--dir", &directory], words].concat());
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("run tidemark")
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("run tidemark")
 }
 
 fn verify(pair: &Pair, words: &[&str]) -> (i32, VerifyReport) {
@@ -171,12 +172,15 @@ fn a_comparison_that_was_broken_off_stands_and_goes_on_only_when_it_is_asked_to(
     let mut pair = settled(245);
     let copies = copies(&pair);
     plant(&copies, &BEFORE);
-    let mut command = begin(&pair.east, &["--rate", RATE]);
+    let command = begin(&pair.east, &["--rate", RATE]);
     wait_in_the_middle(&pair, BEFORE.len());
     let said = pair.east.refuses(&["verify", GROUP, "--to", "west"]);
     assert!(said.contains("somebody waits for the report"), "{said}");
-    command.kill().expect("kill the command");
-    command.wait().expect("the command ends");
+    kill_process(Pid::from_child(&command), Signal::INT).expect("signal the command");
+    let output = command.wait_with_output().expect("the command ends");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{told}");
+    assert!(told.contains("broken off") && told.contains("`tidemark verify g --to west --resume` goes on"), "{told}");
     let stands = wait_comparison(&pair, "it to stand", |found| found.state == ComparisonState::Stands);
     assert_eq!(pair.east.pair(GROUP).verify, None);
     // Nothing goes on by itself, not after a start either.

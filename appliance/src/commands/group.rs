@@ -7,7 +7,7 @@ use tidemark_common::history::{History, parse_history};
 use super::Service;
 use crate::cli::{self, name};
 use crate::failure::Failure;
-use crate::output;
+use crate::output::{self, figures};
 
 /// `tidemark group ...`.
 #[derive(Debug, Subcommand)]
@@ -93,7 +93,10 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
             let on_full = on_full.into();
             client.group_create(&GroupCreate { name, volumes, interval_ms: interval, on_full, history }).await?
         }
-        Command::Set { group, history } => client.group_set(&group, &GroupSet { history }).await?,
+        Command::Set { group, history } => {
+            let set = client.group_set(&group, &GroupSet { history }).await?;
+            return output::done(service.json, &set, |set: &GroupStatus| history_of(&set.name, &history));
+        }
         Command::Delete { name } => {
             client.group_delete(&name).await?;
             let said = serde_json::json!({ "name": name });
@@ -109,6 +112,16 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
     output::done(service.json, &group, |group: &GroupStatus| {
         format!("group '{}' has the volumes {}", group.name, group.volumes.join(", "))
     })
+}
+
+/// What copies keep from now on.
+fn history_of(group: &str, history: &History) -> String {
+    if history.is_off() {
+        format!("copies of group '{group}' keep no older markers any more")
+    } else {
+        let asked = figures::history(history);
+        format!("copies of group '{group}' keep older markers from now on: {asked}, as far as their journals have room")
+    }
 }
 
 /// Hosts that have it open go on without noticing, so who takes it out is told.

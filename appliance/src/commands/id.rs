@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use anyhow::anyhow;
 use serde::Serialize;
-use tidemark_common::identity::Identity;
+use tidemark_common::config::CONFIG_FILE;
+use tidemark_common::identity::{Identity, IdentityError};
 use tidemark_common::ids::ApplianceId;
 
 use super::directory;
@@ -27,6 +29,13 @@ struct Answer {
 /// Prints the id. Needs no running service.
 pub(crate) fn run(args: Args, common: &Common) -> Result<(), Failure> {
     let directory = directory(args.directory, common)?;
-    let id = Identity::load(&directory).map_err(anyhow::Error::from)?.id();
+    let identity = Identity::load(&directory).map_err(|error| match error {
+        // A slip in the path is no lost identity: a new appliance is not the way out.
+        IdentityError::Missing { .. } if !directory.join(CONFIG_FILE).exists() => {
+            anyhow!("{} holds no appliance; name the right directory", directory.display())
+        }
+        error => error.into(),
+    });
+    let id = identity?.id();
     output::answer(common.json, &Answer { id }, |answer| Ok(answer.id.to_string()))
 }

@@ -74,6 +74,9 @@ async fn list(service: &Service, group: &str) -> Result<(), Failure> {
         let mut table = Table::new(&["NAME", ">AFTER MARKER", ">WRITES", "VOLUME", ">BYTES", ">RANGES"]);
         for tail in tails {
             let (marker, writes) = (tail.after_marker.to_string(), tail.writes.to_string());
+            if tail.problem.is_some() {
+                table.row(&[&tail.name, &marker, "-", "-", "-", "-"]);
+            }
             for volume in &tail.volumes {
                 let index = volume.index.to_string();
                 let name = volume.name.as_deref().unwrap_or(&index);
@@ -81,6 +84,12 @@ async fn list(service: &Service, group: &str) -> Result<(), Failure> {
                 table.row(&[&tail.name, &marker, &writes, name, &bytes, &ranges]);
             }
         }
-        Ok(table.to_string())
+        let unread = tails.iter().filter_map(|tail| Some((tail, tail.problem.as_ref()?)));
+        let unread = unread.map(|(LostTail { name, folder, .. }, problem)| {
+            format!(
+                "'{name}' cannot be read: {problem}. It stays in {folder}: restore its files there, or discard it\n"
+            )
+        });
+        Ok(unread.fold(table.to_string(), |text, problem| text + "\n" + &problem))
     })
 }

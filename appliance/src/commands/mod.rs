@@ -10,6 +10,7 @@ pub(crate) mod failover;
 pub(crate) mod group;
 pub(crate) mod id;
 pub(crate) mod init;
+pub(crate) mod leases;
 pub(crate) mod local_pair;
 pub(crate) mod lost;
 pub(crate) mod man;
@@ -56,6 +57,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Verify(args) => ask(&common, async |service| verify::run(args, &service).await),
         Command::Failover(args) => ask(&common, async |service| failover::run(args, &service).await),
         Command::Switchover(args) => ask(&common, async |service| switchover::run(args, &service).await),
+        Command::Leases(args) => ask(&common, async |service| leases::run(args, &service).await),
         Command::Lost(command) => ask(&common, async |service| lost::run(command, &service).await),
         Command::LocalPair(command) => ask(&common, async |service| local_pair::run(command, &service).await),
         Command::Set(command) => ask(&common, async |service| set::run(command, &service).await),

@@ -18,6 +18,8 @@ pub(crate) enum Command {
     Suspend(Pair),
     /// Go on with a suspended pair, or with one whose copy finds no room beside the image over there
     Resume(Resume),
+    /// Keep the journal no longer for a peer that is behind: what it lacks is copied when it is there again
+    Release(Pair),
     /// End a pair; the copy over there stays as it is. On a side that is no primary: give the group up; its volumes stay
     Delete(Delete),
 }
@@ -64,6 +66,10 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
         }
         Command::Suspend(Pair { group, to }) => {
             let pair = client.pair_suspend(&group, &to).await?;
+            (group, pair)
+        }
+        Command::Release(Pair { group, to }) => {
+            let pair = client.pair_release(&group, &to).await?;
             (group, pair)
         }
         Command::Resume(Resume { pair: Pair { group, to }, in_place }) => {

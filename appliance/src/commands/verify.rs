@@ -3,7 +3,7 @@
 use tidemark_common::api::types::{ComparisonState, PairStatus, Status, VerifyAction, VerifyReport, VerifyRequest};
 
 use super::Service;
-use super::progress::{self, Begun};
+use super::progress::{self, Begun, Interrupts};
 use crate::cli::{milliseconds, name, size};
 use crate::failure::Failure;
 use crate::output::{self, figures};
@@ -68,8 +68,18 @@ pub(crate) async fn run(args: Args, service: &Service) -> Result<(), Failure> {
         },
     };
     let find = |status: Status| pair_of(&status, &group, &request.to)?.verify;
+    let mut interrupts = Interrupts::listen()?;
     let report = tokio::select! {
+        biased;
         report = service.client.verify(&group, &request) => report?,
+        broken_off = interrupts.next() => {
+            let of = format!("{group} --to {}", request.to);
+            output::say(&format!(
+                "broken off: unless somebody else waits for its report, the comparison stands where it is. `tidemark verify {of} --resume` goes \
+                 on, `tidemark verify {of} --cancel` forgets it"
+            ));
+            return Err(broken_off);
+        }
         never = progress::show(service, begun, find) => match never {},
     };
     output::done(service.json, &report, told)?;

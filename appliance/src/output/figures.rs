@@ -2,9 +2,13 @@
 //!
 //! For reading only; what must be exact is written by `tidemark_common::config`.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tidemark_common::api::types::{PairState, Role};
+use tidemark_common::config::format_duration;
+use tidemark_common::history::History;
 
 const BINARY_UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
 
@@ -14,6 +18,13 @@ pub(crate) fn bytes(bytes: u64) -> String {
         return format!("{bytes} B");
     }
     scaled(approximate(bytes))
+}
+
+/// What copies are to keep of older markers.
+pub(crate) fn history(asked: &History) -> String {
+    let time = (asked.milliseconds > 0).then(|| format_duration(Duration::from_millis(asked.milliseconds)));
+    let size = (asked.bytes > 0).then(|| bytes(asked.bytes));
+    time.into_iter().chain(size).collect::<Vec<_>>().join(", ")
 }
 
 /// Bytes per second.

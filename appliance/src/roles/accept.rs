@@ -54,6 +54,7 @@ impl Appliance {
                 Some(self.let_verify(&connection, &control, &mut incoming, request).await.map(|()| None))
             }
             Message::TakeOver(request) => Some(self.let_take_over(&connection, request).await.map(Some)),
+            Message::Suspended(said) => Some(self.hear_suspended(&connection, said).map(Some)),
             _ => None,
         };
         match talked {
@@ -162,41 +163,51 @@ impl Appliance {
                 }
                 Ok(secondary)
             }
-            Engine::Primary(_) if hello.generation < generation => {
+            other => Err(self.turned_down(&group, &other, &peer.0, hello.generation)),
+        }
+    }
+
+    /// The answer to a primary of this generation where the group is no copy that runs. One that has taken over fences this side by it.
+    pub(super) fn turned_down(&self, group: &Group, engine: &Engine, peer: &[u8; 32], theirs: u64) -> Refused {
+        let (here, name, generation) = (&self.config.name, group.keeper.name(), group.keeper.generation().0);
+        let refuse = |refusal, generation: u64, message: String| Refused { refusal, message, generation };
+        match engine {
+            Engine::Primary(_) if theirs < generation => {
                 let message = format!("'{here}' has taken over group '{name}' with generation {generation}");
-                Err(refuse(Refusal::Fenced, generation, message))
+                refuse(Refusal::Fenced, generation, message)
             }
             Engine::Primary(_) | Engine::Failed(_)
-                if hello.generation > generation && group.keeper.get().role == RoleRecord::Primary =>
+                if theirs > generation && group.keeper.get().role == RoleRecord::Primary =>
             {
                 // The caller has taken over (invariant 8), and this side hears of it by being called.
-                let caller = self.peer_by_id(&peer.0).unwrap_or_default();
-                self.fenced(&name, &caller, Generation(hello.generation));
-                Err(refuse(Refusal::Conflict, generation, fenced_here(here, &name, Generation(hello.generation))))
+                let caller = self.peer_by_id(peer).unwrap_or_default();
+                self.fenced(&name, &caller, Generation(theirs));
+                refuse(Refusal::Conflict, generation, fenced_here(here, &name, Generation(theirs)))
             }
             Engine::Primary(_) => {
-                let caller = self.peer_by_id(&peer.0).unwrap_or_default();
-                self.met_rival(&group, &caller, hello.generation);
+                let caller = self.peer_by_id(peer).unwrap_or_default();
+                self.met_rival(group, &caller, theirs);
                 let message = format!(
-                    "'{here}' is primary for group '{name}' too, with generation {generation}: neither side was changed. \
-                     Choose one; on the other, `tidemark pair delete {name} --to PEER` gives the group up and keeps its volumes"
+                    "'{here}' is primary for group '{name}' too, with generation {generation}: neither side was changed. {}",
+                    self.either_of_two(group, &caller)
                 );
-                Err(refuse(Refusal::Conflict, generation, message))
+                refuse(Refusal::Conflict, generation, message)
             }
             // Who has that is the primary, whoever calls.
-            Engine::Fenced { by } if hello.generation < by.0 => {
-                Err(refuse(Refusal::Fenced, by.0, fenced_here(here, &name, by)))
-            }
-            Engine::Fenced { by } => Err(refuse(Refusal::Conflict, generation, fenced_here(here, &name, by))),
+            Engine::Fenced { by } if theirs < by.0 => refuse(Refusal::Fenced, by.0, fenced_here(here, &name, *by)),
+            Engine::Fenced { by } => refuse(Refusal::Conflict, generation, fenced_here(here, &name, *by)),
             Engine::Failed(reason) => {
-                Err(refuse(Refusal::Unready, generation, format!("group '{name}' does not run on '{here}': {reason}")))
+                refuse(Refusal::Unready, generation, format!("group '{name}' does not run on '{here}': {reason}"))
+            }
+            Engine::Secondary(_) => {
+                refuse(Refusal::Unready, generation, format!("group '{name}' is changing its role on '{here}'"))
             }
         }
     }
 
     /// Whether a peer is one of the two this group is between. One that is trusted for another group can neither be the primary
     /// of this copy nor say who has taken over.
-    fn check_member(&self, peer: [u8; 32], group: &Group, generation: u64) -> Result<(), String> {
+    pub(super) fn check_member(&self, peer: [u8; 32], group: &Group, generation: u64) -> Result<(), String> {
         let record = group.keeper.get();
         let caller = self.peer_by_id(&peer).unwrap_or_default();
         if record.primary == Some(peer) || record.pairs.iter().any(|pair| pair.peer == caller) {
@@ -207,11 +218,8 @@ impl Appliance {
         let with = if others.is_empty() { "nobody".into() } else { others.join(", ") };
         let gives_up = if record.role == RoleRecord::Primary {
             self.met_rival(group, &caller, generation);
-            format!(
-                "it is primary there, too, with generation {}. Choose one: on the other, `tidemark pair delete` its pairs and \
-                 `tidemark group delete {name}`, which keeps the volumes",
-                record.generation
-            )
+            let choice = self.either_of_two(group, &caller);
+            format!("it is primary there, too, with generation {}. {choice}", record.generation)
         } else {
             let to = record.pairs.first().map_or("PEER", |pair| pair.peer.as_str());
             format!(
@@ -448,20 +456,7 @@ impl CopyVolumes for Appliance {
     }
 
     fn fit(&self, volumes: &[VolumeSpec], of: &Volumes) -> Result<(), String> {
-        for spec in volumes {
-            let known = of.get(VolumeIndex(spec.index)).filter(|known| known.size() > spec.size);
-            let Some(known) = known else { continue };
-            let volume = self.volume(&spec.name).map_err(|error| error.message)?;
-            let record = self.catalog.volume(&spec.name).map_err(|error| error.to_string())?;
-            if let Some(record) = record {
-                let record = VolumeRecord { size: spec.size, ..record };
-                self.catalog.put_volume(&record).map_err(|error| error.to_string())?;
-            }
-            tracing::warn!(volume = %spec.name, was = known.size(), is = spec.size, "a volume that only this side had grown is as large as its primary's again");
-            volume.file.shrink(spec.size);
-            known.shrink(spec.size);
-        }
-        Ok(())
+        self.shrink_to(volumes, of, "a volume that only this side had grown is as large as its primary's again")
     }
 
     fn left(&self, volumes: &[GroupVolume]) {
@@ -488,6 +483,24 @@ impl CopyVolumes for Appliance {
 }
 
 impl Appliance {
+    /// Volumes that are larger than these, durably, end where these do.
+    pub(super) fn shrink_to(&self, volumes: &[VolumeSpec], of: &Volumes, why: &str) -> Result<(), String> {
+        for spec in volumes {
+            let known = of.get(VolumeIndex(spec.index)).filter(|known| known.size() > spec.size);
+            let Some(known) = known else { continue };
+            let volume = self.volume(&spec.name).map_err(|error| error.message)?;
+            let record = self.catalog.volume(&spec.name).map_err(|error| error.to_string())?;
+            if let Some(record) = record {
+                let record = VolumeRecord { size: spec.size, ..record };
+                self.catalog.put_volume(&record).map_err(|error| error.to_string())?;
+            }
+            tracing::warn!(volume = %spec.name, was = known.size(), is = spec.size, "{why}");
+            volume.file.shrink(spec.size);
+            known.shrink(spec.size);
+        }
+        Ok(())
+    }
+
     fn note_indexes(&self, group: &str, specs: &[VolumeSpec]) -> Result<(), String> {
         // One that is just being started has known of them since they came.
         let Ok(found) = self.group(group) else { return Ok(()) };

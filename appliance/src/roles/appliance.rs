@@ -221,9 +221,13 @@ impl Appliance {
                 Some(by) => Err(fenced(name, by)),
                 None => Ok(primary),
             },
-            Engine::Secondary(_) => Err(refused(format!(
-                "group '{name}' is secondary here: run this on its primary, or `tidemark failover {name}` first"
-            ))),
+            Engine::Secondary(secondary) => {
+                let primary = self.primary_of(&secondary).map_or_else(String::new, |primary| format!(", '{primary}'"));
+                Err(refused(format!(
+                    "group '{name}' is secondary here: run this on its primary{primary}. Only when that is lost, `tidemark failover {name}` \
+                     makes this side the primary"
+                )))
+            }
             Engine::Fenced { by } => Err(fenced(name, by)),
             Engine::Failed(reason) => Err(refused(format!("group '{name}' does not run: {reason}"))),
         }
@@ -249,6 +253,11 @@ impl Appliance {
     /// The name of a peer by its id.
     pub(crate) fn peer_by_id(&self, id: &[u8; 32]) -> Option<String> {
         self.peers.read().values().find(|peer| peer.id == *id).map(|peer| peer.name.clone())
+    }
+
+    /// The name of a copy's primary.
+    pub(crate) fn primary_of(&self, copy: &Secondary) -> Option<String> {
+        copy.keeper().get().primary.and_then(|id| self.peer_by_id(&id))
     }
 
     pub(crate) fn journal_options(&self) -> JournalOptions {
@@ -287,7 +296,10 @@ pub(crate) fn refused(message: impl Into<String>) -> ErrorBody {
 }
 
 fn fenced(group: &str, by: Generation) -> ErrorBody {
-    refused(format!("group '{group}' is fenced here: generation {by} runs on another appliance. Run this there"))
+    refused(format!(
+        "group '{group}' is fenced here: generation {by} runs on another appliance. Run this there: `tidemark status` here names it, and says \
+         how this side goes on"
+    ))
 }
 
 pub(crate) fn invalid(message: impl Into<String>) -> ErrorBody {
@@ -347,6 +359,18 @@ impl Trust for KnownPeers {
 
     fn refused(&self, remote: SocketAddr, id: Option<ApplianceId>, why: &str) {
         self.1.peer_refused(PeerRefusal::UnknownPeer);
+        self.note(remote, id, why);
+    }
+
+    fn unfinished(&self, remote: SocketAddr, id: Option<ApplianceId>, why: &str) {
+        self.1.peer_refused(PeerRefusal::Handshake);
+        self.note(remote, id, why);
+    }
+}
+
+impl KnownPeers {
+    /// For status and the log.
+    fn note(&self, remote: SocketAddr, id: Option<ApplianceId>, why: &str) {
         let Some(appliance) = self.0.upgrade() else { return };
         if let Some(id) = id.filter(|id| appliance.peer_by_id(&id.0).is_none()) {
             appliance.strangers.called(remote.ip(), id, appliance.clock.monotonic(), appliance.clock.wall());

@@ -192,6 +192,14 @@ impl Control for Appliance {
         })
     }
 
+    fn pair_release(&self, group: String, request: PairTarget) -> Reply<'_, PairStatus> {
+        Box::pin(async move {
+            let pair = self.pair_of(&group, &request.to)?;
+            tokio::task::block_in_place(|| pair.release()).map_err(refused)?;
+            Ok(pair.status())
+        })
+    }
+
     fn pair_delete(&self, group: String, request: PairTarget, force: bool) -> Reply<'_, ()> {
         Box::pin(async move { self.delete_pair(&group, &request.to, force).await })
     }

@@ -4,7 +4,8 @@
 //! clone ─▶ record "running" ─▶ first reads answered (RTO) ─▶ check ─▶ clone deleted ─▶ record with the result
 //! ```
 //!
-//! A record that says "running" at a start was interrupted. Every clone of a drill goes then, also one that has no record yet.
+//! A record that says "running" at a start was interrupted. Every clone of a drill goes then, also one that has no record yet. A catalogue whose
+//! disk takes nothing holds up no start: what cannot be recorded or deleted is tried again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::unix::fs::DirBuilderExt;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::appliance::{Appliance, CANCELLED, Engine, Group, failed, invalid, not_found, refused};
 use super::drill_check::{self, Checked};
 use super::drill_left;
+use super::images::Held;
 
 /// Past drills kept.
 const KEPT: usize = 1000;
@@ -48,7 +50,18 @@ pub(crate) struct Drills {
     running: Mutex<BTreeMap<String, UnderWay>>,
     /// How old the copy of a group was: (monotonic, milliseconds), newest last.
     lag: Mutex<BTreeMap<String, VecDeque<(Duration, u32)>>>,
+    /// What the catalogue did not take yet.
+    left: Mutex<Left>,
     pub(crate) stop: CancellationToken,
+}
+
+/// What is left of drills that are over.
+#[derive(Default)]
+struct Left {
+    /// How they ended, by number: not recorded.
+    records: BTreeMap<u64, DrillRecord>,
+    /// Their clones: not deleted.
+    clones: Vec<Arc<Held>>,
 }
 
 /// A drill that others know of.
@@ -129,7 +142,7 @@ impl Appliance {
                 let reason = "interrupted: the service was stopped or killed in the middle".to_owned();
                 tracing::warn!(drill = record.number, group = %record.group, %reason, "a drill has failed");
                 record.result = DrillResultRecord::Failed { reason };
-                self.catalog.put_drill(&record).map_err(failed)?;
+                self.drills.left.lock().records.insert(record.number, record.clone());
             }
             self.drills.past.lock().insert(record.number, DrillRecord { output: String::new(), ..record });
         }
@@ -137,14 +150,59 @@ impl Appliance {
             self.drills.schedules.lock().insert(schedule.group.clone(), schedule);
         }
         let held: Vec<_> = self.images.held.read().values().cloned().collect();
-        for held in held {
-            let record = held.record.read().first.clone();
-            if matches!(record.kind, ImageKindRecord::Drill { .. }) {
-                self.delete_image(&record.name, true).await?;
-            }
-        }
+        let is_of_drill = |held: &Arc<Held>| matches!(held.record.read().first.kind, ImageKindRecord::Drill { .. });
+        self.drills.left.lock().clones = held.into_iter().filter(is_of_drill).collect();
+        self.clean_up_drills().await;
         self.end_left_of_drills();
         Ok(())
+    }
+
+    /// Records how drills have ended and deletes their clones, as far as the catalogue takes it now.
+    async fn clean_up_drills(&self) {
+        let (records, clones) = {
+            let mut left = self.drills.left.lock();
+            (left.records.values().cloned().collect::<Vec<_>>(), std::mem::take(&mut left.clones))
+        };
+        for record in records {
+            let number = record.number;
+            match tokio::task::block_in_place(|| self.catalog.put_drill(&record)) {
+                Ok(()) => drop(self.drills.left.lock().records.remove(&number)),
+                Err(error) => self.say_left(&format!("how drill {number} ended could not be recorded: {error}")),
+            }
+        }
+        for clone in clones {
+            let name = clone.record.read().first.name.clone();
+            // Somebody may have deleted it meanwhile, and another drill have taken its name.
+            if self.image(&name).is_ok_and(|held| Arc::ptr_eq(&held, &clone)) {
+                self.end_clone(&name).await;
+            }
+        }
+    }
+
+    /// Deletes a drill's clone, or has that tried again.
+    async fn end_clone(&self, name: &str) {
+        let Ok(held) = self.image(name) else { return };
+        if let Err(error) = self.delete_image(name, true).await {
+            self.say_left(&format!("the clone of a drill, '{name}', could not be deleted: {}", error.message));
+            self.drills.left.lock().clones.push(held);
+        }
+    }
+
+    fn say_left(&self, what: &str) {
+        if let Some(left_out) = self.repeats.news(what, self.clock.monotonic()) {
+            tracing::error!(left_out, "{what}; it is tried again by itself");
+        }
+    }
+
+    /// Cleans up what could not be cleaned up before, until the service stops. Not where schedules are looked at: it waits for whoever changes
+    /// something, and for the disk.
+    pub(crate) async fn tick_left_of_drills(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = self.drills.stop.cancelled() => return,
+                () = tokio::time::sleep(TICK) => self.clean_up_drills().await,
+            }
+        }
     }
 
     /// `drill run`; `due`: by a schedule.
@@ -204,7 +262,7 @@ impl Appliance {
         record.marker_ns = unix_ns(clone.marker_time);
         record.exports.clone_from(&clone.exports);
         if let Err(error) = self.catalog.put_drill(record) {
-            self.delete_image(&clone.name, true).await?;
+            self.end_clone(&clone.name).await;
             return Err(failed(error));
         }
         let checked = match self.first_reads(clone).await {
@@ -219,9 +277,7 @@ impl Appliance {
         record.exit_code = checked.exit_code;
         record.output = checked.output;
         record.result = failure.map_or(DrillResultRecord::Passed, |reason| DrillResultRecord::Failed { reason });
-        if let Err(error) = self.delete_image(&clone.name, true).await {
-            tracing::error!(clone = %clone.name, error = %error.message, "the clone of a drill could not be deleted; the next start does it");
-        }
+        self.end_clone(&clone.name).await;
         Ok(())
     }
 
@@ -490,7 +546,11 @@ impl Appliance {
 
     /// `drill show`.
     pub(crate) fn past_drill(&self, number: u64) -> Result<DrillReport, ErrorBody> {
-        let record = self.catalog.drill(number).map_err(failed)?;
+        let unrecorded = self.drills.left.lock().records.get(&number).cloned();
+        let record = match unrecorded {
+            Some(record) => Some(record),
+            None => self.catalog.drill(number).map_err(failed)?,
+        };
         let record = record.ok_or_else(|| {
             not_found(format!("there is no drill {number}: `tidemark drill list` lists the last {KEPT}"))
         })?;
@@ -662,36 +722,4 @@ fn check_is_one(check: Option<&str>) -> Result<(), ErrorBody> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_schedule_that_was_ended_or_replaced_begins_no_drill() {
-        let drills = Drills::default();
-        let due = ScheduleRecord {
-            group: "g".into(),
-            every_ms: 1000,
-            check: None,
-            timeout_ms: 1000,
-            mount: false,
-            last_ns: 5,
-        };
-        let refusal = |drills: &Drills| drills.begin("g", Some(&due), |_| false).err().map(|error| error.message);
-        assert!(refusal(&drills).is_some_and(|message| message.contains("ended or replaced")));
-        drills.schedules.lock().insert("g".into(), ScheduleRecord { last_ns: 0, ..due.clone() });
-        assert!(refusal(&drills).is_some_and(|message| message.contains("ended or replaced")));
-        assert!(drills.begin("g", None, |_| false).is_ok(), "who asks for one by hand gets it");
-        drills.schedules.lock().insert("g".into(), due.clone());
-        assert_eq!(refusal(&drills), None);
-    }
-
-    #[test]
-    fn volumes_that_would_share_a_variable_have_none() {
-        let volumes = ["u", "U", "a.b", "a-b", "pg-data"].map(str::to_owned);
-        let ends: Vec<_> = volumes.iter().map(|volume| own_variable(volume, &volumes)).collect();
-        assert_eq!(ends, [None, None, None, None, Some("PG_DATA".to_owned())]);
-        let note = note_of_unnamed(&volumes);
-        assert!(note.starts_with("volumes u, U, a.b, a-b have no variables"), "{note}");
-        assert_eq!(note_of_unnamed(&volumes[3..]), "");
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tidemark_common::api::types::{ErrorBody, Failover, FailoverReport};
 use tidemark_common::markers::info;
+use tidemark_common::wire::message::VolumeSpec;
 use tidemark_primary::group::Primary;
 use tidemark_primary::recovery::Taken;
 use tidemark_secondary::group::Secondary;
@@ -40,7 +41,12 @@ impl Appliance {
         let secondary = match group.engine.read().clone() {
             Engine::Secondary(secondary) => secondary,
             Engine::Primary(_) => return Err(refused(format!("group '{name}' is primary here already"))),
-            Engine::Fenced { by } => return Err(refused(format!("group '{name}' is fenced here by generation {by}"))),
+            Engine::Fenced { by } => {
+                return Err(refused(format!(
+                    "group '{name}' is fenced here: generation {by} runs on another appliance, which `tidemark status` names. `tidemark rejoin \
+                     {name}` makes this side its copy, `tidemark rejoin {name} --as-primary` goes on with what this side has"
+                )));
+            }
             Engine::Failed(reason) => return Err(refused(format!("group '{name}' does not run: {reason}"))),
         };
         let heard = secondary.state().last_heard();
@@ -60,7 +66,9 @@ impl Appliance {
             Asked::Newest => None,
             asked => {
                 let now = self.clock.wall();
-                Some(tokio::task::block_in_place(|| held_point(&secondary, name, asked, now))?)
+                let (permitted, point) = tokio::task::block_in_place(|| held_point(&secondary, name, asked, now))?;
+                let volumes = volumes_then(&secondary, name, &permitted)?;
+                Some((permitted, point, volumes))
             }
         };
         secondary.stop().await;
@@ -74,8 +82,9 @@ impl Appliance {
                 "group '{name}' has no usable copy here any more: the copy under way is not complete"
             )));
         };
-        let is_older = older.as_ref().is_some_and(|(older, _)| older.marker.number < newest.marker.number);
-        let permitted = older.as_ref().map_or_else(|| newest, |(older, _)| older.clone());
+        let is_older = older.as_ref().is_some_and(|(older, ..)| older.marker.number < newest.marker.number);
+        let permitted = older.as_ref().map_or_else(|| newest, |(older, ..)| older.clone());
+        let volumes = older.as_ref().and_then(|(.., volumes)| volumes.clone());
         let tip_seq = secondary.state().durable_end().seq.0;
         let dropped_bytes = secondary.bytes_beyond(permitted.end);
         let kept = if is_older {
@@ -94,7 +103,7 @@ impl Appliance {
         };
         let taken = tokio::task::block_in_place(|| {
             self.discard_unfinished(&group);
-            self.take_over(&group, &permitted, &secondary)
+            self.take_over(&group, &permitted, volumes.as_deref(), &secondary)
         });
         let (generation, primary) = match taken {
             Ok(taken) => taken,
@@ -159,15 +168,21 @@ impl Appliance {
         kept
     }
 
-    /// The stopped copy becomes a primary: its new generation, and what serves it.
+    /// The stopped copy becomes a primary: its new generation, and what serves it. `then`: as large as its volumes are to be, where a moment
+    /// was asked for.
     fn take_over(
         &self,
         group: &Group,
         permitted: &Permitted,
+        then: Option<&[VolumeSpec]>,
         secondary: &Secondary,
     ) -> Result<(u64, Arc<Primary>), String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let keeper = &group.keeper;
+        if let Some(then) = then {
+            // Before the cut: killed here, the copy grows them again by its journal. Behind it, nothing would tell how large they were.
+            self.shrink_to(then, secondary.files(), "a volume is as large as it was at the marker that is taken over")?;
+        }
         let cut = takeover::cut_behind(permitted, secondary.journal(), keeper);
         let (parted, writer) = cut.map_err(|error| text(&error))?;
         let volumes = secondary.volumes();
@@ -177,7 +192,9 @@ impl Appliance {
         let taken = Taken {
             writer,
             markers: secondary.markers_of(permitted),
-            volumes: secondary.state().permission().volumes().map(|volumes| volumes.to_vec()),
+            volumes: then
+                .map(<[VolumeSpec]>::to_vec)
+                .or_else(|| secondary.state().permission().volumes().map(|volumes| volumes.to_vec())),
             indexed: secondary.take_index(permitted),
         };
         Ok((generation, self.start_primary(keeper, Some(taken))?))
@@ -211,4 +228,22 @@ impl Appliance {
         // Of a ring that could not be drained, the folder stays.
         let _ = std::fs::remove_dir(self.ring_folder());
     }
+}
+
+/// The volumes as they were at a marker, sizes and all. `None`: as they are now, at the newest there is.
+fn volumes_then(secondary: &Secondary, name: &str, at: &Permitted) -> Result<Option<Arc<[VolumeSpec]>>, ErrorBody> {
+    let then = secondary.state().volumes_at(at.end);
+    let number = at.marker.number;
+    if then.is_some() || secondary.permitted().is_none_or(|newest| newest.marker.number <= number) {
+        return Ok(then);
+    }
+    let known = secondary
+        .state()
+        .oldest_with_sizes()
+        .map_or_else(String::new, |oldest| format!("name marker {} or a newer one, or ", oldest.number));
+    Err(refused(format!(
+        "group '{name}': how large its volumes were at marker {number} is not known here any more, and they may have grown since. Nothing was \
+         changed: {known}`tidemark clone create NAME --of {name} --at {number}` first, which shows what they held then and stays when a newer \
+         marker is taken over"
+    )))
 }

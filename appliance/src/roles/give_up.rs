@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use tidemark_common::api::types::ErrorBody;
 use tidemark_common::catalog::{GroupRecord, RoleRecord};
 use tidemark_common::ids::{Generation, GroupId};
+use tidemark_common::keeper::GroupKeeper;
 
 use super::appliance::{Appliance, Engine, Group, failed, refused};
 use super::rejoin::Settled;
@@ -36,7 +37,7 @@ impl Appliance {
             }
             Engine::Failed(why) if record.role == RoleRecord::Primary => {
                 self.check_other_side(&record, peer)?;
-                if !force {
+                if !force && self.kept_by_give_up(&found.keeper).is_none() {
                     return Err(may_hold_writes(group, &why.reason));
                 }
                 self.refuse_with_images(found.keeper.id(), None, "given up")?;
@@ -47,10 +48,12 @@ impl Appliance {
             Engine::Fenced { by } => {
                 self.check_other_side(&record, peer)?;
                 self.refuse_with_images(found.keeper.id(), None, "given up")?;
+                // An earlier try that set aside what the group had came through this.
+                let is_settled = self.kept_by_give_up(&found.keeper).is_some();
                 // A kill may have left what was answered in the buffer or the journal, and volumes half way to it.
-                let settled = tokio::task::block_in_place(|| self.settle_captured(&found));
-                match settled {
-                    Ok(Settled::NotWrittenBack { reason, .. }) | Err(reason) if !force => {
+                let settle = || self.settle_captured(&found);
+                match (!is_settled).then(|| tokio::task::block_in_place(settle)) {
+                    Some(Ok(Settled::NotWrittenBack { reason, .. }) | Err(reason)) if !force => {
                         return Err(refused(format!(
                             "group '{group}' is not given up: {reason}. Mend that and try again; or use --force: the volumes then stay as they \
                              are, at no moment that was, and the journal is kept aside"
@@ -158,6 +161,35 @@ impl Appliance {
         Ok(())
     }
 
+    /// Where a give-up that did not end has set aside what the group had, journal and all: only the group itself is left to be forgotten.
+    pub(crate) fn kept_by_give_up(&self, keeper: &GroupKeeper) -> Option<PathBuf> {
+        let record = keeper.get();
+        let by = match record.role {
+            RoleRecord::Fenced { by_generation } => Generation(by_generation),
+            // As `delete_pair` names it.
+            RoleRecord::Primary => Generation(record.generation.saturating_add(1)),
+            RoleRecord::Secondary => return None,
+        };
+        let folder = self.group_folder(keeper.id());
+        let kept = kept_name(&folder, by);
+        (!folder.exists() && kept.exists()).then_some(kept)
+    }
+
+    /// The service ended while a group was given up, as an operator had asked: that ends now, where it cannot go back any more.
+    pub(crate) async fn end_give_up(&self, name: &str) {
+        let _alone = self.changing.lock().await;
+        let Ok(group) = self.group(name) else { return };
+        let Some(kept) = self.kept_by_give_up(&group.keeper) else { return };
+        match self.forget_group(name, &group, None).await {
+            Ok(()) => {
+                tracing::warn!(group = name, kept = %kept.display(), "the service had ended while this group was given up: that is done");
+            }
+            Err(error) => {
+                tracing::error!(group = name, error = %error.message, "the group could not be given up to the end: `tidemark pair delete` tries it again");
+            }
+        }
+    }
+
     pub(crate) fn group_folder(&self, id: GroupId) -> PathBuf {
         let journal = self.journal_folder(id);
         journal.parent().unwrap_or(&journal).to_owned()
@@ -213,9 +245,14 @@ fn keep_copy(ring: &Path, copy: &Path) -> io::Result<()> {
     File::open(copy)?.sync_all()
 }
 
+/// The name for what a fenced group had.
+fn kept_name(folder: &Path, by: Generation) -> PathBuf {
+    folder.with_extension(format!("fenced-by-{by}.kept"))
+}
+
 /// A group may be fenced, given up and come back more than once: nothing that is kept is replaced.
 fn free_name(folder: &Path, by: Generation) -> PathBuf {
-    let first = folder.with_extension(format!("fenced-by-{by}.kept"));
+    let first = kept_name(folder, by);
     let further = (2..).map(|number: u64| folder.with_extension(format!("fenced-by-{by}-{number}.kept")));
     std::iter::once(first).chain(further).find(|name| !name.exists()).unwrap_or_else(|| folder.with_extension("kept"))
 }

@@ -41,6 +41,9 @@ impl Appliance {
             }
         }
         let names: Vec<String> = self.groups.read().keys().cloned().collect();
+        for name in &names {
+            self.end_give_up(name).await;
+        }
         names.iter().for_each(|name| self.look_for_takers(name));
         self.free_strays().await;
         Ok(())
@@ -114,6 +117,15 @@ impl Appliance {
         taken: Option<Taken>,
     ) -> Result<Arc<Primary>, String> {
         let this = self.this.upgrade().ok_or("the service is stopping")?;
+        if let Some(kept) = self.kept_by_give_up(keeper) {
+            let record = keeper.get();
+            let (name, to) = (&record.name, record.pairs.first().map_or("PEER", |pair| pair.peer.as_str()));
+            return Err(format!(
+                "group '{name}' was being given up, and that did not end: what it had is kept in {}, and its volumes stay as they are. `tidemark pair \
+                 delete {name} --to {to}` ends it",
+                kept.display()
+            ));
+        }
         self.put_back_journal(keeper)?;
         let groups = &self.config.groups;
         let options = PrimaryOptions {

@@ -221,12 +221,13 @@ impl Appliance {
                 "image '{name}' has {connections} NBD connections: end them first, or use --force, which gives them errors"
             )));
         }
-        let leaves = {
+        let leaves = tokio::task::block_in_place(|| {
             // Whoever finds it broken now does not record it again.
-            let _record = held.record.write();
+            let mut is_deleted = held.recording.lock();
             self.catalog.delete_image(name).map_err(failed)?;
-            held.leaves()
-        };
+            *is_deleted = true;
+            Ok::<_, ErrorBody>(held.leaves())
+        })?;
         self.images.held.write().remove(name);
         held.close(&format!("image '{name}' was deleted"));
         if leaves {

@@ -10,7 +10,7 @@ use tidemark_common::ids::GroupId;
 use tidemark_common::journal::Position;
 use tidemark_common::t0::ErasWatch;
 
-use super::appliance::{Appliance, failed};
+use super::appliance::Appliance;
 use super::images::Held;
 
 /// An era that did not come back, and why.
@@ -23,7 +23,10 @@ impl Appliance {
         let found = lost.iter().find(|lost| image.parts().any(|part| is_of(part, lost)));
         let Some((group, _, reason)) = found else { return Ok(()) };
         image.set_broken(&told(image, *group, reason));
-        self.catalog.put_image(image).map_err(failed)?;
+        if let Err(error) = self.catalog.put_image(image) {
+            // What it lost stays lost, and the next start finds that out again. This one serves all others, also on a full disk.
+            tracing::error!(image = %image.first.name, %error, "that it is broken could not be recorded");
+        }
         for part in image.parts() {
             self.eras(GroupId(part.group_id))?.leave(part.era);
         }
@@ -40,19 +43,31 @@ impl Appliance {
             }
             let told = told(&record, group, reason);
             record.set_broken(&told);
-            if let Err(error) = self.catalog.put_image(&record) {
-                // The file of the era is gone: a restart finds that out by itself.
-                tracing::error!(image = %record.first.name, %error, "that it is broken could not be recorded");
-            }
             (record.first.name.clone(), told)
         };
         held.close(&told);
         self.images.ended.fetch_add(1, Ordering::Relaxed);
         tracing::error!(image = %name, reason = %told, "an image is broken");
-        // Not here: this is one group's updater in the middle of a window, and another's may come the other way.
+        // Not here: this is one group's updater in the middle of a window, and another's may come the other way. Nor does it wait for the
+        // catalogue's disk.
         if let Some(this) = self.this.upgrade() {
             let held = Arc::clone(held);
-            self.runtime.spawn_blocking(move || this.leave_eras(&held));
+            self.runtime.spawn_blocking(move || {
+                this.record_broken(&held);
+                this.leave_eras(&held);
+            });
+        }
+    }
+
+    fn record_broken(&self, held: &Held) {
+        let is_deleted = held.recording.lock();
+        if *is_deleted {
+            return;
+        }
+        let record = held.record.read().clone();
+        if let Err(error) = self.catalog.put_image(&record) {
+            // The file of the era is gone: a restart finds that out by itself.
+            tracing::error!(image = %record.first.name, %error, "that it is broken could not be recorded");
         }
     }
 
@@ -100,14 +115,55 @@ impl ErasWatch for Appliance {
         // Locked until that is recorded: nobody deletes one meanwhile.
         let mut locked = Vec::new();
         for held in &held {
+            let recording = held.recording.lock();
             let mut record = held.record.write();
             let is_of = |part: &ImageRecord| part.group_id == group.0;
             if !held.is_left() && record.parts().any(is_of) {
                 record.parts_mut().filter(|part| is_of(part)).for_each(|part| part.begin = None);
                 batch.put_image(&record).map_err(|error| error.to_string())?;
-                locked.push(record);
+                locked.push(recording);
             }
         }
         self.catalog.commit(batch).map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use tidemark_common::catalog::ImageKindRecord;
+
+    use super::*;
+    use crate::service::tests::{Faults, add_image, appliance};
+
+    /// An image is being deleted, and the catalogue's disk does not answer.
+    #[test]
+    fn who_opens_an_image_and_who_applies_wait_for_nothing_that_is_recorded_of_it() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let inside = runtime.enter();
+        let appliance = appliance(directory.path(), &faults);
+        add_image(&appliance, "image", ImageKindRecord::T0);
+        let (hang, before) = (faults.hang.lock(), faults.writes.load(Ordering::Acquire));
+        let deletes = Arc::clone(&appliance);
+        let deleted = runtime.spawn(async move { deletes.delete_image("image", true).await });
+        while faults.writes.load(Ordering::Acquire) == before {
+            std::thread::yield_now();
+        }
+        let (tell, told) = mpsc::sync_channel(1);
+        let asks = Arc::clone(&appliance);
+        let asking = std::thread::spawn(move || {
+            asks.on_era_ended(GroupId([7; 16]), 1, "no room");
+            let _ = tell.send((asks.image_door("image", "a").is_err(), asks.image_exports(), asks.images_now().len()));
+        });
+        let answer = told.recv_timeout(Duration::from_secs(20));
+        drop(hang);
+        assert_eq!(answer, Ok((true, Vec::new(), 1)), "nobody waits");
+        asking.join().unwrap();
+        runtime.block_on(deleted).unwrap().unwrap();
+        assert!(appliance.images_now().is_empty() && appliance.catalog.images().unwrap().is_empty());
+        drop(inside);
     }
 }

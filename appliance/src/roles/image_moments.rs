@@ -44,8 +44,8 @@ impl Appliance {
                 let primary = self.primary(&of)?;
                 if asked != Asked::Newest {
                     return Err(refused(format!(
-                        "group '{of}' is primary here, and its volumes have passed {asked}: without --at an image begins at a new \
-                         marker; older ones may be held on its secondary"
+                        "group '{of}' is primary here, and an image of it shows a marker that is cut for it, not {asked}: leave --at and \
+                         --marker out, or ask on its copy, which may hold older ones"
                     )));
                 }
                 primary.image_point(Some(format!("image {name}"))).await.map_err(failed)

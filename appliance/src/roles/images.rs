@@ -31,12 +31,17 @@ use super::image_ends::Lost;
 
 /// One image, as it is served.
 pub(crate) struct Held {
+    /// What is known of it. Never locked while something is recorded: hosts that open it, and the updaters of its groups, do not wait for the
+    /// catalogue's disk.
     pub(crate) record: RwLock<ImageRecords>,
+    /// Held while something is recorded of it; whether it was deleted, so that nothing is any more. Taken before `record`.
+    pub(crate) recording: Mutex<bool>,
     /// What hosts open, by volume.
     pub(crate) doors: BTreeMap<String, Arc<Door>>,
     /// A clone's own content.
     pub(crate) clone: Option<Cloned>,
-    /// Its eras are left, or somebody is about to: nothing is recorded of it any more. Set while `record` is locked.
+    /// Its eras are left, or somebody is about to: nothing but that it is broken is recorded of it any more. Set while `record` or `recording`
+    /// is locked.
     left: AtomicBool,
 }
 
@@ -73,7 +78,7 @@ impl Images {
 impl Held {
     fn new(record: ImageRecords, doors: BTreeMap<String, Arc<Door>>, clone: Option<Cloned>) -> Self {
         let left = AtomicBool::new(record.is_broken());
-        Self { record: RwLock::new(record), doors, clone, left }
+        Self { record: RwLock::new(record), recording: Mutex::new(false), doors, clone, left }
     }
 
     /// Whether whoever asks is to leave its eras: they are left once, because others may use them.

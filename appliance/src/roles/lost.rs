@@ -104,9 +104,8 @@ impl Appliance {
             if folder.exists() {
                 let names = self.disk.list(&folder);
                 let names = names.map_err(|error| failed(format!("read {}: {error}", folder.display())))?;
-                for tail in names.into_iter().filter(|tail| self.is_lost(owner.id(), tail)) {
-                    tails.push(self.describe(&owner, tail)?);
-                }
+                let lost = names.into_iter().filter(|tail| self.is_lost(owner.id(), tail));
+                tails.extend(lost.map(|tail| self.describe(&owner, tail)));
             }
         }
         Ok(tails)
@@ -240,7 +239,7 @@ impl Appliance {
         named
     }
 
-    /// What a tail has of each volume, and how many writes that were.
+    /// The ranges that a tail has of each volume, and how many writes that were.
     fn written(&self, folder: &Path, tail: &Tail, named: &Named) -> Result<(Ranges, u64), ErrorBody> {
         let mut fold: Overlay<Written> = Overlay::default();
         // In whole regions, and older than what the journal has.
@@ -270,21 +269,30 @@ impl Appliance {
         Ok((written, writes))
     }
 
-    fn describe(&self, owner: &Owner, name: String) -> Result<LostTail, ErrorBody> {
-        let id = owner.id();
-        let tail = self.open_tail(id, &name)?;
-        let folder = self.lost_folder(id).join(&name);
-        let named = self.volumes_then(owner, &name, &tail);
-        let (written, writes) = self.written(&folder, &tail, &named)?;
+    /// One that cannot be read is listed with the reason: it is kept all the same, and no other one is hidden by it.
+    fn describe(&self, owner: &Owner, name: String) -> LostTail {
+        let folder = self.lost_folder(owner.id()).join(&name);
         let (generation, after_marker) = parse(&name).unwrap_or_default();
+        let ((volumes, writes), problem) = match self.held(owner, &name, &folder) {
+            Ok(held) => (held, None),
+            Err(error) => ((Vec::new(), 0), Some(error.message)),
+        };
+        let folder = folder.display().to_string();
+        LostTail { name, generation, after_marker, writes, folder, volumes, problem }
+    }
+
+    /// What a tail has of each volume, and how many writes that were.
+    fn held(&self, owner: &Owner, name: &str, folder: &Path) -> Result<(Vec<LostVolume>, u64), ErrorBody> {
+        let tail = self.open_tail(owner.id(), name)?;
+        let named = self.volumes_then(owner, name, &tail);
+        let (written, writes) = self.written(folder, &tail, &named)?;
         let volumes = written.into_iter().map(|(index, ranges)| LostVolume {
             name: named.get(&index).map(|(name, _)| name.clone()),
             index,
             bytes: ranges.iter().map(|range| range.length).sum(),
             ranges,
         });
-        let folder = folder.display().to_string();
-        Ok(LostTail { name, generation, after_marker, writes, folder, volumes: volumes.collect() })
+        Ok((volumes.collect(), writes))
     }
 
     /// `lost export`: a sparse file, as large as the volume, with what the tail wrote and holes elsewhere.

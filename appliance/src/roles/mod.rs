@@ -1,7 +1,7 @@
 //! Which engine runs for which group on this appliance, and the volumes they stand on.
 //!
 //! Reading order: `appliance` (what there is), `door` (what hosts hold), `volumes`, `offers` and `groups` (what operators change),
-//! `peers` (who may come in), `strangers` (who was refused), `accept` (peers that come in), `failover`, `give_up`, `images`, `image_commands`, `image_moments` and `image_ends` (T0 copies, clones), `local_pairs` (sources and targets), `drill` and `drill_check` (rehearsals), `exports` (the NBD names), `control` (the API's side of all that).
+//! `peers` (who may come in), `strangers` (who was refused), `accept` (peers that come in; `suspended`: what they say that send nothing), `failover`, `give_up`, `images`, `image_commands`, `image_moments` and `image_ends` (T0 copies, clones), `local_pairs` (sources and targets), `drill` and `drill_check` (rehearsals), `exports` (the NBD names), `control` (the API's side of all that).
 
 mod accept;
 pub(crate) mod appliance;
@@ -29,6 +29,7 @@ mod rejoin;
 mod renew;
 mod status;
 pub(crate) mod strangers;
+mod suspended;
 mod switchover;
 mod take_back;
 mod takers;

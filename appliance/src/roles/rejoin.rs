@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tidemark_common::api::types::{ErrorBody, Rejoin, RejoinReport};
+use tidemark_common::api::types::{ErrorBody, PairState, Rejoin, RejoinReport};
 use tidemark_common::catalog::{Batch, CatalogError, PartedRecord, RoleRecord, VolumeRecord};
 use tidemark_common::differential::Bitmap;
 use tidemark_common::extent::Extent;
@@ -142,6 +142,12 @@ impl Appliance {
     async fn not_fenced(&self, group: &Group) -> ErrorBody {
         let name = group.keeper.name();
         let Some((peer, generation)) = self.takers(group).await.into_iter().next() else {
+            // Two sides of one generation: neither took over from the other.
+            if let Some(reason) = self.rivalry(group).or_else(|| self.stands_in_error(&name)) {
+                return refused(format!(
+                    "group '{name}' is primary here, and nobody who answers took over from it. {reason}"
+                ));
+            }
             let peers: Vec<_> = group.keeper.get().pairs.into_iter().map(|pair| format!("'{}'", pair.peer)).collect();
             let asked = if peers.is_empty() { "no pair".into() } else { peers.join(", ") };
             return refused(format!(
@@ -152,6 +158,13 @@ impl Appliance {
             "group '{name}' is primary here still, and '{peer}' took over from it with generation {generation}: this side is fenced as soon as \
              they have met, within seconds. Try again then"
         ))
+    }
+
+    /// What a person must do about a pair of a primary.
+    fn stands_in_error(&self, name: &str) -> Option<String> {
+        let pairs = self.primary(name).ok()?.status().pairs;
+        let pair = pairs.into_iter().find(|pair| pair.state == PairState::Error)?;
+        pair.reason.map(|reason| format!("The pair with '{}' is in error: {reason}", pair.peer))
     }
 
     /// As before: it is asked again, and who has taken over is looked for.

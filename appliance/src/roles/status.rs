@@ -11,6 +11,7 @@ use tidemark_common::api::types::{
 };
 use tidemark_common::catalog::{PairStateRecord, PeerRecord};
 use tidemark_common::clock::from_unix_ns;
+use tidemark_common::lag::Lag;
 use tokio_util::sync::CancellationToken;
 
 use super::appliance::{Appliance, Engine, Group, Volume};
@@ -210,6 +211,8 @@ fn at_rest(group: &Group, role: Role, state: PairState, reason: String, since: O
         applied_marker: 0,
         rpo_seconds: None,
         lag_bytes: 0,
+        lag: Lag::default(),
+        held: None,
         differential_bytes: 0,
         copy: None,
         verify: None,

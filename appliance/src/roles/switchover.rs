@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tidemark_common::api::types::{ErrorBody, Failover, PairState, Switchover, SwitchoverReport};
+use tidemark_common::api::types::{ErrorBody, ErrorKind, Failover, PairState, Switchover, SwitchoverReport};
 use tidemark_common::catalog::RoleRecord;
 use tidemark_common::ids::Generation;
 use tidemark_common::link::Connection;
@@ -92,10 +92,11 @@ impl Appliance {
         let deadline = since + at_most;
         while pair.remote().permitted_marker < marker {
             if self.clock.monotonic() >= deadline {
-                return Err(refused(format!(
+                let message = format!(
                     "'{}' had not permitted marker {marker} after {at_most:?}: nothing was changed, hosts go on",
                     pair.peer()
-                )));
+                );
+                return Err(ErrorBody::new(ErrorKind::Timeout, message));
             }
             tokio::time::sleep(LOOK).await;
         }

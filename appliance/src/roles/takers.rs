@@ -45,14 +45,29 @@ impl Appliance {
         if self.clock.monotonic().saturating_sub(rival.heard) > RIVAL_HEARD {
             return None;
         }
-        let (name, here, there) = (group.keeper.name(), &self.config.name, &rival.peer);
+        let (here, there) = (&self.config.name, &rival.peer);
         Some(format!(
             "'{there}' is primary for this group, too, with generation {} ('{here}' has {}): neither side was changed, and what is written \
-             to one does not come to the other. Choose one. To go on with '{here}': on '{there}' `tidemark pair delete {name} --to PEER` \
-             for its pairs and `tidemark group delete {name}`, which keeps its volumes there. To go on with '{there}': the same here",
+             to one does not come to the other. {}",
             rival.generation,
-            group.keeper.generation()
+            group.keeper.generation(),
+            self.either_of_two(group, there)
         ))
+    }
+
+    /// The commands that choose between this side and another that is primary, too.
+    pub(super) fn either_of_two(&self, group: &Group, there: &str) -> String {
+        let (record, here) = (group.keeper.get(), &self.config.name);
+        let name = &record.name;
+        let pairs = record.pairs.iter().map(|pair| format!("`tidemark pair delete {name} --to {}`", pair.peer));
+        let gives_way: Vec<String> = pairs.chain([format!("`tidemark group delete {name}`")]).collect();
+        format!(
+            "Choose one. To go on with '{here}': on '{there}' `tidemark pair delete {name} --to PEER` for each of its pairs and `tidemark group \
+             delete {name}`. To go on with '{there}': on '{here}' {}. Either keeps the volumes where it is given; to make that side a copy, \
+             `tidemark volume offer VOLUME --group {name}` there for each of them, which lets them be overwritten, and `tidemark pair create \
+             {name} --to PEER` on the side chosen where it has no such pair",
+            gives_way.join(" and ")
+        )
     }
 
     /// The peers of a fenced group that have taken over, with their generations; those that do not answer are not among them.

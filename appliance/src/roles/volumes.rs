@@ -373,7 +373,7 @@ impl Appliance {
                 primary.export(name).ok_or_else(|| format!("volume '{name}' is being taken into group '{group}'"))
             }
             Engine::Secondary(secondary) => {
-                let primary = secondary.keeper().get().primary.and_then(|id| self.peer_by_id(&id));
+                let primary = self.primary_of(&secondary);
                 Err(format!(
                     "volume '{name}' is the copy of group '{group}' here: open it on the primary, '{}'. It is served here only \
                      after `tidemark failover {group}`",

@@ -369,6 +369,10 @@ impl Control for Fake {
         self.reply(format!("pair_resume {group:?} {:?}", request.to), move |status| pair(status, &group, &request.to))
     }
 
+    fn pair_release(&self, group: String, request: PairTarget) -> Reply<'_, PairStatus> {
+        self.reply(format!("pair_release {group:?} {:?}", request.to), move |status| pair(status, &group, &request.to))
+    }
+
     fn pair_in_place(&self, group: String, request: PairTarget) -> Reply<'_, PairStatus> {
         self.reply(format!("pair_in_place {group:?} {:?}", request.to), move |status| pair(status, &group, &request.to))
     }
@@ -430,6 +434,7 @@ impl Control for Fake {
                         bytes: 28_672,
                         ranges: vec![LostRange { offset: 4096, length: 28_672 }],
                     }],
+                    problem: None,
                 }]
             })
         })

@@ -12,6 +12,7 @@ use tidemark_common::api::types::{
     GroupMoment, GroupStatus, ImageKind, ImageState, ImageStatus, JournalStatus, MarkerStatus, Moving, PairState,
     PairStatus, PeerStatus, Positions, Role, SideStoreStatus, Standing, Status, VolumeStatus,
 };
+use tidemark_common::lag::{Lag, LagCause};
 
 /// The moment all samples are of.
 pub(crate) fn now() -> Timestamp {
@@ -106,6 +107,8 @@ fn pair(peer: &str, state: PairState) -> PairStatus {
         applied_marker: 41,
         rpo_seconds: Some(0.4),
         lag_bytes: 4096,
+        lag: Lag::default(),
+        held: None,
         differential_bytes: 0,
         copy: None,
         verify: None,
@@ -159,6 +162,16 @@ pub(crate) fn catching_up() -> Status {
         applied_marker: 31,
         rpo_seconds: Some(11.3),
         lag_bytes: 312 << 20,
+        lag: Lag {
+            unsent_bytes: 237 << 20,
+            under_way_bytes: 14 << 20,
+            buffer_bytes: 61 << 20,
+            unapplied_bytes: Some(0),
+            written_bytes_per_second: 4.2 * 1_048_576.0,
+            delivered_bytes_per_second: 9.6 * 1_048_576.0,
+            seconds_left: Some(57.8),
+            cause: Some(LagCause::HostBurst),
+        },
         ..pair("west", PairState::CatchingUp)
     };
     let mut group = group(Role::Primary, vec![behind]);

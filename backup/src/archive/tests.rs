@@ -117,8 +117,9 @@ struct Memory {
 }
 
 impl VolumeWriter for Memory {
-    fn size(&self, volume: &str) -> Option<u64> {
-        self.volumes.get(volume).map(|bytes| bytes.len() as u64)
+    fn size(&self, volume: &str) -> Result<u64, String> {
+        let found = self.volumes.get(volume).ok_or_else(|| format!("there is no volume '{volume}'"))?;
+        Ok(found.len() as u64)
     }
 
     fn verifying(&mut self, done_bytes: u64, total_bytes: Option<u64>) -> Result<(), String> {
@@ -392,7 +393,7 @@ struct Altering {
 }
 
 impl VolumeWriter for Altering {
-    fn size(&self, volume: &str) -> Option<u64> {
+    fn size(&self, volume: &str) -> Result<u64, String> {
         self.onto.size(volume)
     }
 

@@ -240,6 +240,14 @@ impl Client {
         self.ask(Ask::new(Method::POST, &["groups", group, "pairs", peer, "resume"])).await
     }
 
+    /// `pair release`.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub async fn pair_release(&self, group: &str, peer: &str) -> Answer<PairStatus> {
+        self.ask(Ask::new(Method::POST, &["groups", group, "pairs", peer, "release"])).await
+    }
+
     /// `pair resume --in-place`.
     ///
     /// # Errors

@@ -56,6 +56,8 @@ pub trait Control: Send + Sync + 'static {
     fn pair_resume(&self, group: String, request: PairTarget) -> Reply<'_, PairStatus>;
     /// `pair resume --in-place`.
     fn pair_in_place(&self, group: String, request: PairTarget) -> Reply<'_, PairStatus>;
+    /// `pair release`.
+    fn pair_release(&self, group: String, request: PairTarget) -> Reply<'_, PairStatus>;
     /// `pair delete`.
     fn pair_delete(&self, group: String, request: PairTarget, force: bool) -> Reply<'_, ()>;
     /// `cut`: resolves when the marker is durable in the journal.

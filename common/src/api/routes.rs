@@ -76,6 +76,7 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(pair_suspend))
         .routes(routes!(pair_resume))
         .routes(routes!(pair_in_place))
+        .routes(routes!(pair_release))
         .routes(routes!(markers, cut))
         .routes(routes!(wait))
         .routes(routes!(failover))
@@ -250,6 +251,14 @@ async fn pair_delete(
     responses((status = 200, body = PairStatus), (status = "default", body = ErrorBody)))]
 async fn pair_suspend(State(api): State<Api>, Names((group, to)): Names<(String, String)>) -> Answer<PairStatus> {
     api.carry_out(async move |control| control.pair_suspend(group, PairTarget { to }).await).await.map(Json)
+}
+
+/// Keeps the journal no longer for a pair that is behind: what it lacks is copied.
+#[utoipa::path(post, path = "/v1/groups/{group}/pairs/{peer}/release",
+    params(("group" = String, Path,), ("peer" = String, Path,)),
+    responses((status = 200, body = PairStatus), (status = "default", body = ErrorBody)))]
+async fn pair_release(State(api): State<Api>, Names((group, to)): Names<(String, String)>) -> Answer<PairStatus> {
+    api.carry_out(async move |control| control.pair_release(group, PairTarget { to }).await).await.map(Json)
 }
 
 /// Goes on with a suspended pair.

@@ -12,6 +12,8 @@ pub use super::verify::{
     ComparisonState, ComparisonStatus, VerifyAction, VerifyDifference, VerifyReport, VerifyRequest,
 };
 use crate::history::History;
+use crate::lag::Lag;
+use crate::lease::JournalHeld;
 pub use crate::watchdog::{Moving, Standing};
 
 /// `status --json`.
@@ -543,6 +545,12 @@ pub struct PairStatus {
     pub rpo_seconds: Option<f64>,
     /// Bytes captured and not yet durable on the secondary.
     pub lag_bytes: u64,
+    /// Where that waits, and for what.
+    #[serde(default)]
+    pub lag: Lag,
+    /// What of the journal here is kept for it, while it does not follow.
+    #[serde(default)]
+    pub held: Option<JournalHeld>,
     /// Bytes marked in the differential bitmap.
     pub differential_bytes: u64,
     /// The differential copy under way.
@@ -812,6 +820,9 @@ pub struct LostTail {
     pub folder: String,
     /// What they wrote.
     pub volumes: Vec<LostVolume>,
+    /// Why it cannot be read, when it cannot: what it holds is not known then, and nothing of it is exported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// What a lost tail wrote on one volume.

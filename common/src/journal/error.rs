@@ -51,7 +51,7 @@ pub enum JournalError {
         what: &'static str,
     },
     /// No more segments fit.
-    #[error("the journal is full: {capacity_bytes} bytes are held by readers that are behind")]
+    #[error("the journal is full: readers that are behind hold all segments of its {} MiB", capacity_bytes >> 20)]
     Full {
         /// Bytes it may hold.
         capacity_bytes: u64,
@@ -70,10 +70,13 @@ pub enum JournalError {
     },
     /// It does not go on from where the volumes are.
     #[error(
-        "the journal begins at segment {oldest}, and the volumes are at segment {applied}: what is between is lost. Restore the \
-         journal's folder, or copy from the other side"
+        "the journal in {} begins at segment {oldest}, and the volumes are at segment {applied}: what is between is lost. Restore that \
+         folder (is its file system mounted?), or copy from the other side",
+        folder.display()
     )]
     BeginsLate {
+        /// The journal's folder.
+        folder: PathBuf,
         /// The oldest segment held.
         oldest: u64,
         /// Where the volumes are.
@@ -81,11 +84,13 @@ pub enum JournalError {
     },
     /// The volumes hold what it no longer has: they may be at no moment that ever was.
     #[error(
-        "the journal ends in segment {} at {}, and the volumes were at {} of segment {}: its end is lost, though it was durable. \
-         Restore the journal's folder, or copy from the other side",
-        end.segment, end.offset, applied.offset, applied.segment
+        "the journal in {} ends in segment {} at {}, and the volumes were at {} of segment {}: its end is lost, though it was \
+         durable. Restore that folder (is its file system mounted?), or copy from the other side",
+        folder.display(), end.segment, end.offset, applied.offset, applied.segment
     )]
     EndsEarly {
+        /// The journal's folder.
+        folder: PathBuf,
         /// Its end.
         end: Position,
         /// Where the volumes were.
@@ -126,6 +131,18 @@ impl JournalError {
     #[must_use]
     pub fn is_short(&self) -> bool {
         matches!(self, Self::EndsEarly { end, .. } if *end > NEW)
+    }
+
+    /// What it says; of a full disk, also where to make room.
+    #[must_use]
+    pub fn told(&self) -> String {
+        match self {
+            Self::Io { path, .. } if self.is_no_space() => {
+                let folder = path.parent().unwrap_or(path).display();
+                format!("{self}. Make room on the file system of {folder}; it goes on by itself")
+            }
+            _ => self.to_string(),
+        }
     }
 
     /// Whether it holds all it may hold.

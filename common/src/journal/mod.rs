@@ -256,11 +256,12 @@ impl Journal {
     pub fn check_goes_on_from(&self, applied: Position, seq: Seq) -> Result<(), JournalError> {
         let (oldest, end) = (self.oldest(), self.durable_end());
         if applied.segment != 0 && applied.segment < oldest.segment {
-            return Err(JournalError::BeginsLate { oldest: oldest.segment, applied: applied.segment });
+            let folder = self.folder.clone();
+            return Err(JournalError::BeginsLate { folder, oldest: oldest.segment, applied: applied.segment });
         }
         // Where an end was cut, the journal goes on in a new segment: then only the numbers tell.
         if applied > end.position || seq > end.seq {
-            return Err(JournalError::EndsEarly { end: end.position, applied });
+            return Err(JournalError::EndsEarly { folder: self.folder.clone(), end: end.position, applied });
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use super::{Journal, JournalError, Position};
 use crate::ids::{Generation, GroupId, MarkerNumber, Seq};
+use crate::limits::are_believed;
 use crate::record::{Chain, FrameError, HEADER_BYTES, Tip, crc32c};
 use crate::storage::aligned::AlignedBuffer;
 use crate::storage::{DiskFile, Open};
@@ -95,6 +96,12 @@ impl SegmentHeader {
         }
         if header.version != FORMAT_VERSION && header.version != FOLDED_VERSION {
             return Err(FrameError::Version { version: u16::try_from(header.version).unwrap_or(u16::MAX) });
+        }
+        // The history goes on from there when all before it has left the journal.
+        if !are_believed(header.start_seq, header.start_marker, header.start_generation) {
+            return Err(FrameError::Malformed {
+                what: "the segment begins at a number larger than any that is given out",
+            });
         }
         Ok(header)
     }

@@ -250,7 +250,7 @@ pub(super) fn follow(tip: &Tip, header: &FrameHeader, group: GroupId) -> Result<
 impl Journal {
     /// A new segment behind the newest one, or behind a place where the history was cut.
     pub(super) fn add_segment(&self, previous: Position, start: &Start) -> Result<Arc<Segment>, JournalError> {
-        let number = self.highest_number()? + 1;
+        let number = self.highest_number()?.saturating_add(1);
         let header = SegmentHeader::new(number, self.group, previous, start);
         let segment = Arc::new(Segment::create(self, header)?);
         self.state.lock().segments.insert(number, Arc::clone(&segment));

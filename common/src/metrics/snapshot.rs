@@ -7,6 +7,7 @@ use super::define::Set;
 use crate::api::backup::types::BackupState;
 use crate::api::local_pair::types::{LocalPairState, LocalPairStatus};
 use crate::api::types::{GroupDrills, GroupStatus, ImageState, PairState, PairStatus, Role, Status};
+use crate::lag::LagCause;
 
 const ROLES: &[(Role, &str)] = &[(Role::Primary, "primary"), (Role::Secondary, "secondary"), (Role::Fenced, "fenced")];
 
@@ -225,7 +226,28 @@ fn of_pair(labelled: &Set, pair: &PairStatus) {
         set(labelled, "tidemark_link_round_trip_seconds", "Round trip time of the link.", milliseconds / 1e3);
     }
     markers(labelled, pair);
+    lag(labelled, pair);
     copy_progress(labelled, pair);
+}
+
+fn lag(labelled: &Set, pair: &PairStatus) {
+    let lag = &pair.lag;
+    let stages = [
+        ("buffer", Some(lag.buffer_bytes)),
+        ("unsent", Some(lag.unsent_bytes)),
+        ("under-way", Some(lag.under_way_bytes)),
+        ("unapplied", lag.unapplied_bytes),
+    ];
+    for (stage, bytes) in stages {
+        let Some(bytes) = bytes else { continue };
+        let labelled = labelled.with(&[("stage", stage)]);
+        set(&labelled, "tidemark_pair_lag_stage_bytes", "Where it waits what the copy lacks.", bytes as f64);
+    }
+    for cause in LagCause::ALL {
+        let labelled = labelled.with(&[("cause", cause.name())]);
+        let help = "1 for what a pair that is behind waits for, 0 for the others.";
+        set(&labelled, "tidemark_pair_lag_cause", help, one_hot(lag.cause == Some(cause)));
+    }
 }
 
 fn markers(labelled: &Set, pair: &PairStatus) {

@@ -11,6 +11,7 @@ use crate::api::types::{
     JournalStatus, MarkerStatus, PairState, PairStatus, Positions, Role, VolumeStatus,
 };
 use crate::ids::Seq;
+use crate::lag::Lag;
 use crate::nbd::SessionObserver;
 use crate::nbd::observe::{Answered, RequestKind};
 use crate::nbd::protocol::Errno;
@@ -123,6 +124,8 @@ fn pair(peer: &str) -> PairStatus {
         applied_marker: 39,
         rpo_seconds: Some(1.5),
         lag_bytes: 4096,
+        lag: Lag::default(),
+        held: None,
         differential_bytes: 0,
         copy: Some(CopyProgress { done_bytes: 1, total_bytes: 2, ..CopyProgress::default() }),
         verify: None,

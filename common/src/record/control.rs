@@ -4,9 +4,10 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::build::Place;
-use super::header::{Chain, FrameHeader, FrameKind};
+use super::header::{Chain, FrameHeader, FrameKind, NEVER_GIVEN_OUT};
 use super::{FrameError, FrameView, crc32c};
 use crate::ids::{MarkerNumber, Seq};
+use crate::limits::are_believed;
 use crate::wire::message::VolumeSpec;
 
 /// The numbered record of a cut.
@@ -169,8 +170,23 @@ impl ControlRecord {
     /// # Errors
     /// [`FrameError::Malformed`].
     pub fn of(view: &FrameView<'_>) -> Result<Self, FrameError> {
-        rkyv::from_bytes::<Self, rkyv::rancor::Error>(view.tables())
-            .map_err(|_| FrameError::Malformed { what: "its record cannot be read" })
+        let record = rkyv::from_bytes::<Self, rkyv::rancor::Error>(view.tables())
+            .map_err(|_| FrameError::Malformed { what: "its record cannot be read" })?;
+        if record.is_believed() { Ok(record) } else { Err(FrameError::Malformed { what: NEVER_GIVEN_OUT }) }
+    }
+
+    const fn is_believed(&self) -> bool {
+        match self {
+            Self::Marker(MarkerRecord { number, boundary_seq, .. }) => are_believed(*boundary_seq, *number, 0),
+            Self::Role { generation, .. } => are_believed(0, 0, *generation),
+            Self::CopyBegin { start_seq, start_marker, .. } => are_believed(*start_seq, *start_marker, 0),
+            Self::CopyEnd { marker, .. } => are_believed(0, *marker, 0),
+            Self::Volumes { .. }
+            | Self::CopyProgress { .. }
+            | Self::Folded { .. }
+            | Self::ImageGivenUp
+            | Self::CopyStep { .. } => true,
+        }
     }
 }
 
@@ -236,6 +252,35 @@ mod tests {
             assert_eq!(ControlRecord::of(&view), Ok(record.clone()));
             assert_eq!(view.extents().count() + view.chunks().count(), 0, "{record:?}");
             view.unpack(&mut Vec::new()).unwrap();
+        }
+    }
+
+    /// Whoever takes over gives out the next ones.
+    #[test]
+    fn a_record_with_a_number_that_nothing_can_follow_is_refused() {
+        let marker = |number, boundary_seq| {
+            ControlRecord::Marker(MarkerRecord { number, boundary_seq, time_ns: 0, freeze_ns: 0, tag: None })
+        };
+        let begin = |start_seq, start_marker| ControlRecord::CopyBegin {
+            copy: 1,
+            start_seq,
+            start_marker,
+            chain: [9; 16],
+            direct: true,
+            total_bytes: 0,
+            volumes: Vec::new(),
+        };
+        for record in [
+            marker(u64::MAX, 9),
+            marker(5, u64::MAX),
+            ControlRecord::Role { generation: u64::MAX, appliance: [0; 32], time_ns: 1 },
+            begin(u64::MAX, 6),
+            begin(20, u64::MAX),
+            ControlRecord::CopyEnd { copy: 1, marker: u64::MAX },
+        ] {
+            let frame = record.frame(&place()).unwrap();
+            let read = FrameView::verified(&frame).and_then(|view| ControlRecord::of(&view));
+            assert_eq!(read, Err(FrameError::Malformed { what: NEVER_GIVEN_OUT }), "{record:?}");
         }
     }
 

@@ -4,7 +4,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use super::{FrameError, crc32c};
 use crate::ids::{Generation, GroupId, MarkerNumber, Seq};
-use crate::limits::{FRAME_EXTENTS_MAX, FRAME_RAW_BYTES_MAX, FRAME_STORED_BYTES_MAX};
+use crate::limits::{FRAME_EXTENTS_MAX, FRAME_RAW_BYTES_MAX, FRAME_STORED_BYTES_MAX, are_believed};
 
 /// "TDMF", little endian.
 const MAGIC: u32 = 0x464d_4454;
@@ -135,6 +135,8 @@ struct Stored {
     check: [u8; 4],
 }
 
+/// Said of a sequence number, marker or generation.
+pub(super) const NEVER_GIVEN_OUT: &str = "it has a number larger than any that is given out";
 const HISTORY: u32 = 1;
 const REBASE: u32 = 2;
 const CHECKED_BYTES: usize = HEADER_BYTES - 4;
@@ -271,6 +273,9 @@ impl FrameHeader {
         if self.first_seq > self.last_seq {
             return malformed("sequence numbers run backwards");
         }
+        if !are_believed(self.last_seq.0, self.marker.0, self.generation.0) {
+            return malformed(NEVER_GIVEN_OUT);
+        }
         Ok(())
     }
 
@@ -336,6 +341,9 @@ mod tests {
             FrameHeader { extents: u32::MAX, ..header() },
             FrameHeader { table_bytes: 3000, ..header() },
             FrameHeader { last_seq: Seq(1), ..header() },
+            FrameHeader { last_seq: Seq(u64::MAX), ..header() },
+            FrameHeader { marker: MarkerNumber(u64::MAX), ..header() },
+            FrameHeader { generation: Generation(u64::MAX), ..header() },
             FrameHeader { rebase: true, ..header() },
             FrameHeader { history: false, ..header() },
             FrameHeader { kind: FrameKind::Regions, ..header() },

@@ -22,11 +22,11 @@ use rkyv::rancor;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::message::{
-    DirtyRun, Hello, Message, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Parted, Position, Refused, Return, TakeOver,
-    Verify, VolumeSpec, Welcome,
+    DirtyRun, Hello, Message, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Parted, Position, Refused, Return, Suspended,
+    TakeOver, Verify, VolumeSpec, Welcome,
 };
 use crate::history::History;
-use crate::limits::CONTROL_MESSAGE_BYTES_MAX;
+use crate::limits::{CONTROL_MESSAGE_BYTES_MAX, GENERATION_MAX};
 
 /// First bytes of every message.
 pub const MAGIC: [u8; 4] = *b"TMKC";
@@ -148,11 +148,13 @@ pub enum Kind {
     History = 17,
     /// [`Message::Trouble`].
     Trouble = 18,
+    /// [`Message::Suspended`].
+    Suspended = 19,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Hello,
         Self::Welcome,
         Self::Refused,
@@ -171,6 +173,7 @@ impl Kind {
         Self::Digests,
         Self::History,
         Self::Trouble,
+        Self::Suspended,
     ];
 
     /// The number on the wire.
@@ -188,7 +191,8 @@ impl Kind {
             | Self::Goodbye
             | Self::Return
             | Self::TakeOver
-            | Self::Verify => HANDSHAKE_VERSION,
+            | Self::Verify
+            | Self::Suspended => HANDSHAKE_VERSION,
             Self::Heartbeat
             | Self::Ack
             | Self::Volumes
@@ -270,6 +274,7 @@ pub fn encode(message: &Message) -> Result<Bytes, EncodeError> {
         Message::Digests { digests } => seal(Kind::Digests, rkyv::to_bytes(digests)),
         Message::History(history) => seal(Kind::History, rkyv::to_bytes(history)),
         Message::Trouble(what) => seal(Kind::Trouble, rkyv::to_bytes(what)),
+        Message::Suspended(body) => seal(Kind::Suspended, rkyv::to_bytes(body)),
         Message::Agreed { generation } => seal(Kind::Agreed, rkyv::to_bytes(generation)),
     }
 }
@@ -384,9 +389,31 @@ fn open(kind: Kind, body: &[u8]) -> Result<Message, DecodeError> {
         }
         Kind::History => rkyv::from_bytes::<History, rancor::Error>(body).map(Message::History),
         Kind::Trouble => rkyv::from_bytes::<String, rancor::Error>(body).map(Message::Trouble),
+        Kind::Suspended => rkyv::from_bytes::<Suspended, rancor::Error>(body).map(Message::Suspended),
         Kind::Agreed => rkyv::from_bytes::<u64, rancor::Error>(body).map(|generation| Message::Agreed { generation }),
     };
-    opened.map_err(|error| DecodeError::Body { kind, reason: error.to_string() })
+    let message = opened.map_err(|error| DecodeError::Body { kind, reason: error.to_string() })?;
+    let generation = generation_of(&message);
+    if generation > GENERATION_MAX {
+        let reason = format!("generation {generation}: generations count from 1 to {GENERATION_MAX}");
+        return Err(DecodeError::Body { kind, reason });
+    }
+    Ok(message)
+}
+
+/// The generation that a message tells: who hears it may take the next one. Of a [`Hello`] more than that is checked.
+const fn generation_of(message: &Message) -> u64 {
+    match message {
+        Message::Welcome(Welcome { generation, .. })
+        | Message::Refused(Refused { generation, .. })
+        | Message::Return(Return { generation, .. })
+        | Message::Parted(Parted { generation, .. })
+        | Message::TakeOver(TakeOver { generation, .. })
+        | Message::Verify(Verify { generation, .. })
+        | Message::Suspended(Suspended { generation, .. })
+        | Message::Agreed { generation } => *generation,
+        _ => 0,
+    }
 }
 
 fn checksum(head: &[u8], body: &[u8]) -> u32 {

@@ -1,7 +1,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::message::{DirtyRun, Parted, Refusal, Return, TakeOver, Verify};
+use crate::wire::message::{DirtyRun, Parted, Refusal, Return, Suspended, TakeOver, Verify};
+
+fn given_out() -> impl Strategy<Value = u64> {
+    0..=GENERATION_MAX
+}
 
 fn volume() -> impl Strategy<Value = VolumeSpec> {
     (any::<u32>(), ".{0,20}", any::<u64>()).prop_map(|(index, name, size)| VolumeSpec { index, name, size })
@@ -51,7 +55,8 @@ prop_compose! {
 
 prop_compose! {
     fn welcome()(
-        (version, has_history, generation) in any::<(u32, bool, u64)>(),
+        (version, has_history) in any::<(u32, bool)>(),
+        generation in given_out(),
         (chain, journal_free_bytes, journal_capacity_bytes) in any::<([u8; 16], u64, u64)>(),
         appliance in ".{0,30}",
         position in position(),
@@ -73,7 +78,7 @@ fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
         hello(),
         welcome(),
-        (refusal(), ".{0,200}", any::<u64>()).prop_map(|(refusal, message, generation)| Message::Refused(Refused {
+        (refusal(), ".{0,200}", given_out()).prop_map(|(refusal, message, generation)| Message::Refused(Refused {
             refusal,
             message,
             generation
@@ -92,10 +97,10 @@ fn message() -> impl Strategy<Value = Message> {
         proptest::collection::vec(volume(), 0..20).prop_map(|volumes| Message::Volumes { volumes }),
         ".{0,200}".prop_map(|message| Message::Goodbye { message }),
         ".{0,200}".prop_map(Message::Trouble),
-        any::<(u32, u32, [u8; 16], u64)>().prop_map(|(version_min, version_max, group, generation)| {
+        (any::<(u32, u32, [u8; 16])>(), given_out()).prop_map(|((version_min, version_max, group), generation)| {
             Message::Return(Return { version_min, version_max, group, generation })
         }),
-        any::<(u64, u64, u64, [u8; 16])>().prop_map(|(generation, marker, seq, chain)| {
+        (given_out(), any::<(u64, u64, [u8; 16])>()).prop_map(|(generation, (marker, seq, chain))| {
             Message::Parted(Parted { generation, marker, seq, chain })
         }),
         (proptest::collection::vec(any::<(u32, u64, u64)>(), 0..50), any::<(bool, bool)>()).prop_map(
@@ -104,15 +109,20 @@ fn message() -> impl Strategy<Value = Message> {
                 Message::Dirty { runs: runs.into_iter().map(run).collect(), whole, last }
             }
         ),
-        any::<(u32, u32, [u8; 16], (u64, u64))>().prop_map(
-            |(version_min, version_max, group, (generation, marker))| {
+        (any::<(u32, u32, [u8; 16], u64)>(), given_out()).prop_map(
+            |((version_min, version_max, group, marker), generation)| {
                 Message::TakeOver(TakeOver { version_min, version_max, group, generation, marker })
             }
         ),
-        any::<u64>().prop_map(|generation| Message::Agreed { generation }),
-        any::<(u32, u32, [u8; 16], u64)>().prop_map(|(version_min, version_max, group, generation)| {
+        given_out().prop_map(|generation| Message::Agreed { generation }),
+        (any::<(u32, u32, [u8; 16])>(), given_out()).prop_map(|((version_min, version_max, group), generation)| {
             Message::Verify(Verify { version_min, version_max, group, generation })
         }),
+        (any::<(u32, u32, [u8; 16])>(), given_out(), ".{0,200}").prop_map(
+            |((version_min, version_max, group), generation, message)| {
+                Message::Suspended(Suspended { version_min, version_max, group, generation, message })
+            }
+        ),
         any::<u64>().prop_map(|marker| Message::Held { marker }),
         any::<(u32, u64, u32)>().prop_map(|(volume, offset, regions)| Message::Ask { volume, offset, regions }),
         proptest::collection::vec(any::<[u8; 16]>(), 0..50).prop_map(|digests| Message::Digests { digests }),
@@ -205,6 +215,25 @@ fn the_largest_group_fits() {
     let volume = |index: u32| VolumeSpec { index, name: format!("{index:064}"), size: 1 << 40 };
     let volumes = (0..u32::try_from(crate::limits::VOLUMES_MAX).unwrap()).map(volume).collect();
     assert!(encode(&Message::Volumes { volumes }).is_ok());
+}
+
+/// A side that is fenced and goes on takes the generation behind the highest one it heard of.
+#[test]
+fn a_generation_that_none_can_follow_is_refused() {
+    let generation = u64::MAX;
+    let parted = Parted { generation, marker: 11, seq: 12, chain: [0; 16] };
+    let refused = Refused { refusal: Refusal::Conflict, message: String::new(), generation };
+    let (group, message) = ([1; 16], String::new());
+    let suspended = Suspended { version_min: 1, version_max: 1, group, generation, message };
+    for message in [
+        Message::Parted(parted),
+        Message::Refused(refused),
+        Message::Suspended(suspended),
+        Message::Agreed { generation },
+    ] {
+        let decoded = decode(&mut BytesMut::from(&encode(&message).unwrap()[..]));
+        assert!(matches!(decoded, Err(DecodeError::Body { .. })), "{decoded:?}");
+    }
 }
 
 #[test]
@@ -340,6 +369,17 @@ fn golden() -> Vec<(Kind, Message, &'static str)> {
             Kind::Trouble,
             Message::Trouble("volume 'a' cannot be written: No space left on device".into()),
             include_str!("../../tests/fixtures/wire/trouble.hex"),
+        ),
+        (
+            Kind::Suspended,
+            Message::Suspended(Suspended {
+                version_min: 1,
+                version_max: 1,
+                group: *b"0123456789abcdef",
+                generation: 9,
+                message: "the pair was suspended on 'east'".into(),
+            }),
+            include_str!("../../tests/fixtures/wire/suspended.hex"),
         ),
     ]
 }

@@ -184,6 +184,21 @@ pub struct Verify {
     pub generation: u64,
 }
 
+/// The first message of a primary whose operator has suspended the pair, now and then while that lasts.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Suspended {
+    /// Oldest protocol version the sender speaks.
+    pub version_min: u32,
+    /// Newest protocol version the sender speaks.
+    pub version_max: u32,
+    /// The group.
+    pub group: [u8; 16],
+    /// The sender's generation.
+    pub generation: u64,
+    /// What happened and what to do, for people.
+    pub message: String,
+}
+
 /// A run of regions that differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct DirtyRun {
@@ -278,6 +293,8 @@ pub enum Message {
     History(History),
     /// A secondary: what a person must look at over there although everything arrives; empty: it is over.
     Trouble(String),
+    /// A primary: the pair is suspended, and nothing follows; answered by [`Message::Agreed`] where the copy is one still.
+    Suspended(Suspended),
     /// Either: the reason for closing, for people.
     Goodbye {
         /// What happened and what to do.

@@ -54,7 +54,7 @@ impl Links for NoLinks {
 pub(crate) struct Rig {
     primary: Arc<Primary>,
     pub(crate) stages: Stages,
-    pair: Arc<Pair>,
+    pub(crate) pair: Arc<Pair>,
     _directory: TempDir,
 }
 

@@ -57,11 +57,10 @@ fn described(backup: &BackupInfo) -> String {
         let mut line = format!("  {done} of {total}");
         if backup.state == BackupState::Copying {
             let left = progress.seconds_left.map_or_else(|| "?".into(), figures::seconds);
-            line.push_str(&format!(
-                ", {}, {left} left, at {}",
-                figures::rate(progress.bytes_per_second),
-                progress.member
-            ));
+            line.push_str(&format!(", {}, {left} left", figures::rate(progress.bytes_per_second)));
+            if !progress.member.is_empty() {
+                line.push_str(&format!(", at {}", progress.member));
+            }
         }
         lines.push(line);
     }

@@ -23,7 +23,7 @@ pub(crate) enum Command {
     Ext4(Volumes),
     /// Replay the log of XFS file systems and check them
     Xfs(Volumes),
-    /// Check SQLite databases in a mounted volume
+    /// Mount a volume and check SQLite databases in it
     Sqlite {
         /// The volume they lie in
         #[arg(long)]
@@ -59,6 +59,11 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
 
 fn checked(command: Command) -> anyhow::Result<()> {
     let drill = Drill::from_environment()?;
+    if std::env::var_os(MOUNTS).is_some() {
+        bail!(
+            "--mount has mounted the drill's volumes already, and this check attaches by itself what it looks at: leave --mount out"
+        );
+    }
     match command {
         Command::Ext4(Volumes { volumes }) => drill.each(&volumes, ext4),
         Command::Xfs(Volumes { volumes }) => drill.each(&volumes, xfs),
@@ -85,10 +90,10 @@ pub(super) struct Drill {
 impl Drill {
     fn from_environment() -> anyhow::Result<Self> {
         let outside = "this is a check for `tidemark drill run GROUP --check`, which says what to look at";
-        let volumes = std::env::var("TIDEMARK_DRILL_VOLUMES").context(outside)?;
-        let folder = std::env::var(FOLDER).context(outside)?;
-        let uris =
-            serde_json::from_str(&std::env::var(URIS).context(outside)?).with_context(|| format!("read {URIS}"))?;
+        let volumes = std::env::var("TIDEMARK_DRILL_VOLUMES").ok().context(outside)?;
+        let folder = std::env::var(FOLDER).ok().context(outside)?;
+        let uris = serde_json::from_str(&std::env::var(URIS).ok().context(outside)?)
+            .with_context(|| format!("read {URIS}"))?;
         Ok(Self { volumes: volumes.split_whitespace().map(str::to_owned).collect(), uris, folder: folder.into() })
     }
 

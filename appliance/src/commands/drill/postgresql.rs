@@ -94,6 +94,7 @@ impl Volumes<'_> {
 pub(super) fn check(options: &Options, drill: &Drill) -> anyhow::Result<()> {
     let mut volumes = Volumes { drill, mounted: BTreeMap::new(), confines: Confines::default() };
     let data = volumes.path(&options.data, &options.path)?;
+    expect_cluster(&data).with_context(|| format!("volume '{}'", options.data))?;
     if let Some(wal) = &options.wal {
         let wal = volumes.path(wal, &options.wal_path)?;
         // On the primary the link leads to where the WAL is mounted there.
@@ -148,6 +149,18 @@ fn drop_link(confines: &Confines, data: &Path, link: &Path) -> anyhow::Result<()
         bail!("'{}' is no symbolic link of the data directory: only those are taken away", link.display());
     }
     std::fs::remove_file(&path).with_context(|| format!("take away the link {}", path.display()))
+}
+
+/// Started on any other folder, PostgreSQL would speak of its owner, or of files that it lacks, and not of that.
+fn expect_cluster(data: &Path) -> anyhow::Result<()> {
+    if data.join("PG_VERSION").is_file() {
+        return Ok(());
+    }
+    bail!(
+        "{} is no data directory of PostgreSQL, there is no PG_VERSION in it: say where it lies with --path, relative to the volume's root \
+         (as in --path 15/main)",
+        data.display()
+    )
 }
 
 /// What still leads out, and what to do about each.
@@ -342,6 +355,15 @@ mod tests {
         assert_eq!(found("16386"), Ok(folder.path().join("16386")));
         assert_eq!(found("/srv/one/"), Ok(folder.path().join("16385")));
         assert!(found("7").unwrap_err().ends_with("which has 16385 (/srv/one), 16386 (/srv/two)"));
+    }
+
+    #[test]
+    fn a_folder_that_is_no_data_directory_is_told_as_that() {
+        let folder = tempfile::tempdir().unwrap();
+        let said = expect_cluster(folder.path()).unwrap_err().to_string();
+        assert!(said.contains("no PG_VERSION") && said.contains("--path"), "{said}");
+        std::fs::write(folder.path().join("PG_VERSION"), "15\n").unwrap();
+        expect_cluster(folder.path()).unwrap();
     }
 
     #[test]

@@ -223,9 +223,7 @@ fn positions(positions: &Positions) -> Line {
 
 /// How far back a copy can go.
 fn history(kept: &HistoryStatus, group: &GroupStatus) -> Line {
-    let time = (kept.asked.milliseconds > 0).then(|| format_duration(Duration::from_millis(kept.asked.milliseconds)));
-    let size = (kept.asked.bytes > 0).then(|| figures::bytes(kept.asked.bytes));
-    let asked = time.into_iter().chain(size).collect::<Vec<_>>().join(", ");
+    let asked = figures::history(&kept.asked);
     let line = value("history");
     match kept.oldest_marker {
         _ if group.role == Role::Primary => line.plain(format!("{asked} on its copies")),

@@ -17,6 +17,9 @@ pub(super) fn block(pair: &PairStatus, group: &GroupStatus, now: Timestamp, colu
     if !is_over(pair.state) && !is_unheard(pair) {
         lines.push(markers(pair));
     }
+    if let Some(said) = behind(pair) {
+        lines.extend(labelled("behind", Style::Plain, &wrapped(&said, columns)));
+    }
     lines.extend(pair.copy.iter().map(|progress| copy("copy", progress)));
     lines.extend(pair.verify.iter().map(|progress| copy("verify", progress)));
     if let Some(said) = comparison(pair, &group.name) {
@@ -128,6 +131,24 @@ fn markers(pair: &PairStatus) -> Line {
     let line = number(Line::indented(VALUE_COLUMN), "marker received ", pair.received_marker);
     let line = number(line, "   permitted ", pair.permitted_marker);
     number(line, "   applied ", pair.applied_marker)
+}
+
+/// Where it waits, what it waits for, and how long.
+fn behind(pair: &PairStatus) -> Option<String> {
+    let lag = &pair.lag;
+    let cause = lag.cause.filter(|_| pair.connected)?;
+    let stages =
+        [("in the write buffer", lag.buffer_bytes), ("not sent", lag.unsent_bytes), ("under way", lag.under_way_bytes)];
+    let stages = stages.into_iter().filter(|(_, bytes)| *bytes > 0);
+    let waits: Vec<_> = stages.map(|(stage, bytes)| format!("{} {stage}", figures::bytes(bytes))).collect();
+    let rates = [lag.written_bytes_per_second, lag.delivered_bytes_per_second].map(figures::rate);
+    let left = lag.seconds_left.map_or_else(
+        || "it gets no nearer at this rate".into(),
+        |seconds| format!("caught up in {}", figures::seconds(seconds)),
+    );
+    let [written, delivered] = rates;
+    let waits = if waits.is_empty() { String::new() } else { waits.join(", ") + "; " };
+    Some(format!("{}: {waits}hosts write {written}, {delivered} arrive, {left}", cause.text()))
 }
 
 /// How far something is that goes over bytes.

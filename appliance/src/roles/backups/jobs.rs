@@ -124,10 +124,11 @@ impl Appliance {
         // Whoever names a target that answers late, or never, waits for it here, where nobody has to wait for him.
         let _ = tokio::task::block_in_place(|| destination::kind_of(&request.to, &request.name));
         let _alone = self.backups.changing.lock().await;
-        let record = tokio::task::block_in_place(|| self.check_request(&request))?;
+        let (record, kind) = tokio::task::block_in_place(|| self.check_request(&request))?;
         let (job, readers) = self.new_job(record.clone());
         if record.at_ns.is_some() {
             self.catalog.put_backup(&record).map_err(failed)?;
+            self.backups.places.lock().insert(request.name.clone(), own_folder(&kind));
             self.wait_for_time(Arc::clone(&job), readers);
             return tokio::task::block_in_place(|| self.show_backup(&request.name));
         }
@@ -138,7 +139,7 @@ impl Appliance {
         tokio::task::block_in_place(|| self.show_backup(&request.name))
     }
 
-    fn check_request(&self, request: &BackupCreate) -> Result<BackupRecord, ErrorBody> {
+    fn check_request(&self, request: &BackupCreate) -> Result<(BackupRecord, TargetKind), ErrorBody> {
         check_name(&request.name).map_err(|error| invalid(error.to_string()))?;
         if request.rate == Some(0) {
             return Err(invalid("at a rate of 0 a backup never ends"));
@@ -164,8 +165,8 @@ impl Appliance {
         if found.is_empty() {
             return Err(invalid("a backup needs at least one --set"));
         }
-        destination::kind_of(&request.to, &request.name).map_err(refused)?;
-        Ok(BackupRecord {
+        let kind = destination::kind_of(&request.to, &request.name).map_err(refused)?;
+        let record = BackupRecord {
             name: request.name.clone(),
             sets: found,
             order: request.order.name().into(),
@@ -182,7 +183,8 @@ impl Appliance {
             moments: Vec::new(),
             done_bytes: 0,
             total_bytes: 0,
-        })
+        };
+        Ok((record, kind))
     }
 
     fn new_job(&self, record: BackupRecord) -> (Arc<Job>, Readers) {
@@ -283,6 +285,8 @@ impl Appliance {
     /// Copies on a thread of its own, as soon as there is memory for it.
     fn begin(&self, job: Arc<Job>, work: Work) {
         let Some(this) = self.this.upgrade() else { return };
+        let name = job.record.lock().name.clone();
+        self.backups.places.lock().insert(name, own_folder(&work.kind));
         self.runtime.spawn(async move {
             let waited = this.wait_complete(&job.stop, &work.moment).await;
             if let Err(why) = waited {
@@ -341,6 +345,7 @@ impl Appliance {
         let record = job.record.lock().clone();
         let began = from_unix_ns(record.began_ns.unwrap_or(record.asked_ns));
         let at_target = |source| CopyError::Target { member: record.to.clone(), source };
+        job.progress.opens();
         let opened =
             targets::open(&work.kind, &self.whose(), began.as_second(), &job.stop, &self.runtime, &work.readers);
         let mut form = opened.map_err(at_target)?;
@@ -416,22 +421,26 @@ impl Appliance {
         self.forget(&name);
     }
 
-    /// `backup list`.
+    /// `backup list`. No target is looked at, which may answer late, or never.
     pub(super) fn list_backups(&self) -> Result<Vec<BackupInfo>, ErrorBody> {
         let mut listed: std::collections::BTreeMap<String, BackupInfo> = std::collections::BTreeMap::new();
         for record in self.catalog.backups().map_err(failed)? {
-            listed.insert(record.name.clone(), info(&record, None));
+            listed.insert(record.name.clone(), self.info(&record, None));
         }
-        // No lock is held while targets are looked at: one that does not answer holds up who asked, and nobody else.
         let jobs: Vec<_> = self.backups.jobs.lock().values().cloned().collect();
         for job in jobs {
             let record = job.record.lock().clone();
-            listed.insert(record.name.clone(), info(&record, Some(&job.progress)));
+            listed.insert(record.name.clone(), self.info(&record, Some(&job.progress)));
         }
         Ok(listed.into_values().collect())
     }
 
-    /// For status: those that wait or copy. No target is looked at, which may answer late, or never.
+    fn info(&self, record: &BackupRecord, progress: Option<&Progress>) -> BackupInfo {
+        let place = self.backups.places.lock().get(&record.name).cloned().flatten();
+        BackupInfo { place, ..told_of(record, progress) }
+    }
+
+    /// For status: those that wait or copy.
     pub(crate) fn backups_now(&self) -> Vec<BackupInfo> {
         let jobs: Vec<_> = self.backups.jobs.lock().values().cloned().collect();
         let told = jobs.iter().map(|job| told_of(&job.record.lock(), Some(&job.progress)));
@@ -441,7 +450,7 @@ impl Appliance {
     /// `backup show`.
     pub(super) fn show_backup(&self, name: &str) -> Result<BackupInfo, ErrorBody> {
         let (record, job) = self.find_backup(name)?;
-        Ok(info(&record, job.as_ref().map(|job| &job.progress)))
+        Ok(self.info(&record, job.as_ref().map(|job| &job.progress)))
     }
 
     /// What is known of a backup, whatever its target answers, and its job for as long as it is not over.
@@ -489,6 +498,7 @@ impl Appliance {
         }
         self.catalog.delete_backup(name).map_err(failed)?;
         self.backups.ended.lock().remove(name);
+        self.backups.places.lock().remove(name);
         Ok(())
     }
 
@@ -509,10 +519,11 @@ impl Appliance {
     /// What a kill or a stop interrupted ends here, and what is scheduled waits again. Whatever targets lie on may answer late, or never: no
     /// start of the service waits for that.
     pub(crate) async fn recover_backups(&self) -> Result<(), tidemark_common::catalog::CatalogError> {
-        let (mut done, mut looking) = (Vec::new(), Vec::new());
+        let (mut known, mut looking) = (Vec::new(), Vec::new());
         for record in self.catalog.backups()? {
             match record.state {
                 BackupStateRecord::Scheduled => {
+                    known.push((record.to.clone(), record.name.clone(), record.state));
                     let (job, readers) = self.new_job(record);
                     self.wait_for_time(job, readers);
                 }
@@ -521,26 +532,36 @@ impl Appliance {
                 }
                 BackupStateRecord::Done | BackupStateRecord::Failed | BackupStateRecord::Cancelled => {
                     self.backups.ended.lock().insert(record.name.clone(), record.state.into());
-                    if record.state == BackupStateRecord::Done {
-                        done.push((record.to, record.name));
-                    }
+                    known.push((record.to, record.name, record.state));
                 }
             }
         }
-        // Killed when that was recorded and the interim name was still there.
-        let whose = self.whose();
-        self.runtime.spawn_blocking(move || {
-            done.iter().for_each(|(to, name)| settle(name, Some(&interrupted_kind(to, name)), &whose));
-        });
+        looking.extend(self.look_at_targets(known));
         let all = async {
             for one in looking {
                 let _ = one.await;
             }
         };
         if tokio::time::timeout(RECOVER_LIMIT, all).await.is_err() {
-            tracing::warn!("the target of an interrupted backup does not answer: what is left there is known later");
+            tracing::warn!("the target of a backup does not answer: what is left there is known later");
         }
         Ok(())
+    }
+
+    /// Finds out what the targets of backups are, one after the other.
+    fn look_at_targets(&self, known: Vec<(String, String, BackupStateRecord)>) -> Option<tokio::task::JoinHandle<()>> {
+        let (this, whose) = (self.this.upgrade()?, self.whose());
+        Some(self.runtime.spawn_blocking(move || {
+            for (to, name, state) in known {
+                let kind = interrupted_kind(&to, &name);
+                // Where it took long, one of this name may have been asked for meanwhile.
+                this.backups.places.lock().entry(name.clone()).or_insert_with(|| own_folder(&kind));
+                // Killed when that was recorded and the interim name was still there.
+                if state == BackupStateRecord::Done {
+                    settle(&name, Some(&kind), &whose);
+                }
+            }
+        }))
     }
 
     /// Finds out how a backup ended. Until then it counts as under way, and says why.
@@ -552,6 +573,7 @@ impl Appliance {
         job.record.lock().reason = Some(why.into());
         Some(self.runtime.spawn_blocking(move || {
             let kind = this.recover_interrupted(&job, &mut record);
+            this.backups.places.lock().insert(record.name.clone(), own_folder(&kind));
             this.conclude(&job, record, Some(&kind));
         }))
     }
@@ -614,15 +636,11 @@ fn interrupted_kind(to: &str, name: &str) -> TargetKind {
     }
 }
 
-fn own_folder(record: &BackupRecord) -> Option<String> {
-    match interrupted_kind(&record.to, &record.name) {
+fn own_folder(kind: &TargetKind) -> Option<String> {
+    match kind {
         TargetKind::Folder(folder) => Some(folder.display().to_string()),
         TargetKind::File(_) | TargetKind::Device(_) | TargetKind::Stream => None,
     }
-}
-
-fn info(record: &BackupRecord, progress: Option<&Progress>) -> BackupInfo {
-    BackupInfo { place: own_folder(record), ..told_of(record, progress) }
 }
 
 /// What is known of a backup without looking at its target.

@@ -38,6 +38,8 @@ pub(crate) struct Backups {
     jobs: Mutex<BTreeMap<String, Arc<Job>>>,
     /// How those that are over ended, by name, as the catalogue has it.
     ended: Mutex<BTreeMap<String, BackupState>>,
+    /// The folder of its own in which each lies, by name; `None`: its target is no folder. Kept, for who asks waits for no target.
+    places: Mutex<BTreeMap<String, Option<String>>>,
     /// Creating, cancelling and deleting, one at a time.
     changing: tokio::sync::Mutex<()>,
     copyings: Arc<Semaphore>,
@@ -54,6 +56,7 @@ impl Default for Backups {
         Self {
             jobs: Mutex::default(),
             ended: Mutex::default(),
+            places: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             copyings: Arc::new(Semaphore::new(COPYINGS_MAX)),
             restores: Mutex::default(),

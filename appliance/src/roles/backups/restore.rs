@@ -136,12 +136,16 @@ fn at(volume: &str, offset: u64, error: IoError) -> String {
 }
 
 impl VolumeWriter for Hosted {
-    fn size(&self, volume: &str) -> Option<u64> {
-        let found = self.appliance.volume(volume).ok()?;
+    fn size(&self, volume: &str) -> Result<u64, String> {
+        let found = self.appliance.volume(volume).map_err(|error| error.message)?;
         // Another restore, or a host, is said when the first byte is written.
         let _ = self.close(volume);
         let bounds = found.door.bounds();
-        (!bounds.read_only).then_some(bounds.size)
+        if !bounds.read_only {
+            return Ok(bounds.size);
+        }
+        let why = self.appliance.served(volume).err();
+        Err(why.unwrap_or_else(|| format!("volume '{volume}' cannot be written now: try again")))
     }
 
     fn verifying(&mut self, done_bytes: u64, total_bytes: Option<u64>) -> Result<(), String> {

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::super::{FoldRange, Folded};
 use super::*;
+use crate::limits::MARKER_MAX;
 use crate::record::{FoldCheck, FrameHeader, FrameView, view::ExtentKind};
 
 /// A few kilobytes of one volume, as the frames up to a marker make it.
@@ -293,10 +294,10 @@ proptest! {
                     let frame = write_at(writer.tip(), block, blocks, zero);
                     let held = append(&mut writer, frame);
                     let end = control(writer.tip(), &ControlRecord::Marker(MarkerRecord {
-                        number: u64::MAX, boundary_seq: 0, time_ns: 0, freeze_ns: 0, tag: None,
+                        number: MARKER_MAX, boundary_seq: 0, time_ns: 0, freeze_ns: 0, tag: None,
                     }));
                     let both = [held, Held { position: writer.end(), bytes: end.into() }];
-                    image = images(&both, &image).remove(&u64::MAX).unwrap();
+                    image = images(&both, &image).remove(&MARKER_MAX).unwrap();
                 }
                 Step::Marker => {
                     let frame = marker(writer.tip());
@@ -322,10 +323,10 @@ proptest! {
                     let gone: Vec<Held> = all.into_iter().filter(|held| held.position < middle).collect();
                     if journal.trim(middle).unwrap() > 0 {
                         let end = control(writer.tip(), &ControlRecord::Marker(MarkerRecord {
-                            number: u64::MAX, boundary_seq: 0, time_ns: 0, freeze_ns: 0, tag: None,
+                            number: MARKER_MAX, boundary_seq: 0, time_ns: 0, freeze_ns: 0, tag: None,
                         }));
                         let end = Held { position: middle, bytes: end.into() };
-                        base = images(&[gone, vec![end]].concat(), &base).remove(&u64::MAX).unwrap();
+                        base = images(&[gone, vec![end]].concat(), &base).remove(&MARKER_MAX).unwrap();
                     }
                 }
                 Step::Kill => {

@@ -68,3 +68,29 @@ fn one_that_was_read_ahead_goes_on_top_of_what_it_begins_behind() {
         }
     }
 }
+
+/// The disk takes no runs: who may never need the index has as much of it as memory is for, and a failover, which does, all of it.
+#[test]
+fn an_index_that_may_never_be_needed_goes_no_further_than_memory_is_for() {
+    let (disk, frames, places) = journal();
+    let spill = Spill::new(Arc::new(disk.clone()), "/journal.index".into(), 1);
+    let journal = Arc::clone(open(&disk).writer.journal());
+    let (before, end) = (places[places.len() - 2], places[places.len() - 1]);
+    disk.limit_space(Some(0));
+    let mut indexed = Indexed::default();
+    assert!(!indexed.go_on_within(&journal, end, &spill).unwrap());
+    let (in_memory, up_to) = (indexed.ranges().0, indexed.up_to());
+    assert!((3..=4).contains(&in_memory) && up_to < before, "{in_memory} ranges up to {up_to:?}");
+    for to in [end, before, end] {
+        assert!(!indexed.go_on_within(&journal, to, &spill).unwrap());
+        assert_eq!((indexed.ranges().0, indexed.up_to()), (in_memory, up_to));
+    }
+    indexed.go_on(&journal, end, &spill).unwrap();
+    assert_eq!((indexed.up_to(), known(&indexed.into_index())), (end, known(&of_frames(&frames))));
+
+    disk.limit_space(None);
+    let mut indexed = Indexed::default();
+    assert!(indexed.go_on_within(&journal, end, &spill).unwrap());
+    assert!(indexed.ranges().0 <= 1, "{:?}", indexed.ranges());
+    assert_eq!(known(&indexed.into_index()), known(&of_frames(&frames)));
+}

@@ -85,6 +85,8 @@ fn a_full_disk_refuses_a_segment_and_goes_on_with_space() {
         disk.limit_space(Some(disk.used_bytes() + room));
         let (more, error) = append_until_full(&mut writer);
         assert!(error.is_no_space(), "{error}");
+        let told = error.told();
+        assert!(told.starts_with(&error.to_string()) && told.contains("Make room on the file system of /"), "{told}");
         assert_eq!(writer.journal().poisoned(), None);
         frames.extend(more);
         assert_eq!(frames.len(), 4);

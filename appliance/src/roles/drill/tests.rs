@@ -1,0 +1,67 @@
+use std::sync::atomic::Ordering;
+
+use super::*;
+use crate::service::tests::{Faults, add_image, appliance};
+
+/// A kill has left a drill that was under way, and its clone.
+#[tokio::test(flavor = "multi_thread")]
+async fn drills_left_by_a_kill_hold_up_no_start_on_a_full_disk() {
+    let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+    let appliance = appliance(directory.path(), &faults);
+    let record = DrillRecord {
+        number: 1,
+        group: "g".into(),
+        group_id: [7; 16],
+        marker: 5,
+        marker_ns: 0,
+        started_ns: 0,
+        took_ms: 0,
+        rto_ms: None,
+        rpo_ms: None,
+        check: None,
+        exit_code: None,
+        result: DrillResultRecord::Running,
+        output: String::new(),
+        exports: Vec::new(),
+        scheduled: false,
+        lag: Vec::new(),
+    };
+    appliance.catalog.put_drill(&record).unwrap();
+    add_image(&appliance, &clone_name(1), ImageKindRecord::Drill { space_bytes: 0 });
+
+    faults.full.store(true, Ordering::Release);
+    appliance.open_drills().await.unwrap();
+    let shown = appliance.past_drill(1).unwrap();
+    assert!(shown.reason.is_some_and(|reason| reason.starts_with("interrupted")), "it is known how it ended");
+    assert_eq!(appliance.images_now().len(), 1, "its clone is listed as long as it is there");
+
+    faults.full.store(false, Ordering::Release);
+    appliance.clean_up_drills().await;
+    let recorded = appliance.catalog.drill(1).unwrap().unwrap();
+    assert!(matches!(recorded.result, DrillResultRecord::Failed { .. }), "{recorded:?}");
+    assert!(appliance.images_now().is_empty() && appliance.catalog.images().unwrap().is_empty());
+}
+
+#[test]
+fn a_schedule_that_was_ended_or_replaced_begins_no_drill() {
+    let drills = Drills::default();
+    let due =
+        ScheduleRecord { group: "g".into(), every_ms: 1000, check: None, timeout_ms: 1000, mount: false, last_ns: 5 };
+    let refusal = |drills: &Drills| drills.begin("g", Some(&due), |_| false).err().map(|error| error.message);
+    assert!(refusal(&drills).is_some_and(|message| message.contains("ended or replaced")));
+    drills.schedules.lock().insert("g".into(), ScheduleRecord { last_ns: 0, ..due.clone() });
+    assert!(refusal(&drills).is_some_and(|message| message.contains("ended or replaced")));
+    assert!(drills.begin("g", None, |_| false).is_ok(), "who asks for one by hand gets it");
+    drills.schedules.lock().insert("g".into(), due.clone());
+    assert_eq!(refusal(&drills), None);
+}
+
+#[test]
+fn volumes_that_would_share_a_variable_have_none() {
+    let volumes = ["u", "U", "a.b", "a-b", "pg-data"].map(str::to_owned);
+    let ends: Vec<_> = volumes.iter().map(|volume| own_variable(volume, &volumes)).collect();
+    assert_eq!(ends, [None, None, None, None, Some("PG_DATA".to_owned())]);
+    let note = note_of_unnamed(&volumes);
+    assert!(note.starts_with("volumes u, U, a.b, a-b have no variables"), "{note}");
+    assert_eq!(note_of_unnamed(&volumes[3..]), "");
+}

@@ -1,0 +1,142 @@
+use std::path::PathBuf;
+
+use tidemark_common::catalog::{Catalog, GroupRecord, OnFullRecord, RoleRecord};
+use tidemark_common::clock::SystemClock;
+use tidemark_common::ids::GroupId;
+use tidemark_common::journal::{self, JournalOptions};
+use tidemark_common::record::{FrameBuilder, FrameKind, Place};
+use tidemark_common::storage::memory::MemoryDisk;
+
+use super::*;
+
+const GROUP: GroupId = GroupId([7; 16]);
+
+fn differences(pair: PairRecord) -> Differences {
+    let catalog = Catalog::open_simulated(&MemoryDisk::new(), "records".as_ref(), &SystemClock::new()).unwrap();
+    let group = GroupRecord {
+        name: "g".into(),
+        id: [7; 16],
+        role: RoleRecord::Primary,
+        generation: 1,
+        generation_start_seq: 0,
+        interval_ms: 1000,
+        on_full: OnFullRecord::Fold,
+        next_volume_index: 2,
+        volumes: Vec::new(),
+        pairs: vec![pair.clone()],
+        primary: None,
+        cut: None,
+        history: tidemark_common::history::History::default(),
+    };
+    catalog.put_group(&group).unwrap();
+    Differences::open(Arc::new(GroupKeeper::new(catalog, group)), &pair)
+}
+
+/// Copy 7 had arrived up to a place when its frames were given up, and its end is forgotten.
+#[test]
+fn a_side_that_ended_the_copy_whose_end_is_forgotten_is_a_base() {
+    let differences = differences(PairRecord { counted: Some((7, 1, 65536)), ..PairRecord::new("far", 0) });
+    let says = |copy, copy_offset, permitted_marker| Remote {
+        copy,
+        copy_volume: 1,
+        copy_offset,
+        permitted_marker,
+        ..Remote::default()
+    };
+    assert!(differences.can_stand(None, &says(0, 0, 8)), "what is behind the begin is permitted with the end");
+    assert!(!differences.can_stand(None, &says(0, 0, 7)), "it was put back to before the copy");
+    assert!(differences.can_stand(None, &says(7, 65536, 6)), "it stands in the copy");
+    assert!(!differences.can_stand(None, &says(7, 0, 6)), "it was put back to earlier in the copy");
+}
+
+#[test]
+fn what_differs_of_a_volume_that_left_is_forgotten_and_yet_a_copy_is_made() {
+    let sizes = [(VolumeIndex(1), 4 * REGION_BYTES), (VolumeIndex(2), 64 * REGION_BYTES)];
+    let members = everything(&sizes[..1]);
+    for (marked, left) in [(&sizes[..], 4), (&sizes[1..], 1)] {
+        let differences = differences(PairRecord::new("far", 0));
+        differences.keep_only(&members).unwrap();
+        assert!(differences.are_none(), "nothing differed");
+        differences.mark(&everything(marked), None).unwrap();
+        differences.keep_only(&members).unwrap();
+        assert_eq!(differences.bytes(), left * REGION_BYTES);
+        assert!(!differences.are_none() && differences.copy().is_none());
+    }
+    // A first copy that has not begun says what is left of it, and one that has begun is as it is.
+    for (number, left) in [(0, 4), (7, 68)] {
+        let copy = CopyRecord { number, ..CopyRecord::first(68 * REGION_BYTES) };
+        let keeper = {
+            let differences = differences(PairRecord::new("far", 0));
+            differences.mark(&everything(&sizes), None).unwrap();
+            Arc::clone(&differences.keeper)
+        };
+        let pair = PairRecord { copy: Some(copy), ..PairRecord::new("far", 0) };
+        keeper.update(|group| group.pairs = vec![pair.clone()]).unwrap();
+        let differences = Differences::open(keeper, &pair);
+        differences.keep_only(&members).unwrap();
+        assert_eq!(differences.bytes(), left * REGION_BYTES);
+        assert_eq!(differences.copy().unwrap().total_bytes, left * REGION_BYTES);
+    }
+}
+
+/// Its end was not permitted yet, and what is given up then may be nothing but markers.
+#[test]
+fn a_copy_whose_regions_had_all_arrived_is_not_over_when_it_is_taken_back() {
+    for direct in [false, true] {
+        let differences = differences(PairRecord::new("far", 0));
+        differences.mark(&everything(&[(VolumeIndex(1), 4 * REGION_BYTES)]), None).unwrap();
+        let copy = CopyRecord { number: 7, direct, ..CopyRecord::first(4 * REGION_BYTES) };
+        let pair = PairRecord { copy: Some(copy), ..PairRecord::new("far", 0) };
+        differences.keeper.update(|group| group.pairs = vec![pair]).unwrap();
+        differences.mark(&Bitmap::default(), Some((7, (VolumeIndex(2), 0)))).unwrap();
+        assert!(!differences.are_none(), "there is a copy to make");
+        assert_eq!(differences.bytes(), REGION_BYTES);
+        let pair = differences.keeper.pair("far").unwrap();
+        assert_eq!((pair.copy.is_some(), pair.counted), (direct, Some((7, 2, 0))));
+        Differences::open(Arc::clone(&differences.keeper), &pair).check().unwrap();
+    }
+}
+
+/// Three frames, the last of which cannot be read: a copy that has the first two stands before it.
+#[test]
+fn the_end_of_what_can_be_read_is_a_point() {
+    for is_flipped in [true, false] {
+        let disk = MemoryDisk::new();
+        let options = JournalOptions { segment_bytes: 512 << 10, capacity_bytes: 4 << 20 };
+        let opened =
+            journal::open(Arc::new(disk.clone()), "/journal".as_ref(), GROUP, options, None, &mut |_, _, _| {});
+        let mut writer = opened.unwrap().writer;
+        let (from, mut points, mut last) = (writer.end(), Vec::new(), writer.end());
+        for number in 1..=3 {
+            let tip = *writer.tip();
+            points.push((tip.seq, tip.chain));
+            let mut builder = FrameBuilder::new();
+            let data: Vec<u8> = (0..64_u32 << 10).map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()[2]).collect();
+            let extent = Extent { volume: VolumeIndex(1), offset: number << 16, length: data.len() as u64 };
+            builder.push_data(extent, &data);
+            let place = Place { first_seq: tip.seq.next(), last_seq: tip.seq.next(), ..Place::at(GROUP, &tip) };
+            last = writer.append(&builder.finish(FrameKind::Writes, &place)).unwrap();
+        }
+        let end = writer.sync().unwrap().position;
+        writer.journal().rest();
+        let segment = PathBuf::from(format!("/journal/{:016x}.segment", last.segment));
+        if is_flipped {
+            disk.flip_bit(&segment, (last.offset + 40) * 8).unwrap();
+        } else {
+            disk.break_sector(&segment, last.offset).unwrap();
+        }
+        let counted = Counted::between(writer.journal(), from, end, Some(end)).unwrap();
+        assert!(counted.damage.is_some());
+        assert_eq!(counted.points, points, "flipped: {is_flipped}");
+        let (differences, all) = (differences(PairRecord::new("far", 0)), everything(&[(VolumeIndex(1), 4 << 16)]));
+        differences.mark(&all, None).unwrap();
+        assert!(!differences.were_unread(), "hosts may write everywhere");
+        differences.give_up(writer.journal(), (from, end), end, None, &all).unwrap();
+        let after_a_restart = Differences::open(Arc::clone(&differences.keeper), &PairRecord::new("far", 0));
+        after_a_restart.check().unwrap();
+        for known in [&differences, &after_a_restart] {
+            assert!(known.were_unread());
+            assert!(known.knows(points[2].0, points[2].1) && known.bitmap() == all);
+        }
+    }
+}

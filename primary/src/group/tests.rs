@@ -1,0 +1,305 @@
+use tidemark_common::catalog::{Catalog, CopyRecord, GroupRecord, PairStateRecord, RoleRecord};
+use tidemark_common::clock::SystemClock;
+use tidemark_common::ids::ApplianceId;
+use tidemark_common::link::{Endpoint, LinkError};
+use tidemark_common::metrics::Metrics;
+use tidemark_common::storage::Open;
+use tidemark_common::storage::disk::SystemDisk;
+use tidemark_common::wire::handshake::HandshakeError;
+use tidemark_common::wire::message::{Message, Position, Refusal, Refused, Welcome};
+
+use super::*;
+use crate::differences::{encode_new, everything};
+
+const SIZE: u64 = 1 << 20;
+
+/// The groups here have no pairs.
+struct NoLinks;
+
+impl Links for NoLinks {
+    fn endpoint(&self) -> Arc<Endpoint> {
+        unreachable!("there is no pair")
+    }
+
+    fn reach(&self, peer: &str) -> Result<(ApplianceId, String), String> {
+        Err(peer.into())
+    }
+
+    fn name(&self) -> String {
+        "east".into()
+    }
+
+    fn fenced(&self, _: &str, _: &str, _: tidemark_common::ids::Generation) {}
+}
+
+fn group_record() -> GroupRecord {
+    let volume = |index, name: &str| GroupVolume { index, name: name.into() };
+    GroupRecord {
+        name: "g".into(),
+        id: [7; 16],
+        role: RoleRecord::Primary,
+        generation: 1,
+        generation_start_seq: 1,
+        interval_ms: 3_600_000,
+        on_full: OnFullRecord::Fold,
+        next_volume_index: 3,
+        volumes: vec![volume(1, "a"), volume(2, "b")],
+        pairs: Vec::new(),
+        primary: None,
+        cut: None,
+        history: tidemark_common::history::History::default(),
+    }
+}
+
+fn start(directory: &std::path::Path) -> Arc<Primary> {
+    let clock = Arc::new(SystemClock::new());
+    let catalog = Catalog::open(directory, &*clock).unwrap();
+    let record = group_record();
+    catalog.put_group(&record).unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(SystemDisk);
+    let volumes = Volumes::default();
+    for member in &record.volumes {
+        let file = disk.open(&directory.join(&member.name), Open::New).unwrap();
+        file.grow(SIZE).unwrap();
+        volumes.insert(VolumeFile::new(VolumeIndex(member.index), member.name.clone(), file, SIZE));
+    }
+    let parts = PrimaryParts {
+        taken: None,
+        disk,
+        clock: Arc::clone(&clock) as Arc<dyn Clock>,
+        links: Arc::new(NoLinks),
+        keeper: Arc::new(GroupKeeper::new(catalog, record)),
+        volumes: Arc::new(volumes),
+        runtime: Handle::current(),
+        appliance: [1; 32],
+        metrics: Metrics::new("east", "0", clock.wall()).group("g"),
+        eras: None,
+    };
+    let options = PrimaryOptions {
+        journal_folder: directory.join("journal"),
+        journal: JournalOptions { segment_bytes: 8 << 20, capacity_bytes: 64 << 20 },
+        ring_path: directory.join("ring"),
+        boot: String::new(),
+        ring_bytes: 4 << 20,
+        drain: DrainSettings { delay: Duration::from_millis(1), freeze_limit: Duration::from_secs(1) },
+        heartbeat: Duration::from_secs(1),
+        index_ranges_max: 64,
+    };
+    Primary::start(parts, options).unwrap()
+}
+
+/// The drain ends: nothing more comes into the journal.
+fn end_drain(primary: &Primary) {
+    primary.desk.stop(&primary.image.buffer);
+    while !primary.desk.is_stopped() {
+        std::thread::yield_now();
+    }
+}
+
+fn members(primary: &Primary) -> Vec<String> {
+    primary.keeper.get().volumes.into_iter().map(|member| member.name).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_whose_leaving_cannot_be_recorded_stays_a_member_in_every_way() {
+    let directory = tempfile::tempdir().unwrap();
+    let primary = start(directory.path());
+    primary.export("a").unwrap().write(0, &[1; 4096], true).await.unwrap();
+    end_drain(&primary);
+    primary.remove_volume("a").await.unwrap_err();
+    assert_eq!(members(&primary), ["a", "b"]);
+    assert!(primary.export("a").is_some(), "what is written to it is still written back");
+    primary.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_announced_size_is_not_the_hosts_before_the_volume_grows() {
+    let directory = tempfile::tempdir().unwrap();
+    let primary = start(directory.path());
+    let export = primary.export("a").unwrap();
+    let announced = primary.announce_size("a", 2 * SIZE).await.unwrap();
+    assert_eq!(export.bounds().size, SIZE);
+    primary.grow_volume("a", 2 * SIZE, announced).unwrap();
+    assert_eq!(export.bounds().size, 2 * SIZE);
+    export.write(SIZE, &[1; 4096], true).await.unwrap();
+    primary.stop();
+}
+
+/// A copy that begins later would make its volumes larger than these are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_size_that_could_not_be_recorded_is_not_announced() {
+    let directory = tempfile::tempdir().unwrap();
+    let primary = start(directory.path());
+    end_drain(&primary);
+    primary.announce_size("a", 2 * SIZE).await.unwrap_err();
+    assert!(primary.image.volumes.announced_specs().iter().all(|spec| spec.size == SIZE));
+    primary.stop();
+}
+
+/// It may have followed until the service ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pair_lags_no_longer_than_the_service_runs_and_stands_suspended_since_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let primary = start(directory.path());
+    for (peer, state, since_start) in
+        [("west", PairStateRecord::CatchingUp, true), ("north", PairStateRecord::Suspended, false)]
+    {
+        let record = PairRecord { state, ..PairRecord::new(peer, 0) };
+        primary.keeper.update(|group| group.pairs.push(record.clone())).unwrap();
+        let status = primary.insert_pair(&record).status();
+        assert_eq!(status.since > jiff::Timestamp::UNIX_EPOCH, since_start, "{status:?}");
+    }
+    primary.stop();
+}
+
+/// It has no image then: nothing is said of how old that is, and nobody waits for a marker of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_says_it_is_damaged_is_not_said_to_have_an_image() {
+    let directory = tempfile::tempdir().unwrap();
+    let primary = start(directory.path());
+    primary.export("a").unwrap().write(0, &[1; 4096], true).await.unwrap();
+    let record = PairRecord::new("west", 0);
+    primary.keeper.update(|group| group.pairs.push(record.clone())).unwrap();
+    let pair = primary.insert_pair(&record);
+    let far = Position { durable_seq: 1, received_marker: 1, permitted_marker: 1, ..Position::default() };
+    {
+        let mut view = pair.view.lock();
+        view.state = PairState::CatchingUp;
+        view.acknowledge(far, Some(Duration::ZERO), primary.clock().monotonic());
+    }
+    assert!(pair.status().rpo_seconds.is_some());
+    let damaged = Refused { refusal: Refusal::Damaged, message: "its journal is damaged".into(), generation: 1 };
+    pair.disconnected(Some(HandshakeError::Refused(damaged).into()));
+    let status = pair.status();
+    assert_eq!((status.state, status.rpo_seconds), (PairState::Differential, None));
+    assert_eq!((status.permitted_marker, status.applied_marker), (0, 0));
+    primary.stop();
+}
+
+/// It is read on the primary, and what is wrong is on the other side, under the same paths.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_copy_says_is_told_as_its_words_and_not_covered_up_by_a_stream_that_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let primary = start(directory.path());
+    let record = PairRecord::new("west", 0);
+    primary.keeper.update(|group| group.pairs.push(record.clone())).unwrap();
+    let pair = primary.insert_pair(&record);
+    let reason = || pair.status().reason.unwrap_or_default();
+    pair.disconnected(Some(LinkError::Abandoned.into()));
+    assert_eq!(reason(), LinkError::Abandoned.to_string(), "nothing else is known");
+    pair.heard(Message::Trouble("write volume 'a' at 0: no space".into())).unwrap();
+    pair.disconnected(Some(LinkError::Abandoned.into()));
+    assert_eq!(reason(), "'west' says: write volume 'a' at 0: no space");
+    let ended = pair.heard(Message::Goodbye { message: "the copy stands".into() }).unwrap_err();
+    pair.disconnected(Some(ended));
+    assert_eq!(reason(), "'west' says: the copy stands");
+    primary.stop();
+}
+
+/// What is in the journal before a copy's begin is not sent, and so neither is the record of that size.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_begins_while_a_volume_grows_says_the_size_it_is_to_have() {
+    let directory = tempfile::tempdir().unwrap();
+    let primary = start(directory.path());
+    let all = everything(&primary.volume_sizes());
+    let record = PairRecord { copy: Some(CopyRecord::first(all.bytes())), ..PairRecord::new("west", 0) };
+    primary.keeper.catalog().put_bitmap(primary.keeper.id(), "west", &encode_new(&all)).unwrap();
+    primary.keeper.update(|group| group.pairs.push(record.clone())).unwrap();
+    let pair = primary.add_pair(&record);
+    let announced = primary.announce_size("a", 2 * SIZE).await.unwrap();
+    let welcome = Welcome {
+        version: 1,
+        appliance: "west".into(),
+        has_history: false,
+        generation: 1,
+        position: Position::default(),
+        chain: [0; 16],
+        journal_free_bytes: 64 << 20,
+        journal_capacity_bytes: 64 << 20,
+    };
+    let feeder = pair.begin(&welcome).await.unwrap();
+    let begin = feeder.copy.and_then(|copy| copy.begin);
+    let Some(ControlRecord::CopyBegin { volumes, .. }) = &begin else { panic!("{begin:?}") };
+    let sizes: Vec<u64> = volumes.iter().map(|spec| spec.size).collect();
+    assert_eq!(sizes, [2 * SIZE, SIZE]);
+    primary.grow_volume("a", 2 * SIZE, announced).unwrap();
+    primary.stop();
+}
+
+/// The updater stands as it does when a volume's disk hangs.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_index_is_bounded_while_the_updater_hangs_and_hosts_go_on() {
+    const STEP: u64 = 8192;
+    let directory = tempfile::tempdir().unwrap();
+    let primary = start(directory.path());
+    let (release, released) = std::sync::mpsc::sync_channel::<()>(1);
+    let (tell, told) = std::sync::mpsc::sync_channel::<()>(1);
+    let desk = Arc::clone(&primary.writeback);
+    let hangs = std::thread::spawn(move || {
+        let _held = desk.problem.lock();
+        let _ = tell.send(());
+        let _ = released.recv();
+    });
+    told.recv().unwrap();
+    let exports = ["a", "b"].map(|name| primary.export(name).unwrap());
+    let begin = primary.clock().monotonic();
+    let ranges = || primary.image.buffer.index_ranges();
+    let check_time = || {
+        let waited = primary.clock().monotonic().saturating_sub(begin);
+        assert!(waited < Duration::from_secs(20), "{:?} in memory, on the disk", ranges());
+    };
+    // The updater may take what is written first with its last step.
+    while ranges().1 == 0 {
+        check_time();
+        for (export, value) in exports.iter().zip([2, 3]) {
+            for at in (0..SIZE / STEP).map(|step| step * STEP) {
+                export.write(at, &[value; 4096], false).await.unwrap();
+            }
+            export.write(SIZE - 4096, &[value; 4096], true).await.unwrap();
+        }
+        while ranges().0 > 2 * primary.options.index_ranges_max {
+            check_time();
+            tokio::task::yield_now().await;
+        }
+    }
+    for (export, value) in exports.iter().zip([2, 3]) {
+        let mut read = [0_u8; 8192];
+        export.read(SIZE - STEP, &mut read).await.unwrap();
+        assert_eq!(read, [value; 8192]);
+        export.read(STEP, &mut read).await.unwrap();
+        assert_eq!((read[4095], read[4096]), (value, 0));
+    }
+    drop(release);
+    hangs.join().unwrap();
+    primary.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_leaves_with_all_that_was_written_to_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let primary = start(directory.path());
+    primary.export("a").unwrap().write(4096, &[2; 4096], false).await.unwrap();
+    primary.remove_volume("a").await.unwrap();
+    assert_eq!(members(&primary), ["b"]);
+    assert!(primary.export("a").is_none());
+    assert_eq!(std::fs::read(directory.path().join("a")).unwrap()[4096..8192], [2; 4096]);
+    primary.stop();
+}
+
+/// Whoever made the round, the drain's thread here: hosts are told, now and from then on.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_a_drain_that_a_panic_has_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let primary = start(directory.path());
+    let export = primary.export("a").unwrap();
+    export.write(0, &[1; 4096], true).await.unwrap();
+    // A cut that the drain has passed already.
+    let boundary = crate::buffer::Boundary { seq: Seq(0), time: primary.clock().wall(), frozen: Duration::ZERO };
+    let mut gate = primary.image.buffer.shut(Duration::from_secs(20)).unwrap();
+    gate.note(crate::cut::PendingCut { boundary, request: None });
+    drop(gate);
+    export.write(0, &[2; 4096], true).await.unwrap_err();
+    export.write(0, &[3; 4096], false).await.unwrap_err();
+    assert!(primary.problem().unwrap().contains("defect"));
+    primary.stop();
+}

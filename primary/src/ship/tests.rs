@@ -1,0 +1,58 @@
+//! The end of a conversation, and who waits for it: a pair that reaches nobody.
+
+use std::pin::pin;
+use std::sync::{OnceLock, Weak};
+use std::task::{Context, Waker};
+
+use jiff::Timestamp;
+use tidemark_common::clock::SystemClock;
+use tidemark_common::limits::REGION_BYTES;
+
+use super::*;
+use crate::plan::tests::Rig;
+
+/// Notes, whenever the time is asked for, whether a pair is conversing.
+#[derive(Default)]
+struct Noting {
+    clock: SystemClock,
+    pair: OnceLock<Weak<Pair>>,
+    seen: Mutex<Vec<bool>>,
+}
+
+impl Clock for Noting {
+    fn wall(&self) -> Timestamp {
+        self.clock.wall()
+    }
+
+    fn monotonic(&self) -> Duration {
+        let pair = self.pair.get().and_then(Weak::upgrade);
+        self.seen.lock().extend(pair.map(|pair| *pair.conversing.borrow()));
+        self.clock.monotonic()
+    }
+}
+
+/// A damaged journal is read for the pair when its conversation is over. Who has it stand still meanwhile, to give up what a full journal
+/// holds for it, trims that: the pair stood in error then, for no reason.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_is_over_when_it_is_known_what_its_end_makes_of_the_pair() {
+    let rig = Rig::new(None, REGION_BYTES);
+    let clock = Arc::new(Noting::default());
+    let parts = PairParts {
+        image: rig.pair.image.clone(),
+        desk: Arc::clone(&rig.pair.desk),
+        keeper: Arc::clone(&rig.pair.keeper),
+        links: Arc::clone(&rig.pair.links),
+        clock: Arc::clone(&clock) as Arc<dyn Clock>,
+        heartbeat: rig.pair.heartbeat,
+        metrics: rig.pair.metrics.clone(),
+    };
+    let record = rig.pair.keeper.pair("west").unwrap();
+    let pair = Arc::new(Pair::new(&record, parts));
+    clock.pair.set(Arc::downgrade(&pair)).unwrap();
+    let mut runs = pin!(Arc::clone(&pair).run());
+    assert!(runs.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending(), "it is tried again later");
+    let seen = clock.seen.lock().clone();
+    let [before, meanwhile @ .., after] = seen.as_slice() else { panic!("the time is asked for: {seen:?}") };
+    assert!(!before && !after, "{seen:?}");
+    assert!(!meanwhile.is_empty() && meanwhile.iter().all(|conversing| *conversing), "{seen:?}");
+}

@@ -254,6 +254,11 @@ async fn the_index_is_bounded_while_the_updater_hangs_and_hosts_go_on() {
         for (export, value) in exports.iter().zip([2, 3]) {
             for at in (0..SIZE / STEP).map(|step| step * STEP) {
                 export.write(at, &[value; 4096], false).await.unwrap();
+                // What is only buffered stays in memory, and is not looked at again before that has doubled.
+                while primary.image.buffer.bytes() > 64 << 10 {
+                    check_time();
+                    tokio::task::yield_now().await;
+                }
             }
             export.write(SIZE - 4096, &[value; 4096], true).await.unwrap();
         }

@@ -1,0 +1,206 @@
+//! A pair's connection: dialed again and again, talked over and shipped over, and what the other side is told when it ends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tidemark_common::api::types::PairState;
+use tidemark_common::limits::DATA_STREAMS;
+use tidemark_common::link::{Connection, ControlReceiver, ControlSender, Parting, Stats};
+use tidemark_common::stage;
+use tidemark_common::wire::handshake::{Versions, read_answer};
+use tidemark_common::wire::message::Message;
+use tokio::sync::mpsc;
+
+use super::orders::Wanted;
+use super::{Pair, ShipError};
+use crate::feeder::Feeder;
+
+/// Shipments waiting for the link.
+const QUEUE: usize = 2;
+/// The first pause before another try to connect, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
+
+impl Pair {
+    /// Runs until [`Self::stop`].
+    pub async fn run(self: Arc<Self>) {
+        let mut orders = self.orders.subscribe();
+        let mut pause = PAUSE.0;
+        loop {
+            let now = *orders.borrow_and_update();
+            match now.wanted {
+                Wanted::Stop | Wanted::Delete => return,
+                Wanted::Run if now.held == 0 => {}
+                Wanted::Run | Wanted::Suspended => {
+                    let changed = tokio::select! {
+                        changed = orders.changed() => changed,
+                        () = self.ask_while_suspended() => return,
+                    };
+                    if changed.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+            }
+            let begin = self.clock.monotonic();
+            self.conversing.send_replace(true);
+            let result = tokio::select! {
+                result = self.converse() => result,
+                _ = orders.changed() => Err(ShipError::Stopped),
+            };
+            // In this order: what its end makes of the pair may be read out of the journal, which whoever waits for the end gives up and trims.
+            self.disconnected(result.err());
+            self.conversing.send_replace(false);
+            if self.view.lock().state == PairState::Fenced {
+                return;
+            }
+            if self.clock.monotonic().saturating_sub(begin) > PAUSE.1 {
+                pause = PAUSE.0;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE.1),
+                _ = orders.changed() => pause = PAUSE.0,
+            }
+        }
+    }
+
+    /// One connection, from dialing to its end.
+    async fn converse(&self) -> Result<(), ShipError> {
+        let (id, address) = self.links.reach(&self.peer).map_err(ShipError::Reach)?;
+        let endpoint = self.links.endpoint();
+        let connection = endpoint.dial(&address, id).await?;
+        // Also when this is broken off by an order.
+        let _farewell = Farewell { pair: self, connection: &connection };
+        let ended = self.talk(&connection).await;
+        let of_the_link = |error: &ShipError| {
+            matches!(
+                error,
+                ShipError::Link(_)
+                    | ShipError::Handshake(_)
+                    | ShipError::Reach(_)
+                    | ShipError::Ended
+                    | ShipError::Stopped
+            )
+        };
+        if let Err(error) = &ended
+            && !of_the_link(error)
+        {
+            connection.close_as(Parting::SendsNothing, &format!("'{}' sends nothing: {error}", self.links.name()));
+        }
+        ended
+    }
+
+    async fn talk(&self, connection: &Connection) -> Result<(), ShipError> {
+        let (control, mut answers) = connection.open_control().await?;
+        control.send(&Message::Hello(self.hello())).await?;
+        let answer = answers.recv().await?.ok_or(ShipError::Ended)?;
+        let welcome = read_answer(Versions::OURS, answer)?;
+        let feeder = self.begin(&welcome).await?;
+        self.ship(connection, control, answers, feeder).await
+    }
+
+    /// Why it ends a conversation that went well, for the other side and for the people there.
+    fn parting(&self) -> (Parting, String) {
+        let here = self.links.name();
+        match self.orders.borrow().wanted {
+            Wanted::Suspended => (Parting::Suspended, self.suspended_here()),
+            Wanted::Stop => (Parting::Over, format!("'{here}' was stopped")),
+            Wanted::Delete => {
+                (Parting::Over, format!("the pair of group '{}' was deleted on '{here}'", self.keeper.name()))
+            }
+            Wanted::Run => (Parting::Over, format!("'{here}' begins anew")),
+        }
+    }
+
+    async fn ship(
+        &self,
+        connection: &Connection,
+        control: ControlSender,
+        answers: ControlReceiver,
+        feeder: Feeder,
+    ) -> Result<(), ShipError> {
+        let mut data = connection.open_data(DATA_STREAMS).await?;
+        let (out, mut shipments) = mpsc::channel(QUEUE);
+        let stop = StopOnDrop(Arc::new(AtomicBool::new(false)));
+        let stopping = Arc::clone(&stop.0);
+        let feeding = tokio::task::spawn_blocking(move || stage::named(c"feeder", || feeder.run(&out, &stopping)));
+        let sending = async {
+            while let Some(shipment) = shipments.recv().await {
+                self.sent(&shipment);
+                data.send(shipment.bytes).await?;
+                self.see_link(&connection.stats());
+            }
+            Ok::<(), ShipError>(())
+        };
+        tokio::select! {
+            result = sending => {
+                result?;
+                // The feeder ended: it knows why.
+                Err(feeding.await.map_err(|_| ShipError::Stopped)?.err().map_or(ShipError::Ended, ShipError::Feed))
+            }
+            result = self.listen(answers) => result,
+            result = self.beat(connection, control) => result,
+        }
+    }
+
+    fn see_link(&self, stats: &Stats) {
+        self.moment.see(stats.congestion_window_bytes, stats.round_trip, stats.rate_limit, self.desk.interval());
+    }
+
+    /// Tells the time and the newest number, so that the other side knows how good its copy is; and what it is to keep.
+    async fn beat(&self, connection: &Connection, control: ControlSender) -> Result<(), ShipError> {
+        let mut ticks = tokio::time::interval(self.heartbeat);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut number = 0;
+        let mut packets = self.line.packets();
+        let mut told = None;
+        loop {
+            ticks.tick().await;
+            let history = self.keeper.get().history;
+            if told.replace(history) != Some(history) {
+                control.send(&Message::History(history)).await?;
+            }
+            number += 1;
+            control.send(&self.heartbeat(number)).await?;
+            let stats = connection.stats();
+            let filled_and_starved = connection.filled_and_starved();
+            packets.now(stats.sent_packets, stats.lost_packets);
+            {
+                let mut view = self.view.lock();
+                view.round_trip = Some(stats.round_trip);
+                view.see_link(stats.blocked, filled_and_starved);
+            }
+            self.moment.fade();
+            self.see_link(&stats);
+            self.judge();
+        }
+    }
+
+    async fn listen(&self, mut answers: ControlReceiver) -> Result<(), ShipError> {
+        loop {
+            self.heard(answers.recv().await?.ok_or(ShipError::Ended)?)?;
+        }
+    }
+}
+
+/// Tells the other side why a conversation is over, whatever ends it.
+struct Farewell<'a> {
+    pair: &'a Pair,
+    connection: &'a Connection,
+}
+
+impl Drop for Farewell<'_> {
+    fn drop(&mut self) {
+        let (parting, words) = self.pair.parting();
+        self.connection.close_as(parting, &words);
+    }
+}
+
+/// Tells a thread to stop when the task that needs it is gone.
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}

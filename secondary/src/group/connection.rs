@@ -1,0 +1,236 @@
+//! The connection of a copy that is in use: one at a time has the journal's writer. A newer one ends it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemark_common::ids::Generation;
+use tidemark_common::journal::Writer;
+use tidemark_common::link::{Connection, ControlReceiver, ControlSender, LinkError, Parting};
+use tidemark_common::record::{CopyCheck, FoldCheck};
+use tidemark_common::stage;
+use tidemark_common::wire::message::{Hello, Message, Welcome};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::Secondary;
+use crate::intake::{Intake, TRIES};
+use crate::receive::{self, ReceiveError};
+use crate::state::Concern;
+
+/// A primary sends heartbeats at least once a second; one that is silent for longer than this is not there.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
+
+/// How long a goodbye may take to arrive.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the newest connection is.
+#[derive(Debug, Default)]
+pub(super) struct Current {
+    pub(super) connection: Option<Connection>,
+    pub(super) stop: CancellationToken,
+    /// Why the last one ended, for people.
+    pub(super) error: Option<String>,
+    /// When the last one ended though the link was well: the primary sends nothing, or this side takes nothing.
+    pub(super) stood: Option<Duration>,
+    /// The primary ended the last one because its operator has suspended the pair.
+    pub(super) suspended: bool,
+}
+
+impl Current {
+    /// A connection has ended, and it is known why.
+    fn stands(&mut self, error: String, stood: Option<Duration>) {
+        self.error = Some(error);
+        self.stood = stood;
+        self.suspended = false;
+    }
+
+    /// The primary has ended a connection at this time, and said why.
+    fn left(&mut self, parting: Parting, reason: String, now: Duration) {
+        self.stands(reason, (parting == Parting::SendsNothing).then_some(now));
+        self.suspended = parting == Parting::Suspended;
+    }
+
+    fn goes_on(&mut self) {
+        self.error = None;
+        self.stood = None;
+        self.suspended = false;
+    }
+}
+
+impl Secondary {
+    /// Talks with the primary over a connection whose `Hello` was read and found right, until it ends. An older
+    /// connection is ended first.
+    ///
+    /// # Errors
+    /// [`ReceiveError`]: why it ended.
+    pub async fn serve(
+        &self,
+        connection: Connection,
+        control: ControlSender,
+        incoming: ControlReceiver,
+        hello: &Hello,
+        version: u32,
+    ) -> Result<(), ReceiveError> {
+        let stop = CancellationToken::new();
+        {
+            let mut current = self.current.lock();
+            current.stop.cancel();
+            current.stop = stop.clone();
+            if let Some(old) = current.connection.replace(connection.clone()) {
+                old.close("a newer connection took over");
+            }
+        }
+        let mut slot = self.writer.lock().await;
+        let Some(writer) = slot.take() else { return Err(ReceiveError::Stopped) };
+        if stop.is_cancelled() || self.state.is_stopping() {
+            *slot = Some(writer);
+            return Err(ReceiveError::Stopped);
+        }
+        if let Err(error) = writer.check() {
+            // Not told where it stands: what failed to become durable may be there after a restart.
+            *slot = Some(writer);
+            let result = Err(ReceiveError::Intake(error.into()));
+            self.ended(&connection, control, &result).await;
+            return result;
+        }
+        let damage = self.state.damage();
+        control.send(&Message::Welcome(self.welcome(version))).await.inspect_err(|_| stop.cancel()).ok();
+        // Why an earlier one ended is over.
+        self.current.lock().goes_on();
+        let (queue, frames) = mpsc::channel(receive::QUEUE);
+        let intake = self.intake(writer, hello);
+        let taking = tokio::task::spawn_blocking(move || stage::named(c"intake", || intake.run(frames)));
+        let result = tokio::select! {
+            result = receive::frames(&connection, queue, stop.clone()) => result,
+            result = receive::listen(&connection, incoming, self, &self.parts.pair_metrics) => result,
+            result = receive::acknowledge(&control, &self.state, || self.journal.free_bytes()) => result,
+            () = stop.cancelled() => Err(ReceiveError::Stopped),
+            () = damage.cancelled() => Err(ReceiveError::Damaged(self.state.problem().unwrap_or_default())),
+        };
+        // The queue is gone with the select: the intake makes durable what it has and gives the writer back.
+        let result = match taking.await {
+            Ok((writer, taken)) => {
+                *slot = Some(writer);
+                taken.map_err(ReceiveError::from).and(result)
+            }
+            Err(_) => Err(ReceiveError::Stopped),
+        };
+        let result = match result {
+            Err(ReceiveError::Link(error)) => Err(ReceiveError::Link(connection.reason_behind(error).await)),
+            other => other,
+        };
+        self.ended(&connection, control, &result).await;
+        result
+    }
+
+    /// The primary says, with no connection of the pair, that its operator has suspended it.
+    pub fn hear_suspended(&self, reason: &str) {
+        let now = self.parts.clock.monotonic();
+        let mut current = self.current.lock();
+        // A connection that is there goes on, or says itself why it ends.
+        if current.connection.is_none() {
+            current.left(Parting::Suspended, reason.to_owned(), now);
+        }
+    }
+
+    /// What takes the frames of a connection.
+    fn intake(&self, writer: Writer, hello: &Hello) -> Intake {
+        self.parts.pair_metrics.connected();
+        self.state.heard(self.parts.clock.monotonic());
+        // What it was told in the welcome, where the regions go on.
+        let durable = self.state.position();
+        Intake {
+            group: self.parts.keeper.id(),
+            name: self.parts.keeper.name(),
+            generation: Generation(hello.generation),
+            writer,
+            volumes: Arc::clone(&self.parts.volumes),
+            provider: Arc::clone(&self.parts.provider),
+            state: Arc::clone(&self.state),
+            metrics: self.parts.metrics.clone(),
+            line: self.parts.pair_metrics.clone(),
+            untold: Vec::new(),
+            waiting: None,
+            fitted: false,
+            // It stands since an earlier connection: who comes again is told at once.
+            refused: self.state.problem_of(Concern::Intake).map_or(0, |_| TRIES),
+            folds: FoldCheck::default(),
+            copy: CopyCheck::at(durable.copy, (durable.copy_volume, durable.copy_offset)),
+        }
+    }
+
+    /// The answer to a `Hello` that was found right, and what takes the frames; for whoever carries the messages otherwise.
+    /// `None` while another connection has the journal, which is given back with [`Self::leave`], and when it has failed.
+    #[must_use]
+    pub fn enter(&self, hello: &Hello, version: u32) -> Option<(Welcome, Intake)> {
+        let mut slot = self.writer.try_lock().ok()?;
+        let writer = slot.take_if(|writer| writer.check().is_ok())?;
+        Some((self.welcome(version), self.intake(writer, hello)))
+    }
+
+    /// A conversation begun with [`Self::enter`] is over.
+    pub fn leave(&self, intake: Intake) {
+        if let Ok(mut slot) = self.writer.try_lock() {
+            *slot = Some(intake.leave());
+        }
+    }
+
+    /// The acknowledgement of now.
+    #[must_use]
+    pub fn acknowledgement(&self) -> Message {
+        self.state.acknowledgement(self.journal.free_bytes())
+    }
+
+    /// What came last found no room, and none comes back before more is permitted.
+    fn is_out_of_room(&self) -> bool {
+        self.state.is_refusing_at_rest() && self.journal.is_full()
+    }
+
+    fn welcome(&self, version: u32) -> Welcome {
+        let position = self.state.position();
+        Welcome {
+            version,
+            appliance: self.parts.appliance.clone(),
+            has_history: position.durable_seq > 0 || position.received_marker > 0 || position.copy > 0,
+            generation: self.parts.keeper.generation().0,
+            position,
+            // Behind the same write as the position: a journal that failed may have taken more than it made durable.
+            chain: self.state.durable_end().chain.0,
+            journal_free_bytes: if self.is_out_of_room() { 0 } else { self.journal.free_bytes() },
+            journal_capacity_bytes: self.journal.capacity_bytes(),
+        }
+    }
+
+    async fn ended(&self, connection: &Connection, control: ControlSender, result: &Result<(), ReceiveError>) {
+        if let Err(error) = result {
+            if let Some(left_out) = self.repeats.news(&error.to_string(), self.parts.clock.monotonic()) {
+                tracing::info!(group = %self.parts.keeper.name(), %error, left_out, "the connection of the primary ended");
+            }
+            let now = self.parts.clock.monotonic();
+            if let ReceiveError::Link(LinkError::PeerClosed { reason, parting }) = error {
+                self.current.lock().left(*parting, reason.clone(), now);
+            }
+            if matches!(error, ReceiveError::Intake(_) | ReceiveError::Damaged(_)) {
+                self.current.lock().stands(error.to_string(), Some(now));
+                // Closing at once would lose what was not yet acknowledged: the other side is to know why.
+                let goodbye = async {
+                    control.send(&Message::Goodbye { message: error.to_string() }).await?;
+                    control.finish().await
+                };
+                let _ = tokio::time::timeout(GOODBYE_TIMEOUT, goodbye).await;
+            }
+        }
+        connection.close("the conversation is over");
+        let mut current = self.current.lock();
+        if current.connection.as_ref().is_some_and(|now| now.is(connection)) {
+            current.connection = None;
+        }
+    }
+
+    /// Whether the primary is connected and was heard lately: a connection may be lost for seconds before that is noticed.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        let silent = self.state.last_heard().at.map(|at| self.parts.clock.monotonic().saturating_sub(at));
+        self.current.lock().connection.is_some() && silent.is_some_and(|silent| silent <= SILENCE_MAX)
+    }
+}

@@ -1,0 +1,200 @@
+//! How a copy stands, for people and for whoever watches it.
+
+use std::time::Duration;
+
+use tidemark_common::api::types::{
+    BufferStatus, FreezeStatus, GroupStatus, HistoryStatus, JournalStatus, MarkerStatus, PairState, PairStatus,
+    Positions, Role,
+};
+use tidemark_common::clock::from_unix_ns;
+use tidemark_common::journal::Position;
+use tidemark_common::lag::Lag;
+use tidemark_common::markers::info;
+use tidemark_common::pair::paired_or_behind;
+use tidemark_common::watchdog::{Movement, Moving};
+
+use super::Secondary;
+use crate::permission::Permission;
+use crate::returned::was_before;
+
+/// A primary that can be reached, and has nothing to send or is not taken anything from, calls again within its longest pause and what a
+/// call takes.
+const CALLS_WITHIN: Duration = Duration::from_secs(10);
+
+impl Secondary {
+    /// Where its positions are.
+    #[must_use]
+    pub fn movements(&self) -> Vec<Movement> {
+        // Here, because somebody looks all the time: a state that comes and goes while nobody asks for it would be no change.
+        let (state, _) = self.pair_state(&self.state.permission(), self.is_connected());
+        self.in_state_since(state, self.parts.clock.wall());
+        let applied = self.state.applied_position().position;
+        // Volumes that wait for a backup stand rightly: it is told by the backup, and ends by itself.
+        let due = applied < self.state.limit() && !self.parts.eras.is_squeezed();
+        vec![Movement { moving: Moving::Apply, peer: None, at: [applied.segment, applied.offset, 0], due }]
+    }
+
+    /// For status; `peer` is the primary's name here.
+    #[must_use]
+    pub fn status(&self, peer: &str) -> GroupStatus {
+        let record = self.parts.keeper.get();
+        let position = self.state.position();
+        let durable = self.state.durable_end();
+        let permission = self.state.permission();
+        let newest = permission.permitted().map(|permitted| info(&permitted.marker));
+        GroupStatus {
+            name: record.name,
+            id: self.parts.keeper.id().to_string(),
+            role: Role::Secondary,
+            generation: record.generation,
+            volumes: self.volumes().into_iter().map(|volume| volume.name).collect(),
+            marker: MarkerStatus { last: position.received_marker, time: newest.map(|marker| marker.time) },
+            journal: JournalStatus {
+                bytes: self.journal.bytes(),
+                capacity_bytes: self.journal.capacity_bytes(),
+                full_in_seconds: self.full_in_seconds(),
+                throttle_ms: 0.0,
+            },
+            buffer: BufferStatus::default(),
+            freeze: FreezeStatus::default(),
+            positions: Positions {
+                captured_seq: self.state.last_heard().captured_seq.max(durable.seq.0),
+                journaled_seq: durable.seq.0,
+                applied_seq: self.state.applied_position().seq.0,
+            },
+            interval_ms: record.interval_ms,
+            history: self.history_status(),
+            problem: self.state.problem(),
+            standing: Vec::new(),
+            pairs: vec![self.pair_status(peer, &permission)],
+        }
+    }
+
+    /// When the journal will be full; a history that is kept in it goes before that.
+    fn full_in_seconds(&self) -> Option<f64> {
+        let seconds = self.state.forecast.sample(self.parts.clock.monotonic(), &self.journal);
+        seconds.filter(|_| self.state.history().asked.is_off())
+    }
+
+    /// What is kept on purpose is no lag.
+    fn lags_from(&self) -> Position {
+        let applied = self.state.applied_position().position;
+        match self.state.history().floor {
+            Some(floor) if applied >= floor => self.state.permission().limit(),
+            _ => applied,
+        }
+    }
+
+    /// How far back the copy can go; `None` when nothing was asked for.
+    #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+    fn history_status(&self) -> Option<HistoryStatus> {
+        let kept = self.state.history();
+        if kept.asked.is_off() {
+            return None;
+        }
+        let status = HistoryStatus { asked: kept.asked, shortened: kept.shortened, ..HistoryStatus::default() };
+        let Some((floor, permitted)) = kept.floor.zip(self.permitted()) else { return Some(status) };
+        let newest_ns = permitted.marker.time_ns;
+        let oldest = self.state.markers.oldest_from(floor).unwrap_or(permitted.marker);
+        Some(HistoryStatus {
+            oldest_marker: Some(oldest.number),
+            oldest_time: Some(info(&oldest).time),
+            seconds: newest_ns.saturating_sub(oldest.time_ns).max(0) as f64 / 1e9,
+            bytes: self.journal.bytes_between(floor, permitted.end),
+            ..status
+        })
+    }
+
+    /// How it stands, and the copy's age in seconds; `None`: there is no image.
+    #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+    fn pair_state(&self, permission: &Permission, connected: bool) -> (PairState, Option<f64>) {
+        let age = self.state.last_heard().as_of.age(self.parts.clock.monotonic(), self.parts.clock.wall());
+        let age = permission.permitted().map(|_| age.as_secs_f64());
+        let interval = self.parts.keeper.get().interval_ms as f64 / 1000.0;
+        let state = match (permission.copy(), age) {
+            (Some(copy), _) if copy.direct => PairState::InitialCopy,
+            (Some(_), _) => PairState::Resync,
+            (None, None) => PairState::InitialCopy,
+            (None, Some(age)) => paired_or_behind(connected, age, interval),
+        };
+        (state, age)
+    }
+
+    fn pair_status(&self, peer: &str, permission: &Permission) -> PairStatus {
+        let position = self.state.position();
+        let now = self.parts.clock.wall();
+        let connected = self.is_connected();
+        let (state, age) = self.pair_state(permission, connected);
+        let (copy_error, stood, suspended, round_trip) = {
+            let current = self.current.lock();
+            let round_trip = current.connection.as_ref().map(|connection| connection.stats().round_trip);
+            (current.error.clone(), current.stood, current.suspended, round_trip)
+        };
+        let called = |at: Duration| self.parts.clock.monotonic().saturating_sub(at) <= CALLS_WITHIN;
+        // Nobody has called since: it is the link by now.
+        let copy_error = copy_error.filter(|_| stood.is_none_or(called));
+        let silent = (!connected).then(|| format!("'{peer}' is not connected: `tidemark status` there says why"));
+        // A pair that is deleted while nobody can tell it to this side is missed by nobody else.
+        let gone = (!connected && !suspended && stood.is_none_or(|at| !called(at))).then(|| {
+            let (group, here) = (self.parts.keeper.name(), &self.parts.appliance);
+            format!(
+                "If '{peer}' has no pair of this group any more: `tidemark pair create {group} --to {here}` there goes on with this copy, \
+                 `tidemark pair delete {group} --to {peer}` here gives it up and keeps its volumes"
+            )
+        });
+        let before = permission.keeps_before().then(|| was_before(&self.parts.keeper)).flatten().map(|before| {
+            let time = from_unix_ns(before.marker_ns);
+            let generation = before.generation;
+            format!(
+                "Until this copy is complete, a failover here goes on with what this side was when it returned: generation {generation}, all \
+                 that its hosts had written behind marker {} of {time:.0}", before.marker
+            )
+        });
+        let copy = permission
+            .copy()
+            .map(|copy| self.rate.lock().progress(self.parts.clock.monotonic(), copy.done_bytes, copy.total_bytes));
+        let lag_bytes = self.journal.bytes_between(self.lags_from(), self.journal.durable_end().position);
+        PairStatus {
+            peer: peer.into(),
+            state,
+            reason: joined([
+                self.state.problem().or(if connected { None } else { copy_error }).or(silent),
+                gone,
+                before,
+            ]),
+            since: self.in_state_since(state, now),
+            connected,
+            stands: !connected && stood.is_some_and(called),
+            suspended_there: !connected && suspended,
+            received_marker: position.received_marker,
+            permitted_marker: position.permitted_marker,
+            applied_marker: position.applied_marker,
+            rpo_seconds: age,
+            lag_bytes,
+            // What waits before it comes here is known over there.
+            lag: Lag { unapplied_bytes: Some(lag_bytes), ..Lag::default() },
+            held: None,
+            differential_bytes: permission.copy().map_or(0, |copy| copy.total_bytes.saturating_sub(copy.done_bytes)),
+            copy,
+            verify: None,
+            comparison: None,
+            round_trip_ms: round_trip.map(|time| time.as_secs_f64() * 1000.0),
+        }
+    }
+
+    fn in_state_since(&self, state: PairState, now: jiff::Timestamp) -> jiff::Timestamp {
+        let mut since = self.since.lock();
+        if since.0 != state {
+            tracing::info!(group = %self.parts.keeper.name(), from = ?since.0, to = ?state, "pair state");
+            *since = (state, now);
+            self.parts.pair_metrics.state_changed(state);
+        }
+        since.1
+    }
+}
+
+/// What is to be said, one after the other.
+fn joined<const N: usize>(parts: [Option<String>; N]) -> Option<String> {
+    let said: Vec<String> = parts.into_iter().flatten().collect();
+    (!said.is_empty()).then(|| said.join(". "))
+}

@@ -1,0 +1,121 @@
+//! A batch that was not drained: what that means, for whom, and whether it goes on.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tidemark_common::ids::Seq;
+use tidemark_common::journal::JournalError;
+use tidemark_common::metrics::Part;
+use tidemark_common::nbd::IoError;
+use tidemark_common::record::FrameError;
+
+use super::{Drain, Draining};
+use crate::cut::CutError;
+use crate::ring::RingError;
+
+/// A journal at its capacity makes room by itself. Who wants a marker and has waited so long for that is told.
+const FULL_MAX: Duration = Duration::from_secs(5);
+
+/// Why a batch was not drained.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DrainError {
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    #[error("a frame could not be made: {0}")]
+    Frame(#[from] FrameError),
+    #[error("the write buffer's memory changed: the checksum of write {seq} does not match")]
+    Payload { seq: Seq },
+}
+
+impl DrainError {
+    /// For people: what is full, where, what that means for hosts, and what to do.
+    fn told(&self) -> String {
+        match self {
+            Self::Journal(error @ JournalError::Io { path, .. }) if error.is_no_space() => format!(
+                "the disk under the journal has no space left: {error}. Hosts get ENOSPC for what they write; what was acknowledged is kept. \
+                 Make room on the file system of {}; it goes on by itself",
+                path.parent().unwrap_or(path).display()
+            ),
+            Self::Journal(error @ JournalError::Full { .. }) => format!(
+                "{error}. Hosts wait. `tidemark status` shows who is behind: a pair, or the volumes' disks; it goes on by itself when they have \
+                 caught up"
+            ),
+            _ => self.to_string(),
+        }
+    }
+}
+
+impl Drain {
+    pub(super) fn recovered(&mut self) {
+        self.full_since = None;
+        if self.desk.problem.lock().take().is_some() && !self.desk.is_stopping() {
+            self.desk.journal_full.store(false, Ordering::Release);
+            self.desk.disk_full.store(false, Ordering::Release);
+            self.buffer.refuse(None);
+            tracing::info!(group = %self.group, "the journal takes writes again");
+        }
+    }
+
+    /// What an error means: space may come back, anything else ends the drain.
+    pub(super) fn judge(&mut self, error: &DrainError) -> Draining {
+        let (full, no_space) = match error {
+            DrainError::Journal(error) => (matches!(error, JournalError::Full { .. }), error.is_no_space()),
+            _ => (false, false),
+        };
+        // Before the problem: who sees that looks here for what it means.
+        self.desk.journal_full.store(full, Ordering::Release);
+        self.desk.disk_full.store(no_space && !full, Ordering::Release);
+        if self.desk.problem.lock().replace(error.told()).is_none() {
+            tracing::error!(group = %self.group, %error, "the drain cannot go on");
+            self.metrics.error(Part::Drain);
+        }
+        if no_space && !self.desk.is_stopping() {
+            return self.await_space(full);
+        }
+        self.give_up(error);
+        Draining::Ended
+    }
+
+    /// A full disk is the host's to know; a full journal is ours to solve, hosts only wait.
+    fn await_space(&mut self, journal_full: bool) -> Draining {
+        if !journal_full {
+            self.buffer.refuse(Some(IoError::NoSpace));
+        }
+        self.writer.journal().nudge();
+        // What was appended before the error can be made durable; when that fails, space helps no more.
+        if self.unsynced_bytes > 0
+            && let Err(error) = self.sync()
+        {
+            return self.judge(&error);
+        }
+        let now = self.clock.monotonic();
+        let since = *self.full_since.get_or_insert(now);
+        if !journal_full || now.saturating_sub(since) >= FULL_MAX {
+            self.refuse_cuts();
+        }
+        Draining::NoSpace
+    }
+
+    /// Who waits for a marker is told why there is none. What was cut for them stays a cut nobody waits for, once at each place.
+    fn refuse_cuts(&mut self) {
+        let problem = self.desk.problem().unwrap_or_default();
+        for request in self.pending.iter_mut().filter_map(|cut| cut.request.take()) {
+            let _ = request.reply.send(Err(CutError::NoRoom { problem: problem.clone() }));
+        }
+        let mut last = None;
+        self.pending.retain(|cut| last.replace(cut.boundary.seq) != Some(cut.boundary.seq));
+    }
+
+    /// Tells hosts and who waits for a marker that nothing more becomes durable.
+    fn give_up(&mut self, error: &DrainError) {
+        self.buffer.refuse(Some(IoError::Io));
+        self.writer.journal().nudge();
+        for (_, _, request) in self.unsynced_markers.drain(..) {
+            if let Some(request) = request {
+                let _ = request.reply.send(Err(CutError::Failed { reason: error.to_string() }));
+            }
+        }
+    }
+}

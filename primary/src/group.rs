@@ -1,5 +1,10 @@
 //! A consistency group on its primary: wires the stages, owns their threads and the set of pairs.
 
+mod cuts;
+mod members;
+mod pairs;
+mod status;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,46 +12,35 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tidemark_common::api::types::{
-    BufferStatus, GroupStatus, HistoryStatus, JournalStatus, MarkerInfo, MarkerStatus, OnFull, PairState, Positions,
-    Role,
-};
-use tidemark_common::catalog::{CatalogError, GroupRecord, GroupVolume, OnFullRecord, PairRecord};
+use tidemark_common::api::types::OnFull;
+use tidemark_common::catalog::OnFullRecord;
 use tidemark_common::clock::{Clock, unix_ns};
-use tidemark_common::extent::Extent;
 use tidemark_common::ids::{Seq, VolumeIndex};
 use tidemark_common::journal::{self, JournalOptions, Position};
 use tidemark_common::keeper::GroupKeeper;
-use tidemark_common::markers::{info, marker_of};
+use tidemark_common::markers::marker_of;
 use tidemark_common::metrics::GroupMetrics;
 use tidemark_common::nbd::{Export, IoError};
 use tidemark_common::overlay::unapplied::Spill;
 use tidemark_common::record::{ControlRecord, Place};
 use tidemark_common::storage::Disk;
-use tidemark_common::t0::{Eras, ImagePoint};
+use tidemark_common::t0::Eras;
 use tidemark_common::updater::AppliedPosition;
 use tidemark_common::updater::Updater;
-use tidemark_common::volumes::{VolumeFile, Volumes};
-use tidemark_common::watchdog::{Movement, Moving};
+use tidemark_common::volumes::Volumes;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
-use tokio::task::block_in_place;
 
+pub use self::members::HeldPairs;
 use crate::buffer::Buffer;
 use crate::commit::SharedDrain;
-use crate::cut::{CutDone, CutError, CutRequest};
-use crate::drain::{Drain, DrainDesk, DrainSettings, RecordRequest};
+use crate::drain::{Drain, DrainDesk, DrainSettings};
 use crate::image::Image;
 use crate::pressure::PairSet;
 use crate::recovery::{StartError, Taken, index_unapplied, recover_ring};
 use crate::ring_place::RingPlace;
-use crate::ship::{Hold, Links, Pair, PairParts};
+use crate::ship::Links;
 use crate::volume::CapturedVolume;
-use crate::watch::Watches;
 use crate::writeback::{Readers, Writeback, WritebackDesk};
-
-/// Between two looks at what pairs have.
-const LOOK: Duration = Duration::from_millis(5);
 
 /// Where a group keeps what, and how it behaves.
 #[derive(Debug, Clone)]
@@ -127,10 +121,6 @@ pub struct Stages {
     /// The updater.
     pub writeback: Writeback,
 }
-
-/// Pairs that send nothing while this lives.
-#[derive(Debug, Default)]
-pub struct HeldPairs(Vec<Hold>);
 
 impl Primary {
     /// Recovers the group and starts its threads and pairs.
@@ -285,10 +275,6 @@ impl Primary {
         &*self.parts.clock
     }
 
-    pub(crate) fn marker_place(&self, number: u64) -> Option<Position> {
-        self.desk.markers.place(number)
-    }
-
     pub(crate) fn want_durable(&self, seq: Seq) {
         self.desk.want(seq, &self.image.buffer);
     }
@@ -306,276 +292,6 @@ impl Primary {
         Some(Arc::new(CapturedVolume::new(volume, self.image.clone(), Arc::clone(&self.desk), Arc::clone(&self.drain))))
     }
 
-    /// Makes a marker now; resolves when it is durable.
-    ///
-    /// # Errors
-    /// [`CutError`].
-    pub async fn cut(&self, tag: Option<String>) -> Result<MarkerInfo, CutError> {
-        self.cut_now(tag).await.map(|done| info(&done.marker))
-    }
-
-    async fn cut_now(&self, tag: Option<String>) -> Result<CutDone, CutError> {
-        let (reply, done) = oneshot::channel();
-        self.desk.ask_cut(CutRequest { tag, reply }, &self.image.buffer);
-        self.await_cut(done).await
-    }
-
-    /// Waits for the marker of a cut that was asked for.
-    pub(crate) async fn await_cut(
-        &self,
-        done: oneshot::Receiver<Result<CutDone, CutError>>,
-    ) -> Result<CutDone, CutError> {
-        let failed = |_| CutError::Failed { reason: self.held_up().unwrap_or_else(|| "the group is stopping".into()) };
-        done.await.map_err(failed)?
-    }
-
-    /// Hosts are gone: a marker of everything they wrote, and permission for it from each pair that answers. Whoever calls this
-    /// bounds the time it takes.
-    ///
-    /// # Errors
-    /// [`CutError`].
-    pub async fn hand_over_rest(&self) -> Result<(), CutError> {
-        let captured = self.image.buffer.captured().0;
-        let follows = |pair: &Arc<Pair>| {
-            let status = pair.status();
-            status.connected && matches!(status.state, PairState::Paired | PairState::CatchingUp)
-        };
-        let lacks = |pair: &Arc<Pair>| follows(pair) && pair.remote().permitted_seq < captured;
-        if !self.pairs().iter().any(lacks) {
-            return Ok(());
-        }
-        self.cut(None).await?;
-        while self.pairs().iter().any(lacks) {
-            tokio::time::sleep(LOOK).await;
-        }
-        Ok(())
-    }
-
-    /// Makes a marker at which an image may begin: the volumes are not written beyond it while the answer lives.
-    ///
-    /// # Errors
-    /// [`CutError`].
-    pub async fn image_point(&self, tag: Option<String>) -> Result<ImagePoint, CutError> {
-        let eras = self.eras()?;
-        // What is durable now lies before the marker: the updater cannot pass it before we know where it lies.
-        let _until_cut = eras.hold(self.image.journal.durable_end().position);
-        let done = self.cut_now(tag).await?;
-        Ok(ImagePoint { marker: done.marker, barrier: eras.hold(done.next), volumes: self.image.volumes.specs() })
-    }
-
-    /// What images of older moments need.
-    pub(crate) fn eras(&self) -> Result<&Arc<Eras>, CutError> {
-        let none = || CutError::Failed { reason: "this group keeps no images".into() };
-        self.parts.eras.as_ref().ok_or_else(none)
-    }
-
-    pub(crate) const fn freeze_limit(&self) -> Duration {
-        self.options.drain.freeze_limit
-    }
-
-    /// A marker that others wanted was given up, because hosts would have been held too long.
-    pub(crate) fn on_abandoned(&self, took: Duration) {
-        self.desk.freezes.abandon();
-        self.parts.metrics.marker_abandoned(took);
-    }
-
-    /// The markers held, newest first.
-    #[must_use]
-    pub fn markers(&self) -> Vec<MarkerInfo> {
-        self.desk.markers.all()
-    }
-
-    /// A marker by number, or the newest.
-    #[must_use]
-    pub fn marker(&self, number: Option<u64>) -> Option<MarkerInfo> {
-        let markers = &self.desk.markers;
-        number.map_or_else(|| markers.newest(), |number| markers.get(number)).as_ref().map(info)
-    }
-
-    /// Puts a record of the group's volumes into the journal, none smaller than pairs were told before; resolves when it is durable.
-    ///
-    /// # Errors
-    /// What happened.
-    pub async fn record_volumes(&self) -> Result<(), String> {
-        self.record(ControlRecord::Volumes { volumes: self.image.volumes.announced_specs() }).await
-    }
-
-    /// Takes a volume into the running group: pairs copy it.
-    ///
-    /// # Errors
-    /// What happened.
-    pub async fn add_volume(&self, volume: VolumeFile) -> Result<(), String> {
-        let extent = Extent { volume: volume.index, offset: 0, length: volume.size() };
-        // Marked in the bitmaps first: a volume that belongs to the group is copied, whatever happens in between.
-        let _held = self.hold_pairs(extent).await?;
-        let member = GroupVolume { index: volume.index.0, name: volume.name.clone() };
-        self.join(volume, member).await
-    }
-
-    async fn join(&self, volume: VolumeFile, member: GroupVolume) -> Result<(), String> {
-        let index = volume.index;
-        let recorded = self.keeper.update(|record| {
-            record.next_volume_index = member.index.saturating_add(1);
-            record.volumes.push(member.clone());
-        });
-        recorded.map_err(|error| error.to_string())?;
-        self.image.volumes.insert(volume);
-        let result = self.record_volumes().await;
-        if result.is_err() {
-            self.image.volumes.remove(index);
-            let undone = self.keeper.update(|record| record.volumes.retain(|other| *other != member));
-            undone.map_err(|error| error.to_string())?;
-        }
-        result
-    }
-
-    /// Makes room for a larger volume and tells the pairs, who learn of it before any write behind its old end. The volume
-    /// keeps its size until [`Self::grow_volume`].
-    ///
-    /// # Errors
-    /// What happened.
-    pub async fn announce_size(&self, name: &str, size: u64) -> Result<HeldPairs, String> {
-        let volume = self.member(name)?;
-        let old = volume.size();
-        let size = size.max(old);
-        let text = |error: std::io::Error| format!("grow volume '{name}': {error}");
-        // A device, or a file larger than the volume, has something there already, which no pair has.
-        let held = volume.file.size().map_err(text)?.min(size);
-        volume.file.grow(size).map_err(text)?;
-        let mut pairs = HeldPairs::default();
-        if held > old {
-            pairs = self.hold_pairs(Extent { volume: volume.index, offset: old, length: held - old }).await?;
-        }
-        // A copy that begins behind the record says that size, too.
-        volume.announce(size);
-        let mut volumes = self.image.volumes.specs();
-        volumes.iter_mut().filter(|spec| spec.name == name).for_each(|spec| spec.size = size);
-        let recorded = self.record(ControlRecord::Volumes { volumes }).await;
-        recorded.inspect_err(|_| volume.take_back_announced())?;
-        Ok(pairs)
-    }
-
-    /// A volume whose new size is announced and recorded: hosts may write behind its old end, and the pairs go on.
-    ///
-    /// # Errors
-    /// What happened.
-    pub fn grow_volume(&self, name: &str, size: u64, pairs: HeldPairs) -> Result<(), String> {
-        self.member(name)?.grow(size).map_err(|error| format!("grow volume '{name}': {error}"))?;
-        drop(pairs);
-        Ok(())
-    }
-
-    /// Pairs that send nothing until they have marked a range; those that cannot mark it keep all from going on.
-    async fn hold_pairs(&self, extent: Extent) -> Result<HeldPairs, String> {
-        let mut held = HeldPairs::default();
-        for pair in self.pairs() {
-            held.0.push(pair.hold_for(extent).await?);
-        }
-        Ok(held)
-    }
-
-    fn member(&self, name: &str) -> Result<Arc<VolumeFile>, String> {
-        self.image.volumes.by_name(name).ok_or_else(|| format!("the group has no volume '{name}'"))
-    }
-
-    /// Takes a volume out of the running group, once all that was written to it is in its file. No host may be writing it.
-    ///
-    /// # Errors
-    /// What happened; the volume is a member as before.
-    pub async fn remove_volume(&self, name: &str) -> Result<(), String> {
-        let volume = self.member(name)?;
-        self.applied_up_to(self.image.buffer.captured()).await?;
-        volume.sync().map_err(|error| format!("sync volume '{name}': {error}"))?;
-        // What was written to it lies in the journal under an index: whoever reads that finds its name behind it.
-        self.record_volumes().await?;
-        let members = self.keeper.get().volumes;
-        let leave = |record: &mut GroupRecord| record.volumes.retain(|member| member.name != name);
-        self.keeper.update(leave).map_err(|error| error.to_string())?;
-        let others = self.image.volumes.specs().into_iter().filter(|spec| spec.name != name).collect();
-        if let Err(reason) = self.record(ControlRecord::Volumes { volumes: others }).await {
-            let undone = self.keeper.update(|record| record.volumes = members);
-            undone.map_err(|error| error.to_string())?;
-            return Err(reason);
-        }
-        // Only now: as long as it is in the set, what hosts write to it is written back.
-        self.image.volumes.remove(volume.index);
-        for pair in self.pairs() {
-            // A pair does it again before it copies anything: after a kill just here, too.
-            if let Err(error) = block_in_place(|| pair.let_go()) {
-                tracing::warn!(volume = name, peer = %pair.peer(), %error, "what differs of a volume that left is still counted");
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts a record into the journal; resolves when it is durable.
-    async fn record(&self, record: ControlRecord) -> Result<(), String> {
-        let (reply, done) = oneshot::channel();
-        self.desk.ask_record(RecordRequest { record, reply }, &self.image.buffer);
-        done.await.map_err(|_| "the group is stopping".to_owned())?
-    }
-
-    /// Resolves when the volumes have everything up to a number.
-    async fn applied_up_to(&self, seq: Seq) -> Result<(), String> {
-        self.desk.want(seq, &self.image.buffer);
-        while self.writeback.applied_seq.load(Ordering::Acquire) < seq.0 {
-            if let Some(problem) = self.held_up() {
-                return Err(problem);
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        Ok(())
-    }
-
-    /// Starts a pair whose record is in the catalogue.
-    pub fn add_pair(&self, record: &PairRecord) -> Arc<Pair> {
-        let pair = self.insert_pair(record);
-        self.parts.runtime.spawn(Arc::clone(&pair).run());
-        pair
-    }
-
-    fn insert_pair(&self, record: &PairRecord) -> Arc<Pair> {
-        let parts = PairParts {
-            image: self.image.clone(),
-            desk: Arc::clone(&self.desk),
-            keeper: Arc::clone(&self.keeper),
-            links: Arc::clone(&self.parts.links),
-            clock: Arc::clone(&self.parts.clock),
-            heartbeat: self.options.heartbeat,
-            metrics: self.parts.metrics.clone(),
-        };
-        let pair = Arc::new(Pair::new(record, parts));
-        self.pairs.pairs.write().push(Arc::clone(&pair));
-        pair
-    }
-
-    /// Ends a pair and forgets what it needs.
-    ///
-    /// # Errors
-    /// When that could not be recorded.
-    pub fn delete_pair(&self, peer: &str) -> Result<bool, CatalogError> {
-        let Some(pair) = self.pair(peer) else { return Ok(false) };
-        pair.forget()?;
-        self.pairs.pairs.write().retain(|pair| pair.peer() != peer);
-        Ok(true)
-    }
-
-    pub(crate) fn watches(&self) -> &Arc<Watches> {
-        &self.pairs.watches
-    }
-
-    /// One pair.
-    #[must_use]
-    pub fn pair(&self, peer: &str) -> Option<Arc<Pair>> {
-        self.pairs.pairs.read().iter().find(|pair| pair.peer() == peer).cloned()
-    }
-
-    /// All pairs.
-    #[must_use]
-    pub fn pairs(&self) -> Vec<Arc<Pair>> {
-        self.pairs.pairs.read().clone()
-    }
-
     /// What a person must look at, if anything.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
@@ -585,59 +301,6 @@ impl Primary {
     /// What keeps writes from reaching the volumes.
     pub(crate) fn held_up(&self) -> Option<String> {
         self.desk.problem().or_else(|| self.writeback.problem.lock().clone())
-    }
-
-    /// Where its positions are.
-    #[must_use]
-    pub fn movements(&self) -> Vec<Movement> {
-        let captured = self.image.buffer.captured().0;
-        let journaled = self.image.journal.durable_end().seq.0;
-        let applied = self.writeback.applied_seq.load(Ordering::Acquire);
-        // Volumes that wait for a backup stand rightly: it is told by the backup, and ends by itself.
-        let waits = self.parts.eras.as_ref().is_some_and(|eras| eras.is_squeezed());
-        let of = |moving, at, target| Movement { moving, peer: None, at: [at, 0, 0], due: at < target };
-        let written = if waits { applied } else { journaled };
-        let mut all = vec![of(Moving::Journal, journaled, captured), of(Moving::WriteBack, applied, written)];
-        all.extend(self.pairs().iter().flat_map(|pair| [pair.movement(), pair.converging()]));
-        all
-    }
-
-    /// For status.
-    #[must_use]
-    pub fn status(&self) -> GroupStatus {
-        let record = self.keeper.get();
-        let marker = self.marker(None);
-        let journal = &self.image.journal;
-        GroupStatus {
-            name: record.name,
-            id: self.keeper.id().to_string(),
-            role: Role::Primary,
-            generation: record.generation,
-            volumes: record.volumes.into_iter().map(|volume| volume.name).collect(),
-            marker: MarkerStatus {
-                last: marker.as_ref().map_or(0, |marker| marker.number),
-                time: marker.map(|marker| marker.time),
-            },
-            journal: JournalStatus {
-                bytes: journal.bytes(),
-                capacity_bytes: journal.capacity_bytes(),
-                full_in_seconds: self.writeback.forecast.sample(self.parts.clock.monotonic(), journal),
-                throttle_ms: self.desk.throttle.delay().as_secs_f64() * 1000.0,
-            },
-            buffer: BufferStatus { bytes: self.image.buffer.bytes(), capacity_bytes: self.image.buffer.capacity() },
-            freeze: self.desk.freezes.status(),
-            positions: Positions {
-                captured_seq: self.image.buffer.captured().0,
-                journaled_seq: journal.durable_end().seq.0,
-                applied_seq: self.writeback.applied_seq.load(Ordering::Acquire),
-            },
-            interval_ms: record.interval_ms,
-            history: (!record.history.is_off())
-                .then(|| HistoryStatus { asked: record.history, ..HistoryStatus::default() }),
-            problem: self.problem(),
-            standing: Vec::new(),
-            pairs: self.pairs().iter().map(|pair| pair.status()).collect(),
-        }
     }
 
     /// Hosts' writes are answered with an error from here on, also those that wait for room. Waits for nothing.

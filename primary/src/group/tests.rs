@@ -1,10 +1,14 @@
-use tidemark_common::catalog::{Catalog, CopyRecord, GroupRecord, PairStateRecord, RoleRecord};
+use tidemark_common::api::types::PairState;
+use tidemark_common::catalog::{
+    Catalog, CopyRecord, GroupRecord, GroupVolume, PairRecord, PairStateRecord, RoleRecord,
+};
 use tidemark_common::clock::SystemClock;
 use tidemark_common::ids::ApplianceId;
 use tidemark_common::link::{Endpoint, LinkError};
 use tidemark_common::metrics::Metrics;
 use tidemark_common::storage::Open;
 use tidemark_common::storage::disk::SystemDisk;
+use tidemark_common::volumes::VolumeFile;
 use tidemark_common::wire::handshake::HandshakeError;
 use tidemark_common::wire::message::{Message, Position, Refusal, Refused, Welcome};
 

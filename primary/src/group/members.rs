@@ -1,0 +1,158 @@
+//! The volumes of a running group: they come, grow and leave.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tidemark_common::catalog::{GroupRecord, GroupVolume};
+use tidemark_common::extent::Extent;
+use tidemark_common::ids::Seq;
+use tidemark_common::record::ControlRecord;
+use tidemark_common::volumes::VolumeFile;
+use tokio::sync::oneshot;
+use tokio::task::block_in_place;
+
+use super::Primary;
+use crate::drain::RecordRequest;
+use crate::ship::Hold;
+
+/// Pairs that send nothing while this lives.
+#[derive(Debug, Default)]
+pub struct HeldPairs(Vec<Hold>);
+
+impl Primary {
+    /// Puts a record of the group's volumes into the journal, none smaller than pairs were told before; resolves when it is durable.
+    ///
+    /// # Errors
+    /// What happened.
+    pub async fn record_volumes(&self) -> Result<(), String> {
+        self.record(ControlRecord::Volumes { volumes: self.image.volumes.announced_specs() }).await
+    }
+
+    /// Takes a volume into the running group: pairs copy it.
+    ///
+    /// # Errors
+    /// What happened.
+    pub async fn add_volume(&self, volume: VolumeFile) -> Result<(), String> {
+        let extent = Extent { volume: volume.index, offset: 0, length: volume.size() };
+        // Marked in the bitmaps first: a volume that belongs to the group is copied, whatever happens in between.
+        let _held = self.hold_pairs(extent).await?;
+        let member = GroupVolume { index: volume.index.0, name: volume.name.clone() };
+        self.join(volume, member).await
+    }
+
+    async fn join(&self, volume: VolumeFile, member: GroupVolume) -> Result<(), String> {
+        let index = volume.index;
+        let recorded = self.keeper.update(|record| {
+            record.next_volume_index = member.index.saturating_add(1);
+            record.volumes.push(member.clone());
+        });
+        recorded.map_err(|error| error.to_string())?;
+        self.image.volumes.insert(volume);
+        let result = self.record_volumes().await;
+        if result.is_err() {
+            self.image.volumes.remove(index);
+            let undone = self.keeper.update(|record| record.volumes.retain(|other| *other != member));
+            undone.map_err(|error| error.to_string())?;
+        }
+        result
+    }
+
+    /// Makes room for a larger volume and tells the pairs, who learn of it before any write behind its old end. The volume
+    /// keeps its size until [`Self::grow_volume`].
+    ///
+    /// # Errors
+    /// What happened.
+    pub async fn announce_size(&self, name: &str, size: u64) -> Result<HeldPairs, String> {
+        let volume = self.member(name)?;
+        let old = volume.size();
+        let size = size.max(old);
+        let text = |error: std::io::Error| format!("grow volume '{name}': {error}");
+        // A device, or a file larger than the volume, has something there already, which no pair has.
+        let held = volume.file.size().map_err(text)?.min(size);
+        volume.file.grow(size).map_err(text)?;
+        let mut pairs = HeldPairs::default();
+        if held > old {
+            pairs = self.hold_pairs(Extent { volume: volume.index, offset: old, length: held - old }).await?;
+        }
+        // A copy that begins behind the record says that size, too.
+        volume.announce(size);
+        let mut volumes = self.image.volumes.specs();
+        volumes.iter_mut().filter(|spec| spec.name == name).for_each(|spec| spec.size = size);
+        let recorded = self.record(ControlRecord::Volumes { volumes }).await;
+        recorded.inspect_err(|_| volume.take_back_announced())?;
+        Ok(pairs)
+    }
+
+    /// A volume whose new size is announced and recorded: hosts may write behind its old end, and the pairs go on.
+    ///
+    /// # Errors
+    /// What happened.
+    pub fn grow_volume(&self, name: &str, size: u64, pairs: HeldPairs) -> Result<(), String> {
+        self.member(name)?.grow(size).map_err(|error| format!("grow volume '{name}': {error}"))?;
+        drop(pairs);
+        Ok(())
+    }
+
+    /// Pairs that send nothing until they have marked a range; those that cannot mark it keep all from going on.
+    async fn hold_pairs(&self, extent: Extent) -> Result<HeldPairs, String> {
+        let mut held = HeldPairs::default();
+        for pair in self.pairs() {
+            held.0.push(pair.hold_for(extent).await?);
+        }
+        Ok(held)
+    }
+
+    fn member(&self, name: &str) -> Result<Arc<VolumeFile>, String> {
+        self.image.volumes.by_name(name).ok_or_else(|| format!("the group has no volume '{name}'"))
+    }
+
+    /// Takes a volume out of the running group, once all that was written to it is in its file. No host may be writing it.
+    ///
+    /// # Errors
+    /// What happened; the volume is a member as before.
+    pub async fn remove_volume(&self, name: &str) -> Result<(), String> {
+        let volume = self.member(name)?;
+        self.applied_up_to(self.image.buffer.captured()).await?;
+        volume.sync().map_err(|error| format!("sync volume '{name}': {error}"))?;
+        // What was written to it lies in the journal under an index: whoever reads that finds its name behind it.
+        self.record_volumes().await?;
+        let members = self.keeper.get().volumes;
+        let leave = |record: &mut GroupRecord| record.volumes.retain(|member| member.name != name);
+        self.keeper.update(leave).map_err(|error| error.to_string())?;
+        let others = self.image.volumes.specs().into_iter().filter(|spec| spec.name != name).collect();
+        if let Err(reason) = self.record(ControlRecord::Volumes { volumes: others }).await {
+            let undone = self.keeper.update(|record| record.volumes = members);
+            undone.map_err(|error| error.to_string())?;
+            return Err(reason);
+        }
+        // Only now: as long as it is in the set, what hosts write to it is written back.
+        self.image.volumes.remove(volume.index);
+        for pair in self.pairs() {
+            // A pair does it again before it copies anything: after a kill just here, too.
+            if let Err(error) = block_in_place(|| pair.let_go()) {
+                tracing::warn!(volume = name, peer = %pair.peer(), %error, "what differs of a volume that left is still counted");
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a record into the journal; resolves when it is durable.
+    async fn record(&self, record: ControlRecord) -> Result<(), String> {
+        let (reply, done) = oneshot::channel();
+        self.desk.ask_record(RecordRequest { record, reply }, &self.image.buffer);
+        done.await.map_err(|_| "the group is stopping".to_owned())?
+    }
+
+    /// Resolves when the volumes have everything up to a number.
+    async fn applied_up_to(&self, seq: Seq) -> Result<(), String> {
+        self.desk.want(seq, &self.image.buffer);
+        while self.writeback.applied_seq.load(Ordering::Acquire) < seq.0 {
+            if let Some(problem) = self.held_up() {
+                return Err(problem);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,65 @@
+//! How a group stands, for people and for whoever watches it.
+
+use std::sync::atomic::Ordering;
+
+use tidemark_common::api::types::{
+    BufferStatus, GroupStatus, HistoryStatus, JournalStatus, MarkerStatus, Positions, Role,
+};
+use tidemark_common::watchdog::{Movement, Moving};
+
+use super::Primary;
+
+impl Primary {
+    /// Where its positions are.
+    #[must_use]
+    pub fn movements(&self) -> Vec<Movement> {
+        let captured = self.image.buffer.captured().0;
+        let journaled = self.image.journal.durable_end().seq.0;
+        let applied = self.writeback.applied_seq.load(Ordering::Acquire);
+        // Volumes that wait for a backup stand rightly: it is told by the backup, and ends by itself.
+        let waits = self.parts.eras.as_ref().is_some_and(|eras| eras.is_squeezed());
+        let of = |moving, at, target| Movement { moving, peer: None, at: [at, 0, 0], due: at < target };
+        let written = if waits { applied } else { journaled };
+        let mut all = vec![of(Moving::Journal, journaled, captured), of(Moving::WriteBack, applied, written)];
+        all.extend(self.pairs().iter().flat_map(|pair| [pair.movement(), pair.converging()]));
+        all
+    }
+
+    /// For status.
+    #[must_use]
+    pub fn status(&self) -> GroupStatus {
+        let record = self.keeper.get();
+        let marker = self.marker(None);
+        let journal = &self.image.journal;
+        GroupStatus {
+            name: record.name,
+            id: self.keeper.id().to_string(),
+            role: Role::Primary,
+            generation: record.generation,
+            volumes: record.volumes.into_iter().map(|volume| volume.name).collect(),
+            marker: MarkerStatus {
+                last: marker.as_ref().map_or(0, |marker| marker.number),
+                time: marker.map(|marker| marker.time),
+            },
+            journal: JournalStatus {
+                bytes: journal.bytes(),
+                capacity_bytes: journal.capacity_bytes(),
+                full_in_seconds: self.writeback.forecast.sample(self.parts.clock.monotonic(), journal),
+                throttle_ms: self.desk.throttle.delay().as_secs_f64() * 1000.0,
+            },
+            buffer: BufferStatus { bytes: self.image.buffer.bytes(), capacity_bytes: self.image.buffer.capacity() },
+            freeze: self.desk.freezes.status(),
+            positions: Positions {
+                captured_seq: self.image.buffer.captured().0,
+                journaled_seq: journal.durable_end().seq.0,
+                applied_seq: self.writeback.applied_seq.load(Ordering::Acquire),
+            },
+            interval_ms: record.interval_ms,
+            history: (!record.history.is_off())
+                .then(|| HistoryStatus { asked: record.history, ..HistoryStatus::default() }),
+            problem: self.problem(),
+            standing: Vec::new(),
+            pairs: self.pairs().iter().map(|pair| pair.status()).collect(),
+        }
+    }
+}

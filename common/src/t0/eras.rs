@@ -3,6 +3,10 @@
 //!
 //! Two locks, in this order: `window`, held by the updater for a whole window, and `state`, for moments only.
 
+mod indexes;
+mod locate;
+mod users;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,28 +15,19 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
-use super::concordance::{Concordance, Copied, Saved};
+pub use self::indexes::INDEXES_MAX;
+pub(super) use self::locate::Place;
+use super::concordance::{Concordance, Copied};
 use super::follow::Follower;
-use super::held::held_by;
 use super::side_file::{SideError, SideFile};
 use super::space::{Full, Held, SideSpace};
-use crate::extent::Extent;
 use crate::ids::{GroupId, VolumeIndex};
 use crate::journal::{Journal, JournalError, Position};
-use crate::overlay::Piece;
-use crate::overlay::location::Location;
 use crate::overlay::run::RunError;
-use crate::overlay::unapplied::{IndexError, Indexed, Look, SharedIndex, Spill};
+use crate::overlay::unapplied::{Indexed, SharedIndex};
 use crate::record::{FrameError, MarkerRecord};
 use crate::storage::Disk;
 use crate::wire::message::VolumeSpec;
-
-/// Numbers of eras leave room between them, because one may have to begin before another that is not yet reached, and the next before that:
-/// each time half of the room is left. It lasts for forty in a row, and for sixteen million one behind the other.
-const STEP: u64 = 1 << 40;
-/// Indexes kept of places before the newest: an image of an older moment reads twice a part like this of what lies before it, at most. What they
-/// hold of the same stretch is on the disk once for each doubling of their distance.
-pub const INDEXES_MAX: usize = 32;
 
 /// Why an image cannot be begun, or is no more.
 #[derive(Debug, thiserror::Error)]
@@ -224,18 +219,6 @@ impl std::fmt::Debug for Eras {
     }
 }
 
-/// Where a range of an image lies when it is not in the volume.
-pub(super) enum Place {
-    Saved(Saved, Option<Arc<SideFile>>),
-    Pending(Location, Arc<Journal>),
-}
-
-/// What was found of a range with the lock on the eras; an index may have to be read from the disk, without it.
-enum Found {
-    Here(Piece<Place>),
-    Pending(Look, Arc<Journal>),
-}
-
 impl Era {
     pub(super) fn new(user: &EraUser, file: Arc<SideFile>) -> Self {
         Self {
@@ -367,65 +350,6 @@ impl Eras {
         Barrier { eras: Arc::clone(self), at }
     }
 
-    /// Begins an era at a place that the updater has not passed and is held at, or joins the one that is there. The file is
-    /// durable when this returns; a user that is recorded nowhere is forgotten by the next restart.
-    ///
-    /// # Errors
-    /// [`T0Error`].
-    pub fn begin(&self, barrier: &Barrier, volumes: &BTreeSet<VolumeIndex>) -> Result<Joined, T0Error> {
-        let begin = barrier.at;
-        if let Some(joined) = self.join(begin, volumes) {
-            return Ok(joined);
-        }
-        self.has_room(Held::default())?;
-        let folder = &self.parts.folder;
-        let made = self.parts.disk.create_folder(folder);
-        made.map_err(|source| T0Error::Io { action: "make the folder", path: folder.clone(), source })?;
-        let pending = self.index_until(begin)?;
-        self.has_room(pending.as_ref().map_or_else(Held::default, |index| held_by(index)))?;
-        let number = self.number_for(begin)?;
-        let path = folder.join(file_name(number));
-        let file = Arc::new(SideFile::create(&*self.parts.disk, &path, self.parts.group, number)?);
-        self.parts.space.found(file.bytes());
-        let user = EraUser { era: number, begin, volumes: volumes.clone() };
-        let era = Era { pending, ..Era::new(&user, file) };
-        let mut state = self.state.write();
-        let at = state.eras.partition_point(|other| other.number < number);
-        state.eras.insert(at, era);
-        self.recount(&state);
-        Ok(Joined { era: number, begin })
-    }
-
-    /// Joins the era that begins at a place, when nothing was overwritten there that a new user needs.
-    fn join(&self, begin: Position, volumes: &BTreeSet<VolumeIndex>) -> Option<Joined> {
-        let mut state = self.state.write();
-        // Of what was copied, something may have been overwritten unsaved.
-        let fits = |era: &&mut Era| era.begin == begin && volumes.is_subset(&era.volumes) && era.copied.is_empty();
-        let era = state.eras.iter_mut().find(fits)?;
-        era.users += 1;
-        Some(Joined { era: era.number, begin })
-    }
-
-    /// One more user of an era that is there.
-    ///
-    /// # Errors
-    /// [`T0Error::Gone`].
-    pub fn share(&self, number: u64) -> Result<Joined, T0Error> {
-        let mut state = self.state.write();
-        let whole = |era: &&mut Era| era.number == number && era.copied.is_empty();
-        let era = state.eras.iter_mut().find(whole).ok_or(T0Error::Gone)?;
-        era.users += 1;
-        Ok(Joined { era: number, begin: era.begin })
-    }
-
-    /// A user of an era is done with it soon, or is no longer there: while there is one, and room in the journal, the volumes are
-    /// written later rather than that its image ends.
-    pub fn set_brief(&self, number: u64, brief: bool) {
-        if let Some(era) = self.state.write().eras.iter_mut().find(|era| era.number == number) {
-            era.brief = if brief { era.brief + 1 } else { era.brief.saturating_sub(1) };
-        }
-    }
-
     /// Whether the volumes wait because nothing more can be saved: who is to be done soon should hurry.
     #[must_use]
     pub fn is_squeezed(&self) -> bool {
@@ -439,171 +363,10 @@ impl Eras {
         state.eras.iter().any(|era| era.brief > 0) && state.journal.as_ref().is_some_and(has_room)
     }
 
-    /// A user has copied a range and will not read it again: when it is the only one, what is overwritten there is not saved for
-    /// it any more.
-    pub fn copied(&self, number: u64, extent: Extent) {
-        let mut state = self.state.write();
-        if let Some(era) = state.eras.iter_mut().find(|era| era.number == number && era.users == 1) {
-            era.copied.add(extent);
-            self.recount(&state);
-        }
-    }
-
-    /// The updater of the engine that was attached last keeps an index of its own: images that begin behind its end go on from there, so that
-    /// beginning one takes no longer when more lies between the volumes and its moment.
-    pub fn indexed_by(&self, index: SharedIndex) {
-        self.state.write().indexed = Some(index);
-    }
-
-    /// The updater's index as it is now, for images of moments before its end: the newest that does not go beyond an image is gone on from.
-    /// Of too many, the one goes without which the largest stretch between two remains smallest.
-    pub fn keep_index(&self, point: Indexed) {
-        let mut state = self.state.write();
-        let State { points, journal, applied, .. } = &mut *state;
-        points.push(point);
-        let Some(journal) = journal.as_ref().filter(|_| points.len() > INDEXES_MAX) else { return };
-        let places: Vec<Position> = std::iter::once(*applied).chain(points.iter().map(Indexed::up_to)).collect();
-        let apart = |around: &[Position]| match around {
-            [before, _, behind] => journal.bytes_between(*before, *behind),
-            _ => u64::MAX,
-        };
-        let least = places.windows(3).enumerate().min_by_key(|(_, around)| apart(around));
-        if let Some((at, _)) = least {
-            points.remove(at);
-        }
-    }
-
-    /// Where these indexes end.
-    #[must_use]
-    pub fn indexes(&self) -> Vec<Position> {
-        self.state.read().points.iter().map(Indexed::up_to).collect()
-    }
-
-    /// What others have indexed from one place and not beyond another.
-    fn known(&self, from: Position, to: Position, spill: &Spill) -> Option<Indexed> {
-        let fits = |index: &Indexed| (from..=to).contains(&index.up_to());
-        // Whoever keeps an index holds the updater's and asks for the eras: never the other way.
-        let updaters = self.state.read().indexed.clone();
-        let shared = updaters.and_then(|updaters| {
-            let updaters = updaters.lock();
-            fits(&updaters).then(|| updaters.share(spill))
-        });
-        let kept = || self.state.read().points.iter().rev().find(|point| fits(point)).map(|point| point.share(spill));
-        shared
-            .or_else(kept)?
-            .inspect_err(|error| tracing::warn!(%error, "the journal is indexed anew for an image"))
-            .ok()
-    }
-
-    /// What the frames between two places write; the folder is there.
-    fn index(&self, journal: &Arc<Journal>, from: Position, to: Position) -> Result<Indexed, T0Error> {
-        let _alone = self.indexing.lock();
-        let path = self.parts.folder.join("pending.index");
-        let spill = Spill::new(Arc::clone(&self.parts.disk), path, self.parts.index_ranges_max);
-        let mut index = self.known(from, to, &spill).unwrap_or_else(|| Indexed::from(from));
-        index.go_on(journal, to, &spill).map_err(|error| match error {
-            IndexError::Journal(error) => T0Error::Journal(error),
-            IndexError::Frame(error) => T0Error::Frame(error),
-        })?;
-        Ok(index)
-    }
-
-    fn index_until(&self, begin: Position) -> Result<Option<Arc<Indexed>>, T0Error> {
-        loop {
-            let (journal, applied) = {
-                let state = self.state.read();
-                (state.journal.clone(), state.applied)
-            };
-            let Some(journal) = journal.filter(|_| applied < begin) else {
-                return if applied > begin { Err(T0Error::Passed) } else { Ok(None) };
-            };
-            match self.index(&journal, applied, begin) {
-                Ok(index) => return Ok(Some(Arc::new(index))),
-                // The updater went on meanwhile.
-                Err(T0Error::Journal(JournalError::Trimmed { .. })) if self.applied_position() > applied => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Behind those that begin no later, before those that the volumes reach later.
-    fn number_for(&self, begin: Position) -> Result<u64, T0Error> {
-        let mut state = self.state.write();
-        let later = state.eras.partition_point(|era| era.begin <= begin.max(state.applied));
-        let before = later.checked_sub(1).and_then(|last| state.eras.get(last)).map_or(0, Era::files_end);
-        let next = state.eras.get(later).map(|era| era.number);
-        let spent = state.spent.last().copied().unwrap_or(0);
-        let mut number = next.map_or(before.max(spent) + STEP, |next| before + next.saturating_sub(before) / 2);
-        while state.spent.contains(&number) {
-            number += 1;
-        }
-        if number <= before || next.is_some_and(|next| number >= next) {
-            return Err(T0Error::Passed);
-        }
-        state.spent.insert(number);
-        Ok(number)
-    }
-
-    /// A user goes. Without users an era becomes part of the next older one that has some; without one, it is gone and its space
-    /// is given back.
-    pub fn leave(&self, number: u64) {
-        // Not while its file is being written.
-        let _window = self.window.lock();
-        let mut state = self.state.write();
-        let Some(at) = state.eras.iter().position(|era| era.number == number) else { return };
-        if let Some(era) = state.eras.get_mut(at) {
-            era.users = era.users.saturating_sub(1);
-            if era.users > 0 {
-                return;
-            }
-        }
-        let era = state.eras.remove(at);
-        match at.checked_sub(1).and_then(|older| state.eras.get_mut(older)) {
-            Some(older) => {
-                older.concordance.merge(&era.concordance);
-                older.files.extend(era.files);
-                self.recount(&state);
-            }
-            None => {
-                self.recount(&state);
-                drop(state);
-                self.remove_files(&era.files);
-            }
-        }
-    }
-
-    pub(super) fn remove_files(&self, files: &[Arc<SideFile>]) {
-        for file in files {
-            if let Err(error) = self.parts.disk.remove(file.path()) {
-                tracing::warn!(path = %file.path().display(), %error, "a side file could not be removed; the next start does it");
-            }
-            self.parts.space.give(file.bytes());
-        }
-    }
-
     /// Bytes that an era keeps from being given back: its own files and those of eras it swallowed.
     #[must_use]
     pub fn bytes_of(&self, number: u64) -> u64 {
         self.state.read().eras.iter().find(|era| era.number == number).map_or(0, Era::bytes)
-    }
-
-    /// Tells what the frames between the volumes and the begin of an era write to a volume; nothing when they have reached it.
-    ///
-    /// # Errors
-    /// [`T0Error::Index`].
-    pub fn each_pending(&self, number: u64, volume: VolumeIndex, tell: impl FnMut(Extent)) -> Result<(), T0Error> {
-        let state = self.state.read();
-        let pending = state.eras.iter().find(|era| era.number == number).and_then(|era| era.pending.clone());
-        drop(state);
-        pending.map_or(Ok(()), |pending| Ok(pending.each_range(volume, tell)?))
-    }
-
-    /// Ranges in the index of what the volumes miss of an era: in memory, and on the disk.
-    #[must_use]
-    pub fn pending_ranges(&self, number: u64) -> (usize, usize) {
-        let state = self.state.read();
-        let pending = state.eras.iter().find(|era| era.number == number).and_then(|era| era.pending.as_ref());
-        pending.map_or((0, 0), |pending| pending.ranges())
     }
 
     /// Whether there are no eras.
@@ -623,70 +386,6 @@ impl Eras {
     pub fn is_reached(&self, number: u64) -> bool {
         let state = self.state.read();
         state.eras.iter().any(|era| era.number == number && era.pending.is_none())
-    }
-
-    /// A range of the image at the begin of an era: what was saved since, what the volumes miss, and what is in them.
-    pub(super) fn locate(&self, number: u64, extent: Extent) -> Result<Vec<Piece<Place>>, T0Error> {
-        let state = self.state.read();
-        let own = state.eras.iter().position(|era| era.number == number).ok_or(T0Error::Gone)?;
-        let mut located = Vec::new();
-        state.locate_in(own, own, extent, &mut located);
-        drop(state);
-        let mut pieces = Vec::with_capacity(located.len());
-        for found in located {
-            match found {
-                Found::Here(piece) => pieces.push(piece),
-                Found::Pending(look, journal) => pieces.extend(look.pieces()?.into_iter().map(|piece| Piece {
-                    extent: piece.extent,
-                    location: piece.location.map(|location| Place::Pending(location, Arc::clone(&journal))),
-                })),
-            }
-        }
-        Ok(pieces)
-    }
-
-    /// Whether any of a range was saved since the begin of an era.
-    pub(super) fn is_saved(&self, number: u64, extent: Extent) -> bool {
-        let state = self.state.read();
-        let since = state.eras.iter().skip_while(|era| era.number != number);
-        since.flat_map(|era| era.concordance.pieces(extent)).any(|piece| piece.location.is_some())
-    }
-}
-
-impl Era {
-    /// The largest number among its files: eras it swallowed had larger ones than its own.
-    fn files_end(&self) -> u64 {
-        self.files.iter().map(|file| file.number()).max().unwrap_or(self.number)
-    }
-}
-
-impl State {
-    fn locate_in(&self, own: usize, at: usize, extent: Extent, located: &mut Vec<Found>) {
-        let Some(era) = self.eras.get(at) else {
-            self.locate_unsaved(own, extent, located);
-            return;
-        };
-        for piece in era.concordance.pieces(extent) {
-            match piece.location {
-                Some(saved) => {
-                    let file = match &saved {
-                        Saved::Zero => None,
-                        Saved::Data(place) => super::concordance::file_of(&era.files, place),
-                    };
-                    let location = Some(Place::Saved(saved, file));
-                    located.push(Found::Here(Piece { extent: piece.extent, location }));
-                }
-                None => self.locate_in(own, at + 1, piece.extent, located),
-            }
-        }
-    }
-
-    fn locate_unsaved(&self, own: usize, extent: Extent, located: &mut Vec<Found>) {
-        let pending = self.eras.get(own).and_then(|era| era.pending.as_ref()).zip(self.journal.as_ref());
-        located.push(match pending {
-            None => Found::Here(Piece { extent, location: None }),
-            Some((pending, journal)) => Found::Pending(pending.look(extent), Arc::clone(journal)),
-        });
     }
 }
 

@@ -1,0 +1,149 @@
+//! The users of eras: they begin one or join it, are done with it soon, and leave. Who begins one gives it a number.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::{Barrier, Era, EraUser, Eras, Joined, T0Error, file_name};
+use crate::extent::Extent;
+use crate::ids::VolumeIndex;
+use crate::journal::Position;
+use crate::t0::held::held_by;
+use crate::t0::side_file::SideFile;
+use crate::t0::space::Held;
+
+/// Numbers of eras leave room between them, because one may have to begin before another that is not yet reached, and the next before that:
+/// each time half of the room is left. It lasts for forty in a row, and for sixteen million one behind the other.
+const STEP: u64 = 1 << 40;
+
+impl Eras {
+    /// Begins an era at a place that the updater has not passed and is held at, or joins the one that is there. The file is
+    /// durable when this returns; a user that is recorded nowhere is forgotten by the next restart.
+    ///
+    /// # Errors
+    /// [`T0Error`].
+    pub fn begin(&self, barrier: &Barrier, volumes: &BTreeSet<VolumeIndex>) -> Result<Joined, T0Error> {
+        let begin = barrier.at;
+        if let Some(joined) = self.join(begin, volumes) {
+            return Ok(joined);
+        }
+        self.has_room(Held::default())?;
+        let folder = &self.parts.folder;
+        let made = self.parts.disk.create_folder(folder);
+        made.map_err(|source| T0Error::Io { action: "make the folder", path: folder.clone(), source })?;
+        let pending = self.index_until(begin)?;
+        self.has_room(pending.as_ref().map_or_else(Held::default, |index| held_by(index)))?;
+        let number = self.number_for(begin)?;
+        let path = folder.join(file_name(number));
+        let file = Arc::new(SideFile::create(&*self.parts.disk, &path, self.parts.group, number)?);
+        self.parts.space.found(file.bytes());
+        let user = EraUser { era: number, begin, volumes: volumes.clone() };
+        let era = Era { pending, ..Era::new(&user, file) };
+        let mut state = self.state.write();
+        let at = state.eras.partition_point(|other| other.number < number);
+        state.eras.insert(at, era);
+        self.recount(&state);
+        Ok(Joined { era: number, begin })
+    }
+
+    /// Joins the era that begins at a place, when nothing was overwritten there that a new user needs.
+    fn join(&self, begin: Position, volumes: &BTreeSet<VolumeIndex>) -> Option<Joined> {
+        let mut state = self.state.write();
+        // Of what was copied, something may have been overwritten unsaved.
+        let fits = |era: &&mut Era| era.begin == begin && volumes.is_subset(&era.volumes) && era.copied.is_empty();
+        let era = state.eras.iter_mut().find(fits)?;
+        era.users += 1;
+        Some(Joined { era: era.number, begin })
+    }
+
+    /// One more user of an era that is there.
+    ///
+    /// # Errors
+    /// [`T0Error::Gone`].
+    pub fn share(&self, number: u64) -> Result<Joined, T0Error> {
+        let mut state = self.state.write();
+        let whole = |era: &&mut Era| era.number == number && era.copied.is_empty();
+        let era = state.eras.iter_mut().find(whole).ok_or(T0Error::Gone)?;
+        era.users += 1;
+        Ok(Joined { era: number, begin: era.begin })
+    }
+
+    /// A user of an era is done with it soon, or is no longer there: while there is one, and room in the journal, the volumes are
+    /// written later rather than that its image ends.
+    pub fn set_brief(&self, number: u64, brief: bool) {
+        if let Some(era) = self.state.write().eras.iter_mut().find(|era| era.number == number) {
+            era.brief = if brief { era.brief + 1 } else { era.brief.saturating_sub(1) };
+        }
+    }
+
+    /// A user has copied a range and will not read it again: when it is the only one, what is overwritten there is not saved for
+    /// it any more.
+    pub fn copied(&self, number: u64, extent: Extent) {
+        let mut state = self.state.write();
+        if let Some(era) = state.eras.iter_mut().find(|era| era.number == number && era.users == 1) {
+            era.copied.add(extent);
+            self.recount(&state);
+        }
+    }
+
+    /// Behind those that begin no later, before those that the volumes reach later.
+    fn number_for(&self, begin: Position) -> Result<u64, T0Error> {
+        let mut state = self.state.write();
+        let later = state.eras.partition_point(|era| era.begin <= begin.max(state.applied));
+        let before = later.checked_sub(1).and_then(|last| state.eras.get(last)).map_or(0, Era::files_end);
+        let next = state.eras.get(later).map(|era| era.number);
+        let spent = state.spent.last().copied().unwrap_or(0);
+        let mut number = next.map_or(before.max(spent) + STEP, |next| before + next.saturating_sub(before) / 2);
+        while state.spent.contains(&number) {
+            number += 1;
+        }
+        if number <= before || next.is_some_and(|next| number >= next) {
+            return Err(T0Error::Passed);
+        }
+        state.spent.insert(number);
+        Ok(number)
+    }
+
+    /// A user goes. Without users an era becomes part of the next older one that has some; without one, it is gone and its space
+    /// is given back.
+    pub fn leave(&self, number: u64) {
+        // Not while its file is being written.
+        let _window = self.window.lock();
+        let mut state = self.state.write();
+        let Some(at) = state.eras.iter().position(|era| era.number == number) else { return };
+        if let Some(era) = state.eras.get_mut(at) {
+            era.users = era.users.saturating_sub(1);
+            if era.users > 0 {
+                return;
+            }
+        }
+        let era = state.eras.remove(at);
+        match at.checked_sub(1).and_then(|older| state.eras.get_mut(older)) {
+            Some(older) => {
+                older.concordance.merge(&era.concordance);
+                older.files.extend(era.files);
+                self.recount(&state);
+            }
+            None => {
+                self.recount(&state);
+                drop(state);
+                self.remove_files(&era.files);
+            }
+        }
+    }
+
+    fn remove_files(&self, files: &[Arc<SideFile>]) {
+        for file in files {
+            if let Err(error) = self.parts.disk.remove(file.path()) {
+                tracing::warn!(path = %file.path().display(), %error, "a side file could not be removed; the next start does it");
+            }
+            self.parts.space.give(file.bytes());
+        }
+    }
+}
+
+impl Era {
+    /// The largest number among its files: eras it swallowed had larger ones than its own.
+    fn files_end(&self) -> u64 {
+        self.files.iter().map(|file| file.number()).max().unwrap_or(self.number)
+    }
+}

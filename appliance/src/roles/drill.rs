@@ -7,6 +7,10 @@
 //! A record that says "running" at a start was interrupted. Every clone of a drill goes then, also one that has no record yet. A catalogue whose
 //! disk takes nothing holds up no start: what cannot be recorded or deleted is tried again.
 
+mod report;
+mod schedule;
+mod variables;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
@@ -14,17 +18,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tidemark_common::api::types::{
-    DrillReport, DrillResult, DrillRun, DrillSchedule, ErrorBody, ErrorKind, GroupDrills, ImageStatus,
-};
+use tidemark_common::api::types::{DrillReport, DrillRun, ErrorBody, ErrorKind, ImageStatus};
 use tidemark_common::catalog::{DrillRecord, DrillResultRecord, ImageKindRecord, ScheduleRecord};
-use tidemark_common::clock::{from_unix_ns, unix_ns};
-use tidemark_common::ids::MarkerNumber;
-use tidemark_common::markers::{info, marker_of};
+use tidemark_common::clock::unix_ns;
 use tidemark_common::nbd::Export;
 use tokio_util::sync::CancellationToken;
 
-use super::appliance::{Appliance, CANCELLED, Engine, Group, failed, invalid, not_found, refused};
+pub(crate) use self::variables::{URIS, own_variable};
+use self::variables::{environment, note_of_unnamed};
+use super::appliance::{Appliance, CANCELLED, failed, invalid, refused};
 use super::drill_check::{self, Checked};
 use super::drill_left;
 use super::images::Held;
@@ -35,8 +37,6 @@ const KEPT: usize = 1000;
 const TICK: Duration = Duration::from_secs(1);
 /// What a check has started, and what is mounted for it, is gone by then, or holds up the end of its drill.
 const END_LIMIT: Duration = Duration::from_secs(120);
-/// How old copies were is kept for so many looks.
-const LAG_POINTS: usize = 600;
 
 /// Drills of this appliance.
 #[derive(Default)]
@@ -399,118 +399,6 @@ impl Appliance {
             .collect()
     }
 
-    /// Runs what is due and notes how old copies are, until the service stops.
-    pub(crate) async fn tick_drills(self: Arc<Self>) {
-        while !self.drills.stop.is_cancelled() {
-            tokio::select! {
-                () = self.drills.stop.cancelled() => return,
-                () = tokio::time::sleep(TICK) => {}
-            }
-            self.note_lag();
-            let now = self.now_ns();
-            for due in self.due(now) {
-                let this = Arc::clone(&self);
-                tokio::spawn(async move { this.run_scheduled(due).await });
-            }
-        }
-    }
-
-    fn note_lag(&self) {
-        let groups: Vec<String> = self.groups.read().keys().cloned().collect();
-        let now = self.clock.monotonic();
-        for group in groups {
-            if let Some(behind) = self.rpo_ms(&group) {
-                let mut lag = self.drills.lag.lock();
-                let points = lag.entry(group).or_default();
-                points.push_back((now, u32::try_from(behind).unwrap_or(u32::MAX)));
-                if points.len() > LAG_POINTS {
-                    points.pop_front();
-                }
-            }
-        }
-    }
-
-    /// Schedules whose time has come; it counts as begun.
-    fn due(&self, now: i64) -> Vec<ScheduleRecord> {
-        let mut due = Vec::new();
-        for schedule in self.drills.schedules.lock().values_mut() {
-            let every = i64::try_from(schedule.every_ms).unwrap_or(i64::MAX).saturating_mul(1_000_000);
-            // A clock that was set back does not keep drills from running.
-            if now < schedule.last_ns || now.saturating_sub(schedule.last_ns) >= every {
-                schedule.last_ns = now;
-                due.push(schedule.clone());
-            }
-        }
-        due
-    }
-
-    /// That a drill begins, unless the schedule was ended or replaced meanwhile: the catalogue has what came after it then.
-    fn note_begin(&self, due: &ScheduleRecord) {
-        let _alone = self.drills.recording.lock();
-        if !self.drills.is_current(due) {
-            return;
-        }
-        if let Err(error) = self.catalog.put_schedule(due) {
-            tracing::warn!(group = %due.group, %error, "when the last drill began could not be recorded");
-        }
-    }
-
-    async fn run_scheduled(&self, schedule: ScheduleRecord) {
-        self.note_begin(&schedule);
-        let request = DrillRun {
-            marker: None,
-            check: schedule.check.clone(),
-            timeout_ms: schedule.timeout_ms,
-            mount: schedule.mount,
-        };
-        match self.run_drill(&schedule.group, request, Some(&schedule)).await {
-            Ok(report) if report.result == DrillResult::Passed => {}
-            Ok(report) => tracing::error!(
-                group = %schedule.group, drill = report.id, reason = report.reason.as_deref().unwrap_or("unknown"),
-                "a scheduled drill has failed: `tidemark drill show` has what the check said"
-            ),
-            // An operator was faster.
-            Err(error) if !self.drills.is_current(&schedule) => {
-                tracing::info!(group = %schedule.group, error = %error.message, "a scheduled drill did not run")
-            }
-            Err(error) => {
-                tracing::error!(group = %schedule.group, error = %error.message, "a scheduled drill could not run")
-            }
-        }
-    }
-
-    /// `drill schedule`.
-    pub(crate) fn schedule_drill(&self, group: &str, request: &DrillSchedule) -> Result<GroupDrills, ErrorBody> {
-        self.group(group)?;
-        check_is_one(request.check.as_deref())?;
-        if request.every_ms < 1000 || request.timeout_ms == 0 {
-            return Err(invalid("drills follow each other after a second at least, and their check needs some time"));
-        }
-        let record = ScheduleRecord {
-            group: group.into(),
-            every_ms: request.every_ms,
-            check: request.check.clone(),
-            timeout_ms: request.timeout_ms,
-            mount: request.mount,
-            last_ns: 0,
-        };
-        let _alone = self.drills.recording.lock();
-        self.catalog.put_schedule(&record).map_err(failed)?;
-        self.drills.schedules.lock().insert(group.into(), record);
-        Ok(self.drills_of(group))
-    }
-
-    /// `drill unschedule`: no drill begins by it from here on; one may be under way.
-    pub(crate) fn unschedule_drill(&self, group: &str) -> Result<(), ErrorBody> {
-        let _alone = self.drills.recording.lock();
-        if !self.drills.schedules.lock().contains_key(group) {
-            return Err(not_found(format!("no drills of group '{group}' are scheduled")));
-        }
-        self.catalog.delete_schedule(group).map_err(failed)?;
-        self.drills.schedules.lock().remove(group);
-        Ok(())
-    }
-
     /// `drill cancel`: answers when nothing of it is left but its record.
     pub(crate) async fn cancel_drill(&self, group: &str) -> Result<DrillReport, ErrorBody> {
         self.group(group)?;
@@ -529,117 +417,6 @@ impl Appliance {
         }
         self.past_drill(number)
     }
-
-    /// `drill list`, newest first, with those under way.
-    pub(crate) fn listed_drills(&self) -> Result<Vec<DrillReport>, ErrorBody> {
-        // Asked first: one that ends meanwhile is among the past ones.
-        let running: Vec<u64> = self.drills.running.lock().values().map(|drill| drill.number).collect();
-        let mut all = self.drills.past.lock().clone();
-        for number in running {
-            // There is no record before its clone is made.
-            if let Some(record) = self.catalog.drill(number).map_err(failed)? {
-                all.entry(number).or_insert(DrillRecord { output: String::new(), ..record });
-            }
-        }
-        Ok(all.into_values().rev().map(|record| self.drill_report(record)).collect())
-    }
-
-    /// `drill show`.
-    pub(crate) fn past_drill(&self, number: u64) -> Result<DrillReport, ErrorBody> {
-        let unrecorded = self.drills.left.lock().records.get(&number).cloned();
-        let record = match unrecorded {
-            Some(record) => Some(record),
-            None => self.catalog.drill(number).map_err(failed)?,
-        };
-        let record = record.ok_or_else(|| {
-            not_found(format!("there is no drill {number}: `tidemark drill list` lists the last {KEPT}"))
-        })?;
-        Ok(self.drill_report(record))
-    }
-
-    fn drill_report(&self, record: DrillRecord) -> DrillReport {
-        let took_ms = match record.result {
-            DrillResultRecord::Running => {
-                u64::try_from(self.now_ns().saturating_sub(record.started_ns) / 1_000_000).unwrap_or(0)
-            }
-            _ => record.took_ms,
-        };
-        let (result, reason) = match record.result {
-            DrillResultRecord::Running => (DrillResult::Running, None),
-            DrillResultRecord::Passed => (DrillResult::Passed, None),
-            DrillResultRecord::Failed { reason } => (DrillResult::Failed, Some(reason)),
-        };
-        DrillReport {
-            id: record.number,
-            name: clone_name(record.number),
-            group: record.group,
-            marker: record.marker,
-            marker_time: from_unix_ns(record.marker_ns),
-            started: from_unix_ns(record.started_ns),
-            took_seconds: seconds(took_ms),
-            result,
-            reason,
-            rto_seconds: record.rto_ms.map(seconds),
-            rpo_seconds: record.rpo_ms.map(seconds),
-            check: record.check,
-            check_exit_code: record.exit_code,
-            output: record.output,
-            exports: record.exports,
-            scheduled: record.scheduled,
-            lag: record.lag.iter().map(|(before, behind)| (f64::from(*before), f64::from(*behind) / 1000.0)).collect(),
-        }
-    }
-
-    /// What drills have proven, for status: groups that have been rehearsed, or are to be.
-    pub(crate) fn drills_now(&self) -> Vec<GroupDrills> {
-        let names: Vec<String> = self.groups.read().keys().cloned().collect();
-        names.iter().map(|group| self.drills_of(group)).collect()
-    }
-
-    /// Whether what a drill has proven is still a moment of its group: a failover to an older marker, or a return as the copy, leaves later ones
-    /// behind, and their numbers are given again.
-    fn is_of_history(&self, group: &Group, drill: &DrillRecord) -> bool {
-        let (newest, held) = match &*group.engine.read() {
-            Engine::Primary(primary) => (primary.marker(None), primary.marker(Some(drill.marker))),
-            Engine::Secondary(secondary) => {
-                let newest = secondary.permitted().map(|permitted| info(&permitted.marker));
-                (newest, secondary.state().markers.get(drill.marker).as_ref().map(info))
-            }
-            Engine::Fenced { .. } | Engine::Failed(_) => (None, None),
-        };
-        let kept = || self.catalog.marker(group.keeper.id(), MarkerNumber(drill.marker)).ok().flatten();
-        let held = held.or_else(|| kept().map(|kept| info(&marker_of(&kept))));
-        newest.is_none_or(|newest| newest.number >= drill.marker)
-            && held.is_none_or(|held| unix_ns(held.time) == drill.marker_ns)
-    }
-
-    fn drills_of(&self, group: &str) -> GroupDrills {
-        let found = self.group(group).ok();
-        let id = found.as_ref().map(|found| found.keeper.id().0).unwrap_or_default();
-        let (proven, last) = {
-            let past = self.drills.past.lock();
-            let ended =
-                past.values().filter(|drill| drill.group_id == id && drill.result != DrillResultRecord::Running);
-            let mut passed: Vec<_> = ended.clone().filter(|drill| drill.result == DrillResultRecord::Passed).collect();
-            passed.sort_unstable_by_key(|drill| std::cmp::Reverse(drill.marker));
-            let counts = |drill: &&DrillRecord| found.as_ref().is_none_or(|found| self.is_of_history(found, drill));
-            (passed.into_iter().find(counts).cloned(), ended.max_by_key(|drill| drill.number).cloned())
-        };
-        let time =
-            proven.as_ref().and_then(|proven| jiff::Timestamp::from_nanosecond(i128::from(proven.marker_ns)).ok());
-        let age = time.map(|time| (self.clock.wall() - time).total(jiff::Unit::Second).unwrap_or(0.0).max(0.0));
-        GroupDrills {
-            group: group.into(),
-            proven_marker: proven.as_ref().map(|proven| proven.marker),
-            proven_time: time,
-            proven_age_seconds: age,
-            last: last.as_ref().map(|last| last.number),
-            last_passed: last.as_ref().map(|last| last.result == DrillResultRecord::Passed),
-            last_rto_seconds: last.and_then(|last| last.rto_ms).map(seconds),
-            running: self.drills.running.lock().contains_key(group),
-            every_seconds: self.drills.schedules.lock().get(group).map(|schedule| seconds(schedule.every_ms)),
-        }
-    }
 }
 
 fn clone_name(number: u64) -> String {
@@ -648,67 +425,6 @@ fn clone_name(number: u64) -> String {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "seconds for people")]
-fn seconds(millis: u64) -> f64 {
-    millis as f64 / 1000.0
-}
-
-/// What a check finds in its environment.
-fn environment(
-    record: &DrillRecord,
-    clone: &ImageStatus,
-    folder: &std::path::Path,
-    request: &DrillRun,
-) -> Vec<(String, String)> {
-    let program = drill_check::program().map(|path| path.display().to_string()).unwrap_or_else(|_| "tidemark".into());
-    let mut all = vec![
-        ("TIDEMARK".to_owned(), program),
-        ("TIDEMARK_DRILL".to_owned(), record.number.to_string()),
-        ("TIDEMARK_DRILL_GROUP".to_owned(), record.group.clone()),
-        ("TIDEMARK_DRILL_MARKER".to_owned(), record.marker.to_string()),
-        ("TIDEMARK_DRILL_VOLUMES".to_owned(), clone.volumes.join(" ")),
-        ("TIDEMARK_DRILL_EXPORTS".to_owned(), clone.exports.join(" ")),
-        (drill_left::FOLDER.to_owned(), folder.display().to_string()),
-        ("TIDEMARK_DRILL_CHECK".to_owned(), request.check.clone().unwrap_or_default()),
-    ];
-    let uris: BTreeMap<_, _> = clone.volumes.iter().zip(&clone.exports).collect();
-    all.push((URIS.to_owned(), serde_json::to_string(&uris).unwrap_or_default()));
-    for (volume, uri) in uris {
-        if let Some(end) = own_variable(volume, &clone.volumes) {
-            all.push((format!("{URIS}_{end}"), uri.clone()));
-        }
-    }
-    all
-}
-
-/// The variable with the URIs of all volumes, a JSON object; with `_` and the end of a volume's own variable: that volume's.
-pub(crate) const URIS: &str = "TIDEMARK_DRILL_NBD";
-
-/// A volume's name as the end of a variable's: `pg-data` is `PG_DATA`.
-fn variable(volume: &str) -> String {
-    volume.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
-}
-
-/// The end of a volume's variables. There is none where another volume would have the same: a check that looks at one volume twice proves
-/// nothing of the other.
-pub(crate) fn own_variable(volume: &str, volumes: &[String]) -> Option<String> {
-    let end = variable(volume);
-    (volumes.iter().filter(|other| variable(other) == end).count() <= 1).then_some(end)
-}
-
-/// What is said first of a drill in which volumes have no variables of their own.
-fn note_of_unnamed(volumes: &[String]) -> String {
-    let unnamed: Vec<_> =
-        volumes.iter().filter(|volume| own_variable(volume, volumes).is_none()).map(String::as_str).collect();
-    if unnamed.is_empty() {
-        return String::new();
-    }
-    format!(
-        "volumes {} have no variables of their own, since several would have the same: {URIS} has the URIs of all, a JSON object\n",
-        unnamed.join(", ")
-    )
 }
 
 /// A check that asks nothing would always pass.

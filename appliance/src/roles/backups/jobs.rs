@@ -9,25 +9,27 @@
 //! A backup that a kill interrupts is not gone on with: regions that were copied may have been overwritten since, unsaved. It
 //! ends as failed when the service comes back.
 
+mod copying;
+mod recovery;
+mod said;
+
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tidemark_backup::copy::{CopyError, Copying, Progress, copy};
+use tidemark_backup::copy::{CopyError, Progress};
 use tidemark_backup::destination::{self, TargetKind};
-use tidemark_backup::manifest::{FORMAT, Manifest, NotKept, SetSaid};
-use tidemark_backup::pace::{Asked, Hurry, Pace};
+use tidemark_backup::manifest::NotKept;
 use tidemark_backup::plan::{Member, Order, arrange, data_bytes};
 use tidemark_backup::sets::resolve;
 use tidemark_backup::stop::Stop;
 use tidemark_common::api::backup::ArchiveStream;
-use tidemark_common::api::backup::types::{BackupCreate, BackupInfo, BackupProgress, BackupState, SetCreate};
-use tidemark_common::api::types::{ErrorBody, ErrorKind, GroupMoment};
+use tidemark_common::api::backup::types::{BackupCreate, BackupInfo, BackupState};
+use tidemark_common::api::types::{ErrorBody, ErrorKind};
 use tidemark_common::catalog::{BackupRecord, BackupStateRecord};
-use tidemark_common::clock::{from_unix_ns, unix_ns};
+use tidemark_common::clock::unix_ns;
 use tidemark_common::ids::{GroupId, check_name};
 use tidemark_common::stage;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -35,8 +37,8 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use super::Backups;
 use super::moment::Moment;
 use super::sets;
-use super::targets::{self, Pieces, Readers};
-use crate::roles::appliance::{Appliance, CANCELLED, failed, invalid, not_found, refused};
+use super::targets::{Pieces, Readers};
+use crate::roles::appliance::{Appliance, CANCELLED, failed, invalid, refused};
 
 /// Pieces between an archive and who reads its stream.
 const STREAM_PIECES: usize = 8;
@@ -44,8 +46,6 @@ const STREAM_PIECES: usize = 8;
 const LOOK: Duration = Duration::from_millis(100);
 /// How long a cancelled backup may take to let go of its target.
 const CANCEL_LIMIT: Duration = Duration::from_secs(30);
-/// How long a start waits until it is known what interrupted backups have left. Their targets may answer later, or never.
-const RECOVER_LIMIT: Duration = Duration::from_secs(2);
 
 /// A backup that is not over.
 pub(super) struct Job {
@@ -95,27 +95,6 @@ struct Work {
     /// Of each set, in their order.
     not_kept: Vec<NotKept>,
     readers: Readers,
-}
-
-/// Tells that a backup has to hurry, and for as long as it does.
-fn telling(job: &Arc<Job>, squeezed: impl Fn() -> bool + Send + 'static) -> Hurry {
-    let (job, told) = (Arc::clone(job), AtomicBool::new(false));
-    Box::new(move || {
-        let now = squeezed();
-        if told.swap(now, Ordering::AcqRel) != now {
-            let mut record = job.record.lock();
-            if now {
-                let why = "the side store is full (side_store_bytes): it copies as fast as it can, whatever its rate, and the volumes are \
-                           written later, while the journal is less than half full";
-                tracing::warn!(backup = %record.name, "{why}");
-                record.reason = Some(why.into());
-            } else {
-                tracing::info!(backup = %record.name, "the side store has room again: the backup keeps to its rate");
-                record.reason = job.note.get().cloned();
-            }
-        }
-        now
-    })
 }
 
 impl Appliance {
@@ -319,76 +298,6 @@ impl Appliance {
         None
     }
 
-    fn carry(&self, job: &Arc<Job>, work: Work, permit: OwnedSemaphorePermit) {
-        let name = job.record.lock().name.clone();
-        let kind = work.kind.clone();
-        let outcome = match job.stop.reason() {
-            Some(reason) => Err(CopyError::Stopped(reason)),
-            None => self.copy(job, &work),
-        };
-        // Whatever it was waiting for when it was told to stop, that is why it ended.
-        let outcome = outcome.map_err(|error| job.stop.reason().map_or(error, CopyError::Stopped));
-        let outcome = outcome.inspect_err(|_| {
-            if let Err(why) = destination::remove_unfinished(&kind, &self.whose()) {
-                tracing::error!(backup = %name, %why, "what is left of a backup must be removed by hand");
-            }
-        });
-        // The images go before the end is said: whoever waits for it finds their space given back.
-        drop(work);
-        drop(permit);
-        self.end_at(job, outcome, Some(&kind));
-    }
-
-    fn copy(&self, job: &Arc<Job>, work: &Work) -> Result<(), CopyError> {
-        let recorded = |why| CopyError::Image(tidemark_backup::image::ImageError(why));
-        self.enter(job, BackupStateRecord::Copying).map_err(recorded)?;
-        let record = job.record.lock().clone();
-        let began = from_unix_ns(record.began_ns.unwrap_or(record.asked_ns));
-        let at_target = |source| CopyError::Target { member: record.to.clone(), source };
-        job.progress.opens();
-        let opened =
-            targets::open(&work.kind, &self.whose(), began.as_second(), &job.stop, &self.runtime, &work.readers);
-        let mut form = opened.map_err(at_target)?;
-        job.progress.begin(data_bytes(&work.members));
-        let pace = Pace::new(Arc::clone(&self.clock), record.rate, record.when_idle.then(|| self.asked(&work.moment)));
-        let pace = pace.hurrying(telling(job, work.moment.squeezed()));
-        let copying = Copying { members: &work.members, pace, stop: &job.stop, progress: &job.progress };
-        let members = copy(copying, &work.moment.images, form.as_mut()).map_err(|error| match error {
-            CopyError::Target { member, source } => {
-                CopyError::Target { member: format!("{member} to {}", record.to), source }
-            }
-            other => other,
-        })?;
-        let sets = record.sets.iter().zip(&work.not_kept).map(|(set, not_kept)| SetSaid {
-            name: set.name.clone(),
-            extents: set.extents.clone(),
-            not_kept: *not_kept,
-        });
-        let manifest = Manifest {
-            format: FORMAT,
-            name: record.name.clone(),
-            appliance: self.config.name.clone(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            began,
-            order: record.order.clone(),
-            moments: work.moment.said.clone(),
-            skew_seconds: work.moment.skew_seconds(),
-            sets: sets.collect(),
-            members,
-        };
-        if let Some(reason) = job.stop.reason() {
-            return Err(CopyError::Stopped(reason));
-        }
-        let text = manifest.encode().map_err(|error| recorded(error.to_string()))?;
-        form.finish(&text).map_err(at_target)
-    }
-
-    /// Counts what hosts ask of the volumes.
-    fn asked(&self, moment: &Moment) -> Asked {
-        let doors: Vec<_> = moment.images.keys().filter_map(|name| self.volume(name).ok()).collect();
-        Box::new(move || doors.iter().map(|volume| volume.door.asked()).sum())
-    }
-
     fn end(&self, job: &Job, outcome: Result<(), CopyError>) {
         self.end_at(job, outcome, None);
     }
@@ -419,51 +328,6 @@ impl Appliance {
         *job.record.lock() = ended;
         self.backups.ended.lock().insert(name.clone(), state.into());
         self.forget(&name);
-    }
-
-    /// `backup list`. No target is looked at, which may answer late, or never.
-    pub(super) fn list_backups(&self) -> Result<Vec<BackupInfo>, ErrorBody> {
-        let mut listed: std::collections::BTreeMap<String, BackupInfo> = std::collections::BTreeMap::new();
-        for record in self.catalog.backups().map_err(failed)? {
-            listed.insert(record.name.clone(), self.info(&record, None));
-        }
-        let jobs: Vec<_> = self.backups.jobs.lock().values().cloned().collect();
-        for job in jobs {
-            let record = job.record.lock().clone();
-            listed.insert(record.name.clone(), self.info(&record, Some(&job.progress)));
-        }
-        Ok(listed.into_values().collect())
-    }
-
-    fn info(&self, record: &BackupRecord, progress: Option<&Progress>) -> BackupInfo {
-        let place = self.backups.places.lock().get(&record.name).cloned().flatten();
-        BackupInfo { place, ..told_of(record, progress) }
-    }
-
-    /// For status: those that wait or copy.
-    pub(crate) fn backups_now(&self) -> Vec<BackupInfo> {
-        let jobs: Vec<_> = self.backups.jobs.lock().values().cloned().collect();
-        let told = jobs.iter().map(|job| told_of(&job.record.lock(), Some(&job.progress)));
-        told.filter(|backup| matches!(backup.state, BackupState::Waiting | BackupState::Copying)).collect()
-    }
-
-    /// `backup show`.
-    pub(super) fn show_backup(&self, name: &str) -> Result<BackupInfo, ErrorBody> {
-        let (record, job) = self.find_backup(name)?;
-        Ok(self.info(&record, job.as_ref().map(|job| &job.progress)))
-    }
-
-    /// What is known of a backup, whatever its target answers, and its job for as long as it is not over.
-    fn find_backup(&self, name: &str) -> Result<(BackupRecord, Option<Arc<Job>>), ErrorBody> {
-        check_name(name).map_err(|error| invalid(error.to_string()))?;
-        let job = self.backups.jobs.lock().get(name).cloned();
-        if let Some(job) = job {
-            let record = job.record.lock().clone();
-            return Ok((record, Some(job)));
-        }
-        let found = self.catalog.backup(name).map_err(failed)?;
-        let missing = || not_found(format!("there is no backup '{name}': `tidemark backup list` lists the backups"));
-        found.map(|record| (record, None)).ok_or_else(missing)
     }
 
     /// `backup cancel`.
@@ -516,93 +380,6 @@ impl Appliance {
         Ok(stream)
     }
 
-    /// What a kill or a stop interrupted ends here, and what is scheduled waits again. Whatever targets lie on may answer late, or never: no
-    /// start of the service waits for that.
-    pub(crate) async fn recover_backups(&self) -> Result<(), tidemark_common::catalog::CatalogError> {
-        let (mut known, mut looking) = (Vec::new(), Vec::new());
-        for record in self.catalog.backups()? {
-            match record.state {
-                BackupStateRecord::Scheduled => {
-                    known.push((record.to.clone(), record.name.clone(), record.state));
-                    let (job, readers) = self.new_job(record);
-                    self.wait_for_time(job, readers);
-                }
-                BackupStateRecord::Waiting | BackupStateRecord::Copying => {
-                    looking.extend(self.look_at_interrupted(record));
-                }
-                BackupStateRecord::Done | BackupStateRecord::Failed | BackupStateRecord::Cancelled => {
-                    self.backups.ended.lock().insert(record.name.clone(), record.state.into());
-                    known.push((record.to, record.name, record.state));
-                }
-            }
-        }
-        looking.extend(self.look_at_targets(known));
-        let all = async {
-            for one in looking {
-                let _ = one.await;
-            }
-        };
-        if tokio::time::timeout(RECOVER_LIMIT, all).await.is_err() {
-            tracing::warn!("the target of a backup does not answer: what is left there is known later");
-        }
-        Ok(())
-    }
-
-    /// Finds out what the targets of backups are, one after the other.
-    fn look_at_targets(&self, known: Vec<(String, String, BackupStateRecord)>) -> Option<tokio::task::JoinHandle<()>> {
-        let (this, whose) = (self.this.upgrade()?, self.whose());
-        Some(self.runtime.spawn_blocking(move || {
-            for (to, name, state) in known {
-                let kind = interrupted_kind(&to, &name);
-                // Where it took long, one of this name may have been asked for meanwhile.
-                this.backups.places.lock().entry(name.clone()).or_insert_with(|| own_folder(&kind));
-                // Killed when that was recorded and the interim name was still there.
-                if state == BackupStateRecord::Done {
-                    settle(&name, Some(&kind), &whose);
-                }
-            }
-        }))
-    }
-
-    /// Finds out how a backup ended. Until then it counts as under way, and says why.
-    fn look_at_interrupted(&self, mut record: BackupRecord) -> Option<tokio::task::JoinHandle<()>> {
-        let this = self.this.upgrade()?;
-        let (job, _) = self.new_job(record.clone());
-        let why =
-            "interrupted: the service ended while it was copied. Its target has not answered yet what is left there";
-        job.record.lock().reason = Some(why.into());
-        Some(self.runtime.spawn_blocking(move || {
-            let kind = this.recover_interrupted(&job, &mut record);
-            this.backups.places.lock().insert(record.name.clone(), own_folder(&kind));
-            this.conclude(&job, record, Some(&kind));
-        }))
-    }
-
-    /// Done when it was complete, failed with nothing left otherwise; what its target is.
-    fn recover_interrupted(&self, job: &Arc<Job>, record: &mut BackupRecord) -> TargetKind {
-        let kind = interrupted_kind(&record.to, &record.name);
-        record.ended_ns = Some(self.now_ns());
-        let began = record.began_ns.map(from_unix_ns);
-        let is_its = |manifest: &Manifest| {
-            manifest.name == record.name && manifest.appliance == self.config.name && Some(manifest.began) == began
-        };
-        if record.state == BackupStateRecord::Copying && destination::is_complete(&kind, &self.whose(), is_its) {
-            record.state = BackupStateRecord::Done;
-            record.done_bytes = record.total_bytes;
-            return kind;
-        }
-        record.state = BackupStateRecord::Failed;
-        // Whoever was asked for meanwhile and goes to the same place has removed it already, and writes there.
-        let claimed = self.backups.claim(job, &kind);
-        let left = match claimed.and_then(|()| destination::remove_unfinished(&kind, &self.whose())) {
-            Ok(()) => "nothing of it is left".to_owned(),
-            Err(why) => why,
-        };
-        record.reason = Some(format!("interrupted: the service ended while it was copied; {left}. Ask for it again"));
-        tracing::warn!(backup = %record.name, "a backup was interrupted by the end of the service");
-        kind
-    }
-
     /// The service stops: what is under way ends early, and says why.
     pub(crate) async fn stop_backups(&self) {
         let mut jobs: Vec<_> = self.backups.jobs.lock().values().cloned().collect();
@@ -626,62 +403,9 @@ fn settle(name: &str, kind: Option<&TargetKind>, whose: &str) {
     }
 }
 
-/// What a target was, when it may be half-written or complete now.
-fn interrupted_kind(to: &str, name: &str) -> TargetKind {
-    let path = std::path::Path::new(to);
-    match destination::kind_of(to, name) {
-        Ok(kind @ (TargetKind::Device(_) | TargetKind::Stream)) => kind,
-        _ if path.is_dir() => TargetKind::Folder(path.join(name)),
-        _ => TargetKind::File(path.to_owned()),
-    }
-}
-
 fn own_folder(kind: &TargetKind) -> Option<String> {
     match kind {
         TargetKind::Folder(folder) => Some(folder.display().to_string()),
         TargetKind::File(_) | TargetKind::Device(_) | TargetKind::Stream => None,
-    }
-}
-
-/// What is known of a backup without looking at its target.
-fn told_of(record: &BackupRecord, progress: Option<&Progress>) -> BackupInfo {
-    let told = progress.map(Progress::told).unwrap_or_default();
-    let over = BackupState::from(record.state).is_over();
-    BackupInfo {
-        name: record.name.clone(),
-        state: record.state.into(),
-        reason: record.reason.clone(),
-        sets: record
-            .sets
-            .iter()
-            .map(|set| SetCreate { name: set.name.clone(), extents: set.extents.clone() })
-            .collect(),
-        order: record.order.clone(),
-        to: record.to.clone(),
-        place: None,
-        at: record.at_ns.map(from_unix_ns),
-        rate: record.rate,
-        when_idle: record.when_idle,
-        while_differential: record.while_differential.into(),
-        asked: from_unix_ns(record.asked_ns),
-        began: record.began_ns.map(from_unix_ns),
-        ended: record.ended_ns.map(from_unix_ns),
-        moments: record
-            .moments
-            .iter()
-            .map(|(group, marker, time)| GroupMoment {
-                group: group.clone(),
-                marker: *marker,
-                time: from_unix_ns(*time),
-            })
-            .collect(),
-        progress: BackupProgress {
-            done_bytes: if over { record.done_bytes } else { told.done_bytes },
-            total_bytes: record.total_bytes,
-            bytes_per_second: told.bytes_per_second,
-            seconds_left: told.seconds_left,
-            member: told.member,
-            stalled_seconds: told.stalled.map(|stalled| stalled.as_secs_f64()),
-        },
     }
 }

@@ -15,6 +15,9 @@
 //!
 //! Keeps: 6 (what leaves the journal is in the bitmap first), 4 (no copy over a base that is not known).
 
+mod counted;
+mod record;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -26,16 +29,16 @@ use tidemark_common::ids::{MarkerNumber, Seq, VolumeIndex};
 use tidemark_common::journal::{Journal, JournalError, Position};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::limits::REGION_BYTES;
-use tidemark_common::record::{Chain, FrameView};
+use tidemark_common::record::Chain;
 use tidemark_common::wire::message::Position as Remote;
 
+use self::counted::Counted;
+pub use self::counted::{Unread, written_since};
+pub use self::record::encode_new;
 use crate::cut::CutDone;
 
 /// Points kept at most: 24 bytes each. Where more frames were under way, the rest is not recognised, and a person is asked.
 const POINTS_MAX: usize = 1 << 20;
-const POINT_BYTES: usize = 24;
-/// In the number of points as it is recorded: [`Inner::unread`].
-const UNREAD: u64 = 1 << 63;
 
 /// Why the differences could not be read or changed; they are as they were.
 #[derive(Debug, thiserror::Error)]
@@ -84,20 +87,6 @@ struct Inner {
     unreadable: Option<String>,
     forgotten: bool,
 }
-
-/// What some frames of the journal write.
-#[derive(Debug, Default)]
-struct Counted {
-    bitmap: Bitmap,
-    points: Vec<(Seq, Chain)>,
-    writes: u64,
-    bytes: u64,
-    /// A record that cannot be read, the first of them: nobody knows what it writes, nor what the rest of its segment does.
-    damage: Option<JournalError>,
-}
-
-/// What was marked though a part of the journal cannot be read: everything, for what that part wrote.
-pub type Unread = Option<JournalError>;
 
 impl Differences {
     /// The differences of a pair whose record is in the catalogue.
@@ -438,71 +427,6 @@ impl Differences {
     }
 }
 
-impl Counted {
-    /// Marks what the frames between two places write; with `sent_up_to`, keeps their points up to there.
-    fn between(
-        journal: &Arc<Journal>,
-        from: Position,
-        up_to: Position,
-        sent_up_to: Option<Position>,
-    ) -> Result<Self, JournalError> {
-        let (mut counted, mut at) = (Self::default(), None);
-        // Behind the last frame that could be read.
-        let mut point = None;
-        let mut reader = journal.reader(from);
-        while reader.position() < up_to {
-            let begin = reader.position();
-            let frame = match reader.next_tables() {
-                Ok(Some(frame)) => frame,
-                Ok(None) => break,
-                Err(error) if error.is_of_the_records() || error.is_unreadable() => {
-                    // What was sent last may end just here, and what comes next cannot say so.
-                    counted.points.extend(point.take().filter(|_| sent_up_to.is_some_and(|sent| begin <= sent)));
-                    // The next segment says where the history stands again.
-                    counted.damage.get_or_insert(error);
-                    let Some(next) = journal.begin_of_next_segment(begin).filter(|next| *next < up_to) else { break };
-                    reader = journal.reader(next);
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            let header = &frame.header;
-            // Also where the range ends: what was sent last may be the last frame of a segment, and nobody else keeps its end.
-            if header.continues_history() && sent_up_to.is_some_and(|sent| begin <= sent) {
-                if counted.points.len() >= 2 * POINTS_MAX {
-                    counted.points.drain(..POINTS_MAX);
-                }
-                counted.points.push((header.seq_before(), header.chain));
-            }
-            if header.continues_history() {
-                point = Some((header.last_seq, header.chain_behind()));
-            }
-            if frame.position >= up_to {
-                break;
-            }
-            counted.writes += header.last_seq.0.saturating_sub(at.unwrap_or_else(|| header.seq_before()).0);
-            at = Some(header.last_seq);
-            if header.kind.holds_writes()
-                && let Ok(view) = FrameView::new(&frame.bytes)
-            {
-                view.extents().for_each(|entry| {
-                    counted.bytes += entry.extent.length;
-                    counted.bitmap.mark(entry.extent);
-                });
-            }
-        }
-        Ok(counted)
-    }
-
-    /// Where a part could not be read, everything may differ.
-    fn mark_unread(&mut self, all: &Bitmap) -> Unread {
-        if self.damage.is_some() {
-            self.bitmap.merge(all);
-        }
-        self.damage.take()
-    }
-}
-
 impl Inner {
     fn unreadable(what: String) -> Self {
         Self { unreadable: Some(what), ..Self::default() }
@@ -561,59 +485,6 @@ impl Inner {
         let surplus = self.points.len().saturating_sub(POINTS_MAX);
         self.points.drain(..surplus);
     }
-
-    /// Number of points, and [`UNREAD`] in it; points, bitmap.
-    fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(8 + self.points.len() * POINT_BYTES);
-        let count = self.points.len() as u64 | if self.unread { UNREAD } else { 0 };
-        bytes.extend_from_slice(&count.to_le_bytes());
-        for (seq, chain) in &self.points {
-            bytes.extend_from_slice(&seq.0.to_le_bytes());
-            bytes.extend_from_slice(&chain.0);
-        }
-        bytes.extend_from_slice(&self.bitmap.encode());
-        bytes
-    }
-
-    fn decode(bytes: &[u8]) -> Self {
-        let parts = || {
-            let (count, rest) = bytes.split_first_chunk::<8>()?;
-            let count = u64::from_le_bytes(*count);
-            let length = usize::try_from(count & !UNREAD).ok()?.checked_mul(POINT_BYTES)?;
-            let (points, bitmap) = rest.split_at_checked(length)?;
-            Some((count & UNREAD != 0, points, bitmap))
-        };
-        let Some((unread, points, bitmap)) = parts() else {
-            return Self::unreadable("the differential bitmap is cut short".into());
-        };
-        let point = |bytes: &[u8]| {
-            let (seq, rest) = bytes.split_first_chunk::<8>()?;
-            Some((Seq(u64::from_le_bytes(*seq)), Chain(rest.try_into().ok()?)))
-        };
-        let points = points.chunks_exact(POINT_BYTES).filter_map(point).collect();
-        match Bitmap::decode(bitmap) {
-            Ok(bitmap) => Self { bitmap, points, unread, ..Self::default() },
-            Err(error) => Self::unreadable(error.to_string()),
-        }
-    }
-}
-
-/// Marks what the frames of a journal from a place on write, and counts those writes and their bytes.
-///
-/// # Errors
-/// [`JournalError`].
-pub fn written_since(journal: &Arc<Journal>, from: Position) -> Result<(Bitmap, u64, u64), JournalError> {
-    let mut counted = Counted::between(journal, from, journal.durable_end().position, None)?;
-    if let Some(damage) = counted.damage.take() {
-        return Err(damage);
-    }
-    Ok((counted.bitmap, counted.writes, counted.bytes))
-}
-
-/// The record of a pair's bitmap that says only this.
-#[must_use]
-pub fn encode_new(bitmap: &Bitmap) -> Vec<u8> {
-    Inner { bitmap: bitmap.clone(), ..Inner::default() }.encode()
 }
 
 /// A bitmap with every region of these volumes: the first copy.

@@ -7,6 +7,7 @@ mod disaster;
 mod disks;
 mod look;
 mod roles;
+mod starts;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -17,14 +18,13 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tidemark_common::api::types::{MarkerInfo, PairState};
-use tidemark_common::catalog::RoleRecord;
 use tidemark_common::journal::Position as JournalPosition;
-use tidemark_common::wire::message::{Message, Position, Refusal, Refused};
+use tidemark_common::wire::message::Position;
 use tidemark_primary::cut::CutError;
 use tidemark_tests::history::Tick;
 use tidemark_tests::image::compare;
 
-use self::disaster::{Held, held_by};
+use self::disaster::Held;
 use tidemark_secondary::returned::NOT_BEGUN;
 
 use crate::device::Device;
@@ -378,157 +378,6 @@ impl World {
             }
         };
         Some(done)
-    }
-
-    /// The copy's journal is damaged.
-    fn far_stops(&mut self) {
-        self.note("the copy's journal is damaged");
-        self.line.lose();
-        self.far_site.fate.kill();
-        self.far = None;
-        self.far_waits = true;
-        self.far_down = u64::MAX;
-    }
-
-    /// The appliance of a copy that does not run tells its primary, or does what that orders.
-    fn answer_for_far(&mut self) -> bool {
-        let time = self.time();
-        let Some(message) = self.line.far_hears(time) else { return false };
-        let Message::Hello(hello) = message else { return true };
-        if !hello.create {
-            let refused =
-                Refused { refusal: Refusal::Damaged, message: "damaged".into(), generation: hello.generation };
-            self.line.tell_near(&Message::Refused(refused), time, &mut self.random);
-            return true;
-        }
-        // From here on its image is given up with its history, even when it dies in that, and it says so.
-        (self.told, self.held) = ((0, 0, 0), None);
-        let (site, connection) = (&mut self.far_site, self.line.current());
-        match survives(|| site.renew_secondary()) {
-            None => self.died(Side::Far, None),
-            Some(Err(why)) => self.did_not_start(Side::Far, &why.reason),
-            Some(Ok((secondary, apply))) => {
-                let mut far = Far::new(secondary, apply, self.far_site.clock.clone());
-                far.called(connection, hello);
-                self.far = Some(far);
-                self.far_waits = false;
-                self.flipped = false;
-                self.figures.renewals += 1;
-                self.note("the copy begins anew");
-            }
-        }
-        true
-    }
-
-    /// A process is gone; with a seed, power was lost at its site.
-    fn died(&mut self, side: Side, power: Option<u64>) {
-        self.note(("died", side, power));
-        self.standing.retain(|act, _| act.side() != side);
-        self.line.lose();
-        self.figures.kills += u64::from(power.is_none());
-        self.figures.power_losses += u64::from(power.is_some());
-        let down = self.random.random_range(0..self.profile.down_steps);
-        match side {
-            Side::Near => {
-                self.near_site.fate.kill();
-                self.cut = None;
-                self.hosts.cut_off();
-                self.near = None;
-                match power {
-                    Some(seed) => self.near_site.lost_power(seed),
-                    None => self.near_site.died(),
-                }
-                self.near_down = (self.figures.steps + down, self.near_down.1 || power.is_some());
-            }
-            Side::Far => {
-                self.far_site.fate.kill();
-                self.held = self.far.take().and_then(|far| held_by(&far)).or(self.held.take());
-                self.far_waits = false;
-                match power {
-                    Some(seed) => self.far_site.lost_power(seed),
-                    None => self.far_site.died(),
-                }
-                self.far_down = self.figures.steps + down;
-            }
-        }
-    }
-
-    fn start_what_is_down(&mut self) {
-        if self.near.is_none() && self.figures.steps >= self.near_down.0 {
-            self.start_near();
-        }
-        if self.far.is_none() && !self.is_apart() && self.figures.steps >= self.far_down {
-            self.start_far();
-        }
-        if self.near.as_ref().is_some_and(|near| near.ended) || (self.near.is_some() && self.hosts.all_stopped()) {
-            // The operator starts it again.
-            self.near_site.disk.limit_space(None);
-            self.died(Side::Near, None);
-        }
-    }
-
-    fn start_near(&mut self) {
-        if self.generation > 0 {
-            let record = self.near_site.group_record();
-            let is_primary = record.role == RoleRecord::Primary && record.generation >= self.generation;
-            assert!(is_primary, "invariant 8: generation {} was answered, and now: {record:?}", self.generation);
-        }
-        let site = &mut self.near_site;
-        match survives(|| site.open_primary()) {
-            None => self.died(Side::Near, None),
-            Some(Err(reason)) => self.did_not_start(Side::Near, &reason),
-            Some(Ok((primary, stages))) => {
-                let captured = primary.status().positions.captured_seq;
-                self.moments.retain(|seq, _| *seq <= captured);
-                assert!(captured >= self.told.0, "invariant 7: write {} was shipped, and is gone", self.told.0);
-                let marker = primary.marker(None).map_or(0, |marker| marker.number);
-                assert!(marker >= self.answered_marker, "marker {} was answered, and is gone", self.answered_marker);
-                let volumes = self.near_site.try_read_all(&primary).unwrap_or_else(|error| {
-                    assert!(self.near_site.device.refuses_reads(), "the primary after its start: {error:?}");
-                    self.near_site.device.read_well();
-                    self.near_site.read_all(&primary)
-                });
-                let what = format!("the primary after its start {:?}", self.near_down);
-                self.hosts.settle(&what, &volumes, self.near_down.1);
-                self.near = Some(Near::new(primary, stages, (self.profile.turn, self.profile.stretch_bytes)));
-                self.near_down.1 = false;
-                self.note(("near is up", captured));
-            }
-        }
-    }
-
-    fn start_far(&mut self) {
-        let site = &mut self.far_site;
-        match survives(|| site.open_secondary()) {
-            None => self.died(Side::Far, None),
-            Some(Err(why)) if why.damaged && self.flipped => self.far_stops(),
-            Some(Err(why)) => self.did_not_start(Side::Far, &why.reason),
-            Some(Ok((secondary, apply))) => {
-                self.far = Some(Far::new(secondary, apply, self.far_site.clock.clone()));
-                self.note("far is up");
-                self.check_history();
-            }
-        }
-    }
-
-    /// Only a full disk, or a sync that failed just then, may keep a side from starting.
-    fn did_not_start(&mut self, side: Side, reason: &str) {
-        self.note(("did not start", side, reason));
-        self.excuse(side, reason);
-        self.died(side, None);
-    }
-
-    /// A disk that fails may keep a side from what it is to do; then it is repaired.
-    fn excuse(&mut self, side: Side, reason: &str) {
-        let refuses = self.site(side).device.refuses_reads();
-        let failing = &mut self.failing[side as usize];
-        let excused = self.lean_until > self.figures.steps || refuses || *failing > 0;
-        *failing = failing.saturating_sub(1);
-        assert!(excused, "{side:?} does not start: {reason}");
-        self.near_site.disk.heal();
-        self.far_site.disk.heal();
-        self.site(side).device.read_well();
-        self.lean_until = 0;
     }
 
     /// What the seed has in store.

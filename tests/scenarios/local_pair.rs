@@ -1,18 +1,19 @@
 //! Pairs of a source and a target on one appliance, under load and kills: the source is never harmed, the target is the image of
 //! its split or clearly none.
 
-use std::path::{Path, PathBuf};
+mod reverse;
+mod side_store;
+
+use std::path::Path;
 use std::time::Duration;
 
 use tidemark_common::api::backup::types::{BackupInfo, BackupState};
 use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
 use tidemark_common::api::types::PairState;
 use tidemark_tests::appliance::Appliance;
-use tidemark_tests::cluster::Cluster;
 use tidemark_tests::history::Tick;
 use tidemark_tests::host::{Connection, HostError};
 use tidemark_tests::image::{Image, compare};
-use tidemark_tests::noise::write_noise;
 use tidemark_tests::oracle::{Bounds, assert_legal};
 use tidemark_tests::pair::{GROUP, Pair, Setup};
 use tidemark_tests::wait::wait_until;
@@ -171,127 +172,6 @@ fn a_split_is_the_image_of_its_moment_at_once_and_a_resync_copies_only_what_diff
     east.ok(&["local-pair", "split", "ta"]);
     assert_same("after the resync", &bytes(east, &["ta"]), &bytes(east, &["a"]));
     pair.assert_copy_equals();
-}
-
-#[test]
-fn a_reverse_restores_the_source_with_what_was_written_to_the_target_and_replicates_it() {
-    let mut pair = Pair::prefilled(&Setup::seeded(212));
-    make_targets(&pair, &pair.east, "1GiB");
-    wait_state(&pair.east, LocalPairState::Pair);
-    let load = pair.load(0);
-    load.wait_acked(100);
-    split(&pair, &pair.east);
-    load.wait_acked(200);
-    let why = pair.east.refuses(&["local-pair", "reverse", "ta"]);
-    assert!(why.contains("connections"), "{why}");
-    load.stop();
-    wait_equal(&pair.east);
-    pair.east.open("ta").write(8192, &[3; 512]).expect("write to a target");
-    let expected = targets(&pair.east);
-    ["a", "b", "c", "ta", "tb", "tc"].iter().for_each(|name| wait_alone(&pair.east, name));
-    for target in TARGETS {
-        pair.east.ok(&["local-pair", "reverse", target]);
-    }
-    wait_state(&pair.east, LocalPairState::Pair);
-    assert_same("restored", &sources(&pair.east), &expected);
-    pair.assert_copy_equals();
-    // And again, killed in the middle: the source stays closed until it is done.
-    TARGETS.iter().for_each(|name| wait_alone(&pair.east, name));
-    for (source, target) in pair.volumes().iter().zip(TARGETS) {
-        pair.east.ok(&["local-pair", "delete", target]);
-        pair.east.ok(&["local-pair", "create", source, "--target", target, "--rate", "3MiB"]);
-    }
-    wait_state(&pair.east, LocalPairState::Pair);
-    split(&pair, &pair.east);
-    wait_equal(&pair.east);
-    for source in ["a", "b", "c"] {
-        let mut host = pair.east.open(source);
-        host.write_all(0, &vec![0x55; 6 << 20]).expect("write to a source");
-        host.flush().expect("flush a source");
-        drop(host);
-        wait_alone(&pair.east, source);
-    }
-    for target in TARGETS {
-        pair.east.ok(&["local-pair", "reverse", target]);
-    }
-    wait_shown(&pair.east, "ta", "half restored", |shown| (1..5 << 20).contains(&shown.differential_bytes));
-    assert_closed(&pair.east, "a", "being restored from 'ta'");
-    assert!(pair.east.refuses(&["local-pair", "delete", "ta"]).contains("half restored"));
-    pair.east.kill9();
-    pair.east.start();
-    assert_closed(&pair.east, "a", "being restored from 'ta'");
-    wait_state(&pair.east, LocalPairState::Pair);
-    assert_same("restored over a kill", &sources(&pair.east), &expected);
-    pair.wait_paired();
-    pair.assert_copy_equals();
-}
-
-/// Two that restored one source at once would make it neither, and so would be a backup of it now. One after the other is fine.
-#[test]
-fn a_source_is_restored_from_one_target_at_a_time_and_not_backed_up_meanwhile() {
-    let cluster = Cluster::new();
-    let side = cluster.running("alone");
-    for volume in ["a", "t", "u"] {
-        side.ok(&["volume", "create", volume, "--size", "4MiB"]);
-    }
-    side.ok(&["group", "create", "g", "--volume", "a"]);
-    side.ok(&["set", "create", "s", "a"]);
-    write_noise(&side, "a", 0, 4 << 20, 1);
-    let held = side.open("a").read_all().expect("read the source");
-    for target in ["t", "u"] {
-        side.ok(&["local-pair", "create", "a", "--target", target, "--rate", "1MiB"]);
-    }
-    side.ok(&["local-pair", "split", "t", "u"]);
-    for target in ["t", "u"] {
-        wait_shown(&side, target, "equal", |shown| shown.differential_bytes == 0);
-    }
-    side.open("t").write(0, &[7; 4096]).expect("write to a target");
-    write_noise(&side, "a", 0, 4 << 20, 2);
-    ["a", "t", "u"].iter().for_each(|name| wait_alone(&side, name));
-    side.ok(&["local-pair", "reverse", "t"]);
-    let to = cluster.join("b.tar").display().to_string();
-    for words in [&["local-pair", "reverse", "u"][..], &["backup", "create", "b", "--set", "s", "--to", &to]] {
-        let why = side.refuses(words);
-        assert!(why.contains("volume 'a' is being restored from 't'"), "{words:?}: {why}");
-    }
-    wait_shown(&side, "t", "a pair", |shown| shown.state == LocalPairState::Pair);
-    let mut expected = held.clone();
-    expected[..4096].fill(7);
-    compare(&side.open("a").read_all().expect("read the source"), &expected).expect("what the first target was");
-    wait_alone(&side, "a");
-    side.ok(&["local-pair", "reverse", "u"]);
-    wait_shown(&side, "u", "a pair", |shown| shown.state == LocalPairState::Pair);
-    compare(&side.open("a").read_all().expect("read the source"), &held).expect("what the second target was");
-}
-
-/// What differs is written back to the source, and nothing else: each write of it goes to the journal and over the line.
-#[test]
-fn a_reverse_writes_only_what_differs() {
-    let cluster = Cluster::new();
-    let side = cluster.running("alone");
-    for volume in ["a", "t"] {
-        side.ok(&["volume", "create", volume, "--size", "64MiB"]);
-    }
-    side.ok(&["group", "create", "g", "--volume", "a"]);
-    write_noise(&side, "a", 0, 64 << 20, 1);
-    let mut expected = side.open("a").read_all().expect("read the source");
-    side.ok(&["local-pair", "create", "a", "--target", "t", "--rate", "1GiB"]);
-    wait_shown(&side, "t", "a pair", |shown| shown.state == LocalPairState::Pair && shown.differential_bytes == 0);
-    side.ok(&["local-pair", "split", "t"]);
-    wait_shown(&side, "t", "complete", |shown| shown.differential_bytes == 0);
-    side.open("a").write(10 << 20, &[9; 4096]).expect("write to the source");
-    side.open("t").write(20 << 20, &[7; 4096]).expect("write to the target");
-    expected[20 << 20..][..4096].fill(7);
-    wait_shown(&side, "t", "changed", |shown| {
-        (shown.source_changed_bytes, shown.target_changed_bytes) == (65_536, 65_536)
-    });
-    ["a", "t"].iter().for_each(|name| wait_alone(&side, name));
-    let before = side.group("g").positions.captured_seq;
-    side.ok(&["local-pair", "reverse", "t"]);
-    wait_shown(&side, "t", "a pair", |shown| shown.state == LocalPairState::Pair);
-    let written = side.group("g").positions.captured_seq - before;
-    assert!((2..8).contains(&written), "two regions of a thousand, not {written} writes");
-    compare(&side.open("a").read_all().expect("read the source"), &expected).expect("what the target was");
 }
 
 /// Kills the appliance in the middle of a load; the sources hold every write that was answered.
@@ -510,110 +390,6 @@ fn a_split_outlives_a_failover_and_the_return_of_the_old_primary() {
         side.ok(&["local-pair", "split", "ta", "tb", "tc"]);
         assert_same(side.name(), &targets(side), &sources(&pair.west));
     }
-}
-
-/// An appliance with the smallest side store, a source of noise, and a target that was split from it and has hardly anything yet.
-fn squeezed(cluster: &Cluster, journal: &str) -> (Appliance, PathBuf, Vec<u8>) {
-    let mut alone = cluster.appliance("alone");
-    alone.configure("images", "side_store_bytes", "64MiB");
-    alone.configure("groups", "segment_bytes", "8MiB");
-    alone.configure("groups", "journal_bytes", journal);
-    alone.start();
-    let backing = cluster.join("ta.image");
-    alone.ok(&["volume", "create", "a", "--size", "80MiB"]);
-    alone.ok(&["volume", "create", "ta", "--size", "80MiB", "--backing", &backing.display().to_string()]);
-    alone.ok(&["group", "create", GROUP, "--volume", "a"]);
-    write_noise(&alone, "a", 0, 80 << 20, 1);
-    let held = alone.open("a").read_all().expect("read the source");
-    alone.ok(&["local-pair", "create", "a", "--target", "ta", "--rate", CRAWL]);
-    alone.ok(&["local-pair", "split", "ta"]);
-    (alone, backing, held)
-}
-
-/// Hosts overwrite more than the side store has room for: the volumes wait, the target is copied whatever the pair's rate, and is
-/// whole, and so is what a backup reads of it meanwhile. Hosts do not notice.
-#[test]
-fn a_split_whose_side_store_fills_hurries_and_is_whole() {
-    let cluster = Cluster::new();
-    let (alone, _, held) = squeezed(&cluster, "1GiB");
-    alone.ok(&["set", "create", "s", "ta"]);
-    let to = cluster.path().display().to_string();
-    alone.ok(&["backup", "create", "b", "--set", "s", "--to", &to, "--rate", "8MiB", "--while-differential", "merge"]);
-    write_noise(&alone, "a", 0, 80 << 20, 2);
-    let newest = alone.open("a").read_all().expect("read the source");
-    let shown = wait_shown(&alone, "ta", "complete", |shown| shown.differential_bytes == 0);
-    assert_eq!((shown.state, shown.saved_bytes), (LocalPairState::Split, 0), "{shown:?}");
-    wait_shown(&alone, "ta", "at ease again", |shown| shown.reason.is_none());
-    assert!(alone.log_text().contains("what the target lacks is copied as fast as it can be"), "it tells");
-    assert_same("the target", &bytes(&alone, &["ta"]), std::slice::from_ref(&held));
-    let backup = wait_until("the backup", LIMIT, || {
-        let backup: BackupInfo = alone.json(&["backup", "show", "b"]);
-        if backup.state.is_over() { Ok(backup) } else { Err(format!("{backup:?}")) }
-    });
-    assert_eq!((backup.state, backup.reason), (BackupState::Done, None));
-    assert_same("the backup", &[std::fs::read(cluster.join("b/s/ta")).expect("a raw file")], &[held]);
-    assert_same("the source", &bytes(&alone, &["a"]), &[newest]);
-    wait_until("the source to be written", LIMIT, || {
-        let positions = alone.group(GROUP).positions;
-        if positions.applied_seq == positions.captured_seq { Ok(()) } else { Err(format!("{positions:?}")) }
-    });
-    assert_eq!(alone.status().side_store.bytes, 0, "its space is given back");
-}
-
-/// Nobody can copy what the target lacks, because its backing is gone: the volumes wait until the journal is half full, then the image
-/// ends, loudly. Hosts do not notice.
-#[test]
-fn a_side_store_that_fills_ends_an_image_that_cannot_hurry_and_harms_nobody_else() {
-    let cluster = Cluster::new();
-    let (mut alone, backing, held) = squeezed(&cluster, "256MiB");
-    alone.kill9();
-    let aside = cluster.join("aside.image");
-    std::fs::rename(&backing, &aside).expect("take the backing away");
-    alone.start();
-    write_noise(&alone, "a", 0, 80 << 20, 2);
-    wait_until("the side store to be full", LIMIT, || {
-        let (positions, store) = (alone.group(GROUP).positions, alone.status().side_store);
-        // A window saves up to some megabytes at once.
-        let full = store.bytes > (48 << 20) && positions.applied_seq < positions.captured_seq;
-        if full { Ok(()) } else { Err(format!("{positions:?}, {store:?}")) }
-    });
-    assert_eq!(show(&alone, "ta").state, LocalPairState::Split, "the journal is not half full");
-    // Who mends it now has lost nothing.
-    alone.kill9();
-    std::fs::rename(&aside, &backing).expect("bring the backing back");
-    alone.start();
-    assert_same("the target", &bytes(&alone, &["ta"]), &[held]);
-    wait_shown(&alone, "ta", "complete", |shown| shown.differential_bytes == 0);
-    wait_alone(&alone, "ta");
-    // Again, and nobody mends it.
-    alone.ok(&["local-pair", "delete", "ta"]);
-    alone.ok(&["local-pair", "create", "a", "--target", "ta", "--rate", CRAWL]);
-    alone.ok(&["local-pair", "split", "ta"]);
-    alone.kill9();
-    std::fs::rename(&backing, &aside).expect("take the backing away");
-    alone.start();
-    for round in 0..4 {
-        write_noise(&alone, "a", 0, 80 << 20, 10 + round);
-    }
-    let newest = alone.open("a").read_all().expect("read the source");
-    wait_until("the image to be given up", LIMIT, || {
-        let store = alone.status().side_store;
-        if store.bytes == 0 { Ok(()) } else { Err(format!("{store:?}")) }
-    });
-    alone.kill9();
-    std::fs::rename(&aside, &backing).expect("bring the backing back");
-    alone.start();
-    let shown = show(&alone, "ta");
-    assert_eq!(shown.state, LocalPairState::Error, "{shown:?}");
-    let reason = shown.reason.expect("a reason");
-    assert!(reason.contains("side_store_bytes") && reason.contains("local-pair resync ta"), "{reason}");
-    assert_closed(&alone, "ta", "local-pair show ta");
-    assert_same("the source", &bytes(&alone, &["a"]), &[newest]);
-    alone.ok(&["local-pair", "delete", "ta"]);
-    alone.ok(&["local-pair", "create", "a", "--target", "ta"]);
-    wait_shown(&alone, "ta", "a pair", |shown| shown.state == LocalPairState::Pair);
-    alone.ok(&["local-pair", "split", "ta"]);
-    assert_eq!(bytes(&alone, &["ta"]), bytes(&alone, &["a"]));
 }
 
 /// The targets as a backup of raw files holds them.

@@ -2,12 +2,14 @@
 
 #![expect(clippy::cast_possible_truncation, reason = "small numbers of a test")]
 
+mod clones;
+mod runs;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use proptest::prelude::*;
 
 use super::concordance::RANGE_BYTES;
 use super::side_file::SideFile;
@@ -196,156 +198,6 @@ impl Rig {
     }
 }
 
-#[derive(Debug, Clone)]
-enum Step {
-    Write(u64, u64, u8),
-    Begin,
-    End(usize),
-    Restart,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let write = (0..SIZE as u64 / 512, 1..40_u64, 0..5_u8)
-        .prop_map(|(from, count, byte)| Step::Write(from * 512, (count * 512).min(SIZE as u64 - from * 512), byte));
-    prop_oneof![6 => write, 2 => Just(Step::Begin), 1 => (0..8_usize).prop_map(Step::End), 1 => Just(Step::Restart)]
-}
-
-fn take(rig: &mut Rig, step: &Step) -> Result<(), String> {
-    match *step {
-        Step::Write(offset, length, byte) => rig.write(extent(offset, length), byte).map_err(|error| error.to_string()),
-        Step::Begin => rig.begin().map(drop).map_err(|error| error.to_string()),
-        Step::End(which) => {
-            if which < rig.known.len() {
-                rig.end(which);
-            }
-            Ok(())
-        }
-        Step::Restart => {
-            let disk = rig.disk.clone();
-            rig.restart(disk);
-            Ok(())
-        }
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
-
-    #[test]
-    fn every_image_shows_its_moment_whatever_is_written_deleted_and_restarted(
-        steps in proptest::collection::vec(step(), 1..40)
-    ) {
-        let mut rig = Rig::new(64 << 20);
-        for step in &steps {
-            take(&mut rig, step).unwrap();
-            rig.check(&format!("after {step:?}"));
-        }
-        while !rig.known.is_empty() {
-            rig.end(rig.known.len() / 2);
-            rig.check("after an end");
-        }
-        prop_assert_eq!(rig.space.used(), 0, "all space is given back");
-        prop_assert_eq!(rig.disk.list(Path::new(FOLDER)).unwrap_or_default().len(), 0);
-    }
-
-    /// Power goes at any effect; afterwards the updater applies again what it had not recorded, which is everything.
-    #[test]
-    fn a_loss_of_power_anywhere_costs_no_image(
-        steps in proptest::collection::vec(step(), 1..14), after in 0..120_u64, seed in 0..1000_u64
-    ) {
-        let mut rig = Rig::new(64 << 20);
-        rig.disk.power_off_after(after);
-        for step in steps.iter().filter(|step| !matches!(step, Step::Restart)) {
-            if take(&mut rig, step).is_err() {
-                break;
-            }
-        }
-        // A write that was cut off is in the journal, and is applied after the restart.
-        let crashed = rig.disk.crash(seed);
-        rig.come_back(crashed).unwrap();
-        prop_assert_eq!(rig.eras.applied_position().max(at(1)), at(rig.place));
-        rig.check("after the crash");
-    }
-}
-
-/// A short run with everything in it that changes a disk, once each.
-fn short_run() -> Vec<Step> {
-    use Step::{Begin, End, Restart, Write};
-    vec![
-        Write(0, SIZE as u64, 1),
-        Begin,
-        Write(4096, 8192, 2),
-        Begin,
-        Write(4096, 4096, 3),
-        Write(32_768, 12_288, 0),
-        Restart,
-        Write(0, 16_384, 4),
-        End(0),
-        Begin,
-        Write(8192, 512, 2),
-        End(0),
-        Write(8192, 32_768, 1),
-    ]
-}
-
-/// Dies after so many changes of the disk, or loses power there.
-fn run_and_die(after: u64) -> Rig {
-    let mut rig = Rig::new(64 << 20);
-    rig.disk.power_off_after(after);
-    for step in short_run() {
-        let done = match step {
-            Step::Restart => rig.try_restart(rig.disk.clone()),
-            step => take(&mut rig, &step),
-        };
-        if done.is_err() {
-            break;
-        }
-    }
-    rig
-}
-
-/// What is left on the disk: all that was written, or, with a seed, what a loss of power leaves of it.
-fn left(disk: &MemoryDisk, power: Option<u64>) -> MemoryDisk {
-    power.map_or_else(|| disk.outlive(), |seed| disk.crash(seed))
-}
-
-/// And nothing of it stays when the last image has ended.
-fn assert_survived(mut rig: Rig, what: &str) {
-    rig.check(what);
-    while !rig.known.is_empty() {
-        rig.end(0);
-        rig.check(what);
-    }
-    assert_eq!((rig.space.used(), rig.disk.list(Path::new(FOLDER)).unwrap_or_default()), (0, vec![]), "{what}");
-}
-
-/// All of them, each followed by a second death, or loss of power, at every change of the start that comes after it.
-#[test]
-fn a_death_at_any_change_of_a_disk_and_in_the_start_after_it_costs_no_image() {
-    let all = run_and_die(u64::MAX).disk.effects();
-    assert!(all > 30, "{all} changes");
-    for power in [None, Some(1), Some(2)] {
-        for first in 0..all {
-            for second in 0.. {
-                let what = format!("after {first} changes, then {second}, power lost {power:?}");
-                let mut rig = run_and_die(first);
-                let again = left(&rig.disk, power);
-                again.power_off_after(second);
-                let whole = rig.come_back(again.clone()).is_ok() && again.list(Path::new("/volumes")).is_ok();
-                if whole {
-                    again.power_off_after(u64::MAX);
-                } else {
-                    rig.come_back(left(&again, power)).unwrap_or_else(|error| panic!("{what}: {error}"));
-                }
-                assert_survived(rig, &what);
-                if whole {
-                    break;
-                }
-            }
-        }
-    }
-}
-
 fn side_files(disk: &MemoryDisk) -> Vec<PathBuf> {
     disk.list(Path::new(FOLDER)).unwrap().iter().map(|name| Path::new(FOLDER).join(name)).collect()
 }
@@ -513,93 +365,6 @@ fn an_image_may_begin_before_one_that_is_not_reached_yet() {
     assert_eq!(rig.eras.limit(at(20), at(30)), at(30));
 }
 
-#[derive(Debug, Clone)]
-enum Change {
-    Write(u64, u64, u8),
-    Zero(u64, u64),
-    Flush,
-}
-
-fn change() -> impl Strategy<Value = Change> {
-    let range = (0..SIZE as u64 / 512, 1..60_u64).prop_map(|(from, count)| {
-        let from = from * 512;
-        (from, (count * 512).min(SIZE as u64 - from))
-    });
-    (0..5, range, 1..200_u8).prop_map(|(kind, (offset, length), byte)| match kind {
-        0..=2 => Change::Write(offset, length, byte),
-        3 => Change::Zero(offset, length),
-        _ => Change::Flush,
-    })
-}
-
-/// A clone over an image of ones, below which the volume goes on changing.
-fn cloned(rig: &Rig, space: u64) -> std::io::Result<CloneVolume> {
-    let image = rig.image(rig.known[0].user.era);
-    let space = Arc::new(CloneSpace::new(space));
-    CloneVolume::open(&rig.disk, Path::new("/clone"), &image, &image.volumes()[0].clone(), &space)
-}
-
-fn content(clone: &CloneVolume) -> Vec<u8> {
-    let mut bytes = vec![0xEE; SIZE];
-    clone.read(0, &mut bytes).unwrap();
-    bytes
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
-
-    /// After a loss of power each sector holds what it held at the last flush, or a later version of it; with all of its power a
-    /// clone holds what was written.
-    #[test]
-    fn a_clone_holds_what_was_written_and_after_a_loss_of_power_what_was_flushed(
-        changes in proptest::collection::vec(change(), 1..16), after in 0..160_u64, seed in 0..1000_u64
-    ) {
-        let mut rig = Rig::new(64 << 20);
-        rig.write(extent(0, SIZE as u64), 1).unwrap();
-        rig.begin().unwrap();
-        rig.write(extent(0, 30_000), 2).unwrap();
-        rig.file.sync().unwrap();
-        let clone = cloned(&rig, 64 << 20).unwrap();
-        rig.disk.power_off_after(after);
-        let mut versions = vec![vec![1_u8; SIZE]];
-        let mut broken = false;
-        for change in &changes {
-            let mut next = versions.last().unwrap().clone();
-            let done = match *change {
-                Change::Write(offset, length, byte) => {
-                    next[offset as usize..(offset + length) as usize].fill(byte);
-                    clone.write(offset, &vec![byte; length as usize]).is_ok()
-                }
-                Change::Zero(offset, length) => {
-                    next[offset as usize..(offset + length) as usize].fill(0);
-                    clone.zero(offset, length).is_ok()
-                }
-                Change::Flush => clone.flush().is_ok(),
-            };
-            versions.push(next);
-            if !done {
-                broken = true;
-                break;
-            }
-            prop_assert_eq!(&content(&clone), versions.last().unwrap());
-            if matches!(change, Change::Flush) {
-                versions.drain(..versions.len() - 1);
-            }
-        }
-        if !broken {
-            clone.flush().ok();
-        }
-        let crashed = rig.disk.crash(seed);
-        rig.restart(crashed);
-        let found = content(&cloned(&rig, 64 << 20).unwrap());
-        for sector in 0..SIZE / 512 {
-            let range = sector * 512..(sector + 1) * 512;
-            let legal = versions.iter().any(|version| version[range.clone()] == found[range.clone()]);
-            prop_assert!(legal, "sector {} holds {} which it never held since the last flush", sector, found[range.start]);
-        }
-    }
-}
-
 #[test]
 fn memory_for_images_is_bounded_and_given_back() {
     let mut rig = Rig::new(1 << 20);
@@ -643,47 +408,6 @@ fn a_full_side_store_refuses_further_images() {
     let refused = rig.begin().unwrap_err().to_string();
     assert!(refused.contains("side_store_bytes") && refused.contains("delete images"), "{refused}");
     rig.check("memory");
-}
-
-#[test]
-fn clones_together_take_no_more_than_there_is_for_all() {
-    let mut rig = Rig::new(64 << 20);
-    rig.begin().unwrap();
-    let all = Arc::new(CloneSpace::new(4 * 4096));
-    let image = rig.image(rig.known[0].user.era);
-    let open = |folder: &str| {
-        let space = Arc::new(CloneSpace::within(1 << 20, Arc::clone(&all)));
-        CloneVolume::open(&rig.disk, Path::new(folder), &image, &image.volumes()[0].clone(), &space).unwrap()
-    };
-    let (one, other) = (open("/one"), open("/other"));
-    one.write(0, &[1; 3 * 4096]).unwrap();
-    other.write(0, &[2; 4096]).unwrap();
-    assert!(matches!(other.write(8192, &[3; 4096]), Err(CloneError::AllFull(_))));
-    assert!(matches!(one.write(3 * 4096, &[3; 4096]), Err(CloneError::AllFull(_))));
-    other.write(0, &[4; 4096]).unwrap();
-    one.flush().unwrap();
-    drop(one);
-    assert_eq!(all.used(), 4096, "what a clone had is given back with it");
-    let one = open("/one");
-    assert_eq!(all.used(), 4 * 4096, "a restart counts what is there");
-    one.zero(0, 4096).unwrap();
-    other.write(8192, &[5; 4096]).unwrap();
-    assert_eq!(all.used(), 4 * 4096);
-}
-
-#[test]
-fn a_clone_takes_no_more_than_its_space_and_gives_back_what_is_trimmed() {
-    let mut rig = Rig::new(64 << 20);
-    rig.begin().unwrap();
-    let clone = cloned(&rig, 16384).unwrap();
-    clone.write(0, &[5; 16384]).unwrap();
-    assert!(matches!(clone.write(20480, &[6; 512]), Err(CloneError::Full(16384))));
-    clone.write(0, &[7; 16384]).unwrap();
-    clone.zero(4096, 4096).unwrap();
-    clone.write(20480, &[6; 512]).unwrap();
-    let bytes = content(&clone);
-    assert_eq!((bytes[0], bytes[4096], bytes[8192], bytes[20480], bytes[20992]), (7, 0, 7, 6, 0));
-    assert_eq!(clone.status(4096, 4096).unwrap(), (4096, true));
 }
 
 #[test]

@@ -1,0 +1,133 @@
+//! Clones: what is written over an image.
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Debug, Clone)]
+enum Change {
+    Write(u64, u64, u8),
+    Zero(u64, u64),
+    Flush,
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let range = (0..SIZE as u64 / 512, 1..60_u64).prop_map(|(from, count)| {
+        let from = from * 512;
+        (from, (count * 512).min(SIZE as u64 - from))
+    });
+    (0..5, range, 1..200_u8).prop_map(|(kind, (offset, length), byte)| match kind {
+        0..=2 => Change::Write(offset, length, byte),
+        3 => Change::Zero(offset, length),
+        _ => Change::Flush,
+    })
+}
+
+/// A clone over an image of ones, below which the volume goes on changing.
+fn cloned(rig: &Rig, space: u64) -> std::io::Result<CloneVolume> {
+    let image = rig.image(rig.known[0].user.era);
+    let space = Arc::new(CloneSpace::new(space));
+    CloneVolume::open(&rig.disk, Path::new("/clone"), &image, &image.volumes()[0].clone(), &space)
+}
+
+fn content(clone: &CloneVolume) -> Vec<u8> {
+    let mut bytes = vec![0xEE; SIZE];
+    clone.read(0, &mut bytes).unwrap();
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    /// After a loss of power each sector holds what it held at the last flush, or a later version of it; with all of its power a
+    /// clone holds what was written.
+    #[test]
+    fn a_clone_holds_what_was_written_and_after_a_loss_of_power_what_was_flushed(
+        changes in proptest::collection::vec(change(), 1..16), after in 0..160_u64, seed in 0..1000_u64
+    ) {
+        let mut rig = Rig::new(64 << 20);
+        rig.write(extent(0, SIZE as u64), 1).unwrap();
+        rig.begin().unwrap();
+        rig.write(extent(0, 30_000), 2).unwrap();
+        rig.file.sync().unwrap();
+        let clone = cloned(&rig, 64 << 20).unwrap();
+        rig.disk.power_off_after(after);
+        let mut versions = vec![vec![1_u8; SIZE]];
+        let mut broken = false;
+        for change in &changes {
+            let mut next = versions.last().unwrap().clone();
+            let done = match *change {
+                Change::Write(offset, length, byte) => {
+                    next[offset as usize..(offset + length) as usize].fill(byte);
+                    clone.write(offset, &vec![byte; length as usize]).is_ok()
+                }
+                Change::Zero(offset, length) => {
+                    next[offset as usize..(offset + length) as usize].fill(0);
+                    clone.zero(offset, length).is_ok()
+                }
+                Change::Flush => clone.flush().is_ok(),
+            };
+            versions.push(next);
+            if !done {
+                broken = true;
+                break;
+            }
+            prop_assert_eq!(&content(&clone), versions.last().unwrap());
+            if matches!(change, Change::Flush) {
+                versions.drain(..versions.len() - 1);
+            }
+        }
+        if !broken {
+            clone.flush().ok();
+        }
+        let crashed = rig.disk.crash(seed);
+        rig.restart(crashed);
+        let found = content(&cloned(&rig, 64 << 20).unwrap());
+        for sector in 0..SIZE / 512 {
+            let range = sector * 512..(sector + 1) * 512;
+            let legal = versions.iter().any(|version| version[range.clone()] == found[range.clone()]);
+            prop_assert!(legal, "sector {} holds {} which it never held since the last flush", sector, found[range.start]);
+        }
+    }
+}
+
+#[test]
+fn clones_together_take_no_more_than_there_is_for_all() {
+    let mut rig = Rig::new(64 << 20);
+    rig.begin().unwrap();
+    let all = Arc::new(CloneSpace::new(4 * 4096));
+    let image = rig.image(rig.known[0].user.era);
+    let open = |folder: &str| {
+        let space = Arc::new(CloneSpace::within(1 << 20, Arc::clone(&all)));
+        CloneVolume::open(&rig.disk, Path::new(folder), &image, &image.volumes()[0].clone(), &space).unwrap()
+    };
+    let (one, other) = (open("/one"), open("/other"));
+    one.write(0, &[1; 3 * 4096]).unwrap();
+    other.write(0, &[2; 4096]).unwrap();
+    assert!(matches!(other.write(8192, &[3; 4096]), Err(CloneError::AllFull(_))));
+    assert!(matches!(one.write(3 * 4096, &[3; 4096]), Err(CloneError::AllFull(_))));
+    other.write(0, &[4; 4096]).unwrap();
+    one.flush().unwrap();
+    drop(one);
+    assert_eq!(all.used(), 4096, "what a clone had is given back with it");
+    let one = open("/one");
+    assert_eq!(all.used(), 4 * 4096, "a restart counts what is there");
+    one.zero(0, 4096).unwrap();
+    other.write(8192, &[5; 4096]).unwrap();
+    assert_eq!(all.used(), 4 * 4096);
+}
+
+#[test]
+fn a_clone_takes_no_more_than_its_space_and_gives_back_what_is_trimmed() {
+    let mut rig = Rig::new(64 << 20);
+    rig.begin().unwrap();
+    let clone = cloned(&rig, 16384).unwrap();
+    clone.write(0, &[5; 16384]).unwrap();
+    assert!(matches!(clone.write(20480, &[6; 512]), Err(CloneError::Full(16384))));
+    clone.write(0, &[7; 16384]).unwrap();
+    clone.zero(4096, 4096).unwrap();
+    clone.write(20480, &[6; 512]).unwrap();
+    let bytes = content(&clone);
+    assert_eq!((bytes[0], bytes[4096], bytes[8192], bytes[20480], bytes[20992]), (7, 0, 7, 6, 0));
+    assert_eq!(clone.status(4096, 4096).unwrap(), (4096, true));
+}

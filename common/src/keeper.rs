@@ -114,9 +114,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::catalog::{OnFullRecord, RoleRecord};
     use crate::clock::SystemClock;
-    use crate::history::History;
     use crate::storage::memory::MemoryDisk;
     use crate::storage::{Disk, DiskFile, Open};
 
@@ -201,21 +199,7 @@ mod tests {
         let (begun, begins) = mpsc::sync_channel(1024);
         let disk = Standing { over: MemoryDisk::new(), gate: Arc::new(Mutex::new(())), begun };
         let catalog = Catalog::open_simulated(&disk, "records".as_ref(), &SystemClock::new()).unwrap();
-        let record = GroupRecord {
-            name: "g".into(),
-            id: [7; 16],
-            role: RoleRecord::Primary,
-            generation: 1,
-            generation_start_seq: 1,
-            interval_ms: 1000,
-            on_full: OnFullRecord::Fold,
-            next_volume_index: 1,
-            volumes: Vec::new(),
-            pairs: Vec::new(),
-            primary: None,
-            cut: None,
-            history: History::default(),
-        };
+        let record = GroupRecord::new("g", [7; 16]);
         catalog.put_group(&record).unwrap();
         let keeper = Arc::new(GroupKeeper::new(catalog, record));
         while begins.try_recv().is_ok() {}

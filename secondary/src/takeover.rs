@@ -115,7 +115,7 @@ fn failed_over(pair: &PairRecord, parted: PartedRecord, since_ns: i64) -> PairRe
 
 #[cfg(test)]
 mod tests {
-    use tidemark_common::catalog::{Catalog, GroupRecord, OnFullRecord};
+    use tidemark_common::catalog::{Catalog, GroupRecord};
     use tidemark_common::clock::SystemClock;
     use tidemark_common::record::MarkerRecord;
     use tidemark_common::storage::memory::MemoryDisk;
@@ -124,19 +124,12 @@ mod tests {
 
     fn copy() -> GroupRecord {
         GroupRecord {
-            name: "g".into(),
-            id: [7; 16],
             role: RoleRecord::Secondary,
             generation: 3,
-            generation_start_seq: 1,
-            interval_ms: 1000,
-            on_full: OnFullRecord::Fold,
             next_volume_index: 3,
-            volumes: Vec::new(),
             pairs: vec![PairRecord::new("near", 0)],
             primary: Some([1; 32]),
-            cut: None,
-            history: tidemark_common::history::History::default(),
+            ..GroupRecord::new("g", [7; 16])
         }
     }
 

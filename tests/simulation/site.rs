@@ -10,7 +10,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use tempfile::TempDir;
 use tidemark_common::api::types::MarkerInfo;
-use tidemark_common::catalog::{Catalog, CopyRecord, GroupRecord, GroupVolume, OnFullRecord, PairRecord, RoleRecord};
+use tidemark_common::catalog::{Catalog, CopyRecord, GroupRecord, GroupVolume, PairRecord, RoleRecord};
 use tidemark_common::clock::Clock;
 use tidemark_common::history::History;
 use tidemark_common::ids::{ApplianceId, Generation, GroupId, VolumeIndex};
@@ -204,19 +204,15 @@ impl Site {
             PairRecord::new(NEAR, 0)
         };
         GroupRecord {
-            name: "group".into(),
-            id: GROUP.0,
             role: if near { RoleRecord::Primary } else { RoleRecord::Secondary },
-            generation: 1,
             generation_start_seq: 0,
             interval_ms: u64::try_from(self.settings.interval.as_millis()).unwrap(),
-            on_full: OnFullRecord::Fold,
             next_volume_index: self.settings.volumes + 1,
             volumes: (0..self.settings.volumes).map(member).collect(),
             pairs: vec![pair],
             primary: (!near).then_some([1; 32]),
-            cut: None,
             history: self.settings.history,
+            ..GroupRecord::new("group", GROUP.0)
         }
     }
 

@@ -217,19 +217,12 @@ impl Appliance {
             members.push(GroupVolume { index, name: name.clone() });
         }
         let record = GroupRecord {
-            name: request.name.clone(),
-            id: random_id()?,
-            role: RoleRecord::Primary,
-            generation: 1,
-            generation_start_seq: 1,
             interval_ms: request.interval_ms,
             on_full: on_full_record(request.on_full),
             next_volume_index: members.last().map_or(1, |last| last.index + 1),
             volumes: members,
-            pairs: Vec::new(),
-            primary: None,
-            cut: None,
             history: request.history,
+            ..GroupRecord::new(&request.name, random_id()?)
         };
         self.start_new_group(record).await?;
         self.group_status(&request.name)

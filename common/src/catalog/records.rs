@@ -123,6 +123,26 @@ pub struct GroupRecord {
 }
 
 impl GroupRecord {
+    /// A group as it begins on its primary, without volumes and pairs.
+    #[must_use]
+    pub fn new(name: &str, id: [u8; 16]) -> Self {
+        Self {
+            name: name.into(),
+            id,
+            role: RoleRecord::Primary,
+            generation: 1,
+            generation_start_seq: 1,
+            interval_ms: 1000,
+            on_full: OnFullRecord::Fold,
+            next_volume_index: 1,
+            volumes: Vec::new(),
+            pairs: Vec::new(),
+            primary: None,
+            cut: None,
+            history: History::default(),
+        }
+    }
+
     /// An index that a volume of the group has had is never given to another: frames name volumes by it.
     pub fn note_indexes(&mut self, had: impl IntoIterator<Item = u32>) {
         let next = had.into_iter().map(|index| index.saturating_add(1)).max().unwrap_or(0);

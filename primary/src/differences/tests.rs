@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use tidemark_common::catalog::{Catalog, GroupRecord, OnFullRecord, RoleRecord};
+use tidemark_common::catalog::{Catalog, GroupRecord};
 use tidemark_common::clock::SystemClock;
 use tidemark_common::ids::GroupId;
 use tidemark_common::journal::{self, JournalOptions};
@@ -13,21 +13,7 @@ const GROUP: GroupId = GroupId([7; 16]);
 
 fn differences(pair: PairRecord) -> Differences {
     let catalog = Catalog::open_simulated(&MemoryDisk::new(), "records".as_ref(), &SystemClock::new()).unwrap();
-    let group = GroupRecord {
-        name: "g".into(),
-        id: [7; 16],
-        role: RoleRecord::Primary,
-        generation: 1,
-        generation_start_seq: 0,
-        interval_ms: 1000,
-        on_full: OnFullRecord::Fold,
-        next_volume_index: 2,
-        volumes: Vec::new(),
-        pairs: vec![pair.clone()],
-        primary: None,
-        cut: None,
-        history: tidemark_common::history::History::default(),
-    };
+    let group = GroupRecord { pairs: vec![pair.clone()], ..GroupRecord::new("g", [7; 16]) };
     catalog.put_group(&group).unwrap();
     Differences::open(Arc::new(GroupKeeper::new(catalog, group)), &pair)
 }

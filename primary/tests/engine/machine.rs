@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tempfile::TempDir;
-use tidemark_common::catalog::{Catalog, GroupRecord, GroupVolume, OnFullRecord, PairRecord, RoleRecord};
+use tidemark_common::catalog::{Catalog, GroupRecord, GroupVolume, PairRecord};
 use tidemark_common::clock::{Clock, SystemClock};
 use tidemark_common::ids::{ApplianceId, Generation, GroupId, VolumeIndex};
 use tidemark_common::journal::{self, Journal, JournalOptions};
@@ -305,19 +305,11 @@ impl Engine {
 fn record(settings: &Settings) -> GroupRecord {
     let volume = |index| GroupVolume { index: index + 1, name: name_of(index) };
     GroupRecord {
-        name: "group".into(),
-        id: GROUP.0,
-        role: RoleRecord::Primary,
-        generation: 1,
         generation_start_seq: 0,
         interval_ms: settings.interval.as_millis() as u64,
-        on_full: OnFullRecord::Fold,
         next_volume_index: settings.volumes + 1,
         volumes: (0..settings.volumes).map(volume).collect(),
-        pairs: vec![],
-        primary: None,
-        cut: None,
-        history: tidemark_common::history::History::default(),
+        ..GroupRecord::new("group", GROUP.0)
     }
 }
 

@@ -18,6 +18,8 @@ pub mod joint;
 mod plan;
 mod pressure;
 pub mod recovery;
+#[cfg(test)]
+mod rig;
 pub mod ring;
 mod ring_place;
 pub mod ship;

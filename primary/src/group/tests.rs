@@ -1,94 +1,16 @@
 use tidemark_common::api::types::PairState;
-use tidemark_common::catalog::{
-    Catalog, CopyRecord, GroupRecord, GroupVolume, PairRecord, PairStateRecord, RoleRecord,
-};
-use tidemark_common::clock::SystemClock;
-use tidemark_common::ids::ApplianceId;
-use tidemark_common::link::{Endpoint, LinkError};
-use tidemark_common::metrics::Metrics;
-use tidemark_common::storage::Open;
-use tidemark_common::storage::disk::SystemDisk;
-use tidemark_common::volumes::VolumeFile;
+use tidemark_common::catalog::{CopyRecord, PairRecord, PairStateRecord};
+use tidemark_common::link::LinkError;
 use tidemark_common::wire::handshake::HandshakeError;
 use tidemark_common::wire::message::{Message, Position, Refusal, Refused, Welcome};
 
 use super::*;
 use crate::differences::{encode_new, everything};
-
-const SIZE: u64 = 1 << 20;
-
-/// The groups here have no pairs.
-struct NoLinks;
-
-impl Links for NoLinks {
-    fn endpoint(&self) -> Arc<Endpoint> {
-        unreachable!("there is no pair")
-    }
-
-    fn reach(&self, peer: &str) -> Result<(ApplianceId, String), String> {
-        Err(peer.into())
-    }
-
-    fn name(&self) -> String {
-        "east".into()
-    }
-
-    fn fenced(&self, _: &str, _: &str, _: tidemark_common::ids::Generation) {}
-}
-
-fn group_record() -> GroupRecord {
-    let volume = |index, name: &str| GroupVolume { index, name: name.into() };
-    GroupRecord {
-        name: "g".into(),
-        id: [7; 16],
-        role: RoleRecord::Primary,
-        generation: 1,
-        generation_start_seq: 1,
-        interval_ms: 3_600_000,
-        on_full: OnFullRecord::Fold,
-        next_volume_index: 3,
-        volumes: vec![volume(1, "a"), volume(2, "b")],
-        pairs: Vec::new(),
-        primary: None,
-        cut: None,
-        history: tidemark_common::history::History::default(),
-    }
-}
+use crate::rig::{SIZE, group_of, parts_in};
 
 fn start(directory: &std::path::Path) -> Arc<Primary> {
-    let clock = Arc::new(SystemClock::new());
-    let catalog = Catalog::open(directory, &*clock).unwrap();
-    let record = group_record();
-    catalog.put_group(&record).unwrap();
-    let disk: Arc<dyn Disk> = Arc::new(SystemDisk);
-    let volumes = Volumes::default();
-    for member in &record.volumes {
-        let file = disk.open(&directory.join(&member.name), Open::New).unwrap();
-        file.grow(SIZE).unwrap();
-        volumes.insert(VolumeFile::new(VolumeIndex(member.index), member.name.clone(), file, SIZE));
-    }
-    let parts = PrimaryParts {
-        taken: None,
-        disk,
-        clock: Arc::clone(&clock) as Arc<dyn Clock>,
-        links: Arc::new(NoLinks),
-        keeper: Arc::new(GroupKeeper::new(catalog, record)),
-        volumes: Arc::new(volumes),
-        runtime: Handle::current(),
-        appliance: [1; 32],
-        metrics: Metrics::new("east", "0", clock.wall()).group("g"),
-        eras: None,
-    };
-    let options = PrimaryOptions {
-        journal_folder: directory.join("journal"),
-        journal: JournalOptions { segment_bytes: 8 << 20, capacity_bytes: 64 << 20 },
-        ring_path: directory.join("ring"),
-        boot: String::new(),
-        ring_bytes: 4 << 20,
-        drain: DrainSettings { delay: Duration::from_millis(1), freeze_limit: Duration::from_secs(1) },
-        heartbeat: Duration::from_secs(1),
-        index_ranges_max: 64,
-    };
+    let journal = JournalOptions { segment_bytes: 8 << 20, capacity_bytes: 64 << 20 };
+    let (parts, options) = parts_in(directory, group_of(&["a", "b"]), journal);
     Primary::start(parts, options).unwrap()
 }
 

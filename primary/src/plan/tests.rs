@@ -3,52 +3,21 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use tempfile::TempDir;
-use tidemark_common::catalog::{Catalog, GroupRecord, GroupVolume, OnFullRecord, PairRecord, RoleRecord};
-use tidemark_common::clock::{Clock, SystemClock};
-use tidemark_common::history::History;
-use tidemark_common::ids::{ApplianceId, Generation, GroupId};
+use tidemark_common::catalog::{GroupRecord, PairRecord};
 use tidemark_common::journal::{self, JournalError, JournalOptions};
-use tidemark_common::keeper::GroupKeeper;
-use tidemark_common::link::Endpoint;
-use tidemark_common::metrics::Metrics;
-use tidemark_common::storage::disk::SystemDisk;
-use tidemark_common::storage::{Disk, Open};
-use tidemark_common::volumes::{VolumeFile, Volumes};
 use tidemark_common::wire::message::Position;
-use tokio::runtime::Handle;
 
 use super::*;
 use crate::cut::CutDone;
 use crate::differences::{DifferencesError, encode_new, everything};
-use crate::drain::{DrainSettings, Draining};
+use crate::drain::Draining;
 use crate::feeder::Feeder;
-use crate::group::{Primary, PrimaryOptions, PrimaryParts, Stages};
-use crate::ship::Links;
+use crate::group::{Primary, Stages};
+use crate::rig::{SIZE, group_of, parts_in};
 
-const SIZE: u64 = 1 << 20;
 const VOLUME: VolumeIndex = VolumeIndex(1);
-
-/// Nobody is called.
-struct NoLinks;
-
-impl Links for NoLinks {
-    fn endpoint(&self) -> Arc<Endpoint> {
-        unreachable!("nobody is called")
-    }
-
-    fn reach(&self, peer: &str) -> Result<(ApplianceId, String), String> {
-        Err(peer.into())
-    }
-
-    fn name(&self) -> String {
-        "east".into()
-    }
-
-    fn fenced(&self, _: &str, _: &str, _: Generation) {}
-}
 
 /// See the module.
 pub(crate) struct Rig {
@@ -62,52 +31,11 @@ impl Rig {
     /// A pair of which so much differs.
     pub(crate) fn new(copy: Option<CopyRecord>, differs: u64) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let clock = Arc::new(SystemClock::new());
-        let catalog = Catalog::open(directory.path(), &*clock).unwrap();
-        let record = GroupRecord {
-            name: "g".into(),
-            id: [7; 16],
-            role: RoleRecord::Primary,
-            generation: 1,
-            generation_start_seq: 1,
-            interval_ms: 3_600_000,
-            on_full: OnFullRecord::Fold,
-            next_volume_index: 2,
-            volumes: vec![GroupVolume { index: VOLUME.0, name: "a".into() }],
-            pairs: vec![PairRecord { copy, ..PairRecord::new("west", 0) }],
-            primary: None,
-            cut: None,
-            history: History::default(),
-        };
-        catalog.put_group(&record).unwrap();
-        catalog.put_bitmap(GroupId(record.id), "west", &encode_new(&everything(&[(VOLUME, differs)]))).unwrap();
-        let disk: Arc<dyn Disk> = Arc::new(SystemDisk);
-        let volumes = Volumes::default();
-        let file = disk.open(&directory.path().join("a"), Open::New).unwrap();
-        file.grow(SIZE).unwrap();
-        volumes.insert(VolumeFile::new(VOLUME, "a".into(), file, SIZE));
-        let parts = PrimaryParts {
-            taken: None,
-            disk,
-            clock: Arc::clone(&clock) as Arc<dyn Clock>,
-            links: Arc::new(NoLinks),
-            keeper: Arc::new(GroupKeeper::new(catalog, record)),
-            volumes: Arc::new(volumes),
-            runtime: Handle::current(),
-            appliance: [1; 32],
-            metrics: Metrics::new("east", "0", clock.wall()).group("g"),
-            eras: None,
-        };
-        let options = PrimaryOptions {
-            journal_folder: directory.path().join("journal"),
-            journal: JournalOptions { segment_bytes: 512 << 10, capacity_bytes: 16 << 20 },
-            ring_path: directory.path().join("ring"),
-            boot: String::new(),
-            ring_bytes: 4 << 20,
-            drain: DrainSettings { delay: Duration::from_millis(1), freeze_limit: Duration::from_secs(1) },
-            heartbeat: Duration::from_secs(1),
-            index_ranges_max: 64,
-        };
+        let pairs = vec![PairRecord { copy, ..PairRecord::new("west", 0) }];
+        let journal = JournalOptions { segment_bytes: 512 << 10, capacity_bytes: 16 << 20 };
+        let (parts, options) = parts_in(directory.path(), GroupRecord { pairs, ..group_of(&["a"]) }, journal);
+        let bitmap = encode_new(&everything(&[(VOLUME, differs)]));
+        parts.keeper.catalog().put_bitmap(parts.keeper.id(), "west", &bitmap).unwrap();
         let (primary, stages) = Primary::open(parts, options).unwrap();
         let pair = primary.pair("west").unwrap();
         Self { primary, stages, pair, _directory: directory }

@@ -45,7 +45,7 @@ fn take(rig: &mut Rig, act: &Act) -> Result<(), String> {
             rig.pair().step();
             if rig.pair().state() == State::Error { Err("it failed".into()) } else { Ok(()) }
         }
-        Act::Split if super::states::follows(state) => rig.split().map_err(text),
+        Act::Split if states::follows(state) => rig.split().map_err(text),
         Act::TargetWrite(offset, length, byte) if state == State::Split => {
             rig.target_write(offset, length, byte).map_err(text)
         }

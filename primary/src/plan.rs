@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use tidemark_common::catalog::CopyRecord;
+use tidemark_common::catalog::{CopyRecord, OnFullRecord};
 use tidemark_common::differential::Bitmap;
 use tidemark_common::ids::{MarkerNumber, Seq, VolumeIndex};
 use tidemark_common::journal::Reader;
@@ -136,6 +136,16 @@ impl Pair {
         let direct = self.differences.copy().is_some_and(|copy| copy.direct);
         let bytes = self.differences.bytes().saturating_add(more.next_multiple_of(REGION_BYTES));
         (!direct && bytes > room).then_some(room)
+    }
+
+    /// When so many bytes written at once are more than the journal here keeps for a pair that does not follow, and what differs then
+    /// finds no room over there: what is kept here, and that room. `None`: the pair comes through it by itself, or hosts are slowed.
+    #[must_use]
+    pub fn outrun_by(&self, bytes: u64) -> Option<(u64, u64)> {
+        // Once only a quarter is free, room is made: `Writeback::trim`.
+        let kept = self.image.journal.capacity_bytes() / 4 * 3;
+        let falls_back = self.keeper.get().on_full == OnFullRecord::Fold;
+        if bytes > kept && falls_back { Some((kept, self.finds_no_room(bytes)?)) } else { None }
     }
 
     /// Whether a copy that has begun gives up the image beside it: an operator asked for that, or hosts wrote more meanwhile than

@@ -6,6 +6,7 @@ use tidemark_common::api::types::PairState;
 use tidemark_tests::impairment::Weather;
 use tidemark_tests::noise::write_noise;
 use tidemark_tests::pair::{GROUP, Pair, Setup};
+use tidemark_tests::wait::{check, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const MIB: u64 = 1 << 20;
@@ -67,6 +68,34 @@ fn an_image_is_given_up_for_a_resync_only_when_the_operator_says_so() {
     assert!(sent < 330 * MIB, "{sent} bytes for what differs");
     let refused = pair.east.refuses(&["pair", "resume", GROUP, "--to", "west", "--in-place"]);
     assert!(refused.contains("nothing has to be copied"), "{refused}");
+}
+
+/// What it may come to is said before the first byte is changed, with the numbers; and it comes to that, the link being down.
+#[test]
+fn a_restore_that_the_copy_may_not_follow_says_so_before() {
+    let pair = Pair::paired(&Setup::one_volume("v", 160 * MIB, 426).journals("64MiB", "64MiB"));
+    let east = &pair.east;
+    write_noise(east, "v", 0, 160 * MIB, 9);
+    pair.settle();
+    east.ok(&["set", "create", "all", "v"]);
+    let archive = pair.cluster.join("b.tar").display().to_string();
+    east.ok(&["backup", "create", "b", "--set", "all", "--to", &archive, "--wait"]);
+    pair.relay.cut();
+    wait_until("hosts to be gone", LIMIT, || {
+        let volumes = east.status().volumes;
+        check(volumes.iter().all(|volume| volume.connections == 0), || format!("{volumes:?}"))
+    });
+    let restored = east.cli(&["backup", "restore", "b", "--onto-volumes"]);
+    assert_eq!(restored.code, 0, "{restored:?}");
+    for word in ["160 MiB", "'west' may not follow", "48 MiB", "journal_bytes to at least 214 MiB", "--in-place"] {
+        assert!(restored.stderr.contains(word), "{word}: {restored:?}");
+    }
+    assert_eq!(restored.stderr.matches("warning: ").count(), 1, "{restored:?}");
+    east.wait_pair(GROUP, "the fall back", LIMIT, |pair| pair.state == PairState::Differential);
+    pair.relay.heal();
+    east.wait_pair(GROUP, "the reason", LIMIT, |pair| {
+        pair.stands && pair.reason.as_deref().is_some_and(|why| why.contains("raise journal_bytes"))
+    });
 }
 
 /// A pair that stands for one volume stands for all of its group: it is said before, and is over when that volume has left again.

@@ -108,8 +108,9 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
         Command::Reverse { target } => {
             let pair = client.local_pair_reverse(&target).await?;
             output::done(service.json, &pair, |pair| {
+                let why = pair.reason.as_ref().map_or_else(String::new, |reason| format!(". {reason}"));
                 format!(
-                    "'{}' is being restored from '{}': both are closed until that is done",
+                    "'{}' is being restored from '{}': both are closed until that is done{why}",
                     pair.source, pair.target
                 )
             })

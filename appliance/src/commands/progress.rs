@@ -26,18 +26,11 @@ impl Drop for Line {
     }
 }
 
-/// What is told of an operation that the service has taken up: it may refuse it until then.
-pub(super) struct Begun<F> {
-    /// For people.
-    pub(super) words: &'static str,
-    /// Whether it is under way.
-    pub(super) is: F,
-}
-
-/// Says that something is under way as soon as it is, and shows how far, until this is dropped, which clears the line.
+/// Says what there is to say of an operation, and shows how far it is, until this is dropped, which clears the line. What is `told` for
+/// people begins when the service has taken the operation up (it may refuse it until then), grows at its end, and is said once.
 pub(super) async fn show(
     service: &Service,
-    begun: Begun<impl Fn(&Status) -> bool>,
+    told: impl Fn(&Status) -> Vec<String>,
     find: impl Fn(Status) -> Option<CopyProgress>,
 ) -> Infallible {
     let line = Line(ProgressBar::new(0));
@@ -48,14 +41,17 @@ pub(super) async fn show(
     looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     // The first is at once: a refusal comes before the second.
     looks.tick().await;
-    let mut is_said = service.json;
+    let mut said = 0;
     loop {
         looks.tick().await;
         // A failed look is not worth a word here: the operation itself tells how it ends.
         let Ok(status) = service.client.status().await else { continue };
-        if !is_said && (begun.is)(&status) {
-            line.0.suspend(|| output::say(begun.words));
-            is_said = true;
+        if !service.json {
+            let told = told(&status);
+            for words in told.iter().skip(said) {
+                line.0.suspend(|| output::say(words));
+            }
+            said = said.max(told.len());
         }
         let Some(progress) = find(status) else { continue };
         line.0.set_length(progress.total_bytes);

@@ -3,7 +3,7 @@
 use tidemark_common::api::types::{ComparisonState, PairStatus, Status, VerifyAction, VerifyReport, VerifyRequest};
 
 use super::Service;
-use super::progress::{self, Begun, Interrupts};
+use super::progress::{self, Interrupts};
 use crate::cli::{milliseconds, name, size};
 use crate::failure::Failure;
 use crate::output::{self, figures};
@@ -60,12 +60,12 @@ pub(crate) async fn run(args: Args, service: &Service) -> Result<(), Failure> {
         let report = service.client.verify(&group, &request).await?;
         return output::done(service.json, &report, broken_off);
     }
-    let begun = Begun {
-        words: "comparing: the copy stands at a marker meanwhile, hosts and shipping go on",
-        is: |status: &Status| {
-            let comparison = pair_of(status, &group, &request.to).and_then(|pair| pair.comparison.as_ref());
-            comparison.is_some_and(|comparison| comparison.state == ComparisonState::Runs)
-        },
+    let begun = |status: &Status| -> Vec<String> {
+        let comparison = pair_of(status, &group, &request.to).and_then(|pair| pair.comparison.as_ref());
+        let runs = comparison.filter(|comparison| comparison.state == ComparisonState::Runs);
+        runs.map(|_| "comparing: the copy stands at a marker meanwhile, hosts and shipping go on".to_owned())
+            .into_iter()
+            .collect()
     };
     let find = |status: Status| pair_of(&status, &group, &request.to)?.verify;
     let mut interrupts = Interrupts::listen()?;

@@ -1,5 +1,6 @@
 //! Groups and pairs: making and changing them, and starting those of the catalogue.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -378,6 +379,38 @@ impl Appliance {
         primary.keeper().update(|group| group.pairs.push(record.clone())).map_err(failed)?;
         Ok(primary.add_pair(&record).status())
     }
+
+    /// What a person should know before so many bytes are written at once to volumes: which copies may not follow, what that comes to, and
+    /// what there is to do.
+    pub(crate) fn copies_left_behind<'a>(&self, written: impl Iterator<Item = (&'a str, u64)>) -> Vec<String> {
+        let mut groups = BTreeMap::<String, u64>::new();
+        for (volume, bytes) in written {
+            let Some(group) = self.group_of(volume) else { continue };
+            let sum = groups.entry(group).or_default();
+            *sum = sum.saturating_add(bytes);
+        }
+        let primaries = groups.iter().filter_map(|(group, bytes)| Some((group, *bytes, self.primary(group).ok()?)));
+        primaries.flat_map(|(group, bytes, primary)| left_behind(group, bytes, &primary)).collect()
+    }
+}
+
+fn left_behind(group: &str, bytes: u64, primary: &Primary) -> Vec<String> {
+    let outrun = primary.pairs().into_iter().filter_map(|pair| Some((pair.outrun_by(bytes)?, pair)));
+    let told = outrun.map(|((kept, room), pair)| {
+        let peer = pair.peer();
+        format!(
+            "up to {} MiB are written to group '{group}', and its copy on '{peer}' may not follow as fast. The journal here keeps {} MiB for \
+             it; beyond that what differs is copied, and the copy's journal there has {} MiB for that, beside the image that is kept. When \
+             it comes to that, the pair stands with that image until a person acts: raise journal_bytes to at least {} MiB in the \
+             configuration there and restart it, best now; or give that image up then with `tidemark pair resume {group} --to {peer} --in-place`",
+            bytes >> 20,
+            kept >> 20,
+            room >> 20,
+            // Three quarters of it are for what differs.
+            bytes.div_ceil(3).saturating_mul(4).div_ceil(1 << 20)
+        )
+    });
+    told.collect()
 }
 
 /// A pair whose copy finds no room to be staged in stands for all volumes of its group.

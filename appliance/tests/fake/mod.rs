@@ -214,7 +214,10 @@ impl BackupControl for Fake {
     }
 
     fn restore(&self, request: RestoreRequest) -> Reply<'_, RestoreReport> {
-        self.reply(format!("restore {request:?}"), |_| Some(RestoreReport { members: 1, data_bytes: 512 }))
+        self.reply(format!("restore {request:?}"), |_| {
+            let warnings = vec!["a copy may not follow".into()];
+            Some(RestoreReport { members: 1, data_bytes: 512, warnings })
+        })
     }
 
     fn restore_cancel(&self, request: RestoreRequest) -> Reply<'_, RestoreStatus> {

@@ -339,6 +339,7 @@ pub(crate) fn restore() -> RestoreStatus {
             bytes_per_second: 50.0 * 1_048_576.0,
             seconds_left: Some(61.4),
         },
+        warnings: Vec::new(),
     }
 }
 

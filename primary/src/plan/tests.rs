@@ -176,3 +176,25 @@ async fn a_copy_is_not_sent_again_over_a_base_it_was_not_counted_for() {
     let again = bitmap(rig.begin(&set_back).unwrap());
     assert_eq!([0, 1, 2, 3].map(|block| again.is_marked(VOLUME, block << 16)), [true; 4]);
 }
+
+/// So much written at once pushes a pair that does not follow out of the journal here, and into a resync that finds no room.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pair_is_outrun_by_more_than_either_journal_keeps_for_it() {
+    const MIB: u64 = 1 << 20;
+    let rig = Rig::new(None, REGION_BYTES);
+    let journal_there = |bytes| rig.pair.view.lock().journal_capacity_bytes = Some(bytes);
+    assert_eq!(rig.pair.outrun_by(64 * MIB), None, "nothing is known of the other side");
+    rig.pair.view.lock().remote.permitted_marker = 1;
+    journal_there(16 * MIB);
+    assert_eq!(rig.pair.outrun_by(12 * MIB), None, "the journal here keeps all of it");
+    assert_eq!(rig.pair.outrun_by(13 * MIB), Some((12 * MIB, 12 * MIB)));
+    journal_there(64 * MIB);
+    assert_eq!(rig.pair.outrun_by(13 * MIB), None, "it is copied beside the image over there");
+    assert_eq!(rig.pair.outrun_by(48 * MIB), Some((12 * MIB, 48 * MIB)), "with what differs already");
+    rig.pair.keeper.update(|group| group.on_full = OnFullRecord::Throttle).unwrap();
+    assert_eq!(rig.pair.outrun_by(48 * MIB), None, "hosts are slowed");
+    let first = Rig::new(Some(CopyRecord::first(SIZE)), SIZE);
+    first.pair.view.lock().remote.permitted_marker = 1;
+    first.pair.view.lock().journal_capacity_bytes = Some(16 * MIB);
+    assert_eq!(first.pair.outrun_by(64 * MIB), None, "a first copy takes the image's place by itself");
+}

@@ -1,5 +1,6 @@
 //! Finished backups: verified here, restored into a folder here, or onto volumes by the service.
 
+use std::cell::Cell;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
@@ -12,7 +13,7 @@ use tidemark_common::api::types::Status;
 use super::{Restore, Service};
 use crate::cli::Common;
 use crate::commands::directory;
-use crate::commands::progress::{self, Begun, Interrupts};
+use crate::commands::progress::{self, Interrupts};
 use crate::failure::Failure;
 use crate::output::{self, figures};
 
@@ -78,7 +79,8 @@ pub(super) fn take_out(text: &str, set: Option<&str>, folder: &Path, json: bool)
     let Source::Path(path) = here(text) else { return Err(Failure::Usage(TWICE.into())) };
     let restored =
         to_folder(&Source::Path(path), set, folder).map_err(|why| Failure::Here(anyhow!("{text}: {why}")))?;
-    told_restored(json, &RestoreReport { members: restored.members, data_bytes: restored.data_bytes })
+    let (members, data_bytes) = (restored.members, restored.data_bytes);
+    told_restored(json, &RestoreReport { members, data_bytes, warnings: Vec::new() })
 }
 
 const TWICE: &str = "a backup is read twice to be restored, first to verify it: put it into a file";
@@ -123,15 +125,27 @@ pub(super) async fn restore(args: Restore, service: &Service) -> Result<(), Fail
         return output::done(service.json, &ended, cancelled);
     }
     let mut interrupts = Interrupts::listen()?;
-    let begun = Begun {
-        words: "verifying first, then writing as a host would: what is in a group is captured and replicated",
-        is: |status: &Status| status.restores.iter().any(|restore| restore.request() == request),
+    let is_warned = Cell::new(false);
+    let begun = |status: &Status| -> Vec<String> {
+        let Some(restore) = status.restores.iter().find(|restore| restore.request() == request) else {
+            return Vec::new();
+        };
+        is_warned.set(is_warned.get() || !restore.warnings.is_empty());
+        let words = "verifying first, then writing as a host would: what is in a group is captured and replicated";
+        std::iter::once(words.to_owned()).chain(restore.warnings.iter().map(|warning| warned(warning))).collect()
     };
     // Of what comes from a tape it is not known how much that is, until all of it was verified.
     let find = |status: Status| Some(under_way(status, &request)?.progress).filter(|told| told.total_bytes > 0);
     let broken_off = tokio::select! {
         biased;
-        report = service.client.restore(&request) => return told_restored(service.json, &report?),
+        report = service.client.restore(&request) => {
+            let report = report?;
+            // It was over before anybody looked.
+            if !service.json && !is_warned.get() {
+                report.warnings.iter().for_each(|warning| output::say(&warned(warning)));
+            }
+            return told_restored(service.json, &report);
+        }
         broken_off = interrupts.next() => broken_off,
         never = progress::show(service, begun, find) => match never {},
     };
@@ -141,6 +155,11 @@ pub(super) async fn restore(args: Restore, service: &Service) -> Result<(), Fail
         _ = interrupts.next() => {}
     }
     Err(broken_off)
+}
+
+/// What the service says of copies that may not follow.
+fn warned(warning: &str) -> String {
+    format!("warning: {warning}")
 }
 
 fn under_way(status: Status, request: &RestoreRequest) -> Option<RestoreStatus> {

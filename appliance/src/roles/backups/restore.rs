@@ -33,11 +33,12 @@ impl Appliance {
         let restored = tokio::task::spawn_blocking(move || {
             let mut volumes = Hosted::of(appliance, path.display().to_string(), under_way);
             let restored = to_volumes(&Source::Path(path), set.as_deref(), onto.as_deref(), &mut volumes);
-            restored.map_err(|why| why + &volumes.left_half())
+            let restored = restored.map_err(|why| why + &volumes.left_half())?;
+            let warnings = volumes.under_way.warnings();
+            Ok::<_, String>(RestoreReport { members: restored.members, data_bytes: restored.data_bytes, warnings })
         });
         let restored = restored.await.map_err(failed)?;
-        let restored = restored.map_err(|why| refused(format!("{from}: {why}")))?;
-        Ok(RestoreReport { members: restored.members, data_bytes: restored.data_bytes })
+        restored.map_err(|why| refused(format!("{from}: {why}")))
     }
 }
 
@@ -157,7 +158,11 @@ impl VolumeWriter for Hosted {
         self.ranges.clone_from(ranges);
         self.under_way.overwrites(ranges);
         // All of them, before one is changed.
-        ranges.keys().try_for_each(|volume| self.door(volume).map(drop))
+        ranges.keys().try_for_each(|volume| self.door(volume).map(drop))?;
+        let sum = |ranges: &[(u64, u64)]| ranges.iter().fold(0_u64, |sum, (_, length)| sum.saturating_add(*length));
+        let written = ranges.iter().map(|(volume, ranges)| (volume.as_str(), sum(ranges)));
+        self.under_way.warns(self.appliance.copies_left_behind(written));
+        Ok(())
     }
 
     fn write(&mut self, volume: &str, offset: u64, bytes: &[u8]) -> Result<(), String> {

@@ -45,6 +45,7 @@ pub(super) struct Restoring {
 struct At {
     state: RestoreState,
     volumes: Vec<String>,
+    warnings: Vec<String>,
     done_bytes: u64,
     total_bytes: u64,
     rate: Rate,
@@ -78,6 +79,19 @@ impl Restoring {
         self.at.lock().volumes = ranges.keys().cloned().collect();
     }
 
+    /// What it may come to for copies of that.
+    pub(super) fn warns(&self, warnings: Vec<String>) {
+        for warning in &warnings {
+            tracing::warn!(from = %self.request.from, %warning, "a restore may leave a copy behind");
+        }
+        self.at.lock().warnings = warnings;
+    }
+
+    /// What was told of that.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        self.at.lock().warnings.clone()
+    }
+
     /// From now on, these ranges are neither what was there nor the backup.
     pub(super) fn writes(&self, ranges: &Ranges) {
         let total_bytes: u64 = ranges.values().flatten().map(|(_, length)| length).sum();
@@ -108,6 +122,7 @@ impl Restoring {
             began: self.began,
             // Of what there is no end in sight, there is no time left either.
             progress: CopyProgress { seconds_left: progress.seconds_left.filter(|_| total_bytes > 0), ..progress },
+            warnings: at.warnings.clone(),
         }
     }
 }
@@ -126,6 +141,7 @@ impl UnderWay {
         let mut at = At {
             state: RestoreState::Verifying,
             volumes: Vec::new(),
+            warnings: Vec::new(),
             done_bytes: 0,
             total_bytes: 0,
             rate: Rate::default(),

@@ -49,7 +49,16 @@ impl Appliance {
         self.settle_door(&record.source).await;
         self.settle_door(target).await;
         done.map_err(|error| told(&held, "restored from", error))?;
-        Ok(self.local_pair_status(&held))
+        let status = self.local_pair_status(&held);
+        let changed_bytes = status.source_changed_bytes.saturating_add(status.target_changed_bytes);
+        let reason = status.reason.or_else(|| self.left_behind_by(&record.source, changed_bytes));
+        Ok(LocalPairStatus { reason, ..status })
+    }
+
+    /// Copies that may not follow when so much of a source is restored.
+    fn left_behind_by(&self, source: &str, bytes: u64) -> Option<String> {
+        let warnings = self.copies_left_behind(std::iter::once((source, bytes)));
+        (!warnings.is_empty()).then(|| warnings.join(". "))
     }
 
     /// Restores the source, and tries again for as long as that fails.
@@ -75,7 +84,7 @@ impl Appliance {
         let source = primary.export(&record.source).ok_or("the source is not in its group")?;
         let runs = held.pair.to_restore();
         let mut left: u64 = runs.iter().map(|run| run.length).sum();
-        held.pair.stands_because(None);
+        held.pair.stands_because(self.left_behind_by(&record.source, left));
         for run in runs {
             held.to_restore_bytes.store(left, Ordering::Relaxed);
             restore(&held.pair, &*source, run).await?;

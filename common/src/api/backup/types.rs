@@ -252,6 +252,9 @@ pub struct RestoreStatus {
     pub began: Timestamp,
     /// How far it is: with verifying (no bytes in all: that is not known before), then, from the begin, with writing.
     pub progress: CopyProgress,
+    /// What it may come to for copies of what is overwritten, and what to do; told before the first byte is changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl RestoreStatus {
@@ -269,4 +272,7 @@ pub struct RestoreReport {
     pub members: usize,
     /// Bytes of data.
     pub data_bytes: u64,
+    /// As it was told before the first byte was changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }

@@ -1,9 +1,11 @@
-//! Lines of a log that would come again and again: each is written once, and then at most once a minute.
+//! Lines of a log that would come again and again: each is written once, and then at most once a minute. Of a problem that comes and goes, the
+//! end is written, too ([`Recurring`]).
 //!
 //! In: what is about to be written, and the time. Out: whether it is, and how often it was left out since it last was. Owns no more
 //! than a thousand lines: of callers that nobody trusts there may be any number. Pure.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -51,9 +53,61 @@ impl Repeats {
     }
 }
 
+/// A problem that stands, goes and comes again, perhaps several times a second.
+#[derive(Debug, Default)]
+pub struct Recurring {
+    begins: Repeats,
+    /// Its begin was written, and no end since.
+    is_told: AtomicBool,
+}
+
+impl Recurring {
+    /// It stands, now or still: whether that is written, as [`Repeats::news`] says.
+    #[must_use]
+    pub fn stands(&self, words: &str, now: Duration) -> Option<u64> {
+        let left_out = self.begins.news(words, now)?;
+        self.is_told.store(true, Ordering::Release);
+        Some(left_out)
+    }
+
+    /// The same of what is missing wherever one looks: another place or number in its words makes it no other problem.
+    #[must_use]
+    pub fn stands_anywhere(&self, words: &str, now: Duration) -> Option<u64> {
+        // Numbers of segments are hexadecimal.
+        let words: String = words.chars().filter(|character| !character.is_ascii_hexdigit()).collect();
+        self.stands(&words, now)
+    }
+
+    /// It is over: whether that is written, which it is once for a begin that was.
+    #[must_use]
+    pub fn ends(&self) -> bool {
+        self.is_told.swap(false, Ordering::AcqRel)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_problem_that_comes_and_goes_a_begin_and_its_end_are_written_once_a_minute() {
+        let (problem, at) = (Recurring::default(), Duration::from_millis);
+        assert!(!problem.ends(), "nothing has begun");
+        assert_eq!(problem.stands("the journal is full", at(0)), Some(0));
+        assert_eq!(problem.stands("the journal is full", at(100)), None, "it stands still");
+        assert!(problem.ends());
+        for again in 2..590 {
+            assert_eq!(problem.stands("the journal is full", at(100 * again)), None);
+            assert!(!problem.ends(), "of what was left out, the end is, too");
+        }
+        assert_eq!(problem.stands("segment 12 is damaged", at(59_000)), Some(0), "another one");
+        assert_eq!(problem.stands("segment 13 is damaged", at(59_000)), Some(0), "and another");
+        assert!(problem.ends());
+        assert_eq!(problem.stands("the journal is full", at(60_000)), Some(589));
+        assert!(problem.ends() && !problem.ends(), "its end, though the last one was not long ago");
+        assert_eq!(problem.stands_anywhere("write segment 00a at 4096: no space", at(61_000)), Some(0));
+        assert_eq!(problem.stands_anywhere("write segment 00b at 512: no space", at(61_000)), None);
+    }
 
     #[test]
     fn a_line_is_written_once_and_then_once_a_minute() {

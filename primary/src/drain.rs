@@ -20,6 +20,7 @@ use tidemark_common::ids::{GroupId, Seq};
 use tidemark_common::journal::{Position, Writer};
 use tidemark_common::metrics::GroupMetrics;
 use tidemark_common::record::{ControlRecord, FrameBuilder, MarkerRecord, Place};
+use tidemark_common::repeats::Recurring;
 
 pub use self::desk::{DrainDesk, RecordRequest};
 use self::trouble::DrainError;
@@ -102,6 +103,8 @@ pub struct Drain {
     waiting_since: Option<Duration>,
     /// Since when there is no space.
     full_since: Option<Duration>,
+    /// What was logged of that.
+    logged: Recurring,
 }
 
 impl std::fmt::Debug for Drain {
@@ -150,6 +153,7 @@ impl Drain {
             volumes_changed,
             waiting_since: None,
             full_since: None,
+            logged: Recurring::default(),
         }
     }
 

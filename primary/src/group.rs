@@ -23,6 +23,7 @@ use tidemark_common::metrics::GroupMetrics;
 use tidemark_common::nbd::{Export, IoError};
 use tidemark_common::overlay::unapplied::Spill;
 use tidemark_common::record::{ControlRecord, Place};
+use tidemark_common::repeats::Recurring;
 use tidemark_common::storage::Disk;
 use tidemark_common::t0::Eras;
 use tidemark_common::updater::AppliedPosition;
@@ -246,6 +247,7 @@ impl Primary {
             recorded_marker: 0,
             unrecorded: false,
             unbounded: false,
+            logged: Recurring::default(),
         };
         Stages { drain, writeback }
     }

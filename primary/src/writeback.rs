@@ -14,6 +14,7 @@ use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::markers::kept;
 use tidemark_common::metrics::{GroupMetrics, Part};
 use tidemark_common::overlay::unapplied::Spill;
+use tidemark_common::repeats::Recurring;
 use tidemark_common::updater::{AppliedPosition, Updater, UpdaterError};
 
 use crate::drain::DrainDesk;
@@ -110,6 +111,8 @@ pub struct Writeback {
     pub unrecorded: bool,
     /// The index could not be moved to the disk when that was tried last.
     pub unbounded: bool,
+    /// What was logged of volumes that cannot be written.
+    pub logged: Recurring,
 }
 
 impl std::fmt::Debug for Writeback {
@@ -156,6 +159,9 @@ impl Writeback {
                 if !self.unrecorded {
                     self.desk.problem.lock().take();
                 }
+                if self.logged.ends() {
+                    tracing::info!(group = %self.keeper.name(), "the volumes are written again");
+                }
                 self.trim();
                 WritingBack::Did
             }
@@ -196,8 +202,10 @@ impl Writeback {
     fn report(&self, error: &UpdaterError) {
         self.desk.damaged.store(error.is_damage(), Ordering::Release);
         let problem = if error.is_damage() { self.what_damage_means(error) } else { error.told() };
+        if let Some(left_out) = self.logged.stands(&problem, self.clock.monotonic()) {
+            tracing::error!(group = %self.keeper.name(), %problem, left_out, "volumes cannot be written; it is tried again");
+        }
         if self.desk.problem.lock().replace(problem).is_none() {
-            tracing::error!(group = %self.keeper.name(), %error, "volumes cannot be written; it is tried again");
             self.metrics.error(Part::Updater);
             if error.is_damage() {
                 self.metrics.journal_damaged();

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use tidemark_common::catalog::GroupVolume;
+use tidemark_common::clock::Clock;
 use tidemark_common::forecast::Forecast;
 use tidemark_common::history::History;
 use tidemark_common::journal::{DurableEnd, Journal, Position};
 use tidemark_common::markers::Markers;
 use tidemark_common::record::{ControlRecord, MarkerRecord};
+use tidemark_common::repeats::Recurring;
 use tidemark_common::updater::AppliedPosition;
 use tidemark_common::wire::message::{Message, Position as Remote, VolumeSpec};
 use tokio::sync::watch;
@@ -77,9 +79,21 @@ pub enum Concern {
     Updater,
 }
 
+impl Concern {
+    /// That it goes on, for the log.
+    const fn goes_on(self) -> &'static str {
+        match self {
+            Self::Intake => "the copy takes frames again",
+            Self::Updater => "the copy's volumes are written again",
+        }
+    }
+}
+
 /// The state of one copy.
-#[derive(Debug, Default)]
 pub struct CopyState {
+    /// The group's name, for the log.
+    group: String,
+    clock: Arc<dyn Clock>,
     inner: Mutex<Inner>,
     /// Permission or applied position moved, or it is time to stop.
     moved: Condvar,
@@ -93,17 +107,41 @@ pub struct CopyState {
     pub forecast: Forecast,
     /// The journal was full, and has not had ample room since.
     full: AtomicBool,
+    /// What was logged of problems, by whom they concern.
+    logged: [Recurring; 2],
+}
+
+impl std::fmt::Debug for CopyState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CopyState").field("group", &self.group).field("inner", &self.inner).finish_non_exhaustive()
+    }
 }
 
 impl CopyState {
-    /// The state after recovery.
+    /// The state of a group's copy after recovery.
     #[must_use]
-    pub fn new(permission: Permission, durable: DurableEnd, applied: AppliedPosition, points: Points) -> Self {
+    pub fn new(
+        group: String,
+        clock: Arc<dyn Clock>,
+        permission: Permission,
+        durable: DurableEnd,
+        applied: AppliedPosition,
+        points: Points,
+    ) -> Self {
         let time_ns = permission.permitted().map_or(0, |permitted| permitted.marker.time_ns);
         let heard = Heard { as_of: AsOf::of_marker(time_ns), ..Heard::default() };
         Self {
+            group,
+            clock,
             inner: Mutex::new(Inner { permission, durable, applied, heard, points, ..Inner::default() }),
-            ..Self::default()
+            moved: Condvar::new(),
+            version: watch::Sender::default(),
+            stop: AtomicBool::new(false),
+            damage: CancellationToken::new(),
+            markers: Markers::default(),
+            forecast: Forecast::default(),
+            full: AtomicBool::new(false),
+            logged: <[Recurring; 2]>::default(),
         }
     }
 
@@ -374,19 +412,35 @@ impl CopyState {
 
     /// What a person must look at; `None` when it is over. Returns whether it is one that was not known.
     pub fn set_problem(&self, concern: Concern, problem: Option<String>) -> bool {
+        if let Some(problem) = &problem {
+            self.log_problem(concern, problem);
+        }
         let mut inner = self.inner.lock();
         let Some(known) = inner.problems.get_mut(concern as usize) else { return false };
         if *known == problem {
             return false;
         }
-        if let Some(problem) = &problem {
-            tracing::error!(%problem, "the copy stands");
-        }
         *known = problem;
         let is_new = known.is_some();
         drop(inner);
         self.changed();
+        if !is_new && self.logged.get(concern as usize).is_some_and(Recurring::ends) {
+            tracing::info!(group = %self.group, "{}", concern.goes_on());
+        }
         is_new
+    }
+
+    /// A journal that empties slowly is full again and again.
+    fn log_problem(&self, concern: Concern, problem: &str) {
+        let (Some(logged), now) = (self.logged.get(concern as usize), self.clock.monotonic()) else { return };
+        let left_out = match concern {
+            // It is always about room.
+            Concern::Intake => logged.stands_anywhere(problem, now),
+            Concern::Updater => logged.stands(problem, now),
+        };
+        if let Some(left_out) = left_out {
+            tracing::error!(group = %self.group, %problem, left_out, "the copy stands");
+        }
     }
 
     /// There was no room for a frame: in the journal, or on the disk under it. Returns whether nobody knew.
@@ -480,5 +534,94 @@ impl Inner {
             let seq = self.permission.permitted_seq().0;
             self.heard.as_of.reached(seq, permitted.marker.time_ns);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::field::{Field, Visit};
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Metadata, Subscriber};
+
+    use super::*;
+
+    /// The messages that are logged while it is set.
+    #[derive(Default)]
+    struct Log(Arc<Mutex<Vec<String>>>);
+
+    impl Visit for Log {
+        fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+            if field.name() == "message" {
+                self.0.lock().push(format!("{value:?}"));
+            }
+        }
+    }
+
+    impl Subscriber for Log {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, event: &Event<'_>) {
+            event.record(&mut Self(Arc::clone(&self.0)));
+        }
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
+
+    /// A clock that is set by hand.
+    #[derive(Default)]
+    struct Hand(Mutex<Duration>);
+
+    impl Clock for Hand {
+        fn wall(&self) -> jiff::Timestamp {
+            jiff::Timestamp::UNIX_EPOCH
+        }
+
+        fn monotonic(&self) -> Duration {
+            *self.0.lock()
+        }
+    }
+
+    #[test]
+    fn a_problem_that_comes_and_goes_is_logged_once_with_its_end_and_again_after_a_minute() {
+        let (clock, log) = (Arc::new(Hand::default()), Log::default());
+        let lines = Arc::clone(&log.0);
+        let points = Points::new(Vec::new(), None, None);
+        let state = CopyState::new(
+            "g".into(),
+            Arc::clone(&clock) as Arc<dyn Clock>,
+            Permission::default(),
+            DurableEnd::default(),
+            AppliedPosition::default(),
+            points,
+        );
+        let stands = |at: Duration| {
+            *clock.0.lock() = at;
+            state.set_problem(Concern::Intake, Some("the journal is full".into()))
+        };
+        tracing::subscriber::with_default(log, || {
+            for times in 0..100 {
+                assert!(stands(Duration::from_millis(200 * times)), "the status shows it each time");
+                assert!(!stands(Duration::from_millis(200 * times + 100)));
+                assert!(!state.set_problem(Concern::Intake, None));
+            }
+            assert_eq!(*lines.lock(), ["the copy stands", "the copy takes frames again"]);
+            stands(Duration::from_secs(30));
+            assert_eq!(lines.lock().len(), 2);
+            stands(Duration::from_secs(61));
+            state.set_problem(Concern::Intake, None);
+        });
+        assert_eq!(lines.lock()[2..], ["the copy stands", "the copy takes frames again"]);
     }
 }

@@ -54,7 +54,9 @@ impl Drain {
             self.desk.journal_full.store(false, Ordering::Release);
             self.desk.disk_full.store(false, Ordering::Release);
             self.buffer.refuse(None);
-            tracing::info!(group = %self.group, "the journal takes writes again");
+            if self.logged.ends() {
+                tracing::info!(group = %self.group, "the journal takes writes again");
+            }
         }
     }
 
@@ -67,8 +69,12 @@ impl Drain {
         // Before the problem: who sees that looks here for what it means.
         self.desk.journal_full.store(full, Ordering::Release);
         self.desk.disk_full.store(no_space && !full, Ordering::Release);
-        if self.desk.problem.lock().replace(error.told()).is_none() {
-            tracing::error!(group = %self.group, %error, "the drain cannot go on");
+        let problem = error.told();
+        // A journal that empties slowly is full again and again.
+        if let Some(left_out) = self.logged.stands_anywhere(&problem, self.clock.monotonic()) {
+            tracing::error!(group = %self.group, %problem, left_out, "the drain cannot go on");
+        }
+        if self.desk.problem.lock().replace(problem).is_none() {
             self.metrics.error(Part::Drain);
         }
         if no_space && !self.desk.is_stopping() {

@@ -133,7 +133,8 @@ impl Secondary {
         let journal = Arc::clone(writer.journal());
         journal.check_goes_on_from(applied.position, applied.seq)?;
         let may_hold = floor.unwrap_or_else(|| permission.limit());
-        let mut state = CopyState::new(permission, journal.durable_end(), applied, points);
+        let (name, clock, durable) = (parts.keeper.name(), Arc::clone(&parts.clock), journal.durable_end());
+        let mut state = CopyState::new(name, clock, permission, durable, applied, points);
         state.markers = markers;
         let state = Arc::new(state);
         state.ask_history(parts.keeper.get().history);

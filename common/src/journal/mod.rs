@@ -192,11 +192,10 @@ impl Journal {
         (whole + before(to)).saturating_sub(before(from))
     }
 
-    /// Bytes of its segment files, spares left out.
+    /// Bytes of its capacity that are taken: all that is not free, also where a segment ends with too little for the next frame.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        let state = self.state.lock();
-        state.segments.values().map(|segment| segment.bytes_before(segment.used_bytes())).sum()
+        self.options.capacity_bytes.saturating_sub(self.free_bytes())
     }
 
     /// Segment files it holds.

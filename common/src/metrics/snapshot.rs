@@ -151,7 +151,7 @@ fn of_group(labelled: &Set, group: &GroupStatus) {
         "Bytes the write buffer can hold.",
         group.buffer.capacity_bytes as f64,
     );
-    set(labelled, "tidemark_journal_bytes", "Bytes in the journal.", group.journal.bytes as f64);
+    set(labelled, "tidemark_journal_bytes", "Bytes of the journal that are taken.", group.journal.bytes as f64);
     set(
         labelled,
         "tidemark_journal_capacity_bytes",

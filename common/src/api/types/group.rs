@@ -81,7 +81,7 @@ pub struct MarkerStatus {
 /// A journal's fill.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 pub struct JournalStatus {
-    /// Bytes held.
+    /// Bytes taken: it can still take the rest of what it may hold.
     pub bytes: u64,
     /// Bytes it may hold.
     pub capacity_bytes: u64,

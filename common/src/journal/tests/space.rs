@@ -60,6 +60,24 @@ fn the_capacity_is_never_passed_and_free_bytes_are_real() {
 }
 
 #[test]
+fn a_full_journal_is_said_to_be_full_though_its_segments_end_unused() {
+    let disk = MemoryDisk::new();
+    let mut writer = open_small(&disk, 4 * SEGMENT_BYTES);
+    assert!(writer.journal().bytes() <= SEGMENT_BYTES / 4, "only a header");
+    let error = loop {
+        // Of these, a segment holds one.
+        let frame = writes(writer.tip(), 1, 5 * QUARTER / 2);
+        if let Err(error) = writer.append(&frame) {
+            break error;
+        }
+    };
+    assert!(error.is_journal_full(), "{error}");
+    let journal = writer.journal();
+    assert_eq!(journal.bytes() + journal.free_bytes(), journal.capacity_bytes());
+    assert!(journal.bytes() > 3 * SEGMENT_BYTES, "{} of {}", journal.bytes(), journal.capacity_bytes());
+}
+
+#[test]
 fn what_frees_a_full_journal_finds_room_once() {
     let disk = MemoryDisk::new();
     let mut writer = open_small(&disk, 3 * SEGMENT_BYTES);

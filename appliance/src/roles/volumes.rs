@@ -299,10 +299,12 @@ impl Appliance {
             return Err(refused(format!("volume '{name}' has {} bytes: volumes only grow", volume.file.size())));
         }
         let primary = self.group_of(name).map(|group| self.primary(&group)).transpose()?;
+        let not_grown = |why: String| failed(format!("{why}. The volume lies in {}", volume.backing));
         let announced = match &primary {
-            Some(primary) => Some((primary, primary.announce_size(name, size).await.map_err(failed)?)),
+            Some(primary) => Some((primary, primary.announce_size(name, size).await.map_err(not_grown)?)),
             None => {
-                volume.file.file.grow(size).map_err(|error| failed(format!("grow volume '{name}': {error}")))?;
+                let grown = volume.file.file.grow(size).map_err(|error| format!("grow volume '{name}': {error}"));
+                grown.map_err(not_grown)?;
                 None
             }
         };

@@ -147,7 +147,7 @@ impl DiskFile for SystemFile {
         if self.device {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("the device has {now} bytes only")));
         }
-        self.file.set_len(size)
+        self.file.set_len(size).map_err(|error| not_grown(error, size))
     }
 
     fn zero(&self, offset: u64, length: u64, hole: bool) -> io::Result<()> {
@@ -280,6 +280,18 @@ impl SystemFile {
     }
 }
 
+/// Why a file cannot have so many bytes; where that is the file system's limit, with what to do.
+fn not_grown(error: io::Error, size: u64) -> io::Error {
+    if error.kind() != io::ErrorKind::FileTooLarge {
+        return error;
+    }
+    let told = format!(
+        "its file system takes no file of {size} bytes ({error}). ext4 takes files of up to 16 TiB, XFS larger ones: use a folder on XFS, or a \
+         block device"
+    );
+    io::Error::new(io::ErrorKind::FileTooLarge, told)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::aligned::AlignedBuffer;
@@ -314,6 +326,15 @@ mod tests {
         drop(claim);
         SystemDisk.claim(&link).unwrap();
         assert_eq!(SystemDisk.claim(&folder.path().join("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_file_that_its_file_system_cannot_hold_is_named_with_its_size_and_what_can() {
+        let told = not_grown(Errno::FBIG.into(), 64 << 40).to_string();
+        for word in ["70368744177664 bytes", "16 TiB", "XFS", "block device"] {
+            assert!(told.contains(word), "{word}: {told}");
+        }
+        assert_eq!(not_grown(Errno::NOSPC.into(), 1).raw_os_error(), Some(Errno::NOSPC.raw_os_error()));
     }
 
     #[test]

@@ -175,12 +175,22 @@ fn keep_reserve(path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A ring on a disk works, and every write of a host waits for that disk's page cache and write-back.
-fn warn_of_rings_on_a_disk(directory: &Path) {
+/// A ring on a disk works, and every write of a host waits for that disk's page cache and write-back. Where there can be none, that would be
+/// told by the first group that is made, or by a failover.
+fn warn_of_ring_directory(directory: &Path) {
     /// `TMPFS_MAGIC`, `RAMFS_MAGIC` of linux/magic.h.
     const MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
-    if rustix::fs::statfs(directory).is_ok_and(|found| !MEMORY.contains(&found.f_type)) {
-        tracing::warn!(directory = %directory.display(), "ring_directory is no tmpfs: hosts' writes wait for its disk. Is its file system mounted?");
+    match rustix::fs::statfs(directory) {
+        Ok(found) if MEMORY.contains(&found.f_type) => {}
+        Ok(_) => {
+            tracing::warn!(directory = %directory.display(), "ring_directory is no tmpfs: hosts' writes wait for its disk. Is its file system mounted?");
+        }
+        Err(error) => {
+            tracing::warn!(
+                directory = %directory.display(), %error,
+                "ring_directory cannot be used: no group can be made here, and no copy taken over. Mount its tmpfs, or correct it in config.toml and restart"
+            );
+        }
     }
 }
 
@@ -209,7 +219,7 @@ async fn start(appliance: &Arc<Appliance>, hosts: &Handle, stop: &CancellationTo
     appliance.open_restores()?;
     appliance.open_images().map_err(|error| anyhow!("open the images: {}", error.message))?;
     appliance.open_local_pairs().map_err(|error| anyhow!("open the local pairs: {}", error.message))?;
-    warn_of_rings_on_a_disk(&config.groups.ring_directory);
+    warn_of_ring_directory(&config.groups.ring_directory);
     appliance.start_groups().await?;
     appliance.start_local_pairs().await;
     appliance.open_drills().await.map_err(|error| anyhow!("open the drills: {}", error.message))?;

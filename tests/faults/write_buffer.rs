@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 
+use tidemark_tests::cluster::Cluster;
 use tidemark_tests::oracle::{Bounds, assert_legal};
 use tidemark_tests::pair::{Pair, Setup};
 
@@ -84,4 +85,19 @@ fn a_ring_directory_that_is_not_there_is_named_and_not_made() {
     let reason = pair.east.start_damaged();
     assert_names(&reason, &nowhere);
     assert!(!nowhere.exists(), "a folder was made where a tmpfs should be mounted");
+}
+
+/// Nothing needs it yet: it is told before a failover finds out.
+#[test]
+fn a_ring_directory_that_is_not_there_is_told_at_the_start() {
+    let cluster = Cluster::new();
+    let nowhere = cluster.join("nowhere");
+    let mut east = cluster.appliance("east");
+    east.move_rings(&nowhere);
+    east.start();
+    let log = east.log_text();
+    let told = log.lines().filter(|line| line.contains("ring_directory cannot be used"));
+    assert!(told.clone().count() == 1 && told.clone().all(|line| line.contains("nowhere")), "{log}");
+    let made = east.ok(&["volume", "create", "v", "--size", "1MiB"]);
+    assert!(made.is_empty(), "what needs no write buffer works: {made}");
 }

@@ -260,6 +260,8 @@ fn a_suspended_pair_sends_nothing_until_it_is_resumed() {
     pair.east.ok(&["pair", "resume", GROUP, "--to", "west"]);
     pair.wait_paired();
     assert!(!pair.west.pair(GROUP).suspended_there, "that is over");
+    let again = pair.east.cli(&["pair", "resume", GROUP, "--to", "west"]);
+    assert!(again.code == 0 && again.stderr.contains("(it was not suspended: nothing was changed)"), "{again:?}");
     pair.assert_copy_equals();
 }
 

@@ -178,6 +178,15 @@ impl Control for Appliance {
         Box::pin(async move {
             let pair = self.pair_of(&group, &request.to)?;
             refuse_at_rest(&group, &pair)?;
+            if pair.goes_on() {
+                // Its connection stays.
+                let status = pair.status();
+                let why = status.reason.map_or_else(String::new, |reason| format!(". {reason}"));
+                return Ok(PairStatus {
+                    reason: Some(format!("it was not suspended: nothing was changed{why}")),
+                    ..status
+                });
+            }
             pair.resume().map_err(failed)?;
             Ok(pair.status())
         })

@@ -72,8 +72,12 @@ async fn a_pair_lags_no_longer_than_the_service_runs_and_stands_suspended_since_
     {
         let record = PairRecord { state, ..PairRecord::new(peer, 0) };
         primary.keeper.update(|group| group.pairs.push(record.clone())).unwrap();
-        let status = primary.insert_pair(&record).status();
+        let pair = primary.insert_pair(&record);
+        let status = pair.status();
         assert_eq!(status.since > jiff::Timestamp::UNIX_EPOCH, since_start, "{status:?}");
+        assert_eq!(pair.goes_on(), state == PairStateRecord::CatchingUp, "what is suspended waits for a person");
+        pair.resume().unwrap();
+        assert!(pair.goes_on());
     }
     primary.stop();
 }

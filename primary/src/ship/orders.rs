@@ -72,6 +72,13 @@ impl Pair {
         Ok(())
     }
 
+    /// Whether it goes on by itself: nobody has suspended it, and no error keeps it where it is.
+    #[must_use]
+    pub fn goes_on(&self) -> bool {
+        let wanted = self.orders.borrow().wanted;
+        wanted == Wanted::Run && !matches!(self.view.lock().state, PairState::Suspended | PairState::Error)
+    }
+
     /// By the operator: the image over there is given up, and what differs is written over it.
     ///
     /// # Errors

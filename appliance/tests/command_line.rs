@@ -78,7 +78,7 @@ async fn what_is_done_is_told_to_people_on_stderr_and_to_machines_on_stdout() {
         ("rejoin g", "lost       7 writes (28 KiB) that this side does not know to be on 'west'", "lost_writes"),
         ("rejoin g --as-primary", "primary here again, generation 2, with what it has", "lost_writes"),
         ("drill cancel g", "drill 7 of group 'g' at marker 42 passed", "result"),
-        ("backup restore /b --onto c", "warning: a copy may not follow\nrestored 1 ", "warnings"),
+        ("backup restore /b --onto c", "warning: a copy may not follow\nrestored 1 member, 512 B", "warnings"),
         ("backup restore /b --onto c --cancel", "what is in b now is neither what was there nor the backup", "state"),
         ("backup restore --give-up a", "volume 'a' is open to hosts as it is", "name"),
         ("switchover g --to west", "'west' is primary now, generation 2", "hosts_waited_ms"),
@@ -102,6 +102,9 @@ async fn questions_are_answered_on_stdout() {
     assert_eq!(markers.code, Some(0));
     let numbers: Vec<&str> = markers.stdout.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
     assert_eq!(numbers, ["42", "41", "40", "39", "38"]);
+    let pair = run_in(&served, "local-pair show t").await;
+    let times = ["state: split, since 2026-01-01 00:00:00Z", "marker 41 of 2026-01-01 00:00:00Z"];
+    assert!(times.iter().all(|told| pair.stdout.contains(told)), "{pair:?}");
     let volumes = run_in(&served, "volume list").await;
     assert!(volumes.stdout.contains("scratch  512 MiB  -"), "{volumes:?}");
     let status = run_in(&served, "status").await;
@@ -109,6 +112,19 @@ async fn questions_are_answered_on_stdout() {
     assert!(!status.stdout.contains('\x1b'), "no colour where there is no terminal");
     let json = run_in(&served, "status --json").await;
     assert_eq!(serde_json::from_str::<Status>(&json.stdout).unwrap(), samples::paired());
+}
+
+#[tokio::test]
+async fn an_answer_that_finds_no_room_is_said_to_be_the_output() {
+    let served = Served::showing(samples::paired());
+    for line in ["markers g", "status --json"] {
+        let mut command = command(&line.split_whitespace().collect::<Vec<_>>());
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        command.env("TIDEMARK_DIR", served.directory.path()).stdout(full).stderr(Stdio::piped());
+        let full: Outcome = command.spawn().unwrap().wait_with_output().await.unwrap().into();
+        let told = "tidemark: the answer could not be written to the standard output: No space left on device";
+        assert!(full.code == Some(1) && full.stderr.contains(told), "{line}: {full:?}");
+    }
 }
 
 #[tokio::test]

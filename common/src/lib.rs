@@ -26,6 +26,7 @@ pub mod metrics;
 pub mod nbd;
 pub mod overlay;
 pub mod pair;
+pub mod plural;
 pub mod rate;
 pub mod record;
 pub mod repeats;

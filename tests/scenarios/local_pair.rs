@@ -293,7 +293,7 @@ fn what_cannot_be_paired_is_refused_with_what_to_do() {
     east.ok(&["local-pair", "split", "u"]);
     wait_shown(east, "u", "complete", |shown| shown.differential_bytes == 0);
     let host: Connection = east.open("u");
-    refused(&["local-pair", "delete", "u"], "NBD connections");
+    refused(&["local-pair", "delete", "u"], "1 NBD connection");
     east.ok(&["local-pair", "delete", "u", "--force"]);
     drop(host);
     wait_alone(east, "u");

@@ -1,6 +1,7 @@
 //! `tidemark failover`: take over a group on the secondary.
 
 use tidemark_common::api::types::{Failover, FailoverReport};
+use tidemark_common::plural::counted;
 
 use super::Service;
 use crate::cli::{Moment, moment, name};
@@ -47,8 +48,8 @@ fn told(report: &FailoverReport) -> String {
     }
     let missing = report.missing_writes_known.saturating_sub(report.dropped_writes);
     if missing > 0 {
-        lines
-            .push(format!("missing    {missing} writes at least: the primary had announced them, and they never came"));
+        let missing = counted(missing, "write");
+        lines.push(format!("missing    {missing} at least, which the primary had announced, and which never came"));
     }
     if let Some(kept) = &report.kept {
         lines.push(format!("kept aside {kept}: what came after that marker (`tidemark lost list {}`)", report.group));
@@ -63,7 +64,7 @@ fn left_out(report: &FailoverReport) -> String {
         0 => "nothing that had come".into(),
         writes => {
             let why = if report.kept.is_some() { "of later markers" } else { "that had come without their marker" };
-            format!("{writes} writes ({}) {why}", figures::bytes(report.dropped_bytes))
+            format!("{} ({}) {why}", counted(writes, "write"), figures::bytes(report.dropped_bytes))
         }
     }
 }

@@ -3,6 +3,7 @@
 use clap::{Subcommand, ValueEnum};
 use tidemark_common::api::types::{GroupCreate, GroupSet, GroupStatus, GroupVolume, OnFull};
 use tidemark_common::history::{History, parse_history};
+use tidemark_common::plural::counted;
 
 use super::Service;
 use crate::cli::{self, name};
@@ -133,8 +134,9 @@ async fn remove(Member { group, volume }: Member, service: &Service) -> Result<G
     let volumes = service.client.status().await?.volumes;
     let connections = volumes.iter().find(|found| found.name == volume).map_or(0, |found| found.connections);
     if connections > 0 {
+        let connections = counted(connections, "connection");
         output::say(&format!(
-            "volume '{volume}' is open over NBD still ({connections} connections): what is written there from now on is in no copy, marker or \
+            "volume '{volume}' is open over NBD still ({connections}): what is written there from now on is in no copy, marker or \
              backup of group '{group}'"
         ));
     }

@@ -205,7 +205,7 @@ fn shown(pair: &LocalPairStatus) -> String {
         return format!("volume '{}' is simplex: not the target of a local pair", pair.target);
     }
     let image = pair.export.as_ref().map_or_else(String::new, |export| {
-        let time = pair.marker_time.map_or_else(String::new, |time| format!(" of {time}"));
+        let time = pair.marker_time.map_or_else(String::new, |time| format!(" of {}", figures::time(time)));
         format!("\nimage: marker {}{time}, {export}", pair.marker.unwrap_or(0))
     });
     format!(
@@ -215,7 +215,7 @@ fn shown(pair: &LocalPairStatus) -> String {
         pair.source,
         pair.group,
         state(pair),
-        pair.since,
+        figures::time(pair.since),
         figures::bytes(pair.differential_bytes),
         figures::bytes(pair.size),
         figures::bytes(pair.rate),

@@ -1,6 +1,7 @@
 //! `tidemark rejoin`: an old primary returns as the copy, or goes on as primary with what it has.
 
 use tidemark_common::api::types::{Rejoin, RejoinReport};
+use tidemark_common::plural::counted;
 
 use super::Service;
 use crate::cli::name;
@@ -58,7 +59,8 @@ fn told(report: &RejoinReport) -> String {
     lines.push(match (report.lost_writes, &report.kept) {
         (0, None) => "lost       nothing: all that was written here is there".into(),
         (writes, kept) => format!(
-            "lost       {writes} writes ({}) that this side does not know to be on '{primary}'; kept in {}",
+            "lost       {} ({}) that this side does not know to be on '{primary}'; kept in {}",
+            counted(writes, "write"),
             figures::bytes(report.lost_bytes),
             kept.as_deref().unwrap_or("no place")
         ),

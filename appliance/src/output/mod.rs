@@ -77,9 +77,11 @@ pub(crate) fn json<T: Serialize>(value: &T) -> Result<(), Failure> {
 /// Bytes to stdout.
 pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(bytes)?;
-    stdout.flush()?;
-    Ok(())
+    let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    written.map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::OutputClosed,
+        _ => anyhow::Error::new(error).context("the answer could not be written to the standard output").into(),
+    })
 }
 
 /// Whether to use colour on a stream that is a terminal or not: <https://no-color.org>.

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use tidemark_common::api::client::ClientError;
 use tidemark_common::api::types::Status;
 use tidemark_common::clock::{Clock, SystemClock};
+use tidemark_common::plural::counted;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -122,7 +123,8 @@ impl Shown {
                 Line::default().with(Style::Bad, format!("stale for {age}: {error}"))
             }
             None if hidden > 0 => {
-                Line::default().with(Style::Faint, format!("q: quit   ↑ ↓: scroll, {hidden} lines below"))
+                let below = counted(hidden as u64, "line");
+                Line::default().with(Style::Faint, format!("q: quit   ↑ ↓: scroll, {below} below"))
             }
             None => Line::default().with(Style::Faint, "q: quit"),
         }

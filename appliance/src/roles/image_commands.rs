@@ -6,6 +6,7 @@ use tidemark_common::api::types::{CloneCreate, ErrorBody, GroupMoment, ImageKind
 use tidemark_common::catalog::{ImageKindRecord, ImageRecord, ImageRecords, ImageVolumeRecord};
 use tidemark_common::clock::from_unix_ns;
 use tidemark_common::ids::{GroupId, check_name};
+use tidemark_common::plural::counted;
 use tidemark_common::t0::{CloneError, Eras, ImagePoint, T0Error};
 use tidemark_secondary::image_point::Asked;
 
@@ -218,7 +219,8 @@ impl Appliance {
         let connections = held.connections();
         if connections > 0 && !force {
             return Err(refused(format!(
-                "image '{name}' has {connections} NBD connections: end them first, or use --force, which gives them errors"
+                "image '{name}' has {}: disconnect the hosts first, or use --force, which gives them errors",
+                counted(connections, "NBD connection")
             )));
         }
         let leaves = tokio::task::block_in_place(|| {

@@ -12,6 +12,7 @@ use tidemark_common::catalog::VolumeRecord;
 use tidemark_common::ids::{VolumeIndex, check_name};
 use tidemark_common::limits::{SECTOR_BYTES, VOLUME_BYTES_MAX, VOLUMES_MAX};
 use tidemark_common::nbd::Export;
+use tidemark_common::plural::counted;
 use tidemark_common::storage::{Claim, DiskFile, Open};
 use tidemark_common::volumes::VolumeFile;
 use tidemark_primary::direct::DirectVolume;
@@ -431,5 +432,6 @@ pub(crate) fn refuse_connected(name: &str, volume: &Volume, why: Option<&str>) -
         return Ok(());
     }
     let why = why.map_or_else(String::new, |why| format!(", and {why}"));
-    Err(refused(format!("volume '{name}' has {connections} NBD connections{why}: end them first")))
+    let connections = counted(connections, "NBD connection");
+    Err(refused(format!("volume '{name}' has {connections}{why}: disconnect the hosts first")))
 }

@@ -9,6 +9,7 @@ use tidemark_backup::restore::to_folder;
 use tidemark_backup::source::{self, Source, Verified};
 use tidemark_common::api::backup::types::{RestoreReport, RestoreRequest, RestoreState, RestoreStatus};
 use tidemark_common::api::types::Status;
+use tidemark_common::plural::counted;
 
 use super::{Restore, Service};
 use crate::cli::Common;
@@ -95,13 +96,14 @@ fn told(found: &Verified) -> String {
         .collect();
     let as_of = as_of.join("; ");
     if found.bad.is_empty() {
-        return format!("backup '{}' ({as_of}) is as it was made: {} members, {bytes}", manifest.name, found.good);
+        let members = counted(found.good as u64, "member");
+        return format!("backup '{}' ({as_of}) is as it was made: {members}, {bytes}", manifest.name);
     }
     let mut lines = vec![format!(
-        "backup '{}' ({as_of}) is damaged: {} of {} members",
+        "backup '{}' ({as_of}) is damaged: {} of {}",
         manifest.name,
         found.bad.len(),
-        manifest.members.len()
+        counted(manifest.members.len() as u64, "member")
     )];
     lines.extend(found.bad.iter().take(SHOWN).map(|(member, what)| format!("  {member}: {what}")));
     lines.join("\n")
@@ -210,6 +212,6 @@ async fn give_up(volume: &str, service: &Service) -> Result<(), Failure> {
 
 fn told_restored(json: bool, report: &RestoreReport) -> Result<(), Failure> {
     output::done(json, report, |report| {
-        format!("restored {} members, {}", report.members, figures::bytes(report.data_bytes))
+        format!("restored {}, {}", counted(report.members as u64, "member"), figures::bytes(report.data_bytes))
     })
 }

@@ -319,6 +319,7 @@ fn lose(screen: &mut Screen, disaster: &Disaster, seen: &Seen, report: &Report) 
     let (half, longest) = (microseconds(freeze.p50_us), microseconds(freeze.max_us));
     let abandoned = match freeze.abandoned {
         0 => "none was given up".into(),
+        1 => "1 was given up".into(),
         some => format!("{some} were given up"),
     };
     screen.act(

@@ -9,6 +9,7 @@ use tidemark_common::api::types::{
 };
 
 use tidemark_common::config::format_duration;
+use tidemark_common::plural::counted;
 use tidemark_common::watchdog::Standing;
 
 use super::{VALUE_COLUMN, labelled, pair};
@@ -207,7 +208,7 @@ fn freeze(freeze: &FreezeStatus) -> Line {
     }
     let held = |label: &str, us: f64| format!("{label} {}   ", figures::microseconds(us));
     let quantiles = held("p50", freeze.p50_us) + &held("p99", freeze.p99_us) + &held("max", freeze.max_us);
-    let line = value("freeze").plain(quantiles).with(Style::Faint, format!("in {} cuts", freeze.count));
+    let line = value("freeze").plain(quantiles).with(Style::Faint, format!("in {}", counted(freeze.count, "cut")));
     match freeze.abandoned {
         0 => line,
         abandoned => line.with(Style::Warning, format!("   {abandoned} abandoned")),

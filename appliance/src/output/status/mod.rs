@@ -10,6 +10,7 @@ mod restore;
 
 use jiff::Timestamp;
 use tidemark_common::api::types::{GroupStatus, PairState, PairStatus, Role, Status, StrangerStatus};
+use tidemark_common::plural::counted;
 
 use super::figures;
 use super::text::{Line, Style, View, wrapped};
@@ -69,15 +70,14 @@ fn header(status: &Status, now: Timestamp) -> Vec<Line> {
 /// How many groups there are, and how many of them need somebody.
 fn summary(status: &Status) -> String {
     let needy = status.groups.iter().filter(|group| needs_a_person(group)).count() + loose_problems(status).count();
-    let counted = match status.groups.len() {
+    let groups = match status.groups.len() {
         0 => "no groups yet".into(),
-        1 => "1 group".into(),
-        several => format!("{several} groups"),
+        some => counted(some as u64, "group"),
     };
     match needy {
-        0 => counted,
-        1 => format!("{counted}, 1 needs attention"),
-        several => format!("{counted}, {several} need attention"),
+        0 => groups,
+        1 => format!("{groups}, 1 needs attention"),
+        several => format!("{groups}, {several} need attention"),
     }
 }
 

@@ -352,6 +352,11 @@ impl Intake {
             (true, _) => IntakeError::TooSmall { capacity_bytes: self.writer.journal().capacity_bytes() }.to_string(),
             // It is full still: what was said of that says more.
             (false, Some(standing)) if error.is_journal_full() => standing,
+            (false, None) if error.is_journal_full() => format!(
+                "{error}, by volumes here that have not taken what it holds. It goes on by itself as they take it, and the primary keeps what comes \
+                 until then. When it comes to that often, look at the volumes' disks, and at `tidemark leases` for what keeps it; or raise \
+                 journal_bytes in the configuration here and restart it"
+            ),
             (false, _) => error.told(),
         };
         if self.state.no_room(error.is_journal_full(), problem) {

@@ -80,11 +80,11 @@ pub enum Concern {
 }
 
 impl Concern {
-    /// That it goes on, for the log.
-    const fn goes_on(self) -> &'static str {
+    /// What the log says of a problem, and of its end.
+    const fn logged_as(self) -> (&'static str, &'static str) {
         match self {
-            Self::Intake => "the copy takes frames again",
-            Self::Updater => "the copy's volumes are written again",
+            Self::Intake => ("the copy has no room for what comes", "the copy takes what comes again"),
+            Self::Updater => ("the copy cannot apply what it has", "the copy applies what it has again"),
         }
     }
 }
@@ -425,7 +425,7 @@ impl CopyState {
         drop(inner);
         self.changed();
         if !is_new && self.logged.get(concern as usize).is_some_and(Recurring::ends) {
-            tracing::info!(group = %self.group, "{}", concern.goes_on());
+            tracing::info!(group = %self.group, "{}", concern.logged_as().1);
         }
         is_new
     }
@@ -439,7 +439,7 @@ impl CopyState {
             Concern::Updater => logged.stands(problem, now),
         };
         if let Some(left_out) = left_out {
-            tracing::error!(group = %self.group, %problem, left_out, "the copy stands");
+            tracing::error!(group = %self.group, %problem, left_out, "{}", concern.logged_as().0);
         }
     }
 
@@ -596,6 +596,7 @@ mod tests {
     #[test]
     fn a_problem_that_comes_and_goes_is_logged_once_with_its_end_and_again_after_a_minute() {
         let (clock, log) = (Arc::new(Hand::default()), Log::default());
+        let told = ["the copy has no room for what comes", "the copy takes what comes again"];
         let lines = Arc::clone(&log.0);
         let points = Points::new(Vec::new(), None, None);
         let state = CopyState::new(
@@ -616,12 +617,12 @@ mod tests {
                 assert!(!stands(Duration::from_millis(200 * times + 100)));
                 assert!(!state.set_problem(Concern::Intake, None));
             }
-            assert_eq!(*lines.lock(), ["the copy stands", "the copy takes frames again"]);
+            assert_eq!(*lines.lock(), told);
             stands(Duration::from_secs(30));
             assert_eq!(lines.lock().len(), 2);
             stands(Duration::from_secs(61));
             state.set_problem(Concern::Intake, None);
         });
-        assert_eq!(lines.lock()[2..], ["the copy stands", "the copy takes frames again"]);
+        assert_eq!(lines.lock()[2..], told);
     }
 }

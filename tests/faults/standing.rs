@@ -133,7 +133,11 @@ fn a_copy_whose_journal_stays_full_says_so_once() {
         });
     }
     assert_eq!(said(), 1, "{}", pair.west.log_text());
-    assert!(pair.west.group(GROUP).problem.is_some());
+    wait_until("the copy to say what there is to do", LIMIT, || {
+        let problem = pair.west.group(GROUP).problem.unwrap_or_default();
+        let words = ["goes on by itself", "volumes' disks", "tidemark leases", "journal_bytes"];
+        check(words.iter().all(|word| problem.contains(word)), || problem)
+    });
     mend(&pair, &small, &ballast);
 }
 

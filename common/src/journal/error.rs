@@ -51,7 +51,7 @@ pub enum JournalError {
         what: &'static str,
     },
     /// No more segments fit.
-    #[error("the journal is full: readers that are behind hold all segments of its {} MiB", capacity_bytes >> 20)]
+    #[error("the journal is full: all of its {} MiB are still needed", capacity_bytes >> 20)]
     Full {
         /// Bytes it may hold.
         capacity_bytes: u64,

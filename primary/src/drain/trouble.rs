@@ -39,8 +39,9 @@ impl DrainError {
                 path.parent().unwrap_or(path).display()
             ),
             Self::Journal(error @ JournalError::Full { .. }) => format!(
-                "{error}. Hosts wait. `tidemark status` shows who is behind: a pair, or the volumes' disks; it goes on by itself when they have \
-                 caught up"
+                "{error}. Hosts wait, and it goes on by itself when a part is not needed any more: for pairs, backups and images that keep it, \
+                 `tidemark leases` says what ends that; else the volumes' disks are behind. To have more room, raise journal_bytes in the \
+                 configuration here and restart it"
             ),
             _ => self.to_string(),
         }

@@ -25,5 +25,6 @@ pub(super) fn block(restore: &RestoreStatus, columns: usize) -> Vec<Line> {
     };
     let said = format!("{doing}. `{}` ends it", cancel_command(&restore.request()));
     lines.extend(labelled("", Style::Plain, &wrapped(&said, columns)));
+    lines.extend(restore.warnings.iter().flat_map(|told| labelled("", Style::Warning, &wrapped(told, columns))));
     lines
 }

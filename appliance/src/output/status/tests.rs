@@ -133,6 +133,7 @@ fn an_image_is_told_by_the_moment_it_shows_and_by_when_it_was_made() {
 fn a_restore_is_shown_with_how_far_it_is_and_what_ends_it() {
     let mut status = samples::paired();
     status.restores = vec![samples::restore()];
+    status.restores[0].warnings = vec!["the copy on 'west' may not follow".into()];
     let shown = render(&status, samples::now(), PAGE);
     assert!(
         shown.contains("\n\n  restore    ▕█████               ▏ 25 %   1 GiB of 4 GiB   50 MiB/s   1 min 1 s left\n"),
@@ -141,7 +142,7 @@ fn a_restore_is_shown_with_how_far_it_is_and_what_ends_it() {
     let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(words.contains("b from /backups/monday.tar: closed to hosts until all of it is written."), "{shown}");
     let ends = "`tidemark backup restore /backups/monday.tar --set mail --onto-volumes --cancel` ends it";
-    assert!(words.contains(ends), "{shown}");
+    assert!(words.contains(ends) && words.contains("the copy on 'west' may not follow"), "{shown}");
     // Of what comes from a tape it is not known how much that is.
     let restore = &mut status.restores[0];
     (restore.state, restore.progress.total_bytes) = (RestoreState::Verifying, 0);

@@ -17,7 +17,7 @@ use tidemark_common::clock::{Clock, SystemClock};
 use tokio::time::timeout;
 
 use super::Service;
-use super::progress::{self, Begun, Interrupts};
+use super::progress::{self, Interrupts};
 use crate::cli::{self, name};
 use crate::failure::Failure;
 use crate::output::{self, figures, table::Table};
@@ -162,9 +162,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// To its end, which whoever breaks the command off brings about: nobody wants to know any more.
 async fn rehearse(service: &Service, group: &str, request: &DrillRun) -> Result<(), Failure> {
     let mut interrupts = Interrupts::listen()?;
-    let begun = Begun {
-        words: "rehearsing on a clone: replication goes on",
-        is: |status: &Status| status.drills.iter().any(|drills| drills.group == group && drills.running),
+    let begun = |status: &Status| -> Vec<String> {
+        let is_begun = status.drills.iter().any(|drills| drills.group == group && drills.running);
+        is_begun.then(|| "rehearsing on a clone: replication goes on".to_owned()).into_iter().collect()
     };
     let mut running = pin!(service.client.drill_run(group, request));
     let broken_off = tokio::select! {

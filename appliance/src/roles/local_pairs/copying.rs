@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use tidemark_common::catalog::LocalPairStateRecord as State;
 use tidemark_common::local_pair::Copied;
+use tidemark_common::stage;
+use tokio::sync::oneshot;
 
 use super::Held;
 use crate::roles::appliance::Appliance;
@@ -78,14 +80,21 @@ impl Appliance {
         }
     }
 
-    /// One step, on a thread that may wait for disks.
+    /// One step, on a thread that may wait for disks, and gives way to whatever answers hosts.
     ///
     /// # Cancel safety
     /// A step that was begun goes to its end.
     async fn step_local_pair(&self, held: &Arc<Held>) -> Copied {
         let Ok(_one_of_few) = self.local_pairs.steps.acquire().await else { return Copied::Nothing };
+        let (tell, told) = oneshot::channel();
         let pair = Arc::clone(&held.pair);
-        tokio::task::spawn_blocking(move || pair.step()).await.unwrap_or(Copied::Nothing)
+        // Whoever asked may be gone: the step was made all the same.
+        let step = move || drop(tell.send(pair.step()));
+        if stage::in_background("copier", step).is_err() {
+            let pair = Arc::clone(&held.pair);
+            return tokio::task::spawn_blocking(move || pair.step()).await.unwrap_or(Copied::Nothing);
+        }
+        told.await.unwrap_or(Copied::Nothing)
     }
 }
 

@@ -20,6 +20,9 @@ use crate::state::Concern;
 /// A primary sends heartbeats at least once a second; one that is silent for longer than this is not there.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 
+/// A primary whose operator has suspended the pair says it again within this time, also when one of its calls got lost.
+const SAYS_WITHIN: Duration = Duration::from_secs(30);
+
 /// How long a goodbye may take to arrive.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -32,8 +35,8 @@ pub(super) struct Current {
     pub(super) error: Option<String>,
     /// When the last one ended though the link was well: the primary sends nothing, or this side takes nothing.
     pub(super) stood: Option<Duration>,
-    /// The primary ended the last one because its operator has suspended the pair.
-    pub(super) suspended: bool,
+    /// When the primary said last that its operator has suspended the pair, if that is why there is none.
+    pub(super) suspended: Option<Duration>,
 }
 
 impl Current {
@@ -41,19 +44,31 @@ impl Current {
     fn stands(&mut self, error: String, stood: Option<Duration>) {
         self.error = Some(error);
         self.stood = stood;
-        self.suspended = false;
+        self.suspended = None;
     }
 
     /// The primary has ended a connection at this time, and said why.
     fn left(&mut self, parting: Parting, reason: String, now: Duration) {
         self.stands(reason, (parting == Parting::SendsNothing).then_some(now));
-        self.suspended = parting == Parting::Suspended;
+        self.suspended = (parting == Parting::Suspended).then_some(now);
     }
 
     fn goes_on(&mut self) {
         self.error = None;
         self.stood = None;
-        self.suspended = false;
+        self.suspended = None;
+    }
+
+    /// Whether the primary says that its operator has suspended the pair. One that is silent may be gone, or the link, or the pair.
+    fn is_suspended(&self, now: Duration) -> bool {
+        self.suspended.is_some_and(|at| now.saturating_sub(at) <= SAYS_WITHIN)
+    }
+
+    /// Why the last one ended, as long as that is why there is none: when nobody has called since, it is the link by now.
+    fn told(&self, now: Duration) -> Option<String> {
+        let called = self.stood.is_none_or(|at| now.saturating_sub(at) <= CALLS_WITHIN);
+        let says_so = self.suspended.is_none() || self.is_suspended(now);
+        self.error.clone().filter(|_| called && says_so)
     }
 }
 

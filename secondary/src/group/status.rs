@@ -126,13 +126,11 @@ impl Secondary {
         let connected = self.is_connected();
         let (state, age) = self.pair_state(permission, connected);
         let (copy_error, stood, suspended, round_trip) = {
-            let current = self.current.lock();
+            let (current, now) = (self.current.lock(), self.parts.clock.monotonic());
             let round_trip = current.connection.as_ref().map(|connection| connection.stats().round_trip);
-            (current.error.clone(), current.stood, current.suspended, round_trip)
+            (current.told(now), current.stood, current.is_suspended(now), round_trip)
         };
         let called = |at: Duration| self.parts.clock.monotonic().saturating_sub(at) <= CALLS_WITHIN;
-        // Nobody has called since: it is the link by now.
-        let copy_error = copy_error.filter(|_| stood.is_none_or(called));
         let silent = (!connected).then(|| format!("'{peer}' is not connected: `tidemark status` there says why"));
         // A pair that is deleted while nobody can tell it to this side is missed by nobody else.
         let gone = (!connected && !suspended && stood.is_none_or(|at| !called(at))).then(|| {

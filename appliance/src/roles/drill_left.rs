@@ -1,10 +1,10 @@
 //! What a check may leave: mounts and a folder, and processes when its guard was killed too. Those are known by their environment, in
 //! which every check finds its folder.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -94,19 +94,42 @@ pub(crate) fn clear(folder: &Path) -> Result<(), String> {
     }
 }
 
-/// Unmounts what is mounted in a folder, up to the first that cannot be.
+/// Unmounts what is mounted in a folder, up to the first that cannot be. That is the folder itself when nobody can tell what is mounted:
+/// whatever is must not be removed with it.
 pub(crate) fn unmount_below(folder: &Path, options: &[&str]) -> Option<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let below = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new);
-    let mut mounted: Vec<&Path> = below.filter(|place| place.starts_with(folder)).collect();
-    // The youngest first: a disk is mounted before what lies in it.
-    mounted.reverse();
-    let stays = |place: &&Path| {
+    let Ok(mounts) = std::fs::read("/proc/self/mounts") else { return Some(folder.to_owned()) };
+    let stays = |place: &PathBuf| {
         let mut unmount = Command::new("umount");
         unmount.args(options).arg(place).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         !unmount.status().is_ok_and(|status| status.success())
     };
-    mounted.into_iter().find(stays).map(Path::to_owned)
+    mounted_below(folder, &mounts).into_iter().find(stays)
+}
+
+/// What is mounted in a folder, the youngest first: a disk is mounted before what lies in it. Names may hold any bytes, also those of
+/// mounts elsewhere.
+fn mounted_below(folder: &Path, mounts: &[u8]) -> Vec<PathBuf> {
+    let place = |line: &[u8]| line.split(|byte| *byte == b' ').nth(1).map(path_of);
+    let mut mounted: Vec<PathBuf> = mounts.split(|byte| *byte == b'\n').filter_map(place).collect();
+    mounted.retain(|place| place.starts_with(folder));
+    mounted.reverse();
+    mounted
+}
+
+/// A path as the kernel lists it: blanks, line ends and backslashes as a backslash and three octal digits.
+fn path_of(listed: &[u8]) -> PathBuf {
+    let (mut path, mut rest) = (Vec::with_capacity(listed.len()), listed);
+    while let Some((first, behind)) = rest.split_first() {
+        let (byte, behind) = match (first, behind) {
+            (b'\\', [high @ b'0'..=b'3', middle @ b'0'..=b'7', low @ b'0'..=b'7', behind @ ..]) => {
+                ((high - b'0') << 6 | (middle - b'0') << 3 | (low - b'0'), behind)
+            }
+            _ => (*first, behind),
+        };
+        path.push(byte);
+        rest = behind;
+    }
+    PathBuf::from(OsString::from_vec(path))
 }
 
 #[cfg(test)]
@@ -120,5 +143,16 @@ mod tests {
         assert!(!is_guard(b"/usr/bin/tidemark\0drill\0guard\0--\0/tmp/tidemark-ab-drill-12\0true\0", folder));
         assert!(!is_guard(b"sh\0-c\0tidemark drill guard -- /tmp/tidemark-ab-drill-1\0", folder));
         assert!(!is_guard(b"", folder));
+    }
+
+    /// One that is not found is emptied with the folder.
+    #[test]
+    fn what_is_mounted_in_a_folder_is_found_whatever_names_there_are() {
+        let mounts = b"/dev/sda1 / ext4 rw 0 0\n/dev/sdb1 /media/Caf\xe9 vfat rw 0 0\n\
+            /dev/nbd0 /tmp/of\\040mine/drill-1/disk ext4 rw 0 0\n/dev/nbd1 /tmp/of\\040mine/drill-1/disk/my\\134data ext4 rw 0 0\n\
+            /dev/nbd2 /tmp/of\\040mine/drill-12 ext4 rw 0 0\nnothing\n";
+        let found = mounted_below(Path::new("/tmp/of mine/drill-1"), mounts);
+        assert_eq!(found, ["/tmp/of mine/drill-1/disk/my\\data", "/tmp/of mine/drill-1/disk"].map(PathBuf::from));
+        assert_eq!(path_of(br"a\04"), Path::new(r"a\04"), "no such name is listed");
     }
 }

@@ -246,7 +246,7 @@ impl Appliance {
             Err(error) => record.result = DrillResultRecord::Failed { reason: error.message },
         }
         record.took_ms = millis(self.clock.monotonic().saturating_sub(order));
-        self.keep_drill(&record)?;
+        self.keep_drill(&record);
         Ok(self.drill_report(record))
     }
 
@@ -365,19 +365,25 @@ impl Appliance {
         }
     }
 
-    fn keep_drill(&self, record: &DrillRecord) -> Result<(), ErrorBody> {
-        self.catalog.put_drill(record).map_err(failed)?;
+    /// How a drill has ended is known from here on, and recorded as soon as the catalogue takes it.
+    fn keep_drill(&self, record: &DrillRecord) {
+        if let Err(error) = self.catalog.put_drill(record) {
+            self.say_left(&format!("how drill {} ended could not be recorded: {error}", record.number));
+            self.drills.left.lock().records.insert(record.number, record.clone());
+        }
         let oldest = {
             let mut past = self.drills.past.lock();
             past.insert(record.number, DrillRecord { output: String::new(), ..record.clone() });
             if past.len() > KEPT { past.pop_first().map(|(number, _)| number) } else { None }
         };
         if let Some(oldest) = oldest {
-            self.catalog.delete_drill(oldest).map_err(failed)?;
+            self.drills.left.lock().records.remove(&oldest);
+            if let Err(error) = self.catalog.delete_drill(oldest) {
+                tracing::warn!(drill = oldest, %error, "an old drill could not be removed from the list");
+            }
         }
         let passed = record.result == DrillResultRecord::Passed;
         tracing::info!(drill = record.number, group = %record.group, marker = record.marker, passed, "a drill has ended");
-        Ok(())
     }
 
     fn rpo_ms(&self, group: &str) -> Option<u64> {

@@ -3,13 +3,9 @@ use std::sync::atomic::Ordering;
 use super::*;
 use crate::service::tests::{Faults, add_image, appliance};
 
-/// A kill has left a drill that was under way, and its clone.
-#[tokio::test(flavor = "multi_thread")]
-async fn drills_left_by_a_kill_hold_up_no_start_on_a_full_disk() {
-    let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
-    let appliance = appliance(directory.path(), &faults);
-    let record = DrillRecord {
-        number: 1,
+fn under_way(number: u64) -> DrillRecord {
+    DrillRecord {
+        number,
         group: "g".into(),
         group_id: [7; 16],
         marker: 5,
@@ -25,8 +21,15 @@ async fn drills_left_by_a_kill_hold_up_no_start_on_a_full_disk() {
         exports: Vec::new(),
         scheduled: false,
         lag: Vec::new(),
-    };
-    appliance.catalog.put_drill(&record).unwrap();
+    }
+}
+
+/// A kill has left a drill that was under way, and its clone.
+#[tokio::test(flavor = "multi_thread")]
+async fn drills_left_by_a_kill_hold_up_no_start_on_a_full_disk() {
+    let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+    let appliance = appliance(directory.path(), &faults);
+    appliance.catalog.put_drill(&under_way(1)).unwrap();
     add_image(&appliance, &clone_name(1), ImageKindRecord::Drill { space_bytes: 0 });
 
     faults.full.store(true, Ordering::Release);
@@ -40,6 +43,27 @@ async fn drills_left_by_a_kill_hold_up_no_start_on_a_full_disk() {
     let recorded = appliance.catalog.drill(1).unwrap().unwrap();
     assert!(matches!(recorded.result, DrillResultRecord::Failed { .. }), "{recorded:?}");
     assert!(appliance.images_now().is_empty() && appliance.catalog.images().unwrap().is_empty());
+}
+
+/// A copy that no drill proves any more is not said to be proven, whatever the catalogue takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn how_a_drill_ended_is_known_though_the_catalogue_is_full_and_recorded_later() {
+    let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+    let appliance = appliance(directory.path(), &faults);
+    appliance.catalog.put_drill(&under_way(1)).unwrap();
+    let result = DrillResultRecord::Failed { reason: "the check ended with exit code 1".into() };
+    faults.full.store(true, Ordering::Release);
+    appliance.keep_drill(&DrillRecord { result, output: "no table".into(), ..under_way(1) });
+    let shown = appliance.past_drill(1).unwrap();
+    assert_eq!((shown.result, shown.output.as_str()), (DrillResult::Failed, "no table"));
+    assert_eq!(appliance.listed_drills().unwrap().len(), 1);
+    assert_eq!(appliance.drills.begin("g", None, |_| false).unwrap().this.number, 2, "its number is taken");
+
+    faults.full.store(false, Ordering::Release);
+    appliance.clean_up_drills().await;
+    assert!(appliance.drills.left.lock().records.is_empty());
+    let recorded = appliance.catalog.drill(1).unwrap().unwrap();
+    assert!(matches!(recorded.result, DrillResultRecord::Failed { .. }), "{recorded:?}");
 }
 
 #[test]

@@ -262,7 +262,9 @@ impl Differences {
         let mut pair = self.pair()?;
         let first = next.without_arrived(&mut pair, arrived);
         next.add(&given_up);
-        next.keep_one(first);
+        // Also where hosts wrote nothing: the other side may stand before what is gone, and only a copy brings it behind that.
+        let any = || all.next_run(VolumeIndex(0), 0).filter(|_| !given_up.points.is_empty());
+        next.keep_one(first.or_else(any));
         next.unread |= unread.is_some();
         self.keep(inner, next, pair)?;
         Ok(unread)

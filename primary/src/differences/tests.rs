@@ -4,7 +4,7 @@ use tidemark_common::catalog::{Catalog, GroupRecord};
 use tidemark_common::clock::SystemClock;
 use tidemark_common::ids::GroupId;
 use tidemark_common::journal::{self, JournalOptions};
-use tidemark_common::record::{FrameBuilder, FrameKind, Place};
+use tidemark_common::record::{ControlRecord, FrameBuilder, FrameKind, MarkerRecord, Place};
 use tidemark_common::storage::memory::MemoryDisk;
 
 use super::*;
@@ -125,4 +125,26 @@ fn the_end_of_what_can_be_read_is_a_point() {
             assert!(known.knows(points[2].0, points[2].1) && known.bitmap() == all);
         }
     }
+}
+
+/// Hosts wrote nothing while the link was down. The journal no longer has the place where the other side stands: it is told from another
+/// history by its point alone, and there must be a copy to bring it on.
+#[test]
+fn a_pair_that_lacks_nothing_but_markers_is_brought_on_by_a_copy_when_those_are_given_up() {
+    let options = JournalOptions { segment_bytes: 512 << 10, capacity_bytes: 4 << 20 };
+    let disk = Arc::new(MemoryDisk::new());
+    let mut writer = journal::open(disk, "/journal".as_ref(), GROUP, options, None, &mut |_, _, _| {}).unwrap().writer;
+    let (from, stands) = (writer.end(), *writer.tip());
+    for number in 1..=3 {
+        let marker = MarkerRecord { number, boundary_seq: 0, time_ns: 1, freeze_ns: 1, tag: None };
+        let frame = ControlRecord::Marker(marker).frame(&Place::at(GROUP, writer.tip())).unwrap();
+        writer.append(&frame).unwrap();
+    }
+    let end = writer.sync().unwrap().position;
+    let (differences, all) = (differences(PairRecord::new("far", 0)), everything(&[(VolumeIndex(1), 4 << 16)]));
+    differences.give_up(writer.journal(), (end, end), end, None, &all).unwrap();
+    assert!(differences.are_none(), "nothing was given up");
+    differences.give_up(writer.journal(), (from, end), from, None, &all).unwrap();
+    assert!(differences.knows(stands.seq, stands.chain) && !differences.are_none());
+    assert_eq!(differences.bytes(), REGION_BYTES);
 }

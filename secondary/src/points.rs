@@ -70,6 +70,12 @@ impl Points {
         known.checked_sub(1).and_then(|newest| self.sizes.get(newest)).map(|(_, volumes)| volumes)
     }
 
+    /// Whether the image has had its volumes since a marker that ends at a place, and it is known how large they were there.
+    #[must_use]
+    pub fn tells_of(&self, end: Position) -> bool {
+        end >= self.begins && self.volumes_at(end).is_some()
+    }
+
     /// From where on it is known how large they were.
     #[must_use]
     pub fn sizes_known_from(&self) -> Option<Position> {
@@ -155,6 +161,22 @@ mod tests {
         let (_, points) =
             shown(&[of(&["a"]), marker(1), of(&["a", "b"]), marker(2), marker(3), of(&["a", "b"]), marker(4)]);
         assert_eq!((points.begins(), points.members().len()), (at(400), 2), "at the marker that counts it");
+    }
+
+    #[test]
+    fn nothing_is_told_of_a_marker_from_before_a_volume_came_or_of_unknown_sizes() {
+        let of = |names: &[&str]| ControlRecord::Volumes { volumes: volumes(names) };
+        let told = |points: &Points| [200, 300, 500].map(|end| points.tells_of(at(end)));
+        let (_, points) = shown(&[of(&["a"]), marker(1), marker(2), of(&["a", "b"]), marker(3)]);
+        assert_eq!(told(&points), [false, false, true]);
+        // The same volumes, of which one has grown since the journal begins.
+        let (mut permission, markers) = (Permission::default(), Markers::default());
+        let mut points = Points::new(GroupVolume::members(&volumes(&["a"])), None, None);
+        for (record, offset) in [(marker(1), 200), (marker(2), 300), (of(&["a"]), 400), (marker(3), 500)] {
+            permission.durable(&record, at(offset));
+            points.durable(&record, at(offset), &permission, &markers);
+        }
+        assert_eq!(told(&points), [false, false, true]);
     }
 
     #[test]

@@ -188,6 +188,12 @@ impl CopyState {
         self.inner.lock().points.volumes_at(end).cloned()
     }
 
+    /// Whether the image has had its volumes since a marker that ends at a place, and it is known how large they were there.
+    #[must_use]
+    pub fn tells_of(&self, end: Position) -> bool {
+        self.inner.lock().points.tells_of(end)
+    }
+
     /// The oldest marker at which it is known how large the volumes were.
     #[must_use]
     pub fn oldest_with_sizes(&self) -> Option<MarkerRecord> {

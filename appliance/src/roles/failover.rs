@@ -67,8 +67,8 @@ impl Appliance {
             asked => {
                 let now = self.clock.wall();
                 let (permitted, point) = tokio::task::block_in_place(|| held_point(&secondary, name, asked, now))?;
-                let volumes = volumes_then(&secondary, name, &permitted)?;
-                Some((permitted, point, volumes))
+                check_sizes(&secondary, name, &permitted)?;
+                Some((permitted, point))
             }
         };
         secondary.stop().await;
@@ -82,9 +82,18 @@ impl Appliance {
                 "group '{name}' has no usable copy here any more: the copy under way is not complete"
             )));
         };
-        let is_older = older.as_ref().is_some_and(|(older, ..)| older.marker.number < newest.marker.number);
-        let permitted = older.as_ref().map_or_else(|| newest, |(older, ..)| older.clone());
-        let volumes = older.as_ref().and_then(|(.., volumes)| volumes.clone());
+        let is_older = older.as_ref().is_some_and(|(older, _)| older.marker.number < newest.marker.number);
+        let permitted = older.as_ref().map_or_else(|| newest, |(older, _)| older.clone());
+        // A volume may have come or grown with a marker that came until the stop: what is served must not have it then.
+        if is_older && !secondary.state().tells_of(permitted.end) {
+            drop(older);
+            self.run_as_copy(&group);
+            return Err(refused(format!(
+                "group '{name}' was not failed over: a volume has come, gone or grown just now, behind marker {}. It is the copy as before: try again",
+                permitted.marker.number
+            )));
+        }
+        let volumes = older.as_ref().and_then(|(older, _)| secondary.state().volumes_at(older.end));
         let tip_seq = secondary.state().durable_end().seq.0;
         let dropped_bytes = secondary.bytes_beyond(permitted.end);
         let kept = if is_older {
@@ -230,12 +239,12 @@ impl Appliance {
     }
 }
 
-/// The volumes as they were at a marker, sizes and all. `None`: as they are now, at the newest there is.
-fn volumes_then(secondary: &Secondary, name: &str, at: &Permitted) -> Result<Option<Arc<[VolumeSpec]>>, ErrorBody> {
+/// How large the volumes were at a marker is known; or they are so now, at the newest there is.
+fn check_sizes(secondary: &Secondary, name: &str, at: &Permitted) -> Result<(), ErrorBody> {
     let then = secondary.state().volumes_at(at.end);
     let number = at.marker.number;
     if then.is_some() || secondary.permitted().is_none_or(|newest| newest.marker.number <= number) {
-        return Ok(then);
+        return Ok(());
     }
     let known = secondary
         .state()

@@ -11,7 +11,7 @@ mod report;
 mod schedule;
 mod variables;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -374,7 +374,8 @@ impl Appliance {
         let oldest = {
             let mut past = self.drills.past.lock();
             past.insert(record.number, DrillRecord { output: String::new(), ..record.clone() });
-            if past.len() > KEPT { past.pop_first().map(|(number, _)| number) } else { None }
+            let surplus = if past.len() > KEPT { oldest_of_no_use(&past) } else { None };
+            surplus.inspect(|number| drop(past.remove(number)))
         };
         if let Some(oldest) = oldest {
             self.drills.left.lock().records.remove(&oldest);
@@ -423,6 +424,20 @@ impl Appliance {
         }
         self.past_drill(number)
     }
+}
+
+/// The oldest drill that says nothing of its group: neither what was proven last, nor how the last one ended. Groups that are rehearsed often
+/// leave those of others alone.
+fn oldest_of_no_use(past: &BTreeMap<u64, DrillRecord>) -> Option<u64> {
+    let (mut ended, mut proven, mut oldest) = (BTreeSet::new(), BTreeSet::new(), None);
+    for (number, drill) in past.iter().rev() {
+        let is_last = ended.insert(drill.group_id);
+        let is_proof = drill.result == DrillResultRecord::Passed && proven.insert(drill.group_id);
+        if !is_last && !is_proof {
+            oldest = Some(*number);
+        }
+    }
+    oldest
 }
 
 fn clone_name(number: u64) -> String {

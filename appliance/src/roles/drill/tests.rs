@@ -67,6 +67,25 @@ async fn how_a_drill_ended_is_known_though_the_catalogue_is_full_and_recorded_la
 }
 
 #[test]
+fn what_a_group_has_proven_stays_however_often_others_are_rehearsed() {
+    let drill = |number, group: u8, passes| {
+        let result = DrillResultRecord::Failed { reason: String::new() };
+        let result = if passes { DrillResultRecord::Passed } else { result };
+        (number, DrillRecord { group_id: [group; 16], result, ..under_way(number) })
+    };
+    let mut past: BTreeMap<_, _> =
+        [drill(1, 1, true), drill(2, 1, true), drill(3, 1, false), drill(4, 2, true), drill(5, 3, false)].into();
+    past.extend((6..=9).map(|number| drill(number, 9, number == 7)));
+    let gone = std::iter::from_fn(|| oldest_of_no_use(&past).inspect(|number| drop(past.remove(number))));
+    assert_eq!(gone.collect::<Vec<_>>(), [1, 6, 8]);
+    assert_eq!(
+        past.into_keys().collect::<Vec<_>>(),
+        [2, 3, 4, 5, 7, 9],
+        "what was proven last, and how the last ended"
+    );
+}
+
+#[test]
 fn a_schedule_that_was_ended_or_replaced_begins_no_drill() {
     let drills = Drills::default();
     let due =

@@ -25,15 +25,12 @@ pub enum TakeOverError {
     Catalog(#[from] CatalogError),
 }
 
-/// First: nothing beyond the marker is left. Returns where the histories part, and who writes the journal from now on.
+/// Before anything is changed: the volumes are recorded as no further than the marker. Broken off behind this, the copy finds again in its
+/// journal what lies beyond, and how large the volumes became there.
 ///
 /// # Errors
-/// [`TakeOverError`].
-pub fn cut_behind(
-    permitted: &Permitted,
-    journal: &Arc<Journal>,
-    keeper: &GroupKeeper,
-) -> Result<(PartedRecord, Writer), TakeOverError> {
+/// [`CatalogError`]; the copy is as it was.
+pub fn stand_at(permitted: &Permitted, keeper: &GroupKeeper) -> Result<(), CatalogError> {
     // A copy that was under way goes with what lies beyond the marker: nobody may go on with half of it.
     let mut batch = Batch::new();
     let id = keeper.id();
@@ -45,7 +42,19 @@ pub fn cut_behind(
             batch.put_applied(id, &AppliedRecord { segment: end.segment, offset: end.offset, seq, marker })?;
         }
     }
-    keeper.update_with(batch, |record| record.pairs.iter_mut().for_each(|pair| pair.copy = None))?;
+    keeper.update_with(batch, |record| record.pairs.iter_mut().for_each(|pair| pair.copy = None))
+}
+
+/// First: nothing beyond the marker is left. Returns where the histories part, and who writes the journal from now on.
+///
+/// # Errors
+/// [`TakeOverError`].
+pub fn cut_behind(
+    permitted: &Permitted,
+    journal: &Arc<Journal>,
+    keeper: &GroupKeeper,
+) -> Result<(PartedRecord, Writer), TakeOverError> {
+    stand_at(permitted, keeper)?;
     let writer = journal::cut_behind(journal, behind_its_copy(permitted, journal))?;
     let end = writer.journal().durable_end();
     let parted = PartedRecord {
@@ -154,5 +163,25 @@ mod tests {
         assert_eq!(found.next_volume_index, 8, "frames name volumes by their index: none is given out twice");
         assert_eq!(found.pairs[0].state, PairStateRecord::FailedOver, "its old primary is not called");
         assert_eq!((found.pairs[0].parted, found.pairs[0].since_ns), (Some(parted), 77));
+    }
+
+    /// A volume may have grown behind the marker, without a write: broken off once it is as large as before, the copy must find that again.
+    #[test]
+    fn before_anything_is_changed_the_copy_stands_at_the_marker_durably() {
+        let open = |disk: &MemoryDisk| Catalog::open_simulated(disk, "records".as_ref(), &SystemClock::new()).unwrap();
+        let marker = MarkerRecord { number: 5, boundary_seq: 40, time_ns: 0, freeze_ns: 0, tag: None };
+        let permitted = Permitted { marker, end: Position { segment: 2, offset: 8192 } };
+        for ((segment, offset), expected) in [((2, 9000), (2, 8192)), ((1, 9000), (1, 9000))] {
+            let disk = MemoryDisk::new();
+            let catalog = open(&disk);
+            catalog.put_group(&copy()).unwrap();
+            let keeper = GroupKeeper::new(catalog, copy());
+            let mut batch = Batch::new();
+            batch.put_applied(keeper.id(), &AppliedRecord { segment, offset, seq: 41, marker: 6 }).unwrap();
+            keeper.catalog().commit(batch).unwrap();
+            stand_at(&permitted, &keeper).unwrap();
+            let found = open(&disk.crash(1)).applied(keeper.id()).unwrap().unwrap();
+            assert_eq!((found.segment, found.offset), expected);
+        }
     }
 }

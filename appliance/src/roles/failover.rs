@@ -189,7 +189,9 @@ impl Appliance {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let keeper = &group.keeper;
         if let Some(then) = then {
-            // Before the cut: killed here, the copy grows them again by its journal. Behind it, nothing would tell how large they were.
+            // Before the cut: killed here, the copy grows them again by its journal, from where it stands. Behind it, nothing would tell how
+            // large they were.
+            takeover::stand_at(permitted, keeper).map_err(|error| text(&error))?;
             self.shrink_to(then, secondary.files(), "a volume is as large as it was at the marker that is taken over")?;
         }
         let cut = takeover::cut_behind(permitted, secondary.journal(), keeper);

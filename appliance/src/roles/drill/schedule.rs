@@ -29,8 +29,10 @@ impl Appliance {
     }
 
     fn note_lag(&self) {
-        let groups: Vec<String> = self.groups.read().keys().cloned().collect();
+        let groups: BTreeSet<String> = self.groups.read().keys().cloned().collect();
         let now = self.clock.monotonic();
+        // Groups come and go: of those that are no more nothing is kept.
+        self.drills.lag.lock().retain(|group, _| groups.contains(group));
         for group in groups {
             if let Some(behind) = self.rpo_ms(&group) {
                 let mut lag = self.drills.lag.lock();

@@ -66,6 +66,15 @@ async fn how_a_drill_ended_is_known_though_the_catalogue_is_full_and_recorded_la
     assert!(matches!(recorded.result, DrillResultRecord::Failed { .. }), "{recorded:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn how_old_the_copy_of_a_group_was_that_is_no_more_is_forgotten() {
+    let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+    let appliance = appliance(directory.path(), &faults);
+    appliance.drills.lag.lock().insert("gone".into(), [(Duration::ZERO, 7)].into());
+    appliance.note_lag();
+    assert!(appliance.drills.lag.lock().is_empty());
+}
+
 #[test]
 fn what_a_group_has_proven_stays_however_often_others_are_rehearsed() {
     let drill = |number, group: u8, passes| {

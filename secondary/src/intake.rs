@@ -257,14 +257,18 @@ impl Intake {
         }
     }
 
-    /// What is appended becomes durable, and is told.
+    /// What is appended becomes durable, and is told. What filled a segment is durable though what came behind it finds no room: it is taken
+    /// back by nobody, and the next connection goes on behind it.
     fn tell(&mut self) -> Result<(), IntakeError> {
-        let end = self.writer.sync()?;
-        let told = std::mem::take(&mut self.untold);
+        let synced = self.writer.sync();
+        let end = self.writer.journal().durable_end();
+        let durable = self.untold.partition_point(|(_, behind)| *behind <= end.position);
+        let told: Vec<_> = self.untold.drain(..durable).collect();
         self.metrics.markers_permitted(self.state.durable(&told, &end));
         if told.iter().any(|(record, _)| matches!(record, ControlRecord::CopyEnd { .. })) {
             self.fitted = false;
         }
+        synced?;
         self.fit_volumes()?;
         let position = self.state.position();
         self.line.received_seq(Seq(position.durable_seq));
@@ -373,5 +377,136 @@ impl Intake {
             Some(reason) if self.refused > TRIES => Err(IntakeError::Stands { reason }),
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemark_common::extent::Extent;
+    use tidemark_common::ids::VolumeIndex;
+    use tidemark_common::journal::{self, JournalOptions};
+    use tidemark_common::metrics::Metrics;
+    use tidemark_common::record::{FrameBuilder, FrameHeader, MarkerRecord, Place, Tip};
+    use tidemark_common::storage::memory::MemoryDisk;
+    use tidemark_common::storage::{Disk, Open};
+    use tidemark_common::updater::AppliedPosition;
+    use tidemark_common::volumes::VolumeFile;
+    use tidemark_common::wire::message::VolumeSpec;
+
+    use super::*;
+    use crate::permission::Permission;
+    use crate::points::Points;
+
+    const GROUP: GroupId = GroupId([7; 16]);
+    const SEGMENT_BYTES: u64 = 512 << 10;
+    /// Five of them fill a segment, and leave a little room.
+    const DATA_BYTES: usize = 100 << 10;
+
+    /// They are as they are to be.
+    struct AsTheyAre;
+
+    impl CopyVolumes for AsTheyAre {
+        fn provide(&self, _: &str, _: &[VolumeSpec], _: &Volumes) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn fit(&self, _: &[VolumeSpec], _: &Volumes) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn let_go(&self, _: &str, _: &[GroupVolume], _: &Volumes) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn left(&self, _: &[GroupVolume]) {}
+    }
+
+    /// A write that does not compress.
+    fn write(tip: &mut Tip) -> Bytes {
+        let mut state = tip.seq.0.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()[4]
+        };
+        let data: Vec<u8> = (0..DATA_BYTES).map(|_| next()).collect();
+        let mut builder = FrameBuilder::new();
+        builder.push_data(Extent { volume: VolumeIndex(1), offset: 0, length: data.len() as u64 }, &data);
+        let seq = tip.seq.next();
+        let frame =
+            builder.finish(FrameKind::Writes, &Place { first_seq: seq, last_seq: seq, ..Place::at(GROUP, tip) });
+        *tip = tip.follow(&FrameHeader::decode(&frame).unwrap()).unwrap();
+        frame
+    }
+
+    fn marker(tip: &mut Tip) -> Bytes {
+        let (number, boundary_seq) = (tip.marker.0 + 1, tip.seq.0);
+        let marker = MarkerRecord { number, boundary_seq, time_ns: 1, freeze_ns: 1, tag: None };
+        let frame = ControlRecord::Marker(marker).frame(&Place::at(GROUP, tip)).unwrap();
+        *tip = tip.follow(&FrameHeader::decode(&frame).unwrap()).unwrap();
+        frame.into()
+    }
+
+    /// The first segment is made of a spare that has its blocks, the second of one that has none: a file system that copies on write, or a
+    /// thin volume, may refuse to write where something was before.
+    fn intake(disk: &MemoryDisk) -> Intake {
+        disk.create_folder("/journal".as_ref()).unwrap();
+        for (number, has_blocks) in [(0xfe, false), (0xff, true)] {
+            let spare = disk.open(format!("/journal/{number:016x}.spare").as_ref(), Open::New).unwrap();
+            spare.grow(SEGMENT_BYTES).unwrap();
+            if has_blocks {
+                spare.write_all_at(&vec![1; 512 << 10], 0).unwrap();
+            }
+        }
+        let options = JournalOptions { segment_bytes: SEGMENT_BYTES, capacity_bytes: 8 * SEGMENT_BYTES };
+        let opened =
+            journal::open(Arc::new(disk.clone()), "/journal".as_ref(), GROUP, options, None, &mut |_, _, _| {});
+        let writer = opened.unwrap().writer;
+        let volumes = Volumes::default();
+        let file = MemoryDisk::new().open("v".as_ref(), Open::New).unwrap();
+        volumes.insert(VolumeFile::new(VolumeIndex(1), "v".into(), file, 1 << 20));
+        let durable = writer.journal().durable_end();
+        let state = CopyState::new(Permission::default(), durable, AppliedPosition::default(), Points::default());
+        let metrics = Metrics::new("west", "0", jiff::Timestamp::UNIX_EPOCH).group("g");
+        Intake {
+            group: GROUP,
+            name: "g".into(),
+            generation: Generation(1),
+            writer,
+            volumes: Arc::new(volumes),
+            provider: Arc::new(AsTheyAre),
+            state: Arc::new(state),
+            line: metrics.pair("east"),
+            metrics,
+            untold: Vec::new(),
+            folds: FoldCheck::default(),
+            copy: CopyCheck::default(),
+            waiting: None,
+            refused: 0,
+            fitted: true,
+        }
+    }
+
+    /// Otherwise the primary is told of a place before it, and what it sends from there is refused, over every connection.
+    #[test]
+    fn what_filled_a_segment_is_told_though_what_came_behind_it_finds_no_room() {
+        let disk = MemoryDisk::new();
+        let mut intake = intake(&disk);
+        let mut tip = Tip::default();
+        let mut frames: VecDeque<Bytes> = (0..4).map(|_| write(&mut tip)).collect();
+        frames.push_back(marker(&mut tip));
+        let held = tip;
+        frames.extend([write(&mut tip), write(&mut tip)]);
+        // As much as the header of a segment takes.
+        disk.limit_space(Some(disk.used_bytes() + 1024));
+        assert_eq!(intake.step(|| frames.pop_front()).unwrap(), Taking::NoRoom);
+        assert!(frames.is_empty(), "all of them were appended");
+        let (state, journal) = (Arc::clone(&intake.state), Arc::clone(intake.writer.journal()));
+        assert_eq!(state.durable_end(), journal.durable_end());
+        assert_eq!(state.durable_end().seq, held.seq.next());
+        assert_eq!(state.position().permitted_marker, 1);
+        let writer = intake.leave();
+        assert_eq!(writer.tip().chain, state.durable_end().chain, "where the next connection goes on");
     }
 }

@@ -68,6 +68,8 @@ pub struct Apply {
     pub may_hold: Position,
     /// When the history was looked at last.
     pub history_seen: Option<Duration>,
+    /// Why its floor could not be moved when that was tried last: nothing is applied beyond it.
+    pub unmoved: Option<String>,
     /// How often in a row the journal could not be read where it goes on.
     pub unreadable: u32,
     /// The journal may hold segments of which all is applied.
@@ -297,12 +299,15 @@ impl Apply {
         let permission = self.state.permission();
         let has_image = permission.permitted().is_some() && !permission.copy().is_some_and(|copy| copy.direct);
         let moved = match (kept.floor, has_image && !kept.asked.is_off()) {
-            (None, false) => return,
+            (None, false) => Ok(()),
             (None, true) => self.move_floor(Some(self.updater.applied().position.max(self.may_hold))),
             (Some(_), false) => self.move_floor(None),
             (Some(floor), true) => self.advance_floor(floor, kept),
         };
-        if let Err(problem) = moved {
+        self.unmoved = moved.err();
+        if let Some(problem) = self.unmoved.clone() {
+            // It is tried again with the next step.
+            self.history_seen = None;
             self.report(problem);
         }
     }
@@ -355,7 +360,7 @@ impl Apply {
 
     /// Shows how it went: a problem stays until what it kept from being done is done.
     fn show(&self, done: Result<(), String>) {
-        match done {
+        match done.and_then(|()| self.unmoved.clone().map_or(Ok(()), Err)) {
             Ok(()) => drop(self.state.set_problem(Concern::Updater, None)),
             Err(problem) => drop(self.report(problem)),
         }
@@ -443,5 +448,89 @@ impl Apply {
         let mut markers = self.state.markers.between(self.recorded_marker, applied);
         markers.retain(|marker| marker.number <= permitted.marker.number);
         markers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use tidemark_common::catalog::{Catalog, GroupRecord, OnFullRecord, PairRecord, RoleRecord};
+    use tidemark_common::clock::SystemClock;
+    use tidemark_common::history::History;
+    use tidemark_common::ids::GroupId;
+    use tidemark_common::journal::JournalOptions;
+    use tidemark_common::metrics::Metrics;
+    use tidemark_common::record::ControlRecord;
+    use tidemark_common::storage::Disk;
+    use tidemark_common::storage::memory::MemoryDisk;
+    use tidemark_common::t0::{ErasParts, SideSpace};
+
+    use super::*;
+    use crate::group::{Secondary, SecondaryParts};
+    use crate::intake::tests::AsTheyAre;
+
+    /// A copy that is to keep a history, and its catalogue's disk.
+    fn copy() -> (Arc<Secondary>, Apply, MemoryDisk) {
+        let records = MemoryDisk::new();
+        let catalog = Catalog::open_simulated(&records, "records".as_ref(), &SystemClock::new()).unwrap();
+        let group = GroupRecord {
+            name: "g".into(),
+            id: [7; 16],
+            role: RoleRecord::Secondary,
+            generation: 1,
+            generation_start_seq: 1,
+            interval_ms: 1000,
+            on_full: OnFullRecord::Fold,
+            next_volume_index: 2,
+            volumes: Vec::new(),
+            pairs: vec![PairRecord::new("east", 0)],
+            primary: Some([1; 32]),
+            cut: None,
+            history: History { milliseconds: 60_000, bytes: 0 },
+        };
+        catalog.put_group(&group).unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+        let (folder, space) = ("/images".into(), Arc::new(SideSpace::new(1 << 30)));
+        let group_id = GroupId(group.id);
+        let images =
+            ErasParts { disk: Arc::clone(&disk), folder, group: group_id, space, index_ranges_max: 8, outlive: true };
+        let metrics = Metrics::new("west", "0", jiff::Timestamp::UNIX_EPOCH).group("g");
+        let parts = SecondaryParts {
+            disk,
+            clock: Arc::new(SystemClock::new()),
+            keeper: Arc::new(GroupKeeper::new(catalog, group)),
+            volumes: Arc::new(Volumes::default()),
+            provider: Arc::new(AsTheyAre),
+            journal_folder: "/journal".into(),
+            journal: JournalOptions { segment_bytes: 512 << 10, capacity_bytes: 4 << 20 },
+            index_ranges_max: 8,
+            appliance: "west".into(),
+            pair_metrics: metrics.pair("east"),
+            metrics,
+            eras: Eras::open(images, &[]).unwrap().0,
+        };
+        let (secondary, apply) = Secondary::open(parts).unwrap();
+        (secondary, apply, records)
+    }
+
+    /// The rest goes well meanwhile, and says nothing of it.
+    #[test]
+    fn a_floor_that_cannot_be_recorded_is_shown_until_it_can() {
+        let (secondary, mut apply, records) = copy();
+        let end = secondary.journal().durable_end();
+        let marker = MarkerRecord { number: 1, boundary_seq: 0, time_ns: 1, freeze_ns: 1, tag: None };
+        secondary.state().durable(&[(ControlRecord::Marker(marker), end.position)], &end);
+        let problem = |apply: &mut Apply| {
+            apply.keep_history();
+            let limit = apply.state.limit();
+            assert_eq!(apply.step(limit), Applying::Idle);
+            apply.state.problem_of(Concern::Updater)
+        };
+        records.fail_next_sync(ErrorKind::StorageFull);
+        assert!(problem(&mut apply).is_some());
+        assert_eq!(apply.state.history().floor, None);
+        assert_eq!(problem(&mut apply), None);
+        assert!(apply.state.history().floor.is_some());
     }
 }

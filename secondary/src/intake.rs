@@ -381,7 +381,7 @@ impl Intake {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use tidemark_common::extent::Extent;
     use tidemark_common::ids::VolumeIndex;
     use tidemark_common::journal::{self, JournalOptions};
@@ -403,7 +403,7 @@ mod tests {
     const DATA_BYTES: usize = 100 << 10;
 
     /// They are as they are to be.
-    struct AsTheyAre;
+    pub(crate) struct AsTheyAre;
 
     impl CopyVolumes for AsTheyAre {
         fn provide(&self, _: &str, _: &[VolumeSpec], _: &Volumes) -> Result<(), String> {

@@ -164,6 +164,7 @@ impl Secondary {
             spill,
             may_hold,
             history_seen: None,
+            unmoved: None,
             unreadable: 0,
             untrimmed: true,
         };

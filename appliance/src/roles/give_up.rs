@@ -33,7 +33,12 @@ impl Appliance {
                 self.check_other_side(&record, peer)?;
                 self.refuse_with_images(found.keeper.id(), None, "given up")?;
                 secondary.stop().await;
-                self.forget_group(group, &found, None).await
+                let forgotten = self.forget_group(group, &found, None).await;
+                if forgotten.is_err() && self.group(group).is_ok() {
+                    // It is known still: it follows until that is tried again.
+                    self.run_as_copy(&found);
+                }
+                forgotten
             }
             Engine::Failed(why) if record.role == RoleRecord::Primary => {
                 self.check_other_side(&record, peer)?;
@@ -259,7 +264,46 @@ fn free_name(folder: &Path, by: Generation) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
+
+    use tidemark_common::catalog::{OnFullRecord, PairRecord};
+    use tidemark_common::history::History;
+
     use super::*;
+    use crate::service::tests::{Faults, appliance};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_copy_that_cannot_be_forgotten_follows_until_it_can() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        let record = GroupRecord {
+            name: "g".into(),
+            id: [7; 16],
+            role: RoleRecord::Secondary,
+            generation: 1,
+            generation_start_seq: 1,
+            interval_ms: 1000,
+            on_full: OnFullRecord::Fold,
+            next_volume_index: 1,
+            volumes: Vec::new(),
+            pairs: vec![PairRecord::new("east", 0)],
+            primary: None,
+            cut: None,
+            history: History::default(),
+        };
+        appliance.catalog.put_group(&record).unwrap();
+        appliance.start_groups().await.unwrap();
+        faults.full.store(true, Ordering::Release);
+        appliance.delete_pair("g", "east", false).await.unwrap_err();
+        let engine = appliance.group("g").unwrap().engine.read().clone();
+        let Engine::Secondary(copy) = engine else { panic!("it is known still") };
+        assert!(!copy.state().is_stopping(), "it runs");
+        drop(copy);
+        faults.full.store(false, Ordering::Release);
+        appliance.delete_pair("g", "east", false).await.unwrap();
+        assert!(appliance.group("g").is_err());
+    }
 
     #[test]
     fn a_name_that_is_taken_is_not_chosen() {

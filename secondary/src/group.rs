@@ -244,24 +244,3 @@ pub(crate) fn record_copy(
         }
     })
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pair_is_suspended_for_its_copy_as_long_as_the_primary_says_so() {
-        let mut current = Current::default();
-        let begin = Duration::from_secs(100);
-        let (end, later) = (begin + SAYS_WITHIN, begin + SAYS_WITHIN + Duration::from_secs(1));
-        current.left(Parting::Suspended, "suspended on 'east'".into(), begin);
-        assert!(current.is_suspended(end) && current.told(end).is_some());
-        assert!(!current.is_suspended(later) && current.told(later).is_none(), "it is gone, or the link, or the pair");
-        current.left(Parting::Suspended, "suspended on 'east'".into(), later);
-        assert!(current.is_suspended(later) && current.told(later).is_some());
-        current.left(Parting::Over, "'east' was stopped".into(), later);
-        assert!(!current.is_suspended(later) && current.told(later + end).is_some(), "that stays true");
-        current.left(Parting::SendsNothing, "'east' sends nothing".into(), later);
-        assert!(current.told(later + CALLS_WITHIN).is_some() && current.told(later + end).is_none());
-    }
-}

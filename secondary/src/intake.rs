@@ -382,6 +382,7 @@ impl Intake {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use tidemark_common::clock::SystemClock;
     use tidemark_common::extent::Extent;
     use tidemark_common::ids::VolumeIndex;
     use tidemark_common::journal::{self, JournalOptions};
@@ -467,7 +468,9 @@ pub(crate) mod tests {
         let file = MemoryDisk::new().open("v".as_ref(), Open::New).unwrap();
         volumes.insert(VolumeFile::new(VolumeIndex(1), "v".into(), file, 1 << 20));
         let durable = writer.journal().durable_end();
-        let state = CopyState::new(Permission::default(), durable, AppliedPosition::default(), Points::default());
+        let clock = Arc::new(SystemClock::new());
+        let (permission, applied) = (Permission::default(), AppliedPosition::default());
+        let state = CopyState::new("g".into(), clock, permission, durable, applied, Points::default());
         let metrics = Metrics::new("west", "0", jiff::Timestamp::UNIX_EPOCH).group("g");
         Intake {
             group: GROUP,

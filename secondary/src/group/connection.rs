@@ -20,6 +20,10 @@ use crate::state::Concern;
 /// A primary sends heartbeats at least once a second; one that is silent for longer than this is not there.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 
+/// A primary that can be reached, and has nothing to send or is not taken anything from, calls again within its longest pause and what a
+/// call takes.
+pub(super) const CALLS_WITHIN: Duration = Duration::from_secs(10);
+
 /// A primary whose operator has suspended the pair says it again within this time, also when one of its calls got lost.
 const SAYS_WITHIN: Duration = Duration::from_secs(30);
 
@@ -60,12 +64,12 @@ impl Current {
     }
 
     /// Whether the primary says that its operator has suspended the pair. One that is silent may be gone, or the link, or the pair.
-    fn is_suspended(&self, now: Duration) -> bool {
+    pub(super) fn is_suspended(&self, now: Duration) -> bool {
         self.suspended.is_some_and(|at| now.saturating_sub(at) <= SAYS_WITHIN)
     }
 
     /// Why the last one ended, as long as that is why there is none: when nobody has called since, it is the link by now.
-    fn told(&self, now: Duration) -> Option<String> {
+    pub(super) fn told(&self, now: Duration) -> Option<String> {
         let called = self.stood.is_none_or(|at| now.saturating_sub(at) <= CALLS_WITHIN);
         let says_so = self.suspended.is_none() || self.is_suspended(now);
         self.error.clone().filter(|_| called && says_so)
@@ -247,5 +251,26 @@ impl Secondary {
     pub fn is_connected(&self) -> bool {
         let silent = self.state.last_heard().at.map(|at| self.parts.clock.monotonic().saturating_sub(at));
         self.current.lock().connection.is_some() && silent.is_some_and(|silent| silent <= SILENCE_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_is_suspended_for_its_copy_as_long_as_the_primary_says_so() {
+        let mut current = Current::default();
+        let begin = Duration::from_secs(100);
+        let (end, later) = (begin + SAYS_WITHIN, begin + SAYS_WITHIN + Duration::from_secs(1));
+        current.left(Parting::Suspended, "suspended on 'east'".into(), begin);
+        assert!(current.is_suspended(end) && current.told(end).is_some());
+        assert!(!current.is_suspended(later) && current.told(later).is_none(), "it is gone, or the link, or the pair");
+        current.left(Parting::Suspended, "suspended on 'east'".into(), later);
+        assert!(current.is_suspended(later) && current.told(later).is_some());
+        current.left(Parting::Over, "'east' was stopped".into(), later);
+        assert!(!current.is_suspended(later) && current.told(later + end).is_some(), "that stays true");
+        current.left(Parting::SendsNothing, "'east' sends nothing".into(), later);
+        assert!(current.told(later + CALLS_WITHIN).is_some() && current.told(later + end).is_none());
     }
 }

@@ -14,12 +14,9 @@ use tidemark_common::pair::paired_or_behind;
 use tidemark_common::watchdog::{Movement, Moving};
 
 use super::Secondary;
+use super::connection::CALLS_WITHIN;
 use crate::permission::Permission;
 use crate::returned::was_before;
-
-/// A primary that can be reached, and has nothing to send or is not taken anything from, calls again within its longest pause and what a
-/// call takes.
-const CALLS_WITHIN: Duration = Duration::from_secs(10);
 
 impl Secondary {
     /// Where its positions are.

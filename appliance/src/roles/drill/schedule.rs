@@ -1,5 +1,6 @@
 //! Drills that come due by themselves, and how old copies are meanwhile.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tidemark_common::api::types::{DrillResult, DrillRun, DrillSchedule, ErrorBody, GroupDrills};
@@ -28,7 +29,7 @@ impl Appliance {
         }
     }
 
-    fn note_lag(&self) {
+    pub(super) fn note_lag(&self) {
         let groups: BTreeSet<String> = self.groups.read().keys().cloned().collect();
         let now = self.clock.monotonic();
         // Groups come and go: of those that are no more nothing is kept.

@@ -1,5 +1,7 @@
 use std::sync::atomic::Ordering;
 
+use tidemark_common::api::types::DrillResult;
+
 use super::*;
 use crate::service::tests::{Faults, add_image, appliance};
 

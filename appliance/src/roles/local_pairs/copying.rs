@@ -89,7 +89,9 @@ impl Appliance {
         let (tell, told) = oneshot::channel();
         let pair = Arc::clone(&held.pair);
         // Whoever asked may be gone: the step was made all the same.
-        let step = move || drop(tell.send(pair.step()));
+        let step = move || {
+            let _ = tell.send(pair.step());
+        };
         if stage::in_background("copier", step).is_err() {
             let pair = Arc::clone(&held.pair);
             return tokio::task::spawn_blocking(move || pair.step()).await.unwrap_or(Copied::Nothing);

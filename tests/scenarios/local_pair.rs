@@ -134,7 +134,7 @@ fn a_split_is_the_image_of_its_moment_at_once_and_a_resync_copies_only_what_diff
     written[1][70_144..71_168].fill(7);
     assert_same("with what was written to it", &targets(east), &written);
     let why = east.refuses(&["local-pair", "resync", "tb"]);
-    assert!(why.contains("connections") && why.contains("--force"), "{why}");
+    assert!(why.contains("1 NBD connection") && why.contains("--force"), "{why}");
     east.ok(&["local-pair", "resync", "tb", "--force"]);
     assert!(host.read_all().is_err(), "its host gets errors");
     drop(host);
@@ -269,7 +269,7 @@ fn what_cannot_be_paired_is_refused_with_what_to_do() {
     refused(&["local-pair", "create", "nothing", "--target", "t"], "no volume 'nothing'");
     refused(&["local-pair", "create", "a", "--target", "nothing"], "no volume 'nothing'");
     let host: Connection = east.open("t");
-    refused(&["local-pair", "create", "a", "--target", "t"], "connections");
+    refused(&["local-pair", "create", "a", "--target", "t"], "1 NBD connection");
     drop(host);
     wait_alone(east, "t");
     east.ok(&["local-pair", "create", "a", "--target", "t", "--rate", CRAWL]);

@@ -21,7 +21,7 @@ fn a_reverse_restores_the_source_with_what_was_written_to_the_target_and_replica
     split(&pair, &pair.east);
     load.wait_acked(200);
     let why = pair.east.refuses(&["local-pair", "reverse", "ta"]);
-    assert!(why.contains("connections"), "{why}");
+    assert!(why.contains("NBD connection"), "{why}");
     load.stop();
     wait_equal(&pair.east);
     pair.east.open("ta").write(8192, &[3; 512]).expect("write to a target");

@@ -333,8 +333,8 @@ fn check_range(volume: &VolumeFile, extent: Extent, position: Position) -> Resul
 }
 
 fn zero(volume: &VolumeFile, extent: Extent, hole: bool) -> Result<(), UpdaterError> {
-    volume.touch();
-    volume.file.zero(extent.offset, extent.length, hole).map_err(|source| UpdaterError::Volume {
+    let zeroed = volume.change(|volume| volume.file.zero(extent.offset, extent.length, hole));
+    zeroed.map_err(|source| UpdaterError::Volume {
         action: "zero",
         volume: volume.name.clone(),
         offset: extent.offset,

@@ -41,9 +41,7 @@ impl DirectVolume {
         work: impl FnOnce(&VolumeFile) -> io::Result<()> + Send + 'static,
     ) -> Result<(), IoError> {
         self.blocking(move |volume| {
-            let worked = work(volume);
-            volume.touch();
-            worked?;
+            volume.change(work)?;
             if fua { volume.sync() } else { Ok(()) }
         })
         .await

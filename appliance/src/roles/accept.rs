@@ -527,8 +527,7 @@ impl Appliance {
         if !eras.save(eras.applied_position(), &[extent], of, false)? {
             return Err(std::io::Error::other("what images show there cannot be saved now"));
         }
-        known.touch();
-        known.file.zero(extent.offset, extent.length, true)?;
+        known.change(|known| known.file.zero(extent.offset, extent.length, true))?;
         known.file.sync()
     }
 

@@ -185,12 +185,11 @@ impl LocalPair {
     /// Long runs past the page cache: they are not read soon, and hosts would feel the kernel write them out.
     fn write_target(&self, offset: u64, bytes: &[u8]) -> Result<(), LocalPairError> {
         let target = &self.parts.target;
-        target.touch();
-        let write = || {
+        let written = target.change(|target| {
             let past_cache = bytes.len() >= DIRECT_BYTES_MIN && target.file.write_direct_at(bytes, offset)?;
             if past_cache { Ok(()) } else { target.file.write_all_at(bytes, offset) }
-        };
-        write().map_err(volume_error("write", &target.name, offset))
+        });
+        written.map_err(volume_error("write", &target.name, offset))
     }
 
     /// Where the source has a hole, the target gets one.
@@ -200,8 +199,8 @@ impl LocalPair {
         if data.is_none_or(|(begin, _)| begin >= run.end()) {
             return Ok(());
         }
-        target.touch();
-        target.file.zero(run.offset, run.length, true).map_err(volume_error("zero", &target.name, run.offset))
+        let zeroed = target.change(|target| target.file.zero(run.offset, run.length, true));
+        zeroed.map_err(volume_error("zero", &target.name, run.offset))
     }
 
     fn sync_target(&self) -> Result<(), LocalPairError> {

@@ -153,8 +153,7 @@ impl LocalPair {
                 .save(self.parts.saves.applied_position(), &[extent], &volumes, false)
                 .map_err(failed("save what is overwritten of"))?;
         }
-        target.touch();
-        let written = write(target).map_err(failed("write"));
+        let written = target.change(write).map_err(failed("write"));
         drop(one_by_one);
         written
     }

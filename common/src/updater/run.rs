@@ -62,8 +62,7 @@ impl<'a> Run<'a> {
 
     pub(super) fn flush(&mut self) -> Result<(), UpdaterError> {
         let Some(volume) = self.volume.take() else { return Ok(()) };
-        volume.touch();
-        let written = self.write_to(&volume);
+        let written = volume.change(|volume| self.write_to(volume));
         self.parts.clear();
         self.length = 0;
         written.map_err(|source| UpdaterError::Volume {

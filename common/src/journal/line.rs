@@ -2,6 +2,7 @@
 //! the header of the next says came before it; and spares. Everything else is left over from a cut or a trim.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use super::segment::{self, Segment, number_of};
@@ -83,6 +84,20 @@ impl Journal {
         Ok(())
     }
 
+    /// Finishes the last fold that was put in its place, if that is still to be done: its segments take their names, and what they replace
+    /// is removed. Others may add segments meanwhile.
+    pub(super) fn tidy(&self) -> Result<(), JournalError> {
+        let (replaced, line) = {
+            let state = self.state.lock();
+            let Some(replaced) = state.replaced.clone() else { return Ok(()) };
+            (replaced, state.segments.keys().copied().collect::<Vec<_>>())
+        };
+        self.name_folds(line.into_iter())?;
+        self.remove_segments(&replaced)?;
+        self.state.lock().replaced = None;
+        Ok(())
+    }
+
     /// Removes segment files that are not in the line, the rest of a cut; durably, so that none comes back when a trim has
     /// taken the segment before it.
     pub(super) fn remove_void(&self) -> Result<(), JournalError> {
@@ -98,7 +113,11 @@ impl Journal {
         }
         for number in numbers {
             let path = self.folder.join(segment::file_name(*number));
-            self.disk.remove(&path).map_err(|source| JournalError::io("remove", &path, 0, source))?;
+            match self.disk.remove(&path) {
+                // By an earlier try, which could not make that durable.
+                Err(source) if source.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.map_err(|source| JournalError::io("remove", &path, 0, source))?,
+            }
         }
         let synced = self.disk.sync_folder(&self.folder);
         synced.map_err(|source| JournalError::io("sync", &self.folder, 0, source))

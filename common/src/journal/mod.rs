@@ -26,6 +26,7 @@ pub use sound::{Sound, remove, sound};
 pub use writer::Writer;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,8 +97,10 @@ struct State {
     /// The durable end when it last had something behind it that nobody should wait with.
     worth_reading: Position,
     poisoned: Option<String>,
-    /// A fold was not finished: what the folder holds is looked at by the next start.
+    /// Nobody knows whether a fold was put in its place: what the folder holds is looked at by the next start.
     fold_failed: bool,
+    /// The segments that a fold has replaced, until their files are gone and its own have their names.
+    replaced: Option<Vec<u64>>,
 }
 
 impl std::fmt::Debug for Journal {
@@ -118,6 +121,7 @@ impl Journal {
             worth_reading: Position::default(),
             poisoned: None,
             fold_failed: false,
+            replaced: None,
         };
         Self {
             disk,
@@ -375,6 +379,8 @@ impl Journal {
     /// # Errors
     /// [`JournalError`] when a file cannot be renamed or removed.
     pub fn trim(&self, before: Position) -> Result<u64, JournalError> {
+        // What a fold has replaced would lie before a line that no longer reaches there: the next start would take that for a loss.
+        self.tidy()?;
         let mut freed = 0;
         while let Some(segment) = self.pop_before(before) {
             if let Err(error) = self.retire(&segment) {
@@ -403,11 +409,15 @@ impl Journal {
         let keep =
             segment.held_bytes() == self.options.segment_bytes && self.state.lock().spares.len() < self.spares_max();
         if !keep {
-            let removed = self.disk.remove(&path).and_then(|()| self.disk.sync_folder(&self.folder));
-            return removed.map_err(|source| JournalError::io("remove", &path, 0, source));
+            return self.remove_segments(&[segment.number]);
         }
         let spare = self.folder.join(segment::spare_name(segment.number));
-        self.disk.rename(&path, &spare).map_err(|source| JournalError::io("rename", &path, 0, source))?;
+        let renamed = self.disk.rename(&path, &spare).or_else(|error| match error.kind() {
+            // By an earlier try, which could not make that durable.
+            io::ErrorKind::NotFound => self.disk.sync_folder(&self.folder),
+            _ => Err(error),
+        });
+        renamed.map_err(|source| JournalError::io("rename", &path, 0, source))?;
         self.state.lock().spares.push(spare);
         Ok(())
     }

@@ -12,6 +12,7 @@
 //! | power gone in the middle ([`MemoryDisk::power_off_after`]) | the last call took effect, unsynced, and fails; so does every call after it |
 //! | a full disk ([`MemoryDisk::limit_space`]) | a write that needs more fails with `StorageFull`, the part that fits written |
 //! | a failing sync ([`MemoryDisk::fail_next_sync`]) | fails once, later ones succeed, as on Linux: the sectors written before it read well until a crash, and are durable only once they are written again |
+//! | a failing sync of a folder ([`MemoryDisk::fail_folder_sync_after`]) | fails once; names are what they became, and durable with a later sync |
 //! | no direct I/O ([`MemoryDisk::refuse_direct`]) | direct writes are answered with `Ok(false)`; where they are taken, they are writes as others are |
 //! | an unreadable sector ([`MemoryDisk::break_sector`]) | reads of it fail until it is written |
 //! | silent damage ([`MemoryDisk::flip_bit`]) | a durable bit is another |
@@ -59,10 +60,21 @@ struct State {
 struct Faults {
     space_bytes: Option<u64>,
     fail_next_sync: Option<io::ErrorKind>,
+    /// So many syncs of folders pass, and one fails.
+    folder_syncs_left: Option<u64>,
     effects_left: Option<u64>,
     effects: u64,
     off: bool,
     direct: Direct,
+}
+
+impl Faults {
+    /// Counts a sync of a folder; an error when it is the one that is to fail.
+    fn pass_folder_sync(&mut self) -> io::Result<()> {
+        let left = self.folder_syncs_left;
+        self.folder_syncs_left = left.and_then(|left| left.checked_sub(1));
+        if left == Some(0) { Err(io::Error::other("the folder could not be synced")) } else { Ok(()) }
+    }
 }
 
 /// Writes past a page cache.
@@ -162,6 +174,11 @@ impl MemoryDisk {
     /// The next sync of a file fails with this.
     pub fn fail_next_sync(&self, how: io::ErrorKind) {
         self.state.lock().faults.fail_next_sync = Some(how);
+    }
+
+    /// So many syncs of folders pass, by themselves or with a rename; the next one fails.
+    pub fn fail_folder_sync_after(&self, passed: u64) {
+        self.state.lock().faults.folder_syncs_left = Some(passed);
     }
 
     /// Files take no direct writes from now on, as on some file systems.
@@ -283,6 +300,7 @@ impl State {
     fn sync_folder(&mut self, folder: &Path) -> io::Result<()> {
         // The power goes before the sync has done anything: that it did part of it is what a crash decides.
         self.effect()?;
+        self.faults.pass_folder_sync()?;
         let durable = &mut self.durable_names;
         self.pending.retain(|change| {
             let inside = change.is_in(folder);

@@ -60,6 +60,7 @@ impl Journal {
         if self.state.lock().fold_failed {
             return Ok(None);
         }
+        self.tidy()?;
         let mut after = range.after.segment;
         while let Some(first) = self.segment_after(after).filter(|first| first.number < range.before.segment) {
             // Its history stands before all of that fold: what is folded from here on would be told as if it followed that place.

@@ -189,22 +189,21 @@ impl<'a> Output<'a> {
         let new: Vec<_> =
             self.written.iter().chain([&closing]).map(|new| Arc::new(new.renamed(name(new.number)))).collect();
         let bytes_after = held(&new);
+        let mut replaced: Vec<u64> = self.plan.segments.iter().map(|old| old.number).collect();
+        replaced.retain(|number| new.iter().all(|new| new.number != *number));
         {
             let mut state = journal.state.lock();
             for old in &self.plan.segments {
                 state.segments.remove(&old.number);
             }
             state.segments.extend(new.iter().map(|new| (new.number, Arc::clone(new))));
+            state.replaced = Some(replaced);
         }
         // Other frames lie at these places now.
         journal.rest();
         // From here on a restart would finish it: what cannot be done now is no reason to undo it.
-        let mut replaced: Vec<u64> = self.plan.segments.iter().map(|old| old.number).collect();
-        replaced.retain(|number| new.iter().all(|new| new.number != *number));
-        let named = journal.name_folds(new.iter().map(|new| new.number));
-        if let Err(error) = named.and_then(|()| journal.remove_segments(&replaced)) {
-            journal.state.lock().fold_failed = true;
-            tracing::warn!(%error, "what was folded could not be tidied up; the next start does it");
+        if let Err(error) = journal.tidy() {
+            tracing::warn!(%error, "what was folded could not be tidied up; it is tried again before anything is trimmed");
         }
         let from = self.plan.segments.first().map_or(self.plan.marker, |first| first.begin());
         Ok(Folded { from, to: self.plan.marker, markers: self.plan.markers, bytes_before, bytes_after })

@@ -230,6 +230,35 @@ fn wherever_the_power_goes_the_journal_is_as_before_or_as_after() {
     assert!(olds > 0 && news > 0, "{olds} {news}");
 }
 
+/// What a fold has replaced and was not tidied up must not be left before a journal that was trimmed behind it: that would not be opened.
+#[test]
+fn a_folder_that_fails_once_in_a_fold_or_the_trim_behind_it_costs_nothing() {
+    let (disk, mut writer) = fresh();
+    busy(&mut writer, 20);
+    drop(writer);
+    let mut failed = 0;
+    for passed in 0..12 {
+        let disk = disk.fork();
+        let mut writer = open(&disk).writer;
+        let journal = Arc::clone(writer.journal());
+        disk.fail_folder_sync_after(passed);
+        let folded = journal.fold(everything(&writer));
+        let trimmed = journal.trim(writer.end());
+        failed += u32::from(folded.is_err()) + u32::from(trimmed.is_err());
+        disk.heal();
+        journal.trim(writer.end()).unwrap();
+        assert_eq!(journal.segments(), 1, "{passed} passed");
+        for seed in 0..4 {
+            assert_eq!(reopened(&disk.fork().crash(seed)), held(&journal), "{passed} passed, seed {seed}");
+        }
+        busy(&mut writer, 20);
+        fold_all(&writer);
+        assert_eq!(reopened(&disk), held(&journal), "{passed} passed");
+        assert!(names(&disk).iter().all(|name| !name.ends_with(".fold")), "{:?}", names(&disk));
+    }
+    assert!(failed > 2, "{failed} failed");
+}
+
 #[test]
 fn nothing_is_folded_over_a_change_of_role_or_volumes_or_before_it_is_allowed() {
     let (_disk, mut writer) = fresh();

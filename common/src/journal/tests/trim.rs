@@ -149,6 +149,27 @@ fn power_may_go_at_any_moment_of_a_trim() {
     }
 }
 
+/// The file has its other name, or is gone, and that is not yet durable: what is tried again finds it so.
+#[test]
+fn a_trim_that_could_not_be_made_durable_is_done_by_the_next() {
+    // The first becomes a spare; the third is removed.
+    for (passed, gone) in [(0, 0), (2, 8)] {
+        let (disk, mut writer) = fresh();
+        let frames = fill(&mut writer, 22);
+        let journal = Arc::clone(writer.journal());
+        disk.fail_folder_sync_after(passed);
+        journal.trim(at(5)).unwrap_err();
+        assert_eq!(held(&journal), frames[gone..], "nothing is gone that was not said to be");
+        journal.trim(at(5)).unwrap();
+        assert_eq!((journal.oldest(), held(&journal)), (at(5), frames[16..].to_vec()));
+        for seed in 0..10 {
+            assert_eq!(reopened(&disk.fork().crash(seed)), frames[16..], "seed {seed}");
+        }
+        let more = fill(&mut writer, 9);
+        assert_eq!(reopened(&disk), [&frames[16..], &more].concat());
+    }
+}
+
 #[test]
 fn volumes_go_on_only_from_a_place_the_journal_still_has() {
     let (disk, mut writer) = fresh();

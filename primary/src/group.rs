@@ -157,16 +157,17 @@ impl Primary {
             desk.markers.add(Position::default(), marker_of(&kept));
         }
         let mut writer = taken.writer;
+        // A journal that is full is no reason not to start: only a group that runs makes room.
         if writer.tip().generation < generation {
             let frame = role_record(&parts, &writer, generation.0)?;
-            writer.append(&frame)?;
+            writer.append_to_free(frame.into())?;
             writer.sync()?;
         }
         // A kill between the group's record and the journal's leaves them apart: pairs are told what holds.
         let volumes = parts.volumes.specs();
         if !record.pairs.is_empty() && taken.volumes.as_ref() != Some(&volumes) {
             let frame = ControlRecord::Volumes { volumes }.frame(&place_at(&parts, &writer, generation.0))?;
-            writer.append(&frame)?;
+            writer.append_to_free(frame.into())?;
             writer.sync()?;
             desk.volumes_changed.store(true, std::sync::atomic::Ordering::Release);
         }

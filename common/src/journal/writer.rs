@@ -92,8 +92,8 @@ impl Writer {
         self.take(frame, None, false, 0)
     }
 
-    /// Appends one frame by which others need not be held any more: for that the journal may grow one segment beyond its
-    /// capacity.
+    /// Appends one frame by which others need not be held any more, or without which nobody comes to that: for it the journal may grow one
+    /// segment beyond its capacity.
     ///
     /// # Errors
     /// As [`Self::append_frame`].

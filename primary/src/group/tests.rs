@@ -1,5 +1,5 @@
 use tidemark_common::api::types::PairState;
-use tidemark_common::catalog::{CopyRecord, PairRecord, PairStateRecord};
+use tidemark_common::catalog::{CopyRecord, GroupRecord, PairRecord, PairStateRecord};
 use tidemark_common::link::LinkError;
 use tidemark_common::wire::handshake::HandshakeError;
 use tidemark_common::wire::message::{Message, Position, Refusal, Refused, Welcome};
@@ -237,4 +237,29 @@ async fn nobody_waits_for_a_drain_that_a_panic_has_ended() {
     export.write(0, &[3; 4096], false).await.unwrap_err();
     assert!(primary.problem().unwrap().contains("defect"));
     primary.stop();
+}
+
+/// Once the record of its volumes has left the journal, each start of a group with a pair writes it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_whose_journal_is_full_to_the_last_record_starts() {
+    let directory = tempfile::tempdir().unwrap();
+    let small = JournalOptions { segment_bytes: 16 << 10, capacity_bytes: 32 << 10 };
+    let record = GroupRecord { pairs: vec![PairRecord::new("west", 0)], ..group_of(&["a"]) };
+    let (parts, options) = parts_in(directory.path(), record, small);
+    let (disk, group, generation) = (Arc::clone(&parts.disk), parts.keeper.id(), parts.keeper.generation().0);
+    let opened = journal::open(disk, &options.journal_folder, group, small, None, &mut |_, _, _| {}).unwrap();
+    let mut writer = opened.writer;
+    let mut others = parts.volumes.specs();
+    others.iter_mut().for_each(|spec| spec.size = SIZE / 2);
+    let full = loop {
+        let other = ControlRecord::Volumes { volumes: others.clone() };
+        if let Err(error) = writer.append(&other.frame(&place_at(&parts, &writer, generation)).unwrap()) {
+            break error;
+        }
+    };
+    assert!(full.is_journal_full(), "{full}");
+    writer.sync().unwrap();
+    drop(writer);
+    let (primary, _stages) = Primary::open(parts, options).unwrap();
+    assert!(primary.image.journal.is_full(), "nothing has left it");
 }

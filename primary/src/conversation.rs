@@ -170,6 +170,10 @@ impl Pair {
 
     fn acknowledged(&self, position: &Remote, good_as_of_ms: i64) -> Result<(), ShipError> {
         self.show(position);
+        // Before anything that it has is no longer held for it.
+        if position.copy != 0 {
+            block_in_place(|| self.differences.begun_there(position.copy))?;
+        }
         let (now, age_ms) = (self.clock.monotonic(), self.clock.wall().as_millisecond().saturating_sub(good_as_of_ms));
         let mut view = self.view.lock();
         // The clock here was set back, and the other side does not know yet: it is as old as it was, and older.

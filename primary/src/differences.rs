@@ -317,6 +317,24 @@ impl Differences {
         Ok(copy)
     }
 
+    /// The other side has the begin of this copy: where it stood before that is no base any more. What is sent to it since then is not among
+    /// what the copy was counted for, and leaves the journal when it has come.
+    ///
+    /// # Errors
+    /// [`DifferencesError`].
+    pub fn begun_there(&self, number: u64) -> Result<(), DifferencesError> {
+        let inner = self.lock()?;
+        if inner.points.is_empty() {
+            return Ok(());
+        }
+        let pair = self.pair()?;
+        if pair.copy.as_ref().is_none_or(|copy| copy.number != number) {
+            return Ok(());
+        }
+        let next = Inner { points: Vec::new(), ..inner.clone() };
+        self.keep(inner, next, pair)
+    }
+
     /// Somebody begins to send over a new connection: from here on nobody else says where a copy ends. Who did before may not know yet
     /// that its connection is over, and regions that it sent may be sent again.
     ///

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use tempfile::TempDir;
 use tidemark_common::catalog::{GroupRecord, PairRecord};
 use tidemark_common::journal::{self, JournalError, JournalOptions};
-use tidemark_common::wire::message::Position;
+use tidemark_common::wire::message::{Message, Position};
 
 use super::*;
 use crate::cut::CutDone;
@@ -175,6 +175,37 @@ async fn a_copy_is_not_sent_again_over_a_base_it_was_not_counted_for() {
     let set_back = rig.behind(1);
     let again = bitmap(rig.begin(&set_back).unwrap());
     assert_eq!([0, 1, 2, 3].map(|block| again.is_marked(VOLUME, block << 16)), [true; 4]);
+}
+
+/// It was set back, its journal was damaged, or it went back and returns: what came to it behind the copy's begin is in no bitmap, and
+/// here it has left the journal (invariant 6).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_side_that_is_back_before_a_copy_that_it_had_begun_is_no_base() {
+    let mut rig = Rig::new(None, REGION_BYTES);
+    let blocks = SIZE >> 16;
+    for block in 0..blocks / 2 {
+        rig.write(block).await;
+    }
+    let stands = rig.behind(2);
+    rig.begin(&stands).unwrap();
+    let copy = rig.pair.differences.copy().unwrap();
+    assert!(rig.pair.differences.knows(Seq(2), Chain(stands.chain)));
+    for block in blocks / 2..blocks {
+        rig.write(block).await;
+    }
+    let end = rig.primary.image().journal.durable_end();
+    let position = Position {
+        durable_seq: end.seq.0,
+        received_marker: copy.start_marker,
+        copy: copy.number,
+        ..Position::default()
+    };
+    let ack = Message::Ack { position, heartbeat: 1, good_as_of_ms: 0, journal_free_bytes: 64 << 20 };
+    rig.pair.heard(ack).unwrap();
+    rig.pair.view.lock().holds = Some(end.position);
+    assert!(rig.primary.image().journal.trim(end.position).unwrap() > 0);
+    assert!(rig.primary.image().journal.oldest() > copy.start());
+    let Err(ShipError::Stands(_)) = rig.begin(&stands) else { panic!("a copy without what came behind its begin") };
 }
 
 /// So much written at once pushes a pair that does not follow out of the journal here, and into a resync that finds no room.

@@ -10,7 +10,7 @@ use tidemark_common::link::{Connection, ControlReceiver, ControlSender, Parting,
 use tidemark_common::stage;
 use tidemark_common::wire::handshake::{Versions, read_answer};
 use tidemark_common::wire::message::Message;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::orders::Wanted;
 use super::{Pair, ShipError};
@@ -43,14 +43,14 @@ impl Pair {
                 }
             }
             let begin = self.clock.monotonic();
-            self.conversing.send_replace(true);
+            let conversing = Conversing::begin(&self.conversing);
             let result = tokio::select! {
                 result = self.converse() => result,
                 _ = orders.changed() => Err(ShipError::Stopped),
             };
             // In this order: what its end makes of the pair may be read out of the journal, which whoever waits for the end gives up and trims.
             self.disconnected(result.err());
-            self.conversing.send_replace(false);
+            drop(conversing);
             if self.view.lock().state == PairState::Fenced {
                 return;
             }
@@ -180,6 +180,22 @@ impl Pair {
         loop {
             self.heard(answers.recv().await?.ok_or(ShipError::Ended)?)?;
         }
+    }
+}
+
+/// A conversation under way. Whatever ends it, a defect of ours too, ends this: the updater waits for it when the journal is full.
+struct Conversing<'a>(&'a watch::Sender<bool>);
+
+impl<'a> Conversing<'a> {
+    fn begin(conversing: &'a watch::Sender<bool>) -> Self {
+        conversing.send_replace(true);
+        Self(conversing)
+    }
+}
+
+impl Drop for Conversing<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
     }
 }
 

@@ -17,6 +17,8 @@ struct Noting {
     clock: SystemClock,
     pair: OnceLock<Weak<Pair>>,
     seen: Mutex<Vec<bool>>,
+    /// A defect shows while it is.
+    fails: bool,
 }
 
 impl Clock for Noting {
@@ -26,9 +28,37 @@ impl Clock for Noting {
 
     fn monotonic(&self) -> Duration {
         let pair = self.pair.get().and_then(Weak::upgrade);
-        self.seen.lock().extend(pair.map(|pair| *pair.conversing.borrow()));
+        let conversing = pair.map(|pair| *pair.conversing.borrow());
+        self.seen.lock().extend(conversing);
+        assert!(!self.fails || conversing != Some(true), "as it was to");
         self.clock.monotonic()
     }
+}
+
+/// A pair that goes by this clock.
+fn by(clock: &Arc<Noting>, rig: &Rig) -> Arc<Pair> {
+    let parts = PairParts {
+        image: rig.pair.image.clone(),
+        desk: Arc::clone(&rig.pair.desk),
+        keeper: Arc::clone(&rig.pair.keeper),
+        links: Arc::clone(&rig.pair.links),
+        clock: Arc::clone(clock) as Arc<dyn Clock>,
+        heartbeat: rig.pair.heartbeat,
+        metrics: rig.pair.metrics.clone(),
+    };
+    let record = rig.pair.keeper.pair("west").unwrap();
+    let pair = Arc::new(Pair::new(&record, parts));
+    clock.pair.set(Arc::downgrade(&pair)).unwrap();
+    pair
+}
+
+/// The updater waits for its end without a limit when the journal is full, and a group that stops waits for the updater.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_is_over_when_a_panic_has_ended_it() {
+    let rig = Rig::new(None, REGION_BYTES);
+    let pair = by(&Arc::new(Noting { fails: true, ..Noting::default() }), &rig);
+    let ended = tokio::spawn(Arc::clone(&pair).run()).await.unwrap_err();
+    assert!(ended.is_panic() && !*pair.conversing.borrow());
 }
 
 /// A damaged journal is read for the pair when its conversation is over. Who has it stand still meanwhile, to give up what a full journal
@@ -37,18 +67,7 @@ impl Clock for Noting {
 async fn a_conversation_is_over_when_it_is_known_what_its_end_makes_of_the_pair() {
     let rig = Rig::new(None, REGION_BYTES);
     let clock = Arc::new(Noting::default());
-    let parts = PairParts {
-        image: rig.pair.image.clone(),
-        desk: Arc::clone(&rig.pair.desk),
-        keeper: Arc::clone(&rig.pair.keeper),
-        links: Arc::clone(&rig.pair.links),
-        clock: Arc::clone(&clock) as Arc<dyn Clock>,
-        heartbeat: rig.pair.heartbeat,
-        metrics: rig.pair.metrics.clone(),
-    };
-    let record = rig.pair.keeper.pair("west").unwrap();
-    let pair = Arc::new(Pair::new(&record, parts));
-    clock.pair.set(Arc::downgrade(&pair)).unwrap();
+    let pair = by(&clock, &rig);
     let mut runs = pin!(Arc::clone(&pair).run());
     assert!(runs.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending(), "it is tried again later");
     let seen = clock.seen.lock().clone();

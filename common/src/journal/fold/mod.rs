@@ -11,7 +11,7 @@
 //!
 //! 1. the folded segments are written and synced under names of their own;
 //! 2. the last one is renamed to the segment it replaces: from here on the line of segments goes through the fold;
-//! 3. the others take their names, and what they replace is removed. Recovery finishes this.
+//! 3. the others take their names, and what they replace is removed. Recovery finishes this, or whoever folds or trims next.
 //!
 //! Keeps: 6 (nothing is forgotten), 9 (all that is read is verified, all that is written is checked).
 

@@ -93,6 +93,10 @@ impl Input {
                 if style == Style::Extended && left > NBD_REQUEST_BYTES_MAX.into() {
                     return Err(InputError::PayloadTooLarge { bytes: left });
                 }
+                // Its reply waits in memory as any other, for a client that may never take it.
+                if !admit(0) {
+                    return Ok(Arrived::Held);
+                }
                 self.start += style.request_bytes();
                 self.partial = Some(Partial::Skip { header, refusal, left });
                 Ok(self.resume())

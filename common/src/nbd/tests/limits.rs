@@ -5,7 +5,7 @@ use tokio::io::AsyncWriteExt;
 use super::client::{Reply, request};
 use super::*;
 use crate::limits::{NBD_BYTES_IN_FLIGHT_MAX, NBD_REQUEST_BYTES_MAX, NBD_REQUESTS_IN_FLIGHT_MAX};
-use crate::nbd::protocol::{command, command_flag};
+use crate::nbd::protocol::{Errno, command, command_flag};
 use crate::nbd::{Patience, SessionError};
 
 fn session_error(ended: Result<(), ConnectionError>) -> SessionError {
@@ -54,14 +54,31 @@ async fn bytes_under_way_are_limited() {
 
 #[tokio::test]
 async fn a_client_that_takes_no_replies_is_not_read_from_for_ever() {
-    let Served { mut client, probe, .. } = transmit(Style::Simple).await;
-    let mut taken = 0;
-    let header = request(Style::Simple, command::READ, 0, 7, 0, 64 << 10);
-    while tokio::time::timeout(Duration::from_millis(200), client.stream.write_all(&header)).await.is_ok() {
-        taken += 1;
-        assert!(taken < 100_000, "the server reads requests whose replies nobody takes");
+    const UNKNOWN: u16 = 4711;
+    // Also when nothing of what it sends can be done: answers that say so take memory as well.
+    for command in [command::READ, UNKNOWN] {
+        let Served { mut client, probe, .. } = transmit(Style::Simple).await;
+        let mut taken = 0;
+        let header = request(Style::Simple, command, 0, 7, 0, 64 << 10);
+        while tokio::time::timeout(Duration::from_millis(200), client.stream.write_all(&header)).await.is_ok() {
+            taken += 1;
+            assert!(taken < 100_000, "the server reads requests whose replies nobody takes: {command}");
+        }
+        assert!(probe.begun_now() < NBD_REQUESTS_IN_FLIGHT_MAX);
     }
-    assert!(probe.begun_now() < NBD_REQUESTS_IN_FLIGHT_MAX);
+}
+
+#[tokio::test]
+async fn refused_requests_that_were_held_are_answered_when_their_replies_are_taken() {
+    // More replies than the stream and the server hold, and no more requests than the stream and these.
+    const SENT: u64 = 2000;
+    let Served { mut client, .. } = transmit(Style::Structured).await;
+    for _ in 0..SENT {
+        client.send(command::FLUSH, 0, 1, 1, &[]).await;
+    }
+    for cookie in 1..=SENT {
+        assert_eq!(soon(client.reply(0)).await, (cookie, Reply::Error(Errno::Invalid.code())));
+    }
 }
 
 #[tokio::test]

@@ -452,7 +452,7 @@ impl Apply {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::io::ErrorKind;
 
     use tidemark_common::catalog::{Catalog, GroupRecord, OnFullRecord, PairRecord, RoleRecord};
@@ -471,7 +471,7 @@ mod tests {
     use crate::intake::tests::AsTheyAre;
 
     /// A copy that is to keep a history, and its catalogue's disk.
-    fn copy() -> (Arc<Secondary>, Apply, MemoryDisk) {
+    pub(crate) fn copy() -> (Arc<Secondary>, Apply, MemoryDisk) {
         let records = MemoryDisk::new();
         let catalog = Catalog::open_simulated(&records, "records".as_ref(), &SystemClock::new()).unwrap();
         let group = GroupRecord {

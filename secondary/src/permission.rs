@@ -50,7 +50,7 @@ pub struct Permission {
     received: Option<Permitted>,
     permitted: Option<Permitted>,
     copy: Option<OpenCopy>,
-    /// Copies that have ended, and where the journal goes on behind their ends. A resync each, so they are few.
+    /// Copies that have ended, and where the journal goes on behind their ends; those that the volumes are behind of are forgotten.
     ended: Vec<(OpenCopy, Position)>,
     /// The newest marker of the history here, also one that stands for frames a copy has skipped.
     newest: MarkerNumber,
@@ -231,6 +231,11 @@ impl Permission {
     pub fn copy_at(&self, place: Position) -> Option<&OpenCopy> {
         let ended = self.ended.iter().filter(|(_, end)| place < *end).map(|(copy, _)| copy);
         ended.chain(&self.copy).next().filter(|copy| copy.begun <= place)
+    }
+
+    /// The volumes are this far, and never go back: nobody asks any more which copy was under way before that.
+    pub fn passed(&mut self, place: Position) {
+        self.ended.retain(|(_, end)| place < *end);
     }
 
     /// Everything before this place may be applied.

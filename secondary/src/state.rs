@@ -265,7 +265,10 @@ impl CopyState {
 
     /// The volumes are this far.
     pub fn applied(&self, applied: AppliedPosition) {
-        self.inner.lock().applied = applied;
+        let mut inner = self.inner.lock();
+        inner.applied = applied;
+        inner.permission.passed(applied.position);
+        drop(inner);
         self.changed();
     }
 

@@ -9,7 +9,7 @@ use tidemark_common::link::{Connection, ControlReceiver, ControlSender, LinkErro
 use tidemark_common::record::{CopyCheck, FoldCheck};
 use tidemark_common::stage;
 use tidemark_common::wire::message::{Hello, Message, Welcome};
-use tokio::sync::mpsc;
+use tokio::sync::{MutexGuard, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::Secondary;
@@ -99,7 +99,7 @@ impl Secondary {
                 old.close("a newer connection took over");
             }
         }
-        let mut slot = self.writer.lock().await;
+        let Some(mut slot) = self.writer_unless(&stop).await else { return Err(ReceiveError::Stopped) };
         let Some(writer) = slot.take() else { return Err(ReceiveError::Stopped) };
         if stop.is_cancelled() || self.state.is_stopping() {
             *slot = Some(writer);
@@ -140,6 +140,15 @@ impl Secondary {
         };
         self.ended(&connection, control, &result).await;
         result
+    }
+
+    /// The journal's writer, once the connection before has given it back. A disk may keep that for hours, and the primary calls every few
+    /// seconds: only the newest connection waits.
+    async fn writer_unless(&self, stop: &CancellationToken) -> Option<MutexGuard<'_, Option<Writer>>> {
+        tokio::select! {
+            slot = self.writer.lock() => Some(slot),
+            () = stop.cancelled() => None,
+        }
     }
 
     /// The primary says, with no connection of the pair, that its operator has suspended it.
@@ -257,6 +266,22 @@ impl Secondary {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::apply::tests::copy;
+
+    /// Each of them keeps a task, and what has come over it.
+    #[tokio::test]
+    async fn a_connection_that_a_newer_one_has_ended_waits_for_no_disk() {
+        let (secondary, _apply, _records) = copy();
+        // By a connection whose disk does not answer.
+        let held = secondary.writer.lock().await;
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let ended = tokio::time::timeout(Duration::from_secs(20), secondary.writer_unless(&stop)).await;
+        assert!(ended.is_ok_and(|slot| slot.is_none()));
+        drop(held);
+        let newest = CancellationToken::new();
+        assert!(secondary.writer_unless(&newest).await.is_some_and(|slot| slot.is_some()));
+    }
 
     #[test]
     fn a_pair_is_suspended_for_its_copy_as_long_as_the_primary_says_so() {

@@ -1,10 +1,11 @@
-//! What the log has of a problem that comes and goes.
+//! What the log has of a problem that comes and goes, and what is forgotten.
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
 use super::*;
+use crate::permission::tests::{at, marker};
 
 /// The messages that are logged while it is set.
 #[derive(Default)]
@@ -54,20 +55,42 @@ impl Clock for Hand {
     }
 }
 
+fn state(clock: &Arc<Hand>) -> CopyState {
+    let clock = Arc::clone(clock) as Arc<dyn Clock>;
+    let (durable, applied, points) =
+        (DurableEnd::default(), AppliedPosition::default(), Points::new(Vec::new(), None, None));
+    CopyState::new("g".into(), clock, Permission::default(), durable, applied, points)
+}
+
+/// They were kept for as long as the service ran, and copied with every look at the permission.
+#[test]
+fn copies_that_the_volumes_have_passed_are_forgotten() {
+    let state = state(&Arc::default());
+    let begin = ControlRecord::CopyBegin {
+        copy: 1,
+        start_seq: 0,
+        start_marker: 0,
+        chain: [0; 16],
+        direct: true,
+        total_bytes: 0,
+        volumes: Vec::new(),
+    };
+    let end = ControlRecord::CopyEnd { copy: 1, marker: 1 };
+    state.durable(&[(begin, at(100)), (marker(1), at(200)), (end, at(300))], &DurableEnd::default());
+    let open_inside = || state.permission().copy_at(at(150)).map(|copy| copy.number);
+    let applied = |offset| state.applied(AppliedPosition { position: at(offset), ..AppliedPosition::default() });
+    applied(200);
+    assert_eq!(open_inside(), Some(1), "who starts from there again has to know of it");
+    applied(300);
+    assert_eq!(open_inside(), None);
+}
+
 #[test]
 fn a_problem_that_comes_and_goes_is_logged_once_with_its_end_and_again_after_a_minute() {
     let (clock, log) = (Arc::new(Hand::default()), Log::default());
     let told = ["the copy has no room for what comes", "the copy takes what comes again"];
     let lines = Arc::clone(&log.0);
-    let points = Points::new(Vec::new(), None, None);
-    let state = CopyState::new(
-        "g".into(),
-        Arc::clone(&clock) as Arc<dyn Clock>,
-        Permission::default(),
-        DurableEnd::default(),
-        AppliedPosition::default(),
-        points,
-    );
+    let state = state(&clock);
     let stands = |at: Duration| {
         *clock.0.lock() = at;
         state.set_problem(Concern::Intake, Some("the journal is full".into()))

@@ -26,6 +26,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::descriptors;
 use crate::roles::appliance::{Appliance, KnownPeers};
 use crate::roles::backups::Backups;
 use crate::roles::drill::Drills;
@@ -43,9 +44,10 @@ use crate::roles::verify::Comparisons;
 pub(crate) async fn run(directory: &Path, hosts: &Handle) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let descriptors = descriptors::raise();
     let appliance = open(directory)?;
     let stop = CancellationToken::new();
-    let doors = start(&appliance, hosts, &stop).await?;
+    let doors = start(&appliance, hosts, descriptors, &stop).await?;
     tracing::info!(name = %appliance.config.name, id = %appliance.identity.id(), "serving");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tokio::select! {
@@ -198,10 +200,15 @@ type Doors = Vec<tokio::task::JoinHandle<()>>;
 
 /// Listens everywhere first, so that a busy port is said before anything runs; the control socket comes last: when it
 /// answers, everything is ready.
-async fn start(appliance: &Arc<Appliance>, hosts: &Handle, stop: &CancellationToken) -> anyhow::Result<Doors> {
+async fn start(
+    appliance: &Arc<Appliance>,
+    hosts: &Handle,
+    descriptors: u64,
+    stop: &CancellationToken,
+) -> anyhow::Result<Doors> {
     let config = &appliance.config;
     let endpoint = bind_endpoint(appliance).await?;
-    let server = bind_nbd(appliance, hosts).await?;
+    let server = bind_nbd(appliance, hosts, descriptors).await?;
     let metrics = config.metrics.address.to_string();
     let listener = TcpListener::bind(&metrics).await;
     let listener = listener.with_context(|| {
@@ -252,7 +259,7 @@ async fn bind_endpoint(appliance: &Arc<Appliance>) -> anyhow::Result<Endpoint> {
     })
 }
 
-async fn bind_nbd(appliance: &Arc<Appliance>, hosts: &Handle) -> anyhow::Result<Server> {
+async fn bind_nbd(appliance: &Arc<Appliance>, hosts: &Handle, descriptors: u64) -> anyhow::Result<Server> {
     let config = &appliance.config.nbd;
     let exports = Arc::new(Served(Arc::clone(appliance)));
     let watched = Watched { appliance: Arc::clone(appliance), metrics: Arc::clone(&appliance.metrics) };
@@ -262,7 +269,8 @@ async fn bind_nbd(appliance: &Arc<Appliance>, hosts: &Handle) -> anyhow::Result<
         clock: Arc::clone(&appliance.clock),
         ..ConnectionOptions::default()
     };
-    let options = ServerOptions { connection, ..ServerOptions::default() };
+    let connections_max = descriptors::connections_of_hosts(descriptors);
+    let options = ServerOptions { connection, connections_max, ..ServerOptions::default() };
     let addresses = config.addresses.clone();
     // Whoever makes a listener is who hears of its connections.
     Ok(hosts.spawn(async move { Server::bind(&addresses, exports, options).await }).await??)

@@ -21,6 +21,7 @@ use tidemark_primary::ship::Links;
 use tidemark_secondary::group::Secondary;
 use tidemark_secondary::intake::CopyVolumes;
 
+use super::adopt::adopt;
 use super::appliance::{Appliance, Engine, Failure, Group, failed};
 
 /// A peer that is let in says what it wants within this time.
@@ -146,16 +147,7 @@ impl Appliance {
                     let message = format!("group '{name}' on '{here}' is the copy of another appliance");
                     return Err(refuse(Refusal::Conflict, generation, message));
                 }
-                // A failover may have come in between: the record as it is now decides.
-                let adopted = group.keeper.update(|record| {
-                    let secondary = record.role == RoleRecord::Secondary && record.generation <= hello.generation;
-                    if secondary {
-                        record.generation = hello.generation;
-                        record.primary = Some(peer.0);
-                        record.interval_ms = hello.interval_ms;
-                    }
-                    secondary
-                });
+                let adopted = adopt(&group.keeper, peer.0, hello.generation, hello.interval_ms);
                 let adopted = adopted.map_err(|error| refuse(Refusal::Unready, generation, error.to_string()))?;
                 if !adopted {
                     let message = format!("group '{name}' is changing its role on '{here}'");

@@ -82,6 +82,8 @@ pub(super) struct Session<S> {
     observer: Arc<dyn SessionObserver>,
     input: Input,
     output: Output,
+    /// The stream may hold replies that the socket has not taken: under TLS, which takes more than it can pass on.
+    unflushed: bool,
     spares: Spares,
     slow: FuturesUnordered<Slow>,
     /// Bytes of the buffers of `slow`.
@@ -107,6 +109,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             observer,
             input: Input::new(entered.terms),
             output: Output::default(),
+            unflushed: false,
             spares: Spares::default(),
             slow: FuturesUnordered::new(),
             slow_bytes: 0,
@@ -259,15 +262,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let mut moved = false;
         while !self.output.is_empty() {
             match self.output.poll_write(&mut self.stream, context, &mut self.spares) {
-                Poll::Ready(Ok(())) => moved = true,
+                Poll::Ready(Ok(())) => (moved, self.unflushed) = (true, true),
                 Poll::Ready(Err(error)) => self.lose(error),
                 Poll::Pending => return moved,
             }
         }
-        if moved {
-            // Only TLS has anything to flush, and what it cannot flush now goes with the next write.
-            if let Poll::Ready(Err(error)) = Pin::new(&mut self.stream).poll_flush(context) {
-                self.lose(error);
+        // Also when there was nothing to send: the client may wait for what was held back, and ask nothing before it has that.
+        if self.unflushed {
+            match Pin::new(&mut self.stream).poll_flush(context) {
+                Poll::Ready(Ok(())) => (moved, self.unflushed) = (true, false),
+                Poll::Ready(Err(error)) => self.lose(error),
+                Poll::Pending => {}
             }
         }
         moved
@@ -287,6 +292,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// The socket is gone: nothing can be answered any more, what is under way still ends.
     fn lose(&mut self, error: io::Error) {
         self.output.abandon();
+        self.unflushed = false;
         self.end(Err(SessionError::Socket(error)));
     }
 
@@ -296,7 +302,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// Whether nothing moves because the client does not.
     fn is_waiting_for_client(&self, held: bool) -> bool {
-        !self.output.is_empty() || (self.ending.is_none() && !held && self.input.is_mid_request())
+        !self.output.is_empty() || self.unflushed || (self.ending.is_none() && !held && self.input.is_mid_request())
     }
 
     fn on_quiet(&mut self, quiet: Quiet) {

@@ -258,3 +258,20 @@ async fn what_is_under_way_is_answered_before_a_goodbye_takes_effect() {
     soon(ended).await.unwrap().unwrap();
     assert_eq!(probe.take_calls(), [Call::Read(0, 3)], "nothing after the goodbye is done");
 }
+
+/// As under TLS, which takes the last of a reply and keeps it while the socket is full.
+#[tokio::test]
+async fn what_the_stream_holds_back_follows_when_the_socket_takes_it() {
+    const BYTES: usize = 32 << 10;
+    let exports = FixedExports::default().with("v", Arc::new(Probe::new(SIZE)) as _);
+    let (near, far) = tokio::io::duplex(1024);
+    let far = tokio::io::BufWriter::with_capacity(2 * BYTES, far);
+    let (options, stop) = (ConnectionOptions::default(), CancellationToken::new());
+    let ended = tokio::spawn(async move { serve(far, &exports, &options, &stop).await });
+    let mut client = Client::new(near);
+    client.enter(Style::Simple, "v").await;
+    assert_eq!(client.write(0, 0, &[7; BYTES]).await, Reply::Done);
+    assert_eq!(soon(client.read(0, BYTES as u64)).await, Reply::Data(vec![7; BYTES]));
+    client.leave().await;
+    soon(ended).await.unwrap().unwrap();
+}

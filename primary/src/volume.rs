@@ -4,12 +4,18 @@ use std::sync::Arc;
 
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::Seq;
+use tidemark_common::limits::NBD_STATUS_RUNS_MAX;
 use tidemark_common::nbd::{Allocation, Bounds, Export, ExportInfo, IoError, IoFuture, ZeroMode};
 use tidemark_common::volumes::VolumeFile;
 
 use crate::commit::SharedDrain;
 use crate::drain::DrainDesk;
 use crate::image::{Image, ImageError};
+
+/// How far one BLOCK_STATUS looks: clients ask again from where it ends.
+const STATUS_BYTES: u64 = 64 << 30;
+/// And how far at once: no more of the index than that is in memory.
+const STATUS_STEP: u64 = 1 << 30;
 
 /// One volume of a group, as hosts see it.
 #[derive(Debug)]
@@ -91,40 +97,61 @@ impl CapturedVolume {
             Err(_) => Err(IoError::ShuttingDown),
         }
     }
+}
 
-    fn status(&self, extent: Extent) -> Result<Vec<Allocation>, IoError> {
-        let mut runs: Vec<Allocation> = Vec::new();
-        let mut add = |length: u64, zero: bool| {
-            match runs.last_mut().filter(|last| last.zero == zero) {
-                Some(last) => last.length += length,
-                None => runs.push(Allocation { length, hole: zero, zero }),
-            };
-        };
-        for piece in self.image.buffer.pieces(extent).map_err(|error| report(&error.into()))? {
+/// Runs one behind the other, neighbours different.
+#[derive(Debug, Default)]
+struct Runs(Vec<Allocation>);
+
+impl Runs {
+    fn add(&mut self, length: u64, zero: bool) {
+        match self.0.last_mut().filter(|last| last.zero == zero) {
+            Some(last) => last.length += length,
+            None => self.0.push(Allocation { length, hole: zero, zero }),
+        }
+    }
+
+    /// Whether one answer has no room for more.
+    const fn are_enough(&self) -> bool {
+        self.0.len() > NBD_STATUS_RUNS_MAX
+    }
+}
+
+/// What is allocated from the begin of a range on, as far as one answer goes. Asks the disk, which may take its time.
+fn status(image: &Image, volume: &VolumeFile, extent: Extent) -> Result<Vec<Allocation>, IoError> {
+    let (mut runs, mut at) = (Runs::default(), extent.offset);
+    let end = at + extent.length.min(STATUS_BYTES);
+    while at < end && !runs.are_enough() {
+        let step = Extent { offset: at, length: (end - at).min(STATUS_STEP), ..extent };
+        for piece in image.buffer.pieces(step).map_err(|error| report(&error.into()))? {
             match piece.location {
-                Some(location) => add(piece.extent.length, location.is_zero()),
-                None => self.base_status(piece.extent, &mut add)?,
+                Some(location) => runs.add(piece.extent.length, location.is_zero()),
+                None => base_status(volume, piece.extent, &mut runs)?,
+            }
+            if runs.are_enough() {
+                break;
             }
         }
-        Ok(runs)
+        at = step.end();
     }
+    Ok(runs.0)
+}
 
-    fn base_status(&self, extent: Extent, add: &mut impl FnMut(u64, bool)) -> Result<(), IoError> {
-        let mut at = extent.offset;
-        while at < extent.end() {
-            let data = self.volume.file.next_data(at).map_err(|_| IoError::Io)?;
-            let (begin, end) = data.unwrap_or((extent.end(), extent.end()));
-            let (begin, end) = (begin.clamp(at, extent.end()), end.clamp(at, extent.end()));
-            if begin > at {
-                add(begin - at, true);
-            }
-            if end > begin {
-                add(end - begin, false);
-            }
-            at = end.max(at + 1);
+fn base_status(volume: &VolumeFile, extent: Extent, runs: &mut Runs) -> Result<(), IoError> {
+    let mut at = extent.offset;
+    while at < extent.end() && !runs.are_enough() {
+        let data = volume.file.next_data(at).map_err(|_| IoError::Io)?;
+        let (begin, end) = data.unwrap_or((extent.end(), extent.end()));
+        let (begin, end) = (begin.clamp(at, extent.end()), end.clamp(at, extent.end()));
+        if begin > at {
+            runs.add(begin - at, true);
         }
-        Ok(())
+        if end > begin {
+            runs.add(end - begin, false);
+        }
+        at = end.max(at + 1);
     }
+    Ok(())
 }
 
 fn report(error: &ImageError) -> IoError {
@@ -188,6 +215,39 @@ impl Export for CapturedVolume {
     }
 
     fn block_status(&self, offset: u64, length: u64) -> IoFuture<'_, Vec<Allocation>> {
-        Box::pin(std::future::ready(self.status(self.extent(offset, length))))
+        let (image, volume, extent) = (self.image.clone(), Arc::clone(&self.volume), self.extent(offset, length));
+        Box::pin(async move {
+            let looked = tokio::task::spawn_blocking(move || status(&image, &volume, extent));
+            looked.await.unwrap_or(Err(IoError::ShuttingDown))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemark_common::ids::VolumeIndex;
+    use tidemark_common::limits::SECTOR_BYTES;
+    use tidemark_common::storage::memory::MemoryDisk;
+    use tidemark_common::storage::{Disk, Open};
+
+    use super::*;
+
+    /// A range may be a whole volume, and a volume may have a hole behind each block.
+    #[test]
+    fn one_question_is_looked_into_no_further_than_one_answer_goes() {
+        let blocks = 3 * NBD_STATUS_RUNS_MAX as u64;
+        let size = 2 * blocks * SECTOR_BYTES;
+        let file = MemoryDisk::new().open("v".as_ref(), Open::New).unwrap();
+        file.grow(size).unwrap();
+        for block in 0..blocks {
+            file.write_all_at(&[1; 512], 2 * block * SECTOR_BYTES).unwrap();
+        }
+        let volume = VolumeFile::new(VolumeIndex(1), "v".into(), file, size);
+        let mut runs = Runs::default();
+        base_status(&volume, Extent { volume: volume.index, offset: 0, length: size }, &mut runs).unwrap();
+        let Runs(runs) = runs;
+        assert!((NBD_STATUS_RUNS_MAX..NBD_STATUS_RUNS_MAX + 3).contains(&runs.len()), "{}", runs.len());
+        let expected = (0..).map(|run| Allocation { length: SECTOR_BYTES, hole: run % 2 == 1, zero: run % 2 == 1 });
+        assert!(runs.iter().copied().eq(expected.take(runs.len())));
     }
 }

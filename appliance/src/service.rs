@@ -282,11 +282,14 @@ pub(crate) mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
     use parking_lot::Mutex;
+    use tidemark_common::api::types::{GroupCreate, OnFull, VolumeCreate};
     use tidemark_common::catalog::{ImageKindRecord, ImageRecord, ImageRecords};
+    use tidemark_common::history::History;
     use tidemark_common::storage::memory::MemoryDisk;
     use tidemark_common::storage::{Disk, DiskFile, Open};
 
     use super::*;
+    use crate::roles::appliance::Volume;
 
     /// What befalls whoever writes into the catalogue of a test's appliance.
     #[derive(Default)]
@@ -378,7 +381,34 @@ pub(crate) mod tests {
         let disk = FaultyDisk(MemoryDisk::new(), Arc::clone(faults));
         let catalog = Catalog::open_simulated(&disk, "catalog".as_ref(), &*clock).unwrap();
         let identity = Identity::create(directory).unwrap();
-        over(directory, Config::new("alone"), identity, clock, catalog).unwrap()
+        let mut config = Config::new("alone");
+        // Rings and journals as small as they may be, and nothing outside of the directory.
+        config.groups.ring_directory = directory.to_owned();
+        config.groups.write_buffer_bytes = 16 << 20;
+        config.groups.segment_bytes = 8 << 20;
+        config.groups.journal_bytes = 64 << 20;
+        over(directory, config, identity, clock, catalog).unwrap()
+    }
+
+    /// Gives it a volume in no group, of a MiB.
+    pub(crate) async fn add_volume(appliance: &Appliance, name: &str) -> Arc<Volume> {
+        let request = VolumeCreate { name: name.into(), size: 1 << 20, backing: None };
+        appliance.create_volume(request).await.unwrap();
+        appliance.volume(name).unwrap()
+    }
+
+    /// Gives it a group that is primary and has no pair, with a volume of its own.
+    pub(crate) async fn add_primary(appliance: &Appliance, name: &str, volume: &str) -> Arc<Volume> {
+        let added = add_volume(appliance, volume).await;
+        let request = GroupCreate {
+            name: name.into(),
+            volumes: vec![volume.into()],
+            interval_ms: 1000,
+            on_full: OnFull::default(),
+            history: History::default(),
+        };
+        appliance.create_group(request).await.unwrap();
+        added
     }
 
     /// Gives it an image, which has no volumes and cannot be read.

@@ -418,17 +418,22 @@ impl CopyVolumes for Appliance {
                     // All of it is copied.
                     None => Ok(()),
                 };
-                cleared.and_then(|()| volume.file.grow(spec.size)).map_err(|error| {
-                    format!(
-                        "grow volume '{}' on '{}' ({}) to the {} bytes that the primary's has: {error}",
-                        spec.name, self.config.name, volume.backing, spec.size
-                    )
-                })?;
+                let grow = |grown: std::io::Result<()>| {
+                    grown.map_err(|error| {
+                        format!(
+                            "grow volume '{}' on '{}' ({}) to the {} bytes that the primary's has: {error}",
+                            spec.name, self.config.name, volume.backing, spec.size
+                        )
+                    })
+                };
+                grow(cleared.and_then(|()| volume.file.file.grow(spec.size)))?;
                 let record = self.catalog.volume(&spec.name).map_err(|error| error.to_string())?;
                 if let Some(record) = record {
                     let record = VolumeRecord { size: spec.size, ..record };
                     self.catalog.put_volume(&record).map_err(|error| error.to_string())?;
                 }
+                // Behind its record: what is written there by then would be taken for what the file held before, at the next start.
+                grow(volume.file.grow(spec.size))?;
             }
             match known {
                 Some(known) => {
@@ -597,3 +602,6 @@ impl Appliance {
         self.make_volume(&record)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -278,7 +278,11 @@ impl Appliance {
         refuse_connected(name, &volume, None)?;
         let reason = format!("volume '{name}' was deleted");
         volume.door.lead_to(Arc::new(Closed { size: volume.file.size(), reason })).await;
-        self.catalog.delete_volume(name).map_err(failed)?;
+        if let Err(error) = self.catalog.delete_volume(name) {
+            // It is known still: hosts have it until that is tried again.
+            self.settle_closed_door(name);
+            return Err(failed(error));
+        }
         self.offers.forget(name);
         self.restore_is_forgotten(name);
         self.volumes.write().remove(name);
@@ -434,4 +438,23 @@ pub(crate) fn refuse_connected(name: &str, volume: &Volume, why: Option<&str>) -
     let why = why.map_or_else(String::new, |why| format!(", and {why}"));
     let connections = counted(connections, "NBD connection");
     Err(refused(format!("volume '{name}' has {connections}{why}: disconnect the hosts first")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::tests::{Faults, add_volume, appliance};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_volume_that_cannot_be_forgotten_is_served_until_it_can() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        let volume = add_volume(&appliance, "v").await;
+        faults.full.store(true, Ordering::Release);
+        appliance.delete_volume("v").await.unwrap_err();
+        volume.door.write(0, &[1; 512], false).await.unwrap();
+        faults.full.store(false, Ordering::Release);
+        appliance.delete_volume("v").await.unwrap();
+        assert!(volume.door.write(0, &[1; 512], false).await.is_err(), "it is gone");
+    }
 }

@@ -129,17 +129,24 @@ impl Appliance {
             Err(error) => Err(failed(error)),
         };
         connection.close("answered");
-        match Answered::of(answered, peer, generation) {
+        self.act_upon(group, primary, peer, Answered::of(answered, peer, generation))
+    }
+
+    /// What this side is from here on; the generation of the other one, when that took over because it was asked.
+    fn act_upon(&self, group: &Group, primary: &Primary, peer: &str, answered: Answered) -> Result<u64, ErrorBody> {
+        let name = group.keeper.name();
+        match answered {
             Answered::TookOver(generation) => {
                 *group.engine.write() = Engine::Fenced { by: Generation(generation) };
                 Ok(generation)
             }
             Answered::TookOverBefore { by, message } => {
-                *group.engine.write() = Engine::Fenced { by: Generation(by) };
-                group.keeper.update(|record| record.fence(by, now_ns)).map_err(failed)?;
-                self.close_doors(group, &format!("'{peer}' has taken over: open it there"));
-                tokio::task::block_in_place(|| primary.stop());
-                let name = group.keeper.name();
+                // First of all: whatever the catalogue takes, the other side serves.
+                self.serve_no_more(group, primary, Generation(by), &format!("'{peer}' has taken over: open it there"));
+                let now_ns = self.now_ns();
+                if let Err(error) = group.keeper.update(|record| record.fence(by, now_ns)) {
+                    tracing::error!(group = %name, %error, by, "fenced, and by which generation could not be recorded: a rejoin asks for it");
+                }
                 Err(refused(format!("{message}. This side is fenced: `tidemark rejoin {name}` makes it the copy")))
             }
             Answered::DidNot(message) => {
@@ -147,16 +154,20 @@ impl Appliance {
                 Err(refused(message))
             }
             Answered::Unknown(why) => {
-                *group.engine.write() = Engine::Fenced { by };
-                self.close_doors(group, &format!("whether '{peer}' has taken over is not known yet"));
-                tokio::task::block_in_place(|| primary.stop());
+                let by = group.keeper.generation().next();
+                self.serve_no_more(group, primary, by, &format!("whether '{peer}' has taken over is not known yet"));
                 Err(failed(format!(
-                    "whether '{peer}' has taken over is not known ({why}): this side serves nothing. `tidemark rejoin {}` asks it \
-                     again, and makes this side its copy, or primary as before",
-                    group.keeper.name()
+                    "whether '{peer}' has taken over is not known ({why}): this side serves nothing. `tidemark rejoin {name}` asks it \
+                     again, and makes this side its copy, or primary as before"
                 )))
             }
         }
+    }
+
+    fn serve_no_more(&self, group: &Group, primary: &Primary, by: Generation, why: &str) {
+        *group.engine.write() = Engine::Fenced { by };
+        self.close_doors(group, why);
+        tokio::task::block_in_place(|| primary.stop());
     }
 
     fn close_doors(&self, group: &Group, why: &str) {
@@ -261,7 +272,25 @@ fn ready_pair(primary: &Primary, name: &str, to: &str) -> Result<Arc<Pair>, Erro
 
 #[cfg(test)]
 mod tests {
+    use tidemark_common::nbd::Export;
+
     use super::*;
+    use crate::service::tests::{Faults, add_primary, appliance};
+
+    /// Invariant 8: the other side serves, whether this one can record that or not.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn whoever_was_replaced_serves_nothing_though_that_cannot_be_recorded() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        let volume = add_primary(&appliance, "g", "v").await;
+        let (group, primary) = (appliance.group("g").unwrap(), appliance.primary("g").unwrap());
+        volume.door.read(0, &mut [0; 512]).await.unwrap();
+        faults.full.store(true, Ordering::Release);
+        let before = Answered::TookOverBefore { by: 5, message: "so it says".into() };
+        appliance.act_upon(&group, &primary, "west", before).unwrap_err();
+        assert!(volume.door.read(0, &mut [0; 512]).await.is_err(), "hosts belong there");
+        assert!(matches!(&*group.engine.read(), Engine::Fenced { by: Generation(5) }));
+    }
 
     /// Invariant 8: a side that was told of a higher generation serves no more, whatever else it was told.
     #[test]

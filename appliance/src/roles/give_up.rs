@@ -6,9 +6,10 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use tidemark_common::api::types::ErrorBody;
-use tidemark_common::catalog::{GroupRecord, RoleRecord};
+use tidemark_common::catalog::{Batch, CatalogError, GroupRecord, RoleRecord, VolumeRecord};
 use tidemark_common::ids::{Generation, GroupId};
 use tidemark_common::keeper::GroupKeeper;
+use tidemark_common::storage::Disk;
 
 use super::appliance::{Appliance, Engine, Group, failed, refused};
 use super::rejoin::Settled;
@@ -34,7 +35,7 @@ impl Appliance {
                 self.refuse_with_images(found.keeper.id(), None, "given up")?;
                 secondary.stop().await;
                 let forgotten = self.forget_group(group, &found, None).await;
-                if forgotten.is_err() && self.group(group).is_ok() {
+                if forgotten.is_err() {
                     // It is known still: it follows until that is tried again.
                     self.run_as_copy(&found);
                 }
@@ -109,7 +110,13 @@ impl Appliance {
             *found.engine.write() = Engine::Failed(reason.into());
             return Err(failed(format!("group '{name}' is not deleted: {reason}")));
         }
-        self.forget_group(name, &found, None).await
+        let forgotten = self.forget_group(name, &found, None).await;
+        if forgotten.is_err()
+            && let Err(reason) = self.run_as_primary(&found).await
+        {
+            tracing::error!(group = name, %reason, "a group that could not be deleted does not run");
+        }
+        forgotten
     }
 
     /// Who gives a group up names its other side: another name is a slip, and this cannot be undone.
@@ -124,25 +131,42 @@ impl Appliance {
         Err(refused(format!("group '{group}' is not paired with '{peer}' but with '{sides}': nothing was changed")))
     }
 
+    /// After an error the group is known still.
     async fn forget_group(&self, name: &str, group: &Group, fenced_by: Option<Generation>) -> Result<(), ErrorBody> {
         let id = group.keeper.id();
         let record = group.keeper.get();
         // Before the catalogue forgets: whatever fails here can be tried again.
+        self.discard_unfinished(group);
+        // Goes with what is set aside: there it is found by the group's name, too.
+        self.note_lost(group)?;
         if let Some(by) = fenced_by {
             self.set_aside(id, by)?;
         }
-        self.note_lost(group)?;
         let ring = self.ring_path(id);
-        self.catalog.delete_group(name, id).map_err(failed)?;
-        self.groups.write().remove(name);
         let members = record.volumes.into_iter().map(|member| member.name);
         let volumes: BTreeSet<String> = members.chain(self.made_for(|group| group == name)).collect();
-        for volume in volumes {
-            self.set_free(&volume)?;
-            self.settle_door(&volume).await;
+        self.forget_records(name, id, &volumes).map_err(failed)?;
+        self.groups.write().remove(name);
+        for name in volumes {
+            if let Ok(volume) = self.volume(&name) {
+                *volume.made_for.write() = None;
+            }
+            self.settle_door(&name).await;
         }
         self.remove_group_files(id, &ring);
         Ok(())
+    }
+
+    /// One step: the group, whose its volumes are, and when it is rehearsed.
+    fn forget_records(&self, name: &str, id: GroupId, volumes: &BTreeSet<String>) -> Result<(), CatalogError> {
+        let mut batch = Batch::new();
+        batch.delete_group(name, id)?;
+        for volume in volumes {
+            if let Some(record) = self.catalog.volume(volume)?.filter(|record| record.group.is_some()) {
+                batch.put_volume(&VolumeRecord { group: None, ..record })?;
+            }
+        }
+        self.forget_with_schedule(name, batch)
     }
 
     /// What a fenced primary had not shipped stays on its disk (invariant 8), whatever becomes of the group.
@@ -152,16 +176,7 @@ impl Appliance {
             // An earlier try came this far.
             return Ok(());
         }
-        let ring = self.ring_path(id);
-        let at = |action: &str, path: &Path, error: io::Error| failed(format!("{action} {}: {error}", path.display()));
-        if ring.exists() {
-            keep_copy(&ring, &folder.join("ring")).map_err(|error| at("keep", &ring, error))?;
-        }
-        let kept = free_name(&folder, fenced_by);
-        self.disk.rename(&folder, &kept).map_err(|error| at("set aside", &folder, error))?;
-        if let Some(parent) = kept.parent() {
-            self.disk.sync_folder(parent).map_err(|error| at("sync", parent, error))?;
-        }
+        let kept = set_folder_aside(&*self.disk, &folder, &self.ring_path(id), fenced_by)?;
         tracing::warn!(kept = %kept.display(), "the journal of a group that was primary is kept");
         Ok(())
     }
@@ -244,6 +259,21 @@ fn may_hold_writes(group: &str, reason: &str) -> ErrorBody {
     ))
 }
 
+/// What a group had goes to a name that is free, with its write buffer in it. All of it is durable when this returns.
+fn set_folder_aside(disk: &dyn Disk, folder: &Path, ring: &Path, by: Generation) -> Result<PathBuf, ErrorBody> {
+    let at = |action: &str, path: &Path, error: io::Error| failed(format!("{action} {}: {error}", path.display()));
+    if ring.exists() {
+        let kept = keep_copy(ring, &folder.join("ring")).and_then(|()| disk.sync_folder(folder));
+        kept.map_err(|error| at("keep", ring, error))?;
+    }
+    let kept = free_name(folder, by);
+    disk.rename(folder, &kept).map_err(|error| at("set aside", folder, error))?;
+    if let Some(parent) = kept.parent() {
+        disk.sync_folder(parent).map_err(|error| at("sync", parent, error))?;
+    }
+    Ok(kept)
+}
+
 /// A ring lies in memory: its copy must be on the disk before the ring goes.
 fn keep_copy(ring: &Path, copy: &Path) -> io::Result<()> {
     fs::copy(ring, copy)?;
@@ -267,11 +297,16 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::Ordering;
 
+    use parking_lot::Mutex;
+    use tidemark_common::api::types::DrillSchedule;
     use tidemark_common::catalog::{OnFullRecord, PairRecord};
     use tidemark_common::history::History;
+    use tidemark_common::nbd::Export;
+    use tidemark_common::storage::disk::SystemDisk;
+    use tidemark_common::storage::{DiskFile, Open};
 
     use super::*;
-    use crate::service::tests::{Faults, appliance};
+    use crate::service::tests::{Faults, add_primary, appliance};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_copy_that_cannot_be_forgotten_follows_until_it_can() {
@@ -303,6 +338,104 @@ mod tests {
         faults.full.store(false, Ordering::Release);
         appliance.delete_pair("g", "east", false).await.unwrap();
         assert!(appliance.group("g").is_err());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_group_that_cannot_be_deleted_is_served_until_it_can() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        let volume = add_primary(&appliance, "g", "v").await;
+        faults.full.store(true, Ordering::Release);
+        appliance.delete_group("g").await.unwrap_err();
+        volume.door.write(0, &[1; 4096], false).await.unwrap();
+        faults.full.store(false, Ordering::Release);
+        appliance.delete_group("g").await.unwrap();
+        assert!(appliance.group("g").is_err());
+        let mut found = [0; 4096];
+        volume.door.read(0, &mut found).await.unwrap();
+        assert_eq!(found, [1; 4096], "what hosts wrote meanwhile is in the volume");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_group_that_is_deleted_is_rehearsed_no_more_and_neither_is_another_of_its_name() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        add_primary(&appliance, "g", "v").await;
+        let schedule = DrillSchedule { every_ms: 60_000, check: None, timeout_ms: 1000, mount: false };
+        appliance.schedule_drill("g", &schedule).unwrap();
+        appliance.delete_group("g").await.unwrap();
+        assert!(appliance.catalog.schedules().unwrap().is_empty());
+        assert!(appliance.unschedule_drill("g").is_err(), "there is none any more");
+    }
+
+    /// Invariant 8: tails of before go with what is set aside, and are listed.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_lost_before_is_listed_when_a_fenced_group_is_given_up() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        let role = RoleRecord::Fenced { by_generation: 4 };
+        let record = GroupRecord { role, generation: 3, ..GroupRecord::new("g", [7; 16]) };
+        appliance.catalog.put_group(&record).unwrap();
+        appliance.start_groups().await.unwrap();
+        let group = appliance.group("g").unwrap();
+        let tail = appliance.lost_folder(group.keeper.id()).join("generation-1-after-marker-5");
+        fs::create_dir_all(&tail).unwrap();
+        appliance.forget_group("g", &group, Some(Generation(4))).await.unwrap();
+        let listed = appliance.lost("g").unwrap();
+        let [lost] = &listed[..] else { panic!("{listed:?}") };
+        assert!(lost.name == "generation-1-after-marker-5" && Path::new(&lost.folder).is_dir(), "{lost:?}");
+        appliance.discard_lost("g", &lost.name).unwrap();
+        assert!(appliance.lost("g").is_err(), "nothing of it is kept any more");
+    }
+
+    /// What becomes durable, in its order.
+    struct Noting(Mutex<Vec<String>>);
+
+    impl Noting {
+        fn note(&self, what: &str, path: &Path) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            self.0.lock().push(format!("{what} {name}"));
+        }
+    }
+
+    impl Disk for Noting {
+        fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
+            SystemDisk.open(path, how)
+        }
+
+        fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
+            SystemDisk.list(folder)
+        }
+
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            self.note("rename", from);
+            SystemDisk.rename(from, to)
+        }
+
+        fn remove(&self, path: &Path) -> io::Result<()> {
+            SystemDisk.remove(path)
+        }
+
+        fn create_folder(&self, folder: &Path) -> io::Result<()> {
+            SystemDisk.create_folder(folder)
+        }
+
+        fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+            self.note("sync", folder);
+            SystemDisk.sync_folder(folder)
+        }
+    }
+
+    #[test]
+    fn a_write_buffer_is_durable_where_it_is_kept_before_its_memory_goes() {
+        let directory = tempfile::tempdir().unwrap();
+        let (groups, ring) = (directory.path().join("groups"), directory.path().join("07.ring"));
+        fs::create_dir_all(groups.join("07")).unwrap();
+        fs::write(&ring, "answered").unwrap();
+        let disk = Noting(Mutex::default());
+        let kept = set_folder_aside(&disk, &groups.join("07"), &ring, Generation(2)).unwrap();
+        assert_eq!(fs::read(kept.join("ring")).unwrap(), b"answered");
+        assert_eq!(*disk.0.lock(), ["sync 07", "rename 07", "sync groups"]);
     }
 
     #[test]

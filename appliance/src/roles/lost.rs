@@ -3,7 +3,8 @@
 //! A tail is a folder with the segments of the old journal from where the histories parted, and with the regions that it no
 //! longer reaches back to. It is read as any journal, and exported by the updater that writes volumes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,6 +33,9 @@ impl Locate for Written {
     }
 }
 
+/// Where the tails of a group lie, in its folder.
+pub(crate) const LOST: &str = "lost";
+
 /// Beside the tails of a group that was given up: what is needed to know of it.
 const NOTE: &str = "given-up.json";
 
@@ -49,6 +53,9 @@ struct Owner {
     id: String,
     /// Index, name and bytes of its volumes.
     volumes: Vec<(u32, String, u64)>,
+    /// Where its tails are: what a group had may have been set aside with them.
+    #[serde(skip)]
+    lost: PathBuf,
 }
 
 impl Owner {
@@ -100,28 +107,43 @@ impl Appliance {
     pub(crate) fn lost(&self, name: &str) -> Result<Vec<LostTail>, ErrorBody> {
         let mut tails = Vec::new();
         for owner in self.owners(name)? {
-            let folder = self.lost_folder(owner.id());
+            let folder = &owner.lost;
             if folder.exists() {
-                let names = self.disk.list(&folder);
+                let names = self.disk.list(folder);
                 let names = names.map_err(|error| failed(format!("read {}: {error}", folder.display())))?;
-                let lost = names.into_iter().filter(|tail| self.is_lost(owner.id(), tail));
+                let lost = names.into_iter().filter(|tail| self.is_lost(owner.id(), &folder.join(tail)));
                 tails.extend(lost.map(|tail| self.describe(&owner, tail)));
             }
         }
         Ok(tails)
     }
 
-    /// Whether what is kept under a name was lost. What was being kept when a return was broken off, or a failover to an older marker, is of
+    /// Whether what is kept in a folder was lost. What was being kept when a return was broken off, or a failover to an older marker, is of
     /// nothing lost as long as this side's generation is what it was: all of it is still where it was, and what is kept may be half of it.
-    fn is_lost(&self, id: GroupId, tail: &str) -> bool {
-        let mark = self.lost_folder(id).join(tail).join(UNFINISHED);
-        let Some(group) = self.group_by_id(id).filter(|_| mark.exists()) else { return true };
-        let is_lost = parse(tail).is_none_or(|(generation, _)| generation < group.keeper.generation().0);
+    fn is_lost(&self, id: GroupId, tail: &Path) -> bool {
+        !self.is_in_journal(id, tail) && !self.is_unfinished(id, tail)
+    }
+
+    fn is_unfinished(&self, id: GroupId, tail: &Path) -> bool {
+        let mark = tail.join(UNFINISHED);
+        let Some(group) = self.group_by_id(id).filter(|_| mark.exists()) else { return false };
+        let named = tail.file_name().and_then(|name| name.to_str()).and_then(parse);
+        let is_lost = named.is_none_or(|(generation, _)| generation < group.keeper.generation().0);
         if is_lost {
             // It was killed right behind its last step.
-            self.finish_tail_or_say(&self.lost_folder(id).join(tail));
+            self.finish_tail_or_say(tail);
         }
-        is_lost
+        !is_lost
+    }
+
+    /// Whether a tail is the journal that is there still, under another name: a failover to an older marker was broken off before it cut that.
+    /// Who opened the tail would write into the journal.
+    fn is_in_journal(&self, id: GroupId, tail: &Path) -> bool {
+        let files = |folder: &Path| -> BTreeSet<(u64, u64)> {
+            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            entries.filter_map(|entry| entry.metadata().ok()).map(|found| (found.dev(), found.ino())).collect()
+        };
+        !files(tail).is_disjoint(&files(&self.journal_folder(id)))
     }
 
     /// What begins to be kept is no tail before that is ended.
@@ -145,12 +167,9 @@ impl Appliance {
 
     /// What a change of roles that was broken off had begun to keep goes before this side's generation changes in another way.
     pub(crate) fn discard_unfinished(&self, group: &Group) {
-        let Ok(tails) = std::fs::read_dir(self.lost_folder(group.keeper.id())) else { return };
-        let unfinished = |folder: &PathBuf| {
-            let name = folder.file_name().and_then(|name| name.to_str());
-            name.is_some_and(|name| !self.is_lost(group.keeper.id(), name))
-        };
-        for folder in tails.flatten().map(|tail| tail.path()).filter(unfinished) {
+        let (id, lost) = (group.keeper.id(), self.lost_folder(group.keeper.id()));
+        let Ok(tails) = std::fs::read_dir(&lost) else { return };
+        for folder in tails.flatten().map(|tail| tail.path()).filter(|folder| self.is_unfinished(id, folder)) {
             tracing::info!(folder = %folder.display(), "what a change of roles that was broken off had kept goes: nothing was lost by it");
             if let Err(error) = std::fs::remove_dir_all(&folder) {
                 tracing::warn!(folder = %folder.display(), %error, "what is of nothing lost could not be removed");
@@ -177,14 +196,21 @@ impl Appliance {
             let size = size(&member.name);
             (member.index, member.name, size)
         });
-        Owner { name: record.name, id: hex::encode(record.id), volumes: volumes.collect() }
+        let (id, lost) = (hex::encode(record.id), self.lost_folder(GroupId(record.id)));
+        Owner { name: record.name, id, volumes: volumes.collect(), lost }
     }
 
     fn forgotten(&self, name: &str) -> Vec<Owner> {
         let Ok(groups) = std::fs::read_dir(self.directory.join("groups")) else { return Vec::new() };
-        let notes = groups.flatten().filter_map(|group| std::fs::read(group.path().join(NOTE)).ok());
-        let owners = notes.filter_map(|note| serde_json::from_slice::<Owner>(&note).ok());
-        owners.filter(|owner| owner.name == name && self.group_by_id(owner.id()).is_none()).collect()
+        let owners = groups.flatten().filter_map(|group| {
+            let note = std::fs::read(group.path().join(NOTE)).ok()?;
+            let owner = serde_json::from_slice::<Owner>(&note).ok()?;
+            Some(Owner { lost: group.path().join(LOST), ..owner })
+        });
+        // Of one that has come back, it is the group itself that has what lies there.
+        let is_left =
+            |owner: &Owner| owner.lost != self.lost_folder(owner.id()) || self.group_by_id(owner.id()).is_none();
+        owners.filter(|owner| owner.name == name && is_left(owner)).collect()
     }
 
     /// A group is given up: what it never shipped stays, and is found by its name.
@@ -210,24 +236,24 @@ impl Appliance {
     }
 
     /// Whose a tail was when it was kept, where that was noted.
-    fn owner_then(&self, id: GroupId, tail: &str) -> Option<Owner> {
-        let note = std::fs::read(self.lost_folder(id).join(tail).join(THEN)).ok()?;
+    fn owner_then(tail: &Path) -> Option<Owner> {
+        let note = std::fs::read(tail.join(THEN)).ok()?;
         serde_json::from_slice(&note).ok()
     }
 
     /// The one of them that has a tail.
     fn owner_of(&self, group: &str, tail: &str) -> Result<Owner, ErrorBody> {
         check_name(tail).map_err(|error| invalid(error.to_string()))?;
-        let has = |owner: &Owner| self.lost_folder(owner.id()).join(tail).is_dir();
+        let has = |owner: &Owner| owner.lost.join(tail).is_dir();
         let none = || not_found(format!("there is no '{tail}': `tidemark lost list {group}` lists what is kept"));
         self.owners(group)?.into_iter().find(has).ok_or_else(none)
     }
 
     /// Whose the indexes of a tail are: by its own records of the group's volumes, and by the note from when it was kept. Of one
     /// without a note, what its records do not name goes by the volumes of now.
-    fn volumes_then(&self, owner: &Owner, name: &str, tail: &Tail) -> Named {
+    fn volumes_then(owner: &Owner, folder: &Path, tail: &Tail) -> Named {
         let mut named = tail.named.clone();
-        let then = self.owner_then(owner.id(), name);
+        let then = Self::owner_then(folder);
         for (index, volume, size) in &then.as_ref().unwrap_or(owner).volumes {
             let known = (volume.clone(), *size);
             if then.is_some() {
@@ -271,9 +297,9 @@ impl Appliance {
 
     /// One that cannot be read is listed with the reason: it is kept all the same, and no other one is hidden by it.
     fn describe(&self, owner: &Owner, name: String) -> LostTail {
-        let folder = self.lost_folder(owner.id()).join(&name);
+        let folder = owner.lost.join(&name);
         let (generation, after_marker) = parse(&name).unwrap_or_default();
-        let ((volumes, writes), problem) = match self.held(owner, &name, &folder) {
+        let ((volumes, writes), problem) = match self.held(owner, &folder) {
             Ok(held) => (held, None),
             Err(error) => ((Vec::new(), 0), Some(error.message)),
         };
@@ -282,9 +308,9 @@ impl Appliance {
     }
 
     /// What a tail has of each volume, and how many writes that were.
-    fn held(&self, owner: &Owner, name: &str, folder: &Path) -> Result<(Vec<LostVolume>, u64), ErrorBody> {
-        let tail = self.open_tail(owner.id(), name)?;
-        let named = self.volumes_then(owner, name, &tail);
+    fn held(&self, owner: &Owner, folder: &Path) -> Result<(Vec<LostVolume>, u64), ErrorBody> {
+        let tail = self.open_tail(owner.id(), folder)?;
+        let named = Self::volumes_then(owner, folder, &tail);
         let (written, writes) = self.written(folder, &tail, &named)?;
         let volumes = written.into_iter().map(|(index, ranges)| LostVolume {
             name: named.get(&index).map(|(name, _)| name.clone()),
@@ -298,9 +324,12 @@ impl Appliance {
     /// `lost export`: a sparse file, as large as the volume, with what the tail wrote and holes elsewhere.
     pub(crate) fn export_lost(&self, group: &str, name: &str, request: &LostExport) -> Result<(), ErrorBody> {
         let owner = self.owner_of(group, name)?;
-        let tail = self.open_tail(owner.id(), name)?;
-        let folder = self.tail_folder(owner.id(), name)?;
-        let named = self.volumes_then(&owner, name, &tail);
+        let folder = owner.lost.join(name);
+        if !self.is_lost(owner.id(), &folder) {
+            return Err(refused(format!("nothing of '{name}' was lost: group '{group}' has all of it")));
+        }
+        let tail = self.open_tail(owner.id(), &folder)?;
+        let named = Self::volumes_then(&owner, &folder, &tail);
         let (written, _) = self.written(&folder, &tail, &named)?;
         let index = index_of(&request.volume, &named, &written).map_err(|why| {
             let is_known = named.values().any(|(volume, _)| *volume == request.volume);
@@ -356,7 +385,7 @@ impl Appliance {
 
     /// `lost discard`.
     pub(crate) fn discard_lost(&self, group: &str, name: &str) -> Result<(), ErrorBody> {
-        let folder = self.tail_folder(self.owner_of(group, name)?.id(), name)?;
+        let folder = self.owner_of(group, name)?.lost.join(name);
         // Without it there is nothing to go back to.
         self.go_back_no_more(group, name)?;
         tracing::warn!(group, folder = %folder.display(), "what was never shipped is discarded, as asked");
@@ -372,18 +401,15 @@ impl Appliance {
         Ok(())
     }
 
-    fn tail_folder(&self, id: GroupId, name: &str) -> Result<std::path::PathBuf, ErrorBody> {
-        check_name(name).map_err(|error| invalid(error.to_string()))?;
-        let folder = self.lost_folder(id).join(name);
-        if folder.is_dir() {
-            return Ok(folder);
+    fn open_tail(&self, id: GroupId, folder: &Path) -> Result<Tail, ErrorBody> {
+        if !folder.is_dir() {
+            return Err(not_found(format!(
+                "there is no {}: `tidemark lost list` lists what is kept",
+                folder.display()
+            )));
         }
-        Err(not_found(format!("there is no '{name}': `tidemark lost list` lists what is kept")))
-    }
-
-    fn open_tail(&self, id: GroupId, name: &str) -> Result<Tail, ErrorBody> {
-        let folder = self.tail_folder(id, name)?;
-        let after = parse(name).map_or(0, |(_, marker)| marker);
+        let named = folder.file_name().and_then(|name| name.to_str()).and_then(parse);
+        let after = named.map_or(0, |(_, marker)| marker);
         let (mut from, mut named) = (Position::default(), Named::new());
         let mut visit = |at: Position, header: &FrameHeader, record: Option<&ControlRecord>| match record {
             Some(ControlRecord::Marker(marker)) if marker.number == after => from = journal::end_of(at, header),
@@ -393,14 +419,14 @@ impl Appliance {
             _ => {}
         };
         let disk = Arc::clone(&self.disk);
-        let opened = journal::open(disk, &folder, id, self.journal_options(), None, &mut visit).map_err(failed)?;
+        let opened = journal::open(disk, folder, id, self.journal_options(), None, &mut visit).map_err(failed)?;
         let journal = Arc::clone(opened.writer.journal());
         Ok(Tail { from: from.max(journal.oldest()), journal, named })
     }
 
     /// Whether a kept tail is still the rest of the journal that a side had before it returned.
     pub(crate) fn check_tail(&self, id: GroupId, before: &BeforeRecord) -> Result<(), String> {
-        let tail = self.open_tail(id, &before.tail).map_err(|error| error.message)?;
+        let tail = self.open_tail(id, &self.lost_folder(id).join(&before.tail)).map_err(|error| error.message)?;
         is_rest_of(&tail.journal, before)
     }
 }
@@ -442,7 +468,37 @@ fn parse(name: &str) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use tidemark_common::catalog::{GroupRecord, PairRecord, RoleRecord};
+
     use super::*;
+    use crate::service::tests::{Faults, appliance};
+
+    /// As a kill leaves it right before the cut of a failover to an older marker: what is kept is the journal that the copy goes on with.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_the_journal_still_is_neither_listed_nor_opened_as_lost() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        let record = GroupRecord {
+            role: RoleRecord::Secondary,
+            pairs: vec![PairRecord::new("east", 0)],
+            ..GroupRecord::new("g", [7; 16])
+        };
+        appliance.catalog.put_group(&record).unwrap();
+        appliance.start_groups().await.unwrap();
+        let (journal, lost) = (appliance.journal_folder(GroupId([7; 16])), appliance.lost_folder(GroupId([7; 16])));
+        let (same, copied) = (lost.join(tail_name(0, 5)), lost.join(tail_name(0, 6)));
+        [&same, &copied].into_iter().for_each(|tail| std::fs::create_dir_all(tail).unwrap());
+        for name in appliance.disk.list(&journal).unwrap().into_iter().filter(|name| name.ends_with(".segment")) {
+            std::fs::hard_link(journal.join(&name), same.join(&name)).unwrap();
+            std::fs::copy(journal.join(&name), copied.join(&name)).unwrap();
+        }
+        let listed: Vec<String> = appliance.lost("g").unwrap().into_iter().map(|tail| tail.name).collect();
+        assert_eq!(listed, [tail_name(0, 6)]);
+        let to = directory.path().join("exported").display().to_string();
+        let refused = appliance.export_lost("g", &tail_name(0, 5), &LostExport { volume: "v".into(), to }).unwrap_err();
+        assert!(refused.message.contains("was lost"), "{refused:?}");
+        appliance.stop_groups().await;
+    }
 
     #[test]
     fn a_tail_is_named_by_where_it_begins() {

@@ -35,7 +35,7 @@ use tidemark_primary::ship::Links;
 use tidemark_secondary::returned::{Returning, Tail, record_return};
 
 use super::appliance::{Appliance, Engine, Group, failed, refused};
-use super::lost::{first_segment, tail_name};
+use super::lost::{LOST, first_segment, tail_name};
 use super::lost_regions::mark_those_that_left;
 use super::takers::told;
 
@@ -373,7 +373,7 @@ impl Appliance {
     }
 
     pub(crate) fn lost_folder(&self, id: GroupId) -> PathBuf {
-        self.group_folder(id).join("lost")
+        self.group_folder(id).join(LOST)
     }
 
     /// One step: from here on it is a copy, whatever happens.

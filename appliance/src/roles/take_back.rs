@@ -167,15 +167,20 @@ impl Appliance {
     pub(crate) async fn start_serving(&self, group: &Group) -> Result<(), ErrorBody> {
         group.met.store(0, Ordering::Release);
         group.takers.lock().clear();
+        let started = self.run_as_primary(group).await;
+        started
+            .map_err(|why| failed(format!("group '{}' is primary again and does not run: {why}", group.keeper.name())))
+    }
+
+    /// A primary that is stopped, or was none, runs, and what hosts open leads to it; or why it does not.
+    pub(crate) async fn run_as_primary(&self, group: &Group) -> Result<(), String> {
         let started = tokio::task::block_in_place(|| self.start_primary(&group.keeper, None));
         let failure = started.as_ref().err().cloned();
         *group.engine.write() = started.map_or_else(|why| Engine::Failed(why.into()), Engine::Primary);
-        let record = group.keeper.get();
-        for member in &record.volumes {
+        for member in group.keeper.get().volumes {
             self.settle_door(&member.name).await;
         }
-        let Some(why) = failure else { return Ok(()) };
-        Err(failed(format!("group '{}' is primary again and does not run: {why}", record.name)))
+        failure.map_or(Ok(()), Err)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tidemark_common::api::types::{DrillResult, DrillRun, DrillSchedule, ErrorBody, GroupDrills};
-use tidemark_common::catalog::ScheduleRecord;
+use tidemark_common::catalog::{Batch, CatalogError, ScheduleRecord};
 
 use super::{TICK, check_is_one};
 use crate::roles::appliance::{Appliance, failed, invalid, not_found};
@@ -123,6 +123,16 @@ impl Appliance {
             return Err(not_found(format!("no drills of group '{group}' are scheduled")));
         }
         self.catalog.delete_schedule(group).map_err(failed)?;
+        self.drills.schedules.lock().remove(group);
+        Ok(())
+    }
+
+    /// One step: what forgets a group, and that drills of it come due. One that begins meanwhile does not bring that back, and no group of
+    /// that name is rehearsed by it later.
+    pub(crate) fn forget_with_schedule(&self, group: &str, mut batch: Batch) -> Result<(), CatalogError> {
+        let _alone = self.drills.recording.lock();
+        batch.delete_schedule(group)?;
+        self.catalog.commit(batch)?;
         self.drills.schedules.lock().remove(group);
         Ok(())
     }

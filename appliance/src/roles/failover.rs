@@ -3,11 +3,14 @@
 //! No new frames; the newest permitted marker is the image, or an older one that is held (decision 9); generation + 1 durably;
 //! the journal, which stays open, is cut behind the marker, and what is not yet applied is read there (decision 11).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_common::api::types::{ErrorBody, Failover, FailoverReport};
+use tidemark_common::catalog::PartedRecord;
+use tidemark_common::journal::Writer;
+use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::markers::info;
 use tidemark_common::wire::message::VolumeSpec;
 use tidemark_primary::group::Primary;
@@ -15,7 +18,7 @@ use tidemark_primary::recovery::Taken;
 use tidemark_secondary::group::Secondary;
 use tidemark_secondary::image_point::Asked;
 use tidemark_secondary::permission::Permitted;
-use tidemark_secondary::takeover;
+use tidemark_secondary::takeover::{self, TakeOverError};
 
 use super::appliance::{Appliance, Engine, Group, failed, refused};
 use super::image_moments::{asked, held_point};
@@ -26,6 +29,14 @@ const ALIVE: Duration = Duration::from_secs(1);
 
 /// How long a stop waits for the other side to have a marker of the last writes.
 const LAST_MARKER: Duration = Duration::from_secs(5);
+
+/// Why a copy that is stopped was not taken over.
+enum NotTaken {
+    /// Its journal is whole: it is the copy as before.
+    Uncut(String),
+    /// What was recorded until then decides what a restart makes of it.
+    Unended(String),
+}
 
 impl Appliance {
     /// `failover`.
@@ -96,11 +107,10 @@ impl Appliance {
         let volumes = older.as_ref().and_then(|(older, _)| secondary.state().volumes_at(older.end));
         let tip_seq = secondary.state().durable_end().seq.0;
         let dropped_bytes = secondary.bytes_beyond(permitted.end);
-        let kept = if is_older {
-            tokio::task::block_in_place(|| self.leave_newer(&group, &permitted)).map(Some)
-        } else {
-            Ok(None)
-        };
+        let kept = tokio::task::block_in_place(|| {
+            self.discard_unfinished(&group);
+            if is_older { self.leave_newer(&group, &permitted).map(Some) } else { Ok(None) }
+        });
         drop(older);
         let kept = match kept {
             Ok(kept) => kept,
@@ -111,12 +121,15 @@ impl Appliance {
             }
         };
         let taken = tokio::task::block_in_place(|| {
-            self.discard_unfinished(&group);
-            self.take_over(&group, &permitted, volumes.as_deref(), &secondary)
+            self.take_over(&group, &permitted, volumes.as_deref(), &secondary, kept.as_deref())
         });
         let (generation, primary) = match taken {
             Ok(taken) => taken,
-            Err(reason) => {
+            Err(NotTaken::Uncut(reason)) => {
+                self.run_as_copy(&group);
+                return Err(failed(format!("group '{name}' was not failed over: {reason}. It is the copy as before")));
+            }
+            Err(NotTaken::Unended(reason)) => {
                 // The copy stands still: whatever was recorded until now decides what a restart makes of it.
                 let reason = format!("the failover did not end: {reason}. Restart the service, then try again");
                 *group.engine.write() = Engine::Failed(reason.clone().into());
@@ -157,7 +170,7 @@ impl Appliance {
         })
     }
 
-    /// What lies behind an older marker is kept aside as a lost tail (invariant 8), and images of its moments end. Before the
+    /// What lies behind an older marker is kept aside, to be a lost tail (invariant 8), and images of its moments end. Before the
     /// journal is cut: whatever stops this, the copy is as it was.
     fn leave_newer(&self, group: &Group, permitted: &Permitted) -> Result<PathBuf, String> {
         let (id, marker) = (group.keeper.id(), permitted.marker.number);
@@ -167,7 +180,6 @@ impl Appliance {
             let eras = self.eras(id).map_err(|error| error.message)?;
             let why = format!("a failover went back to marker {marker}, which is older");
             eras.end_after(permitted.end, &why).map_err(|error| format!("end the images of later moments: {error}"))?;
-            self.finish_tail(&folder).map_err(|error| format!("keep {}: {error}", folder.display()))?;
             Ok(folder)
         });
         if kept.is_err() {
@@ -178,28 +190,21 @@ impl Appliance {
     }
 
     /// The stopped copy becomes a primary: its new generation, and what serves it. `then`: as large as its volumes are to be, where a moment
-    /// was asked for.
+    /// was asked for. `kept`: what lies behind that.
     fn take_over(
         &self,
         group: &Group,
         permitted: &Permitted,
         then: Option<&[VolumeSpec]>,
         secondary: &Secondary,
-    ) -> Result<(u64, Arc<Primary>), String> {
-        let text = |error: &dyn std::fmt::Display| error.to_string();
+        kept: Option<&Path>,
+    ) -> Result<(u64, Arc<Primary>), NotTaken> {
         let keeper = &group.keeper;
-        if let Some(then) = then {
-            // Before the cut: killed here, the copy grows them again by its journal, from where it stands. Behind it, nothing would tell how
-            // large they were.
-            takeover::stand_at(permitted, keeper).map_err(|error| text(&error))?;
-            self.shrink_to(then, secondary.files(), "a volume is as large as it was at the marker that is taken over")?;
-        }
-        let cut = takeover::cut_behind(permitted, secondary.journal(), keeper);
-        let (parted, writer) = cut.map_err(|error| text(&error))?;
+        let (parted, writer) = self.cut_off(keeper, permitted, then, secondary, kept)?;
         let volumes = secondary.volumes();
         self.discard_strays(&keeper.name(), &volumes);
         let recorded = takeover::record_role(permitted, parted, volumes, self.now_ns(), keeper);
-        let generation = recorded.map_err(|error| text(&error))?;
+        let generation = recorded.map_err(|error| NotTaken::Unended(error.to_string()))?;
         let taken = Taken {
             writer,
             markers: secondary.markers_of(permitted),
@@ -208,7 +213,40 @@ impl Appliance {
                 .or_else(|| secondary.state().permission().volumes().map(|volumes| volumes.to_vec())),
             indexed: secondary.take_index(permitted),
         };
-        Ok((generation, self.start_primary(keeper, Some(taken))?))
+        Ok((generation, self.start_primary(keeper, Some(taken)).map_err(NotTaken::Unended)?))
+    }
+
+    /// Its journal ends behind the marker from here on, and what is kept of it is a lost tail. Not before: as long as nothing is cut, all of
+    /// it is where it was.
+    fn cut_off(
+        &self,
+        keeper: &GroupKeeper,
+        permitted: &Permitted,
+        then: Option<&[VolumeSpec]>,
+        secondary: &Secondary,
+        kept: Option<&Path>,
+    ) -> Result<(PartedRecord, Writer), NotTaken> {
+        let uncut = |reason: String| {
+            if let Some(kept) = kept {
+                let _ = std::fs::remove_dir_all(kept);
+            }
+            NotTaken::Uncut(reason)
+        };
+        if let Some(then) = then {
+            // Before the cut: killed here, the copy grows them again by its journal, from where it stands. Behind it, nothing would tell how
+            // large they were.
+            takeover::stand_at(permitted, keeper).map_err(|error| uncut(error.to_string()))?;
+            let why = "a volume is as large as it was at the marker that is taken over";
+            self.shrink_to(then, secondary.files(), why).map_err(uncut)?;
+        }
+        if let Some(kept) = kept {
+            let finished = self.finish_tail(kept);
+            finished.map_err(|error| uncut(format!("keep {}: {error}", kept.display())))?;
+        }
+        takeover::cut_behind(permitted, secondary.journal(), keeper).map_err(|error| match error {
+            TakeOverError::Catalog(error) => uncut(error.to_string()),
+            TakeOverError::Journal(error) => NotTaken::Unended(error.to_string()),
+        })
     }
 
     /// Stops everything that runs, in order: hosts are gone already.
@@ -257,4 +295,40 @@ fn check_sizes(secondary: &Secondary, name: &str, at: &Permitted) -> Result<(), 
          changed: {known}`tidemark clone create NAME --of {name} --at {number}` first, which shows what they held then and stays when a newer \
          marker is taken over"
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use tidemark_common::catalog::{GroupRecord, PairRecord, RoleRecord};
+    use tidemark_common::journal::Position;
+    use tidemark_common::record::MarkerRecord;
+
+    use super::*;
+    use crate::service::tests::{Faults, appliance};
+
+    /// Of what is not cut nothing is lost, and the copy goes on.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_kept_by_a_failover_that_cut_nothing_goes() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        let pairs = vec![PairRecord::new("east", 0)];
+        let record = GroupRecord { role: RoleRecord::Secondary, pairs, ..GroupRecord::new("g", [7; 16]) };
+        appliance.catalog.put_group(&record).unwrap();
+        appliance.start_groups().await.unwrap();
+        let group = appliance.group("g").unwrap();
+        let engine = group.engine.read().clone();
+        let Engine::Secondary(copy) = engine else { panic!("it is a copy") };
+        copy.stop().await;
+        let kept = appliance.lost_folder(group.keeper.id()).join(tail_name(1, 5));
+        std::fs::create_dir_all(&kept).unwrap();
+        appliance.begin_tail(&kept).unwrap();
+        let marker = MarkerRecord { number: 5, boundary_seq: 40, time_ns: 0, freeze_ns: 0, tag: None };
+        let permitted = Permitted { marker, end: Position { segment: 1, offset: 8192 } };
+        faults.full.store(true, Ordering::Release);
+        let taken = appliance.take_over(&group, &permitted, None, &copy, Some(&kept));
+        let Err(NotTaken::Uncut(_)) = taken else { panic!("it is the copy still") };
+        assert!(!kept.exists(), "nothing was lost");
+    }
 }

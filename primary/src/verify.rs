@@ -3,7 +3,7 @@
 //! The copy stands at a marker for as long as it is looked at. A region read here is that of the marker unless a frame after
 //! the marker writes it. So after a batch was read, everything captured by then is waited for in the journal, and what its
 //! frames write is not judged by this marker. There is no false alarm that way. The journal is kept for the comparison from
-//! before the marker on; when it runs full, the comparison has to go on at another marker.
+//! before the marker on; when it runs full, or tells that a volume has grown, the comparison has to go on at another marker.
 
 use std::io;
 use std::time::Duration;
@@ -44,16 +44,19 @@ pub enum VerifyError {
     /// The journal ran full, so that it was not kept for the comparison.
     #[error("the journal ran full meanwhile: try again")]
     Lapsed,
+    /// Volumes came, went or grew behind the marker: the copy that stands there has them as they were.
+    #[error("a volume of the group came, went or grew behind the marker: try again")]
+    Resized,
     /// The journal does not take writes.
     #[error("what hosts wrote did not reach the journal within {DURABLE_TIMEOUT:?}")]
     Stalled,
 }
 
 impl VerifyError {
-    /// Whether the journal was not kept: another marker can be compared at.
+    /// Whether another marker can be compared at, and this one not: the journal was not kept, or the volumes are others.
     #[must_use]
     pub const fn wants_another_marker(&self) -> bool {
-        matches!(self, Self::Marker { .. } | Self::Lapsed | Self::Journal(JournalError::Trimmed { .. }))
+        matches!(self, Self::Marker { .. } | Self::Lapsed | Self::Resized | Self::Journal(JournalError::Trimmed { .. }))
     }
 }
 
@@ -63,6 +66,8 @@ pub struct Since {
     reader: Reader,
     written: Bitmap,
     watch: Watch,
+    /// The journal tells of other volumes.
+    resized: bool,
 }
 
 impl Since {
@@ -74,11 +79,15 @@ impl Since {
 
     fn take(&mut self) -> Result<(), VerifyError> {
         while let Some(frame) = self.reader.next_tables()? {
-            if frame.header.kind.holds_writes()
-                && let Ok(view) = FrameView::new(&frame.bytes)
-            {
+            let Ok(view) = FrameView::new(&frame.bytes) else { continue };
+            if frame.header.kind.holds_writes() {
                 view.extents().for_each(|entry| self.written.mark(entry.extent));
+            } else if frame.header.kind == FrameKind::Control {
+                self.resized |= matches!(ControlRecord::of(&view), Ok(ControlRecord::Volumes { .. }));
             }
+        }
+        if self.resized {
+            return Err(VerifyError::Resized);
         }
         // What was read counts only if nothing of it could be folded or trimmed meanwhile.
         if self.watch.moves_to(self.reader.position()) { Ok(()) } else { Err(VerifyError::Lapsed) }
@@ -105,7 +114,7 @@ impl Primary {
                     .and_then(|view| ControlRecord::of(&view))
                     .is_ok_and(|record| matches!(record, ControlRecord::Marker(found) if found.number == marker));
             if is_it {
-                let since = Since { reader, written: Bitmap::default(), watch };
+                let since = Since { reader, written: Bitmap::default(), watch, resized: false };
                 let kept = since.watch.moves_to(since.reader.position());
                 return if kept { Ok(since) } else { Err(VerifyError::Lapsed) };
             }

@@ -67,3 +67,20 @@ fn a_journal_that_runs_full_is_kept_for_nobody_who_only_watches_and_they_learn_i
     engine.primary.catch_up(&mut since).unwrap();
     assert!(since.has(VolumeIndex(2), REGION_BYTES));
 }
+
+/// Invariant 9: a copy that is behind stands at a marker from before a volume grew, and nothing of what it grew by differs.
+#[test]
+fn what_a_volume_grew_by_is_not_judged_by_a_marker_from_before() {
+    let machine = Machine::new(Settings::default());
+    let engine = machine.start();
+    let mut since = since_a_cut(&machine, &engine);
+    let size = 2 * machine.settings.volume_bytes();
+    let held = machine.soon("a larger volume", engine.primary.announce_size("volume-1", size)).unwrap();
+    engine.primary.grow_volume("volume-1", size, held).unwrap();
+    for _ in 0..2 {
+        let error = engine.primary.catch_up(&mut since).unwrap_err();
+        assert!(error.wants_another_marker(), "{error}");
+    }
+    let mut since = since_a_cut(&machine, &engine);
+    engine.primary.catch_up(&mut since).unwrap();
+}

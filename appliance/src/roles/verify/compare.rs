@@ -184,7 +184,7 @@ impl Appliance {
             }
             if first && taken > FIRST_TIME {
                 return Err(Interrupted::Stands(refused(format!(
-                    "the comparison was broken off: '{peer}' is so far behind that a journal runs full before it reaches a marker. Compare when \
+                    "the comparison was broken off: '{peer}' is so far behind that a journal runs full, or volumes change, before it reaches a marker. Compare when \
                      hosts write less: `tidemark verify {} --to {peer} --resume` goes on where it stands",
                     keeper.name()
                 ))));
@@ -211,7 +211,7 @@ impl Appliance {
             };
             let since = tokio::task::block_in_place(|| primary.since_marker(found.marker, watch));
             let since = match since {
-                // The journal ran full until the copy stood there: the next one is newer.
+                // The journal ran full until the copy stood there, or volumes have changed since: the next one is newer.
                 Err(error) if error.wants_another_marker() && pass + 1 < passes => continue,
                 since => since.map_err(failed)?,
             };

@@ -150,7 +150,13 @@ impl Appliance {
                 Err(refused(format!("{message}. This side is fenced: `tidemark rejoin {name}` makes it the copy")))
             }
             Answered::DidNot(message) => {
-                group.keeper.update(|record| record.role = RoleRecord::Primary).map_err(failed)?;
+                let recorded = group.keeper.update(|record| record.role = RoleRecord::Primary);
+                recorded.map_err(|error| {
+                    failed(format!(
+                        "{message}. This side goes on as primary, and that could not be recorded ({error}): once restarted it would be fenced, and \
+                         `tidemark rejoin {name}` would make it primary again. Make room, and try the switchover again"
+                    ))
+                })?;
                 Err(refused(message))
             }
             Answered::Unknown(why) => {
@@ -290,6 +296,24 @@ mod tests {
         appliance.act_upon(&group, &primary, "west", before).unwrap_err();
         assert!(volume.door.read(0, &mut [0; 512]).await.is_err(), "hosts belong there");
         assert!(matches!(&*group.engine.read(), Engine::Fenced { by: Generation(5) }));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn whoever_was_not_replaced_serves_on_and_says_what_could_not_be_recorded() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        let volume = add_primary(&appliance, "g", "v").await;
+        let (group, primary) = (appliance.group("g").unwrap(), appliance.primary("g").unwrap());
+        group.keeper.update(|record| record.fence(2, 0)).unwrap();
+        faults.full.store(true, Ordering::Release);
+        let did_not = || Answered::DidNot("so it says".into());
+        let error = appliance.act_upon(&group, &primary, "west", did_not()).unwrap_err();
+        assert!(error.message.contains("so it says") && error.message.contains("rejoin g"), "{error:?}");
+        volume.door.read(0, &mut [0; 512]).await.unwrap();
+        faults.full.store(false, Ordering::Release);
+        let error = appliance.act_upon(&group, &primary, "west", did_not()).unwrap_err();
+        assert_eq!((error.message.as_str(), group.keeper.get().role), ("so it says", RoleRecord::Primary));
+        tokio::task::block_in_place(|| primary.stop());
     }
 
     /// Invariant 8: a side that was told of a higher generation serves no more, whatever else it was told.

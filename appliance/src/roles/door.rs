@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use tidemark_common::nbd::{Allocation, Bounds, Export, ExportInfo, IoError, IoFuture, ZeroMode};
+use tokio::sync::RwLockWriteGuard;
 
 /// What hosts hold on to.
 pub(crate) struct Door {
@@ -28,9 +30,10 @@ impl Door {
         })
     }
 
-    /// Waits until nobody is inside, and keeps everybody out for as long as the guard lives.
-    pub(crate) async fn hold(&self) -> tokio::sync::RwLockWriteGuard<'_, ()> {
-        self.inside.write().await
+    /// Waits until nobody is inside, and keeps everybody out for as long as the guard lives. `None`: somebody stays inside for longer than
+    /// this.
+    pub(crate) async fn hold_within(&self, limit: Duration) -> Option<RwLockWriteGuard<'_, ()>> {
+        tokio::time::timeout(limit, self.inside.write()).await.ok()
     }
 
     /// Puts something else behind the door.
@@ -196,5 +199,20 @@ impl Visit {
 impl Drop for Visit {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_stays_inside_is_waited_for_no_longer_than_asked_and_others_come_in_again() {
+        let door = Door::new(Arc::new(Closed { size: 0, reason: String::new() }));
+        let inside = door.inside.read().await;
+        assert!(door.hold_within(Duration::ZERO).await.is_none(), "somebody is inside");
+        assert!(door.inside.try_read().is_ok(), "nobody is kept out");
+        drop(inside);
+        assert!(door.hold_within(Duration::ZERO).await.is_some());
     }
 }

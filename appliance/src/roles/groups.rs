@@ -247,7 +247,7 @@ impl Appliance {
         let doors: Vec<_> = members.map(|member| self.volume(&member.name)).collect::<Result<_, _>>()?;
         let mut held = Vec::new();
         for volume in &doors {
-            held.push(volume.door.hold().await);
+            held.push(volume.hold_hosts().await?);
         }
         let started = tokio::task::block_in_place(|| -> Result<Arc<Primary>, ErrorBody> {
             for volume in &doors {
@@ -297,7 +297,7 @@ impl Appliance {
         if !force {
             refuse_without_room(group, name, volume.file.size(), &primary)?;
         }
-        let held = volume.door.hold().await;
+        let held = volume.hold_hosts().await?;
         volume.file.sync().map_err(|error| failed(format!("sync volume '{name}': {error}")))?;
         let mut record = primary.keeper().get();
         // A side that took over before it was noted knows only of those that are there.
@@ -351,7 +351,7 @@ impl Appliance {
         }
         self.refuse_with_images(primary.keeper().id(), Some(name), "taken out of its group")?;
         let volume = self.volume(name)?;
-        let held = volume.door.hold().await;
+        let held = volume.hold_hosts().await?;
         // Hosts may have been waited for, and the group may be fenced by now.
         self.primary(group)?;
         primary.remove_volume(name).await.map_err(failed)?;

@@ -30,8 +30,6 @@ use tidemark_primary::ship::Pair;
 use super::appliance::{Appliance, Engine, Group, Volume, failed, refused};
 use super::rejoin::{answer, unexpected};
 
-/// Hosts that are inside a volume's door come out within this time, or nothing is switched.
-const DOOR_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two looks at the copy.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -50,10 +48,7 @@ impl Appliance {
             members.iter().map(|member| self.volume(&member.name)).collect::<Result<_, _>>()?;
         let mut held = Vec::new();
         for volume in &volumes {
-            let guard = tokio::time::timeout(DOOR_TIMEOUT, volume.door.hold()).await;
-            held.push(guard.map_err(|_| {
-                refused(format!("requests to volume '{}' do not end: nothing was changed", volume.file.name))
-            })?);
+            held.push(volume.hold_hosts().await?);
         }
         let held_at = self.clock.monotonic();
         let marker = primary.cut(Some("switchover".into())).await.map_err(failed)?;

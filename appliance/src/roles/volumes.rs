@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use tidemark_common::api::types::{ErrorBody, VolumeCreate, VolumeStatus};
@@ -16,9 +17,22 @@ use tidemark_common::plural::counted;
 use tidemark_common::storage::{Claim, DiskFile, Open};
 use tidemark_common::volumes::VolumeFile;
 use tidemark_primary::direct::DirectVolume;
+use tokio::sync::RwLockWriteGuard;
 
 use super::appliance::{Appliance, Engine, Group, Unopened, Volume, failed, invalid, refused};
 use super::door::{Closed, Door};
+
+/// Hosts that are inside a volume's door come out within this time, or nothing is changed: all that operators change, failovers too, waits
+/// meanwhile.
+const DOOR_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Volume {
+    /// Keeps hosts out for as long as the guard lives, once those inside have come out.
+    pub(crate) async fn hold_hosts(&self) -> Result<RwLockWriteGuard<'_, ()>, ErrorBody> {
+        let held = self.door.hold_within(DOOR_TIMEOUT).await;
+        held.ok_or_else(|| refused(format!("requests to volume '{}' do not end: nothing was changed", self.file.name)))
+    }
+}
 
 impl Appliance {
     /// Where the files of volumes are that this appliance makes.

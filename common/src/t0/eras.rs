@@ -192,8 +192,9 @@ pub(super) struct State {
     /// What that was at places before its end, in their order.
     points: Vec<Indexed>,
     barriers: Vec<Position>,
-    /// Numbers given out since the start: whoever still holds an image that is gone must not find another under its number.
-    spent: BTreeSet<u64>,
+    /// Numbers given out since the start, and those it found: whoever still holds an image that is gone, and a record or a file that could
+    /// not be removed, must not find another under its number, nor an older one.
+    pub(super) spent: BTreeSet<u64>,
 }
 
 /// The eras of a group.

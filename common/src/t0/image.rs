@@ -1,7 +1,8 @@
 //! An image at a marker: reading it while the volumes go on changing.
 //!
 //! The updater saves, enters the concordance, then writes. So a range is read in this order: what was saved; what the volumes
-//! miss, from the journal; the volume. And after reading the volume it is asked again whether the range was saved meanwhile.
+//! miss, from the journal; the volume. And after reading the volume it is asked again whether the range was saved meanwhile,
+//! and whether the image is there still.
 
 use std::io;
 use std::sync::Arc;
@@ -188,7 +189,7 @@ impl Image {
     fn read_volume(&self, volume: &ImageVolume, extent: Extent, target: &mut [u8]) -> Result<bool, ImageError> {
         let read = volume.file.read_exact_at(target, extent.offset);
         read.map_err(|source| ImageError::Volume { volume: volume.name.clone(), offset: extent.offset, source })?;
-        Ok(!self.eras.is_saved(self.era, extent))
+        Ok(!self.eras.is_saved(self.era, extent)?)
     }
 
     fn inside(&self, extent: Extent) -> Result<&ImageVolume, ImageError> {
@@ -218,7 +219,7 @@ impl Image {
                         length: data.clamp(piece.extent.offset, piece.extent.end()) - piece.extent.offset,
                         ..piece.extent
                     };
-                    if self.eras.is_saved(self.era, empty) {
+                    if self.eras.is_saved(self.era, empty)? {
                         break;
                     }
                     if empty.length < piece.extent.length {

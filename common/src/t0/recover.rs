@@ -39,7 +39,7 @@ impl Eras {
         let mut eras: Vec<Era> = Vec::new();
         let mut lost: Vec<Lost> = Vec::new();
         let mut gone: Vec<u64> = Vec::new();
-        for number in all {
+        for number in all.iter().copied() {
             let of = wanted.get(&number);
             if of.is_none() && (eras.is_empty() || self.is_empty(number)) {
                 self.discard(number);
@@ -63,6 +63,7 @@ impl Eras {
         self.parts.space.found(eras.iter().map(Era::bytes).sum());
         let mut state = self.state.write();
         state.eras = eras;
+        state.spent = all;
         self.recount(&state);
         drop(state);
         Ok(lost)

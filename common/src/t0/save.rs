@@ -181,19 +181,27 @@ impl Eras {
         oldest.map_or(Ok(()), |number| self.end(number, reason))
     }
 
+    fn remove_durably(&self, files: &[Arc<SideFile>]) -> io::Result<()> {
+        for file in files {
+            match self.parts.disk.remove(file.path()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        self.parts.disk.sync_folder(&self.parts.folder)
+    }
+
     fn end(&self, number: u64, reason: &str) -> io::Result<()> {
         let files = {
             let state = self.state.read();
             let Some(era) = state.eras.iter().find(|era| era.number == number) else { return Ok(()) };
             era.files.clone()
         };
-        for file in &files {
-            match self.parts.disk.remove(file.path()) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+        // Its own first, which a record names, and durably: with that and without one of those it swallowed, a restart would take it for whole.
+        let (own, swallowed) = files.split_at(files.len().min(1));
+        for some in [own, swallowed].into_iter().filter(|some| !some.is_empty()) {
+            self.remove_durably(some)?;
         }
-        self.parts.disk.sync_folder(&self.parts.folder)?;
         self.parts.space.give(files.iter().map(|file| file.bytes()).sum());
         {
             let mut state = self.state.write();

@@ -313,6 +313,59 @@ fn nothing_of_a_lost_image_becomes_part_of_a_later_one() {
     rig.check("a later image after a start");
 }
 
+/// Without a file that it had swallowed an image is not what it was, though its own is there.
+#[test]
+fn an_image_that_ends_while_power_is_lost_is_whole_or_lost_whatever_it_had_swallowed() {
+    for seed in 0..128 {
+        let mut rig = Rig::new(64 << 20);
+        rig.write(extent(0, SIZE as u64), 1).unwrap();
+        let era = rig.begin().unwrap();
+        rig.write(extent(0, 4096), 2).unwrap();
+        rig.begin().unwrap();
+        rig.write(extent(8192, 4096), 3).unwrap();
+        rig.end(1);
+        rig.file.sync().unwrap();
+        assert_eq!(side_files(&rig.disk).len(), 2);
+        rig.disk.power_off_after(seed % 4);
+        let _ = rig.eras.end_after(at(1), "what lies behind is cut");
+        let disk = rig.disk.crash(seed);
+        let (eras, lost) = Eras::open(parts(&disk, &rig.space), &rig.users()).unwrap();
+        if lost.is_empty() {
+            eras.applied(at(rig.place));
+            (rig.eras, rig.file) = (eras, open_volume(&disk).unwrap().0);
+            rig.check(&format!("seed {seed}"));
+        } else {
+            assert_eq!(lost.iter().map(|lost| lost.0).collect::<Vec<_>>(), [era], "seed {seed}");
+        }
+    }
+}
+
+/// A lost image of which nothing could be recorded is named by its record still: a later one of its number would be taken for it.
+#[test]
+fn no_later_image_has_the_number_of_one_that_a_start_found() {
+    let mut rig = Rig::new(64 << 20);
+    rig.write(extent(0, SIZE as u64), 1).unwrap();
+    let lost = rig.begin().unwrap();
+    rig.disk.remove(&side_files(&rig.disk)[0]).unwrap();
+    let (eras, told) = Eras::open(parts(&rig.disk, &rig.space), &rig.users()).unwrap();
+    assert_eq!(told.iter().map(|told| told.0).collect::<Vec<_>>(), [lost]);
+    eras.applied(at(rig.place));
+    rig.eras = eras;
+    assert_ne!(rig.begin().unwrap(), lost);
+}
+
+/// Between a look for what was saved and the reading of the volume, the image may end and the volume be written.
+#[test]
+fn what_was_read_of_a_volume_is_not_believed_when_the_image_has_ended_meanwhile() {
+    let mut rig = Rig::new(64 << 20);
+    rig.write(extent(0, SIZE as u64), 1).unwrap();
+    let era = rig.begin().unwrap();
+    assert!(!rig.eras.is_saved(era, extent(0, 4096)).unwrap());
+    rig.eras.end_after(at(1), "no room").unwrap();
+    rig.write(extent(0, 4096), 2).unwrap();
+    assert!(matches!(rig.eras.is_saved(era, extent(0, 4096)), Err(T0Error::Gone)), "2 is not what it held");
+}
+
 #[test]
 fn what_a_volume_holds_is_never_taken_for_a_batch() {
     let disk = MemoryDisk::new();

@@ -44,11 +44,13 @@ impl Eras {
         Ok(pieces)
     }
 
-    /// Whether any of a range was saved since the begin of an era.
-    pub(in crate::t0) fn is_saved(&self, number: u64, extent: Extent) -> bool {
+    /// Whether any of a range was saved since the begin of an era. Of an era that is gone nobody can tell: from its end on, the volumes are
+    /// written without anything being saved for it.
+    pub(in crate::t0) fn is_saved(&self, number: u64, extent: Extent) -> Result<bool, T0Error> {
         let state = self.state.read();
-        let since = state.eras.iter().skip_while(|era| era.number != number);
-        since.flat_map(|era| era.concordance.pieces(extent)).any(|piece| piece.location.is_some())
+        let own = state.eras.iter().position(|era| era.number == number).ok_or(T0Error::Gone)?;
+        let mut since = state.eras.iter().skip(own).flat_map(|era| era.concordance.pieces(extent));
+        Ok(since.any(|piece| piece.location.is_some()))
     }
 }
 

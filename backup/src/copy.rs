@@ -2,7 +2,7 @@
 //! pieces between them. A target that is slow holds up the reading, and nobody else.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -172,13 +172,16 @@ pub struct Copying<'a> {
 pub fn copy(mut work: Copying<'_>, images: &Images, form: &mut dyn Form) -> Result<Vec<MemberSaid>, CopyError> {
     let (members, stop, progress) = (work.members, work.stop, work.progress);
     let (sender, receiver) = sync_channel(PIECES);
+    let hung_up = &AtomicBool::new(false);
     std::thread::scope(|scope| {
         let reading = scope.spawn(move || {
-            let outcome = read_all(members, images, &mut work.pace, stop, &sender);
+            let outcome = read_all(members, images, &mut work.pace, stop, hung_up, &sender);
             drop(sender);
             outcome
         });
         let written = write_all(members, receiver, form, stop, progress);
+        // Whoever reads may be waiting until hosts are quiet, or for his rate: what cannot be written is told now.
+        hung_up.store(true, Ordering::Release);
         // What could not be read is the cause of what was not written.
         let read =
             reading.join().unwrap_or_else(|_| Err(CopyError::Stopped("the reading ended, which is a defect".into())));
@@ -197,6 +200,7 @@ fn read_all(
     images: &Images,
     pace: &mut Pace,
     stop: &Stop,
+    hung_up: &AtomicBool,
     to: &SyncSender<Step>,
 ) -> Result<(), CopyError> {
     let once = reads_once(members);
@@ -207,7 +211,8 @@ fn read_all(
         if !member.content.runs.is_empty() {
             let image = images.get(&member.volume);
             let image = image.ok_or_else(|| ImageError(format!("there is no image of volume '{}'", member.volume)))?;
-            read_member(member, image.as_ref(), once, pace, stop, &send)?;
+            let mut wait = |length| pace.wait(length, stop, &|| hung_up.load(Ordering::Acquire));
+            read_member(member, image.as_ref(), once, &mut wait, stop, &send)?;
         }
         send(Step::End)?;
     }
@@ -218,7 +223,7 @@ fn read_member(
     member: &Member,
     image: &dyn Image,
     once: bool,
-    pace: &mut Pace,
+    wait: &mut impl FnMut(u64) -> bool,
     stop: &Stop,
     send: &impl Fn(Step) -> Result<(), CopyError>,
 ) -> Result<(), CopyError> {
@@ -228,7 +233,7 @@ fn read_member(
             let from = run.from + done;
             // To the next multiple of a piece in the volume.
             let length = (PIECE_BYTES - from % PIECE_BYTES).min(run.length - done);
-            if pace.wait(length, stop) {
+            if wait(length) {
                 return Err(CopyError::Stopped(stop.reason().unwrap_or_default()));
             }
             let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
@@ -310,7 +315,50 @@ fn describe(member: &Member, mut digest: Digest) -> MemberSaid {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::{Content, Run};
+    use crate::image::memory::Bytes;
     use crate::pace::tests::Hand;
+
+    /// A target that takes nothing more.
+    struct Full;
+
+    impl Form for Full {
+        fn begin(&mut self, _member: &Member) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn data(&mut self, _at: u64, _bytes: &[u8]) -> io::Result<()> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+
+        fn end(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn finish(&mut self, _manifest: &str) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_target_that_breaks_off_ends_it_whatever_its_pace() {
+        let (tell, told) = sync_channel(1);
+        std::thread::spawn(move || {
+            let clock: Arc<dyn Clock> = Arc::new(Hand::default());
+            let (stop, progress) = (Stop::default(), Progress::new(Arc::clone(&clock)));
+            let image: Arc<dyn Image> = Arc::new(Bytes::new(vec![1; 2 << 20]));
+            let content = Content { size: 2 << 20, runs: vec![Run { at: 0, from: 0, length: 2 << 20 }] };
+            let kind = Kind::Range { offset: 0 };
+            let members = [Member { set: "s".into(), name: "s/a".into(), volume: "a".into(), kind, content }];
+            // The clock stands: the second piece is never due.
+            let pace = Pace::new(clock, Some(1), None);
+            let work = Copying { members: &members, pace, stop: &stop, progress: &progress };
+            let ended = copy(work, &Images::from([("a".into(), image)]), &mut Full);
+            let _ = tell.send(ended.map_err(|error| error.to_string()));
+        });
+        let ended = told.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert!(ended.unwrap_err().starts_with("write s/a: "));
+    }
 
     #[test]
     fn how_far_it_is_is_told_with_what_is_left_and_a_target_that_stalls() {

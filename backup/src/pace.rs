@@ -60,9 +60,9 @@ impl Pace {
         Self { hurry: Some(hurry), ..self }
     }
 
-    /// Waits until a piece of so many bytes may be copied; whether it is to stop instead.
+    /// Waits until a piece of so many bytes may be copied; whether it is to stop instead, or is over because nobody takes the piece any more.
     #[must_use]
-    pub fn wait(&mut self, bytes: u64, stop: &Stop) -> bool {
+    pub fn wait(&mut self, bytes: u64, stop: &Stop, is_over: &dyn Fn() -> bool) -> bool {
         loop {
             let now = self.clock.monotonic();
             let wait = self.due(now).max(self.quiet.as_mut().map_or(Duration::ZERO, |quiet| quiet.due(now)));
@@ -76,7 +76,7 @@ impl Pace {
             if hurries || wait.is_zero() {
                 return stop.reason().is_some();
             }
-            if stop.wait(wait.min(LOOK)) {
+            if stop.wait(wait.min(LOOK)) || is_over() {
                 return true;
             }
         }
@@ -153,7 +153,7 @@ pub(crate) mod tests {
         let mut pace = pace.hurrying(Box::new(|| true));
         // The clock stands: only who hurries comes through.
         for _ in 0..3 {
-            assert!(!pace.wait(1 << 20, &Stop::default()));
+            assert!(!pace.wait(1 << 20, &Stop::default(), &|| false));
         }
     }
 
@@ -166,11 +166,11 @@ pub(crate) mod tests {
         let pace = Pace::new(Arc::clone(&clock) as Arc<dyn Clock>, Some(1 << 20), None);
         let mut pace = pace.hurrying(Box::new(move || asked.load(Ordering::Relaxed) == 1));
         for _ in 0..1000 {
-            assert!(!pace.wait(1 << 20, &stop));
+            assert!(!pace.wait(1 << 20, &stop, &|| false));
         }
         hurries.store(0, Ordering::Relaxed);
         assert_eq!(pace.due(clock.monotonic()), Duration::ZERO);
-        assert!(!pace.wait(1 << 20, &stop));
+        assert!(!pace.wait(1 << 20, &stop, &|| false));
         assert!(pace.due(clock.monotonic()) > Duration::from_millis(800), "the rate counts again");
     }
 

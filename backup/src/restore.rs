@@ -76,6 +76,14 @@ pub fn sound(source: &Source, tell: &mut dyn FnMut(u64) -> Result<(), String>) -
     }
 }
 
+/// Of a backup that was verified and has not all of it when it is read again.
+const GONE: &str = "the backup changed while it was restored: some of its members are gone";
+
+/// Of a member that was verified and is something else when it is read again.
+fn not_as_verified(member: &str) -> String {
+    format!("{member} is not what it was when it was verified: verify the backup again")
+}
+
 fn wanted(manifest: &Manifest, set: Option<&str>) -> Result<Vec<MemberSaid>, String> {
     let Some(set) = set else { return Ok(manifest.members.clone()) };
     let members: Vec<_> = manifest.members.iter().filter(|member| member.set == set).cloned().collect();
@@ -125,7 +133,7 @@ pub fn to_volumes(
     let mut taker = ToVolumes { members, onto, volumes, current: None, restored: Restored::default() };
     source.walk(&mut taker).map_err(|error| error.to_string())?;
     if taker.restored.members < taker.members.len() {
-        return Err("the backup changed while it was restored: some of its members are gone".into());
+        return Err(GONE.into());
     }
     taker.volumes.complete()?;
     Ok(taker.restored)
@@ -180,7 +188,7 @@ impl Taker for ToVolumes<'_> {
         let Some((member, _, digest)) = self.current.take() else { return Ok(()) };
         // Since it was verified it was read again: perhaps another file by now, or another answer of its disk.
         if digest.finish(size) != member.blake3 {
-            return Err(format!("{} is not what it was when it was verified: verify the backup again", member.name));
+            return Err(not_as_verified(&member.name));
         }
         self.restored.members += 1;
         Ok(())
@@ -194,32 +202,13 @@ impl Taker for ToVolumes<'_> {
 pub fn to_folder(source: &Source, set: Option<&str>, folder: &Path) -> Result<Restored, String> {
     let manifest = sound(source, &mut |_| Ok(()))?;
     let members = wanted(&manifest, set)?;
-    let mut taker = ToFiles {
-        private: members
-            .iter()
-            .filter(|member| member.kind == KindSaid::Folder)
-            .filter_map(|member| inside(&member.readable_name()))
-            .collect(),
-        members: members.into_iter().map(|member| (member.readable_name(), member.kind)).collect(),
-        folder,
-        current: None,
-        folders: Vec::new(),
-        unset: None,
-        restored: Restored::default(),
-    };
+    let mut taker = ToFiles::of(members, folder);
     source.walk(&mut taker).map_err(|error| error.to_string())?;
-    taker.settle_folders();
-    match taker.unset {
-        Some((count, first)) => Err(format!(
-            "all files are restored, but {count} of them without the owner, permissions or time they had: {first}. Restore to a file system \
-             that has owners, as somebody who may set them"
-        )),
-        None => Ok(taker.restored),
-    }
+    taker.ended()
 }
 
 struct ToFiles<'a> {
-    members: BTreeMap<String, KindSaid>,
+    members: BTreeMap<String, MemberSaid>,
     /// Folders of the backup: nobody else sees into them until they have their permissions.
     private: BTreeSet<PathBuf>,
     folder: &'a Path,
@@ -233,14 +222,47 @@ struct ToFiles<'a> {
 
 /// The member being taken out.
 struct Current {
+    name: String,
     path: PathBuf,
     file: Option<File>,
     kind: FoundKind,
     /// `None`: it is no file of a directory, and stays its maker's alone.
     meta: Option<Meta>,
+    /// Bytes with holes.
+    size: u64,
+    /// What was read of it.
+    digest: Digest,
 }
 
-impl ToFiles<'_> {
+impl<'a> ToFiles<'a> {
+    fn of(members: Vec<MemberSaid>, folder: &'a Path) -> Self {
+        let folders = members.iter().filter(|member| member.kind == KindSaid::Folder);
+        Self {
+            private: folders.filter_map(|member| inside(&member.readable_name())).collect(),
+            members: members.into_iter().map(|member| (member.readable_name(), member)).collect(),
+            folder,
+            current: None,
+            folders: Vec::new(),
+            unset: None,
+            restored: Restored::default(),
+        }
+    }
+
+    /// Nothing more comes: what was restored.
+    fn ended(mut self) -> Result<Restored, String> {
+        self.settle_folders();
+        if self.restored.members < self.members.len() {
+            return Err(GONE.into());
+        }
+        match self.unset {
+            Some((count, first)) => Err(format!(
+                "all files are restored, but {count} of them without the owner, permissions or time they had: {first}. Restore to a file system \
+                 that has owners, as somebody who may set them"
+            )),
+            None => Ok(self.restored),
+        }
+    }
+
     fn make(&self, found: &Found, within: &Path) -> io::Result<Option<File>> {
         self.make_folders(within.parent().unwrap_or(Path::new("")))?;
         let path = self.folder.join(within);
@@ -296,25 +318,45 @@ impl ToFiles<'_> {
 impl Taker for ToFiles<'_> {
     fn begin(&mut self, found: &Found) -> Result<(), String> {
         self.current = None;
-        let Some(kind) = self.members.get(&found.name) else { return Ok(()) };
-        let meta = found.meta.filter(|_| *kind != KindSaid::Range);
+        let Some(member) = self.members.get(&found.name) else { return Ok(()) };
+        let meta = found.meta.filter(|_| member.kind != KindSaid::Range);
         let within = inside(&found.name).ok_or_else(|| format!("'{}' leads out of the folder", found.name))?;
         let path = self.folder.join(&within);
         let made = fs::create_dir_all(self.folder).and_then(|()| self.make(found, &within));
         let file = made.map_err(|error| format!("make {}: {error}", path.display()))?;
-        self.current = Some(Current { path, file, kind: found.kind.clone(), meta });
+        let digest = Digest::default();
+        self.current = Some(Current {
+            name: found.name.clone(),
+            path,
+            file,
+            kind: found.kind.clone(),
+            meta,
+            size: found.size,
+            digest,
+        });
         Ok(())
     }
 
     fn data(&mut self, at: u64, bytes: &[u8]) -> Result<(), String> {
-        let Some(Current { path, file: Some(file), .. }) = &self.current else { return Ok(()) };
+        let Some(Current { path, file: Some(file), digest, .. }) = &mut self.current else { return Ok(()) };
         file.write_all_at(bytes, at).map_err(|error| format!("write {}: {error}", path.display()))?;
+        digest.add(at, bytes);
         self.restored.data_bytes += bytes.len() as u64;
         Ok(())
     }
 
     fn end(&mut self) -> Result<(), String> {
-        let Some(Current { path, file, kind, meta }) = self.current.take() else { return Ok(()) };
+        let Some(Current { name, path, file, kind, meta, size, mut digest }) = self.current.take() else {
+            return Ok(());
+        };
+        if let FoundKind::Link(to) = &kind {
+            digest.add(0, to);
+        }
+        // It was read again since it was verified. What is there of it stays its maker's alone.
+        let verified = self.members.get(&name).map(|member| member.blake3.as_str());
+        if verified != Some(digest.finish(size).as_str()) {
+            return Err(not_as_verified(&name));
+        }
         match (kind, meta) {
             (FoundKind::Folder, Some(meta)) => self.folders.push((path.clone(), meta)),
             (FoundKind::Link(_), Some(meta)) => self.note(&path, attributes::set_link(&path, &meta)),
@@ -329,5 +371,49 @@ impl Taker for ToFiles<'_> {
         }
         self.restored.members += 1;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(bytes: &[u8]) -> MemberSaid {
+        let (mut digest, size) = (Digest::default(), bytes.len() as u64);
+        digest.add(0, bytes);
+        MemberSaid {
+            set: "s".into(),
+            name: "s/a/file".into(),
+            escaped: false,
+            volume: "a".into(),
+            kind: KindSaid::File,
+            offset: None,
+            size,
+            data_bytes: size,
+            meta: None,
+            extents: Vec::new(),
+            blake3: digest.finish(size),
+        }
+    }
+
+    /// It is read a second time when it was verified.
+    #[test]
+    fn files_that_are_not_what_was_verified_are_not_called_restored() {
+        let restored = |verified: &[u8], read: &[u8]| {
+            let folder = tempfile::tempdir().unwrap();
+            let mut taker = ToFiles::of(vec![said(verified)], folder.path());
+            let size = read.len() as u64;
+            taker.begin(&Found { name: "s/a/file".into(), kind: FoundKind::File, size, meta: None })?;
+            taker.data(0, read)?;
+            taker.end()?;
+            taker.ended()
+        };
+        assert_eq!(restored(b"same", b"same"), Ok(Restored { members: 1, data_bytes: 4 }));
+        for read in [&b"name"[..], b"sam", b"same again"] {
+            assert!(restored(b"same", read).unwrap_err().contains("s/a/file is not what it was"));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let missing = ToFiles::of(vec![said(b"same")], folder.path()).ended();
+        assert!(missing.unwrap_err().contains("are gone"));
     }
 }

@@ -154,7 +154,9 @@ fn copy_data(file: &File, size: u64, taker: &mut dyn Taker) -> Result<(), Archiv
             Err(Errno::INVAL | Errno::OPNOTSUPP) => at,
             Err(error) => return Err(io::Error::from(error).into()),
         };
-        let length = usize::try_from(size - begin).unwrap_or(usize::MAX).min(PIECE);
+        // It may have grown since it was measured.
+        let Some(left) = size.checked_sub(begin) else { return Ok(()) };
+        let length = usize::try_from(left).unwrap_or(usize::MAX).min(PIECE);
         let some = buffer.get_mut(..length).unwrap_or_default();
         file.read_exact_at(some, begin)?;
         taker.data(begin, some).map_err(ArchiveError::Taker)?;
@@ -276,5 +278,19 @@ impl Taker for Telling<'_> {
 
     fn end(&mut self) -> Result<(), String> {
         self.digests.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_grows_while_it_is_read_is_read_as_it_was_measured() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let file = File::options().read(true).write(true).create_new(true).open(path).unwrap();
+        file.write_all_at(b"later", 1 << 20).unwrap();
+        copy_data(&file, 4096, &mut Digests::default()).unwrap();
     }
 }

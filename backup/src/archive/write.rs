@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use super::head::{Head, end};
 use super::{MANIFEST, MANIFEST_CHECK, map, padding};
 use crate::form::Form;
+use crate::manifest::MANIFEST_BYTES_MAX;
 use crate::plan::Member;
 
 /// Zeroes written at once.
@@ -76,10 +77,30 @@ impl<W: Write> Form for ArchiveWriter<W> {
     }
 
     fn finish(&mut self, manifest: &str) -> io::Result<()> {
+        // A backup that nobody reads back is none.
+        if manifest.len() as u64 > MANIFEST_BYTES_MAX {
+            return Err(io::Error::other(format!(
+                "what says what is in it takes {} bytes, and may take {MANIFEST_BYTES_MAX}: back up fewer files at once, or their volumes whole",
+                manifest.len()
+            )));
+        }
         self.small(MANIFEST, manifest.as_bytes())?;
         let check = format!("{}  {MANIFEST}\n", blake3::hash(manifest.as_bytes()).to_hex());
         self.small(MANIFEST_CHECK, check.as_bytes())?;
         self.zeroes(end(self.written))?;
         self.target.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_whose_manifest_nobody_reads_is_not_finished() {
+        // Zeroes that nobody wrote take no memory.
+        let manifest = String::from_utf8(vec![0; usize::try_from(MANIFEST_BYTES_MAX).unwrap() + 1]).unwrap();
+        let mut archive = ArchiveWriter::new(io::sink(), 0);
+        assert!(archive.finish(&manifest).unwrap_err().to_string().contains("fewer files"));
     }
 }

@@ -17,6 +17,8 @@ const MANY_EXTENTS: u64 = 16;
 const REAL_TIME: u16 = 1;
 /// Where in a directory its index begins: all entries lie before.
 const INDEX_AT: u64 = 32 << 30;
+/// Bytes of a symbolic link that is believed, at most.
+const LINK_BYTES_MAX: u64 = 1 << 16;
 
 /// See the module.
 pub(super) struct Xfs<'a> {
@@ -255,6 +257,11 @@ impl FileSystem for Xfs<'_> {
         let fork_bytes = if attributes > 0 { attributes } else { bytes.len().saturating_sub(core) };
         let fork = inode.below(core, fork_bytes)?;
         let count = if flags & MANY_EXTENTS != 0 { inode.be64(24)? } else { inode.be32(76)?.into() };
+        if node.kind == NodeKind::Link {
+            // What it takes on the disk, with its headers: it is not cut to what it says without them.
+            let blocks = size.div_ceil(self.block_bytes - self.link_head());
+            node.content.size = blocks.saturating_mul(self.block_bytes);
+        }
         match format {
             1 => node.inside = Some(fork.part(0, usize::try_from(size).unwrap_or(usize::MAX))?.to_vec()),
             2 => self.add(&fork, usize::try_from(count).unwrap_or(usize::MAX), &mut node.content)?,
@@ -262,7 +269,7 @@ impl FileSystem for Xfs<'_> {
             _ => return Err(format!("inode {number} keeps its content in no known form")),
         }
         if node.kind == NodeKind::Link && node.inside.is_none() {
-            node.inside = Some(self.remote_link(&node.content)?);
+            node.inside = Some(self.remote_link(&node.content, size)?);
         }
         Ok(node)
     }
@@ -284,23 +291,64 @@ impl FileSystem for Xfs<'_> {
 }
 
 impl Xfs<'_> {
-    /// A link that is too long for its inode: on version 5 each block of it has a header.
-    fn remote_link(&self, content: &Content) -> Result<Vec<u8>, String> {
-        let mut whole = Content { size: content.runs.last().map_or(0, Run::end), runs: content.runs.clone() };
-        let size = usize::try_from(content.size).unwrap_or(usize::MAX);
-        // The last run was cut to the link's length, which its header is not part of.
-        let block = usize::try_from(self.block_bytes).unwrap_or(512);
-        whole.size = whole.size.next_multiple_of(self.block_bytes);
-        if let Some(last) = whole.runs.last_mut() {
-            last.length = last.length.next_multiple_of(self.block_bytes);
+    /// Bytes before what a run of a link holds: a header, on version 5.
+    const fn link_head(&self) -> u64 {
+        if self.five { 56 } else { 0 }
+    }
+
+    /// A link that is too long for its inode.
+    fn remote_link(&self, content: &Content, size: u64) -> Result<Vec<u8>, String> {
+        if size > LINK_BYTES_MAX {
+            return Err(format!("it has {size} bytes, which is more than there can be"));
         }
-        let bytes = super::content(&self.place, &whole, 1 << 16)?;
-        let head = if self.five { 56 } else { 0 };
+        let (size, head) = (usize::try_from(size).unwrap_or(0), usize::try_from(self.link_head()).unwrap_or(0));
         let mut link = Vec::new();
-        for block in bytes.chunks(block) {
-            link.extend_from_slice(block.get(head..).unwrap_or_default());
+        for run in &content.runs {
+            let whole = Content { size: run.length, runs: vec![Run { at: 0, ..*run }] };
+            let bytes = super::content(&self.place, &whole, content.size)?;
+            link.extend_from_slice(bytes.get(head..).unwrap_or_default());
+        }
+        if link.len() < size {
+            return Err("a part of it is a hole".into());
         }
         link.truncate(size);
         Ok(link)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::memory::Bytes as Memory;
+
+    /// With blocks of 1 KiB the longest links take two of them, behind one header.
+    #[test]
+    fn a_link_of_two_blocks_is_read_to_its_end() {
+        let target: Vec<u8> = (0..1000_u32).map(|at| b'a' + u8::try_from(at % 26).unwrap()).collect();
+        let mut disk = vec![0; 64 << 10];
+        // The inode lies in block 4, the link in blocks 10 and 11.
+        let inode = &mut disk[4096..4608];
+        inode[..2].copy_from_slice(b"IN");
+        inode[2..4].copy_from_slice(&0xa1ff_u16.to_be_bytes());
+        inode[4..6].copy_from_slice(&[3, 2]);
+        inode[56..64].copy_from_slice(&1000_u64.to_be_bytes());
+        inode[76..80].copy_from_slice(&1_u32.to_be_bytes());
+        inode[184..192].copy_from_slice(&(10_u64 << 21 | 2).to_be_bytes());
+        disk[10 * 1024 + 56..10 * 1024 + 1056].copy_from_slice(&target);
+        let image = Memory::new(disk);
+        let system = Xfs {
+            place: Place { image: &image, offset: 0, length: 64 << 10 },
+            block_bytes: 1024,
+            group_blocks: 64,
+            groups: 1,
+            group_shift: 6,
+            inode_bytes: 512,
+            inode_shift: 1,
+            root: 0,
+            folder_block_bytes: 1024,
+            five: true,
+            file_types: true,
+        };
+        assert_eq!(system.node(8).unwrap().inside, Some(target));
     }
 }

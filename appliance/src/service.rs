@@ -234,6 +234,7 @@ async fn start(
     tokio::spawn(Arc::clone(appliance).tick_left_of_drills());
     tokio::spawn(Arc::clone(appliance).watch_positions(stop.clone()));
     appliance.recover_backups().await?;
+    tokio::spawn(Arc::clone(appliance).watch_ends_of_backups(stop.clone()));
     appliance.open_comparisons().await;
     tokio::spawn(Arc::clone(appliance).watch_comparisons());
     let control = Arc::clone(appliance) as Arc<dyn Control>;

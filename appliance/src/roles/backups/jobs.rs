@@ -12,6 +12,7 @@
 mod copying;
 mod recovery;
 mod said;
+mod unrecorded;
 
 use std::path::PathBuf;
 use std::pin::pin;
@@ -34,6 +35,7 @@ use tidemark_common::ids::{GroupId, check_name};
 use tidemark_common::stage;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
+pub(super) use self::unrecorded::Unrecorded;
 use super::Backups;
 use super::moment::Moment;
 use super::sets;
@@ -107,6 +109,7 @@ impl Appliance {
         let (job, readers) = self.new_job(record.clone());
         if record.at_ns.is_some() {
             self.catalog.put_backup(&record).map_err(failed)?;
+            self.backups.unrecorded.lock().remove(&request.name);
             self.backups.places.lock().insert(request.name.clone(), own_folder(&kind));
             self.wait_for_time(Arc::clone(&job), readers);
             return tokio::task::block_in_place(|| self.show_backup(&request.name));
@@ -123,7 +126,7 @@ impl Appliance {
         if request.rate == Some(0) {
             return Err(invalid("at a rate of 0 a backup never ends"));
         }
-        let (known, now) = (self.catalog.backup(&request.name).map_err(failed)?, self.clock.wall());
+        let (known, now) = (self.known_backup(&request.name).map_err(failed)?, self.clock.wall());
         let running = self.backups.jobs.lock().contains_key(&request.name);
         if running || known.is_some_and(|known| BackupState::from(known.state) == BackupState::Done) {
             return Err(refused(format!(
@@ -238,7 +241,10 @@ impl Appliance {
             record.state = state;
             record.clone()
         };
-        self.catalog.put_backup(&record).map_err(|error| error.to_string())
+        self.catalog.put_backup(&record).map_err(|error| error.to_string())?;
+        // An earlier one of its name.
+        self.backups.unrecorded.lock().remove(&record.name);
+        Ok(())
     }
 
     /// Waits until its time has come, also when the clock is set meanwhile.
@@ -323,7 +329,10 @@ impl Appliance {
         match self.catalog.put_backup(&ended) {
             Ok(()) if state == BackupStateRecord::Done => settle(&name, kind, &self.whose()),
             Ok(()) => {}
-            Err(error) => tracing::error!(backup = %name, %error, "how the backup ended could not be recorded"),
+            Err(error) => {
+                self.say_unrecorded(&name, &error);
+                self.backups.unrecorded.lock().insert(name.clone(), (ended.clone(), kind.cloned()));
+            }
         }
         *job.record.lock() = ended;
         self.backups.ended.lock().insert(name.clone(), state.into());
@@ -361,6 +370,7 @@ impl Appliance {
             )));
         }
         self.catalog.delete_backup(name).map_err(failed)?;
+        self.backups.unrecorded.lock().remove(name);
         self.backups.ended.lock().remove(name);
         self.backups.places.lock().remove(name);
         Ok(())

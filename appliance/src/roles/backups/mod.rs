@@ -26,7 +26,7 @@ use tidemark_common::api::types::VolumeStatus;
 use tokio::sync::Semaphore;
 
 use super::appliance::Appliance;
-use jobs::Job;
+use jobs::{Job, Unrecorded};
 use restoring::Restores;
 use unfinished::Unfinished;
 
@@ -38,6 +38,8 @@ pub(crate) struct Backups {
     jobs: Mutex<BTreeMap<String, Arc<Job>>>,
     /// How those that are over ended, by name, as the catalogue has it.
     ended: Mutex<BTreeMap<String, BackupState>>,
+    /// How some of them ended, by name: the catalogue has not taken that yet.
+    unrecorded: Mutex<Unrecorded>,
     /// The folder of its own in which each lies, by name; `None`: its target is no folder. Kept, for who asks waits for no target.
     places: Mutex<BTreeMap<String, Option<String>>>,
     /// Creating, cancelling and deleting, one at a time.
@@ -56,6 +58,7 @@ impl Default for Backups {
         Self {
             jobs: Mutex::default(),
             ended: Mutex::default(),
+            unrecorded: Mutex::default(),
             places: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             copyings: Arc::new(Semaphore::new(COPYINGS_MAX)),

@@ -19,6 +19,9 @@ impl Appliance {
         for record in self.catalog.backups().map_err(failed)? {
             listed.insert(record.name.clone(), self.info(&record, None));
         }
+        for (name, (record, _)) in &*self.backups.unrecorded.lock() {
+            listed.insert(name.clone(), self.info(record, None));
+        }
         let jobs: Vec<_> = self.backups.jobs.lock().values().cloned().collect();
         for job in jobs {
             let record = job.record.lock().clone();
@@ -53,7 +56,7 @@ impl Appliance {
             let record = job.record.lock().clone();
             return Ok((record, Some(job)));
         }
-        let found = self.catalog.backup(name).map_err(failed)?;
+        let found = self.known_backup(name).map_err(failed)?;
         let missing = || not_found(format!("there is no backup '{name}': `tidemark backup list` lists the backups"));
         found.map(|record| (record, None)).ok_or_else(missing)
     }

@@ -178,6 +178,15 @@ fn what_is_only_in_the_journal_of_ext4_is_read_there() {
         let mut ignored = Bytes::new(dirty.bytes.clone());
         ignored.bytes[1024 + 0x60] = superblock_flag & !4;
         assert_eq!(names(&ignored), ["small"]);
+        // With asynchronous commits nothing says that what lies before a commit is there.
+        let mut asynchronous = Bytes::new(dirty.bytes.clone());
+        let head = [0xc0_u8, 0x3b, 0x39, 0x98, 0, 0, 0, 4];
+        let blocks = (0..asynchronous.bytes.len()).step_by(4096);
+        let heads: Vec<_> = blocks.filter(|at| asynchronous.bytes[*at..*at + 8] == head).collect();
+        assert_eq!(heads.len(), 1, "{features}: the journal's superblock");
+        asynchronous.bytes[heads[0] + 0x2b] |= 4;
+        let why = list(place(&asynchronous, 0), "/").unwrap_err();
+        assert!(why.contains("asynchronous commits"), "{features}: {why}");
     }
 }
 

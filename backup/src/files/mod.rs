@@ -9,13 +9,15 @@ mod xfs_log;
 
 use std::collections::BTreeSet;
 
-use crate::content::Content;
+use crate::content::{Content, Run};
 use crate::image::Image;
 use crate::names;
 use crate::plan::Meta;
 
 /// Files and folders of one directory tree at most.
 pub const FILES_MAX: usize = 1 << 20;
+/// Memory that names, places and links of one directory tree take at most: guests decide how often a file is named, and how deep it lies.
+const LIST_BYTES_MAX: usize = 512 << 20;
 /// How deep folders lie in each other at most.
 const DEPTH_MAX: usize = 1024;
 /// Nodes of one file's extent tree at most.
@@ -90,6 +92,14 @@ pub struct Entry {
     pub leads_to: Option<Vec<u8>>,
 }
 
+impl Entry {
+    /// Memory it takes beside itself.
+    fn bytes(&self) -> usize {
+        let links = [&self.leads_to, &self.node.inside].into_iter().flatten().map(Vec::len).sum::<usize>();
+        self.path.len() + links + self.node.content.runs.len() * size_of::<Run>()
+    }
+}
+
 /// All files below a directory, by name, each folder before what is in it.
 ///
 /// # Errors
@@ -111,7 +121,7 @@ pub fn list(place: Place<'_>, directory: &str) -> Result<Vec<Entry>, String> {
     if node.kind != NodeKind::Folder {
         return Err(format!("{directory} is no directory: name the one it is in"));
     }
-    let mut walk = Walk { place, system, found: Vec::new(), folders: BTreeSet::new() };
+    let mut walk = Walk::of(place, system);
     walk.folder(String::new(), node, 0)?;
     Ok(walk.found)
 }
@@ -132,17 +142,26 @@ struct Walk<'a> {
     found: Vec<Entry>,
     /// Folders seen: one that is met twice is damage, and would go round for ever.
     folders: BTreeSet<u64>,
+    /// Names that were read and not looked at yet.
+    waiting: usize,
+    bytes_left: usize,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn of(place: Place<'a>, system: &'a dyn FileSystem) -> Self {
+        Self { place, system, found: Vec::new(), folders: BTreeSet::new(), waiting: 0, bytes_left: LIST_BYTES_MAX }
+    }
+
     fn folder(&mut self, path: String, node: Node, depth: usize) -> Result<(), String> {
         if depth > DEPTH_MAX || !self.folders.insert(node.number) {
             return Err(format!("its directories are damaged: /{path} is inside itself"));
         }
         let mut entries = self.system.entries(&node)?;
         entries.sort();
+        self.waiting += entries.len();
         self.push(Entry { path: path.clone(), node, leads_to: None })?;
         for (name, number) in entries {
+            self.waiting -= 1;
             let name = readable(&name)?;
             let path = if path.is_empty() { name } else { format!("{path}/{name}") };
             let node = self.system.node(number).map_err(|why| format!("/{path}: {why}"))?;
@@ -159,9 +178,16 @@ impl Walk<'_> {
     }
 
     fn push(&mut self, entry: Entry) -> Result<(), String> {
-        if self.found.len() >= FILES_MAX {
+        if self.found.len() + self.waiting >= FILES_MAX {
             return Err(format!("it has more than {FILES_MAX} files: back up the volume or partition whole"));
         }
+        let left = self.bytes_left.checked_sub(entry.bytes());
+        self.bytes_left = left.ok_or_else(|| {
+            format!(
+                "to list its files takes more than {LIST_BYTES_MAX} bytes, so long are their names, or so many their fragments: back up the \
+                 volume or partition whole"
+            )
+        })?;
         self.found.push(entry);
         Ok(())
     }

@@ -246,6 +246,45 @@ fn an_xfs_whose_log_is_not_empty_is_refused() {
     assert!(list(place(&image, 0), "/").unwrap_err().contains("fsfreeze --freeze"));
 }
 
+/// What a guest makes of little: folders in each other, each with many names.
+struct Deep;
+
+impl FileSystem for Deep {
+    fn root(&self) -> u64 {
+        1
+    }
+
+    fn node(&self, number: u64) -> Result<Node, String> {
+        let kind = if number < 100 { NodeKind::Folder } else { NodeKind::File };
+        Ok(Node { number, kind, meta: Meta::default(), content: Content::default(), inside: None })
+    }
+
+    fn entries(&self, node: &Node) -> Result<Vec<(Vec<u8>, u64)>, String> {
+        let files = (0..30_000_u64).map(|file| (format!("file-{file}").into_bytes(), 100 + file));
+        Ok(files.chain([(b"a".to_vec(), node.number + 1)]).collect())
+    }
+}
+
+#[test]
+fn the_memory_that_a_list_takes_is_bounded() {
+    let image = Bytes::new(Vec::new());
+    let mut walk = Walk::of(place(&image, 0), &Deep);
+    let why = walk.folder(String::new(), Deep.node(Deep.root()).unwrap(), 0).unwrap_err();
+    assert!(why.contains("files"), "{why}");
+    assert!(walk.found.len() < 100, "names that wait count: {}", walk.found.len());
+
+    let mut walk = Walk::of(place(&image, 0), &Deep);
+    walk.bytes_left = 5 * size_of::<Run>();
+    let run = Run { at: 0, from: 0, length: 1 };
+    let entry = |path: &str, runs: usize| {
+        let content = Content { size: 1, runs: vec![run; runs] };
+        Entry { path: path.into(), node: Node { content, ..Deep.node(100).unwrap() }, leads_to: None }
+    };
+    walk.push(entry("a", 4)).unwrap();
+    walk.push(entry(&"b".repeat(size_of::<Run>() - 1), 0)).unwrap();
+    assert!(walk.push(entry("c", 0)).unwrap_err().contains("fragments"));
+}
+
 fn small_xfs() -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     image(folder.path(), xfs(&["-b", "size=1024"]), 0).bytes

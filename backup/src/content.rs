@@ -71,7 +71,7 @@ impl Content {
     /// Bytes that are not holes.
     #[must_use]
     pub fn data_bytes(&self) -> u64 {
-        self.runs.iter().map(|run| run.length).sum()
+        self.runs.iter().fold(0_u64, |bytes, run| bytes.saturating_add(run.length))
     }
 
     /// Whether something of it is a hole.

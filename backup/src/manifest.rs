@@ -165,6 +165,12 @@ pub enum KindSaid {
 pub const MANIFEST_BYTES_MAX: u64 = 1 << 30;
 
 impl Manifest {
+    /// Bytes of all members, without holes, as anybody may have written them.
+    #[must_use]
+    pub fn data_bytes(&self) -> u64 {
+        self.members.iter().fold(0_u64, |bytes, member| bytes.saturating_add(member.data_bytes))
+    }
+
     /// As text.
     ///
     /// # Errors
@@ -193,6 +199,19 @@ impl Manifest {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_manifest_may_say_any_number_of_bytes() {
+        let member = format!(
+            r#"{{"set":"s","name":"s/a","volume":"a","kind":"range","offset":0,"size":1,"data_bytes":{},"blake3":""}}"#,
+            u64::MAX
+        );
+        let text = format!(
+            r#"{{"format":1,"name":"b","appliance":"a","version":"0","began":"1970-01-01T00:00:00Z","order":"given","moments":[],
+            "skew_seconds":0.0,"sets":[],"members":[{member},{member}]}}"#
+        );
+        assert_eq!(Manifest::decode(text.as_bytes()).unwrap().data_bytes(), u64::MAX);
+    }
 
     #[test]
     fn what_is_not_kept_is_said_and_older_manifests_say_nothing_of_it() {

@@ -122,10 +122,10 @@ pub fn reads_once(members: &[Member]) -> bool {
     })
 }
 
-/// Bytes to copy in all.
+/// Bytes to copy in all. Where they lie is said by file systems that anybody may have made.
 #[must_use]
 pub fn data_bytes(members: &[Member]) -> u64 {
-    members.iter().map(|member| member.content.data_bytes()).sum()
+    members.iter().fold(0_u64, |bytes, member| bytes.saturating_add(member.content.data_bytes()))
 }
 
 #[cfg(test)]
@@ -158,6 +158,12 @@ mod tests {
             assert_eq!(Order::named(order.name()), Some(order));
         }
         assert!(!reads_once(&given));
+    }
+
+    #[test]
+    fn no_number_of_bytes_is_too_large() {
+        let half = || member("1", "a", 0, 1 << 63);
+        assert_eq!(data_bytes(&[half(), half(), half()]), u64::MAX);
     }
 
     #[test]

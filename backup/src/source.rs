@@ -37,7 +37,7 @@ impl Source {
         let Self::Path(path) = self else { return None };
         if path.is_dir() {
             let manifest = folder_manifest(path).ok()?;
-            return Some(manifest.members.iter().map(|member| member.data_bytes).sum());
+            return Some(manifest.data_bytes());
         }
         let found = std::fs::metadata(path).ok()?;
         found.is_file().then_some(found.len())

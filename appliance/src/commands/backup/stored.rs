@@ -88,7 +88,7 @@ const TWICE: &str = "a backup is read twice to be restored, first to verify it: 
 
 fn told(found: &Verified) -> String {
     let manifest = &found.manifest;
-    let bytes = figures::bytes(manifest.members.iter().map(|member| member.data_bytes).sum());
+    let bytes = figures::bytes(manifest.data_bytes());
     let as_of: Vec<_> = manifest
         .moments
         .iter()

@@ -94,7 +94,7 @@ impl Restoring {
 
     /// From now on, these ranges are neither what was there nor the backup.
     pub(super) fn writes(&self, ranges: &Ranges) {
-        let total_bytes: u64 = ranges.values().flatten().map(|(_, length)| length).sum();
+        let total_bytes = ranges.values().flatten().fold(0_u64, |bytes, (_, length)| bytes.saturating_add(*length));
         self.at.lock().begin(RestoreState::Writing, total_bytes, self.clock.monotonic());
     }
 

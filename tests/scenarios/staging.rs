@@ -75,8 +75,11 @@ fn an_image_is_given_up_for_a_resync_only_when_the_operator_says_so() {
 fn a_restore_that_the_copy_may_not_follow_says_so_before() {
     let pair = Pair::paired(&Setup::one_volume("v", 160 * MIB, 426).journals("64MiB", "64MiB"));
     let east = &pair.east;
-    write_noise(east, "v", 0, 160 * MIB, 9);
-    pair.settle();
+    // So that the copy follows.
+    for piece in 0..10 {
+        write_noise(east, "v", 16 * MIB * piece, 16 * MIB, 9 + piece);
+        pair.settle();
+    }
     east.ok(&["set", "create", "all", "v"]);
     let archive = pair.cluster.join("b.tar").display().to_string();
     east.ok(&["backup", "create", "b", "--set", "all", "--to", &archive, "--wait"]);

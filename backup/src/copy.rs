@@ -314,10 +314,11 @@ fn describe(member: &Member, mut digest: Digest) -> MemberSaid {
 
 #[cfg(test)]
 mod tests {
+    use tidemark_common::clock::HandClock;
+
     use super::*;
     use crate::content::{Content, Run};
     use crate::image::memory::Bytes;
-    use crate::pace::tests::Hand;
 
     /// A target that takes nothing more.
     struct Full;
@@ -344,7 +345,7 @@ mod tests {
     fn a_target_that_breaks_off_ends_it_whatever_its_pace() {
         let (tell, told) = sync_channel(1);
         std::thread::spawn(move || {
-            let clock: Arc<dyn Clock> = Arc::new(Hand::default());
+            let clock: Arc<dyn Clock> = Arc::new(HandClock::default());
             let (stop, progress) = (Stop::default(), Progress::new(Arc::clone(&clock)));
             let image: Arc<dyn Image> = Arc::new(Bytes::new(vec![1; 2 << 20]));
             let content = Content { size: 2 << 20, runs: vec![Run { at: 0, from: 0, length: 2 << 20 }] };
@@ -362,18 +363,18 @@ mod tests {
 
     #[test]
     fn how_far_it_is_is_told_with_what_is_left_and_a_target_that_stalls() {
-        let clock = Arc::new(Hand::default());
+        let clock = Arc::new(HandClock::default());
         let progress = Progress::new(Arc::clone(&clock) as Arc<dyn Clock>);
         assert_eq!(progress.told(), Told::default());
-        clock.0.store(1000, Ordering::Relaxed);
+        clock.set(Duration::from_millis(1000));
         progress.begin(8 << 20);
         assert_eq!(progress.told().seconds_left, None, "nothing has moved");
-        clock.0.store(3000, Ordering::Relaxed);
+        clock.set(Duration::from_millis(3000));
         progress.moved(2 << 20);
         let told = progress.told();
         assert_eq!((told.done_bytes, told.total_bytes), (2 << 20, 8 << 20));
         assert_eq!((told.seconds_left, told.stalled), (Some(6.0), None), "a mebibyte a second");
-        clock.0.store(8000, Ordering::Relaxed);
+        clock.set(Duration::from_millis(8000));
         assert_eq!(progress.told().stalled, Some(STALL));
         progress.moved(1);
         assert_eq!(progress.told().stalled, None);
@@ -381,11 +382,11 @@ mod tests {
 
     #[test]
     fn a_target_that_does_not_open_is_told_as_one_that_stalls() {
-        let clock = Arc::new(Hand::default());
+        let clock = Arc::new(HandClock::default());
         let progress = Progress::new(Arc::clone(&clock) as Arc<dyn Clock>);
         progress.opens();
         assert_eq!(progress.told().stalled, None);
-        clock.0.store(5000, Ordering::Relaxed);
+        clock.set(Duration::from_millis(5000));
         assert_eq!(progress.told().stalled, Some(STALL), "nobody reads the pipe");
         progress.begin(1);
         assert_eq!(progress.told().stalled, None, "it is open");

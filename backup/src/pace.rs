@@ -108,32 +108,20 @@ impl Quiet {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
+
+    use tidemark_common::clock::HandClock;
 
     use super::*;
 
-    /// A clock that is set by hand, in milliseconds.
-    #[derive(Debug, Default)]
-    pub(crate) struct Hand(pub(crate) AtomicU64);
-
-    impl Clock for Hand {
-        fn monotonic(&self) -> Duration {
-            Duration::from_millis(self.0.load(Ordering::Relaxed))
-        }
-
-        fn wall(&self) -> jiff::Timestamp {
-            jiff::Timestamp::UNIX_EPOCH
-        }
-    }
-
     #[test]
     fn the_rate_holds_however_late_pieces_are() {
-        let clock = Arc::new(Hand::default());
+        let clock = Arc::new(HandClock::default());
         let mut pace = Pace::new(Arc::clone(&clock) as Arc<dyn Clock>, Some(1 << 20), None);
         let mut copied = 0;
         for ms in 0..20_000_u64 {
-            clock.0.store(ms, Ordering::Relaxed);
+            clock.set(Duration::from_millis(ms));
             // Every third second nobody comes.
             if (ms / 1000) % 3 != 2 && pace.due(clock.monotonic()).is_zero() {
                 pace.took(64 << 10, clock.monotonic());
@@ -147,7 +135,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_copying_that_has_to_hurry_waits_for_nothing() {
-        let clock = Arc::new(Hand::default());
+        let clock = Arc::new(HandClock::default());
         let asked: Asked = Box::new(|| 1);
         let pace = Pace::new(Arc::clone(&clock) as Arc<dyn Clock>, Some(1), Some(asked));
         let mut pace = pace.hurrying(Box::new(|| true));
@@ -160,7 +148,7 @@ pub(crate) mod tests {
     /// What was copied in a hurry is not paid for by standing still afterwards.
     #[test]
     fn after_a_hurry_the_rate_begins_anew() {
-        let clock = Arc::new(Hand::default());
+        let clock = Arc::new(HandClock::default());
         let hurries = Arc::new(AtomicU64::new(1));
         let (asked, stop) = (Arc::clone(&hurries), Stop::default());
         let pace = Pace::new(Arc::clone(&clock) as Arc<dyn Clock>, Some(1 << 20), None);
@@ -176,7 +164,7 @@ pub(crate) mod tests {
 
     #[test]
     fn hosts_that_ask_hold_it_up() {
-        let clock = Arc::new(Hand::default());
+        let clock = Arc::new(HandClock::default());
         let asked = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&asked);
         let counted: Asked = Box::new(move || counter.load(Ordering::Relaxed));

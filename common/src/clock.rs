@@ -1,5 +1,6 @@
 //! The clock seam: the only place that asks the machine what time it is.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -54,5 +55,28 @@ impl Clock for SystemClock {
 
     fn monotonic(&self) -> Duration {
         self.start.elapsed()
+    }
+}
+
+/// A clock for tests, beside [`MemoryDisk`](crate::storage::memory::MemoryDisk): it stands until it is set, and for people it is 1970.
+#[derive(Debug, Default)]
+pub struct HandClock {
+    monotonic_ns: AtomicU64,
+}
+
+impl HandClock {
+    /// From now on it is so long since its start.
+    pub fn set(&self, monotonic: Duration) {
+        self.monotonic_ns.store(u64::try_from(monotonic.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+impl Clock for HandClock {
+    fn wall(&self) -> Timestamp {
+        Timestamp::UNIX_EPOCH
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_nanos(self.monotonic_ns.load(Ordering::Relaxed))
     }
 }

@@ -455,7 +455,7 @@ impl Apply {
 pub(crate) mod tests {
     use std::io::ErrorKind;
 
-    use tidemark_common::catalog::{Catalog, GroupRecord, OnFullRecord, PairRecord, RoleRecord};
+    use tidemark_common::catalog::{Catalog, GroupRecord, PairRecord, RoleRecord};
     use tidemark_common::clock::SystemClock;
     use tidemark_common::history::History;
     use tidemark_common::ids::GroupId;
@@ -475,19 +475,12 @@ pub(crate) mod tests {
         let records = MemoryDisk::new();
         let catalog = Catalog::open_simulated(&records, "records".as_ref(), &SystemClock::new()).unwrap();
         let group = GroupRecord {
-            name: "g".into(),
-            id: [7; 16],
             role: RoleRecord::Secondary,
-            generation: 1,
-            generation_start_seq: 1,
-            interval_ms: 1000,
-            on_full: OnFullRecord::Fold,
             next_volume_index: 2,
-            volumes: Vec::new(),
             pairs: vec![PairRecord::new("east", 0)],
             primary: Some([1; 32]),
-            cut: None,
             history: History { milliseconds: 60_000, bytes: 0 },
+            ..GroupRecord::new("g", [7; 16])
         };
         catalog.put_group(&group).unwrap();
         let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());

@@ -299,8 +299,7 @@ mod tests {
 
     use parking_lot::Mutex;
     use tidemark_common::api::types::DrillSchedule;
-    use tidemark_common::catalog::{OnFullRecord, PairRecord};
-    use tidemark_common::history::History;
+    use tidemark_common::catalog::PairRecord;
     use tidemark_common::nbd::Export;
     use tidemark_common::storage::disk::SystemDisk;
     use tidemark_common::storage::{DiskFile, Open};
@@ -313,19 +312,9 @@ mod tests {
         let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
         let appliance = appliance(directory.path(), &faults);
         let record = GroupRecord {
-            name: "g".into(),
-            id: [7; 16],
             role: RoleRecord::Secondary,
-            generation: 1,
-            generation_start_seq: 1,
-            interval_ms: 1000,
-            on_full: OnFullRecord::Fold,
-            next_volume_index: 1,
-            volumes: Vec::new(),
             pairs: vec![PairRecord::new("east", 0)],
-            primary: None,
-            cut: None,
-            history: History::default(),
+            ..GroupRecord::new("g", [7; 16])
         };
         appliance.catalog.put_group(&record).unwrap();
         appliance.start_groups().await.unwrap();

@@ -1,11 +1,11 @@
 //! Stretches of a journal in memory, folded, against the frames they stand for.
 
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
 
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
+use tidemark_common::clock::HandClock;
 use tidemark_common::ids::{Generation, MarkerNumber, Seq, VolumeIndex};
 use tidemark_common::journal::{self, JournalOptions, Writer};
 use tidemark_common::record::view::ExtentKind;
@@ -18,23 +18,9 @@ const GROUP: GroupId = GroupId([3; 16]);
 const BLOCK: u64 = 4096;
 const INTERVAL_BYTES: u64 = 1 << 40;
 
-/// A clock that stands until it is told.
-#[derive(Default)]
-struct Stopped(AtomicU64);
-
-impl Clock for Stopped {
-    fn wall(&self) -> jiff::Timestamp {
-        jiff::Timestamp::UNIX_EPOCH
-    }
-
-    fn monotonic(&self) -> Duration {
-        Duration::from_millis(self.0.load(Ordering::Relaxed))
-    }
-}
-
 struct Sender {
     writer: Writer,
-    clock: Arc<Stopped>,
+    clock: Arc<HandClock>,
     coalescer: Coalescer,
     moment: Moment,
     reader: Reader,
@@ -53,7 +39,7 @@ impl Sender {
         let disk = Arc::new(MemoryDisk::new());
         let writer =
             journal::open(disk, Path::new("/journal"), GROUP, options, None, &mut |_, _, _| {}).unwrap().writer;
-        let (clock, moment) = (Arc::new(Stopped::default()), Moment::default());
+        let (clock, moment) = (Arc::new(HandClock::default()), Moment::default());
         moment.set(40 << 20, 1);
         let mut coalescer = Coalescer::new(Arc::clone(&clock) as Arc<dyn Clock>, moment.clone());
         coalescer.marker_sent();
@@ -143,7 +129,7 @@ impl Sender {
     }
 
     fn later(&self, time: Duration) {
-        self.clock.0.fetch_add(u64::try_from(time.as_millis()).unwrap(), Ordering::Relaxed);
+        self.clock.set(self.clock.monotonic() + time);
     }
 }
 

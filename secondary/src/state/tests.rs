@@ -1,5 +1,6 @@
 //! What the log has of a problem that comes and goes, and what is forgotten.
 
+use tidemark_common::clock::HandClock;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
@@ -41,21 +42,7 @@ impl Subscriber for Log {
     fn exit(&self, _: &Id) {}
 }
 
-/// A clock that is set by hand.
-#[derive(Default)]
-struct Hand(Mutex<Duration>);
-
-impl Clock for Hand {
-    fn wall(&self) -> jiff::Timestamp {
-        jiff::Timestamp::UNIX_EPOCH
-    }
-
-    fn monotonic(&self) -> Duration {
-        *self.0.lock()
-    }
-}
-
-fn state(clock: &Arc<Hand>) -> CopyState {
+fn state(clock: &Arc<HandClock>) -> CopyState {
     let clock = Arc::clone(clock) as Arc<dyn Clock>;
     let (durable, applied, points) =
         (DurableEnd::default(), AppliedPosition::default(), Points::new(Vec::new(), None, None));
@@ -87,12 +74,12 @@ fn copies_that_the_volumes_have_passed_are_forgotten() {
 
 #[test]
 fn a_problem_that_comes_and_goes_is_logged_once_with_its_end_and_again_after_a_minute() {
-    let (clock, log) = (Arc::new(Hand::default()), Log::default());
+    let (clock, log) = (Arc::new(HandClock::default()), Log::default());
     let told = ["the copy has no room for what comes", "the copy takes what comes again"];
     let lines = Arc::clone(&log.0);
     let state = state(&clock);
     let stands = |at: Duration| {
-        *clock.0.lock() = at;
+        clock.set(at);
         state.set_problem(Concern::Intake, Some("the journal is full".into()))
     };
     tracing::subscriber::with_default(log, || {

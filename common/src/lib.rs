@@ -38,3 +38,4 @@ pub mod verify;
 pub mod volumes;
 pub mod watchdog;
 pub mod wire;
+pub mod workers;

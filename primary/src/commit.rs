@@ -3,7 +3,8 @@
 //!
 //! The drain lies behind a lock: one round at a time, in the order of one owner. A task only tries it. Who does not get it, and
 //! whose commit would be more than one small append, rings for the thread and waits: so commits of many hosts are made together.
-//! A disk that hangs then holds a thread of the runtime, so tasks never hold the last of these.
+//! A disk that hangs then holds a thread of the runtime, so tasks never hold the last of these; and it may be the one that looked for what comes
+//! from hosts, so that another is woken for that (`tidemark_common::workers`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

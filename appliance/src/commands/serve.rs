@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use tidemark_common::config::Config;
+use tidemark_common::workers;
 use tokio::runtime;
 
 use super::directory;
@@ -42,6 +43,7 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<(), Failure> {
     // What answers hosts never stands behind a peer's packets, nor behind an operator's request.
     let hosts = threads("hosts").context("start threads")?;
     let runtime = threads("link").context("start threads")?;
+    workers::watch(&[hosts.handle(), runtime.handle()]).context("start threads")?;
     let outcome = runtime.block_on(service::run(&directory, hosts.handle()));
     hosts.shutdown_timeout(THREADS_GRACE);
     runtime.shutdown_timeout(THREADS_GRACE);

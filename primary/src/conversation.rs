@@ -298,7 +298,8 @@ impl Pair {
         // The bitmap of a copy is never empty: an empty one is one that was lost.
         let mut never_empty = Bitmap::default();
         never_empty.mark(Extent { volume, offset: 0, length: REGION_BYTES });
-        let marked = self.differences.mark(&never_empty, None).and_then(|()| self.differences.go_in_place());
+        let differences = &self.differences;
+        let marked = block_in_place(|| differences.mark(&never_empty, None).and_then(|()| differences.go_in_place()));
         match marked {
             Ok(()) => self.enter(PairState::Differential, Some(reason)),
             Err(error) => self.enter(PairState::Error, Some(error.to_string())),

@@ -28,6 +28,7 @@ use tidemark_common::metrics::{GroupMetrics, PairMetrics, Part};
 use tidemark_common::pair::is_transition_valid;
 use tidemark_common::repeats::Repeats;
 use tokio::sync::watch;
+use tokio::task::block_in_place;
 
 pub use self::error::ShipError;
 pub use self::orders::Hold;
@@ -188,15 +189,30 @@ impl Pair {
     /// Goes into a state, says so, and records it where it must outlive the process. `false`: it does not follow the state
     /// the pair is in.
     pub(crate) fn enter(&self, state: PairState, reason: Option<String>) -> Result<bool, CatalogError> {
-        let _alone = self.entering.lock();
-        let from = {
-            let mut view = self.view.lock();
-            if view.state == state {
-                view.reason = reason;
-                return Ok(true);
-            }
-            view.state
-        };
+        if let Some(_alone) = self.entering.try_lock()
+            && self.stays(state, reason.as_ref())
+        {
+            return Ok(true);
+        }
+        // A catalogue whose disk does not answer keeps who changes it, and no thread that others are heard by.
+        block_in_place(|| {
+            let _alone = self.entering.lock();
+            if self.stays(state, reason.as_ref()) { Ok(true) } else { self.change_state(state, reason) }
+        })
+    }
+
+    /// Whether it is in this state already. The reason may be another one.
+    fn stays(&self, state: PairState, reason: Option<&String>) -> bool {
+        let mut view = self.view.lock();
+        let stays = view.state == state;
+        if stays {
+            view.reason = reason.cloned();
+        }
+        stays
+    }
+
+    fn change_state(&self, state: PairState, reason: Option<String>) -> Result<bool, CatalogError> {
+        let from = self.view.lock().state;
         if !is_transition_valid(from, state) {
             tracing::warn!(peer = %self.peer, %from, to = %state, "a change of state was refused");
             return Ok(false);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tidemark_common::catalog::{GroupRecord, GroupVolume};
+use tidemark_common::catalog::{CatalogError, GroupRecord, GroupVolume};
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::Seq;
 use tidemark_common::record::ControlRecord;
@@ -43,7 +43,7 @@ impl Primary {
 
     async fn join(&self, volume: VolumeFile, member: GroupVolume) -> Result<(), String> {
         let index = volume.index;
-        let recorded = self.keeper.update(|record| {
+        let recorded = self.change_record(|record| {
             record.next_volume_index = member.index.saturating_add(1);
             record.volumes.push(member.clone());
         });
@@ -52,7 +52,7 @@ impl Primary {
         let result = self.record_volumes().await;
         if result.is_err() {
             self.image.volumes.remove(index);
-            let undone = self.keeper.update(|record| record.volumes.retain(|other| *other != member));
+            let undone = self.change_record(|record| record.volumes.retain(|other| *other != member));
             undone.map_err(|error| error.to_string())?;
         }
         result
@@ -69,8 +69,11 @@ impl Primary {
         let size = size.max(old);
         let text = |error: std::io::Error| format!("grow volume '{name}': {error}");
         // A device, or a file larger than the volume, has something there already, which no pair has.
-        let held = volume.file.size().map_err(text)?.min(size);
-        volume.file.grow(size).map_err(text)?;
+        let grown = block_in_place(|| {
+            let held = volume.file.size()?.min(size);
+            volume.file.grow(size).map(|()| held)
+        });
+        let held = grown.map_err(text)?;
         let mut pairs = HeldPairs::default();
         if held > old {
             pairs = self.hold_pairs(Extent { volume: volume.index, offset: old, length: held - old }).await?;
@@ -89,7 +92,8 @@ impl Primary {
     /// # Errors
     /// What happened.
     pub fn grow_volume(&self, name: &str, size: u64, pairs: HeldPairs) -> Result<(), String> {
-        self.member(name)?.grow(size).map_err(|error| format!("grow volume '{name}': {error}"))?;
+        let volume = self.member(name)?;
+        block_in_place(|| volume.grow(size)).map_err(|error| format!("grow volume '{name}': {error}"))?;
         drop(pairs);
         Ok(())
     }
@@ -114,15 +118,16 @@ impl Primary {
     pub async fn remove_volume(&self, name: &str) -> Result<(), String> {
         let volume = self.member(name)?;
         self.applied_up_to(self.image.buffer.captured()).await?;
-        volume.sync().map_err(|error| format!("sync volume '{name}': {error}"))?;
+        // All that the system holds back of it may have to be written.
+        block_in_place(|| volume.sync()).map_err(|error| format!("sync volume '{name}': {error}"))?;
         // What was written to it lies in the journal under an index: whoever reads that finds its name behind it.
         self.record_volumes().await?;
         let members = self.keeper.get().volumes;
         let leave = |record: &mut GroupRecord| record.volumes.retain(|member| member.name != name);
-        self.keeper.update(leave).map_err(|error| error.to_string())?;
+        self.change_record(leave).map_err(|error| error.to_string())?;
         let others = self.image.volumes.specs().into_iter().filter(|spec| spec.name != name).collect();
         if let Err(reason) = self.record(ControlRecord::Volumes { volumes: others }).await {
-            let undone = self.keeper.update(|record| record.volumes = members);
+            let undone = self.change_record(|record| record.volumes = members);
             undone.map_err(|error| error.to_string())?;
             return Err(reason);
         }
@@ -135,6 +140,11 @@ impl Primary {
             }
         }
         Ok(())
+    }
+
+    /// Changes the group's record on a thread that may wait for the catalogue's disk.
+    fn change_record(&self, change: impl FnOnce(&mut GroupRecord)) -> Result<(), CatalogError> {
+        block_in_place(|| self.keeper.update(change))
     }
 
     /// Puts a record into the journal; resolves when it is durable.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tidemark_common::catalog::{CatalogError, PairRecord};
+use tokio::task::block_in_place;
 
 use super::Primary;
 use crate::ship::{Pair, PairParts};
@@ -37,7 +38,7 @@ impl Primary {
     /// When that could not be recorded.
     pub fn delete_pair(&self, peer: &str) -> Result<bool, CatalogError> {
         let Some(pair) = self.pair(peer) else { return Ok(false) };
-        pair.forget()?;
+        block_in_place(|| pair.forget())?;
         self.pairs.pairs.write().retain(|pair| pair.peer() != peer);
         Ok(true)
     }

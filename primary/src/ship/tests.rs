@@ -1,12 +1,14 @@
 //! The end of a conversation, and who waits for it: a pair that reaches nobody.
 
 use std::pin::pin;
+use std::sync::mpsc::sync_channel;
 use std::sync::{OnceLock, Weak};
 use std::task::{Context, Waker};
 
 use jiff::Timestamp;
 use tidemark_common::clock::SystemClock;
 use tidemark_common::limits::REGION_BYTES;
+use tokio::runtime::Builder;
 
 use super::*;
 use crate::plan::tests::Rig;
@@ -74,4 +76,35 @@ async fn a_conversation_is_over_when_it_is_known_what_its_end_makes_of_the_pair(
     let [before, meanwhile @ .., after] = seen.as_slice() else { panic!("the time is asked for: {seen:?}") };
     assert!(!before && !after, "{seen:?}");
     assert!(!meanwhile.is_empty() && meanwhile.iter().all(|conversing| *conversing), "{seen:?}");
+}
+
+/// A link that is lost while the catalogue's disk hangs is told of in each pair's state: one after the other, they took all threads, and nobody
+/// was heard any more.
+#[test]
+fn a_state_that_cannot_be_recorded_yet_keeps_no_thread_of_the_runtime() {
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let inside = runtime.enter();
+    let rig = Rig::new(None, REGION_BYTES);
+    let disk = Arc::new(Mutex::new(()));
+    let hangs = disk.lock();
+    let (keeper, its_disk) = (Arc::clone(&rig.pair.keeper), Arc::clone(&disk));
+    let (begins, begun) = sync_channel(1);
+    let changing = std::thread::spawn(move || {
+        keeper.update(|_| {
+            begins.send(()).unwrap();
+            drop(its_disk.lock());
+        })
+    });
+    begun.recv().unwrap();
+    let pair = Arc::clone(&rig.pair);
+    let entering = runtime.spawn(async move { pair.enter(PairState::Error, None).is_ok_and(|entered| entered) });
+    let (tells, told) = sync_channel(1);
+    runtime.spawn(async move { tells.send(()) });
+    let heard = told.recv_timeout(Duration::from_secs(20));
+    drop(hangs);
+    assert!(heard.is_ok(), "no thread is left");
+    assert!(runtime.block_on(entering).unwrap());
+    changing.join().unwrap().unwrap();
+    assert_eq!(rig.pair.status().state, PairState::Error);
+    drop(inside);
 }

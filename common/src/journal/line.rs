@@ -20,14 +20,10 @@ impl Journal {
         Ok(names.iter().filter_map(|name| number_of(name, ending)).collect())
     }
 
-    /// The highest number of any segment's file, in the line or not: the number above it is new.
-    pub(super) fn highest_number(&self) -> Result<u64, JournalError> {
-        Ok(self.numbers(SEGMENT)?.into_iter().max().unwrap_or(0))
-    }
-
     /// The line of segments that ends with the newest one; all but that one sealed. Changes nothing on the disk.
     pub(super) fn find_line(&self) -> Result<BTreeMap<u64, Arc<Segment>>, JournalError> {
         let numbers = self.numbers(SEGMENT)?;
+        self.state.lock().highest = numbers.iter().max().copied().unwrap_or(0);
         let mut line: BTreeMap<u64, Arc<Segment>> = BTreeMap::new();
         let unnamed = self.numbers(FOLD)?;
         let mut next = numbers.iter().max().map(|newest| (*newest, None));

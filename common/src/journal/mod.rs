@@ -92,6 +92,8 @@ pub struct Journal {
 
 struct State {
     segments: BTreeMap<u64, Arc<Segment>>,
+    /// The highest number of any segment's file, in the line or not: the number above it is new.
+    highest: u64,
     spares: Vec<PathBuf>,
     durable: DurableEnd,
     /// The durable end when it last had something behind it that nobody should wait with.
@@ -116,6 +118,7 @@ impl Journal {
     fn new(disk: Arc<dyn Disk>, folder: &Path, group: GroupId, options: JournalOptions) -> Self {
         let state = State {
             segments: BTreeMap::new(),
+            highest: 0,
             spares: Vec::new(),
             durable: DurableEnd::default(),
             worth_reading: Position::default(),
@@ -182,13 +185,17 @@ impl Journal {
         self.durable.send_modify(|_| {});
     }
 
-    /// Bytes between two places, those not used at the ends of segments included.
+    /// Bytes it holds between two places, those not used at the ends of segments included. What was trimmed, or replaced by a fold, counts no
+    /// more.
     #[must_use]
     pub fn bytes_between(&self, from: Position, to: Position) -> u64 {
+        let state = self.state.lock();
+        let held =
+            |at: Position| state.segments.range(at.segment..).next().map_or(at, |(_, first)| at.max(first.begin()));
+        let (from, to) = (held(from), held(to));
         if from >= to {
             return 0;
         }
-        let state = self.state.lock();
         let before =
             |at: Position| state.segments.get(&at.segment).map_or(at.offset, |seg| seg.bytes_before(at.offset));
         let used = |segment: &Arc<Segment>| segment.bytes_before(segment.used_bytes());

@@ -250,10 +250,13 @@ pub(super) fn follow(tip: &Tip, header: &FrameHeader, group: GroupId) -> Result<
 impl Journal {
     /// A new segment behind the newest one, or behind a place where the history was cut.
     pub(super) fn add_segment(&self, previous: Position, start: &Start) -> Result<Arc<Segment>, JournalError> {
-        let number = self.highest_number()?.saturating_add(1);
+        // The folder is not asked: that may fail when all else goes well, and the journal would take nothing more.
+        let number = self.state.lock().highest.saturating_add(1);
         let header = SegmentHeader::new(number, self.group, previous, start);
         let segment = Arc::new(Segment::create(self, header)?);
-        self.state.lock().segments.insert(number, Arc::clone(&segment));
+        let mut state = self.state.lock();
+        state.highest = number;
+        state.segments.insert(number, Arc::clone(&segment));
         Ok(segment)
     }
 

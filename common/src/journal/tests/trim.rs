@@ -170,6 +170,22 @@ fn a_trim_that_could_not_be_made_durable_is_done_by_the_next() {
     }
 }
 
+/// A pair may lack more than the journal still has; that it lacks less than that is never said.
+#[test]
+fn bytes_from_a_place_that_is_trimmed_are_those_from_the_oldest() {
+    let (_disk, mut writer) = fresh();
+    let frames = fill(&mut writer, 14);
+    let journal = Arc::clone(writer.journal());
+    journal.trim(at(3)).unwrap();
+    let end = journal.durable_end().position;
+    let from_oldest = journal.bytes_between(journal.oldest(), end);
+    assert!(from_oldest > SEGMENT_BYTES, "{from_oldest}");
+    // The last one of its segment.
+    assert_eq!(journal.bytes_between(frames[7].position, end), from_oldest);
+    assert_eq!(journal.bytes_between(Position::default(), end), from_oldest);
+    assert_eq!(journal.bytes_between(frames[0].position, frames[7].position), 0);
+}
+
 #[test]
 fn volumes_go_on_only_from_a_place_the_journal_still_has() {
     let (disk, mut writer) = fresh();

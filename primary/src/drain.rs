@@ -215,6 +215,8 @@ impl Drain {
         let (tip, captured) = (self.writer.tip().seq, self.buffer.captured());
         let idle = tip >= captured;
         let until = match self.waiting_since {
+            // What it waits for is being copied. Nobody rings when that is done.
+            _ if !self.pending.is_empty() => now,
             _ if idle && self.last_boundary >= captured && !self.volumes_changed => now + SLEEP_MAX,
             Some(since) => (since + self.settings.delay).min(self.next_cut),
             None => self.next_cut,
@@ -368,5 +370,27 @@ impl Drain {
             let _ = request.reply.send(Ok(()));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemark_common::limits::REGION_BYTES;
+
+    use super::*;
+    use crate::buffer::Boundary;
+    use crate::plan::tests::Rig;
+
+    /// A marker was late by an interval then, a second at most, and its copy as much older.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_cut_that_waits_for_a_write_which_is_being_copied_is_looked_at_again_at_once() {
+        let mut rig = Rig::new(None, REGION_BYTES);
+        let drain = &mut rig.stages.drain;
+        let seq = drain.writer.tip().seq.next();
+        let boundary = Boundary { seq, time: jiff::Timestamp::UNIX_EPOCH, frozen: Duration::ZERO };
+        drain.pending.push_back(PendingCut { boundary, request: None });
+        assert_eq!(drain.step(), Draining::Idle);
+        let time = drain.pause().time;
+        assert!(time < Duration::from_millis(1), "{time:?}");
     }
 }

@@ -10,10 +10,11 @@ use tidemark_common::record::{CopyCheck, FoldCheck};
 use tidemark_common::stage;
 use tidemark_common::wire::message::{Hello, Message, Welcome};
 use tokio::sync::{MutexGuard, mpsc};
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use super::Secondary;
-use crate::intake::{Intake, TRIES};
+use crate::intake::{Intake, IntakeError, TRIES};
 use crate::receive::{self, ReceiveError};
 use crate::state::Concern;
 
@@ -29,6 +30,18 @@ const SAYS_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long a goodbye may take to arrive.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Nobody has the journal's writer any more.
+const LOST: &str = "what takes in what comes has ended by a defect of Tidemark, and the log has its message. Nothing is lost: restart the service of \
+                    the copy's appliance";
+
+/// For who comes then.
+fn lost() -> ReceiveError {
+    IntakeError::Stands { reason: LOST.into() }.into()
+}
+
+/// What an intake leaves.
+type Ended = (Writer, Result<(), IntakeError>);
 
 /// What the newest connection is.
 #[derive(Debug, Default)]
@@ -100,7 +113,14 @@ impl Secondary {
             }
         }
         let Some(mut slot) = self.writer_unless(&stop).await else { return Err(ReceiveError::Stopped) };
-        let Some(writer) = slot.take() else { return Err(ReceiveError::Stopped) };
+        let Some(writer) = slot.take() else {
+            if self.state.is_stopping() {
+                return Err(ReceiveError::Stopped);
+            }
+            let result = Err(lost());
+            self.ended(&connection, control, &result).await;
+            return result;
+        };
         if stop.is_cancelled() || self.state.is_stopping() {
             *slot = Some(writer);
             return Err(ReceiveError::Stopped);
@@ -127,19 +147,28 @@ impl Secondary {
             () = damage.cancelled() => Err(ReceiveError::Damaged(self.state.problem().unwrap_or_default())),
         };
         // The queue is gone with the select: the intake makes durable what it has and gives the writer back.
-        let result = match taking.await {
-            Ok((writer, taken)) => {
-                *slot = Some(writer);
-                taken.map_err(ReceiveError::from).and(result)
-            }
-            Err(_) => Err(ReceiveError::Stopped),
-        };
+        let result = self.taken(&mut slot, taking.await).and(result);
         let result = match result {
             Err(ReceiveError::Link(error)) => Err(ReceiveError::Link(connection.reason_behind(error).await)),
             other => other,
         };
         self.ended(&connection, control, &result).await;
         result
+    }
+
+    /// What came of an intake that has ended.
+    fn taken(&self, slot: &mut Option<Writer>, ended: Result<Ended, JoinError>) -> Result<(), ReceiveError> {
+        match ended {
+            Ok((writer, taken)) => {
+                *slot = Some(writer);
+                Ok(taken?)
+            }
+            Err(error) if error.is_panic() => {
+                self.state.set_problem(Concern::Intake, Some(LOST.into()));
+                Err(lost())
+            }
+            Err(_) => Err(ReceiveError::Stopped),
+        }
     }
 
     /// The journal's writer, once the connection before has given it back. A disk may keep that for hours, and the primary calls every few
@@ -281,6 +310,19 @@ mod tests {
         drop(held);
         let newest = CancellationToken::new();
         assert!(secondary.writer_unless(&newest).await.is_some_and(|slot| slot.is_some()));
+    }
+
+    /// Whoever came from then on was sent away without a word.
+    #[tokio::test]
+    async fn an_intake_that_a_panic_has_ended_is_told_here_and_to_who_comes() {
+        let (secondary, _apply, _records) = copy();
+        let mut slot = secondary.writer.lock().await;
+        slot.take();
+        let ended = tokio::task::spawn_blocking(|| -> Ended { panic!("as it was to") }).await;
+        let told = secondary.taken(&mut slot, ended).unwrap_err();
+        assert!(matches!(&told, ReceiveError::Intake(_)) && told.to_string().contains("restart"), "{told}");
+        assert!(secondary.state().problem_of(Concern::Intake).is_some_and(|problem| problem.contains("restart")));
+        assert!(slot.is_none());
     }
 
     #[test]

@@ -72,7 +72,9 @@ impl LocalPair {
 
     /// Says why it stands still, without leaving its state.
     pub fn stands_because(&self, reason: Option<String>) {
-        self.now.lock().record.reason = reason;
+        let mut now = self.now.lock();
+        now.record.reason = reason;
+        now.tell();
     }
 
     /// It cannot go on, and says why. Its bits stay: a resync goes on from them. The image of its split does not: nothing is kept for it that
@@ -103,6 +105,7 @@ impl LocalPair {
                 let mut now = self.now.lock();
                 now.record.state = State::Error;
                 now.record.reason = Some(reason.to_owned());
+                now.tell();
                 now.tell_brief(&self.parts);
                 // As the catalogue still has it.
                 return None;
@@ -142,7 +145,9 @@ impl LocalPair {
     /// [`LocalPairError::Catalog`].
     pub fn on_cut(&self, at: Position) -> Result<(), LocalPairError> {
         let is_later = |record: &LocalPairRecord| place(record).is_some_and(|split| split > at);
-        if !is_later(&self.record()) {
+        // As it is when whatever is under way is over.
+        let is_before = !is_later(&self.now.lock().record);
+        if is_before {
             return Ok(());
         }
         self.change(|record, bits| {
@@ -170,7 +175,9 @@ impl LocalPair {
             now.record.size = 0;
             now.record.state = State::Error;
             now.tell_brief(&self.parts);
-            now.record.era.take()
+            let era = now.record.era.take();
+            now.tell();
+            era
         };
         self.leave(era);
         Ok(())

@@ -2,11 +2,13 @@
 //! out by the copier, states change by operators.
 //!
 //! Locks, in this order: `writing` (whoever writes the target shares it; alone, whoever takes its image away), `copying` (one piece, or one change of state, at a time), `kept` (one commit at a time, so that an older
-//! state of the bits never follows a younger one into the catalogue), `now` (memory). An era is left, and an updater's
-//! window waited for, with none but `copying`: the updater may be about to say that the era ended.
+//! state of the bits never follows a younger one into the catalogue), `now` (memory, and what must not change while a commit is under way), `told`
+//! (for moments only: what others are told). An era is left, and an updater's window waited for, with none but `copying`: the updater may be about
+//! to say that the era ended.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
@@ -22,6 +24,9 @@ use crate::journal::Position;
 use crate::storage::DiskFile;
 use crate::t0::{EraUser, Eras, Follower, Image, ImageVolume};
 use crate::volumes::VolumeFile;
+
+/// Longer than marks take, and far shorter than a disk may.
+const MOMENT: Duration = Duration::from_millis(10);
 
 /// What a pair works with.
 #[derive(Clone)]
@@ -40,6 +45,13 @@ pub struct LocalPairParts {
     pub saves: Arc<Eras>,
 }
 
+/// What status and hosts that come in ask for. They do not wait for a disk, as whoever changes the pair does.
+#[derive(Debug)]
+struct Told {
+    record: LocalPairRecord,
+    figures: LocalPairFigures,
+}
+
 pub(super) struct Now {
     pub(super) record: LocalPairRecord,
     pub(super) bits: Bits,
@@ -51,13 +63,28 @@ pub(super) struct Now {
     pub(super) cursor: u64,
     /// Bytes copied and synced since the last commit.
     pub(super) uncommitted: u64,
+    told: Arc<Mutex<Told>>,
 }
 
 impl Now {
     /// In memory from now on, as the catalogue has it already.
     pub(super) fn take_in(&mut self, parts: &LocalPairParts, record: LocalPairRecord, bits: Bits) {
         (self.record, self.bits, self.uncommitted) = (record, bits, 0);
+        self.tell();
         self.tell_brief(parts);
+    }
+
+    /// Whoever asks is told this from now on: behind each change of the record.
+    pub(super) fn tell(&self) {
+        *self.told.lock() = Told { record: self.record.clone(), figures: self.figures() };
+    }
+
+    fn figures(&self) -> LocalPairFigures {
+        LocalPairFigures {
+            differential_bytes: self.bits.differences.bytes() + self.bits.unsynced.bytes(),
+            source_changed_bytes: self.bits.source.bytes(),
+            target_changed_bytes: self.bits.target.bytes(),
+        }
     }
 
     /// While the target still lacks something of its split, it is copied, and then the era goes: until then the volumes are written later
@@ -93,6 +120,7 @@ pub struct LocalPair {
     pub(super) copying: Mutex<()>,
     pub(super) kept: Mutex<()>,
     pub(super) now: Mutex<Now>,
+    told: Arc<Mutex<Told>>,
     /// Held by whoever writes the target; alone, by who begins an era of it or takes its image away.
     pub(super) writing: RwLock<()>,
     /// Rung when something differs, or the state has changed.
@@ -179,7 +207,9 @@ impl LocalPair {
 
     fn with(parts: LocalPairParts, record: LocalPairRecord, bits: Bits) -> Arc<Self> {
         let image = Self::image_of(&parts, &record);
-        let mut now = Now { record, bits, image, brief: None, cursor: 0, uncommitted: 0 };
+        let told = Arc::new(Mutex::new(Told { record: record.clone(), figures: LocalPairFigures::default() }));
+        let mut now = Now { record, bits, image, brief: None, cursor: 0, uncommitted: 0, told: Arc::clone(&told) };
+        now.tell();
         now.spare();
         now.tell_brief(&parts);
         let now = Mutex::new(now);
@@ -188,6 +218,7 @@ impl LocalPair {
             copying: Mutex::default(),
             kept: Mutex::default(),
             now,
+            told,
             writing: RwLock::default(),
             work: Notify::new(),
         });
@@ -206,16 +237,16 @@ impl LocalPair {
         record.era.map(|era| Image::new(Arc::clone(&parts.eras), era, vec![volume]))
     }
 
-    /// Its record as it is now.
+    /// Its record as it is now; while it is being changed, as it was before.
     #[must_use]
     pub fn record(&self) -> LocalPairRecord {
-        self.now.lock().record.clone()
+        self.told.lock().record.clone()
     }
 
     /// Its state.
     #[must_use]
     pub fn state(&self) -> State {
-        self.now.lock().record.state
+        self.told.lock().record.state
     }
 
     /// The target.
@@ -241,21 +272,19 @@ impl LocalPair {
         self.writing.write()
     }
 
-    /// How much differs.
+    /// How much differs; while something of it is being changed, how much did.
     #[must_use]
     pub fn figures(&self) -> LocalPairFigures {
-        let now = self.now.lock();
-        LocalPairFigures {
-            differential_bytes: now.bits.differences.bytes() + now.bits.unsynced.bytes(),
-            source_changed_bytes: now.bits.source.bytes(),
-            target_changed_bytes: now.bits.target.bytes(),
+        if let Some(now) = self.now.try_lock_for(MOMENT) {
+            now.tell();
         }
+        self.told.lock().figures
     }
 
     /// Bytes kept aside because of it.
     #[must_use]
     pub fn saved_bytes(&self) -> u64 {
-        let era = self.now.lock().record.era;
+        let era = self.told.lock().record.era;
         era.map_or(0, |era| self.parts.eras.bytes_of(era))
     }
 

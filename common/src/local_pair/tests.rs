@@ -7,6 +7,8 @@ mod runs;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 
 use super::bits::{VOLUME, range};
 use super::split::split;
@@ -429,6 +431,28 @@ fn nothing_is_kept_for_a_pair_that_cannot_go_on() {
     rig.restart(rig.disk.clone());
     assert_eq!(rig.pair().state(), State::Error);
     rig.check_resync();
+}
+
+/// A host's write to a split target, or a command, waits for the catalogue's disk. Status does not, nor a host that comes in to any volume.
+#[test]
+fn what_a_pair_is_can_be_told_while_it_is_being_changed() {
+    let mut rig = Rig::new(64 << 20);
+    rig.write(0, SIZE, 1).unwrap();
+    rig.split().unwrap();
+    let is = |pair: &LocalPair| (pair.state(), pair.record().marker, pair.figures(), pair.saved_bytes());
+    let before = is(rig.pair());
+    assert_eq!(before.0, State::Split);
+    let pair = Arc::clone(rig.pair());
+    let changing = rig.pair().now.lock();
+    let (tells, told) = sync_channel(1);
+    let asking = std::thread::spawn(move || tells.send(is(&pair)));
+    let heard = told.recv_timeout(Duration::from_secs(20));
+    drop(changing);
+    asking.join().unwrap().unwrap();
+    assert_eq!(heard, Ok(before));
+    rig.drain();
+    let lacks = is(rig.pair()).2;
+    assert_eq!(lacks.differential_bytes, 0, "and what is changed is told");
 }
 
 /// A failover to an older marker cuts the journal before the split: the source never gets what the target has, and the places are used again.

@@ -32,7 +32,8 @@ impl Workers {
         let now: Vec<u64> = (0..metrics.num_workers()).map(|worker| metrics.worker_park_unpark_count(worker)).collect();
         // An odd number: it sleeps.
         let is_kept = |(now, before): (&u64, &u64)| now == before && now.is_multiple_of(2);
-        if now.iter().zip(&self.seen).any(is_kept) {
+        // What waits for any of them has woken one already; where all are kept, it is not to become more.
+        if metrics.global_queue_depth() == 0 && now.iter().zip(&self.seen).any(is_kept) {
             drop(self.runtime.spawn(std::future::ready(())));
         }
         self.seen = now;

@@ -456,6 +456,17 @@ impl Journal {
         state.segments.range(number.saturating_add(1)..).next().map(|(_, segment)| Arc::clone(segment))
     }
 
+    /// The segment behind one that was read to its end. Where that is not held any more, it was trimmed, or folded together with what followed:
+    /// nothing of this is passed over in silence (invariant 6).
+    fn behind(&self, read: &Arc<Segment>, at: Position) -> Result<Option<Arc<Segment>>, JournalError> {
+        let state = self.state.lock();
+        let mut held = state.segments.range(read.number..).map(|(_, segment)| segment);
+        if !held.next().is_some_and(|segment| Arc::ptr_eq(segment, read)) {
+            return Err(JournalError::Trimmed { position: at });
+        }
+        Ok(held.next().cloned())
+    }
+
     /// The error for bytes at a place that are not what was written.
     #[must_use]
     pub fn damaged(&self, at: Position, source: crate::record::FrameError) -> JournalError {

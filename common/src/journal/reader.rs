@@ -158,7 +158,7 @@ impl Reader {
             }
             let segment = self.current()?;
             if segment.ends_before(self.at.offset) {
-                let Some(next) = self.journal.segment_after(segment.number) else { return Ok(None) };
+                let Some(next) = self.journal.behind(&segment, self.at)? else { return Ok(None) };
                 self.at = next.begin();
                 self.segment = Some(next);
                 continue;

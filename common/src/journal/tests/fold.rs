@@ -138,6 +138,21 @@ fn what_was_folded_can_be_folded_again_and_trimmed() {
     assert_eq!(reopened(&disk), held(journal));
 }
 
+/// What is left to read of it is in frames that lie before him now.
+#[test]
+fn who_reads_what_is_folded_meanwhile_is_told() {
+    // In the first segment, whose number a folded one takes over, and in one that has gone.
+    for frames in [1, 30] {
+        let (_disk, mut writer) = fresh();
+        busy(&mut writer, 40);
+        let mut reader = writer.journal().reader(Position::default());
+        (0..frames).for_each(|_| assert!(reader.next_frame().unwrap().is_some()));
+        assert_eq!(fold_all(&writer).len(), 1);
+        let told = std::iter::from_fn(|| reader.next_frame().transpose()).find_map(Result::err);
+        assert!(matches!(told, Some(JournalError::Trimmed { .. })), "{frames}: {told:?}");
+    }
+}
+
 #[test]
 fn who_stands_before_a_fold_or_at_its_end_goes_on_and_nobody_finds_himself_inside() {
     let (_disk, mut writer) = fresh();

@@ -20,19 +20,24 @@ use crate::differences::DifferencesError;
 
 impl Pair {
     /// The journal is full: the pair's frames up to the given place go into its bitmap, durably, and are no longer needed
-    /// (invariant 6). The pair is then `differential` and copies by itself when the link is back.
+    /// (invariant 6). The pair is then `differential` and copies by itself when the link is back. For the thread that folds the journal.
     ///
     /// # Errors
     /// When the journal cannot be read or the bitmap not recorded; nothing is given up then.
     pub fn fall_back(self: &Arc<Self>, up_to: Position) -> Result<(), String> {
-        if self.view.lock().state == PairState::Fenced {
-            // What was never shipped is nobody else's.
-            return Ok(());
-        }
-        if self.holds().is_none_or(|holds| holds >= up_to) {
-            return Ok(());
-        }
-        let _hold = self.stand_still();
+        let Some(_hold) = self.still_before(up_to) else { return Ok(()) };
+        self.give_up(up_to)
+    }
+
+    /// Stands still, when the journal is kept for it from before a place.
+    fn still_before(self: &Arc<Self>, up_to: Position) -> Option<Hold> {
+        // What a fenced one never shipped is nobody else's.
+        let is_fenced = self.view.lock().state == PairState::Fenced;
+        let needs = self.holds().is_some_and(|holds| holds < up_to);
+        (needs && !is_fenced).then(|| self.stand_still())
+    }
+
+    fn give_up(&self, up_to: Position) -> Result<(), String> {
         let (holds, sent_up_to, arrived) = {
             let view = self.view.lock();
             (view.holds, view.sent_up_to, view.arrived())
@@ -76,7 +81,11 @@ impl Pair {
             | PairState::FailedOver
             | PairState::Error => {}
         }
-        self.fall_back(self.image.journal.durable_end().position)
+        let up_to = self.image.journal.durable_end().position;
+        let Some(_hold) = self.still_before(up_to) else { return Ok(()) };
+        // Not while the journal is being folded: what is read of it then is not all there was.
+        let _reading = self.reading.lock();
+        self.give_up(up_to)
     }
 
     /// What differs of volumes that have left the group is not copied, nor counted.
@@ -99,6 +108,8 @@ impl Pair {
     /// When that could not be recorded.
     pub(crate) fn copy_around(&self, damage: &JournalError) -> Result<bool, DifferencesError> {
         let journal = &self.image.journal;
+        // Not while the journal is being folded.
+        let reading = self.reading.lock();
         let (holds, sent_up_to, arrived) = {
             let view = self.view.lock();
             (view.holds, view.sent_up_to, view.arrived())
@@ -107,6 +118,7 @@ impl Pair {
             (holds.unwrap_or_else(|| journal.oldest()).max(journal.oldest()), journal.durable_end().position);
         self.differences.give_up(journal, (from, up_to), sent_up_to, arrived, &self.everything())?;
         self.view.lock().give_up(up_to);
+        drop(reading);
         self.tell_damage(damage);
         let reason =
             format!("the journal here is damaged, and what it held for this pair is copied from the volumes: {damage}");

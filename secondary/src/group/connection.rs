@@ -147,7 +147,8 @@ impl Secondary {
             () = damage.cancelled() => Err(ReceiveError::Damaged(self.state.problem().unwrap_or_default())),
         };
         // The queue is gone with the select: the intake makes durable what it has and gives the writer back.
-        let result = self.taken(&mut slot, taking.await).and(result);
+        let ended = taking.await;
+        let result = self.taken(&mut slot, ended).and(result);
         let result = match result {
             Err(ReceiveError::Link(error)) => Err(ReceiveError::Link(connection.reason_behind(error).await)),
             other => other,

@@ -14,6 +14,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
+use tokio::task::block_in_place;
 
 pub use self::indexes::INDEXES_MAX;
 pub(super) use self::locate::Place;
@@ -260,9 +261,10 @@ impl Eras {
         let _ = self.watch.set(watch);
     }
 
-    /// For the updater: no era goes, and no engine is changed, while a window is under way.
+    /// For the updater: no era goes, and no engine is changed, while a window is under way. Who waits for one that stands before a disk keeps no
+    /// thread by which others are heard.
     pub fn window(&self) -> MutexGuard<'_, ()> {
-        self.window.lock()
+        self.window.try_lock().unwrap_or_else(|| block_in_place(|| self.window.lock()))
     }
 
     /// How far the updater may go from where it is: never across the begin of an era, or a barrier.
@@ -306,7 +308,7 @@ impl Eras {
     /// # Errors
     /// [`T0Error`].
     pub fn attach(&self, journal: &Arc<Journal>, applied: Position) -> Result<(), T0Error> {
-        let _window = self.window.lock();
+        let _window = self.window();
         let begins: Vec<(u64, Position)> =
             self.state.read().eras.iter().map(|era| (era.number, era.begin)).filter(|era| era.1 > applied).collect();
         let mut indexes = Vec::new();
@@ -330,7 +332,7 @@ impl Eras {
     /// # Errors
     /// What happened.
     pub fn all_reached(&self) -> Result<(), String> {
-        let _window = self.window.lock();
+        let _window = self.window();
         self.keep_followers()?;
         if let Some(watch) = self.watch.get().and_then(Weak::upgrade) {
             watch.on_all_reached(self.parts.group)?;

@@ -8,8 +8,11 @@ mod runs;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::runtime::Builder;
 
 use super::concordance::RANGE_BYTES;
 use super::side_file::SideFile;
@@ -501,4 +504,22 @@ fn what_every_user_has_copied_is_not_saved_any_more() {
         image.read(VOLUME, offset, &mut read).unwrap();
         assert_eq!(read, [1; 4096], "{offset}");
     }
+}
+
+/// Tasks begin images of a copy, and leave them: one after the other, they took all threads, and nobody was heard any more.
+#[test]
+fn who_waits_for_a_window_that_hangs_keeps_no_thread_of_the_runtime() {
+    let mut rig = Rig::new(1 << 20);
+    let image = rig.begin().unwrap();
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let window = rig.eras.window();
+    let eras = Arc::clone(&rig.eras);
+    let leaving = runtime.spawn(async move { eras.leave(image) });
+    let (tells, told) = sync_channel(1);
+    runtime.spawn(async move { tells.send(()) });
+    let heard = told.recv_timeout(Duration::from_secs(20));
+    drop(window);
+    assert!(heard.is_ok(), "no thread is left");
+    runtime.block_on(leaving).unwrap();
+    assert!(rig.eras.are_none());
 }

@@ -107,7 +107,7 @@ impl Eras {
     /// is given back.
     pub fn leave(&self, number: u64) {
         // Not while its file is being written.
-        let _window = self.window.lock();
+        let _window = self.window();
         let mut state = self.state.write();
         let Some(at) = state.eras.iter().position(|era| era.number == number) else { return };
         if let Some(era) = state.eras.get_mut(at) {

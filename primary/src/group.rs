@@ -5,9 +5,11 @@ mod members;
 mod pairs;
 mod status;
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -114,6 +116,9 @@ impl std::fmt::Debug for Primary {
     }
 }
 
+/// What a thread does.
+type Work = Box<dyn FnOnce() + Send>;
+
 /// What a group's threads do, a step at a time.
 #[derive(Debug)]
 pub struct Stages {
@@ -129,11 +134,11 @@ impl Primary {
     /// # Errors
     /// [`StartError`]; nothing runs then.
     pub fn start(parts: PrimaryParts, options: PrimaryOptions) -> Result<Arc<Self>, StartError> {
-        let (primary, Stages { drain, writeback }) = Self::open(parts, options)?;
+        let (primary, stages) = Self::open(parts, options)?;
+        primary.start_threads(stages, |name, work| std::thread::Builder::new().name(name).spawn(work))?;
         for pair in primary.pairs() {
             primary.parts.runtime.spawn(pair.run());
         }
-        primary.start_threads(drain, writeback)?;
         Ok(primary)
     }
 
@@ -253,14 +258,26 @@ impl Primary {
         Stages { drain, writeback }
     }
 
-    fn start_threads(&self, drain: Drain, writeback: Writeback) -> Result<(), StartError> {
+    /// Both threads, or none: whoever is told that the group does not run may open its journal again.
+    fn start_threads(
+        &self,
+        Stages { drain, writeback }: Stages,
+        spawn: impl Fn(String, Work) -> io::Result<JoinHandle<()>>,
+    ) -> Result<(), StartError> {
         let name = self.keeper.name();
         let (shared, spill) = (Arc::clone(&self.drain), Arc::clone(&writeback.spill));
-        let drain = move || shared.run(drain, &spill);
-        let drain = std::thread::Builder::new().name(format!("drain {name}")).spawn(drain)?;
-        self.threads.lock().push(drain);
-        let writeback = std::thread::Builder::new().name(format!("updater {name}")).spawn(move || writeback.run())?;
-        self.threads.lock().push(writeback);
+        let (begins, waits) = sync_channel(1);
+        let drains = move || {
+            // An error: there is no thread for the updater.
+            if waits.recv().is_ok() {
+                shared.run(drain, &spill);
+            }
+        };
+        let drain = spawn(format!("drain {name}"), Box::new(drains))?;
+        let updater = spawn(format!("updater {name}"), Box::new(move || writeback.run()))?;
+        // It waits for nothing else.
+        let _ = begins.send(());
+        *self.threads.lock() = vec![drain, updater];
         Ok(())
     }
 

@@ -62,6 +62,29 @@ async fn a_size_that_could_not_be_recorded_is_not_announced() {
     primary.stop();
 }
 
+/// Another start would open the journal while this one still writes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_cannot_have_both_its_threads_has_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = JournalOptions { segment_bytes: 8 << 20, capacity_bytes: 64 << 20 };
+    let (parts, options) = parts_in(directory.path(), group_of(&["a"]), journal);
+    let (primary, stages) = Primary::open(parts, options).unwrap();
+    let (ends, ended) = sync_channel(2);
+    let spawn = |name: String, work: Work| {
+        if name.starts_with("updater") {
+            return Err(io::Error::from(io::ErrorKind::WouldBlock));
+        }
+        let ends = ends.clone();
+        std::thread::Builder::new().spawn(move || {
+            work();
+            ends.send(()).unwrap();
+        })
+    };
+    assert!(matches!(primary.start_threads(stages, spawn), Err(StartError::Thread(_))));
+    ended.recv_timeout(Duration::from_secs(20)).expect("the drain goes on");
+    assert!(primary.threads.lock().is_empty() && !primary.desk.is_stopped());
+}
+
 /// It may have followed until the service ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pair_lags_no_longer_than_the_service_runs_and_stands_suspended_since_it_was() {

@@ -115,6 +115,12 @@ impl Journal {
                 removed => removed.map_err(|source| JournalError::io("remove", &path, 0, source))?,
             }
         }
+        self.make_names_durable()
+    }
+
+    /// The names of its files are durable as they are now. A kill between a rename and the sync behind it leaves them so until power is lost:
+    /// what was flushed into a segment meanwhile would be gone with its name, and a trimmed one that is in use again would have its old one.
+    pub(super) fn make_names_durable(&self) -> Result<(), JournalError> {
         let synced = self.disk.sync_folder(&self.folder);
         synced.map_err(|source| JournalError::io("sync", &self.folder, 0, source))
     }

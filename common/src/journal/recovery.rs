@@ -76,6 +76,7 @@ pub fn open(
     }
     let Scan { tip, end, proven, torn, .. } = scan;
     journal.state.lock().segments = segments;
+    journal.make_names_durable()?;
     journal.find_spares()?;
     make_durable(&journal, proven, end)?;
     let writer = go_on(&journal, tip, end, torn.is_some() || cut_at.is_some())?;

@@ -93,6 +93,8 @@ fn eras(disk: &MemoryDisk, name: &str, users: &[crate::t0::EraUser], space: u64)
         outlive: name == "eras",
     };
     let (eras, lost) = Eras::open(parts, users).map_err(|error| error.to_string())?;
+    // One that dies here has told nobody what it found.
+    disk.list(Path::new("/volumes")).map_err(|error| error.to_string())?;
     assert_eq!(lost, []);
     Ok(eras)
 }

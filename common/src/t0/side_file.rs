@@ -8,7 +8,8 @@
 //!        payload                                                          padded to 4096; the next batch follows
 //! ```
 //!
-//! A torn batch can only be the last one: one that is followed by a younger batch is damage, and is said so.
+//! A torn batch can only be the last one: one that is followed by a younger batch is damage, and is said so. One that is whole when the file is
+//! opened again is made durable before anybody goes by it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -292,19 +293,34 @@ impl SideFile {
     fn scan(&self, found: &mut dyn FnMut(Extent, Saved)) -> Result<(), SideError> {
         let size = self.file.size().map_err(io_error("measure", &self.path))?;
         let mut at = ALIGN;
+        let mut last = at;
         let mut expected = 1;
         while let Some(batch) = self.batch_at(at, size)?.filter(|batch| batch.number == expected) {
             let Some(entries) = self.entries(at, &batch, size)? else { break };
             for (extent, saved) in entries {
                 found(extent, saved);
             }
+            last = at;
             at += aligned((BATCH_HEADER + batch.entries * ENTRY) as u64 + batch.payload_bytes);
             expected += 1;
         }
         self.refuse_younger(at, size, expected)?;
+        self.make_durable(last, at.min(size))?;
         let mut end = self.end.lock();
         (end.at, end.next_batch) = (at, expected);
         Ok(())
+    }
+
+    /// What the last batch saved is overwritten from here on, and nothing proves that its sync came, or succeeded: a kill leaves what was written.
+    /// So it is written once more, the same bytes at the same place, and synced.
+    fn make_durable(&self, from: u64, to: u64) -> Result<(), SideError> {
+        if from >= to {
+            return Ok(());
+        }
+        let mut bytes = vec![0; usize::try_from(to - from).unwrap_or(0)];
+        self.file.read_exact_at(&mut bytes, from).map_err(io_error("read", &self.path))?;
+        let written = self.file.write_all_at(&bytes, from).and_then(|()| self.file.sync());
+        written.map_err(io_error("write", &self.path))
     }
 
     /// The header at a place, if there is a sound one.

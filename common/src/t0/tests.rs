@@ -158,6 +158,8 @@ impl Rig {
         self.space = Arc::new(SideSpace::new(self.space.capacity()));
         let opened = Eras::open(parts(&self.disk, &self.space), &self.users());
         let (eras, lost) = opened.map_err(|error| error.to_string())?;
+        // One that dies here has told nobody what it found.
+        self.disk.list(Path::new("/volumes")).map_err(|error| error.to_string())?;
         assert_eq!(lost, []);
         (self.file, self.volumes) = open_volume(&self.disk).map_err(|error| error.to_string())?;
         self.eras = eras;

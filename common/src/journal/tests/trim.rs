@@ -186,6 +186,45 @@ fn bytes_from_a_place_that_is_trimmed_are_those_from_the_oldest() {
     assert_eq!(journal.bytes_between(frames[0].position, frames[7].position), 0);
 }
 
+/// What a kill has left of a rename is durable before anything counts on it.
+#[test]
+fn a_kill_in_the_middle_of_a_trim_or_of_a_new_segment_and_a_loss_of_power_behind_it_cost_nothing() {
+    let append = |writer: &mut Writer, synced: &mut Vec<Held>| -> Result<(), JournalError> {
+        for _ in 0..6 {
+            let frame = writes(writer.tip(), 1, QUARTER);
+            let position = writer.append(&frame)?;
+            writer.sync()?;
+            synced.push(Held { position, bytes: frame.into() });
+        }
+        Ok(())
+    };
+    for first in 0.. {
+        let (disk, mut writer) = fresh();
+        fill(&mut writer, 11);
+        disk.power_off_after(first);
+        let trimmed = writer.journal().trim(at(3));
+        let whole = trimmed.and_then(|_| append(&mut writer, &mut Vec::new())).is_ok();
+        let killed = disk.outlive();
+        for second in 0.. {
+            let disk = killed.fork();
+            let mut writer = open(&disk).writer;
+            let mut synced = held(writer.journal());
+            disk.power_off_after(second);
+            let done = append(&mut writer, &mut synced).is_ok();
+            for seed in 0..4 {
+                let found = reopened(&disk.fork().crash(seed));
+                assert!(found.starts_with(&synced), "{first} effects, then {second}, seed {seed}: {found:?}");
+            }
+            if done {
+                break;
+            }
+        }
+        if whole {
+            break;
+        }
+    }
+}
+
 #[test]
 fn volumes_go_on_only_from_a_place_the_journal_still_has() {
     let (disk, mut writer) = fresh();

@@ -153,3 +153,21 @@ fn a_death_at_any_change_of_a_disk_and_in_the_start_after_it_costs_no_image() {
         }
     }
 }
+
+/// What a kill left of an image that was not yet durable is so before the volume is written over: power may be lost then.
+#[test]
+fn a_kill_at_any_change_of_a_disk_and_a_loss_of_power_behind_the_start_cost_no_image() {
+    let all = run_and_die(u64::MAX).disk.effects();
+    for first in 0..all {
+        for seed in 0..4 {
+            let what = format!("after {first} changes, seed {seed}");
+            let mut rig = run_and_die(first);
+            let killed = rig.disk.outlive();
+            rig.come_back(killed.clone()).unwrap_or_else(|error| panic!("{what}: {error}"));
+            rig.file.sync().unwrap();
+            let lost_power = killed.crash(seed);
+            rig.come_back(lost_power).unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_survived(rig, &what);
+        }
+    }
+}

@@ -141,12 +141,12 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Makes a new, empty ring in place of whatever the path holds.
+    /// Makes a new, empty ring in place of whatever the path holds. It gets that name once it can be understood: what a kill or a full tmpfs leaves
+    /// of one that is being made would be taken for one that holds acknowledged writes.
     ///
     /// # Errors
-    /// [`RingError::Io`].
+    /// [`RingError::Io`], [`RingError::Folder`].
     pub fn create(path: &Path, capacity: u64, group: GroupId, generation: Generation) -> Result<Self, RingError> {
-        let io = |action| move |source| RingError::Io { action, path: path.to_owned(), source };
         if let Some(folder) = path.parent()
             && let Err(source) = std::fs::create_dir(folder)
             && source.kind() != io::ErrorKind::AlreadyExists
@@ -154,11 +154,24 @@ impl Ring {
             // Only this one: what should be a tmpfs and is not mounted is not made on another disk.
             return Err(RingError::Folder { folder: folder.to_owned(), source });
         }
-        let _ = std::fs::remove_file(path);
+        let draft = path.with_extension("new");
+        let made = Self::make(&draft, path, capacity, group, generation);
+        made.inspect_err(|_| drop(std::fs::remove_file(&draft)))
+    }
+
+    fn make(
+        draft: &Path,
+        path: &Path,
+        capacity: u64,
+        group: GroupId,
+        generation: Generation,
+    ) -> Result<Self, RingError> {
+        let io = |action| move |source| RingError::Io { action, path: path.to_owned(), source };
+        let _ = std::fs::remove_file(draft);
         let capacity = capacity.next_multiple_of(PAGE);
         let mut options = File::options();
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.read(true).write(true).create_new(true).open(path).map_err(io("create"))?;
+        let file = options.read(true).write(true).create_new(true).open(draft).map_err(io("create"))?;
         file.set_len(PAGE + capacity).map_err(io("size"))?;
         fallocate(&file, FallocateFlags::empty(), 0, PAGE).map_err(|e| io("reserve")(e.into()))?;
         let ring = Self::map(file, path, capacity)?;
@@ -169,6 +182,7 @@ impl Ring {
         header.extend_from_slice(&capacity.to_le_bytes());
         header.extend_from_slice(&crc32c(&header).to_le_bytes());
         ring.copy_in(0, &header);
+        std::fs::rename(draft, path).map_err(io("name"))?;
         Ok(ring)
     }
 
@@ -494,6 +508,18 @@ mod tests {
         let ring = small_ring(&folder.path().join("ring"));
         ring.state(192).store(1, Ordering::Release);
         assert!(matches!(ring.is_committed(192), Err(RingError::Damaged { .. })));
+    }
+
+    /// The next start finds none, and not one that may hold acknowledged writes.
+    #[test]
+    fn a_ring_that_could_not_be_made_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ring");
+        // More than a file may have, or than can be mapped.
+        let made = Ring::create(&path, 1 << 50, GroupId([1; 16]), Generation(1));
+        assert!(matches!(made, Err(RingError::Io { .. })), "{made:?}");
+        assert!(Ring::open(&path, GroupId([1; 16])).unwrap().is_none());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "it takes no memory");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One group's record in the catalogue: changed only through here, so that what is in memory and what is durable never
-//! differ.
+//! differ, and nothing comes back of a group that is forgotten.
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::catalog::{Batch, Catalog, CatalogError, GroupRecord, PairRecord};
 use crate::ids::{Generation, GroupId};
@@ -10,8 +10,8 @@ use crate::ids::{Generation, GroupId};
 #[derive(Debug)]
 pub struct GroupKeeper {
     catalog: Catalog,
-    /// Held by whoever changes the record, for as long as the catalogue takes.
-    changing: Mutex<()>,
+    /// Held by whoever changes the record, for as long as the catalogue takes. Whether the group is forgotten.
+    changing: Mutex<bool>,
     /// As it is durable. Heartbeats, status and hosts that come in ask for it, and do not wait for a disk: it is held for moments only.
     record: Mutex<GroupRecord>,
 }
@@ -20,7 +20,7 @@ impl GroupKeeper {
     /// Keeps a record that is in the catalogue already.
     #[must_use]
     pub const fn new(catalog: Catalog, record: GroupRecord) -> Self {
-        Self { catalog, changing: Mutex::new(()), record: Mutex::new(record) }
+        Self { catalog, changing: Mutex::new(false), record: Mutex::new(record) }
     }
 
     /// The catalogue behind it.
@@ -58,7 +58,7 @@ impl GroupKeeper {
     /// # Errors
     /// [`CatalogError`]; the record is as it was.
     pub fn update<T>(&self, change: impl FnOnce(&mut GroupRecord) -> T) -> Result<T, CatalogError> {
-        let _alone = self.changing.lock();
+        let _alone = self.alone()?;
         let before = self.get();
         let mut changed = before.clone();
         let answer = change(&mut changed);
@@ -78,13 +78,30 @@ impl GroupKeeper {
         mut batch: Batch,
         change: impl FnOnce(&mut GroupRecord) -> T,
     ) -> Result<T, CatalogError> {
-        let _alone = self.changing.lock();
+        let _alone = self.alone()?;
         let mut changed = self.get();
         let answer = change(&mut changed);
         batch.put_group(&changed)?;
         self.catalog.commit(batch)?;
         *self.record.lock() = changed;
         Ok(answer)
+    }
+
+    /// The group is given up or deleted. `commit` takes its record out of the catalogue; a conversation or a thread that still knows of the group
+    /// changes nothing from here on, and so brings nothing of it back.
+    ///
+    /// # Errors
+    /// As `commit`; the group is what it was then.
+    pub fn forget(&self, commit: impl FnOnce() -> Result<(), CatalogError>) -> Result<(), CatalogError> {
+        let mut is_forgotten = self.alone()?;
+        commit()?;
+        *is_forgotten = true;
+        Ok(())
+    }
+
+    fn alone(&self) -> Result<MutexGuard<'_, bool>, CatalogError> {
+        let is_forgotten = self.changing.lock();
+        if *is_forgotten { Err(CatalogError::Forgotten { group: self.name() }) } else { Ok(is_forgotten) }
     }
 
     /// One pair's record.
@@ -192,6 +209,21 @@ mod tests {
         fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
             self.over.next_data(offset)
         }
+    }
+
+    #[test]
+    fn nothing_is_recorded_of_a_group_that_is_forgotten() {
+        let disk = MemoryDisk::new();
+        let catalog = Catalog::open_simulated(&disk, "records".as_ref(), &SystemClock::new()).unwrap();
+        let record = GroupRecord::new("g", [7; 16]);
+        catalog.put_group(&record).unwrap();
+        let keeper = GroupKeeper::new(catalog.clone(), record);
+        keeper.forget(|| catalog.delete_group("no name", GroupId([7; 16]))).unwrap_err();
+        keeper.update(|record| record.generation = 2).unwrap();
+        keeper.forget(|| catalog.delete_group("g", GroupId([7; 16]))).unwrap();
+        keeper.update(|record| record.generation = 3).unwrap_err();
+        keeper.update_with(Batch::new(), |record| record.generation = 3).unwrap_err();
+        assert_eq!(catalog.groups().unwrap(), []);
     }
 
     #[test]

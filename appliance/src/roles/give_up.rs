@@ -145,7 +145,7 @@ impl Appliance {
         let ring = self.ring_path(id);
         let members = record.volumes.into_iter().map(|member| member.name);
         let volumes: BTreeSet<String> = members.chain(self.made_for(|group| group == name)).collect();
-        self.forget_records(name, id, &volumes).map_err(failed)?;
+        group.keeper.forget(|| self.forget_records(name, id, &volumes)).map_err(failed)?;
         self.groups.write().remove(name);
         for name in volumes {
             if let Ok(volume) = self.volume(&name) {
@@ -325,8 +325,12 @@ mod tests {
         assert!(!copy.state().is_stopping(), "it runs");
         drop(copy);
         faults.full.store(false, Ordering::Release);
+        let group = appliance.group("g").unwrap();
         appliance.delete_pair("g", "east", false).await.unwrap();
         assert!(appliance.group("g").is_err());
+        // As its primary's call, when that came just before.
+        group.keeper.update(|record| record.generation = 2).unwrap_err();
+        assert_eq!(appliance.catalog.groups().unwrap(), []);
     }
 
     #[tokio::test(flavor = "multi_thread")]

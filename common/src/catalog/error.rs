@@ -92,6 +92,12 @@ pub enum CatalogError {
         /// Its bytes.
         bytes: usize,
     },
+    /// The group is given up or deleted.
+    #[error("group '{group}' was given up here: nothing more is recorded of it")]
+    Forgotten {
+        /// Its name.
+        group: String,
+    },
     /// A name that cannot be part of a key.
     #[error(transparent)]
     Name(#[from] IdError),

@@ -235,6 +235,7 @@ async fn start(
     tokio::spawn(Arc::clone(appliance).watch_positions(stop.clone()));
     appliance.recover_backups().await?;
     tokio::spawn(Arc::clone(appliance).watch_ends_of_backups(stop.clone()));
+    tokio::spawn(Arc::clone(appliance).watch_roles(stop.clone()));
     appliance.open_comparisons().await;
     tokio::spawn(Arc::clone(appliance).watch_comparisons());
     let control = Arc::clone(appliance) as Arc<dyn Control>;

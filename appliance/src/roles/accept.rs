@@ -356,7 +356,7 @@ impl Appliance {
         let now_ns = self.now_ns();
         let recorded = group.keeper.update(|record| record.fence(by.0, now_ns));
         if let Err(error) = recorded {
-            tracing::error!(group = name, %error, "the fence could not be recorded: it holds until the next restart, which finds it again");
+            tracing::error!(group = name, %error, "the fence could not be recorded: it holds, and that is tried again by itself");
         }
         *group.engine.write() = Engine::Fenced { by };
         self.look_for_takers(name);

@@ -1,7 +1,7 @@
 //! Which engine runs for which group on this appliance, and the volumes they stand on.
 //!
 //! Reading order: `appliance` (what there is), `door` (what hosts hold), `volumes`, `offers` and `groups` (what operators change),
-//! `peers` (who may come in), `strangers` (who was refused), `accept` (peers that come in; `adopt`: as the primary of a copy; `suspended`: what they say that send nothing), `failover`, `give_up`, `images`, `image_commands`, `image_moments` and `image_ends` (T0 copies, clones), `local_pairs` (sources and targets), `drill` and `drill_check` (rehearsals), `exports` (the NBD names), `control` (the API's side of all that).
+//! `peers` (who may come in), `strangers` (who was refused), `accept` (peers that come in; `adopt`: as the primary of a copy; `suspended`: what they say that send nothing), `failover`, `give_up`, `unrecorded` (what a group is and the catalogue did not take), `images`, `image_commands`, `image_moments` and `image_ends` (T0 copies, clones), `local_pairs` (sources and targets), `drill` and `drill_check` (rehearsals), `exports` (the NBD names), `control` (the API's side of all that).
 
 mod accept;
 mod adopt;
@@ -34,5 +34,6 @@ mod suspended;
 mod switchover;
 mod take_back;
 mod takers;
+mod unrecorded;
 pub(crate) mod verify;
 mod volumes;

@@ -148,8 +148,8 @@ impl Appliance {
                 let recorded = group.keeper.update(|record| record.role = RoleRecord::Primary);
                 recorded.map_err(|error| {
                     failed(format!(
-                        "{message}. This side goes on as primary, and that could not be recorded ({error}): once restarted it would be fenced, and \
-                         `tidemark rejoin {name}` would make it primary again. Make room, and try the switchover again"
+                        "{message}. This side goes on as primary, and that could not be recorded ({error}): until it is, a restart leaves it fenced, and \
+                         `tidemark rejoin {name}` makes it primary again. Make room: then it is recorded by itself"
                     ))
                 })?;
                 Err(refused(message))
@@ -291,6 +291,10 @@ mod tests {
         appliance.act_upon(&group, &primary, "west", before).unwrap_err();
         assert!(volume.door.read(0, &mut [0; 512]).await.is_err(), "hosts belong there");
         assert!(matches!(&*group.engine.read(), Engine::Fenced { by: Generation(5) }));
+        faults.full.store(false, Ordering::Release);
+        appliance.record_roles();
+        let recorded = appliance.catalog.group("g").unwrap().unwrap().role;
+        assert_eq!(recorded, RoleRecord::Fenced { by_generation: 5 }, "as soon as there is room");
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -305,7 +309,12 @@ mod tests {
         let error = appliance.act_upon(&group, &primary, "west", did_not()).unwrap_err();
         assert!(error.message.contains("so it says") && error.message.contains("rejoin g"), "{error:?}");
         volume.door.read(0, &mut [0; 512]).await.unwrap();
+        appliance.record_roles();
         faults.full.store(false, Ordering::Release);
+        let recorded = || appliance.catalog.group("g").unwrap().unwrap().role;
+        assert_eq!(recorded(), RoleRecord::Fenced { by_generation: 2 });
+        appliance.record_roles();
+        assert_eq!(recorded(), RoleRecord::Primary, "as soon as there is room");
         let error = appliance.act_upon(&group, &primary, "west", did_not()).unwrap_err();
         assert_eq!((error.message.as_str(), group.keeper.get().role), ("so it says", RoleRecord::Primary));
         tokio::task::block_in_place(|| primary.stop());

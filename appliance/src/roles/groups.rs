@@ -88,7 +88,7 @@ impl Appliance {
         let (by, now_ns) = (Generation(record.generation).next(), self.now_ns());
         tracing::error!(group = %record.name, %by, "fenced: another appliance had taken over when the service ended");
         if let Err(error) = keeper.update(|record| record.fence(by.0, now_ns)) {
-            tracing::error!(group = %record.name, %error, "the fence could not be recorded: the next start finds it again");
+            tracing::error!(group = %record.name, %error, "the fence could not be recorded: it holds, and that is tried again by itself");
         }
         Some(by)
     }
@@ -304,12 +304,14 @@ impl Appliance {
         let members: Vec<u32> = record.volumes.iter().map(|member| member.index).collect();
         record.note_indexes(members);
         let member = GroupVolume { index: record.next_volume_index, name: name.into() };
-        primary.add_volume(Self::member_file(&member, &volume)).await.map_err(failed)?;
+        let added = primary.add_volume(Self::member_file(&member, &volume)).await;
+        // Also after an error: where that it has come could not be taken back, it is a member.
         match self.served(name) {
             Ok(export) => volume.door.lead_to_now(export),
             Err(reason) => volume.close(reason),
         }
         drop(held);
+        added.map_err(failed)?;
         self.group_status(group)
     }
 
@@ -354,12 +356,14 @@ impl Appliance {
         let held = volume.hold_hosts().await?;
         // Hosts may have been waited for, and the group may be fenced by now.
         self.primary(group)?;
+        // Before it leaves: one that this group was a copy of when it was made would be taken for a copy again when the group is one, and is
+        // somebody else's by then.
+        self.set_free(name)?;
         primary.remove_volume(name).await.map_err(failed)?;
         if let Ok(export) = self.served(name) {
             volume.door.lead_to_now(export);
         }
         drop(held);
-        self.set_free(name)?;
         self.group_status(group)
     }
 
@@ -438,4 +442,32 @@ pub(crate) fn random_id() -> Result<[u8; 16], ErrorBody> {
     let mut id = [0; 16];
     aws_lc_rs::rand::fill(&mut id).map_err(|_| failed("the system gives no random numbers"))?;
     Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemark_common::catalog::VolumeRecord;
+
+    use super::*;
+    use crate::service::tests::{Faults, add_primary, add_volume, appliance};
+
+    /// Of a side that took over: when it is the copy again, who has the volume by then is not made to lose it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_volume_is_nobodys_copy_before_it_leaves_its_group() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        add_primary(&appliance, "g", "v").await;
+        let volume = add_volume(&appliance, "w").await;
+        appliance.add_to_group("g", "w", false).await.unwrap();
+        let record = appliance.catalog.volume("w").unwrap().unwrap();
+        appliance.catalog.put_volume(&VolumeRecord { group: Some("g".into()), ..record }).unwrap();
+        *volume.made_for.write() = Some("g".into());
+        // Nothing more comes into its journal.
+        let primary = appliance.primary("g").unwrap();
+        tokio::task::block_in_place(|| primary.stop());
+        appliance.remove_from_group("g", "w").await.unwrap_err();
+        assert_eq!(appliance.group_of("w").as_deref(), Some("g"));
+        assert_eq!(appliance.catalog.volume("w").unwrap().unwrap().group, None);
+        assert_eq!(*volume.made_for.read(), None);
+    }
 }

@@ -516,10 +516,8 @@ impl Appliance {
         // It knows the place; whether this side can bring it on from there is another question.
         let goes_on = tokio::task::block_in_place(|| pair.goes_on_from(&parted)).map_err(unready)?;
         // One of which nothing is copied hears nothing else of the volumes that it alone has taken in or grown.
-        let recorded = tokio::time::timeout(CHANGE_TIMEOUT, primary.record_volumes()).await;
-        let stands =
-            || format!("the journal of group '{name}' on '{here}' takes no record: `tidemark status` there says why");
-        recorded.unwrap_or_else(|_| Err(stands())).map_err(unready)?;
+        let recorded = primary.record_volumes().await;
+        recorded.map_err(|why| unready(format!("group '{name}' on '{here}': {why}")))?;
         tokio::task::block_in_place(|| pair.returned(&dirty, whole || !goes_on)).map_err(unready)?;
         let agreed = Message::Agreed { generation: record.generation };
         control.send(&agreed).await.map_err(|error| unready(error.to_string()))

@@ -1,5 +1,6 @@
 //! What others ask of the drain, and what it shows them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ use crate::throttle::Throttle;
 pub struct RecordRequest {
     /// The record.
     pub record: ControlRecord,
+    /// Set by whoever is first: the drain, which takes it, or who asked, and does not want it any more.
+    pub taken: Arc<AtomicBool>,
     /// Told when it is durable.
     pub reply: oneshot::Sender<Result<(), String>>,
 }
@@ -120,7 +123,13 @@ impl DrainDesk {
 
     pub(super) fn next_record(&self) -> Option<RecordRequest> {
         let mut records = self.records.lock();
-        if records.is_empty() { None } else { Some(records.remove(0)) }
+        while !records.is_empty() {
+            let request = records.remove(0);
+            if !request.taken.swap(true, Ordering::AcqRel) {
+                return Some(request);
+            }
+        }
+        None
     }
 
     /// Everything in the buffer is drained, then the thread ends.

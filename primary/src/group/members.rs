@@ -1,7 +1,7 @@
 //! The volumes of a running group: they come, grow and leave.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tidemark_common::catalog::{CatalogError, GroupRecord, GroupVolume};
@@ -16,9 +16,28 @@ use super::Primary;
 use crate::drain::RecordRequest;
 use crate::ship::Hold;
 
+/// What a change of the volumes waits for comes, or moves, within this time: all that operators change, failovers too, waits meanwhile.
+const STANDS_MAX: Duration = Duration::from_secs(10);
+
 /// Pairs that send nothing while this lives.
 #[derive(Debug, Default)]
 pub struct HeldPairs(Vec<Hold>);
+
+/// Why nobody knows that a record is in the journal.
+#[derive(Debug)]
+pub(super) enum Unrecorded {
+    /// It is not there, and will not be.
+    Not(String),
+    /// The drain has it, and stands.
+    Perhaps(String),
+}
+
+impl Unrecorded {
+    fn reason(self) -> String {
+        let (Self::Not(reason) | Self::Perhaps(reason)) = self;
+        reason
+    }
+}
 
 impl Primary {
     /// Puts a record of the group's volumes into the journal, none smaller than pairs were told before; resolves when it is durable.
@@ -26,13 +45,17 @@ impl Primary {
     /// # Errors
     /// What happened.
     pub async fn record_volumes(&self) -> Result<(), String> {
+        self.record_members().await.map_err(Unrecorded::reason)
+    }
+
+    async fn record_members(&self) -> Result<(), Unrecorded> {
         self.record(ControlRecord::Volumes { volumes: self.image.volumes.announced_specs() }).await
     }
 
     /// Takes a volume into the running group: pairs copy it.
     ///
     /// # Errors
-    /// What happened.
+    /// What happened. Where that it has come could not be taken back, it is a member.
     pub async fn add_volume(&self, volume: VolumeFile) -> Result<(), String> {
         let extent = Extent { volume: volume.index, offset: 0, length: volume.size() };
         // Marked in the bitmaps first: a volume that belongs to the group is copied, whatever happens in between.
@@ -49,13 +72,26 @@ impl Primary {
         });
         recorded.map_err(|error| error.to_string())?;
         self.image.volumes.insert(volume);
-        let result = self.record_volumes().await;
-        if result.is_err() {
-            self.image.volumes.remove(index);
-            let undone = self.change_record(|record| record.volumes.retain(|other| *other != member));
-            undone.map_err(|error| error.to_string())?;
+        match self.record_members().await {
+            Ok(()) => Ok(()),
+            // The copy that its pairs need begins with a record of the volumes, too.
+            Err(Unrecorded::Perhaps(reason)) => {
+                tracing::warn!(volume = %member.name, %reason, "a volume has come to the group, and that is not in its journal yet");
+                Ok(())
+            }
+            Err(Unrecorded::Not(reason)) => {
+                let undone = self.change_record(|record| record.volumes.retain(|other| *other != member));
+                // Until that is recorded it is a member in every way: what hosts write to it reaches its copies.
+                undone.map_err(|error| {
+                    let name = &member.name;
+                    format!(
+                        "{reason}. Volume '{name}' is in the group all the same: that could not be taken back ({error})"
+                    )
+                })?;
+                self.image.volumes.remove(index);
+                Err(reason)
+            }
         }
-        result
     }
 
     /// Makes room for a larger volume and tells the pairs, who learn of it before any write behind its old end. The volume
@@ -83,7 +119,13 @@ impl Primary {
         let mut volumes = self.image.volumes.specs();
         volumes.iter_mut().filter(|spec| spec.name == name).for_each(|spec| spec.size = size);
         let recorded = self.record(ControlRecord::Volumes { volumes }).await;
-        recorded.inspect_err(|_| volume.take_back_announced())?;
+        // What may be in the journal, somebody may be told of.
+        recorded.map_err(|why| {
+            if matches!(why, Unrecorded::Not(_)) {
+                volume.take_back_announced();
+            }
+            why.reason()
+        })?;
         Ok(pairs)
     }
 
@@ -102,7 +144,9 @@ impl Primary {
     async fn hold_pairs(&self, extent: Extent) -> Result<HeldPairs, String> {
         let mut held = HeldPairs::default();
         for pair in self.pairs() {
-            held.0.push(pair.hold_for(extent).await?);
+            let hold = tokio::time::timeout(STANDS_MAX, pair.hold_for(extent)).await;
+            let stands = |_| format!("what is sent to '{}' does not end: nothing was changed, try again", pair.peer());
+            held.0.push(hold.map_err(stands)??);
         }
         Ok(held)
     }
@@ -126,10 +170,8 @@ impl Primary {
         let leave = |record: &mut GroupRecord| record.volumes.retain(|member| member.name != name);
         self.change_record(leave).map_err(|error| error.to_string())?;
         let others = self.image.volumes.specs().into_iter().filter(|spec| spec.name != name).collect();
-        if let Err(reason) = self.record(ControlRecord::Volumes { volumes: others }).await {
-            let undone = self.change_record(|record| record.volumes = members);
-            undone.map_err(|error| error.to_string())?;
-            return Err(reason);
+        if let Err(why) = self.record(ControlRecord::Volumes { volumes: others }).await {
+            self.take_back_leaving(name, members, why)?;
         }
         // Only now: as long as it is in the set, what hosts write to it is written back.
         self.image.volumes.remove(volume.index);
@@ -147,22 +189,69 @@ impl Primary {
         block_in_place(|| self.keeper.update(change))
     }
 
+    /// A volume has left, as the catalogue has it, and the journal does not tell the pairs: it comes back. Where it cannot, or they may be told
+    /// still, it has left, and they are told with the next record of the volumes.
+    pub(super) fn take_back_leaving(
+        &self,
+        name: &str,
+        members: Vec<GroupVolume>,
+        why: Unrecorded,
+    ) -> Result<(), String> {
+        let reason = match why {
+            Unrecorded::Perhaps(reason) => reason,
+            Unrecorded::Not(reason) => match self.change_record(|record| record.volumes = members) {
+                Ok(()) => return Err(reason),
+                Err(error) => format!("{reason}; {error}"),
+            },
+        };
+        tracing::warn!(volume = name, %reason, "a volume has left the group, and its pairs are told of that later");
+        Ok(())
+    }
+
     /// Puts a record into the journal; resolves when it is durable.
-    async fn record(&self, record: ControlRecord) -> Result<(), String> {
+    async fn record(&self, record: ControlRecord) -> Result<(), Unrecorded> {
+        self.record_within(STANDS_MAX, record).await
+    }
+
+    pub(super) async fn record_within(&self, limit: Duration, record: ControlRecord) -> Result<(), Unrecorded> {
         let (reply, done) = oneshot::channel();
-        self.desk.ask_record(RecordRequest { record, reply }, &self.image.buffer);
-        done.await.map_err(|_| "the group is stopping".to_owned())?
+        let taken = Arc::new(AtomicBool::new(false));
+        self.desk.ask_record(RecordRequest { record, taken: Arc::clone(&taken), reply }, &self.image.buffer);
+        match tokio::time::timeout(limit, done).await {
+            Ok(Ok(recorded)) => recorded.map_err(Unrecorded::Not),
+            Ok(Err(_)) => Err(Unrecorded::Not("the group is stopping".into())),
+            Err(_) => {
+                let reason = self.held_up().unwrap_or_else(|| format!("the journal has taken no record for {limit:?}"));
+                Err(if taken.swap(true, Ordering::AcqRel) {
+                    Unrecorded::Perhaps(reason)
+                } else {
+                    Unrecorded::Not(reason)
+                })
+            }
+        }
     }
 
     /// Resolves when the volumes have everything up to a number.
     async fn applied_up_to(&self, seq: Seq) -> Result<(), String> {
         self.desk.want(seq, &self.image.buffer);
-        while self.writeback.applied_seq.load(Ordering::Acquire) < seq.0 {
+        let (mut seen, mut since) = (0, self.clock().monotonic());
+        loop {
+            let applied = self.writeback.applied_seq.load(Ordering::Acquire);
+            if applied >= seq.0 {
+                return Ok(());
+            }
             if let Some(problem) = self.held_up() {
                 return Err(problem);
             }
+            let now = self.clock().monotonic();
+            if applied != seen {
+                (seen, since) = (applied, now);
+            } else if now.saturating_sub(since) >= STANDS_MAX {
+                return Err("what hosts have written is not written to the volumes: `tidemark status` says what stands, and `tidemark leases` what \
+                            waits there"
+                    .into());
+            }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        Ok(())
     }
 }

@@ -1,17 +1,35 @@
 use tidemark_common::api::types::PairState;
-use tidemark_common::catalog::{CopyRecord, GroupRecord, PairRecord, PairStateRecord};
+use tidemark_common::catalog::{Catalog, CopyRecord, GroupRecord, PairRecord, PairStateRecord};
+use tidemark_common::clock::SystemClock;
 use tidemark_common::link::LinkError;
+use tidemark_common::storage::Open;
+use tidemark_common::storage::memory::MemoryDisk;
+use tidemark_common::volumes::VolumeFile;
 use tidemark_common::wire::handshake::HandshakeError;
 use tidemark_common::wire::message::{Message, Position, Refusal, Refused, Welcome};
 
+use super::members::Unrecorded;
 use super::*;
 use crate::differences::{encode_new, everything};
+use crate::drain::Draining;
 use crate::rig::{SIZE, group_of, parts_in};
 
+const JOURNAL: JournalOptions = JournalOptions { segment_bytes: 8 << 20, capacity_bytes: 64 << 20 };
+
 fn start(directory: &std::path::Path) -> Arc<Primary> {
-    let journal = JournalOptions { segment_bytes: 8 << 20, capacity_bytes: 64 << 20 };
-    let (parts, options) = parts_in(directory, group_of(&["a", "b"]), journal);
+    let (parts, options) = parts_in(directory, group_of(&["a", "b"]), JOURNAL);
     Primary::start(parts, options).unwrap()
+}
+
+/// The same, and the disk of its catalogue.
+fn start_over_records(directory: &std::path::Path) -> (Arc<Primary>, MemoryDisk) {
+    let records = MemoryDisk::new();
+    let catalog = Catalog::open_simulated(&records, "records".as_ref(), &SystemClock::new()).unwrap();
+    let (mut parts, options) = parts_in(directory, group_of(&["a", "b"]), JOURNAL);
+    let record = parts.keeper.get();
+    catalog.put_group(&record).unwrap();
+    parts.keeper = Arc::new(GroupKeeper::new(catalog, record));
+    (Primary::start(parts, options).unwrap(), records)
 }
 
 /// The drain ends: nothing more comes into the journal.
@@ -36,6 +54,54 @@ async fn a_volume_whose_leaving_cannot_be_recorded_stays_a_member_in_every_way()
     assert_eq!(members(&primary), ["a", "b"]);
     assert!(primary.export("a").is_some(), "what is written to it is still written back");
     primary.stop();
+}
+
+/// With room for the first of its records, and none for the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_whose_coming_cannot_be_taken_back_is_a_member_in_every_way() {
+    let directory = tempfile::tempdir().unwrap();
+    let (primary, records) = start_over_records(directory.path());
+    end_drain(&primary);
+    let file = primary.parts.disk.open(&directory.path().join("c"), Open::New).unwrap();
+    file.grow(SIZE).unwrap();
+    // A write, and its sync.
+    records.power_off_after(2);
+    let added = primary.add_volume(VolumeFile::new(VolumeIndex(3), "c".into(), file, SIZE)).await;
+    assert!(added.unwrap_err().contains("in the group all the same"));
+    assert_eq!(members(&primary), ["a", "b", "c"]);
+    assert!(primary.export("c").is_some(), "what is written to it reaches the copies");
+    primary.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_whose_leaving_cannot_be_taken_back_has_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let (primary, records) = start_over_records(directory.path());
+    let all = primary.keeper.get().volumes;
+    let leave = || primary.keeper.update(|record| record.volumes.retain(|member| member.name != "a")).unwrap();
+    let not = || Unrecorded::Not("there is no room".into());
+    leave();
+    primary.take_back_leaving("a", all.clone(), not()).unwrap_err();
+    assert_eq!(members(&primary), ["a", "b"]);
+    leave();
+    primary.take_back_leaving("a", all.clone(), Unrecorded::Perhaps("the disk hangs".into())).unwrap();
+    assert_eq!(members(&primary), ["b"], "its pairs may be told so");
+    records.power_off_after(0);
+    primary.take_back_leaving("a", all, not()).unwrap();
+    assert_eq!(members(&primary), ["b"], "and so the next start finds it");
+    primary.stop();
+}
+
+/// The drain does not come to it, as when its disk hangs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_is_not_taken_in_time_is_not_taken_at_all() {
+    let directory = tempfile::tempdir().unwrap();
+    let (parts, options) = parts_in(directory.path(), group_of(&["a"]), JOURNAL);
+    let (primary, mut stages) = Primary::open(parts, options).unwrap();
+    let record = ControlRecord::Volumes { volumes: primary.image.volumes.specs() };
+    let recorded = primary.record_within(Duration::ZERO, record).await;
+    assert!(matches!(recorded, Err(Unrecorded::Not(_))), "{recorded:?}");
+    assert_eq!(stages.drain.step(), Draining::Idle, "nobody wants it any more");
 }
 
 #[tokio::test(flavor = "multi_thread")]

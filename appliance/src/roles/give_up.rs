@@ -171,25 +171,16 @@ impl Appliance {
 
     /// What a fenced primary had not shipped stays on its disk (invariant 8), whatever becomes of the group.
     fn set_aside(&self, id: GroupId, fenced_by: Generation) -> Result<(), ErrorBody> {
-        let folder = self.group_folder(id);
-        if !folder.exists() {
-            // An earlier try came this far.
-            return Ok(());
+        let kept = set_folder_aside(&*self.disk, &self.group_folder(id), &self.ring_path(id), fenced_by)?;
+        if let Some(kept) = kept {
+            tracing::warn!(kept = %kept.display(), "the journal of a group that was primary is kept");
         }
-        let kept = set_folder_aside(&*self.disk, &folder, &self.ring_path(id), fenced_by)?;
-        tracing::warn!(kept = %kept.display(), "the journal of a group that was primary is kept");
         Ok(())
     }
 
     /// Where a give-up that did not end has set aside what the group had, journal and all: only the group itself is left to be forgotten.
     pub(crate) fn kept_by_give_up(&self, keeper: &GroupKeeper) -> Option<PathBuf> {
-        let record = keeper.get();
-        let by = match record.role {
-            RoleRecord::Fenced { by_generation } => Generation(by_generation),
-            // As `delete_pair` names it.
-            RoleRecord::Primary => Generation(record.generation.saturating_add(1)),
-            RoleRecord::Secondary => return None,
-        };
+        let by = given_up_by(&keeper.get())?;
         let folder = self.group_folder(keeper.id());
         let kept = kept_name(&folder, by);
         (!folder.exists() && kept.exists()).then_some(kept)
@@ -200,7 +191,7 @@ impl Appliance {
         let _alone = self.changing.lock().await;
         let Ok(group) = self.group(name) else { return };
         let Some(kept) = self.kept_by_give_up(&group.keeper) else { return };
-        match self.forget_group(name, &group, None).await {
+        match self.forget_group(name, &group, given_up_by(&group.keeper.get())).await {
             Ok(()) => {
                 tracing::warn!(group = name, kept = %kept.display(), "the service had ended while this group was given up: that is done");
             }
@@ -259,9 +250,28 @@ fn may_hold_writes(group: &str, reason: &str) -> ErrorBody {
     ))
 }
 
-/// What a group had goes to a name that is free, with its write buffer in it. All of it is durable when this returns.
-fn set_folder_aside(disk: &dyn Disk, folder: &Path, ring: &Path, by: Generation) -> Result<PathBuf, ErrorBody> {
+/// By which generation a group that was primary is given up; `None`: it was a copy.
+fn given_up_by(record: &GroupRecord) -> Option<Generation> {
+    match record.role {
+        RoleRecord::Fenced { by_generation } => Some(Generation(by_generation)),
+        // As `delete_pair` names it.
+        RoleRecord::Primary => Some(Generation(record.generation.saturating_add(1))),
+        RoleRecord::Secondary => None,
+    }
+}
+
+/// What a group had goes to a name that is free, with its write buffer in it. All of it is durable when this returns, also where an earlier try
+/// came so far: nothing is set aside then. Under its old name it would be removed as left over when the group comes again.
+fn set_folder_aside(disk: &dyn Disk, folder: &Path, ring: &Path, by: Generation) -> Result<Option<PathBuf>, ErrorBody> {
     let at = |action: &str, path: &Path, error: io::Error| failed(format!("{action} {}: {error}", path.display()));
+    if !folder.exists() {
+        let synced = folder.parent().map_or(Ok(()), |groups| disk.sync_folder(groups));
+        return match synced {
+            // There was never anything.
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(at("sync the folder of", folder, error)),
+            _ => Ok(None),
+        };
+    }
     if ring.exists() {
         let kept = keep_copy(ring, &folder.join("ring")).and_then(|()| disk.sync_folder(folder));
         kept.map_err(|error| at("keep", ring, error))?;
@@ -271,7 +281,7 @@ fn set_folder_aside(disk: &dyn Disk, folder: &Path, ring: &Path, by: Generation)
     if let Some(parent) = kept.parent() {
         disk.sync_folder(parent).map_err(|error| at("sync", parent, error))?;
     }
-    Ok(kept)
+    Ok(Some(kept))
 }
 
 /// A ring lies in memory: its copy must be on the disk before the ring goes.
@@ -426,9 +436,14 @@ mod tests {
         fs::create_dir_all(groups.join("07")).unwrap();
         fs::write(&ring, "answered").unwrap();
         let disk = Noting(Mutex::default());
-        let kept = set_folder_aside(&disk, &groups.join("07"), &ring, Generation(2)).unwrap();
+        let kept = set_folder_aside(&disk, &groups.join("07"), &ring, Generation(2)).unwrap().unwrap();
         assert_eq!(fs::read(kept.join("ring")).unwrap(), b"answered");
-        assert_eq!(*disk.0.lock(), ["sync 07", "rename 07", "sync groups"]);
+        assert_eq!(std::mem::take(&mut *disk.0.lock()), ["sync 07", "rename 07", "sync groups"]);
+        // Killed behind the rename: whoever goes on forgets the group next.
+        assert_eq!(set_folder_aside(&disk, &groups.join("07"), &ring, Generation(2)).unwrap(), None);
+        assert_eq!(*disk.0.lock(), ["sync groups"]);
+        let never = directory.path().join("none").join("07");
+        assert_eq!(set_folder_aside(&disk, &never, &ring, Generation(2)).unwrap(), None);
     }
 
     #[test]

@@ -93,11 +93,17 @@ impl Appliance {
 
     /// Whether the copy of a group may be made on this volume.
     pub(crate) fn is_offered(&self, volume: &str, group: &str, id: GroupId) -> bool {
-        self.offers.get(volume).is_some_and(|offer| match offer.why {
+        let offered = self.offers.get(volume).map(|offer| match offer.why {
             OfferWhy::Operator => offer.group == group,
             OfferWhy::Left => offer.group_id == Some(id.0),
             OfferWhy::Imaged => false,
-        })
+        });
+        offered.unwrap_or_else(|| self.is_left_over_of(group, volume))
+    }
+
+    /// Whether a volume was made for a copy that did not come to be, and could not be taken back then because the catalogue took nothing.
+    fn is_left_over_of(&self, group: &str, volume: &str) -> bool {
+        !self.groups.read().contains_key(group) && self.volume(volume).is_ok_and(|volume| volume.is_made_for(group))
     }
 
     /// A volume that is offered becomes the copy of a group: from here on it is closed to hosts, and what it holds is overwritten.

@@ -1,5 +1,7 @@
 //! Tests of what a copy's volumes are when the catalogue takes nothing for a while.
 
+use tidemark_common::catalog::PeerRecord;
+
 use super::*;
 use crate::service::tests::{Faults, appliance};
 
@@ -20,4 +22,38 @@ async fn a_copy_volume_that_grew_is_recorded_so_though_the_catalogue_was_full() 
     assert_eq!(appliance.catalog.volume("v").unwrap().unwrap().size, 2 << 20);
     let sizes = (appliance.volume("v").unwrap().file.size(), volumes.by_name("v").unwrap().size());
     assert_eq!(sizes, (2 << 20, 2 << 20));
+}
+
+/// Else a person had to delete it there, and to tell the pair.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_could_not_be_made_is_made_on_what_it_left() {
+    let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+    let appliance = appliance(directory.path(), &faults);
+    let primary = PeerRecord { name: "east".into(), id: [1; 32], address: None };
+    appliance.peers.write().insert("east".into(), primary);
+    let spec = VolumeSpec { index: 1, name: "v".into(), size: 1 << 20 };
+    let hello = |group: u8, name: &str| Hello {
+        version_min: Versions::OURS.min,
+        version_max: Versions::OURS.max,
+        appliance: "east".into(),
+        group: [group; 16],
+        group_name: name.into(),
+        member: 0,
+        members: 1,
+        generation: 1,
+        create: true,
+        volumes: vec![spec.clone()],
+        interval_ms: 1000,
+        generation_start_seq: 1,
+    };
+    let left = appliance.make_copy_volume("g", &spec).unwrap();
+    // As it is undone: it is another one that finds no room.
+    faults.full.store(true, Ordering::Release);
+    appliance.discard_copy_volume("v").unwrap_err();
+    faults.full.store(false, Ordering::Release);
+    assert!(appliance.create_copy([1; 32], &hello(8, "h")).await.is_err(), "it was not made for that one");
+    let copy = appliance.create_copy([1; 32], &hello(7, "g")).await.unwrap();
+    assert_eq!(appliance.group_of("v").as_deref(), Some("g"));
+    assert!(left.is_made_for("g"));
+    copy.stop().await;
 }

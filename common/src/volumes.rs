@@ -70,6 +70,16 @@ impl VolumeFile {
         self.size.fetch_min(size, Ordering::AcqRel);
     }
 
+    /// Makes room in the file for a larger volume, durably: before that is recorded, because a file that is shorter than its volume is not opened
+    /// after a loss of power. The volume keeps its size until [`Self::grow`].
+    ///
+    /// # Errors
+    /// As the system says; the room may be there, or not.
+    pub fn make_room(&self, size: u64) -> io::Result<()> {
+        self.change(|volume| volume.file.grow(size))?;
+        self.sync()
+    }
+
     /// Grows the file, then the volume.
     ///
     /// # Errors
@@ -209,6 +219,20 @@ mod tests {
         for seed in 0..20 {
             let bytes = disk.fork().crash(seed).bytes_of(Path::new("/volumes/data")).unwrap();
             assert_eq!(bytes[..4096], [7; 4096], "seed {seed}: the sync was answered");
+        }
+    }
+
+    #[test]
+    fn a_file_is_as_large_as_its_volume_is_recorded_after_a_loss_of_power() {
+        let disk = MemoryDisk::new();
+        let volume = volume(&disk);
+        disk.sync_folder(Path::new("/volumes")).unwrap();
+        volume.sync().unwrap();
+        volume.make_room(65_536).unwrap();
+        assert_eq!(volume.size(), 8192);
+        for seed in 0..20 {
+            let bytes = disk.fork().crash(seed).bytes_of(Path::new("/volumes/data")).unwrap();
+            assert_eq!(bytes.len(), 65_536, "seed {seed}");
         }
     }
 

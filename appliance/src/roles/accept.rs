@@ -426,7 +426,8 @@ impl CopyVolumes for Appliance {
                         )
                     })
                 };
-                grow(cleared.and_then(|()| volume.file.file.grow(spec.size)))?;
+                // As the updater knows it: what it learns of a failing disk counts there.
+                grow(cleared.and_then(|()| known.as_ref().unwrap_or(&volume.file).make_room(spec.size)))?;
                 let record = self.catalog.volume(&spec.name).map_err(|error| error.to_string())?;
                 if let Some(record) = record {
                     let record = VolumeRecord { size: spec.size, ..record };
@@ -525,7 +526,7 @@ impl Appliance {
             return Err(std::io::Error::other("what images show there cannot be saved now"));
         }
         known.change(|known| known.file.zero(extent.offset, extent.length, true))?;
-        known.file.sync()
+        known.sync()
     }
 
     /// Also of a group that is just being started.

@@ -322,8 +322,8 @@ impl Appliance {
         let announced = match &primary {
             Some(primary) => Some((primary, primary.announce_size(name, size).await.map_err(not_grown)?)),
             None => {
-                let grown = volume.file.file.grow(size).map_err(|error| format!("grow volume '{name}': {error}"));
-                grown.map_err(not_grown)?;
+                let grown = tokio::task::block_in_place(|| volume.file.make_room(size));
+                grown.map_err(|error| not_grown(format!("grow volume '{name}': {error}")))?;
                 None
             }
         };

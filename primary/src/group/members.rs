@@ -107,7 +107,7 @@ impl Primary {
         // A device, or a file larger than the volume, has something there already, which no pair has.
         let grown = block_in_place(|| {
             let held = volume.file.size()?.min(size);
-            volume.file.grow(size).map(|()| held)
+            volume.make_room(size).map(|()| held)
         });
         let held = grown.map_err(text)?;
         let mut pairs = HeldPairs::default();

@@ -117,6 +117,26 @@ async fn an_announced_size_is_not_the_hosts_before_the_volume_grows() {
     primary.stop();
 }
 
+/// What is recorded next would be larger than the file after a loss of power.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_room_for_an_announced_size_is_durable() {
+    let directory = tempfile::tempdir().unwrap();
+    let (parts, options) = parts_in(directory.path(), group_of(&["a"]), JOURNAL);
+    let disk = MemoryDisk::new();
+    let file = disk.open("a".as_ref(), Open::New).unwrap();
+    file.grow(SIZE).unwrap();
+    file.sync().unwrap();
+    disk.sync_folder("".as_ref()).unwrap();
+    parts.volumes.insert(VolumeFile::new(VolumeIndex(1), "a".into(), file, SIZE));
+    let primary = Primary::start(parts, options).unwrap();
+    let _held = primary.announce_size("a", 2 * SIZE).await.unwrap();
+    for seed in 0..8 {
+        let bytes = disk.fork().crash(seed).bytes_of("a".as_ref()).unwrap();
+        assert_eq!(bytes.len() as u64, 2 * SIZE, "seed {seed}");
+    }
+    primary.stop();
+}
+
 /// A copy that begins later would make its volumes larger than these are.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_size_that_could_not_be_recorded_is_not_announced() {

@@ -211,7 +211,7 @@ fn a_kill_in_the_middle_of_a_trim_or_of_a_new_segment_and_a_loss_of_power_behind
             let mut synced = held(writer.journal());
             disk.power_off_after(second);
             let done = append(&mut writer, &mut synced).is_ok();
-            for seed in 0..4 {
+            for seed in 0..6 {
                 let found = reopened(&disk.fork().crash(seed));
                 assert!(found.starts_with(&synced), "{first} effects, then {second}, seed {seed}: {found:?}");
             }

@@ -159,7 +159,7 @@ fn a_death_at_any_change_of_a_disk_and_in_the_start_after_it_costs_no_image() {
 fn a_kill_at_any_change_of_a_disk_and_a_loss_of_power_behind_the_start_cost_no_image() {
     let all = run_and_die(u64::MAX).disk.effects();
     for first in 0..all {
-        for seed in 0..4 {
+        for seed in 0..16 {
             let what = format!("after {first} changes, seed {seed}");
             let mut rig = run_and_die(first);
             let killed = rig.disk.outlive();

@@ -34,6 +34,8 @@ const LAST_MARKER: Duration = Duration::from_secs(5);
 enum NotTaken {
     /// Its journal is whole: it is the copy as before.
     Uncut(String),
+    /// Its journal could not be cut, or not to the end, and nothing more was recorded: it is the copy still, with the marker at least.
+    Uncertain(String),
     /// What was recorded until then decides what a restart makes of it.
     Unended(String),
 }
@@ -123,19 +125,7 @@ impl Appliance {
         let taken = tokio::task::block_in_place(|| {
             self.take_over(&group, &permitted, volumes.as_deref(), &secondary, kept.as_deref())
         });
-        let (generation, primary) = match taken {
-            Ok(taken) => taken,
-            Err(NotTaken::Uncut(reason)) => {
-                self.run_as_copy(&group);
-                return Err(failed(format!("group '{name}' was not failed over: {reason}. It is the copy as before")));
-            }
-            Err(NotTaken::Unended(reason)) => {
-                // The copy stands still: whatever was recorded until now decides what a restart makes of it.
-                let reason = format!("the failover did not end: {reason}. Restart the service, then try again");
-                *group.engine.write() = Engine::Failed(reason.clone().into());
-                return Err(failed(format!("group '{name}': {reason}")));
-            }
-        };
+        let (generation, primary) = taken.map_err(|why| self.not_taken(&group, why))?;
         *group.engine.write() = Engine::Primary(primary);
         let exports: Vec<String> = group.keeper.get().volumes.into_iter().map(|volume| volume.name).collect();
         for volume in &exports {
@@ -168,6 +158,31 @@ impl Appliance {
             kept: kept.map(|path| path.display().to_string()),
             went_back: false,
         })
+    }
+
+    /// A copy that is stopped runs again, when it is certain that it is one.
+    fn not_taken(&self, group: &Group, why: NotTaken) -> ErrorBody {
+        let name = group.keeper.name();
+        match why {
+            NotTaken::Uncut(reason) => {
+                self.run_as_copy(group);
+                failed(format!("group '{name}' was not failed over: {reason}. It is the copy as before"))
+            }
+            NotTaken::Uncertain(reason) => {
+                // Opened again, the journal says itself how far it goes.
+                self.run_as_copy(group);
+                if let Engine::Secondary(copy) = &*group.engine.read() {
+                    self.discard_uncut(copy);
+                }
+                failed(format!("group '{name}' was not failed over: {reason}. It is the copy still: try again"))
+            }
+            NotTaken::Unended(reason) => {
+                // The copy stands still: whatever was recorded until now decides what a restart makes of it.
+                let reason = format!("the failover did not end: {reason}. Restart the service, then try again");
+                *group.engine.write() = Engine::Failed(reason.clone().into());
+                failed(format!("group '{name}': {reason}"))
+            }
+        }
     }
 
     /// What lies behind an older marker is kept aside, to be a lost tail (invariant 8), and images of its moments end. Before the
@@ -245,7 +260,7 @@ impl Appliance {
         }
         takeover::cut_behind(permitted, secondary.journal(), keeper).map_err(|error| match error {
             TakeOverError::Catalog(error) => uncut(error.to_string()),
-            TakeOverError::Journal(error) => NotTaken::Unended(error.to_string()),
+            TakeOverError::Journal(error) => NotTaken::Uncertain(error.to_string()),
         })
     }
 
@@ -330,5 +345,22 @@ mod tests {
         let taken = appliance.take_over(&group, &permitted, None, &copy, Some(&kept));
         let Err(NotTaken::Uncut(_)) = taken else { panic!("it is the copy still") };
         assert!(!kept.exists(), "nothing was lost");
+        faults.full.store(false, Ordering::Release);
+
+        // As on a full disk: there is no segment to go on in, and what is kept is the journal that the copy goes on with.
+        std::fs::create_dir_all(&kept).unwrap();
+        appliance.begin_tail(&kept).unwrap();
+        let journal = appliance.journal_folder(group.keeper.id());
+        let segment =
+            appliance.disk.list(&journal).unwrap().into_iter().find(|name| name.ends_with(".segment")).unwrap();
+        std::fs::hard_link(journal.join(&segment), kept.join(&segment)).unwrap();
+        let taken = appliance.take_over(&group, &permitted, None, &copy, Some(&kept));
+        let Err(why @ NotTaken::Uncertain(_)) = taken else { panic!("no record ends there") };
+        let told = appliance.not_taken(&group, why);
+        assert!(told.message.contains("try again"), "{told:?}");
+        assert!(!kept.exists(), "nothing was lost");
+        let engine = group.engine.read().clone();
+        let Engine::Secondary(again) = engine else { panic!("it runs") };
+        again.stop().await;
     }
 }

@@ -36,6 +36,9 @@ impl Appliance {
             if let Engine::Failed(reason) = &engine {
                 tracing::error!(group = %name, %reason, "the group does not run");
             }
+            if let Engine::Secondary(copy) = &engine {
+                self.discard_uncut(copy);
+            }
             self.groups.write().insert(name.clone(), Arc::new(Group::new(Arc::clone(&keeper), engine)));
             for volume in keeper.get().volumes {
                 self.settle_door(&volume.name).await;

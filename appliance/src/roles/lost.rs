@@ -18,6 +18,7 @@ use tidemark_common::record::{ControlRecord, FrameHeader, FrameKind, FrameView};
 use tidemark_common::storage::Open;
 use tidemark_common::updater::{AppliedPosition, Updater};
 use tidemark_common::volumes::{VolumeFile, Volumes};
+use tidemark_secondary::group::Secondary;
 use tidemark_secondary::returned::is_rest_of;
 
 use super::appliance::{Appliance, Group, failed, invalid, not_found, refused};
@@ -144,6 +145,26 @@ impl Appliance {
             entries.filter_map(|entry| entry.metadata().ok()).map(|found| (found.dev(), found.ino())).collect()
         };
         !files(tail).is_disjoint(&files(&self.journal_folder(id)))
+    }
+
+    /// Of a copy that runs: what a failover to an older marker had kept, and that did not come to its cut, is all in the journal. It goes: it would be
+    /// taken for lost, at the latest when those segments are in use again.
+    pub(crate) fn discard_uncut(&self, copy: &Secondary) {
+        let (id, generation) = (copy.keeper().id(), copy.keeper().generation().0);
+        let newest = copy.permitted().map_or(0, |permitted| permitted.marker.number);
+        let is_held = |folder: &Path| {
+            let named = folder.file_name().and_then(|name| name.to_str()).and_then(parse);
+            // Nothing was taken over since, and the copy has more than that marker.
+            named.is_some_and(|(kept_by, marker)| kept_by >= generation && newest > marker)
+        };
+        let Ok(tails) = std::fs::read_dir(self.lost_folder(id)) else { return };
+        let tails = tails.flatten().map(|tail| tail.path());
+        for folder in tails.filter(|folder| is_held(folder) || self.is_in_journal(id, folder)) {
+            tracing::info!(folder = %folder.display(), "what a failover that was broken off had kept goes: nothing was lost by it");
+            if let Err(error) = std::fs::remove_dir_all(&folder) {
+                tracing::warn!(folder = %folder.display(), %error, "what is of nothing lost could not be removed");
+            }
+        }
     }
 
     /// What begins to be kept is no tail before that is ended.
@@ -468,7 +489,9 @@ fn parse(name: &str) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use tidemark_common::catalog::{GroupRecord, PairRecord, RoleRecord};
+    use tidemark_common::catalog::{Batch, GroupRecord, PairRecord, RoleRecord};
+    use tidemark_common::markers::kept;
+    use tidemark_common::record::MarkerRecord;
 
     use super::*;
     use crate::service::tests::{Faults, appliance};
@@ -497,6 +520,30 @@ mod tests {
         let to = directory.path().join("exported").display().to_string();
         let refused = appliance.export_lost("g", &tail_name(0, 5), &LostExport { volume: "v".into(), to }).unwrap_err();
         assert!(refused.message.contains("was lost"), "{refused:?}");
+        appliance.stop_groups().await;
+    }
+
+    /// As a kill leaves it right before that cut, where all of it lies in the newest segment, which is copied.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_failover_had_kept_that_did_not_cut_goes_with_the_next_start() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        let record = GroupRecord {
+            role: RoleRecord::Secondary,
+            pairs: vec![PairRecord::new("east", 0)],
+            ..GroupRecord::new("g", [7; 16])
+        };
+        let id = GroupId(record.id);
+        let newest = MarkerRecord { number: 7, boundary_seq: 0, time_ns: 0, freeze_ns: 0, tag: None };
+        let mut batch = Batch::new();
+        batch.put_group(&record).unwrap();
+        batch.put_markers(id, &[kept(&newest)]).unwrap();
+        appliance.catalog.commit(batch).unwrap();
+        let tails =
+            [tail_name(1, 5), tail_name(1, 7), tail_name(0, 5)].map(|name| appliance.lost_folder(id).join(name));
+        tails.iter().for_each(|tail| std::fs::create_dir_all(tail).unwrap());
+        appliance.start_groups().await.unwrap();
+        assert_eq!(tails.map(|tail| tail.exists()), [false, true, true], "no more than what the copy has");
         appliance.stop_groups().await;
     }
 

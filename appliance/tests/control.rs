@@ -487,6 +487,26 @@ async fn a_service_that_is_something_else_is_told_as_that() {
     serving.await.unwrap();
 }
 
+/// What a copy with a history of a week lists.
+#[tokio::test]
+async fn a_week_of_markers_is_taken() {
+    const MARKERS: usize = 7 * 86_400;
+    let directory = tempfile::tempdir().unwrap();
+    let listener = tokio::net::UnixListener::bind(directory.path().join("api.sock")).unwrap();
+    let serving = tokio::spawn(async move {
+        let marker = r#"{"number":7,"boundary_seq":60480000,"time":"2026-01-01T00:00:00.123456789Z","tag":null}"#;
+        let body = format!("[{}]", vec![marker; MARKERS].join(","));
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0; 4096];
+        let _ = stream.read(&mut request).await.unwrap();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        // A client that has had enough hangs up.
+        let _ = stream.write_all((head + &body).as_bytes()).await;
+    });
+    assert_eq!(Client::new(directory.path()).markers("g").await.unwrap().len(), MARKERS);
+    serving.await.unwrap();
+}
+
 #[tokio::test]
 async fn metrics_are_a_page_of_their_own() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -59,7 +59,16 @@ pub(crate) async fn run(args: Args, service: &Service) -> Result<(), Failure> {
             WaitFor::Received => "received",
             WaitFor::Applied => "applied",
         };
-        format!("marker {} of '{}' is {what}", marker.number, args.group)
+        let asked = request.marker.unwrap_or(marker.number);
+        let known = if asked == marker.number {
+            String::new()
+        } else {
+            format!(
+                "; nothing else is known of it any more: the oldest marker known that came later is {}",
+                marker.number
+            )
+        };
+        format!("marker {asked} of '{}' is {what}{known}", args.group)
     })
 }
 

@@ -70,9 +70,11 @@ impl Appliance {
         }
     }
 
+    /// What is known of a marker; of one that is not known any more (long since applied, or folded), the oldest known that came later.
     fn marker_info(&self, group: &str, number: u64) -> Result<MarkerInfo, ErrorBody> {
         let found = self.group(group)?;
-        let held = match &*found.engine.read() {
+        let engine = found.engine.read().clone();
+        let held = match &engine {
             Engine::Primary(primary) => primary.marker(Some(number)),
             Engine::Secondary(secondary) => secondary.state().markers.get(number).as_ref().map(info),
             Engine::Fenced { .. } | Engine::Failed(_) => None,
@@ -80,10 +82,18 @@ impl Appliance {
         if let Some(held) = held {
             return Ok(held);
         }
-        let kept = self.catalog.marker(found.keeper.id(), MarkerNumber(number)).map_err(failed)?;
-        let gone =
+        if let Some(kept) = self.catalog.marker(found.keeper.id(), MarkerNumber(number)).map_err(failed)? {
+            return Ok(info(&marker_of(&kept)));
+        }
+        let newest_first = match &engine {
+            Engine::Primary(primary) => primary.markers(),
+            Engine::Secondary(secondary) => secondary.state().markers.all(),
+            Engine::Fenced { .. } | Engine::Failed(_) => Vec::new(),
+        };
+        let later = newest_first.into_iter().rev().find(|marker| number > 0 && marker.number > number);
+        let none =
             || not_found(format!("group '{group}' has no marker {number}: `tidemark markers {group}` lists them"));
-        kept.map(|kept| info(&marker_of(&kept))).ok_or_else(gone)
+        later.ok_or_else(none)
     }
 
     fn markers_of(&self, group: &str) -> Result<Vec<MarkerInfo>, ErrorBody> {
@@ -306,5 +316,33 @@ impl Control for Appliance {
 
     fn metrics(&self) -> String {
         self.metrics.render(&self.status_now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tidemark_common::catalog::{GroupRecord, KeptMarkerRecord};
+    use tidemark_common::ids::GroupId;
+
+    use super::*;
+    use crate::service::tests::{Faults, appliance};
+
+    /// Of many markers that were cut since, nobody knows the number, the time and the tag any more: a copy has it all the same.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_marker_that_is_passed_and_not_known_any_more_is_no_reason_to_fail() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        let (id, known) = (GroupId([7; 16]), KeptMarkerRecord { number: 41, boundary_seq: 0, time_ns: 0, tag: None });
+        appliance.catalog.put_group(&GroupRecord::new("g", id.0)).unwrap();
+        appliance.catalog.put_markers(id, &[known]).unwrap();
+        appliance.start_groups().await.unwrap();
+        assert_eq!(appliance.marker_info("g", 41).unwrap().number, 41);
+        assert_eq!(appliance.marker_info("g", 7).unwrap().number, 41);
+        for never in [0, 99] {
+            assert!(appliance.marker_info("g", never).unwrap_err().message.contains("has no marker"));
+        }
+        appliance.stop_groups().await;
     }
 }

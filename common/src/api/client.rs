@@ -26,8 +26,9 @@ use super::types::{
 };
 use crate::config::{CONFIG_FILE, CONTROL_SOCKET};
 
-/// Largest answer taken, bytes: the status of ten thousand volumes.
-const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Largest answer taken, bytes. A week of markers, one each second, is 60 MB; the ranges of a lost tail of ten gibibytes that was written in
+/// blocks of 4 KiB are 100 MB.
+const ANSWER_BYTES_MAX: usize = 1 << 30;
 /// How long questions may take that the service answers from memory.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long operations may take that touch disks and peers.

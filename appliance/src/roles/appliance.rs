@@ -146,7 +146,11 @@ pub(crate) struct Unopened {
 impl Unopened {
     /// What people are told.
     pub(crate) fn problem(&self) -> String {
-        format!("volume '{}' cannot be used: {}. Mend it and restart the service", self.record.name, self.why)
+        let (name, why) = (&self.record.name, &self.why);
+        format!(
+            "volume '{name}' cannot be used: {why}. Mend it and restart the service; or, when that is lost and the volume is in no group, \
+             `tidemark volume delete {name}` forgets the volume"
+        )
     }
 }
 

@@ -244,7 +244,8 @@ impl Appliance {
 
     /// The group a volume is in.
     pub(crate) fn group_of(&self, volume: &str) -> Option<String> {
-        let made_for = self.volumes.read().get(volume).and_then(|volume| volume.made_for.read().clone());
+        let opened = self.volumes.read().get(volume).and_then(|volume| volume.made_for.read().clone());
+        let made_for = opened.or_else(|| self.unopened.read().get(volume)?.record.group.clone());
         let groups = self.groups.read();
         let holds = |group: &Group| group.keeper.get().volumes.iter().any(|member| member.name == volume);
         let member = groups.iter().find(|(_, group)| holds(group)).map(|(name, _)| name.clone());
@@ -273,7 +274,8 @@ impl Appliance {
     /// `volume delete`.
     pub(crate) async fn delete_volume(&self, name: &str) -> Result<(), ErrorBody> {
         let _alone = self.changing.lock().await;
-        let volume = self.volume(name)?;
+        let is_unopened = self.unopened.read().contains_key(name);
+        let volume = if is_unopened { None } else { Some(self.volume(name)?) };
         if let Some(group) = self.group_of(name) {
             if self.group(&group)?.is_secondary() {
                 return Err(refused(format!(
@@ -289,6 +291,7 @@ impl Appliance {
         self.refuse_in_local_pair(name, "deleted")?;
         self.refuse_imaged(name)?;
         self.refuse_being_restored(name)?;
+        let Some(volume) = volume else { return self.forget_unopened(name) };
         refuse_connected(name, &volume, None)?;
         let reason = format!("volume '{name}' was deleted");
         volume.door.lead_to(Arc::new(Closed { size: volume.file.size(), reason })).await;
@@ -304,6 +307,15 @@ impl Appliance {
             let path = Path::new(&volume.backing);
             self.disk.remove(path).map_err(|error| failed(format!("remove {}: {error}", volume.backing)))?;
         }
+        Ok(())
+    }
+
+    /// A volume whose backing is gone for good. What is there all the same could not be opened as this volume's, and stays.
+    fn forget_unopened(&self, name: &str) -> Result<(), ErrorBody> {
+        self.catalog.delete_volume(name).map_err(failed)?;
+        self.offers.forget(name);
+        self.restore_is_forgotten(name);
+        self.unopened.write().remove(name);
         Ok(())
     }
 
@@ -456,8 +468,38 @@ pub(crate) fn refuse_connected(name: &str, volume: &Volume, why: Option<&str>) -
 
 #[cfg(test)]
 mod tests {
+    use tidemark_common::catalog::{GroupRecord, GroupVolume, PairRecord, RoleRecord};
+
     use super::*;
     use crate::service::tests::{Faults, add_volume, appliance};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_volume_whose_backing_is_gone_for_good_is_deleted_unless_a_group_has_it() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        for (name, group) in [("v", None), ("member", None), ("copy", Some("h".to_owned()))] {
+            let backing = format!("/nowhere/{name}");
+            let record = VolumeRecord { name: name.into(), size: 1 << 20, backing, owned: false, group };
+            appliance.catalog.put_volume(&record).unwrap();
+        }
+        let volumes = vec![GroupVolume { index: 1, name: "member".into() }];
+        let primary = GroupRecord { volumes, ..GroupRecord::new("g", [7; 16]) };
+        let pairs = vec![PairRecord::new("east", 0)];
+        let copy = GroupRecord { role: RoleRecord::Secondary, pairs, ..GroupRecord::new("h", [8; 16]) };
+        [primary, copy].iter().for_each(|group| appliance.catalog.put_group(group).unwrap());
+        appliance.open_volumes().unwrap();
+        appliance.start_groups().await.unwrap();
+        for (name, group) in [("member", "group 'g'"), ("copy", "group 'h'")] {
+            let refused = appliance.delete_volume(name).await.unwrap_err();
+            assert!(refused.message.contains(group), "{refused:?}");
+        }
+        appliance.delete_volume("v").await.unwrap();
+        assert!(appliance.catalog.volume("v").unwrap().is_none());
+        let known: Vec<String> = appliance.status_now().volumes.into_iter().map(|volume| volume.name).collect();
+        assert_eq!(known, ["copy", "member"]);
+        assert!(appliance.delete_volume("v").await.unwrap_err().message.contains("there is no volume 'v'"));
+        appliance.stop_groups().await;
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_volume_that_cannot_be_forgotten_is_served_until_it_can() {

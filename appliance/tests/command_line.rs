@@ -66,7 +66,7 @@ async fn what_is_done_is_told_to_people_on_stderr_and_to_machines_on_stdout() {
         ("group set g --history 24h,1GiB", "keep older markers from now on: 1d, 1 GiB", "volumes"),
         ("group set g --history off", "keep no older markers any more", "volumes"),
         ("group add g --volume c", "group 'g' has the volumes a, b, c", "volumes"),
-        ("group remove g --volume b", "group 'g' has the volumes a", "volumes"),
+        ("group remove g --volume b", "group 'g' has the volume a", "volumes"),
         ("pair create g --to west", "pair of 'g' with 'west': paired", "state"),
         ("pair suspend g --to west", "'west': paired", "state"),
         ("pair resume g --to west", "'west': paired", "state"),

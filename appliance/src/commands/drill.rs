@@ -252,5 +252,5 @@ fn table(drills: &[DrillReport]) -> String {
             drill.reason.as_deref().unwrap_or(""),
         ]);
     }
-    table.to_string()
+    table.or("no drill has been run: `tidemark drill run GROUP` rehearses a failover")
 }

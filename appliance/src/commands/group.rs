@@ -111,7 +111,8 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
         Command::Remove(member) => remove(member, service).await?,
     };
     output::done(service.json, &group, |group: &GroupStatus| {
-        format!("group '{}' has the volumes {}", group.name, group.volumes.join(", "))
+        let volumes = if group.volumes.len() == 1 { "volume" } else { "volumes" };
+        format!("group '{}' has the {volumes} {}", group.name, group.volumes.join(", "))
     })
 }
 

@@ -38,5 +38,5 @@ fn table(all: &[Lease]) -> String {
         let bytes = lease.bytes.map_or_else(unknown, figures::bytes);
         table.row(&[&lease.group, &marker, &age, &bytes, lease.kind.name(), &lease.owner, &lease.ends_with]);
     }
-    table.to_string()
+    table.or("nothing is kept of the past")
 }

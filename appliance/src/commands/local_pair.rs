@@ -197,7 +197,7 @@ fn table(pairs: &[LocalPairStatus]) -> String {
             &state(pair),
         ]);
     }
-    table.to_string()
+    table.or("there are no local pairs: `tidemark local-pair create SOURCE --target TARGET` makes one")
 }
 
 fn shown(pair: &LocalPairStatus) -> String {

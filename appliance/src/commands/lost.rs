@@ -74,8 +74,9 @@ async fn list(service: &Service, group: &str) -> Result<(), Failure> {
         let mut table = Table::new(&["NAME", ">AFTER MARKER", ">WRITES", "VOLUME", ">BYTES", ">RANGES"]);
         for tail in tails {
             let (marker, writes) = (tail.after_marker.to_string(), tail.writes.to_string());
-            if tail.problem.is_some() {
-                table.row(&[&tail.name, &marker, "-", "-", "-", "-"]);
+            if tail.volumes.is_empty() {
+                let writes = if tail.problem.is_some() { "-" } else { writes.as_str() };
+                table.row(&[&tail.name, &marker, writes, "-", "-", "-"]);
             }
             for volume in &tail.volumes {
                 let index = volume.index.to_string();
@@ -90,6 +91,6 @@ async fn list(service: &Service, group: &str) -> Result<(), Failure> {
                 "'{name}' cannot be read: {problem}. It stays in {folder}: restore its files there, or discard it\n"
             )
         });
-        Ok(unread.fold(table.to_string(), |text, problem| text + "\n" + &problem))
+        Ok(unread.fold(table.or("nothing is kept aside"), |text, problem| text + "\n" + &problem))
     })
 }

@@ -27,6 +27,6 @@ pub(crate) async fn run(args: Args, service: &Service) -> Result<(), Failure> {
             let (time, age) = (figures::time(marker.time), figures::age(marker.time, now));
             table.row(&[&number, &time, &age, &boundary, marker.tag.as_deref().unwrap_or("")]);
         }
-        Ok(table.to_string())
+        Ok(table.or("no marker is held"))
     })
 }

@@ -57,7 +57,7 @@ async fn list(service: &Service) -> Result<(), Failure> {
         for peer in peers {
             table.row(&[&peer.name, peer.address.as_deref().unwrap_or("- (it comes here)"), &peer.id]);
         }
-        Ok(table.to_string())
+        Ok(table.or("no appliance is trusted: `tidemark peer add` adds one"))
     })
 }
 

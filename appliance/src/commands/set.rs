@@ -56,7 +56,7 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
                         table.row(&[name, extent, missing]);
                     }
                 }
-                Ok(table.to_string())
+                Ok(table.or("there are no sets: `tidemark set create NAME EXTENT...` makes one"))
             })
         }
         Command::Show { name } => {

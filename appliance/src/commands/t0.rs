@@ -111,7 +111,7 @@ pub(crate) fn table(images: &[ImageStatus]) -> String {
             &image.volumes.join(", "),
         ]);
     }
-    table.to_string()
+    table.or("there are no images of this kind")
 }
 
 #[cfg(test)]

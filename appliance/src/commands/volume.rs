@@ -96,7 +96,10 @@ async fn list(service: &Service) -> Result<(), Failure> {
             table.row(&[&volume.name, &figures::bytes(volume.size), &group, &connections, &volume.backing]);
         }
         let problems = volumes.iter().filter_map(|volume| volume.problem.as_ref());
-        Ok(problems.fold(table.to_string(), |text, problem| text + "\n" + problem + "\n"))
+        Ok(problems.fold(
+            table.or("there are no volumes: `tidemark volume create NAME --size SIZE` makes one"),
+            |text, problem| text + "\n" + problem + "\n",
+        ))
     })
 }
 

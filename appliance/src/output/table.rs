@@ -27,6 +27,11 @@ impl Table {
         self.rows.push(cells.iter().map(|cell| shown(cell)).collect());
     }
 
+    /// The table, or, when it has no row, a sentence: a heading over nothing leaves people waiting for the rest.
+    pub(crate) fn or(&self, nothing: &str) -> String {
+        if self.rows.len() > 1 { self.to_string() } else { format!("{nothing}\n") }
+    }
+
     fn widths(&self) -> Vec<usize> {
         let column =
             |index: usize| self.rows.iter().filter_map(move |row| row.get(index)).map(|cell| cell.chars().count());
@@ -77,6 +82,14 @@ mod tests {
         let mut table = Table::new(&[">MARKER", "TAG"]);
         table.row(&["7", "x\n9  all is well\u{1b}[1A"]);
         assert_eq!(table.to_string(), "MARKER  TAG\n     7  x\\n9  all is well\\u{1b}[1A\n");
+    }
+
+    #[test]
+    fn a_table_without_a_row_is_a_sentence() {
+        let mut table = Table::new(&["NAME"]);
+        assert_eq!(table.or("there are none"), "there are none\n");
+        table.row(&["a"]);
+        assert_eq!(table.or("there are none"), "NAME\na\n");
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(super) async fn list(service: &Service) -> Result<(), Failure> {
             let done = figures::percent(done(backup));
             table.row(&[&backup.name, backup.state.name(), &done, &total, &as_of, backup.place()]);
         }
-        Ok(table.to_string())
+        Ok(table.or("there are no backups: `tidemark backup create NAME --set SET --to TARGET` makes one"))
     })
 }
 

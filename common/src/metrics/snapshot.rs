@@ -6,7 +6,7 @@ use super::UNGROUPED;
 use super::define::Set;
 use crate::api::backup::types::BackupState;
 use crate::api::local_pair::types::{LocalPairState, LocalPairStatus};
-use crate::api::types::{GroupDrills, GroupStatus, ImageState, PairState, PairStatus, Role, Status};
+use crate::api::types::{GroupDrills, GroupStatus, ImageState, PairState, PairStatus, Role, Status, VolumeStatus};
 use crate::lag::LagCause;
 
 const ROLES: &[(Role, &str)] = &[(Role::Primary, "primary"), (Role::Secondary, "secondary"), (Role::Fenced, "fenced")];
@@ -19,6 +19,8 @@ pub(super) fn families(status: &Status) -> Vec<MetricFamily> {
     status.local_pairs.iter().for_each(|pair| of_local_pair(&page, pair));
     backups(&page, status);
     status.drills.iter().for_each(|drills| of_drills(&page, drills));
+    let is_loose_and_wrong = |volume: &VolumeStatus| volume.group.is_none() && volume.problem.is_some();
+    problem(&page.with(&[("group", UNGROUPED)]), status.volumes.iter().any(is_loose_and_wrong));
     for group in &status.groups {
         let labelled = page.with(&[("group", &group.name)]);
         of_group(&labelled, group);
@@ -137,12 +139,7 @@ fn of_group(labelled: &Set, group: &GroupStatus) {
         set(&labelled, "tidemark_group_role", "1 for what this appliance is for the group.", held);
     }
     set(labelled, "tidemark_group_generation", "Counts role changes of the group.", group.generation as f64);
-    set(
-        labelled,
-        "tidemark_group_problem",
-        "1 when something about the group needs a person; `tidemark status` says what.",
-        one_hot(group.problem.is_some()),
-    );
+    problem(labelled, group.problem.is_some());
     set(labelled, "tidemark_marker_number", "Newest marker of the group.", group.marker.last as f64);
     set(labelled, "tidemark_buffer_bytes", "Bytes in the write buffer.", group.buffer.bytes as f64);
     set(
@@ -166,6 +163,12 @@ fn of_group(labelled: &Set, group: &GroupStatus) {
         let help = "For how long a position has not moved though there was something to do; 0 while it moves or rests.";
         set(&labelled, "tidemark_standing_seconds", help, standing.seconds);
     }
+}
+
+fn problem(labelled: &Set, needs_a_person: bool) {
+    let help =
+        "1 when something about the group, or a volume in no group, needs a person; `tidemark status` says what.";
+    set(labelled, "tidemark_group_problem", help, one_hot(needs_a_person));
 }
 
 fn history(labelled: &Set, group: &GroupStatus) {

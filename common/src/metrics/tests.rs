@@ -271,6 +271,18 @@ fn the_status_gives_the_gauges() {
 }
 
 #[test]
+fn a_volume_in_no_group_that_needs_a_person_is_told() {
+    let mut status = status(vec![group("g", Role::Primary, &["west"])]);
+    for (told, expected) in [(None, 0.0), (Some("its backing is not there".to_owned()), 1.0)] {
+        let loose = status.volumes.iter_mut().find(|volume| volume.group.is_none()).unwrap();
+        loose.problem = told;
+        let page = metrics().render(&status);
+        assert_eq!(value(&page, r#"tidemark_group_problem{group="-"}"#), Some(expected), "{page}");
+        assert_eq!(value(&page, r#"tidemark_group_problem{group="g"}"#), Some(0.0), "{page}");
+    }
+}
+
+#[test]
 fn a_copy_tells_that_its_pair_was_suspended_over_there() {
     let mut secondary = group("g", Role::Secondary, &["west"]);
     let series = r#"tidemark_pair_suspended_there{group="g",peer="west",side="secondary"}"#;

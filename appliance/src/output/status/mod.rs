@@ -91,7 +91,9 @@ fn health(status: &Status) -> Style {
 fn needs_a_person(group: &GroupStatus) -> bool {
     let stuck = |state| matches!(state, PairState::Error | PairState::Fenced);
     let needs = |pair: &PairStatus| pair.stands || stuck(pair.state);
-    group.problem.is_some() || group.role == Role::Fenced || group.pairs.iter().any(needs)
+    // What does not arrive over there may be the link's, which comes back by itself.
+    let is_stuck = group.standing.iter().any(|one| one.peer.is_none() && one.is_stuck());
+    group.problem.is_some() || is_stuck || group.role == Role::Fenced || group.pairs.iter().any(needs)
 }
 
 /// What is wrong with volumes in no group.

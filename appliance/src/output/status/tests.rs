@@ -6,6 +6,7 @@ use tidemark_common::api::backup::types::{BackupState, RestoreState};
 use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
 use tidemark_common::api::types::{HistoryStatus, ImageKind};
 use tidemark_common::history::History;
+use tidemark_common::watchdog::{Moving, Standing};
 
 use super::*;
 
@@ -116,6 +117,22 @@ fn what_is_wrong_with_volumes_stands_with_their_group_once_or_with_those_in_none
     let wanted = ["a", "b", "scratch"].map(|volume| format!("  problem    {volume} is half restored"));
     assert_eq!(lines, wanted, "{shown}");
     assert!(shown.contains("1 group, 2 need attention"), "{shown}");
+}
+
+#[test]
+fn a_group_with_a_position_that_stands_needs_attention() {
+    let shown = |position: Moving, seconds: f64| {
+        let mut status = samples::paired();
+        let peer = (position == Moving::Ship).then(|| "west".to_owned());
+        status.groups[0].standing = vec![Standing { position, peer, seconds }];
+        render(&status, samples::now(), PAGE)
+    };
+    for (position, seconds) in [(Moving::Journal, 1.0), (Moving::Ship, 61.0)] {
+        let shown = shown(position, seconds);
+        assert!(!shown.contains("attention"), "{shown}");
+    }
+    let stuck = shown(Moving::Journal, 61.0);
+    assert!(stuck.contains("1 group, 1 needs attention"), "{stuck}");
 }
 
 /// A clone made just now may show what was long ago.

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 
 use fake::{Served, samples};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tidemark_common::api::types::{ErrorBody, ErrorKind, Status};
 use tidemark_common::config::Config;
@@ -112,6 +113,28 @@ async fn questions_are_answered_on_stdout() {
     assert!(!status.stdout.contains('\x1b'), "no colour where there is no terminal");
     let json = run_in(&served, "status --json").await;
     assert_eq!(serde_json::from_str::<Status>(&json.stdout).unwrap(), samples::paired());
+}
+
+#[tokio::test]
+async fn who_breaks_off_what_the_service_goes_on_with_is_told() {
+    for (line, what) in
+        [("switchover g --to west", "the switchover of group 'g'"), ("group delete h", "the deletion of group 'h'")]
+    {
+        let served = Served::showing(samples::paired());
+        let hold = served.fake.hold();
+        let mut command = command(&line.split_whitespace().collect::<Vec<_>>());
+        command.env("TIDEMARK_DIR", served.directory.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        // It listens for signals before it asks.
+        served.fake.asked.notified().await;
+        let process = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).unwrap())).unwrap();
+        kill_process(process, Signal::INT).unwrap();
+        let ended: Outcome = child.wait_with_output().await.unwrap().into();
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(130), ""), "{line}: {ended:?}");
+        assert!(ended.stderr.contains(what) && ended.stderr.contains("goes on to its end"), "{line}: {ended:?}");
+        hold.notify_one();
+        served.fake.ended.notified().await;
+    }
 }
 
 #[tokio::test]

@@ -409,6 +409,21 @@ async fn an_operation_goes_on_when_who_asked_hangs_up() {
 }
 
 #[tokio::test]
+async fn what_copies_much_is_waited_for_longer_than_what_does_not() {
+    let served = Served::showing(samples::paired());
+    let _held = served.fake.hold();
+    let client = served.client().waiting_for_operations(Duration::from_millis(50));
+    let (rejoin, cut) = (Rejoin::default(), Cut::default());
+    let given_up = tokio::select! {
+        // Asked first, and so, when it waits no longer, given up first.
+        biased;
+        returned = client.rejoin("g", &rejoin) => panic!("{returned:?}"),
+        given_up = client.cut("g", &cut) => given_up.unwrap_err(),
+    };
+    assert!(matches!(given_up, ClientError::Silent { .. }), "{given_up}");
+}
+
+#[tokio::test]
 async fn stopping_ends_waits_and_lets_operations_end() {
     let mut served = Served::showing(samples::paired());
     let client = served.client();

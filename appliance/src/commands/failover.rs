@@ -4,6 +4,7 @@ use tidemark_common::api::types::{Failover, FailoverReport};
 use tidemark_common::plural::counted;
 
 use super::Service;
+use super::progress::carried_out;
 use crate::cli::{Moment, moment, name};
 use crate::failure::Failure;
 use crate::output::{self, figures};
@@ -26,7 +27,9 @@ pub(crate) struct Args {
 /// Takes over and says which moment is served and what is missing.
 pub(crate) async fn run(args: Args, service: &Service) -> Result<(), Failure> {
     let (marker, time) = args.at.map_or((None, None), Moment::parts);
-    let report = service.client.failover(&args.group, &Failover { force: args.force, marker, time }).await?;
+    let (request, what) =
+        (Failover { force: args.force, marker, time }, format!("the failover of group '{}'", args.group));
+    let report = carried_out(&what, service.client.failover(&args.group, &request)).await?;
     output::done(service.json, &report, told)
 }
 

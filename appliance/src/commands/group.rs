@@ -6,6 +6,7 @@ use tidemark_common::history::{History, parse_history};
 use tidemark_common::plural::counted;
 
 use super::Service;
+use super::progress::carried_out;
 use crate::cli::{self, name};
 use crate::failure::Failure;
 use crate::output::{self, figures};
@@ -99,7 +100,7 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
             return output::done(service.json, &set, |set: &GroupStatus| history_of(&set.name, &history));
         }
         Command::Delete { name } => {
-            client.group_delete(&name).await?;
+            carried_out(&format!("the deletion of group '{name}'"), client.group_delete(&name)).await?;
             let said = serde_json::json!({ "name": name });
             return output::done(service.json, &said, |_| {
                 format!("group '{name}' is deleted; its volumes are in no group now")

@@ -7,6 +7,7 @@ use serde_json::json;
 use tidemark_common::api::types::{LostExport, LostTail};
 
 use super::Service;
+use super::progress::carried_out;
 use crate::cli::name;
 use crate::failure::Failure;
 use crate::output::{self, figures, table::Table};
@@ -54,7 +55,8 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
             let path =
                 std::path::absolute(&to).map_err(|error| Failure::Usage(format!("{}: {error}", to.display())))?;
             let request = LostExport { volume, to: path.display().to_string() };
-            service.client.lost_export(&tail.group, &tail.name, &request).await?;
+            let what = format!("the export to {}", request.to);
+            carried_out(&what, service.client.lost_export(&tail.group, &tail.name, &request)).await?;
             output::done(service.json, &json!({ "volume": request.volume, "file": request.to }), |_| {
                 format!("what '{}' holds of volume '{}' is in {}", tail.name, request.volume, request.to)
             })

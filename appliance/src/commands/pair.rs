@@ -5,6 +5,7 @@ use serde_json::json;
 use tidemark_common::api::types::{PairStatus, PairTarget};
 
 use super::Service;
+use super::progress::carried_out;
 use crate::cli::name;
 use crate::failure::Failure;
 use crate::output::{self, figures};
@@ -92,7 +93,8 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
 }
 
 async fn delete(service: &Service, group: &str, peer: &str, force: bool) -> Result<(), Failure> {
-    service.client.pair_delete(group, peer, force).await?;
+    let what = format!("the deletion of the pair of '{group}' with '{peer}'");
+    carried_out(&what, service.client.pair_delete(group, peer, force)).await?;
     output::done(service.json, &json!({ "group": group, "peer": peer }), |_| {
         format!("pair of '{group}' with '{peer}' is deleted; the volumes of either side stay as they are")
     })

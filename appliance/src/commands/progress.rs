@@ -2,10 +2,12 @@
 //! off (Ctrl-C, SIGTERM) while the operation goes on.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::time::Duration;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
+use tidemark_common::api::client::ClientError;
 use tidemark_common::api::types::{CopyProgress, Status};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
@@ -57,6 +59,24 @@ pub(super) async fn show(
         line.0.set_length(progress.total_bytes);
         line.0.set_position(progress.done_bytes);
         line.0.set_message(progress.seconds_left.map_or_else(String::new, |left| figures::seconds(left) + " left"));
+    }
+}
+
+/// Waits for an operation that the service carries out to its end whatever becomes of the command: who breaks that off (Ctrl-C, SIGTERM) is told.
+pub(super) async fn carried_out<T>(
+    what: &str,
+    operation: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, Failure> {
+    let mut interrupts = Interrupts::listen()?;
+    tokio::select! {
+        biased;
+        outcome = operation => Ok(outcome?),
+        broken_off = interrupts.next() => {
+            output::say(&format!(
+                "broken off: what the service has begun of {what} goes on to its end. `tidemark status` shows what becomes of it"
+            ));
+            Err(broken_off)
+        }
     }
 }
 

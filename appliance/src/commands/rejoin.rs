@@ -4,6 +4,7 @@ use tidemark_common::api::types::{Rejoin, RejoinReport};
 use tidemark_common::plural::counted;
 
 use super::Service;
+use super::progress::carried_out;
 use crate::cli::name;
 use crate::failure::Failure;
 use crate::output::{self, figures};
@@ -26,7 +27,8 @@ pub(crate) struct Args {
 /// Returns, and says what never reached the other side.
 pub(crate) async fn run(args: Args, service: &Service) -> Result<(), Failure> {
     let request = Rejoin { as_primary: args.as_primary, force: args.force };
-    let report = service.client.rejoin(&args.group, &request).await?;
+    let what = format!("the return of group '{}'", args.group);
+    let report = carried_out(&what, service.client.rejoin(&args.group, &request)).await?;
     output::done(service.json, &report, if args.as_primary { told_as_primary } else { told })
 }
 

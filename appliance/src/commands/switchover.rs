@@ -3,6 +3,7 @@
 use tidemark_common::api::types::{Switchover, SwitchoverReport};
 
 use super::Service;
+use super::progress::carried_out;
 use crate::cli::{milliseconds, name};
 use crate::failure::Failure;
 use crate::output::{self, figures};
@@ -24,7 +25,8 @@ pub(crate) struct Args {
 /// Changes the roles and says how long hosts waited.
 pub(crate) async fn run(args: Args, service: &Service) -> Result<(), Failure> {
     let request = Switchover { to: args.to, timeout_ms: args.timeout };
-    let report = service.client.switchover(&args.group, &request).await?;
+    let what = format!("the switchover of group '{}'", args.group);
+    let report = carried_out(&what, service.client.switchover(&args.group, &request)).await?;
     output::done(service.json, &report, told)
 }
 

@@ -33,8 +33,8 @@ const ANSWER_BYTES_MAX: usize = 1 << 30;
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long operations may take that touch disks and peers.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(300);
-/// Volumes of many TiB are read as fast as their disks allow.
-const VERIFY_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// Volumes and journals of many TiB are read, written back and copied as fast as their disks allow.
+const COPY_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// How much later than its own timeout a `wait` may be answered.
 const WAIT_GRACE: Duration = Duration::from_secs(10);
 
@@ -102,6 +102,7 @@ impl ClientError {
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
+    operation_timeout: Duration,
 }
 
 pub(super) type Answer<T> = Result<T, ClientError>;
@@ -111,14 +112,21 @@ pub(super) struct Ask {
     method: Method,
     pub(super) path: String,
     body: Option<Vec<u8>>,
-    timeout: Duration,
+    /// None: as the client has it for operations.
+    timeout: Option<Duration>,
 }
 
 impl Client {
     /// The API of the appliance in this directory. Connects only when something is asked.
     #[must_use]
     pub fn new(directory: &Path) -> Self {
-        Self { socket: directory.join(CONTROL_SOCKET) }
+        Self { socket: directory.join(CONTROL_SOCKET), operation_timeout: OPERATION_TIMEOUT }
+    }
+
+    /// The same, which waits so long, instead of five minutes, for operations that neither read nor write much.
+    #[must_use]
+    pub fn waiting_for_operations(self, operation_timeout: Duration) -> Self {
+        Self { operation_timeout, ..self }
     }
 
     /// `status`.
@@ -126,7 +134,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`], as for all methods here.
     pub async fn status(&self) -> Answer<Status> {
-        self.ask(Ask { timeout: QUESTION_TIMEOUT, ..Ask::new(Method::GET, &["status"]) }).await
+        self.ask(Ask::new(Method::GET, &["status"]).within(QUESTION_TIMEOUT)).await
     }
 
     /// `peer add`.
@@ -198,7 +206,7 @@ impl Client {
     /// # Errors
     /// See [`Client::status`].
     pub async fn group_delete(&self, name: &str) -> Answer<()> {
-        self.tell(Ask::new(Method::DELETE, &["groups", name])).await
+        self.tell(Ask::new(Method::DELETE, &["groups", name]).within(COPY_TIMEOUT)).await
     }
 
     /// `group add`.
@@ -262,7 +270,7 @@ impl Client {
     /// # Errors
     /// See [`Client::status`].
     pub async fn pair_delete(&self, group: &str, peer: &str, force: bool) -> Answer<()> {
-        self.tell(forced(Ask::new(Method::DELETE, &["groups", group, "pairs", peer]), force)).await
+        self.tell(forced(Ask::new(Method::DELETE, &["groups", group, "pairs", peer]).within(COPY_TIMEOUT), force)).await
     }
 
     /// `cut`.
@@ -278,7 +286,7 @@ impl Client {
     /// # Errors
     /// See [`Client::status`].
     pub async fn markers(&self, group: &str) -> Answer<Vec<MarkerInfo>> {
-        self.ask(Ask { timeout: QUESTION_TIMEOUT, ..Ask::new(Method::GET, &["groups", group, "markers"]) }).await
+        self.ask(Ask::new(Method::GET, &["groups", group, "markers"]).within(QUESTION_TIMEOUT)).await
     }
 
     /// `wait`.
@@ -287,7 +295,7 @@ impl Client {
     /// See [`Client::status`].
     pub async fn wait(&self, group: &str, request: &Wait) -> Answer<MarkerInfo> {
         let timeout = Duration::from_millis(request.timeout_ms).saturating_add(WAIT_GRACE);
-        self.ask(Ask { timeout, ..Ask::new(Method::POST, &["groups", group, "wait"]).with(request) }).await
+        self.ask(Ask::new(Method::POST, &["groups", group, "wait"]).with(request).within(timeout)).await
     }
 
     /// `failover`.
@@ -295,7 +303,10 @@ impl Client {
     /// # Errors
     /// See [`Client::status`].
     pub async fn failover(&self, group: &str, request: &Failover) -> Answer<FailoverReport> {
-        self.ask(Ask::new(Method::POST, &["groups", group, "failover"]).with(request)).await
+        let ask = Ask::new(Method::POST, &["groups", group, "failover"]).with(request);
+        // What lies before an older marker is read.
+        let is_older = request.marker.is_some() || request.time.is_some();
+        self.ask(if is_older { ask.within(COPY_TIMEOUT) } else { ask }).await
     }
 
     /// `lost list`.
@@ -303,7 +314,7 @@ impl Client {
     /// # Errors
     /// See [`Client::status`].
     pub async fn lost(&self, group: &str) -> Answer<Vec<LostTail>> {
-        self.ask(Ask::new(Method::GET, &["groups", group, "lost"])).await
+        self.ask(Ask::new(Method::GET, &["groups", group, "lost"]).within(COPY_TIMEOUT)).await
     }
 
     /// `lost export`.
@@ -311,7 +322,8 @@ impl Client {
     /// # Errors
     /// See [`Client::status`].
     pub async fn lost_export(&self, group: &str, tail: &str, request: &LostExport) -> Answer<()> {
-        self.tell(Ask::new(Method::POST, &["groups", group, "lost", tail, "export"]).with(request)).await
+        let ask = Ask::new(Method::POST, &["groups", group, "lost", tail, "export"]).with(request);
+        self.tell(ask.within(COPY_TIMEOUT)).await
     }
 
     /// `lost discard`.
@@ -327,8 +339,7 @@ impl Client {
     /// # Errors
     /// See [`Client::status`].
     pub async fn verify(&self, group: &str, request: &VerifyRequest) -> Answer<VerifyReport> {
-        let timeout = VERIFY_TIMEOUT;
-        self.ask(Ask { timeout, ..Ask::new(Method::POST, &["groups", group, "verify"]).with(request) }).await
+        self.ask(Ask::new(Method::POST, &["groups", group, "verify"]).with(request).within(COPY_TIMEOUT)).await
     }
 
     /// `rejoin`.
@@ -336,7 +347,7 @@ impl Client {
     /// # Errors
     /// See [`Client::status`].
     pub async fn rejoin(&self, group: &str, request: &Rejoin) -> Answer<RejoinReport> {
-        self.ask(Ask::new(Method::POST, &["groups", group, "rejoin"]).with(request)).await
+        self.ask(Ask::new(Method::POST, &["groups", group, "rejoin"]).with(request).within(COPY_TIMEOUT)).await
     }
 
     /// `switchover`.
@@ -345,7 +356,7 @@ impl Client {
     /// See [`Client::status`].
     pub async fn switchover(&self, group: &str, request: &Switchover) -> Answer<SwitchoverReport> {
         let timeout = Duration::from_millis(request.timeout_ms).saturating_add(OPERATION_TIMEOUT);
-        self.ask(Ask { timeout, ..Ask::new(Method::POST, &["groups", group, "switchover"]).with(request) }).await
+        self.ask(Ask::new(Method::POST, &["groups", group, "switchover"]).with(request).within(timeout)).await
     }
 
     /// `t0 create`.
@@ -382,7 +393,7 @@ impl Client {
     /// See [`Client::status`].
     pub async fn drill_run(&self, group: &str, request: &DrillRun) -> Answer<DrillReport> {
         let timeout = Duration::from_millis(request.timeout_ms).saturating_add(OPERATION_TIMEOUT);
-        self.ask(Ask { timeout, ..Ask::new(Method::POST, &["groups", group, "drills"]).with(request) }).await
+        self.ask(Ask::new(Method::POST, &["groups", group, "drills"]).with(request).within(timeout)).await
     }
 
     /// `drill cancel`.
@@ -436,7 +447,7 @@ impl Client {
 
     /// One request on one connection, and its answer's body when that is a good one.
     async fn exchange(&self, ask: Ask) -> Answer<Bytes> {
-        let after = ask.timeout;
+        let after = ask.timeout.unwrap_or(self.operation_timeout);
         match tokio::time::timeout(after, self.exchange_unbounded(ask)).await {
             Ok(answer) => answer,
             Err(_) => Err(ClientError::Silent { socket: self.socket.clone(), after }),
@@ -499,11 +510,11 @@ pub(super) fn forced(mut ask: Ask, force: bool) -> Ask {
 impl Ask {
     pub(super) fn new(method: Method, segments: &[&str]) -> Self {
         let path = segments.iter().fold(String::from("/v1"), |path, segment| path + "/" + &encoded(segment));
-        Self { method, path, body: None, timeout: OPERATION_TIMEOUT }
+        Self { method, path, body: None, timeout: None }
     }
 
     pub(super) fn within(self, timeout: Duration) -> Self {
-        Self { timeout, ..self }
+        Self { timeout: Some(timeout), ..self }
     }
 
     pub(super) fn with(mut self, body: &impl Serialize) -> Self {

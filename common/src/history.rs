@@ -48,15 +48,20 @@ pub fn parse_history(text: &str) -> Result<History, String> {
     }
     for part in text.split(',') {
         let wrong = || format!("'{part}' is neither a duration (24h) nor a size (50GiB): `off` keeps none");
-        let least = if let Ok(duration) = parse_duration(part) {
-            history.milliseconds = u64::try_from(duration.as_millis()).map_err(|_| wrong())?;
-            history.milliseconds
+        let bare = part.trim();
+        if bare != "0" && !bare.is_empty() && bare.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(format!("'{part}' has no unit: write a duration ({bare}h) or a size ({bare}GiB)"));
+        }
+        let (bound, asked) = if let Ok(duration) = parse_duration(part) {
+            (&mut history.milliseconds, u64::try_from(duration.as_millis()).map_err(|_| wrong())?)
         } else {
-            history.bytes = parse_size(part).map_err(|_| wrong())?;
-            history.bytes
+            (&mut history.bytes, parse_size(part).map_err(|_| wrong())?)
         };
-        if least == 0 {
+        if asked == 0 {
             return Err(format!("'{part}' keeps nothing: `off` says so, 1ms or more keeps some"));
+        }
+        if std::mem::replace(bound, asked) != 0 {
+            return Err(format!("'{text}' names two durations or two sizes: at most one of each"));
         }
     }
     Ok(history)
@@ -74,7 +79,13 @@ mod tests {
         assert_eq!(parse_history("1d,1MiB"), of(86_400_000, 1 << 20));
         assert_eq!(parse_history("off"), of(0, 0));
         assert!(parse_history("long").unwrap_err().contains("24h"));
-        for nothing in ["0s", "0B", "1d,0MiB", "1us"] {
+        for number in ["24", " 24", "1d,50"] {
+            assert!(parse_history(number).unwrap_err().contains("has no unit"), "{number}");
+        }
+        for twice in ["1h,2h", "1GiB,1h,2GiB"] {
+            assert!(parse_history(twice).unwrap_err().contains("at most one of each"), "{twice}");
+        }
+        for nothing in ["0", "0s", "0B", "1d,0MiB", "1us"] {
             assert!(parse_history(nothing).unwrap_err().contains("`off`"), "{nothing}");
         }
     }

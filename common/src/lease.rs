@@ -1,13 +1,15 @@
 //! Who holds something of the past that would otherwise be given up: the journal behind a pair that is behind, a history, an
 //! image, a backup, a split target (DESIGN 6). Made of what a status says; nothing is kept for it. Pure.
 
+use std::iter::{once, repeat};
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::api::backup::types::BackupInfo;
 use crate::api::local_pair::types::LocalPairStatus;
-use crate::api::types::{GroupStatus, ImageKind, ImageStatus, PairStatus, Role, Status};
+use crate::api::types::{GroupMoment, GroupStatus, ImageKind, ImageStatus, PairStatus, Role, Status};
 
 /// What of the journal is kept for a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -86,8 +88,8 @@ pub struct Lease {
 #[must_use]
 pub fn leases(status: &Status, now: Timestamp) -> Vec<Lease> {
     let mut all: Vec<Lease> = status.groups.iter().flat_map(of_group).collect();
-    all.extend(status.images.iter().map(of_image));
-    all.extend(status.backups_under_way.iter().filter_map(of_backup));
+    all.extend(status.images.iter().flat_map(of_image));
+    all.extend(status.backups_under_way.iter().flat_map(of_backup));
     all.extend(status.local_pairs.iter().filter_map(of_local_pair));
     for lease in &mut all {
         lease.age_seconds = lease.time.map(|time| now.duration_since(time).as_secs_f64().max(0.0));
@@ -138,29 +140,35 @@ fn of_pair(group: &GroupStatus, pair: &PairStatus) -> Vec<Lease> {
     held.into_iter().chain(compared).collect()
 }
 
-fn of_image(image: &ImageStatus) -> Lease {
+/// One for each of its groups; what it takes stands with the first.
+fn of_image(image: &ImageStatus) -> Vec<Lease> {
     let name = &image.name;
     let (kind, ends_with) = match image.kind {
         ImageKind::T0 => (LeaseKind::T0, format!("tidemark t0 delete {name}")),
         ImageKind::Clone => (LeaseKind::Clone, format!("tidemark clone delete {name}")),
         ImageKind::Drill => (LeaseKind::Drill, format!("tidemark drill cancel {}", image.group)),
     };
-    Lease {
+    let lease = |group: &str, marker, time, bytes| Lease {
         kind,
         owner: name.clone(),
-        group: image.group.clone(),
-        marker: Some(image.marker),
-        time: Some(image.marker_time),
+        group: group.into(),
+        marker: Some(marker),
+        time: Some(time),
         age_seconds: None,
-        bytes: Some(image.saved_bytes + image.written_bytes),
-        ends_with,
+        bytes,
+        ends_with: ends_with.clone(),
+    };
+    let bytes = Some(image.saved_bytes + image.written_bytes);
+    if image.moments.is_empty() {
+        return vec![lease(&image.group, image.marker, image.marker_time, bytes)];
     }
+    let moments = image.moments.iter().zip(once(bytes).chain(repeat(None)));
+    moments.map(|(moment, bytes)| lease(&moment.group, moment.marker, moment.time, bytes)).collect()
 }
 
-/// One that has not begun holds nothing.
-fn of_backup(backup: &BackupInfo) -> Option<Lease> {
-    let moment = backup.moments.first()?;
-    Some(Lease {
+/// One for each of its groups; one that has not begun holds nothing.
+fn of_backup(backup: &BackupInfo) -> Vec<Lease> {
+    let lease = |moment: &GroupMoment| Lease {
         kind: LeaseKind::Backup,
         owner: backup.name.clone(),
         group: moment.group.clone(),
@@ -169,7 +177,8 @@ fn of_backup(backup: &BackupInfo) -> Option<Lease> {
         age_seconds: None,
         bytes: None,
         ends_with: format!("tidemark backup cancel {}", backup.name),
-    })
+    };
+    backup.moments.iter().map(lease).collect()
 }
 
 fn of_local_pair(pair: &LocalPairStatus) -> Option<Lease> {
@@ -184,4 +193,39 @@ fn of_local_pair(pair: &LocalPairStatus) -> Option<Lease> {
         bytes: Some(pair.saved_bytes),
         ends_with: format!("tidemark local-pair resync {}", pair.target),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::types::ImageState;
+
+    #[test]
+    fn an_image_of_several_groups_is_held_against_each_of_them() {
+        let moment = |group: &str, marker| GroupMoment { group: group.into(), marker, time: Timestamp::UNIX_EPOCH };
+        let image = |moments| ImageStatus {
+            name: "noon".into(),
+            kind: ImageKind::T0,
+            group: "g".into(),
+            marker: 7,
+            marker_time: Timestamp::UNIX_EPOCH,
+            moments,
+            created: Timestamp::UNIX_EPOCH,
+            age_seconds: 1.0,
+            state: ImageState::Ready,
+            reason: None,
+            volumes: vec!["a".into()],
+            exports: Vec::new(),
+            connections: 0,
+            saved_bytes: 4096,
+            written_bytes: 0,
+            space_bytes: 0,
+        };
+        let told = |moments| -> Vec<(String, Option<u64>, Option<u64>)> {
+            of_image(&image(moments)).into_iter().map(|lease| (lease.group, lease.marker, lease.bytes)).collect()
+        };
+        let first = ("g".to_owned(), Some(7_u64), Some(4096_u64));
+        assert_eq!(told(vec![moment("g", 7), moment("h", 3)]), [first.clone(), ("h".to_owned(), Some(3), None)]);
+        assert_eq!(told(Vec::new()), [first], "as an older service answers");
+    }
 }

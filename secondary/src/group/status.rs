@@ -35,17 +35,15 @@ impl Secondary {
     #[must_use]
     pub fn status(&self, peer: &str) -> GroupStatus {
         let record = self.parts.keeper.get();
-        let position = self.state.position();
         let durable = self.state.durable_end();
         let permission = self.state.permission();
-        let newest = permission.permitted().map(|permitted| info(&permitted.marker));
         GroupStatus {
             name: record.name,
             id: self.parts.keeper.id().to_string(),
             role: Role::Secondary,
             generation: record.generation,
             volumes: self.volumes().into_iter().map(|volume| volume.name).collect(),
-            marker: MarkerStatus { last: position.received_marker, time: newest.map(|marker| marker.time) },
+            marker: newest_marker(&permission),
             journal: JournalStatus {
                 bytes: self.journal.bytes(),
                 capacity_bytes: self.journal.capacity_bytes(),
@@ -188,8 +186,40 @@ impl Secondary {
     }
 }
 
+/// The newest marker here, which may be far ahead of the one permitted while a copy runs, and when it was cut.
+fn newest_marker(permission: &Permission) -> MarkerStatus {
+    let (last, permitted) = (permission.received().0, permission.permitted());
+    let newest = permission.received_marker().filter(|received| received.marker.number == last).or(permitted);
+    MarkerStatus { last, time: newest.map(|newest| info(&newest.marker).time) }
+}
+
 /// What is to be said, one after the other.
 fn joined<const N: usize>(parts: [Option<String>; N]) -> Option<String> {
     let said: Vec<String> = parts.into_iter().flatten().collect();
     (!said.is_empty()).then(|| said.join(". "))
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemark_common::ids::MarkerNumber;
+    use tidemark_common::record::MarkerRecord;
+
+    use super::*;
+    use crate::permission::Permitted;
+
+    #[test]
+    fn the_newest_marker_is_told_with_its_own_time() {
+        let marker = |number, seconds: i64| Permitted {
+            marker: MarkerRecord { number, boundary_seq: 1, time_ns: seconds * 1_000_000_000, freeze_ns: 0, tag: None },
+            end: Position::default(),
+        };
+        let told = |received, newest| {
+            let mut permission = Permission::recovered(received, Some(marker(5, 50)), None, Position::default());
+            permission.set_newest(MarkerNumber(newest));
+            let MarkerStatus { last, time } = newest_marker(&permission);
+            (last, time.map(|time| time.as_second()))
+        };
+        assert_eq!(told(Some(marker(7, 70)), 7), (7, Some(70)), "a copy is staged beside the image of marker 5");
+        assert_eq!(told(None, 5), (5, Some(50)));
+    }
 }

@@ -200,11 +200,67 @@ impl Taker for ToVolumes<'_> {
 /// # Errors
 /// What cannot be restored, and why. What is there already is not overwritten.
 pub fn to_folder(source: &Source, set: Option<&str>, folder: &Path) -> Result<Restored, String> {
-    let manifest = sound(source, &mut |_| Ok(()))?;
+    to_folder_telling(source, set, folder, &mut |_| {})
+}
+
+/// The same, which tells again and again how many bytes of data it has read: twice those of the source, first to verify it.
+///
+/// # Errors
+/// See [`to_folder`].
+pub fn to_folder_telling(
+    source: &Source,
+    set: Option<&str>,
+    folder: &Path,
+    tell: &mut dyn FnMut(u64),
+) -> Result<Restored, String> {
+    let mut done_bytes = 0;
+    let manifest = sound(source, &mut |verified_bytes| {
+        done_bytes = verified_bytes;
+        tell(verified_bytes);
+        Ok(())
+    })?;
     let members = wanted(&manifest, set)?;
-    let mut taker = ToFiles::of(members, folder);
+    refuse_what_is_there(&members, folder)?;
+    let mut taker = Told { taker: ToFiles::of(members, folder), done_bytes, tell };
     source.walk(&mut taker).map_err(|error| error.to_string())?;
-    taker.ended()
+    taker.taker.ended()
+}
+
+/// Before the first file is made: half of a backup among other files is of use to nobody.
+fn refuse_what_is_there(members: &[MemberSaid], folder: &Path) -> Result<(), String> {
+    let files = members.iter().filter(|member| member.kind != KindSaid::Folder);
+    let mut paths = files.filter_map(|member| Some(folder.join(inside(&member.readable_name())?)));
+    match paths.find(|path| fs::symlink_metadata(path).is_ok()) {
+        None => Ok(()),
+        Some(path) => Err(format!(
+            "{} is there already, and nothing is overwritten: name another folder, or remove it. Nothing was restored",
+            path.display()
+        )),
+    }
+}
+
+/// Says how many bytes were handed on.
+struct Told<'a, T> {
+    taker: T,
+    done_bytes: u64,
+    tell: &'a mut dyn FnMut(u64),
+}
+
+impl<T: Taker> Taker for Told<'_, T> {
+    fn begin(&mut self, found: &Found) -> Result<(), String> {
+        self.taker.begin(found)
+    }
+
+    fn data(&mut self, at: u64, bytes: &[u8]) -> Result<(), String> {
+        self.taker.data(at, bytes)?;
+        self.done_bytes += bytes.len() as u64;
+        (self.tell)(self.done_bytes);
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), String> {
+        self.taker.end()
+    }
 }
 
 struct ToFiles<'a> {
@@ -394,6 +450,19 @@ mod tests {
             extents: Vec::new(),
             blake3: digest.finish(size),
         }
+    }
+
+    #[test]
+    fn nothing_is_restored_among_files_that_are_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (said(b"one"), MemberSaid { name: "s/a/other".into(), ..said(b"two") });
+        let members = [first, second];
+        assert_eq!(refuse_what_is_there(&members, folder.path()), Ok(()));
+        fs::create_dir_all(folder.path().join("s/a")).unwrap();
+        assert_eq!(refuse_what_is_there(&members, folder.path()), Ok(()), "a folder is no file");
+        symlink("nowhere", folder.path().join("s/a/other")).unwrap();
+        let why = refuse_what_is_there(&members, folder.path()).unwrap_err();
+        assert!(why.contains("s/a/other is there already") && why.contains("Nothing was restored"), "{why}");
     }
 
     /// It is read a second time when it was verified.

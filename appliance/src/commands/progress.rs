@@ -28,6 +28,18 @@ impl Drop for Line {
     }
 }
 
+/// How far something is that this command reads itself: so many bytes in all, about, where that is known.
+pub(super) fn reading(total_bytes: Option<u64>) -> Line {
+    let (line, template) = match total_bytes {
+        Some(bytes) => (ProgressBar::new(bytes), "{bar:30} {percent}%  {binary_bytes_per_sec}  {eta} left"),
+        None => (ProgressBar::no_length(), "{spinner} {binary_bytes} read  {binary_bytes_per_sec}"),
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        line.set_style(style);
+    }
+    Line(line)
+}
+
 /// Says what there is to say of an operation, and shows how far it is, until this is dropped, which clears the line. What is `told` for
 /// people begins when the service has taken the operation up (it may refuse it until then), grows at its end, and is said once.
 pub(super) async fn show(

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use anyhow::anyhow;
-use tidemark_backup::restore::to_folder;
+use tidemark_backup::restore::to_folder_telling;
 use tidemark_backup::source::{self, Source, Verified};
 use tidemark_common::api::backup::types::{RestoreReport, RestoreRequest, RestoreState, RestoreStatus};
 use tidemark_common::api::types::Status;
@@ -65,7 +65,14 @@ async fn find(text: &str, service: &Service) -> Result<String, Failure> {
 
 /// Recomputes every digest; fails when one does not agree.
 pub(super) fn verify_here(text: &str, json: bool) -> Result<(), Failure> {
-    let found = source::verify(&here(text)).map_err(|error| Failure::Here(anyhow!("{text}: {error}")))?;
+    let source = here(text);
+    let line = progress::reading(source.bytes());
+    let found = source::verify_telling(&source, &mut |read_bytes| {
+        line.0.set_position(read_bytes);
+        Ok(())
+    });
+    drop(line);
+    let found = found.map_err(|error| Failure::Here(anyhow!("{text}: {error}")))?;
     output::done(json, &found, told)?;
     if found.bad.is_empty() { Ok(()) } else { Err(Failure::Logged) }
 }
@@ -78,8 +85,12 @@ pub(super) async fn verify(text: &str, service: &Service) -> Result<(), Failure>
 /// Writes what it holds as files.
 pub(super) fn take_out(text: &str, set: Option<&str>, folder: &Path, json: bool) -> Result<(), Failure> {
     let Source::Path(path) = here(text) else { return Err(Failure::Usage(TWICE.into())) };
-    let restored =
-        to_folder(&Source::Path(path), set, folder).map_err(|why| Failure::Here(anyhow!("{text}: {why}")))?;
+    let source = Source::Path(path);
+    // Read to be verified, and read again.
+    let line = progress::reading(source.bytes().map(|bytes| bytes.saturating_mul(2)));
+    let restored = to_folder_telling(&source, set, folder, &mut |read_bytes| line.0.set_position(read_bytes));
+    drop(line);
+    let restored = restored.map_err(|why| Failure::Here(anyhow!("{text}: {why}")))?;
     let (members, data_bytes) = (restored.members, restored.data_bytes);
     told_restored(json, &RestoreReport { members, data_bytes, warnings: Vec::new() })
 }

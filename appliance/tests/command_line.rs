@@ -13,7 +13,7 @@ use std::process::{Output, Stdio};
 use fake::{Served, samples};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use tidemark_common::api::types::{ErrorBody, ErrorKind, Status};
+use tidemark_common::api::types::{ErrorBody, ErrorKind, ImageKind, Status};
 use tidemark_common::config::Config;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
@@ -92,6 +92,23 @@ async fn what_is_done_is_told_to_people_on_stderr_and_to_machines_on_stdout() {
         let answer: Value = serde_json::from_str(&machine.stdout).unwrap();
         assert!(answer.get(field).is_some(), "{line}: {answer}");
     }
+}
+
+#[tokio::test]
+async fn what_is_no_clone_is_not_deleted_as_one() {
+    let mut status = samples::paired();
+    status.images = vec![samples::image("noon", ImageKind::T0), samples::image("try", ImageKind::Clone)];
+    let served = Served::showing(status);
+    for (line, says) in [
+        ("clone delete noon", "'noon' is a T0 copy: nothing was changed. `tidemark t0 delete noon` deletes it"),
+        ("t0 delete try", "'try' is a clone: nothing was changed. `tidemark clone delete try` deletes it"),
+    ] {
+        let refused = run_in(&served, line).await;
+        assert!(refused.code == Some(1) && refused.stderr.contains(says), "{line}: {refused:?}");
+    }
+    assert!(served.fake.calls().is_empty(), "nothing was asked for");
+    let deleted = run_in(&served, "t0 delete noon").await;
+    assert!(deleted.code == Some(0) && deleted.stderr.contains("T0 copy 'noon' is deleted"), "{deleted:?}");
 }
 
 #[tokio::test]

@@ -44,7 +44,7 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
             let image = service.client.clone_create(&request).await?;
             output::done(service.json, &image, t0::made)
         }
-        Command::Delete(t0::Delete { name, force }) => t0::delete(service, "clone", &name, force).await,
+        Command::Delete(t0::Delete { name, force }) => t0::delete(service, t0::Kind::Clone, &name, force).await,
         Command::List => t0::list(service, |kind| kind != ImageKind::T0).await,
     }
 }

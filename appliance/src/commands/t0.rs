@@ -45,7 +45,7 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
             let image = service.client.t0_create(&T0Create { name, of }).await?;
             output::done(service.json, &image, made)
         }
-        Command::Delete(Delete { name, force }) => delete(service, "T0 copy", &name, force).await,
+        Command::Delete(Delete { name, force }) => delete(service, Kind::T0, &name, force).await,
         Command::List => list(service, |kind| kind == ImageKind::T0).await,
     }
 }
@@ -63,7 +63,40 @@ pub(crate) fn made(image: &ImageStatus) -> String {
     format!("'{}' shows {shown}:\n  {}", image.name, image.exports.join("\n  "))
 }
 
-pub(crate) async fn delete(service: &Service, what: &str, name: &str, force: bool) -> Result<(), Failure> {
+/// What is deleted, as a command calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    T0,
+    Clone,
+}
+
+impl Kind {
+    const fn of(kind: ImageKind) -> Self {
+        match kind {
+            ImageKind::T0 => Self::T0,
+            ImageKind::Clone | ImageKind::Drill => Self::Clone,
+        }
+    }
+
+    /// In words, and as its command.
+    const fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::T0 => ("T0 copy", "t0"),
+            Self::Clone => ("clone", "clone"),
+        }
+    }
+}
+
+/// They have names among each other: whoever takes one for the other may not know what is lost with it.
+pub(crate) async fn delete(service: &Service, kind: Kind, name: &str, force: bool) -> Result<(), Failure> {
+    let images = service.client.status().await?.images;
+    let found = images.iter().find(|image| image.name == name).map(|image| Kind::of(image.kind));
+    if let Some((is, command)) = found.filter(|found| *found != kind).map(Kind::words) {
+        return Err(Failure::Here(anyhow::anyhow!(
+            "'{name}' is a {is}: nothing was changed. `tidemark {command} delete {name}` deletes it"
+        )));
+    }
+    let (what, _) = kind.words();
     service.client.image_delete(name, force).await?;
     output::done(service.json, &json!({ "name": name }), |_| format!("{what} '{name}' is deleted"))
 }

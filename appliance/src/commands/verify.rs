@@ -100,8 +100,9 @@ fn pair_of<'a>(status: &'a Status, group: &str, peer: &str) -> Option<&'a PairSt
 /// Of one that was broken off: what it had found.
 fn broken_off(report: &VerifyReport) -> String {
     let compared = figures::bytes(report.compared_bytes);
+    let becomes = if report.complete { "had ended, and is forgotten" } else { "is broken off" };
     let mut lines = vec![format!(
-        "the comparison of group '{}' with its copy on '{}' is broken off: {compared} compared, {} differ",
+        "the comparison of group '{}' with its copy on '{}' {becomes}: {compared} compared, {} differ",
         report.group,
         report.peer,
         figures::bytes(report.different_bytes)
@@ -195,6 +196,14 @@ mod tests {
             complete: true,
             resumed: 0,
         }
+    }
+
+    #[test]
+    fn a_comparison_that_had_ended_is_not_said_to_be_broken_off() {
+        let ended = broken_off(&report(0, 0));
+        assert!(ended.contains("had ended, and is forgotten: 1 GiB compared, 0 B differ"), "{ended}");
+        let stands = broken_off(&VerifyReport { complete: false, ..report(0, 0) });
+        assert!(stands.contains("is broken off"), "{stands}");
     }
 
     #[test]

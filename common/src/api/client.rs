@@ -90,7 +90,9 @@ impl ClientError {
                 format!("{shown} holds no appliance; name the right directory with --dir or TIDEMARK_DIR")
             }
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                format!("it is not running; start it with `tidemark serve {shown}`")
+                format!(
+                    "it is not running, or still starting, which its log tells; start it with `tidemark serve {shown}`"
+                )
             }
             _ => format!("{source}; is `tidemark serve {shown}` running?"),
         };

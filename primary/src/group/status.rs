@@ -29,8 +29,10 @@ impl Primary {
     #[must_use]
     pub fn status(&self) -> GroupStatus {
         let record = self.keeper.get();
-        let marker = self.marker(None);
         let journal = &self.image.journal;
+        // Before the newest marker: none is told to have come over there that is not there here.
+        let pairs = self.pairs().iter().map(|pair| pair.status()).collect();
+        let marker = self.marker(None);
         GroupStatus {
             name: record.name,
             id: self.keeper.id().to_string(),
@@ -49,17 +51,17 @@ impl Primary {
             },
             buffer: BufferStatus { bytes: self.image.buffer.bytes(), capacity_bytes: self.image.buffer.capacity() },
             freeze: self.desk.freezes.status(),
-            positions: Positions {
-                captured_seq: self.image.buffer.captured().0,
-                journaled_seq: journal.durable_end().seq.0,
-                applied_seq: self.writeback.applied_seq.load(Ordering::Acquire),
-            },
+            positions: Positions::read(
+                || self.writeback.applied_seq.load(Ordering::Acquire),
+                || journal.durable_end().seq.0,
+                || self.image.buffer.captured().0,
+            ),
             interval_ms: record.interval_ms,
             history: (!record.history.is_off())
                 .then(|| HistoryStatus { asked: record.history, ..HistoryStatus::default() }),
             problem: self.problem(),
             standing: Vec::new(),
-            pairs: self.pairs().iter().map(|pair| pair.status()).collect(),
+            pairs,
         }
     }
 }

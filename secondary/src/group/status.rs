@@ -35,7 +35,6 @@ impl Secondary {
     #[must_use]
     pub fn status(&self, peer: &str) -> GroupStatus {
         let record = self.parts.keeper.get();
-        let durable = self.state.durable_end();
         let permission = self.state.permission();
         GroupStatus {
             name: record.name,
@@ -52,11 +51,11 @@ impl Secondary {
             },
             buffer: BufferStatus::default(),
             freeze: FreezeStatus::default(),
-            positions: Positions {
-                captured_seq: self.state.last_heard().captured_seq.max(durable.seq.0),
-                journaled_seq: durable.seq.0,
-                applied_seq: self.state.applied_position().seq.0,
-            },
+            positions: Positions::read(
+                || self.state.applied_position().seq.0,
+                || self.state.durable_end().seq.0,
+                || self.state.last_heard().captured_seq.max(self.state.durable_end().seq.0),
+            ),
             interval_ms: record.interval_ms,
             history: self.history_status(),
             problem: self.state.problem(),

@@ -68,6 +68,19 @@ pub struct Positions {
     pub applied_seq: u64,
 }
 
+impl Positions {
+    /// Of a write path that goes on meanwhile: each is read before the one it is never ahead of, so that none is told to be.
+    pub fn read(
+        applied: impl FnOnce() -> u64,
+        journaled: impl FnOnce() -> u64,
+        captured: impl FnOnce() -> u64,
+    ) -> Self {
+        let applied_seq = applied();
+        let journaled_seq = journaled();
+        Self { captured_seq: captured(), journaled_seq, applied_seq }
+    }
+}
+
 /// The newest marker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MarkerStatus {
@@ -219,4 +232,22 @@ pub struct Wait {
     pub wait_for: WaitFor,
     /// Milliseconds to wait at most.
     pub timeout_ms: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn no_position_is_told_ahead_of_the_one_before_it() {
+        let moving = Cell::new(0);
+        let look = || {
+            moving.set(moving.get() + 1);
+            moving.get()
+        };
+        let Positions { captured_seq, journaled_seq, applied_seq } = Positions::read(look, look, look);
+        assert!(applied_seq <= journaled_seq && journaled_seq <= captured_seq);
+    }
 }

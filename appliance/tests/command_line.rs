@@ -155,6 +155,24 @@ async fn who_breaks_off_what_the_service_goes_on_with_is_told() {
 }
 
 #[tokio::test]
+async fn a_demo_that_is_broken_off_leaves_nothing_and_ends_as_the_signal_says() {
+    let place = tempfile::tempdir().unwrap();
+    let mut command = command(&["demo"]);
+    command.env("TMPDIR", place.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // It listens for signals before it says anything.
+    let (mut stdout, mut seen) = (child.stdout.take().unwrap(), Vec::new());
+    assert_ne!(stdout.read_buf(&mut seen).await.unwrap(), 0, "it ended early");
+    let process = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).unwrap())).unwrap();
+    kill_process(process, Signal::INT).unwrap();
+    stdout.read_to_end(&mut seen).await.unwrap();
+    let ended: Outcome = child.wait_with_output().await.unwrap().into();
+    assert_eq!(ended.code, Some(130), "{ended:?}");
+    assert!(ended.stderr.contains("both services are stopped, and their folder is removed"), "{ended:?}");
+    assert_eq!(fs::read_dir(&place).unwrap().count(), 0, "nothing is left");
+}
+
+#[tokio::test]
 async fn an_answer_that_finds_no_room_is_said_to_be_the_output() {
     let served = Served::showing(samples::paired());
     for line in ["markers g", "status --json"] {

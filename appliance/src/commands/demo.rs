@@ -67,9 +67,9 @@ async fn play(args: &Args, json: bool) -> Result<Report, Failure> {
         () = tokio::time::sleep(length + PATIENCE) => {
             Ended::Told(Err(anyhow!("it takes too long: given up after {} s", (length + PATIENCE).as_secs())))
         }
-        _ = interrupt.recv() => Ended::Interrupted,
-        _ = terminate.recv() => Ended::Interrupted,
-        _ = hang_up.recv() => Ended::Interrupted,
+        _ = interrupt.recv() => Ended::Interrupted(SignalKind::interrupt()),
+        _ = terminate.recv() => Ended::Interrupted(SignalKind::terminate()),
+        _ = hang_up.recv() => Ended::Interrupted(SignalKind::hangup()),
     };
     screen.settle();
     close(stage, &mut screen, ended, args.keep).await
@@ -77,7 +77,7 @@ async fn play(args: &Args, json: bool) -> Result<Report, Failure> {
 
 enum Ended {
     Told(anyhow::Result<Report>),
-    Interrupted,
+    Interrupted(SignalKind),
 }
 
 /// Leaves nothing behind but what was asked for, or what tells why it failed.
@@ -95,9 +95,10 @@ async fn close(stage: Stage, screen: &mut Screen, ended: Ended, keep: bool) -> R
             let why = with_causes(&error);
             Err(anyhow!("the demo failed: {why}\nthe services' logs are {logs}; {} is kept", kept.display()).into())
         }
-        Ended::Interrupted => {
+        Ended::Interrupted(signal) => {
             stage.close(false).await?;
-            Err(anyhow!("interrupted: both services are stopped, and their folder is removed").into())
+            output::say("interrupted: both services are stopped, and their folder is removed");
+            Err(Failure::Interrupted(signal))
         }
     }
 }

@@ -157,13 +157,23 @@ impl Moment {
     }
 }
 
+/// A time. The service keeps nanoseconds since 1970, in 64 bits.
+pub(crate) fn time(text: &str) -> Result<Timestamp, String> {
+    let time: Timestamp =
+        text.parse().map_err(|_| format!("'{text}' is no time: write it as in 2026-01-31T12:00:00Z"))?;
+    match i64::try_from(time.as_nanosecond()) {
+        Ok(_) => Ok(time),
+        Err(_) => Err(format!("'{text}' is too far away: use a time from 1678 to 2262")),
+    }
+}
+
 /// A marker's number, a time, or how long ago.
 pub(crate) fn moment(text: &str) -> Result<Moment, String> {
     if let Ok(number) = text.parse() {
         return Ok(Moment::Marker(number));
     }
-    if let Ok(time) = text.parse() {
-        return Ok(Moment::Time(time));
+    if text.parse::<Timestamp>().is_ok() {
+        return time(text).map(Moment::Time);
     }
     let wrong = || format!("'{text}' is no marker's number, no time (2026-01-31T12:00:00Z) and no duration (10m)");
     let ago = parse_duration(text).map_err(|_| wrong())?;

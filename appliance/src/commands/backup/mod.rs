@@ -11,7 +11,7 @@ use serde_json::json;
 use tidemark_common::api::backup::types::{BackupCreate, BackupInfo, BackupOrder, BackupState, WhileDifferential};
 
 use super::{Service, ask};
-use crate::cli::{Common, name, size};
+use crate::cli::{Common, name, size, time};
 use crate::failure::Failure;
 use crate::output;
 
@@ -96,7 +96,7 @@ pub(crate) struct Create {
     #[arg(long, value_name = "TARGET")]
     to: PathBuf,
     /// Begin then, as in 2026-01-31T03:00:00Z
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     at: Option<jiff::Timestamp>,
     /// Copy at most so many bytes per second
     #[arg(long, value_name = "SIZE", value_parser = size)]

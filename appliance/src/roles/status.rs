@@ -86,7 +86,8 @@ impl Appliance {
                 group_of.insert(member.name, group.clone());
             }
         }
-        let made_for = |volume: &Volume| volume.made_for.read().clone().filter(|group| secondaries.contains(group));
+        let is_copy = |group: &String| secondaries.contains(group);
+        let made_for = |volume: &Volume| volume.made_for.read().clone().filter(is_copy);
         let volumes = self.volumes.read();
         let status = |(name, volume): (&String, &Arc<Volume>)| VolumeStatus {
             name: name.clone(),
@@ -101,7 +102,10 @@ impl Appliance {
         let missing = unopened.values().map(|unopened| VolumeStatus {
             name: unopened.record.name.clone(),
             size: unopened.record.size,
-            group: group_of.get(&unopened.record.name).cloned().or_else(|| unopened.record.group.clone()),
+            group: group_of
+                .get(&unopened.record.name)
+                .cloned()
+                .or_else(|| unopened.record.group.clone().filter(is_copy)),
             backing: unopened.record.backing.clone(),
             connections: 0,
             offered_to: self.offers.offered_to(&unopened.record.name),

@@ -498,6 +498,11 @@ mod tests {
         let known: Vec<String> = appliance.status_now().volumes.into_iter().map(|volume| volume.name).collect();
         assert_eq!(known, ["copy", "member"]);
         assert!(appliance.delete_volume("v").await.unwrap_err().message.contains("there is no volume 'v'"));
+        // Of a group that is given up it is a volume in none, with what is wrong with it.
+        appliance.delete_pair("h", "east", false).await.unwrap();
+        let left = appliance.status_now().volumes.into_iter().find(|volume| volume.name == "copy").unwrap();
+        assert!(left.group.is_none() && left.problem.is_some(), "{left:?}");
+        appliance.delete_volume("copy").await.unwrap();
         appliance.stop_groups().await;
     }
 

@@ -14,12 +14,12 @@ use tidemark_common::overlay::unapplied::{IndexError, Indexed, SharedIndex, Spil
 use tidemark_common::record::MarkerRecord;
 use tidemark_common::t0::Eras;
 use tidemark_common::t0::eras::INDEXES_MAX;
-use tidemark_common::updater::Updater;
+use tidemark_common::updater::{AppliedPosition, Updater};
 use tidemark_common::volumes::Volumes;
 
 use crate::history::{self, Room};
 use crate::intake::{CopyVolumes, TRIES};
-use crate::permission::Permission;
+use crate::permission::{Permission, Permitted};
 use crate::state::{Concern, CopyState, Kept};
 
 /// How long a failing volume is left alone before the next try, and how long an idle thread sleeps.
@@ -426,8 +426,13 @@ impl Apply {
             seq: applied.seq.0,
             marker: applied.marker.0,
         };
-        let kept: Vec<KeptMarkerRecord> =
-            self.markers_to_keep(&permission, applied.position).iter().map(kept).collect();
+        // Of a history that a copy has replaced, whose numbers were higher: a start would take the newest of them for the image's.
+        let newest = self.keeper.catalog().markers(id, 1).map_err(|error| error.to_string())?.pop();
+        if newest.is_some_and(|newest| newest.number > applied.marker.0) {
+            batch.delete_markers_after(id, applied.marker);
+            self.recorded_marker = 0;
+        }
+        let kept: Vec<KeptMarkerRecord> = self.markers_to_keep(&permission, &applied).iter().map(kept).collect();
         // One batch: a position without the copy it lies in would permit half of it, also when that has ended behind the position.
         // A copy that begins behind the position is found there again.
         let copy = permission.copy_at(applied.position);
@@ -440,31 +445,35 @@ impl Apply {
 
     /// The permitted markers not yet kept. While there is no image yet, the newest marker here: the end of the copy refers to
     /// it.
-    fn markers_to_keep(&self, permission: &Permission, applied: Position) -> Vec<MarkerRecord> {
+    fn markers_to_keep(&self, permission: &Permission, applied: &AppliedPosition) -> Vec<MarkerRecord> {
         let Some(permitted) = permission.permitted() else {
-            let newest = permission.received_marker().filter(|marker| marker.end <= applied);
+            let is_passed = |at: &&Permitted| at.end <= applied.position && at.marker.number <= applied.marker.0;
+            let newest = permission.received_marker().filter(is_passed);
             return newest.map(|newest| newest.marker.clone()).into_iter().collect();
         };
-        let mut markers = self.state.markers.between(self.recorded_marker, applied);
-        markers.retain(|marker| marker.number <= permitted.marker.number);
+        let mut markers = self.state.markers.between(self.recorded_marker, applied.position);
+        markers.retain(|marker| marker.number <= permitted.marker.number.min(applied.marker.0));
         markers
     }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::collections::VecDeque;
     use std::io::ErrorKind;
 
+    use bytes::Bytes;
     use tidemark_common::catalog::{Catalog, GroupRecord, PairRecord, RoleRecord};
     use tidemark_common::clock::SystemClock;
     use tidemark_common::history::History;
     use tidemark_common::ids::GroupId;
     use tidemark_common::journal::JournalOptions;
     use tidemark_common::metrics::Metrics;
-    use tidemark_common::record::ControlRecord;
+    use tidemark_common::record::{ControlRecord, FrameHeader, Place, Tip};
     use tidemark_common::storage::Disk;
     use tidemark_common::storage::memory::MemoryDisk;
     use tidemark_common::t0::{ErasParts, SideSpace};
+    use tidemark_common::wire::message::{Hello, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
 
     use super::*;
     use crate::group::{Secondary, SecondaryParts};
@@ -525,5 +534,58 @@ pub(crate) mod tests {
         assert_eq!(apply.state.history().floor, None);
         assert_eq!(problem(&mut apply), None);
         assert!(apply.state.history().floor.is_some());
+    }
+
+    fn hello() -> Hello {
+        Hello {
+            version_min: PROTOCOL_VERSION_MIN,
+            version_max: PROTOCOL_VERSION,
+            appliance: "east".into(),
+            group: [7; 16],
+            group_name: "g".into(),
+            member: 0,
+            members: 1,
+            generation: 1,
+            create: true,
+            volumes: Vec::new(),
+            interval_ms: 1000,
+            generation_start_seq: 1,
+        }
+    }
+
+    /// A primary whose disk was put back to last week, or the third side of a group of which two took over from each other. A start
+    /// goes by the newest marker that is kept: the copy would be called what it was before.
+    #[test]
+    fn a_copy_that_was_copied_anew_is_called_by_no_marker_of_the_history_before() {
+        let (secondary, mut apply, _records) = copy();
+        let (id, catalog) = (secondary.keeper().id(), secondary.keeper().catalog().clone());
+        let before = KeptMarkerRecord { number: 500, boundary_seq: 9000, time_ns: 1, tag: None };
+        catalog.put_markers(id, &[before]).unwrap();
+        apply.recorded_marker = 500;
+        let begin = ControlRecord::CopyBegin {
+            copy: 7,
+            start_seq: 0,
+            start_marker: 7,
+            chain: [3; 16],
+            direct: true,
+            total_bytes: 0,
+            volumes: Vec::new(),
+        };
+        let marker = MarkerRecord { number: 8, boundary_seq: 0, time_ns: 1, freeze_ns: 1, tag: None };
+        let mut tip = Tip::default();
+        let mut frames = VecDeque::<Bytes>::new();
+        for record in [begin, ControlRecord::Marker(marker), ControlRecord::CopyEnd { copy: 7, marker: 8 }] {
+            let frame = record.frame(&Place::at(id, &tip)).unwrap();
+            tip = tip.follow(&FrameHeader::decode(&frame).unwrap()).unwrap();
+            frames.push_back(frame.into());
+        }
+        let (_, mut intake) = secondary.enter(&hello(), PROTOCOL_VERSION).unwrap();
+        intake.step(|| frames.pop_front()).unwrap();
+        secondary.leave(intake);
+        let limit = apply.state.limit();
+        assert_eq!([apply.step(limit), apply.step(limit)], [Applying::Did, Applying::Idle]);
+        let kept: Vec<u64> = catalog.markers(id, 10).unwrap().iter().map(|marker| marker.number).collect();
+        assert_eq!(kept, [8]);
+        assert_eq!(secondary.state().position().permitted_marker, 8);
     }
 }

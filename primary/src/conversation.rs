@@ -65,7 +65,7 @@ impl Pair {
         let sender = block_in_place(|| self.differences.next_sender())?;
         let plan = self.plan(welcome).await?;
         self.welcomed(welcome, &plan)?;
-        let Plan { reader, copy } = plan;
+        let Plan { reader, copy, .. } = plan;
         let tip = Tip {
             seq: Seq(welcome.position.durable_seq),
             marker: MarkerNumber(welcome.position.received_marker),
@@ -98,15 +98,18 @@ impl Pair {
 
     fn welcomed(&self, welcome: &Welcome, plan: &Plan) -> Result<(), ShipError> {
         let oldest = self.image.journal.oldest();
-        {
+        let position = {
             let mut view = self.view.lock();
-            view.connect(welcome.position, plan.reader.position(), oldest, self.clock.monotonic());
+            view.elsewhere = (!plan.is_of_this_history).then_some(welcome.position);
+            let position = view.of_this_history(welcome.position);
+            view.connect(position, plan.reader.position(), oldest, self.clock.monotonic());
             view.copying = plan.copy.as_ref().map(|copy| (copy.number, copy.bitmap.clone()));
-        }
+            position
+        };
         self.desk.fit_interval(welcome.journal_capacity_bytes, &self.image.buffer);
         self.line.connected();
-        self.line.shipped_seq(Seq(welcome.position.durable_seq));
-        self.show(&welcome.position);
+        self.line.shipped_seq(Seq(position.durable_seq));
+        self.show(&position);
         let (now, from_seq) = (self.clock.monotonic(), welcome.position.durable_seq);
         if let Some(left_out) = self.repeats.news(&format!("connected from {from_seq}"), now) {
             tracing::info!(group = %self.keeper.name(), peer = %self.peer, from_seq, left_out, "connected");
@@ -139,7 +142,11 @@ impl Pair {
     pub fn heard(&self, message: Message) -> Result<(), ShipError> {
         match message {
             Message::Ack { position, good_as_of_ms, journal_free_bytes, .. } => {
-                self.view.lock().room_there(journal_free_bytes);
+                let position = {
+                    let mut view = self.view.lock();
+                    view.room_there(journal_free_bytes);
+                    view.of_this_history(position)
+                };
                 self.acknowledged(&position, good_as_of_ms)
             }
             Message::Trouble(what) => {

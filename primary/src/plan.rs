@@ -23,6 +23,8 @@ pub(crate) struct Plan {
     pub(crate) reader: Reader,
     /// The copy to make or to go on with.
     pub(crate) copy: Option<CopyFeed>,
+    /// What the other side holds is of this history, as far as it goes.
+    pub(crate) is_of_this_history: bool,
 }
 
 /// Where the other side stands.
@@ -66,7 +68,8 @@ impl Pair {
             return self.begin_copy(&copy, base, welcome).await;
         }
         let gives_up = self.check_staging(bitmap.bytes(), copy.direct, welcome)?;
-        Ok(Plan { reader: self.image.journal.reader(start), copy: Some(self.copy_feed(&copy, bitmap, gives_up)) })
+        let copy = Some(self.copy_feed(&copy, bitmap, gives_up));
+        Ok(Plan { reader: self.image.journal.reader(start), copy, is_of_this_history: true })
     }
 
     fn base(&self, welcome: &Welcome) -> Result<Base, ShipError> {
@@ -97,7 +100,7 @@ impl Pair {
         match base.held {
             // A copy that nobody here knows of never ends: nothing would ever be permitted.
             Some(reader) if self.differences.are_none() && welcome.position.copy == 0 => {
-                Ok(Plan { reader, copy: None })
+                Ok(Plan { reader, copy: None, is_of_this_history: true })
             }
             held if base.known && !self.differences.are_none() => self.start_copy(held, None, welcome).await,
             _ => Err(ShipError::Stands(self.no_base(&base, welcome))),
@@ -253,6 +256,7 @@ impl Pair {
             Ok(Plan {
                 reader: self.image.journal.reader(done.next),
                 copy: Some(self.copy_feed(&copy, bitmap, gives_up)),
+                is_of_this_history: first.is_none(),
             })
         })
     }
@@ -267,7 +271,8 @@ impl Pair {
             block_in_place(|| self.differences.forget_end(copy.number))?;
         }
         let end = copy.end_marker.filter(|_| complete).map(MarkerNumber);
-        Ok(Plan { reader, copy: Some(CopyFeed { number: copy.number, gives_up, begin: None, bitmap, cursor, end }) })
+        let copy = CopyFeed { number: copy.number, gives_up, begin: None, bitmap, cursor, end };
+        Ok(Plan { reader, copy: Some(copy), is_of_this_history: true })
     }
 }
 

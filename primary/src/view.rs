@@ -48,6 +48,8 @@ pub(crate) struct View {
     pub(crate) since: jiff::Timestamp,
     pub(crate) connected: bool,
     pub(crate) remote: Remote,
+    /// Where it stood when the connection began, in another history than this one: what it has of that counts for nothing here.
+    pub(crate) elsewhere: Option<Remote>,
     /// What the journal over there may hold, as it was said last.
     pub(crate) journal_capacity_bytes: Option<u64>,
     /// How old the copy over there was, and when that was said, monotonic: a clock that is set changes neither.
@@ -91,6 +93,7 @@ impl View {
             since,
             connected: false,
             remote: Remote::default(),
+            elsewhere: None,
             journal_capacity_bytes: None,
             age: None,
             heard: Duration::ZERO,
@@ -128,6 +131,17 @@ impl View {
         self.rate = Rate::default();
         self.delivered.at = at;
         self.taking.begin();
+    }
+
+    /// What the other side says, as far as it is of this history: its numbers mean other writes and markers until it has the begin of the
+    /// copy that it is sent, or all of that.
+    pub(crate) fn of_this_history(&mut self, says: Remote) -> Remote {
+        let stands = |at: Remote| (at.copy, at.durable_seq, at.received_marker);
+        if self.elsewhere.is_some_and(|there| stands(there) == stands(says)) {
+            return Remote::default();
+        }
+        self.elsewhere = None;
+        says
     }
 
     /// The journal up to here is given up.

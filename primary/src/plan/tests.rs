@@ -13,7 +13,7 @@ use super::*;
 use crate::cut::CutDone;
 use crate::differences::{DifferencesError, encode_new, everything};
 use crate::drain::Draining;
-use crate::feeder::Feeder;
+use crate::feeder::{Feeder, Shipment};
 use crate::group::{Primary, Stages};
 use crate::rig::{SIZE, group_of, parts_in};
 
@@ -206,6 +206,48 @@ async fn a_side_that_is_back_before_a_copy_that_it_had_begun_is_no_base() {
     assert!(rig.primary.image().journal.trim(end.position).unwrap() > 0);
     assert!(rig.primary.image().journal.oldest() > copy.start());
     let Err(ShipError::Stands(_)) = rig.begin(&stands) else { panic!("a copy without what came behind its begin") };
+}
+
+/// A primary whose disk was put back, and that copies everything anew; or the third side of a group of which two took over from each other.
+/// What such a copy has been for long has higher numbers than the end of what is sent to it, and it says so until it has taken the begin.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_side_has_of_another_history_ends_no_copy_and_lets_nothing_go() {
+    let mut rig = Rig::new(Some(CopyRecord::first(SIZE)), SIZE);
+    let number = 1 << 20;
+    let elsewhere = Position {
+        durable_seq: number,
+        received_marker: number,
+        permitted_marker: number,
+        permitted_seq: number,
+        applied_marker: number,
+        ..Position::default()
+    };
+    let mut feeder = rig.begin(&welcome(elsewhere, [9; 16])).unwrap();
+    let holds = rig.pair.holds();
+    rig.write(0).await;
+    let done = rig.cut();
+    let end = done.marker.number;
+    let bytes = bytes::Bytes::new();
+    let (seq, marker, next) = (Seq(done.marker.boundary_seq), MarkerNumber(end), done.next);
+    feeder.end_is_cut(done).unwrap();
+    // All of it is on its way.
+    rig.pair.sent(&Shipment { bytes, seq, marker, next, spared_bytes: 0 });
+    let says = |position| {
+        let ack = Message::Ack { position, heartbeat: 1, good_as_of_ms: 1, journal_free_bytes: 64 << 20 };
+        rig.pair.heard(ack).unwrap();
+        (rig.pair.differences.copy().is_some(), rig.pair.holds() == holds, rig.pair.remote().permitted_marker)
+    };
+    assert_eq!(says(elsewhere), (true, true, 0));
+    let given_up = Position { permitted_marker: 0, permitted_seq: 0, applied_marker: 0, ..elsewhere };
+    assert_eq!(says(given_up), (true, true, 0), "its image, for the copy");
+    let arrived = Position {
+        durable_seq: seq.0,
+        received_marker: end,
+        permitted_marker: end,
+        permitted_seq: seq.0,
+        ..Position::default()
+    };
+    assert_eq!(says(arrived), (false, false, end), "all of it at once");
 }
 
 /// So much written at once pushes a pair that does not follow out of the journal here, and into a resync that finds no room.

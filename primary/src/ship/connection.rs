@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tidemark_common::api::types::PairState;
 use tidemark_common::limits::DATA_STREAMS;
-use tidemark_common::link::{Connection, ControlReceiver, ControlSender, Parting, Stats};
+use tidemark_common::link::{Connection, ControlReceiver, ControlSender, DataSender, Parting, Stats};
 use tidemark_common::stage;
 use tidemark_common::wire::handshake::{Versions, read_answer};
 use tidemark_common::wire::message::Message;
@@ -95,8 +95,10 @@ impl Pair {
         control.send(&Message::Hello(self.hello())).await?;
         let answer = answers.recv().await?.ok_or(ShipError::Ended)?;
         let welcome = read_answer(Versions::OURS, answer)?;
+        // In this order: the other side waits for them no longer than a handshake takes, and a plan may wait for a cut, or for a disk.
+        let data = connection.open_data(DATA_STREAMS).await?;
         let feeder = self.begin(&welcome).await?;
-        self.ship(connection, control, answers, feeder).await
+        self.ship(connection, (control, data), answers, feeder).await
     }
 
     /// Why it ends a conversation that went well, for the other side and for the people there.
@@ -115,11 +117,10 @@ impl Pair {
     async fn ship(
         &self,
         connection: &Connection,
-        control: ControlSender,
+        (control, mut data): (ControlSender, DataSender),
         answers: ControlReceiver,
         feeder: Feeder,
     ) -> Result<(), ShipError> {
-        let mut data = connection.open_data(DATA_STREAMS).await?;
         let (out, mut shipments) = mpsc::channel(QUEUE);
         let stop = StopOnDrop(Arc::new(AtomicBool::new(false)));
         let stopping = Arc::clone(&stop.0);

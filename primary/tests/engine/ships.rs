@@ -54,6 +54,8 @@ impl Links for Line {
 /// What the peer was sent.
 #[derive(Default)]
 struct Received {
+    /// The data streams of a connection.
+    streams: bool,
     heartbeats: usize,
     /// The data of each frame of regions.
     regions: Vec<Vec<u8>>,
@@ -89,6 +91,7 @@ async fn listen(connection: &Connection, received: &Mutex<Received>) {
     messages.recv().await.unwrap().unwrap();
     control.send(&Message::Welcome(welcome())).await.unwrap();
     let mut data = connection.accept_data(DATA_STREAMS).await.unwrap();
+    received.lock().streams = true;
     loop {
         tokio::select! {
             message = messages.recv() => match message {
@@ -178,4 +181,21 @@ fn a_region_waits_until_what_it_may_hold_is_durable() {
     assert!(engine.primary.status().positions.journaled_seq >= seq);
     let regions = received.lock().regions.concat();
     assert!(regions.ends_with(&new), "the region holds what was written meanwhile");
+}
+
+/// Otherwise the copy never begins: a cut takes longer than the other side waits for its streams, and is asked for again over the next
+/// connection.
+#[test]
+fn a_copy_whose_first_cut_waits_for_a_slow_disk_begins_over_the_same_connection() {
+    let mut machine = Machine::new(Settings { volumes: 1, ..Settings::keeping() });
+    let (line, received) = listening_peer(&machine);
+    machine.links = line;
+    let engine = machine.start();
+    engine.disk.hold(Call::Sync, JOURNAL);
+    machine.add_pair(&engine, &pair());
+    wait_until("the streams", SOON, || check(received.lock().streams, || "not yet".into()));
+    engine.disk.wait_held();
+    assert!(received.lock().regions.is_empty(), "before its cut is durable");
+    engine.disk.release();
+    wait_until("the regions", SOON, || check(!received.lock().regions.is_empty(), || "not yet".into()));
 }

@@ -164,7 +164,7 @@ impl Appliance {
         let (here, name, generation) = (&self.config.name, group.keeper.name(), group.keeper.generation().0);
         let refuse = |refusal, generation: u64, message: String| Refused { refusal, message, generation };
         match engine {
-            Engine::Primary(_) if theirs < generation => {
+            Engine::Primary(_) | Engine::Failed(_) if theirs < generation && group.is_primary(engine) => {
                 let message = format!("'{here}' has taken over group '{name}' with generation {generation}");
                 refuse(Refusal::Fenced, generation, message)
             }

@@ -116,6 +116,11 @@ impl Group {
         Some(self.met.load(Ordering::Acquire)).filter(|met| *met > 0).map(Generation)
     }
 
+    /// Whether this side is the primary of its generation, also when it does not run: a lower one is fenced all the same (invariant 8).
+    pub(crate) fn is_primary(&self, engine: &Engine) -> bool {
+        matches!(engine, Engine::Primary(_)) || self.keeper.get().role == RoleRecord::Primary
+    }
+
     /// Whether the copy is here.
     pub(crate) fn is_secondary(&self) -> bool {
         self.keeper.get().role == RoleRecord::Secondary

@@ -57,3 +57,21 @@ async fn a_copy_that_could_not_be_made_is_made_on_what_it_left() {
     assert!(left.is_made_for("g"));
     copy.stop().await;
 }
+
+/// Invariant 8: whoever took over and does not run, because a disk of it is missing, is the primary all the same. The old one served on
+/// for as long as that lasted, and both had writes of their own.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_primary_is_fenced_by_who_took_over_also_when_that_does_not_run() {
+    let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+    let appliance = appliance(directory.path(), &faults);
+    let answer = |role, theirs| {
+        let record = GroupRecord { role, generation: 2, ..GroupRecord::new("g", [7; 16]) };
+        let engine = Engine::Failed("its journal is not there".into());
+        let group = Group::new(Arc::new(GroupKeeper::new(appliance.catalog.clone(), record)), engine.clone());
+        let refused = appliance.turned_down(&group, &engine, &[1; 32], theirs);
+        (refused.refusal, refused.generation)
+    };
+    assert_eq!(answer(RoleRecord::Primary, 1), (Refusal::Fenced, 2));
+    assert_eq!(answer(RoleRecord::Primary, 2), (Refusal::Unready, 2));
+    assert_eq!(answer(RoleRecord::Secondary, 1), (Refusal::Unready, 2), "it may be the caller's copy");
+}

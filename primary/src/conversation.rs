@@ -131,6 +131,7 @@ impl Pair {
         // The time first: what is captured after it may be counted, what was answered before it must be.
         let as_of_ms = self.clock.wall().as_millisecond();
         let captured_seq = self.image.buffer.captured().0;
+        let captured_seq = self.view.lock().captured_for_it(captured_seq);
         let marker = self.desk.markers.newest().map_or(0, |marker| marker.number);
         Message::Heartbeat { number, as_of_ms, captured_seq, marker }
     }

@@ -144,6 +144,12 @@ impl View {
         says
     }
 
+    /// The newest number that was given out, as the other side is told: whatever it has of another history, it does not have that.
+    pub(crate) fn captured_for_it(&self, captured_seq: u64) -> u64 {
+        let image = self.elsewhere.filter(|there| there.permitted_marker > 0);
+        image.map_or(captured_seq, |there| captured_seq.max(there.permitted_seq.saturating_add(1)))
+    }
+
     /// The journal up to here is given up.
     pub(crate) fn give_up(&mut self, up_to: Position) {
         self.holds = Some(self.holds.map_or(up_to, |holds| holds.max(up_to)));

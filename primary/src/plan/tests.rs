@@ -237,6 +237,11 @@ async fn what_a_side_has_of_another_history_ends_no_copy_and_lets_nothing_go() {
         rig.pair.heard(ack).unwrap();
         (rig.pair.differences.copy().is_some(), rig.pair.holds() == holds, rig.pair.remote().permitted_marker)
     };
+    let told = || {
+        let Message::Heartbeat { captured_seq, .. } = rig.pair.heartbeat(1) else { panic!("a heartbeat") };
+        captured_seq
+    };
+    assert_eq!(told(), number + 1, "its image is not as good as that of the newest write here");
     assert_eq!(says(elsewhere), (true, true, 0));
     let given_up = Position { permitted_marker: 0, permitted_seq: 0, applied_marker: 0, ..elsewhere };
     assert_eq!(says(given_up), (true, true, 0), "its image, for the copy");
@@ -248,6 +253,7 @@ async fn what_a_side_has_of_another_history_ends_no_copy_and_lets_nothing_go() {
         ..Position::default()
     };
     assert_eq!(says(arrived), (false, false, end), "all of it at once");
+    assert_eq!(told(), seq.0);
 }
 
 /// So much written at once pushes a pair that does not follow out of the journal here, and into a resync that finds no room.

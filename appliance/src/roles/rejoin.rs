@@ -23,26 +23,24 @@ use std::time::Duration;
 use tidemark_common::api::types::{ErrorBody, PairState, Rejoin, RejoinReport};
 use tidemark_common::catalog::{Batch, CatalogError, PartedRecord, RoleRecord, VolumeRecord};
 use tidemark_common::differential::Bitmap;
-use tidemark_common::extent::Extent;
-use tidemark_common::ids::{Generation, GroupId, MarkerNumber, Seq, VolumeIndex};
+use tidemark_common::ids::{Generation, GroupId, MarkerNumber, Seq};
 use tidemark_common::journal;
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender};
 use tidemark_common::record::{Chain, ControlRecord};
 use tidemark_common::wire::handshake::{Versions, agree};
-use tidemark_common::wire::message::{DirtyRun, Message, Parted, Refusal, Refused, Return};
+use tidemark_common::wire::message::{Message, Parted, Refusal, Refused, Return};
 use tidemark_primary::differences::written_since;
 use tidemark_primary::ship::Links;
 use tidemark_secondary::returned::{Returning, Tail, record_return};
 
 use super::appliance::{Appliance, Engine, Group, failed, refused};
+use super::dirty::{receive_dirty, send_dirty, while_the_other_side_waits};
 use super::lost::{LOST, first_segment, tail_name};
 use super::lost_regions::mark_those_that_left;
 use super::takers::told;
 
-/// Runs of one message: far less than a message may have.
-const RUNS: usize = 16_384;
 /// Each answer comes within this time; the other side may have to write to its catalogue first.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// What else is being changed ends within this time, or is told to who asks: well before that one stops waiting for an answer.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -221,6 +219,7 @@ impl Appliance {
     async fn return_to(&self, group: &Group, peer: &str, settled: &Settled) -> Result<Option<RejoinReport>, ErrorBody> {
         let (id, generation) = (group.keeper.id(), group.keeper.generation());
         let (connection, control, mut answers) = self.call(peer).await?;
+        let control = Arc::new(control);
         let first = Return {
             version_min: Versions::OURS.min,
             version_max: Versions::OURS.max,
@@ -235,17 +234,20 @@ impl Appliance {
             }
             other => return Err(unexpected(peer, other)),
         };
-        let found = tokio::task::block_in_place(|| self.tail(group, &parted, settled)).map_err(failed)?;
+        let (found, kept) = while_the_other_side_waits(&self.runtime, &control, || -> Result<_, ErrorBody> {
+            let found = self.tail(group, &parted, settled).map_err(failed)?;
+            // What comes next cuts the journal, and what lies before the cut is not copied again.
+            if let (Settled::NotWrittenBack { reason, .. }, true) = (settled, found.tail.is_known()) {
+                let name = group.keeper.name();
+                return Err(failed(format!(
+                    "group '{name}': {reason}. Mend that, and try again. Where it cannot be mended: `tidemark pair delete {name} --to {peer} \
+                     --force` gives the group up here"
+                )));
+            }
+            let kept = self.keep_tail(group, &parted, &found).map_err(failed)?;
+            Ok((found, kept))
+        })?;
         let tail = &found.tail;
-        // What comes next cuts the journal, and what lies before the cut is not copied again.
-        if let (Settled::NotWrittenBack { reason, .. }, true) = (settled, tail.is_known()) {
-            let name = group.keeper.name();
-            return Err(failed(format!(
-                "group '{name}': {reason}. Mend that, and try again. Where it cannot be mended: `tidemark pair delete {name} --to {peer} \
-                 --force` gives the group up here"
-            )));
-        }
-        let kept = tokio::task::block_in_place(|| self.keep_tail(group, &parted, &found)).map_err(failed)?;
         send_dirty(&control, tail).await.map_err(failed)?;
         match answer(&mut answers, peer).await? {
             Message::Agreed { .. } => {}
@@ -526,49 +528,6 @@ impl Appliance {
 
 fn nobody_took_over(here: &str, group: &str) -> String {
     format!("group '{group}' is not primary on '{here}': nobody took over there")
-}
-
-async fn send_dirty(control: &ControlSender, tail: &Tail) -> Result<(), tidemark_common::link::LinkError> {
-    let mut at = (VolumeIndex(0), 0);
-    loop {
-        let mut runs = Vec::new();
-        while runs.len() < RUNS
-            && let Some(run) = tail.dirty.next_run(at.0, at.1).filter(|_| tail.is_known())
-        {
-            at = (run.volume, run.end());
-            runs.push(DirtyRun { volume: run.volume.0, offset: run.offset, length: run.length });
-        }
-        let last = runs.len() < RUNS;
-        control.send(&Message::Dirty { runs, whole: !tail.is_known(), last }).await?;
-        if last {
-            return Ok(());
-        }
-    }
-}
-
-/// Only regions of volumes there are count: what a volume that is gone held is nobody's.
-async fn receive_dirty(
-    incoming: &mut ControlReceiver,
-    volumes: &[(VolumeIndex, u64)],
-) -> Result<(Bitmap, bool), String> {
-    let mut dirty = Bitmap::default();
-    loop {
-        let message = tokio::time::timeout(ANSWER_TIMEOUT, incoming.recv()).await;
-        let message = message.map_err(|_| "it went silent".to_owned())?.map_err(|error| error.to_string())?;
-        let Some(Message::Dirty { runs, whole, last }) = message else {
-            return Err("it said something else than what differs".into());
-        };
-        for run in runs {
-            let size = volumes.iter().find(|(index, _)| index.0 == run.volume).map_or(0, |(_, size)| *size);
-            let end = run.offset.saturating_add(run.length).min(size);
-            if run.offset < end {
-                dirty.mark(Extent { volume: VolumeIndex(run.volume), offset: run.offset, length: end - run.offset });
-            }
-        }
-        if last {
-            return Ok((dirty, whole));
-        }
-    }
 }
 
 /// The next message of a conversation that this side began.

@@ -197,12 +197,20 @@ impl Pair {
     }
 
     fn other_history(&self, welcome: &Welcome) -> String {
+        let (peer, ends_at, pair) = (self.peer(), welcome.position.durable_seq, self.in_commands());
+        // Then what is said next would overwrite the newest there is.
+        let is_further = ends_at > self.image.buffer.captured().0;
+        let put_back = is_further.then(|| {
+            let group = self.keeper.name();
+            format!(
+                "It is further than this side: when a disk here was put back to what it was once, the copy has what hosts wrote since, and \
+                 `tidemark failover {group} --force` on {peer} takes it over. Otherwise "
+            )
+        });
         format!(
-            "the copy on {} ends at write {} of a history that is not this group's: neither side was changed. \
+            "the copy on {peer} ends at write {ends_at} of a history that is not this group's: neither side was changed. {}\
              `tidemark pair delete {pair}` and `tidemark pair create {pair}` copy everything anew",
-            self.peer(),
-            welcome.position.durable_seq,
-            pair = self.in_commands(),
+            put_back.unwrap_or_default(),
         )
     }
 

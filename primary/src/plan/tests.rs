@@ -157,6 +157,22 @@ async fn a_copy_of_another_history_is_not_laid_to_damage_because_hosts_wrote_eve
     assert!(said.contains("not this group's"), "{said}");
 }
 
+/// The machine here was restored to last week: the advice to copy everything anew would overwrite what hosts have written since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_further_than_this_side_is_not_given_up_unasked() {
+    let mut rig = Rig::new(None, SIZE);
+    for block in 0..2 {
+        rig.write(block).await;
+    }
+    let mut said = |durable_seq| {
+        let elsewhere = welcome(Position { durable_seq, ..Position::default() }, [9; 16]);
+        let Err(ShipError::Stands(said)) = rig.begin(&elsewhere) else { panic!("it has no base") };
+        said
+    };
+    let advice = "`tidemark failover g --force` on west";
+    assert!(said(3).contains(advice) && !said(2).contains(advice));
+}
+
 /// It was set back, for example with its machine, to a place that the journal still holds.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_is_not_sent_again_over_a_base_it_was_not_counted_for() {

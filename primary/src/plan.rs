@@ -175,7 +175,7 @@ impl Pair {
         if base.known {
             return self.start_copy(base.held, None, welcome).await;
         }
-        if !copy.direct {
+        if !copy.direct || self.was_put_back(copy, welcome) {
             return Err(ShipError::Stands(self.no_base(&base, welcome)));
         }
         self.start_copy(None, Some(self.everything()), welcome).await
@@ -196,11 +196,23 @@ impl Pair {
         )
     }
 
+    /// Whether the first copy that is to go on was ordered once, and the image over there is newer than all there is here: a disk of this
+    /// side was put back since, and nobody has asked for that image to be overwritten (invariant 5).
+    fn was_put_back(&self, copy: &CopyRecord, welcome: &Welcome) -> bool {
+        // One that was just ordered has not begun, or has found that image when it began.
+        let found = self.view.lock().elsewhere.map(|there| there.durable_seq);
+        let is_ordered = copy.number == 0 || found == Some(welcome.position.durable_seq);
+        !is_ordered && has_image(welcome) && self.is_behind(welcome)
+    }
+
+    fn is_behind(&self, welcome: &Welcome) -> bool {
+        welcome.position.durable_seq > self.image.buffer.captured().0
+    }
+
     fn other_history(&self, welcome: &Welcome) -> String {
         let (peer, ends_at, pair) = (self.peer(), welcome.position.durable_seq, self.in_commands());
         // Then what is said next would overwrite the newest there is.
-        let is_further = ends_at > self.image.buffer.captured().0;
-        let put_back = is_further.then(|| {
+        let put_back = self.is_behind(welcome).then(|| {
             let group = self.keeper.name();
             format!(
                 "It is further than this side: when a disk here was put back to what it was once, the copy has what hosts wrote since, and \

@@ -173,6 +173,24 @@ async fn a_copy_that_is_further_than_this_side_is_not_given_up_unasked() {
     assert!(said(3).contains(advice) && !said(2).contains(advice));
 }
 
+/// The same while a first copy was under way last week: nobody has asked for what hosts have written since to be overwritten (invariant 5).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_copy_of_last_week_does_not_go_on_over_a_copy_that_is_further() {
+    let position = Position { durable_seq: 9, permitted_marker: 3, permitted_seq: 9, ..Position::default() };
+    let (begun, ordered) = (CopyRecord { number: 1, ..CopyRecord::first(SIZE) }, CopyRecord::first(SIZE));
+    let mut rig = Rig::new(Some(begun), SIZE);
+    let Err(ShipError::Stands(said)) = rig.begin(&welcome(position, [9; 16])) else { panic!("it is overwritten") };
+    assert!(said.contains("`tidemark failover g --force` on west"), "{said}");
+    let no_image = Position { permitted_marker: 0, ..position };
+    rig.begin(&welcome(no_image, [9; 16])).unwrap();
+    // Asked for just now, over one connection after the other.
+    let mut rig = Rig::new(Some(ordered), SIZE);
+    for _ in 0..2 {
+        rig.begin(&welcome(position, [9; 16])).unwrap();
+    }
+    assert_ne!(rig.pair.differences.copy().unwrap().number, 0);
+}
+
 /// It was set back, for example with its machine, to a place that the journal still holds.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_is_not_sent_again_over_a_base_it_was_not_counted_for() {

@@ -21,7 +21,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidemark_common::api::types::{ErrorBody, PairState, Rejoin, RejoinReport};
-use tidemark_common::catalog::{Batch, CatalogError, PartedRecord, RoleRecord, VolumeRecord};
+use tidemark_common::catalog::{Batch, CatalogError, PairStateRecord, PartedRecord, RoleRecord, VolumeRecord};
 use tidemark_common::differential::Bitmap;
 use tidemark_common::ids::{Generation, GroupId, MarkerNumber, Seq};
 use tidemark_common::journal;
@@ -195,7 +195,15 @@ impl Appliance {
 
     /// Nobody took over: a switchover began here and did not come to its end over there.
     async fn serve_again(&self, group: &Group, peer: &str) -> Result<RejoinReport, ErrorBody> {
-        group.keeper.update(|record| record.role = RoleRecord::Primary).map_err(failed)?;
+        let now_ns = self.now_ns();
+        let recorded = group.keeper.update(|record| {
+            record.role = RoleRecord::Primary;
+            // Who refused this side had taken over, and has not any more: such a pair is not called, and a start would be fenced by it.
+            for pair in record.pairs.iter_mut().filter(|pair| pair.state == PairStateRecord::Fenced) {
+                (pair.state, pair.reason, pair.since_ns) = (PairStateRecord::CatchingUp, None, now_ns);
+            }
+        });
+        recorded.map_err(failed)?;
         if let Err(error) = self.start_serving(group).await {
             tracing::error!(error = %error.message, "a primary does not start");
         }
@@ -551,5 +559,34 @@ pub(crate) fn unexpected(peer: &str, message: Message) -> ErrorBody {
     match message {
         Message::Refused(Refused { message, .. }) | Message::Goodbye { message } => refused(message),
         _ => failed(format!("'{peer}' answered with something else than what was asked")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemark_common::catalog::PairRecord;
+
+    use super::*;
+    use crate::service::tests::{Faults, add_primary, appliance};
+
+    /// It had, and its machine was put back to before that. The pair stayed fenced: nothing was sent, and a restart turned hosts out again.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_finds_that_nobody_took_over_any_more_has_a_pair_again_and_is_primary_after_a_restart() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        add_primary(&appliance, "g", "v").await;
+        let (group, primary) = (appliance.group("g").unwrap(), appliance.primary("g").unwrap());
+        tokio::task::block_in_place(|| primary.stop());
+        let fenced = PairRecord { state: PairStateRecord::Fenced, ..PairRecord::new("west", 0) };
+        let recorded = group.keeper.update(|record| {
+            record.pairs.push(fenced);
+            record.fence(2, 0);
+        });
+        recorded.unwrap();
+        appliance.serve_again(&group, "west").await.unwrap();
+        let record = group.keeper.get();
+        assert_eq!((record.role, record.pairs[0].state), (RoleRecord::Primary, PairStateRecord::CatchingUp));
+        let primary = appliance.primary("g").unwrap();
+        tokio::task::block_in_place(|| primary.stop());
     }
 }

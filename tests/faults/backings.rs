@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::cluster::Cluster;
 use tidemark_tests::command::run;
+use tidemark_tests::host::Request;
 use tidemark_tests::wait::{check, wait_until};
 
 const BYTES: u64 = 1 << 20;
@@ -87,6 +89,19 @@ fn what_stays_of_a_volume_is_said_when_it_is_deleted() {
 /// A loop device over a file, for as long as it lives.
 struct Loop(String);
 
+impl Loop {
+    /// Over a new file; `None` where there are no such devices.
+    fn new(image: &Path) -> Option<Self> {
+        File::create(image).and_then(|file| file.set_len(BYTES)).expect("make the file");
+        let found = run("losetup", &["--find", "--show", &image.display().to_string()]);
+        if found.code != 0 {
+            eprintln!("no loop devices here: {}", found.stderr);
+            return None;
+        }
+        Some(Self(found.stdout.trim().to_owned()))
+    }
+}
+
 impl Drop for Loop {
     fn drop(&mut self) {
         let _ = run("losetup", &["--detach", &self.0]);
@@ -96,14 +111,7 @@ impl Drop for Loop {
 #[test]
 fn a_device_that_is_in_use_is_refused_until_it_is_free() {
     let cluster = Cluster::new();
-    let image = cluster.join("disk.img");
-    File::create(&image).and_then(|file| file.set_len(BYTES)).expect("make the file");
-    let found = run("losetup", &["--find", "--show", &image.display().to_string()]);
-    if found.code != 0 {
-        eprintln!("no loop devices here: {}", found.stderr);
-        return;
-    }
-    let device = Loop(found.stdout.trim().to_owned());
+    let Some(device) = Loop::new(&cluster.join("disk.img")) else { return };
     let one = cluster.running("one");
     let around = ["volume", "create", "a", "--size", "1MiB", "--backing", &device.0];
     // As a mount holds it.
@@ -117,6 +125,38 @@ fn a_device_that_is_in_use_is_refused_until_it_is_free() {
     File::options().read(true).custom_flags(flags).open(&device.0).expect_err("nobody mounts it now");
     delete(&one, "a");
     File::options().read(true).custom_flags(flags).open(&device.0).expect("free again");
+}
+
+/// The kernel gives nothing of a claimed device back that is still to be written: as a file system on it discards what it has just written,
+/// and writes zeroes beside data.
+#[test]
+fn what_was_just_written_to_a_device_is_discarded_and_zeroed() {
+    let cluster = Cluster::new();
+    let Some(device) = Loop::new(&cluster.join("disk.img")) else { return };
+    let one = cluster.running("one");
+    one.ok(&["volume", "create", "a", "--size", "1MiB", "--backing", &device.0]);
+    let mut expected = vec![0; 64 << 10];
+    // First straight to the device, then through a group.
+    for (grouped, byte) in [(false, 7), (true, 9)] {
+        if grouped {
+            one.ok(&["group", "create", "g", "--volume", "a"]);
+        }
+        let mut host = one.open("a");
+        host.write(0, &[byte; 64 << 10]).expect("write");
+        host.ask(Request::Trim(512, 8192, 0)).expect("discard");
+        host.ask(Request::Zero(16384, 512, 0)).expect("write zeroes");
+        expected.fill(byte);
+        expected[512..8704].fill(0);
+        expected[16384..16896].fill(0);
+        if grouped {
+            wait_until("all of it to be in the volume", LIMIT, || {
+                let group = one.group("g");
+                let done = group.positions.applied_seq == group.positions.captured_seq;
+                check(done && group.problem.is_none(), || format!("{:?} {:?}", group.positions, group.problem))
+            });
+        }
+        assert!(host.read(0, 64 << 10).expect("read") == expected, "{byte}");
+    }
 }
 
 #[test]

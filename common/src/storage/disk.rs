@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use rustix::fs::{FallocateFlags, FlockOperation, OFlags, SeekFrom, fallocate, flock, seek};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags, SeekFrom, fadvise, fallocate, flock, seek};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::aligned::is_whole_blocks;
@@ -20,6 +21,9 @@ const PARTS_MAX: usize = 1024;
 
 /// Zeroes written at once where a range cannot be zeroed otherwise.
 static ZEROES: [u8; 128 << 10] = [0; 128 << 10];
+
+/// Bytes of a device zeroed at once where its page cache is busy.
+const BUSY_STEP: u64 = 16 << 20;
 
 /// The machine's file systems.
 #[derive(Debug, Clone, Copy, Default)]
@@ -153,8 +157,10 @@ impl DiskFile for SystemFile {
     fn zero(&self, offset: u64, length: u64, hole: bool) -> io::Result<()> {
         let flags =
             if hole { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE } | FallocateFlags::KEEP_SIZE;
-        match fallocate(&self.file, flags, offset, length) {
-            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV | Errno::INVAL) => self.write_zeroes(offset, length),
+        let give_back = |offset, length| fallocate(&self.file, flags, offset, length);
+        match give_back(offset, length) {
+            Err(Errno::BUSY) => self.zero_busy(offset, length, give_back),
+            Err(error) if is_not_known(error) => self.write_zeroes(offset, length),
             result => Ok(result?),
         }
     }
@@ -268,6 +274,30 @@ impl SystemFile {
         }
     }
 
+    /// Of a device that somebody has claimed, as this appliance has its own ([`claim_device`]), the kernel gives nothing back where its page
+    /// cache holds what is not written yet. So that is written first; where somebody writes again meanwhile, zeroes are written over it.
+    fn zero_busy(
+        &self,
+        offset: u64,
+        length: u64,
+        mut give_back: impl FnMut(u64, u64) -> Result<(), Errno>,
+    ) -> io::Result<()> {
+        let end = offset.saturating_add(length);
+        let mut at = offset;
+        while at < end {
+            let step = (end - at).min(BUSY_STEP);
+            // Has it written, and waits for nothing. A sync would take away an error that the next one is to tell.
+            let _ = fadvise(&self.file, at, NonZeroU64::new(step), Advice::DontNeed);
+            match give_back(at, step) {
+                // A device that cannot do it at all says so only now.
+                Err(error) if error == Errno::BUSY || is_not_known(error) => self.write_zeroes(at, step)?,
+                result => result?,
+            }
+            at += step;
+        }
+        Ok(())
+    }
+
     fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
         let mut at = offset;
         let end = offset.saturating_add(length);
@@ -278,6 +308,11 @@ impl SystemFile {
         }
         Ok(())
     }
+}
+
+/// Whether a file or device cannot zero a range otherwise than by being written.
+fn is_not_known(error: Errno) -> bool {
+    matches!(error, Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV | Errno::INVAL)
 }
 
 /// Why a file cannot have so many bytes; where that is the file system's limit, with what to do.
@@ -378,6 +413,38 @@ mod tests {
             file.read_exact_at(&mut read, 4096).unwrap();
             assert!(read[..8192].iter().all(|byte| *byte == 4) && read[8192..].iter().all(|byte| *byte == 3));
         }
+    }
+
+    #[test]
+    fn what_is_busy_is_asked_for_again_in_steps_and_at_last_written_over() {
+        const BYTES: u64 = 2 * BUSY_STEP + 4096;
+        let folder = tempfile::tempdir().unwrap();
+        let file = File::options().read(true).write(true).create_new(true).open(folder.path().join("f")).unwrap();
+        let file = SystemFile { file, device: false, direct: OnceLock::new() };
+        let edges = [0, 512, BUSY_STEP, 2 * BUSY_STEP, BYTES - 1024, BYTES - 512];
+        edges.iter().for_each(|at| file.write_all_at(&[7; 512], *at).unwrap());
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let mut asked = Vec::new();
+        let give_back = |at, length| {
+            asked.push((at, length));
+            match at {
+                512 => Err(Errno::BUSY),
+                _ if asked.len() == 2 => Err(Errno::OPNOTSUPP),
+                _ => fallocate(&file.file, flags, at, length),
+            }
+        };
+        file.zero_busy(512, BYTES - 1024, give_back).unwrap();
+        let steps =
+            [(512, BUSY_STEP), (512 + BUSY_STEP, BUSY_STEP), (512 + 2 * BUSY_STEP, BYTES - 1024 - 2 * BUSY_STEP)];
+        assert_eq!(asked, steps);
+        for at in edges {
+            let mut read = [1; 512];
+            file.read_exact_at(&mut read, at).unwrap();
+            let expected = if at == 0 || at == BYTES - 512 { 7 } else { 0 };
+            assert_eq!(read, [expected; 512], "{at}");
+        }
+        let fails = file.zero_busy(0, 512, |_, _| Err(Errno::IO)).unwrap_err();
+        assert_eq!(fails.raw_os_error(), Some(Errno::IO.raw_os_error()));
     }
 
     #[test]

@@ -32,18 +32,24 @@ impl Eras {
     pub fn save(&self, start: Position, extents: &[Extent], volumes: &Volumes, may_wait: bool) -> io::Result<bool> {
         let mut batch = Vec::new();
         let mut bytes = 0;
-        for extent in self.unsaved(start, extents, volumes) {
-            let Some(volume) = volumes.get(extent.volume) else { continue };
-            let Some(pieces) = self.read_pieces(start, &volume, extent)? else { return Ok(!self.are_kept()) };
-            for piece in pieces {
-                bytes += piece.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
-                batch.push(piece);
-                if bytes >= BATCH_BYTES_MAX || batch.len() >= BATCH_ENTRIES_MAX {
-                    if !self.save_batch(start, &batch, may_wait)? {
-                        return Ok(false);
-                    }
-                    batch.clear();
-                    bytes = 0;
+        let unsaved = self.unsaved(start, extents, volumes);
+        let pieces = unsaved.into_iter().filter_map(|extent| Some(Pieces::of(volumes.get(extent.volume)?, extent)));
+        for piece in pieces.flatten() {
+            let piece = match piece {
+                Ok(piece) => piece,
+                Err(reason) => return self.cannot_read(start, &reason),
+            };
+            bytes += piece.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
+            batch.push(piece);
+            if bytes >= BATCH_BYTES_MAX || batch.len() >= BATCH_ENTRIES_MAX {
+                if !self.save_batch(start, &batch, may_wait)? {
+                    return Ok(false);
+                }
+                batch.clear();
+                bytes = 0;
+                if self.active_file(start).is_none() {
+                    // The images have ended: what follows is read for nobody.
+                    break;
                 }
             }
         }
@@ -87,18 +93,13 @@ impl Eras {
         self.kept.load(Ordering::Acquire)
     }
 
-    /// What a range holds, as pieces; `None` when it cannot be read, and all images ended because of that unless they are kept.
-    fn read_pieces(&self, start: Position, volume: &VolumeFile, extent: Extent) -> io::Result<Option<Vec<Saving>>> {
-        match read_pieces(volume, extent) {
-            Ok(pieces) => Ok(Some(pieces)),
-            Err(error) => {
-                let reason = format!("volume '{}' cannot be read at {}: {error}", volume.name, extent.offset);
-                if !self.are_kept() {
-                    self.end_all(start, &reason)?;
-                }
-                Ok(None)
-            }
+    /// What ranges hold cannot be read: all images end because of that, unless they are kept.
+    fn cannot_read(&self, start: Position, reason: &str) -> io::Result<bool> {
+        if self.are_kept() {
+            return Ok(false);
         }
+        self.end_all(start, reason)?;
+        Ok(true)
     }
 
     fn save_batch(&self, start: Position, pieces: &[Saving], may_wait: bool) -> io::Result<bool> {
@@ -253,26 +254,52 @@ fn overwrote_more(full: Full) -> String {
     }
 }
 
-fn read_pieces(volume: &VolumeFile, extent: Extent) -> io::Result<Vec<Saving>> {
-    let mut pieces = Vec::new();
-    let mut at = extent.offset;
-    while at < extent.end() {
-        let (begin, end) = volume.file.next_data(at)?.unwrap_or((extent.end(), extent.end()));
-        let begin = begin.clamp(at, extent.end());
-        if begin > at {
-            pieces.push(Saving { extent: Extent { offset: at, length: begin - at, ..extent }, bytes: None });
-            at = begin;
-        }
-        let end = end.clamp(at, extent.end());
-        while at < end {
-            let length = (end - at).min(PIECE_BYTES_MAX);
-            let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-            volume.file.read_exact_at(&mut bytes, at)?;
-            let zero = bytes.iter().all(|byte| *byte == 0);
-            let extent = Extent { offset: at, length, ..extent };
-            pieces.push(Saving { extent, bytes: (!zero).then_some(bytes) });
-            at += length;
-        }
+/// What a range holds, a piece at a time: a range may be all of a volume, and no more of it than one batch is in memory.
+struct Pieces {
+    volume: Arc<VolumeFile>,
+    left: Extent,
+    /// Up to here there is data, as far as that was asked.
+    data_end: u64,
+}
+
+impl Pieces {
+    fn of(volume: Arc<VolumeFile>, extent: Extent) -> Self {
+        Self { volume, left: extent, data_end: extent.offset }
     }
-    Ok(pieces)
+
+    fn read_next(&mut self) -> io::Result<Saving> {
+        let (at, end) = (self.left.offset, self.left.end());
+        if at >= self.data_end {
+            let (begin, data_end) = self.volume.file.next_data(at)?.unwrap_or((end, end));
+            let begin = begin.clamp(at, end);
+            self.data_end = data_end.clamp(begin, end);
+            if begin > at {
+                return Ok(Saving { extent: self.take(begin - at), bytes: None });
+            }
+        }
+        let length = (self.data_end - at).min(PIECE_BYTES_MAX);
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        self.volume.file.read_exact_at(&mut bytes, at)?;
+        let zero = bytes.iter().all(|byte| *byte == 0);
+        Ok(Saving { extent: self.take(length), bytes: (!zero).then_some(bytes) })
+    }
+
+    fn take(&mut self, length: u64) -> Extent {
+        let taken = Extent { length, ..self.left };
+        self.left = Extent { offset: taken.end(), length: self.left.length - length, ..self.left };
+        taken
+    }
+}
+
+impl Iterator for Pieces {
+    type Item = Result<Saving, String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left.length == 0 {
+            return None;
+        }
+        let at = self.left.offset;
+        let read = self.read_next();
+        Some(read.map_err(|error| format!("volume '{}' cannot be read at {at}: {error}", self.volume.name)))
+    }
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "small numbers of a test")]
 
 mod clones;
+mod large;
 mod runs;
 
 use std::collections::BTreeSet;

@@ -1,0 +1,103 @@
+//! Ranges as large as a host can discard with one request: a volume.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::*;
+use crate::t0::side_file::{BATCH_BYTES_MAX, PIECE_BYTES_MAX};
+
+const LARGE: VolumeIndex = VolumeIndex(2);
+const BYTES: u64 = 32 << 20;
+
+/// Counts what is read, and how much of it was at most not yet on its way to a side file.
+struct Counted {
+    file: Arc<dyn DiskFile>,
+    space: Arc<SideSpace>,
+    read: AtomicU64,
+    held_max: AtomicU64,
+}
+
+impl DiskFile for Counted {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let read = self.read.fetch_add(buffer.len() as u64, Ordering::AcqRel) + buffer.len() as u64;
+        self.held_max.fetch_max(read.saturating_sub(self.space.used()), Ordering::AcqRel);
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    fn read_cached_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
+        self.file.read_cached_at(buffer, offset)
+    }
+
+    fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(data, offset)
+    }
+
+    fn write_direct_at(&self, data: &[u8], offset: u64) -> io::Result<bool> {
+        self.file.write_direct_at(data, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.file.size()
+    }
+
+    fn grow(&self, size: u64) -> io::Result<()> {
+        self.file.grow(size)
+    }
+
+    fn zero(&self, offset: u64, length: u64, hole: bool) -> io::Result<()> {
+        self.file.zero(offset, length, hole)
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
+        self.file.next_data(offset)
+    }
+}
+
+/// Begins an image of a volume that is full of data, and saves all of it, as for a discard of the whole.
+fn save_all(space: u64) -> (Rig, u64, Arc<Counted>) {
+    let rig = Rig::new(space);
+    let file = rig.disk.open(Path::new("/volumes/large"), Open::New).unwrap();
+    for at in (0..BYTES).step_by(1 << 20) {
+        file.write_all_at(&[7; 1 << 20], at).unwrap();
+    }
+    let (read, held_max) = (AtomicU64::new(0), AtomicU64::new(0));
+    let counted = Arc::new(Counted { file, space: Arc::clone(&rig.space), read, held_max });
+    let file: Arc<dyn DiskFile> = Arc::clone(&counted) as Arc<dyn DiskFile>;
+    rig.volumes.insert(VolumeFile::new(LARGE, "large".into(), file, BYTES));
+    let barrier = rig.eras.hold(at(1));
+    let era = rig.eras.begin(&barrier, &BTreeSet::from([LARGE])).unwrap().era;
+    drop(barrier);
+    let all = Extent { volume: LARGE, offset: 0, length: BYTES };
+    assert!(rig.eras.save(at(1), &[all], &rig.volumes, false).unwrap());
+    (rig, era, counted)
+}
+
+#[test]
+fn what_is_saved_of_a_large_range_is_never_in_memory_all_at_once() {
+    let (rig, era, counted) = save_all(64 << 20);
+    assert!(rig.eras.has(era) && rig.space.used() > BYTES);
+    assert_eq!(counted.read.load(Ordering::Acquire), BYTES);
+    let held_max = counted.held_max.load(Ordering::Acquire);
+    assert!(held_max <= BATCH_BYTES_MAX + PIECE_BYTES_MAX, "{held_max} bytes");
+    let volume = rig.volumes.get(LARGE).unwrap();
+    volume.file.zero(0, BYTES, true).unwrap();
+    let seen = ImageVolume { index: LARGE, name: "large".into(), size: BYTES, file: Arc::clone(&volume.file) };
+    let image = Image::new(Arc::clone(&rig.eras), era, vec![seen]);
+    let mut bytes = vec![0; 1 << 20];
+    for at in (0..BYTES).step_by(1 << 20) {
+        image.read(LARGE, at, &mut bytes).unwrap();
+        assert!(bytes.iter().all(|byte| *byte == 7), "{at}");
+    }
+}
+
+#[test]
+fn nothing_more_of_a_large_range_is_read_for_images_that_have_ended() {
+    let (rig, era, counted) = save_all(1 << 20);
+    assert!(!rig.eras.has(era));
+    let read = counted.read.load(Ordering::Acquire);
+    assert!(read <= BATCH_BYTES_MAX + PIECE_BYTES_MAX, "{read} bytes");
+}

@@ -9,6 +9,7 @@ mod window;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use run::Run;
@@ -28,6 +29,9 @@ use crate::volumes::{VolumeFile, Volumes};
 const WINDOW_BYTES: usize = 8 << 20;
 /// Frames of one window: small ones are many.
 const WINDOW_FRAMES: usize = 1024;
+/// So much is zeroed before it is looked whether it is time to stop: hosts discard whole volumes with one request, and some disks have to be written
+/// for that.
+const STEP_BYTES: u64 = 64 << 20;
 /// A window that waits for images is tried again after this: each try reads and decompresses all of it.
 const IMAGES_LOOK: Duration = Duration::from_millis(50);
 
@@ -148,8 +152,10 @@ pub struct Updater {
     past_cache: bool,
     /// Everything is to be written now.
     hurries: bool,
-    /// The last window stands before something that images need.
+    /// The last window stands before something that images need, or was left because it is time to stop.
     waits: bool,
+    /// It is time to stop: what is not written stays in the journal.
+    stop: Arc<AtomicBool>,
     /// What must be saved before it is overwritten.
     eras: Option<Arc<Eras>>,
     scratch: Scratch,
@@ -171,7 +177,8 @@ impl Updater {
         let reader = journal.reader(applied.position);
         let scratch = Scratch::default();
         let (strict, past_cache, hurries, waits) = (false, false, false, false);
-        Self { journal, volumes, reader, applied, strict, past_cache, hurries, waits, eras: None, scratch }
+        let stop = Arc::default();
+        Self { journal, volumes, reader, applied, strict, past_cache, hurries, waits, stop, eras: None, scratch }
     }
 
     /// Nothing has happened for a while: memory is given back.
@@ -184,7 +191,7 @@ impl Updater {
         self.hurries = true;
     }
 
-    /// Whether the last window was not written because what images need of it cannot be saved now: it is tried again.
+    /// Whether the last window was not written because what images need of it cannot be saved now, or because it is time to stop: it is tried again.
     #[must_use]
     pub const fn is_waiting(&self) -> bool {
         self.waits
@@ -214,6 +221,16 @@ impl Updater {
         Self { eras, ..self }
     }
 
+    /// Leaves what takes long when this is set: for volumes whose journal is read instead.
+    #[must_use]
+    pub fn until(self, stop: Arc<AtomicBool>) -> Self {
+        Self { stop, ..self }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
     /// For whoever records how far the volumes are, before that: what follows them makes durable what it was told.
     ///
     /// # Errors
@@ -228,7 +245,7 @@ impl Updater {
         self.applied
     }
 
-    /// Applies the next window of what lies before the limit; `None` when there is nothing, or when it waits for images.
+    /// Applies the next window of what lies before the limit; `None` when there is nothing, or when [`Self::is_waiting`].
     ///
     /// # Errors
     /// [`UpdaterError`]; the position stays and the window can be tried again.
@@ -252,12 +269,11 @@ impl Updater {
         let mut scratch = std::mem::take(&mut self.scratch);
         let window = Window::of(&frames, &mut scratch.unpacked)?;
         let mut applied = Applied { frames: frames.len(), last_frame: last.position, ..Applied::default() };
-        if !self.save(&window)? {
+        if !self.save(&window)? || !self.write(&window, &mut scratch.gathered, &mut applied)? {
             self.waits = true;
             self.scratch = scratch;
             return Ok(None);
         }
-        self.write(&window, &mut scratch.gathered, &mut applied)?;
         if let Some(eras) = &self.eras {
             eras.written(self.reader.position(), &applied.extents);
         }
@@ -284,18 +300,21 @@ impl Updater {
         Ok(frames)
     }
 
+    /// `false`: not all of it is saved.
     fn save(&self, window: &Window<'_>) -> Result<bool, UpdaterError> {
         let Some(eras) = &self.eras else { return Ok(true) };
         let extents: Vec<Extent> = window.fold.all().map(|(extent, _)| extent).collect();
-        eras.save(self.applied.position, &extents, &self.volumes, !self.hurries).map_err(UpdaterError::Images)
+        let saved = eras.save_until(self.applied.position, &extents, &self.volumes, !self.hurries, &self.stop);
+        saved.map_err(UpdaterError::Images)
     }
 
+    /// `false`: it is time to stop, and not all of it is written.
     fn write(
         &self,
         window: &Window<'_>,
         gathered: &mut AlignedBuffer,
         applied: &mut Applied,
-    ) -> Result<(), UpdaterError> {
+    ) -> Result<bool, UpdaterError> {
         let mut run = Run::new(&window.data, gathered, self.past_cache);
         for (extent, source) in window.fold.all() {
             applied.extents.push(extent);
@@ -315,13 +334,29 @@ impl Updater {
                 }
                 Source::Zero { hole } => {
                     run.flush()?;
-                    zero(&volume, extent, hole)?;
-                    applied.zero_bytes += extent.length;
+                    for step in steps(extent) {
+                        if applied.zero_bytes >= STEP_BYTES && self.is_stopping() {
+                            return Ok(false);
+                        }
+                        zero(&volume, step, hole)?;
+                        applied.zero_bytes += step.length;
+                    }
                 }
             }
         }
-        run.flush()
+        run.flush()?;
+        Ok(true)
     }
+}
+
+/// A range in steps.
+fn steps(extent: Extent) -> impl Iterator<Item = Extent> {
+    let mut left = extent;
+    std::iter::from_fn(move || {
+        let step = Extent { length: left.length.min(STEP_BYTES), ..left };
+        left = Extent { offset: step.end(), length: left.length - step.length, ..left };
+        (step.length > 0).then_some(step)
+    })
 }
 
 fn check_range(volume: &VolumeFile, extent: Extent, position: Position) -> Result<(), UpdaterError> {

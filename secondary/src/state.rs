@@ -98,7 +98,7 @@ pub struct CopyState {
     /// Permission or applied position moved, or it is time to stop.
     moved: Condvar,
     version: watch::Sender<u64>,
-    stop: AtomicBool,
+    stop: Arc<AtomicBool>,
     /// Cancelled when the journal is found to be damaged.
     damage: CancellationToken,
     /// The markers held.
@@ -136,7 +136,7 @@ impl CopyState {
             inner: Mutex::new(Inner { permission, durable, applied, heard, points, ..Inner::default() }),
             moved: Condvar::new(),
             version: watch::Sender::default(),
-            stop: AtomicBool::new(false),
+            stop: Arc::default(),
             damage: CancellationToken::new(),
             markers: Markers::default(),
             forecast: Forecast::default(),
@@ -411,6 +411,12 @@ impl CopyState {
         self.stop.store(true, Ordering::Release);
         let _inner = self.inner.lock();
         self.moved.notify_all();
+    }
+
+    /// Set when it is time to stop.
+    #[must_use]
+    pub fn stop_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
     }
 
     /// Whether it is time to stop.

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use super::concordance::{RANGE_BYTES, Saved};
@@ -30,6 +30,21 @@ impl Eras {
     /// # Errors
     /// When images can neither be kept whole nor be ended; nothing may be written then.
     pub fn save(&self, start: Position, extents: &[Extent], volumes: &Volumes, may_wait: bool) -> io::Result<bool> {
+        self.save_until(start, extents, volumes, may_wait, &AtomicBool::new(false))
+    }
+
+    /// [`Self::save`] for an updater that leaves what takes long when it is time to stop: `false` then, too.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn save_until(
+        &self,
+        start: Position,
+        extents: &[Extent],
+        volumes: &Volumes,
+        may_wait: bool,
+        stop: &AtomicBool,
+    ) -> io::Result<bool> {
         let mut batch = Vec::new();
         let mut bytes = 0;
         let unsaved = self.unsaved(start, extents, volumes);
@@ -50,6 +65,9 @@ impl Eras {
                 if self.active_file(start).is_none() {
                     // The images have ended: what follows is read for nobody.
                     break;
+                }
+                if stop.load(Ordering::Acquire) {
+                    return Ok(false);
                 }
             }
         }

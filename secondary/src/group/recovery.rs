@@ -141,7 +141,9 @@ impl Secondary {
         state.set_floor(floor);
         parts.eras.attach(&journal, applied.position)?;
         let updater = Updater::new(Arc::clone(&journal), Arc::clone(&parts.volumes), applied).of_all_volumes();
-        let mut updater = updater.saving(Some(Arc::clone(&parts.eras))).past_the_page_cache();
+        let updater = updater.saving(Some(Arc::clone(&parts.eras))).past_the_page_cache();
+        // A failover is not kept waiting: it reads the journal.
+        let mut updater = updater.until(state.stop_flag());
         catch_up(&mut updater, &state, applied.position.segment.max(journal.oldest().segment));
         let path = parts.journal_folder.with_extension("index");
         let spill = Spill::new(Arc::clone(&parts.disk), path, parts.index_ranges_max);

@@ -1,7 +1,7 @@
 //! Ranges as large as a host can discard with one request: a volume.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
 use crate::t0::side_file::{BATCH_BYTES_MAX, PIECE_BYTES_MAX};
@@ -57,8 +57,8 @@ impl DiskFile for Counted {
     }
 }
 
-/// Begins an image of a volume that is full of data, and saves all of it, as for a discard of the whole.
-fn save_all(space: u64) -> (Rig, u64, Arc<Counted>) {
+/// An image of a volume that is full of data.
+fn large(space: u64) -> (Rig, u64, Arc<Counted>) {
     let rig = Rig::new(space);
     let file = rig.disk.open(Path::new("/volumes/large"), Open::New).unwrap();
     for at in (0..BYTES).step_by(1 << 20) {
@@ -71,14 +71,19 @@ fn save_all(space: u64) -> (Rig, u64, Arc<Counted>) {
     let barrier = rig.eras.hold(at(1));
     let era = rig.eras.begin(&barrier, &BTreeSet::from([LARGE])).unwrap().era;
     drop(barrier);
-    let all = Extent { volume: LARGE, offset: 0, length: BYTES };
-    assert!(rig.eras.save(at(1), &[all], &rig.volumes, false).unwrap());
     (rig, era, counted)
+}
+
+/// Saves all of it, as for a discard of the whole.
+fn save(rig: &Rig, stop: bool) -> bool {
+    let all = Extent { volume: LARGE, offset: 0, length: BYTES };
+    rig.eras.save_until(at(1), &[all], &rig.volumes, false, &AtomicBool::new(stop)).unwrap()
 }
 
 #[test]
 fn what_is_saved_of_a_large_range_is_never_in_memory_all_at_once() {
-    let (rig, era, counted) = save_all(64 << 20);
+    let (rig, era, counted) = large(64 << 20);
+    assert!(save(&rig, false));
     assert!(rig.eras.has(era) && rig.space.used() > BYTES);
     assert_eq!(counted.read.load(Ordering::Acquire), BYTES);
     let held_max = counted.held_max.load(Ordering::Acquire);
@@ -96,8 +101,20 @@ fn what_is_saved_of_a_large_range_is_never_in_memory_all_at_once() {
 
 #[test]
 fn nothing_more_of_a_large_range_is_read_for_images_that_have_ended() {
-    let (rig, era, counted) = save_all(1 << 20);
+    let (rig, era, counted) = large(1 << 20);
+    assert!(save(&rig, false));
     assert!(!rig.eras.has(era));
     let read = counted.read.load(Ordering::Acquire);
     assert!(read <= BATCH_BYTES_MAX + PIECE_BYTES_MAX, "{read} bytes");
+}
+
+#[test]
+fn the_rest_of_a_large_range_is_saved_later_when_it_is_time_to_stop() {
+    let (rig, era, counted) = large(64 << 20);
+    assert!(!save(&rig, true));
+    assert!(rig.eras.has(era));
+    let read = counted.read.load(Ordering::Acquire);
+    assert!(read <= BATCH_BYTES_MAX + PIECE_BYTES_MAX, "{read} bytes");
+    assert!(save(&rig, false));
+    assert_eq!(counted.read.load(Ordering::Acquire), BYTES, "what is saved is not read again");
 }

@@ -16,6 +16,8 @@ use crate::buffer::{Buffer, slice_of};
 
 /// How often a read starts over because what it looked for was written back meanwhile.
 const TRIES: usize = 100;
+/// How far one look for zeroes goes: who asks has the rest of a volume before him, and asks again.
+const HOLE_BYTES: u64 = 64 << 20;
 
 /// Why a range could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -126,23 +128,101 @@ impl Image {
     }
 
     /// How far from the begin of the range it certainly reads as zeroes without any storage behind it; 0 when there may be
-    /// data at once.
+    /// data at once. How far to look is the image's choice.
     ///
     /// # Errors
     /// [`ImageError`].
     pub fn hole(&self, extent: Extent) -> Result<u64, ImageError> {
         let volume = self.volumes.get(extent.volume).ok_or(ImageError::Unknown { index: extent.volume })?;
-        // The index first: what leaves it in between is in the file by then.
+        // Where the file has data, which is nearly everywhere, it does not matter what is newer: the index, which hosts wait for, may hold much.
+        let length = file_hole(&volume, Extent { length: extent.length.min(HOLE_BYTES), ..extent })?;
+        if length == 0 {
+            return Ok(0);
+        }
+        let extent = Extent { length, ..extent };
+        // Now the index first: what leaves it in between is in the file by then.
         let pieces = self.buffer.pieces(extent)?;
-        let data = volume.file.next_data(extent.offset);
-        let data = data.map_err(|source| volume_error(&volume, extent.offset, source))?;
-        let file_hole = data.map_or(extent.end(), |(begin, _)| begin.min(extent.end()));
+        let empty = file_hole(&volume, extent)?;
         let newer = pieces.iter().find(|piece| piece.location.is_some_and(|location| !location.is_zero()));
-        let end = newer.map_or(file_hole, |piece| piece.extent.offset.min(file_hole));
-        Ok(end.saturating_sub(extent.offset))
+        Ok(newer.map_or(empty, |piece| (piece.extent.offset - extent.offset).min(empty)))
     }
+}
+
+/// How far from the begin of a range a volume's file has nothing.
+fn file_hole(volume: &VolumeFile, extent: Extent) -> Result<u64, ImageError> {
+    let data = volume.file.next_data(extent.offset).map_err(|source| volume_error(volume, extent.offset, source))?;
+    let end = data.map_or(extent.end(), |(begin, _)| begin.clamp(extent.offset, extent.end()));
+    Ok(end - extent.offset)
 }
 
 fn volume_error(volume: &VolumeFile, offset: u64, source: io::Error) -> ImageError {
     ImageError::Volume { volume: volume.name.clone(), offset, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use parking_lot::Mutex;
+    use tidemark_common::clock::{Clock, SystemClock};
+    use tidemark_common::ids::{Generation, GroupId, Seq};
+    use tidemark_common::journal::{self, JournalOptions, Position};
+    use tidemark_common::metrics::Metrics;
+    use tidemark_common::overlay::unapplied::{Spill, Unapplied};
+    use tidemark_common::storage::memory::MemoryDisk;
+    use tidemark_common::storage::{Disk, Open};
+
+    use super::*;
+    use crate::ring::Ring;
+
+    const GROUP: GroupId = GroupId([7; 16]);
+    const VOLUME: VolumeIndex = VolumeIndex(1);
+    const BYTES: u64 = 4 * HOLE_BYTES;
+
+    const fn range(offset: u64, length: u64) -> Extent {
+        Extent { volume: VOLUME, offset, length }
+    }
+
+    /// An image of a volume that begins with 4 KiB of data, over this index.
+    fn image(directory: &Path, index: Unapplied) -> Image {
+        let disk = Arc::new(MemoryDisk::new());
+        let file = disk.open(Path::new("v"), Open::New).unwrap();
+        file.grow(BYTES).unwrap();
+        file.write_all_at(&[7; 4096], 0).unwrap();
+        let volumes = Arc::new(Volumes::default());
+        volumes.insert(VolumeFile::new(VOLUME, "v".into(), file, BYTES));
+        let options = JournalOptions { segment_bytes: 1 << 20, capacity_bytes: 8 << 20 };
+        let opened = journal::open(disk, Path::new("journal"), GROUP, options, None, &mut |_, _, _| {}).unwrap();
+        let ring = Ring::create(&directory.join("ring"), 1 << 20, GROUP, Generation(1)).unwrap();
+        let clock = Arc::new(SystemClock::new());
+        let metrics = Metrics::new("east", "0", clock.wall()).group("g");
+        let buffer = Arc::new(Buffer::new(ring, clock, Seq(1), index, metrics));
+        Image { buffer, journal: Arc::clone(opened.writer.journal()), volumes }
+    }
+
+    /// Whoever copies a volume asks about the rest of it for each of its regions.
+    #[test]
+    fn one_look_for_zeroes_goes_so_far_and_no_further() {
+        let directory = tempfile::tempdir().unwrap();
+        let image = image(directory.path(), Unapplied::default());
+        assert_eq!(image.hole(range(0, BYTES)).unwrap(), 0);
+        assert_eq!(image.hole(range(4096, BYTES - 4096)).unwrap(), HOLE_BYTES);
+        assert_eq!(image.hole(range(BYTES - 512, 512)).unwrap(), 512);
+    }
+
+    #[test]
+    fn what_is_newer_is_not_looked_up_where_the_file_has_data() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = MemoryDisk::new();
+        disk.create_folder(Path::new("g")).unwrap();
+        let mut index = Unapplied::default();
+        index.insert(range(0, 1 << 20), Location::JournalZero { frame: Position { segment: 1, offset: 512 } });
+        let index = Mutex::new(index);
+        Spill::new(Arc::new(disk.clone()), "g/index".into(), 0).bound(&index).unwrap();
+        let image = image(directory.path(), index.into_inner());
+        // From here on whoever looks it up gets an error.
+        let _ = disk.crash(1);
+        assert_eq!(image.hole(range(0, BYTES)).unwrap(), 0);
+        assert!(matches!(image.hole(range(4096, 4096)), Err(ImageError::Index(_))));
+    }
 }

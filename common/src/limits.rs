@@ -26,6 +26,10 @@ pub const NBD_INPUT_BYTES: usize = 256 << 10;
 pub const NBD_DIRECT_PAYLOAD_BYTES: usize = 32 << 10;
 /// Spare request buffers a busy NBD connection keeps, bytes; an idle one keeps none.
 pub const NBD_SPARE_BYTES_MAX: usize = 16 << 20;
+/// Threads that wait for disks in place of those that answer hosts, or peers: there are as many as are needed.
+pub const BLOCKING_THREADS_MAX: usize = 2048;
+/// Those of one export at once.
+pub const DISK_THREADS_MAX: usize = 64;
 /// Sizes of volumes are multiples of this, bytes.
 pub const SECTOR_BYTES: u64 = 512;
 /// Largest volume, bytes (64 TiB).
@@ -88,6 +92,7 @@ const _: () = {
     assert!(SEND_QUEUE_BYTES_MAX >= FRAME_STORED_BYTES_MAX, "the largest frame can be sent");
     assert!(FRAME_RAW_BYTES_MAX.is_multiple_of(CHUNK_BYTES), "a frame is whole chunks");
     assert!(NBD_REQUEST_BYTES_MAX as usize <= NBD_BYTES_IN_FLIGHT_MAX, "the largest request fits");
+    assert!(BLOCKING_THREADS_MAX >= 32 * DISK_THREADS_MAX, "many exports may hang before others do");
     assert!(NBD_OPTION_BYTES_MAX > 2 * NBD_STRING_BYTES_MAX, "an export name and a query fit");
     assert!(NBD_INPUT_BYTES > 2 * NBD_DIRECT_PAYLOAD_BYTES, "a request that is not direct fits, wherever it begins");
 };

@@ -3,20 +3,21 @@
 use std::io;
 use std::sync::Arc;
 
-use tidemark_common::nbd::{Allocation, Bounds, Export, ExportInfo, IoError, IoFuture, ZeroMode};
+use tidemark_common::nbd::{Allocation, Bounds, DiskThreads, Export, ExportInfo, IoError, IoFuture, ZeroMode};
 use tidemark_common::volumes::VolumeFile;
 
 /// One volume in no group, as hosts see it.
 #[derive(Debug)]
 pub struct DirectVolume {
     volume: Arc<VolumeFile>,
+    threads: DiskThreads,
 }
 
 impl DirectVolume {
     /// A volume over its file.
     #[must_use]
-    pub const fn new(volume: Arc<VolumeFile>) -> Self {
-        Self { volume }
+    pub fn new(volume: Arc<VolumeFile>) -> Self {
+        Self { volume, threads: DiskThreads::default() }
     }
 
     /// Runs on a thread that may wait for disks.
@@ -25,13 +26,12 @@ impl DirectVolume {
         work: impl FnOnce(&VolumeFile) -> io::Result<T> + Send + 'static,
     ) -> Result<T, IoError> {
         let volume = Arc::clone(&self.volume);
-        match tokio::task::spawn_blocking(move || (work(&volume), volume)).await {
-            Ok((Ok(value), _)) => Ok(value),
-            Ok((Err(error), volume)) => {
+        match self.threads.run(move || (work(&volume), volume)).await? {
+            (Ok(value), _) => Ok(value),
+            (Err(error), volume) => {
                 tracing::error!(volume = %volume.name, %error, "a request failed");
                 Err(io_error(&error))
             }
-            Err(_) => Err(IoError::ShuttingDown),
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::Seq;
 use tidemark_common::limits::NBD_STATUS_RUNS_MAX;
-use tidemark_common::nbd::{Allocation, Bounds, Export, ExportInfo, IoError, IoFuture, ZeroMode};
+use tidemark_common::nbd::{Allocation, Bounds, DiskThreads, Export, ExportInfo, IoError, IoFuture, ZeroMode};
 use tidemark_common::volumes::VolumeFile;
 
 use crate::commit::SharedDrain;
@@ -24,13 +24,14 @@ pub struct CapturedVolume {
     image: Image,
     desk: Arc<DrainDesk>,
     drain: Arc<SharedDrain>,
+    threads: DiskThreads,
 }
 
 impl CapturedVolume {
     /// A volume whose writes are captured.
     #[must_use]
-    pub const fn new(volume: Arc<VolumeFile>, image: Image, desk: Arc<DrainDesk>, drain: Arc<SharedDrain>) -> Self {
-        Self { volume, image, desk, drain }
+    pub fn new(volume: Arc<VolumeFile>, image: Image, desk: Arc<DrainDesk>, drain: Arc<SharedDrain>) -> Self {
+        Self { volume, image, desk, drain, threads: DiskThreads::default() }
     }
 
     fn extent(&self, offset: u64, length: u64) -> Extent {
@@ -84,18 +85,13 @@ impl CapturedVolume {
     async fn read_elsewhere(&self, extent: Extent, buffer: &mut [u8]) -> Result<(), IoError> {
         let image = self.image.clone();
         let length = buffer.len();
-        let read = tokio::task::spawn_blocking(move || {
+        let read = self.threads.run(move || {
             let mut bytes = vec![0; length];
             image.read(extent, &mut bytes).map(|()| bytes)
         });
-        match read.await {
-            Ok(Ok(bytes)) => {
-                buffer.copy_from_slice(&bytes);
-                Ok(())
-            }
-            Ok(Err(error)) => Err(report(&error)),
-            Err(_) => Err(IoError::ShuttingDown),
-        }
+        let bytes = read.await?.map_err(|error| report(&error))?;
+        buffer.copy_from_slice(&bytes);
+        Ok(())
     }
 }
 
@@ -216,10 +212,7 @@ impl Export for CapturedVolume {
 
     fn block_status(&self, offset: u64, length: u64) -> IoFuture<'_, Vec<Allocation>> {
         let (image, volume, extent) = (self.image.clone(), Arc::clone(&self.volume), self.extent(offset, length));
-        Box::pin(async move {
-            let looked = tokio::task::spawn_blocking(move || status(&image, &volume, extent));
-            looked.await.unwrap_or(Err(IoError::ShuttingDown))
-        })
+        Box::pin(async move { self.threads.run(move || status(&image, &volume, extent)).await? })
     }
 }
 

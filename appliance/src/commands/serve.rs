@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use tidemark_common::config::Config;
+use tidemark_common::limits::BLOCKING_THREADS_MAX;
 use tidemark_common::workers;
 use tokio::runtime;
 
@@ -39,7 +40,10 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<(), Failure> {
     let config = Config::load(&directory).map_err(anyhow::Error::from)?;
     let _lock = lock(&directory)?;
     telemetry::start(config.log.format)?;
-    let threads = |name| runtime::Builder::new_multi_thread().thread_name(name).enable_all().build();
+    let threads = |name| {
+        let mut threads = runtime::Builder::new_multi_thread();
+        threads.thread_name(name).max_blocking_threads(BLOCKING_THREADS_MAX).enable_all().build()
+    };
     // What answers hosts never stands behind a peer's packets, nor behind an operator's request.
     let hosts = threads("hosts").context("start threads")?;
     let runtime = threads("link").context("start threads")?;

@@ -22,6 +22,7 @@ pub mod request;
 pub mod server;
 mod session;
 mod socket;
+mod threads;
 pub mod tls;
 
 pub use connection::{ConnectionError, ConnectionOptions, serve};
@@ -30,6 +31,7 @@ pub use listen::BindError;
 pub use observe::{Observer, SessionObserver};
 pub use server::{Server, ServerOptions};
 pub use session::{Patience, SessionError};
+pub use threads::DiskThreads;
 pub use tls::Tls;
 
 use std::future::Future;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::clone::{CloneError, CloneVolume};
 use super::image::{Image, ImageError, ImageVolume};
-use crate::nbd::{Allocation, Bounds, Export, ExportInfo, IoError, IoFuture, ZeroMode};
+use crate::nbd::{Allocation, Bounds, DiskThreads, Export, ExportInfo, IoError, IoFuture, ZeroMode};
 
 /// How far one BLOCK_STATUS looks: clients ask again from where it ends.
 pub(super) const STATUS_BYTES: u64 = 32 << 20;
@@ -17,6 +17,7 @@ pub struct ImageExport {
     image: Image,
     volume: ImageVolume,
     description: Arc<str>,
+    threads: DiskThreads,
 }
 
 impl ImageExport {
@@ -24,7 +25,8 @@ impl ImageExport {
     #[must_use]
     pub fn new(image: &Image, name: &str, description: &str) -> Option<Self> {
         let volume = image.volume(name)?.clone();
-        Some(Self { image: image.clone(), volume, description: description.into() })
+        let threads = DiskThreads::default();
+        Some(Self { image: image.clone(), volume, description: description.into(), threads })
     }
 
     async fn blocking<T: Send + 'static>(
@@ -32,13 +34,12 @@ impl ImageExport {
         work: impl FnOnce(&Self) -> Result<T, ImageError> + Send + 'static,
     ) -> Result<T, IoError> {
         let this = self.clone();
-        match tokio::task::spawn_blocking(move || (work(&this), this)).await {
-            Ok((Ok(value), _)) => Ok(value),
-            Ok((Err(error), this)) => {
+        match self.threads.run(move || (work(&this), this)).await? {
+            (Ok(value), _) => Ok(value),
+            (Err(error), this) => {
                 tracing::error!(volume = %this.volume.name, %error, "an image cannot be read");
                 Err(IoError::Io)
             }
-            Err(_) => Err(IoError::ShuttingDown),
         }
     }
 
@@ -150,6 +151,7 @@ pub trait BlockVolume: Send + Sync + 'static {
 pub struct BlockExport<V> {
     volume: Arc<V>,
     description: Arc<str>,
+    threads: DiskThreads,
 }
 
 /// A volume of a clone.
@@ -159,7 +161,7 @@ impl<V: BlockVolume> BlockExport<V> {
     /// A volume; the description is for people.
     #[must_use]
     pub fn new(volume: Arc<V>, description: &str) -> Self {
-        Self { volume, description: description.into() }
+        Self { volume, description: description.into(), threads: DiskThreads::default() }
     }
 
     async fn blocking<T: Send + 'static>(
@@ -167,13 +169,12 @@ impl<V: BlockVolume> BlockExport<V> {
         work: impl FnOnce(&V) -> Result<T, V::Error> + Send + 'static,
     ) -> Result<T, IoError> {
         let volume = Arc::clone(&self.volume);
-        match tokio::task::spawn_blocking(move || (work(&volume), volume)).await {
-            Ok((Ok(value), _)) => Ok(value),
-            Ok((Err(error), volume)) => {
+        match self.threads.run(move || (work(&volume), volume)).await? {
+            (Ok(value), _) => Ok(value),
+            (Err(error), volume) => {
                 tracing::error!(volume = %volume.name(), %error, "a request failed");
                 Err(V::answer(&error))
             }
-            Err(_) => Err(IoError::ShuttingDown),
         }
     }
 

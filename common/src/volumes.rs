@@ -19,6 +19,8 @@ pub struct VolumeFile {
     pub name: String,
     /// The file or device.
     pub file: Arc<dyn DiskFile>,
+    /// What is discarded or zeroed need not be written.
+    pub gives_back: bool,
     size: AtomicU64,
     announced: AtomicU64,
     dirty: AtomicBool,
@@ -39,6 +41,7 @@ impl VolumeFile {
         Self {
             index,
             name,
+            gives_back: file.gives_back(),
             file,
             size: size.into(),
             announced: size.into(),

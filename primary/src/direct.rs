@@ -59,7 +59,7 @@ fn io_error(error: &io::Error) -> IoError {
 impl Export for DirectVolume {
     fn info(&self) -> ExportInfo {
         let description = format!("Tidemark volume {} (in no group: not replicated)", self.volume.name);
-        ExportInfo { size: self.volume.size(), read_only: false, description }
+        ExportInfo { size: self.volume.size(), read_only: false, gives_back: self.volume.gives_back, description }
     }
 
     fn bounds(&self) -> Bounds {

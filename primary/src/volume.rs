@@ -158,7 +158,7 @@ fn report(error: &ImageError) -> IoError {
 impl Export for CapturedVolume {
     fn info(&self) -> ExportInfo {
         let description = format!("Tidemark volume {}", self.volume.name);
-        ExportInfo { size: self.volume.size(), read_only: false, description }
+        ExportInfo { size: self.volume.size(), read_only: false, gives_back: self.volume.gives_back, description }
     }
 
     fn bounds(&self) -> Bounds {

@@ -154,7 +154,7 @@ impl Closed {
 
 impl Export for Closed {
     fn info(&self) -> ExportInfo {
-        ExportInfo { size: self.size, read_only: true, description: self.reason.clone() }
+        ExportInfo { size: self.size, read_only: true, gives_back: false, description: self.reason.clone() }
     }
 
     fn read<'a>(&'a self, _offset: u64, _buffer: &'a mut [u8]) -> IoFuture<'a, ()> {

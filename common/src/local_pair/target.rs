@@ -234,6 +234,10 @@ impl BlockVolume for TargetVolume {
         self.0.parts.target.size()
     }
 
+    fn gives_back(&self) -> bool {
+        self.0.parts.target.gives_back
+    }
+
     fn read(&self, offset: u64, target: &mut [u8]) -> Result<(), LocalPairError> {
         self.0.read(offset, target)
     }

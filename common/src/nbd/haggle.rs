@@ -241,8 +241,9 @@ pub fn transmission_flags(info: &ExportInfo, style: Style) -> u16 {
     use transmission_flag as flag;
     let always = flag::HAS_FLAGS | flag::SEND_FLUSH | flag::SEND_FUA | flag::SEND_CACHE | flag::CAN_MULTI_CONN;
     let structured = if style == Style::Simple { 0 } else { flag::SEND_DF };
-    let changes =
-        if info.read_only { flag::READ_ONLY } else { flag::SEND_TRIM | flag::SEND_WRITE_ZEROES | flag::SEND_FAST_ZERO };
+    // Many file systems discard all of a new disk: what has to be written for that holds up everything else for hours.
+    let fast = if info.gives_back { flag::SEND_TRIM | flag::SEND_FAST_ZERO } else { 0 };
+    let changes = if info.read_only { flag::READ_ONLY } else { flag::SEND_WRITE_ZEROES | fast };
     always | structured | changes
 }
 

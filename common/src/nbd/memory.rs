@@ -88,7 +88,7 @@ fn ready<'a, T: Send + 'a>(result: Result<T, IoError>) -> IoFuture<'a, T> {
 impl Export for MemoryExport {
     fn info(&self) -> ExportInfo {
         let size = self.bytes.read().bytes.len() as u64;
-        ExportInfo { size, read_only: self.read_only, description: "memory".into() }
+        ExportInfo { size, read_only: self.read_only, gives_back: true, description: "memory".into() }
     }
 
     fn read<'a>(&'a self, offset: u64, buffer: &'a mut [u8]) -> IoFuture<'a, ()> {

@@ -71,6 +71,8 @@ pub struct ExportInfo {
     pub size: u64,
     /// Writes are refused with NBD_EPERM.
     pub read_only: bool,
+    /// What is discarded or zeroed need not be written: only then hosts are told that they may discard, and that zeroes are fast.
+    pub gives_back: bool,
     /// For people: NBD_INFO_DESCRIPTION.
     pub description: String,
 }

@@ -165,6 +165,19 @@ impl DiskFile for SystemFile {
         }
     }
 
+    fn gives_back(&self) -> bool {
+        if self.device {
+            return device_gives_back(&self.file);
+        }
+        // Behind its end a file does not change by this.
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let end = self.size().unwrap_or(0).next_multiple_of(ZEROES.len() as u64);
+        !matches!(
+            fallocate(&self.file, flags, end, ZEROES.len() as u64),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV)
+        )
+    }
+
     fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
         let end = self.size()?;
         if offset >= end {
@@ -192,6 +205,16 @@ fn claim_device(path: &Path) -> io::Result<File> {
                     program, or name another device";
         io::Error::new(io::ErrorKind::ResourceBusy, what)
     })
+}
+
+/// As its queue says. Where that is not known, it is found out when it is tried.
+fn device_gives_back(file: &File) -> bool {
+    let Ok(device) = file.metadata().map(|found| found.rdev()) else { return true };
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let told =
+        |queue: &str| std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/{queue}/write_zeroes_max_bytes"));
+    // A partition's is that of its disk.
+    told("queue").or_else(|_| told("../queue")).ok().is_none_or(|bytes| bytes.trim() != "0")
 }
 
 /// Only those that ask for the lock are kept out: other appliances do.
@@ -445,6 +468,19 @@ mod tests {
         }
         let fails = file.zero_busy(0, 512, |_, _| Err(Errno::IO)).unwrap_err();
         assert_eq!(fails.raw_os_error(), Some(Errno::IO.raw_os_error()));
+    }
+
+    #[test]
+    fn whether_a_file_gives_back_is_found_out_without_changing_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = SystemDisk.open(&folder.path().join("f"), Open::New).unwrap();
+        file.write_all_at(&[7; 1000], 0).unwrap();
+        let gives_back = file.gives_back();
+        let mut read = [0; 1000];
+        file.read_exact_at(&mut read, 0).unwrap();
+        assert_eq!((file.size().unwrap(), read), (1000, [7; 1000]));
+        file.zero(0, 1000, true).unwrap();
+        assert_eq!(gives_back, file.gives_back());
     }
 
     #[test]

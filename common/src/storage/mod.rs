@@ -133,6 +133,10 @@ pub trait DiskFile: Send + Sync + 'static {
     /// # Errors
     /// As the system says.
     fn zero(&self, offset: u64, length: u64, hole: bool) -> io::Result<()>;
+    /// Whether that can be done without writing the range.
+    fn gives_back(&self) -> bool {
+        true
+    }
     /// The first run of data at or after the offset, as (begin, end); `None` when only a hole follows.
     ///
     /// # Errors

@@ -63,7 +63,8 @@ fn refuse<T: Send + 'static>() -> IoFuture<'static, T> {
 
 impl Export for ImageExport {
     fn info(&self) -> ExportInfo {
-        ExportInfo { size: self.volume.size, read_only: true, description: self.description.to_string() }
+        let description = self.description.to_string();
+        ExportInfo { size: self.volume.size, read_only: true, gives_back: false, description }
     }
 
     fn bounds(&self) -> Bounds {
@@ -117,6 +118,10 @@ pub trait BlockVolume: Send + Sync + 'static {
     fn name(&self) -> &str;
     /// Bytes.
     fn size(&self) -> u64;
+    /// Whether what is zeroed need not be written.
+    fn gives_back(&self) -> bool {
+        true
+    }
     /// Fills a buffer.
     ///
     /// # Errors
@@ -240,7 +245,8 @@ impl BlockVolume for CloneVolume {
 
 impl<V: BlockVolume> Export for BlockExport<V> {
     fn info(&self) -> ExportInfo {
-        ExportInfo { size: self.volume.size(), read_only: false, description: self.description.to_string() }
+        let (size, description) = (self.volume.size(), self.description.to_string());
+        ExportInfo { size, read_only: false, gives_back: self.volume.gives_back(), description }
     }
 
     fn bounds(&self) -> Bounds {

@@ -1,5 +1,7 @@
 //! Option haggling over a stream.
 
+use std::sync::atomic::Ordering;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::client::{Reply, go, meta};
@@ -64,6 +66,18 @@ async fn flags_say_what_is_there() {
     let changes =
         transmission_flag::SEND_TRIM | transmission_flag::SEND_WRITE_ZEROES | transmission_flag::SEND_FAST_ZERO;
     assert_eq!(read_only, plain & !changes | transmission_flag::READ_ONLY);
+}
+
+/// A disk of a terabyte that is discarded whole would be written for hours.
+#[tokio::test]
+async fn what_is_written_to_be_discarded_is_not_offered_to_be() {
+    let flags = |told: &[(u32, Vec<u8>)]| u16::from_be_bytes([told[0].1[10], told[0].1[11]]);
+    let Served { mut client, probe, .. } = haggling().await;
+    let gives_back = flags(&client.option(option::INFO, &go("v")).await);
+    probe.keeps_space.store(true, Ordering::Release);
+    let keeps = flags(&client.option(option::INFO, &go("v")).await);
+    assert_eq!(keeps, gives_back & !(transmission_flag::SEND_TRIM | transmission_flag::SEND_FAST_ZERO));
+    assert_ne!(keeps, gives_back);
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! An export that notes what it is asked, waits where a test wants it to, and fails as a test wants it to.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
@@ -28,6 +30,8 @@ pub(super) struct Probe {
     pub(super) permits: Semaphore,
     /// All calls fail so.
     pub(super) failure: Mutex<Option<IoError>>,
+    /// What is discarded is written.
+    pub(super) keeps_space: AtomicBool,
     /// What BLOCK_STATUS gives instead of the truth.
     pub(super) runs: Mutex<Option<Vec<Allocation>>>,
 }
@@ -41,6 +45,7 @@ impl Probe {
             slow_from: Mutex::new(u64::MAX),
             permits: Semaphore::new(0),
             failure: Mutex::default(),
+            keeps_space: AtomicBool::default(),
             runs: Mutex::default(),
         }
     }
@@ -80,7 +85,7 @@ impl Probe {
 
 impl Export for Probe {
     fn info(&self) -> ExportInfo {
-        self.memory.info()
+        ExportInfo { gives_back: !self.keeps_space.load(Ordering::Acquire), ..self.memory.info() }
     }
 
     fn read<'a>(&'a self, offset: u64, buffer: &'a mut [u8]) -> IoFuture<'a, ()> {

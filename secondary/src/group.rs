@@ -123,6 +123,12 @@ impl Secondary {
         &self.state
     }
 
+    /// [`Self::stop`] for whoever goes on from the journal: the updater is not waited for in the middle of what takes long.
+    pub async fn stop_at_once(&self) {
+        self.state.stop_at_once();
+        self.stop().await;
+    }
+
     /// Stops the connection, the intake and the updater, and waits for them. What is permitted and not yet applied stays in
     /// the journal.
     pub async fn stop(&self) {

@@ -98,7 +98,9 @@ pub struct CopyState {
     /// Permission or applied position moved, or it is time to stop.
     moved: Condvar,
     version: watch::Sender<u64>,
-    stop: Arc<AtomicBool>,
+    stop: AtomicBool,
+    /// What takes long is left in the middle.
+    leave: Arc<AtomicBool>,
     /// Cancelled when the journal is found to be damaged.
     damage: CancellationToken,
     /// The markers held.
@@ -136,7 +138,8 @@ impl CopyState {
             inner: Mutex::new(Inner { permission, durable, applied, heard, points, ..Inner::default() }),
             moved: Condvar::new(),
             version: watch::Sender::default(),
-            stop: Arc::default(),
+            stop: AtomicBool::new(false),
+            leave: Arc::default(),
             damage: CancellationToken::new(),
             markers: Markers::default(),
             forecast: Forecast::default(),
@@ -406,17 +409,23 @@ impl CopyState {
         self.damage.clone()
     }
 
-    /// Ends the updater and the intake.
+    /// [`Self::stop`], in the middle of what the updater does if that takes long: who asks for it goes on from the journal.
+    pub fn stop_at_once(&self) {
+        self.leave.store(true, Ordering::Release);
+        self.stop();
+    }
+
+    /// Set by [`Self::stop_at_once`].
+    #[must_use]
+    pub fn left(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.leave)
+    }
+
+    /// Ends the updater and the intake; the volumes stand behind a write then, as all those before it have left them.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         let _inner = self.inner.lock();
         self.moved.notify_all();
-    }
-
-    /// Set when it is time to stop.
-    #[must_use]
-    pub fn stop_flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.stop)
     }
 
     /// Whether it is time to stop.

@@ -84,7 +84,7 @@ impl Appliance {
                 Some((permitted, point))
             }
         };
-        secondary.stop().await;
+        secondary.stop_at_once().await;
         // Only now is it final: nothing comes in any more.
         if goes_back() {
             return self.go_back(&group, &secondary, begin).await;
@@ -281,7 +281,7 @@ impl Appliance {
                         }
                         let _ = tokio::task::spawn_blocking(move || primary.stop()).await;
                     }
-                    Engine::Secondary(secondary) => secondary.stop().await,
+                    Engine::Secondary(secondary) => secondary.stop_at_once().await,
                     Engine::Fenced { .. } | Engine::Failed(_) => {}
                 }
             }));

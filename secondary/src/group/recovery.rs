@@ -143,7 +143,7 @@ impl Secondary {
         let updater = Updater::new(Arc::clone(&journal), Arc::clone(&parts.volumes), applied).of_all_volumes();
         let updater = updater.saving(Some(Arc::clone(&parts.eras))).past_the_page_cache();
         // A failover is not kept waiting: it reads the journal.
-        let mut updater = updater.until(state.stop_flag());
+        let mut updater = updater.until(state.left());
         catch_up(&mut updater, &state, applied.position.segment.max(journal.oldest().segment));
         let path = parts.journal_folder.with_extension("index");
         let spill = Spill::new(Arc::clone(&parts.disk), path, parts.index_ranges_max);

@@ -49,6 +49,17 @@ fn state(clock: &Arc<HandClock>) -> CopyState {
     CopyState::new("g".into(), clock, Permission::default(), durable, applied, points)
 }
 
+/// Who gives a copy up keeps its volumes as they are: they must not be left in the middle of anything.
+#[test]
+fn only_who_goes_on_from_the_journal_leaves_the_volumes_in_the_middle() {
+    let state = state(&Arc::default());
+    let left = state.left();
+    state.stop();
+    assert!(state.is_stopping() && !left.load(Ordering::Acquire));
+    state.stop_at_once();
+    assert!(left.load(Ordering::Acquire));
+}
+
 /// They were kept for as long as the service ran, and copied with every look at the permission.
 #[test]
 fn copies_that_the_volumes_have_passed_are_forgotten() {

@@ -5,8 +5,10 @@ use crate::image::Image;
 
 /// Entries of a GPT that are looked at.
 const GPT_ENTRIES_MAX: u32 = 128;
-/// Logical partitions of an MBR that are followed.
+/// Tables of logical partitions of an MBR that are followed.
 const LOGICAL_MAX: usize = 128;
+/// The number of the first of them.
+const FIRST_LOGICAL: u32 = 5;
 const MBR_SECTOR: u64 = 512;
 const PROTECTIVE: u8 = 0xee;
 const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
@@ -119,10 +121,11 @@ fn crc32(bytes: &[u8]) -> u32 {
 
 fn dos(image: &dyn Image, mbr: &Bytes<'_>) -> Result<Vec<Partition>, String> {
     let mut partitions = Vec::new();
+    let mut next = FIRST_LOGICAL;
     for number in 1..=4_u32 {
         let (kind, first, sectors) = dos_entry(mbr, number - 1)?;
-        if EXTENDED.contains(&kind) {
-            logical(image, first, &mut partitions)?;
+        if EXTENDED.contains(&kind) && sectors > 0 {
+            next = logical(image, first, next, &mut partitions)?;
         } else if kind != 0 {
             partitions.push(Partition { number, offset: first * MBR_SECTOR, length: sectors * MBR_SECTOR });
         }
@@ -135,24 +138,33 @@ fn dos_entry(mbr: &Bytes<'_>, index: u32) -> Result<(u8, u64, u64), String> {
     Ok((mbr.u8(at + 4)?, mbr.u32(at + 8)?.into(), mbr.u32(at + 12)?.into()))
 }
 
-/// Logical partitions are a chain of tables, each with a partition and the place of the next table.
-fn logical(image: &dyn Image, extended: u64, partitions: &mut Vec<Partition>) -> Result<(), String> {
-    let mut at = extended;
-    for number in (5..).take(LOGICAL_MAX) {
+/// Logical partitions are a chain of tables, each with a partition and the place of the next table; the number behind the last one.
+///
+/// As Linux counts them: a table whose partition was deleted has no number, and partition and next table may change places. What stands in the
+/// third and fourth entry is used by nobody's tools.
+fn logical(image: &dyn Image, extended: u64, first_number: u32, found: &mut Vec<Partition>) -> Result<u32, String> {
+    let (mut at, mut number) = (extended, first_number);
+    for _ in 0..LOGICAL_MAX {
         let bytes = read(image, at * MBR_SECTOR, 512)?;
         let table = Bytes::new(&bytes, "a logical partition's table");
         if table.be16(510)? != 0x55aa {
             return Err("its chain of logical partitions is broken".into());
         }
-        let (kind, first, sectors) = dos_entry(&table, 0)?;
-        if kind != 0 {
-            let offset = (at + first) * MBR_SECTOR;
-            partitions.push(Partition { number, offset, length: sectors * MBR_SECTOR });
+        let mut follows = None;
+        for index in 0..2 {
+            let (kind, first, sectors) = dos_entry(&table, index)?;
+            if sectors == 0 {
+                continue;
+            }
+            if EXTENDED.contains(&kind) {
+                follows = follows.or(Some(extended + first));
+            } else {
+                found.push(Partition { number, offset: (at + first) * MBR_SECTOR, length: sectors * MBR_SECTOR });
+                number += 1;
+            }
         }
-        match dos_entry(&table, 1)? {
-            (0, _, _) => return Ok(()),
-            (_, next, _) => at = extended + next,
-        }
+        let Some(next) = follows else { return Ok(number) };
+        at = next;
     }
     Err("its chain of logical partitions has no end".into())
 }
@@ -241,6 +253,32 @@ mod tests {
         let disk = dos_disk();
         let found: Vec<_> = table(&disk).unwrap().iter().map(|part| (part.number, part.offset, part.length)).collect();
         assert_eq!(found, [(1, MIB, 4 * MIB), (5, 11 * MIB, 2 * MIB), (6, 21 * MIB, 3 * MIB)]);
+    }
+
+    /// Who asks for p6 is to get what his host calls sda6, also when one before it was deleted.
+    #[test]
+    fn logical_partitions_have_the_numbers_that_linux_gives_them() {
+        let found = |disk: &Memory| {
+            table(disk).unwrap().iter().map(|part| (part.number, part.offset, part.length)).collect::<Vec<_>>()
+        };
+        // The first one was deleted: its table stays, with nothing but the place of the next.
+        let mut disk = dos_disk();
+        dos_entry_at(&mut disk.bytes, 20480, 0, 0, 0, 0);
+        assert_eq!(found(&disk), [(1, MIB, 4 * MIB), (5, 21 * MIB, 3 * MIB)]);
+        // The place of the next one stands first.
+        let mut disk = dos_disk();
+        dos_entry_at(&mut disk.bytes, 20480, 0, 0x05, 20480, 8192);
+        dos_entry_at(&mut disk.bytes, 20480, 1, 0x83, 2048, 4096);
+        assert_eq!(found(&disk), [(1, MIB, 4 * MIB), (5, 11 * MIB, 2 * MIB), (6, 21 * MIB, 3 * MIB)]);
+        // A second extended partition goes on counting.
+        let mut disk = dos_disk();
+        dos_entry_at(&mut disk.bytes, 0, 2, 0x0f, 100_000, 20_000);
+        dos_entry_at(&mut disk.bytes, 100_000, 0, 0x83, 2400, 8192);
+        assert_eq!(found(&disk).last(), Some(&(7, 102_400 * 512, 4 * MIB)));
+        // One that leads back to itself.
+        let mut disk = dos_disk();
+        dos_entry_at(&mut disk.bytes, 40960, 1, 0x05, 20480, 8192);
+        assert!(table(&disk).unwrap_err().contains("no end"));
     }
 
     #[test]

@@ -5,10 +5,14 @@ use std::collections::BTreeSet;
 use super::{Part, SetExtent, partition};
 use crate::content::{Content, Run};
 use crate::files::{self, NodeKind, Place};
-use crate::image::Image;
+use crate::image::{Bounded, Image};
 use crate::manifest::NotKept;
 use crate::names::readable;
 use crate::plan::{Images, Kind, Member};
+use crate::stop::Stop;
+
+/// Reads of one extent's partition table and file system at most: several for each of as many files as there may be.
+const READS_MAX: u64 = 1 << 26;
 
 /// A set with what it names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,8 +26,8 @@ pub struct DataSet {
 /// The members of all sets, as given, and what each set has that they have not.
 ///
 /// # Errors
-/// What cannot be backed up as it is named, and why; nothing was copied.
-pub fn members(sets: &[DataSet], images: &Images) -> Result<(Vec<Member>, Vec<NotKept>), String> {
+/// What cannot be backed up as it is named, and why, or why it was to stop; nothing was copied.
+pub fn members(sets: &[DataSet], images: &Images, stop: &Stop) -> Result<(Vec<Member>, Vec<NotKept>), String> {
     let mut members = Vec::new();
     let mut not_kept = Vec::new();
     for set in sets {
@@ -32,8 +36,11 @@ pub fn members(sets: &[DataSet], images: &Images) -> Result<(Vec<Member>, Vec<No
         for extent in &set.extents {
             let image = images.get(&extent.volume);
             let image = image.ok_or_else(|| format!("set '{}': there is no volume '{}'", set.name, extent.volume))?;
-            let resolved = resolve(&set.name, extent, image.as_ref(), &mut missing);
-            members.extend(resolved.map_err(|why| format!("set '{}': '{extent}': {why}", set.name))?);
+            let image = Bounded::new(image.as_ref(), stop, READS_MAX);
+            let resolved = resolve(&set.name, extent, &image, &mut missing);
+            let failed =
+                |why: String| stop.reason().unwrap_or_else(|| format!("set '{}': '{extent}': {why}", set.name));
+            members.extend(resolved.map_err(failed)?);
         }
         disjoint(members.get(begin..).unwrap_or_default()).map_err(|why| format!("set '{}': {why}", set.name))?;
         not_kept.push(missing);
@@ -174,7 +181,7 @@ mod tests {
         let texts: Vec<_> = texts.iter().map(|text| (*text).to_owned()).collect();
         let set = DataSet { name: "s".into(), extents: parse(&texts)? };
         let image: Arc<dyn Image> = Arc::new(Bytes::new(vec![1; 1 << 20]));
-        members(&[set], &Images::from([("a".into(), image)])).map(|(members, _)| members)
+        members(&[set], &Images::from([("a".into(), image)]), &Stop::default()).map(|(members, _)| members)
     }
 
     #[test]
@@ -197,6 +204,27 @@ mod tests {
             assert!(why.contains(words), "{why}");
         }
     }
+
+    #[test]
+    fn two_members_of_one_name_are_refused() {
+        let image: Arc<dyn Image> = Arc::new(Bytes::new(vec![1; 4096]));
+        let sets = [(); 2].map(|()| DataSet { name: "s".into(), extents: parse(&["a".to_owned()]).unwrap() });
+        let why = members(&sets, &Images::from([("a".into(), image)]), &Stop::default()).unwrap_err();
+        assert!(why.contains("two 's/a'"), "{why}");
+    }
+
+    #[test]
+    fn who_looks_for_what_is_to_be_copied_is_stopped_in_the_middle() {
+        let image: Arc<dyn Image> = Arc::new(Bytes::new(vec![1; 1 << 20]));
+        let images = Images::from([("a".into(), image)]);
+        let stop = Stop::default();
+        stop.stop("cancelled");
+        for text in ["a", "a:p1", "a:/x"] {
+            let set = DataSet { name: "s".into(), extents: parse(&[text.to_owned()]).unwrap() };
+            assert_eq!(members(&[set], &images, &stop).unwrap_err(), "cancelled", "{text}");
+        }
+    }
+
     fn member(name: &str, volume: &str, kind: Kind, runs: &[(u64, u64)]) -> Member {
         let runs: Vec<Run> = runs.iter().map(|(from, length)| Run { at: 0, from: *from, length: *length }).collect();
         let size = runs.iter().map(|run| run.length).sum();
@@ -248,7 +276,7 @@ mod tests {
         let images = Images::from([("a".into(), image)]);
         let found = |texts: &[&str]| {
             let texts: Vec<_> = texts.iter().map(|text| (*text).to_owned()).collect();
-            members(&[DataSet { name: "s".into(), extents: parse(&texts).unwrap() }], &images)
+            members(&[DataSet { name: "s".into(), extents: parse(&texts).unwrap() }], &images, &Stop::default())
                 .map(|(members, _)| members)
         };
         for inside in ["a:0+32769", "a:64KiB+512", "a:163328+512"] {

@@ -104,7 +104,7 @@ impl Appliance {
     pub(super) async fn create_backup(&self, request: BackupCreate) -> Result<BackupInfo, ErrorBody> {
         // Whoever names a target that answers late, or never, waits for it here, where nobody has to wait for him.
         let _ = tokio::task::block_in_place(|| destination::kind_of(&request.to, &request.name));
-        let _alone = self.backups.changing.lock().await;
+        let alone = self.backups.changing.lock().await;
         let (record, kind) = tokio::task::block_in_place(|| self.check_request(&request))?;
         let (job, readers) = self.new_job(record.clone());
         if record.at_ns.is_some() {
@@ -114,11 +114,21 @@ impl Appliance {
             self.wait_for_time(Arc::clone(&job), readers);
             return tokio::task::block_in_place(|| self.show_backup(&request.name));
         }
-        // What cannot be backed up as it was asked for is said to who asked, and leaves no record.
-        let prepared = self.prepare(&job, readers).await;
-        let work = prepared.inspect_err(|_| self.forget(&request.name)).map_err(refused)?;
+        // Its name is taken. How long it takes to find what is to be copied, file systems decide: no other backup waits for that.
+        drop(alone);
+        let work = self.prepare(&job, readers).await.map_err(|why| self.never_began(&job, why))?;
         self.begin(job, work);
         tokio::task::block_in_place(|| self.show_backup(&request.name))
+    }
+
+    /// What cannot be backed up as it was asked for is said to who asked, and leaves no record; what was ended meanwhile has one.
+    fn never_began(&self, job: &Job, why: String) -> ErrorBody {
+        let name = job.record.lock().name.clone();
+        match job.stop.reason() {
+            Some(reason) => self.end(job, Err(CopyError::Stopped(reason))),
+            None => self.forget(&name),
+        }
+        refused(why)
     }
 
     fn check_request(&self, request: &BackupCreate) -> Result<(BackupRecord, TargetKind), ErrorBody> {
@@ -207,9 +217,9 @@ impl Appliance {
             *job.eras.lock() = moment.eras();
             moment
         };
-        let order = Order::named(&record.order).unwrap_or_default();
+        let (order, stop) = (Order::named(&record.order).unwrap_or_default(), job.stop.clone());
         let (moment, members) = tokio::task::spawn_blocking(move || {
-            let members = resolve::members(&found, &moment.images);
+            let members = resolve::members(&found, &moment.images, &stop);
             (moment, members)
         })
         .await
@@ -230,6 +240,8 @@ impl Appliance {
             record.moments =
                 moment.said.iter().map(|said| (said.group.clone(), said.marker, unix_ns(said.time))).collect();
         }
+        // Nobody records the end of an earlier one of its name meanwhile.
+        let _alone = self.backups.changing.lock().await;
         tokio::task::block_in_place(|| self.enter(job, BackupStateRecord::Waiting))?;
         Ok(Work { kind, moment, members, not_kept, readers })
     }
@@ -262,7 +274,10 @@ impl Appliance {
             }
             match this.prepare(&job, readers).await {
                 Ok(work) => this.begin(job, work),
-                Err(why) => this.end(&job, Err(CopyError::Image(tidemark_backup::image::ImageError(why)))),
+                Err(why) => {
+                    let failed = || CopyError::Image(tidemark_backup::image::ImageError(why));
+                    this.end(&job, Err(job.stop.reason().map_or_else(failed, CopyError::Stopped)));
+                }
             }
         });
     }

@@ -12,6 +12,7 @@ use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
 use crate::archive::read::{ArchiveError, Found, FoundKind, Taker, walk};
+use crate::archive::records::Records;
 use crate::archive::{MANIFEST, MANIFEST_CHECK};
 use crate::digest::Digest;
 use crate::manifest::{KindSaid, Manifest, MemberSaid};
@@ -57,7 +58,7 @@ impl Source {
                 Ok(manifest)
             }
             Self::Path(path) if path.is_dir() => walk_folder(path, taker),
-            Self::Path(path) => walk(open(path)?, taker),
+            Self::Path(path) => walk(Records::new(open(path)?), taker),
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod head;
 pub mod map;
 pub mod read;
+pub(crate) mod records;
 #[cfg(test)]
 mod tests;
 pub mod write;

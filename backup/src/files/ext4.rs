@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::ext4_inline;
 use super::ext4_journal::{Moved, replay};
 use super::{FileSystem, Node, NodeKind, Place};
 use crate::bytes::Bytes;
@@ -16,12 +17,25 @@ const ROOT: u64 = 2;
 const EXTENTS: u32 = 0x0008_0000;
 const ENCRYPTED: u32 = 0x800;
 const INLINE: u32 = 0x1000_0000;
-/// What a reader must know and this one does: file types, recovery, meta groups aside, extents, 64 bit, multi-mount
+/// What a reader must know and this one does: file types, recovery, meta groups, extents, 64 bit, multi-mount
 /// protection, flexible groups, large attributes, checksum seed, large directories, data in inodes, encryption (of single
 /// files, which are refused), case folding.
-const KNOWN: u32 = 0x2 | 0x4 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x8000 | 0x1_0000 | 0x2_0000;
+const KNOWN: u32 =
+    0x2 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x8000 | 0x1_0000 | 0x2_0000;
 const NEEDS_RECOVERY: u32 = 0x4;
+const META_GROUPS: u32 = 0x10;
 const WIDE: u32 = 0x80;
+/// Compatible and read-only compatible features that say which groups begin with a copy of the superblock.
+const TWO_COPIES: u32 = 0x200;
+const FEW_COPIES: u32 = 0x1;
+
+/// Which groups beside the first one begin with a copy of the superblock.
+enum Copies {
+    All,
+    /// The second one, and those whose numbers are powers of 3, 5 and 7.
+    Few,
+    Two([u64; 2]),
+}
 
 /// See the module.
 pub(super) struct Ext4<'a> {
@@ -32,6 +46,10 @@ pub(super) struct Ext4<'a> {
     inodes_per_group: u64,
     inode_bytes: u64,
     descriptor_bytes: u64,
+    /// Descriptors of groups lie together up to this block of them; those of later ones in the first of the groups they describe.
+    meta_groups_from: u64,
+    group_blocks: u64,
+    copies: Copies,
     first_block: u64,
     /// Blocks that lie in the journal still.
     moved: BTreeMap<u64, Moved>,
@@ -58,6 +76,11 @@ pub(super) fn open(place: Place<'_>) -> Result<Option<Ext4<'_>>, String> {
     }
     let high = if wide { u64::from(block.u32(0x150)?) << 32 } else { 0 };
     let dynamic = block.u32(0x4c)? > 0;
+    let copies = match (block.u32(0x5c)? & TWO_COPIES != 0, block.u32(0x64)? & FEW_COPIES != 0) {
+        (true, _) => Copies::Two([block.u32(0x24c)?.into(), block.u32(0x250)?.into()]),
+        (false, true) => Copies::Few,
+        (false, false) => Copies::All,
+    };
     let mut system = Ext4 {
         place,
         block_bytes: 1024 << shift,
@@ -66,6 +89,9 @@ pub(super) fn open(place: Place<'_>) -> Result<Option<Ext4<'_>>, String> {
         inodes_per_group: block.u32(0x28)?.into(),
         inode_bytes: if dynamic { block.u16(0x58)?.into() } else { 128 },
         descriptor_bytes: if wide { block.u16(0xfe)?.into() } else { 32 },
+        meta_groups_from: if incompatible & META_GROUPS != 0 { block.u32(0x104)?.into() } else { u64::MAX },
+        group_blocks: block.u32(0x20)?.into(),
+        copies,
         first_block: block.u32(0x14)?.into(),
         moved: BTreeMap::new(),
     };
@@ -89,8 +115,7 @@ pub(super) fn open(place: Place<'_>) -> Result<Option<Ext4<'_>>, String> {
 
 /// Features as mke2fs calls them; others by their bits.
 fn names(features: u32) -> String {
-    const NAMES: [(u32, &str); 4] =
-        [(0x1, "compression"), (0x8, "journal_dev"), (0x10, "meta_bg"), (0x1000, "dirdata")];
+    const NAMES: [(u32, &str); 3] = [(0x1, "compression"), (0x8, "journal_dev"), (0x1000, "dirdata")];
     let name = |bit: u32| {
         let known = NAMES.iter().find(|(of, _)| *of == bit);
         known.map_or_else(|| format!("{bit:#x}"), |(_, name)| (*name).to_owned())
@@ -145,26 +170,80 @@ impl Ext4<'_> {
     }
 
     fn inode(&self, number: u64) -> Result<Vec<u8>, String> {
+        self.meta(self.inode_at(number)?, self.inode_bytes)
+    }
+
+    /// Where an inode lies, in bytes.
+    fn inode_at(&self, number: u64) -> Result<u64, String> {
         let index = number.checked_sub(1).filter(|index| *index < self.inodes);
         let index = index.ok_or_else(|| format!("it names inode {number}, which cannot be"))?;
         let (group, index) = (index / self.inodes_per_group, index % self.inodes_per_group);
-        // In the block behind the one that holds the superblock, wherever blocks are counted from: with 1 KiB blocks and bigalloc, from 0.
-        let table = (SUPERBLOCK / self.block_bytes + 1) * self.block_bytes;
-        let descriptor = self.meta(table + group * self.descriptor_bytes, self.descriptor_bytes)?;
+        let at = self.descriptor_at(group).ok_or("its groups make no sense")?;
+        let descriptor = self.meta(at, self.descriptor_bytes)?;
         let descriptor = Bytes::new(&descriptor, "a group's descriptor");
         let high = if self.descriptor_bytes >= 64 { u64::from(descriptor.u32(0x28)?) << 32 } else { 0 };
         let inodes = u64::from(descriptor.u32(8)?) | high;
         let at = inodes.checked_mul(self.block_bytes).and_then(|at| at.checked_add(index * self.inode_bytes));
-        self.meta(at.ok_or("a group's descriptor makes no sense")?, self.inode_bytes)
+        at.ok_or_else(|| "a group's descriptor makes no sense".into())
+    }
+
+    /// Where the descriptor of a group lies, in bytes.
+    fn descriptor_at(&self, group: u64) -> Option<u64> {
+        let per_block = self.block_bytes / self.descriptor_bytes;
+        let block = group / per_block;
+        if block < self.meta_groups_from {
+            // In the block behind the one that holds the superblock, wherever blocks are counted from: with 1 KiB blocks and bigalloc, from 0.
+            return Some((SUPERBLOCK / self.block_bytes + 1) * self.block_bytes + group * self.descriptor_bytes);
+        }
+        let first = block * per_block;
+        // The same holds for what lies before the superblock here.
+        let is_one_off = block == 0 && self.block_bytes == SUPERBLOCK && self.first_block == 0;
+        let before = u64::from(self.has_superblock(first)) + u64::from(is_one_off);
+        let at = first.checked_mul(self.group_blocks)?.checked_add(self.first_block + before)?;
+        at.checked_mul(self.block_bytes)?.checked_add(group % per_block * self.descriptor_bytes)
+    }
+
+    fn has_superblock(&self, group: u64) -> bool {
+        let is_power = |of: u64| {
+            let mut power = of;
+            while power < group {
+                power *= of;
+            }
+            power == group
+        };
+        group == 0
+            || match self.copies {
+                Copies::All => true,
+                Copies::Few => group == 1 || [3, 5, 7].into_iter().any(is_power),
+                Copies::Two(two) => two.contains(&group),
+            }
+    }
+
+    /// A file's content that lies in its inode. What the journal holds of that lies there.
+    fn in_inode(&self, number: u64, size: u64, parts: [(usize, usize); 2]) -> Result<Content, String> {
+        let at = self.inode_at(number)?;
+        let (block, within) = (at / self.block_bytes, at % self.block_bytes);
+        if within + self.inode_bytes > self.block_bytes {
+            return Err("its inode lies in two blocks".into());
+        }
+        let block_at = self.moved.get(&block).map_or(block * self.block_bytes, |moved| moved.at);
+        let mut content = Content { size, runs: Vec::new() };
+        for (from, length) in parts {
+            let at = content.runs.last().map_or(0, Run::end);
+            let from = self.place.offset + block_at + within + from as u64;
+            content.push(Run { at, from, length: (length as u64).min(size - at) });
+        }
+        Ok(content)
     }
 
     /// Where a file's bytes lie, by extents.
     fn by_extents(&self, root: &[u8], runs: &mut Runs<'_>) -> Result<(), String> {
         let mut nodes = 0;
-        let mut waiting = vec![(root.to_vec(), None)];
-        while let Some((bytes, above)) = waiting.pop() {
+        let mut waiting: Vec<(Option<u64>, Option<u16>)> = vec![(None, None)];
+        while let Some((block, above)) = waiting.pop() {
             nodes += 1;
-            let node = Bytes::new(&bytes, "an extent tree");
+            let bytes = block.map(|block| self.block(block)).transpose()?;
+            let node = Bytes::new(bytes.as_deref().unwrap_or(root), "an extent tree");
             let (entries, depth) = (usize::from(node.u16(2)?), node.u16(6)?);
             if node.u16(0)? != 0xf30a
                 || above.is_some_and(|above| depth >= above)
@@ -178,7 +257,7 @@ impl Ext4<'_> {
                 let entry = node.below(12 + entry * 12, 12)?;
                 if depth > 0 {
                     let child = u64::from(entry.u32(4)?) | u64::from(entry.u16(8)?) << 32;
-                    below.push((self.block(child)?, Some(depth)));
+                    below.push((Some(child), Some(depth)));
                     continue;
                 }
                 let (length, first) =
@@ -291,7 +370,9 @@ impl FileSystem for Ext4<'_> {
             _ => return Err(format!("inode {number} is of no known kind")),
         };
         let size = u64::from(inode.u32(4)?) | u64::from(inode.u32(0x6c)?) << 32;
-        let epoch = if self.inode_bytes >= 0x8c { i64::from(inode.u32(0x88)? & 3) << 32 } else { 0 };
+        // What ext3 has made of this size has attributes there.
+        let has_epoch = self.inode_bytes >= 0x8c && inode.u16(0x80)? >= 0x8c - 0x80;
+        let epoch = if has_epoch { i64::from(inode.u32(0x88)? & 3) << 32 } else { 0 };
         let meta = Meta {
             mode: u32::from(mode & 0o7777),
             uid: u32::from(inode.u16(2)?) | u32::from(inode.u16(0x78)?) << 16,
@@ -311,7 +392,7 @@ impl FileSystem for Ext4<'_> {
             return Ok(node);
         }
         if flags & INLINE != 0 {
-            return Err("its content lies in its inode (inline_data), which is not read here: back up the volume or partition whole".into());
+            return self.inline(node, &inode, size);
         }
         let mut runs = Runs { system: self, content: Content { size, runs: Vec::new() }, nodes: 0 };
         if flags & EXTENTS != 0 {
@@ -323,27 +404,101 @@ impl FileSystem for Ext4<'_> {
         Ok(node)
     }
 
-    fn entries(&self, node: &Node) -> Result<Vec<(Vec<u8>, u64)>, String> {
-        let bytes = super::content(&self.place, &node.content, super::FOLDER_BYTES_MAX)?;
-        let mut found = Vec::new();
-        for block in bytes.chunks(usize::try_from(self.block_bytes).unwrap_or(1024)) {
-            let block = Bytes::new(block, "a directory");
-            let mut at = 0;
-            while at + 8 <= block.bytes.len() {
-                let (number, length) = (block.u32(at)?, usize::from(block.u16(at + 4)?));
-                // 64 KiB does not fit into the field.
-                let length =
-                    if matches!(length, 0 | 0xffff) && block.bytes.len() == 1 << 16 { 1 << 16 } else { length };
-                if length < 8 {
-                    return Err("a directory is damaged".into());
-                }
-                let name = block.part(at + 8, usize::from(block.u8(at + 6)?))?;
-                if number != 0 && name != b"." && name != b".." {
-                    found.push((name.to_vec(), u64::from(number)));
-                }
-                at += length;
-            }
+    fn entries(&self, node: &Node, show: &mut dyn FnMut(&[u8], u64) -> Result<(), String>) -> Result<(), String> {
+        if let Some(inside) = &node.inside {
+            return folder_block(inside, show);
         }
-        Ok(found)
+        super::blocks(&self.place, &node.content, self.block_bytes, &mut |block| folder_block(block, show))
+    }
+}
+
+impl Ext4<'_> {
+    /// What lies in its inode.
+    fn inline(&self, mut node: Node, inode: &Bytes<'_>, size: u64) -> Result<Node, String> {
+        let parts = ext4_inline::parts(inode)?;
+        if node.kind == NodeKind::File {
+            node.content = self.in_inode(node.number, size, parts)?;
+            return Ok(node);
+        }
+        let mut inside = Vec::new();
+        for (from, length) in parts {
+            inside.extend_from_slice(inode.part(from, length)?);
+        }
+        if node.kind == NodeKind::Folder {
+            // Before its first entry stands the folder above it, which others have as an entry.
+            inside.drain(..4);
+        } else {
+            inside.truncate(usize::try_from(size).unwrap_or(usize::MAX));
+        }
+        node.inside = Some(inside);
+        Ok(node)
+    }
+}
+
+fn folder_block(bytes: &[u8], show: &mut dyn FnMut(&[u8], u64) -> Result<(), String>) -> Result<(), String> {
+    let block = Bytes::new(bytes, "a directory");
+    let mut at = 0;
+    while at + 8 <= bytes.len() {
+        let (number, length) = (block.u32(at)?, usize::from(block.u16(at + 4)?));
+        // 64 KiB does not fit into the field.
+        let length = if matches!(length, 0 | 0xffff) && bytes.len() == 1 << 16 { 1 << 16 } else { length };
+        if length < 8 {
+            return Err("a directory is damaged".into());
+        }
+        let name = block.part(at + 8, usize::from(block.u8(at + 6)?))?;
+        if number != 0 && name != b"." && name != b".." {
+            show(name, u64::from(number))?;
+        }
+        at += length;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::memory::Bytes as Memory;
+
+    fn entry(bytes: &mut [u8], at: usize, number: u8, length: u8, name: u8) {
+        (bytes[at], bytes[at + 4], bytes[at + 6], bytes[at + 8]) = (number, length, 1, name);
+    }
+
+    /// Linux goes on in the attribute; what makes file systems gives such a directory a block.
+    #[test]
+    fn a_directory_in_its_inode_goes_on_in_its_attribute() {
+        let image = Memory::new(vec![0; 4096]);
+        let system = Ext4 {
+            place: Place { image: &image, offset: 0, length: 4096 },
+            block_bytes: 4096,
+            blocks: 1,
+            inodes: 1,
+            inodes_per_group: 1,
+            inode_bytes: 256,
+            descriptor_bytes: 32,
+            meta_groups_from: u64::MAX,
+            group_blocks: 1,
+            copies: Copies::All,
+            first_block: 0,
+            moved: BTreeMap::new(),
+        };
+        let mut bytes = vec![0; 256];
+        entry(&mut bytes, 0x2c, 11, 12, b'a');
+        entry(&mut bytes, 0x38, 12, 44, b'b');
+        // The attribute system.data: 12 bytes, 32 behind the begin of the list.
+        bytes[0x80] = 32;
+        bytes[0xa0..0xa8].copy_from_slice(&[0, 0, 2, 0xea, 4, 7, 32, 0]);
+        bytes[0xac] = 12;
+        bytes[0xb4..0xb8].copy_from_slice(b"data");
+        entry(&mut bytes, 0xc4, 13, 12, b'c');
+        let kind = NodeKind::Folder;
+        let node = Node { number: 1, kind, meta: Meta::default(), content: Content::default(), inside: None };
+        let node = system.inline(node, &Bytes::new(&bytes, "an inode"), 72).unwrap();
+        let mut found = Vec::new();
+        let mut show = |name: &[u8], number: u64| -> Result<(), String> {
+            found.push((name.to_vec(), number));
+            Ok(())
+        };
+        system.entries(&node, &mut show).unwrap();
+        assert_eq!(found, [(b"a".to_vec(), 11), (b"b".to_vec(), 12), (b"c".to_vec(), 13)]);
     }
 }

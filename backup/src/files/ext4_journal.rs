@@ -24,6 +24,8 @@ const SAME_ID: u32 = 2;
 const LAST: u32 = 8;
 /// Blocks of a journal that are looked at.
 const BLOCKS_MAX: u64 = 1 << 24;
+/// Blocks that it names at most: each takes memory, and the blocks of a journal that a guest has made may all be the same one.
+const NAMED_MAX: usize = 1 << 22;
 
 /// Where a block lies in the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,8 +84,8 @@ impl Journal<'_> {
     /// Where a block of the journal lies in the file system.
     fn place(&self, block: u64) -> Result<u64, String> {
         let at = block * self.system.block_bytes();
-        let run = self.content.runs.iter().find(|run| run.at <= at && at < run.end());
-        let run = run.ok_or("a part of it is a hole")?;
+        let behind = self.content.runs.partition_point(|run| run.end() <= at);
+        let run = self.content.runs.get(behind).filter(|run| run.at <= at).ok_or("a part of it is a hole")?;
         (run.from + (at - run.at))
             .checked_sub(self.system.place().offset)
             .ok_or_else(|| "it lies before its file system".into())
@@ -122,6 +124,11 @@ impl Journal<'_> {
                     sequence = sequence.wrapping_add(1);
                 }
                 _ => break,
+            }
+            if moved.len() + open.blocks.len() + open.revoked.len() > NAMED_MAX {
+                return Err(format!(
+                    "it names more than {NAMED_MAX} blocks: unmount or freeze the file system for the backup"
+                ));
             }
             for _ in 0..passed {
                 at = self.next(at);

@@ -3,6 +3,7 @@
 //! Nothing is mounted, and nothing in the image is believed: a file system that makes no sense is an error that says where.
 
 mod ext4;
+mod ext4_inline;
 mod ext4_journal;
 mod xfs;
 mod xfs_log;
@@ -77,8 +78,8 @@ pub struct Node {
 trait FileSystem {
     fn root(&self) -> u64;
     fn node(&self, number: u64) -> Result<Node, String>;
-    /// Names and inodes, without `.` and `..`.
-    fn entries(&self, node: &Node) -> Result<Vec<(Vec<u8>, u64)>, String>;
+    /// Shows the names and inodes of a directory as they are read, without `.` and `..`; an error ends it.
+    fn entries(&self, node: &Node, show: &mut dyn FnMut(&[u8], u64) -> Result<(), String>) -> Result<(), String>;
 }
 
 /// A file of a tree.
@@ -114,8 +115,12 @@ pub fn list(place: Place<'_>, directory: &str) -> Result<Vec<Entry>, String> {
             return Err(format!("{walked} is no directory"));
         }
         walked = format!("{walked}/{name}");
-        let found = system.entries(&node)?.into_iter().find(|(there, _)| there == name.as_bytes());
-        let (_, number) = found.ok_or_else(|| format!("there is no {walked} in its file system"))?;
+        let mut found = None;
+        system.entries(&node, &mut |there, number| {
+            found = found.or((there == name.as_bytes()).then_some(number));
+            Ok(())
+        })?;
+        let number = found.ok_or_else(|| format!("there is no {walked} in its file system"))?;
         node = system.node(number)?;
     }
     if node.kind != NodeKind::Folder {
@@ -156,7 +161,15 @@ impl<'a> Walk<'a> {
         if depth > DEPTH_MAX || !self.folders.insert(node.number) {
             return Err(format!("its directories are damaged: /{path} is inside itself"));
         }
-        let mut entries = self.system.entries(&node)?;
+        let names_max = FILES_MAX.saturating_sub(self.found.len() + self.waiting);
+        let mut entries: Vec<(Vec<u8>, u64)> = Vec::new();
+        self.system.entries(&node, &mut |name, number| {
+            if entries.len() >= names_max {
+                return Err(too_many());
+            }
+            entries.push((name.to_vec(), number));
+            Ok(())
+        })?;
         entries.sort();
         self.waiting += entries.len();
         self.push(Entry { path: path.clone(), node, leads_to: None })?;
@@ -179,7 +192,7 @@ impl<'a> Walk<'a> {
 
     fn push(&mut self, entry: Entry) -> Result<(), String> {
         if self.found.len() + self.waiting >= FILES_MAX {
-            return Err(format!("it has more than {FILES_MAX} files: back up the volume or partition whole"));
+            return Err(too_many());
         }
         let left = self.bytes_left.checked_sub(entry.bytes());
         self.bytes_left = left.ok_or_else(|| {
@@ -200,18 +213,55 @@ impl<'a> Walk<'a> {
     }
 }
 
+fn too_many() -> String {
+    format!("it has more than {FILES_MAX} files: back up the volume or partition whole")
+}
+
 /// A content of at most so many bytes.
 fn content(place: &Place<'_>, content: &Content, most: u64) -> Result<Vec<u8>, String> {
+    check_size(content, most)?;
+    part(place, content, 0, content.size)
+}
+
+fn check_size(content: &Content, most: u64) -> Result<(), String> {
     if content.size > most {
         return Err(format!("it has {} bytes, which is more than there can be", content.size));
     }
-    let mut bytes = vec![0; usize::try_from(content.size).unwrap_or(0)];
+    Ok(())
+}
+
+/// Shows the blocks of a directory one after the other, but for those that are holes: guests decide how large it is.
+fn blocks(
+    place: &Place<'_>,
+    content: &Content,
+    block_bytes: u64,
+    show: &mut dyn FnMut(&[u8]) -> Result<(), String>,
+) -> Result<(), String> {
+    check_size(content, FOLDER_BYTES_MAX)?;
+    let mut next = 0;
     for run in &content.runs {
-        let begin = usize::try_from(run.at).unwrap_or(usize::MAX);
-        let length = usize::try_from(run.length.min(content.size.saturating_sub(run.at))).unwrap_or(0);
-        let Some(part) = bytes.get_mut(begin..begin.saturating_add(length)) else { continue };
-        let at = run.from.checked_sub(place.offset).ok_or("it points before its begin")?;
-        part.copy_from_slice(&place.read(at, length)?);
+        next = next.max(run.at / block_bytes * block_bytes);
+        while next < run.end().min(content.size) {
+            show(&part(place, content, next, block_bytes.min(content.size - next))?)?;
+            next += block_bytes;
+        }
+    }
+    Ok(())
+}
+
+/// So many bytes of a content; what is a hole reads as zeroes.
+fn part(place: &Place<'_>, content: &Content, at: u64, length: u64) -> Result<Vec<u8>, String> {
+    let end = at.saturating_add(length);
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+    let first = content.runs.partition_point(|run| run.end() <= at);
+    for run in content.runs.iter().skip(first).take_while(|run| run.at < end) {
+        let (begin, stop) = (run.at.max(at), run.end().min(end));
+        let target = usize::try_from(begin - at).unwrap_or(usize::MAX);
+        let length = usize::try_from(stop - begin).unwrap_or(0);
+        let Some(part) = bytes.get_mut(target..target.saturating_add(length)) else { continue };
+        let from = run.from.saturating_add(begin - run.at);
+        let from = from.checked_sub(place.offset).ok_or("it points before its begin")?;
+        part.copy_from_slice(&place.read(from, length)?);
     }
     Ok(bytes)
 }

@@ -168,23 +168,22 @@ impl Xfs<'_> {
         Ok(())
     }
 
-    fn short_folder(&self, bytes: &[u8]) -> Result<Vec<(Vec<u8>, u64)>, String> {
+    fn short_folder(&self, bytes: &[u8], show: &mut dyn FnMut(&[u8], u64) -> Result<(), String>) -> Result<(), String> {
         let folder = Bytes::new(bytes, "a directory");
         let (count, wide) = (folder.u8(0)?, folder.u8(1)? > 0);
         let number_bytes = if wide { 8 } else { 4 };
         let mut at = 2 + number_bytes;
-        let mut found = Vec::new();
         for _ in 0..count {
             let length = usize::from(folder.u8(at)?);
-            let name = folder.part(at + 3, length)?.to_vec();
+            let name = folder.part(at + 3, length)?;
             at += 3 + length + usize::from(self.file_types);
-            found.push((name, if wide { folder.be64(at)? } else { folder.be32(at)?.into() }));
+            show(name, if wide { folder.be64(at)? } else { folder.be32(at)?.into() })?;
             at += number_bytes;
         }
-        Ok(found)
+        Ok(())
     }
 
-    fn folder_block(&self, bytes: &[u8], found: &mut Vec<(Vec<u8>, u64)>) -> Result<(), String> {
+    fn folder_block(&self, bytes: &[u8], show: &mut dyn FnMut(&[u8], u64) -> Result<(), String>) -> Result<(), String> {
         let block = Bytes::new(bytes, "a directory");
         let magic = block.part(0, 4)?;
         let end = match magic {
@@ -204,7 +203,7 @@ impl Xfs<'_> {
             let (number, length) = (block.be64(at)?, usize::from(block.u8(at + 8)?));
             let name = block.part(at + 9, length)?;
             if name != b"." && name != b".." {
-                found.push((name.to_vec(), number));
+                show(name, number)?;
             }
             at += (8 + 1 + length + usize::from(self.file_types) + 2).next_multiple_of(8);
         }
@@ -274,19 +273,18 @@ impl FileSystem for Xfs<'_> {
         Ok(node)
     }
 
-    fn entries(&self, node: &Node) -> Result<Vec<(Vec<u8>, u64)>, String> {
+    fn entries(&self, node: &Node, show: &mut dyn FnMut(&[u8], u64) -> Result<(), String>) -> Result<(), String> {
         if let Some(inside) = &node.inside {
-            return self.short_folder(inside);
+            return self.short_folder(inside, show);
         }
         let mut entries = node.content.clone();
         entries.size = entries.runs.iter().filter(|run| run.at < INDEX_AT).map(Run::end).max().unwrap_or(0);
         entries.runs.retain(|run| run.at < INDEX_AT);
-        let bytes = super::content(&self.place, &entries, super::FOLDER_BYTES_MAX)?;
-        let mut found = Vec::new();
-        for block in bytes.chunks(self.folder_block_bytes).filter(|block| block.iter().any(|byte| *byte != 0)) {
-            self.folder_block(block, &mut found)?;
-        }
-        Ok(found)
+        let block_bytes = self.folder_block_bytes as u64;
+        super::blocks(&self.place, &entries, block_bytes, &mut |block| match block.iter().any(|byte| *byte != 0) {
+            true => self.folder_block(block, show),
+            false => Ok(()),
+        })
     }
 }
 

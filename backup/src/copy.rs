@@ -13,7 +13,7 @@ use tidemark_common::clock::Clock;
 use crate::digest::Digest;
 use crate::form::Form;
 use crate::image::{Image, ImageError};
-use crate::manifest::{KindSaid, MemberSaid};
+use crate::manifest::{KindSaid, MANIFEST_BYTES_MAX, MemberSaid, too_large};
 use crate::names::is_escaped;
 use crate::pace::Pace;
 use crate::plan::{Images, Kind, Member, reads_once};
@@ -286,6 +286,48 @@ fn write_all(
     Ok(said)
 }
 
+/// Whether an archive of these members has a manifest that is read back: better known before they are copied.
+///
+/// # Errors
+/// For people, that it is too large.
+pub fn check_manifest(members: &[Member]) -> Result<(), String> {
+    check_manifest_within(members, MANIFEST_BYTES_MAX)
+}
+
+fn check_manifest_within(members: &[Member], bytes_max: u64) -> Result<(), String> {
+    let mut text = Measured::default();
+    for member in members {
+        // All digests are of one length.
+        let said = describe(member, Digest::default());
+        serde_json::to_writer_pretty(&mut text, &said).map_err(|error| error.to_string())?;
+        // What separates it from the next one.
+        text.bytes += 2;
+        text.lines += 1;
+    }
+    // Members stand two levels deep, each of which is two blanks.
+    let bytes = text.bytes.saturating_add(text.lines.saturating_mul(4));
+    if bytes > bytes_max { Err(too_large(bytes, bytes_max)) } else { Ok(()) }
+}
+
+/// A text that nobody keeps.
+#[derive(Default)]
+struct Measured {
+    bytes: u64,
+    lines: u64,
+}
+
+impl io::Write for Measured {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes += bytes.len() as u64;
+        self.lines += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 fn describe(member: &Member, mut digest: Digest) -> MemberSaid {
     let extents = || member.content.runs.iter().map(|run| (run.from, run.length)).collect();
     let (kind, offset, extents, meta) = match &member.kind {
@@ -359,6 +401,25 @@ mod tests {
         });
         let ended = told.recv_timeout(Duration::from_secs(20)).unwrap();
         assert!(ended.unwrap_err().starts_with("write s/a: "));
+    }
+
+    #[test]
+    fn a_manifest_that_nobody_reads_back_is_known_before_anything_is_copied() {
+        let member = |name: &str, runs: u64| {
+            let runs: Vec<_> = (0..runs).map(|run| Run { at: run * 8192, from: run * 12_288, length: 4096 }).collect();
+            let content = Content { size: 1 << 20, runs };
+            let kind = Kind::File(crate::plan::Meta::default());
+            Member { set: "s".into(), name: name.into(), volume: "a".into(), kind, content }
+        };
+        let members = [member("s/a/one\n\u{e4}", 0), member("s/a/two", 1), member(r"s/a/\x41", 40)];
+        let said: Vec<_> = members.iter().map(|member| describe(member, Digest::default())).collect();
+        let text = serde_json::to_string_pretty(&serde_json::json!({ "members": said })).unwrap();
+        let without = serde_json::to_string_pretty(&serde_json::json!({ "members": [] })).unwrap();
+        // But for the brackets of an empty list that stand in one line.
+        let bytes = (text.len() - without.len()) as u64 - 2;
+        assert_eq!(check_manifest_within(&members, bytes), Ok(()));
+        assert!(check_manifest_within(&members, bytes - 1).unwrap_err().contains("fewer files"));
+        assert_eq!(check_manifest(&members), Ok(()));
     }
 
     #[test]

@@ -164,6 +164,14 @@ pub enum KindSaid {
 /// Bytes of a manifest that is believed, at most.
 pub const MANIFEST_BYTES_MAX: u64 = 1 << 30;
 
+/// Of a manifest that nobody reads back, for people.
+#[must_use]
+pub fn too_large(bytes: u64, bytes_max: u64) -> String {
+    format!(
+        "what says what is in it takes {bytes} bytes, and may take {bytes_max}: back up fewer files at once, or their volumes whole"
+    )
+}
+
 impl Manifest {
     /// Bytes of all members, without holes, as anybody may have written them.
     #[must_use]

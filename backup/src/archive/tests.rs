@@ -18,6 +18,8 @@ use crate::copy::{Copying, Progress, copy};
 use crate::destination::file::NamedLater;
 use crate::destination::folder::RawFiles;
 use crate::destination::{TargetKind, settle};
+use crate::files::LIST_BYTES_MAX;
+use crate::files::room::{Room, Share};
 use crate::form::Form;
 use crate::image::Image;
 use crate::image::memory::Bytes;
@@ -48,9 +50,13 @@ fn set(name: &str, extents: &[&str]) -> DataSet {
     DataSet { name: name.into(), extents: parse(&texts).unwrap() }
 }
 
+fn share() -> Share {
+    Share::of(Arc::new(Room::of(LIST_BYTES_MAX)))
+}
+
 /// Backs the sets up into a form.
 fn back_up(images: &Images, sets: &[DataSet], order: Order, form: &mut dyn Form) -> Vec<Member> {
-    let (planned, _) = members(sets, images, &Stop::default()).unwrap();
+    let (planned, _) = members(sets, images, &Stop::default(), &mut share()).unwrap();
     back_up_members(images, sets, planned, order, form)
 }
 
@@ -588,7 +594,7 @@ fn what_an_archive_has_not_as_it_was_is_counted() {
     assert!(made.unwrap().success());
     let images = images(&[("a", std::fs::read(&disk).unwrap())]);
     let sets = [set("s", &["a:/"]), set("in", &["a:/in"]), set("all", &["a"])];
-    let (_, not_kept) = members(&sets, &images, &Stop::default()).unwrap();
+    let (_, not_kept) = members(&sets, &images, &Stop::default(), &mut share()).unwrap();
     let expected = [(1, 2), (0, 1), (0, 0)].map(|(special_files, hard_links)| NotKept { special_files, hard_links });
     assert_eq!(not_kept, expected);
 }

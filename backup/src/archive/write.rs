@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use super::head::{Head, end};
 use super::{MANIFEST, MANIFEST_CHECK, map, padding};
 use crate::form::Form;
-use crate::manifest::MANIFEST_BYTES_MAX;
+use crate::manifest::{MANIFEST_BYTES_MAX, too_large};
 use crate::plan::Member;
 
 /// Zeroes written at once.
@@ -79,10 +79,7 @@ impl<W: Write> Form for ArchiveWriter<W> {
     fn finish(&mut self, manifest: &str) -> io::Result<()> {
         // A backup that nobody reads back is none.
         if manifest.len() as u64 > MANIFEST_BYTES_MAX {
-            return Err(io::Error::other(format!(
-                "what says what is in it takes {} bytes, and may take {MANIFEST_BYTES_MAX}: back up fewer files at once, or their volumes whole",
-                manifest.len()
-            )));
+            return Err(io::Error::other(too_large(manifest.len() as u64, MANIFEST_BYTES_MAX)));
         }
         self.small(MANIFEST, manifest.as_bytes())?;
         let check = format!("{}  {MANIFEST}\n", blake3::hash(manifest.as_bytes()).to_hex());

@@ -5,6 +5,7 @@
 mod ext4;
 mod ext4_inline;
 mod ext4_journal;
+pub mod room;
 mod xfs;
 mod xfs_log;
 
@@ -14,11 +15,12 @@ use crate::content::{Content, Run};
 use crate::image::Image;
 use crate::names;
 use crate::plan::Meta;
+use room::Share;
 
 /// Files and folders of one directory tree at most.
 pub const FILES_MAX: usize = 1 << 20;
-/// Memory that names, places and links of one directory tree take at most: guests decide how often a file is named, and how deep it lies.
-const LIST_BYTES_MAX: usize = 512 << 20;
+/// Memory that names, places and links of the files of all backups under way take at most.
+pub const LIST_BYTES_MAX: usize = 1 << 30;
 /// How deep folders lie in each other at most.
 const DEPTH_MAX: usize = 1024;
 /// Nodes of one file's extent tree at most.
@@ -94,18 +96,18 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Memory it takes beside itself.
+    /// Memory it takes.
     fn bytes(&self) -> usize {
         let links = [&self.leads_to, &self.node.inside].into_iter().flatten().map(Vec::len).sum::<usize>();
-        self.path.len() + links + self.node.content.runs.len() * size_of::<Run>()
+        size_of::<Self>() + self.path.len() + links + self.node.content.runs.len() * size_of::<Run>()
     }
 }
 
-/// All files below a directory, by name, each folder before what is in it.
+/// All files below a directory, by name, each folder before what is in it. The memory for them is taken.
 ///
 /// # Errors
 /// What is wrong with the file system, or that the directory is not there.
-pub fn list(place: Place<'_>, directory: &str) -> Result<Vec<Entry>, String> {
+pub fn list(place: Place<'_>, directory: &str, share: &mut Share) -> Result<Vec<Entry>, String> {
     let system = open(place)?;
     let system = system.as_ref();
     let mut node = system.node(system.root())?;
@@ -126,7 +128,7 @@ pub fn list(place: Place<'_>, directory: &str) -> Result<Vec<Entry>, String> {
     if node.kind != NodeKind::Folder {
         return Err(format!("{directory} is no directory: name the one it is in"));
     }
-    let mut walk = Walk::of(place, system);
+    let mut walk = Walk::of(place, system, share);
     walk.folder(String::new(), node, 0)?;
     Ok(walk.found)
 }
@@ -149,12 +151,12 @@ struct Walk<'a> {
     folders: BTreeSet<u64>,
     /// Names that were read and not looked at yet.
     waiting: usize,
-    bytes_left: usize,
+    share: &'a mut Share,
 }
 
 impl<'a> Walk<'a> {
-    fn of(place: Place<'a>, system: &'a dyn FileSystem) -> Self {
-        Self { place, system, found: Vec::new(), folders: BTreeSet::new(), waiting: 0, bytes_left: LIST_BYTES_MAX }
+    fn of(place: Place<'a>, system: &'a dyn FileSystem, share: &'a mut Share) -> Self {
+        Self { place, system, found: Vec::new(), folders: BTreeSet::new(), waiting: 0, share }
     }
 
     fn folder(&mut self, path: String, node: Node, depth: usize) -> Result<(), String> {
@@ -194,13 +196,7 @@ impl<'a> Walk<'a> {
         if self.found.len() + self.waiting >= FILES_MAX {
             return Err(too_many());
         }
-        let left = self.bytes_left.checked_sub(entry.bytes());
-        self.bytes_left = left.ok_or_else(|| {
-            format!(
-                "to list its files takes more than {LIST_BYTES_MAX} bytes, so long are their names, or so many their fragments: back up the \
-                 volume or partition whole"
-            )
-        })?;
+        self.share.take(entry.bytes())?;
         self.found.push(entry);
         Ok(())
     }

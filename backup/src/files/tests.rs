@@ -4,11 +4,20 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::image::memory::Bytes;
+
+fn share(bytes: usize) -> Share {
+    Share::of(Arc::new(room::Room::of(bytes)))
+}
+
+fn list(place: Place<'_>, directory: &str) -> Result<Vec<Entry>, String> {
+    super::list(place, directory, &mut share(LIST_BYTES_MAX))
+}
 
 /// Files of all kinds: empty, small, large, sparse, in fragments, many in one folder, deep ones, links.
 fn tree(folder: &Path) {
@@ -335,7 +344,8 @@ impl FileSystem for Wide {
 #[test]
 fn a_directory_without_an_end_is_left_in_its_middle() {
     let image = Bytes::new(Vec::new());
-    let mut walk = Walk::of(place(&image, 0), &Wide);
+    let mut whole = share(LIST_BYTES_MAX);
+    let mut walk = Walk::of(place(&image, 0), &Wide, &mut whole);
     let why = walk.folder(String::new(), Wide.node(Wide.root()).unwrap(), 0).unwrap_err();
     assert!(why.contains("files"), "{why}");
     assert!(walk.found.is_empty());
@@ -344,13 +354,14 @@ fn a_directory_without_an_end_is_left_in_its_middle() {
 #[test]
 fn the_memory_that_a_list_takes_is_bounded() {
     let image = Bytes::new(Vec::new());
-    let mut walk = Walk::of(place(&image, 0), &Deep);
+    let mut whole = share(LIST_BYTES_MAX);
+    let mut walk = Walk::of(place(&image, 0), &Deep, &mut whole);
     let why = walk.folder(String::new(), Deep.node(Deep.root()).unwrap(), 0).unwrap_err();
     assert!(why.contains("files"), "{why}");
     assert!(walk.found.len() < 100, "names that wait count: {}", walk.found.len());
 
-    let mut walk = Walk::of(place(&image, 0), &Deep);
-    walk.bytes_left = 5 * size_of::<Run>();
+    let mut small = share(2 * size_of::<Entry>() + 5 * size_of::<Run>());
+    let mut walk = Walk::of(place(&image, 0), &Deep, &mut small);
     let run = Run { at: 0, from: 0, length: 1 };
     let entry = |path: &str, runs: usize| {
         let content = Content { size: 1, runs: vec![run; runs] };
@@ -358,7 +369,7 @@ fn the_memory_that_a_list_takes_is_bounded() {
     };
     walk.push(entry("a", 4)).unwrap();
     walk.push(entry(&"b".repeat(size_of::<Run>() - 1), 0)).unwrap();
-    assert!(walk.push(entry("c", 0)).unwrap_err().contains("fragments"));
+    assert!(walk.push(entry("", 0)).unwrap_err().contains("fragments"));
 }
 
 fn small_xfs() -> Vec<u8> {

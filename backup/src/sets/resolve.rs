@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::{Part, SetExtent, partition};
 use crate::content::{Content, Run};
-use crate::files::{self, NodeKind, Place};
+use crate::files::room::Share;
+use crate::files::{self, Entry, NodeKind, Place};
 use crate::image::{Bounded, Image};
 use crate::manifest::NotKept;
 use crate::names::readable;
@@ -23,11 +24,17 @@ pub struct DataSet {
     pub extents: Vec<SetExtent>,
 }
 
-/// The members of all sets, as given, and what each set has that they have not.
+/// The members of all sets, as given, and what each set has that they have not. The memory that lists of files take is taken for as long as they
+/// are needed.
 ///
 /// # Errors
 /// What cannot be backed up as it is named, and why, or why it was to stop; nothing was copied.
-pub fn members(sets: &[DataSet], images: &Images, stop: &Stop) -> Result<(Vec<Member>, Vec<NotKept>), String> {
+pub fn members(
+    sets: &[DataSet],
+    images: &Images,
+    stop: &Stop,
+    share: &mut Share,
+) -> Result<(Vec<Member>, Vec<NotKept>), String> {
     let mut members = Vec::new();
     let mut not_kept = Vec::new();
     for set in sets {
@@ -37,7 +44,7 @@ pub fn members(sets: &[DataSet], images: &Images, stop: &Stop) -> Result<(Vec<Me
             let image = images.get(&extent.volume);
             let image = image.ok_or_else(|| format!("set '{}': there is no volume '{}'", set.name, extent.volume))?;
             let image = Bounded::new(image.as_ref(), stop, READS_MAX);
-            let resolved = resolve(&set.name, extent, &image, &mut missing);
+            let resolved = resolve(&set.name, extent, &image, share, &mut missing);
             let failed =
                 |why: String| stop.reason().unwrap_or_else(|| format!("set '{}': '{extent}': {why}", set.name));
             members.extend(resolved.map_err(failed)?);
@@ -56,7 +63,13 @@ fn named_twice(members: &[Member]) -> Option<&str> {
     members.iter().map(|member| member.name.as_str()).find(|name| !names.insert(*name))
 }
 
-fn resolve(set: &str, extent: &SetExtent, image: &dyn Image, not_kept: &mut NotKept) -> Result<Vec<Member>, String> {
+fn resolve(
+    set: &str,
+    extent: &SetExtent,
+    image: &dyn Image,
+    share: &mut Share,
+    not_kept: &mut NotKept,
+) -> Result<Vec<Member>, String> {
     let volume = &extent.volume;
     let range = |name: String, offset, length| {
         let content = Content::of_range(image, offset, length).map_err(|error| error.to_string())?;
@@ -83,29 +96,17 @@ fn resolve(set: &str, extent: &SetExtent, image: &dyn Image, not_kept: &mut NotK
                     (found.offset, found.length, format!("{volume}@p{number}"))
                 }
             };
-            directory(
-                set,
-                volume,
-                &format!("{set}/{name}{}", readable(path.trim_end_matches('/').as_bytes())),
-                Place { image, offset, length },
-                path,
-                not_kept,
-            )
+            let name = format!("{set}/{name}{}", readable(path.trim_end_matches('/').as_bytes()));
+            let listed = files::list(Place { image, offset, length }, path, share)?;
+            Ok(directory(set, volume, &name, listed, not_kept))
         }
     }
 }
 
-fn directory(
-    set: &str,
-    volume: &str,
-    prefix: &str,
-    place: Place<'_>,
-    path: &str,
-    not_kept: &mut NotKept,
-) -> Result<Vec<Member>, String> {
+fn directory(set: &str, volume: &str, prefix: &str, listed: Vec<Entry>, not_kept: &mut NotKept) -> Vec<Member> {
     let mut members = Vec::new();
     let mut inodes = BTreeSet::new();
-    for entry in files::list(place, path)? {
+    for entry in listed {
         let meta = entry.node.meta;
         let kind = match entry.node.kind {
             NodeKind::File => Kind::File(meta),
@@ -124,7 +125,7 @@ fn directory(
         let content = if entry.node.kind == NodeKind::File { entry.node.content } else { Content::default() };
         members.push(Member { set: set.into(), name, volume: volume.into(), kind, content });
     }
-    Ok(members)
+    members
 }
 
 /// A member's bytes in its volume.
@@ -173,15 +174,21 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::files::room::Room;
     use crate::image::memory::Bytes;
     use crate::plan::Meta;
     use crate::sets::parse;
+
+    fn share() -> Share {
+        Share::of(Arc::new(Room::of(1 << 20)))
+    }
 
     fn resolved(texts: &[&str]) -> Result<Vec<Member>, String> {
         let texts: Vec<_> = texts.iter().map(|text| (*text).to_owned()).collect();
         let set = DataSet { name: "s".into(), extents: parse(&texts)? };
         let image: Arc<dyn Image> = Arc::new(Bytes::new(vec![1; 1 << 20]));
-        members(&[set], &Images::from([("a".into(), image)]), &Stop::default()).map(|(members, _)| members)
+        members(&[set], &Images::from([("a".into(), image)]), &Stop::default(), &mut share())
+            .map(|(members, _)| members)
     }
 
     #[test]
@@ -209,7 +216,7 @@ mod tests {
     fn two_members_of_one_name_are_refused() {
         let image: Arc<dyn Image> = Arc::new(Bytes::new(vec![1; 4096]));
         let sets = [(); 2].map(|()| DataSet { name: "s".into(), extents: parse(&["a".to_owned()]).unwrap() });
-        let why = members(&sets, &Images::from([("a".into(), image)]), &Stop::default()).unwrap_err();
+        let why = members(&sets, &Images::from([("a".into(), image)]), &Stop::default(), &mut share()).unwrap_err();
         assert!(why.contains("two 's/a'"), "{why}");
     }
 
@@ -221,7 +228,7 @@ mod tests {
         stop.stop("cancelled");
         for text in ["a", "a:p1", "a:/x"] {
             let set = DataSet { name: "s".into(), extents: parse(&[text.to_owned()]).unwrap() };
-            assert_eq!(members(&[set], &images, &stop).unwrap_err(), "cancelled", "{text}");
+            assert_eq!(members(&[set], &images, &stop, &mut share()).unwrap_err(), "cancelled", "{text}");
         }
     }
 
@@ -276,8 +283,13 @@ mod tests {
         let images = Images::from([("a".into(), image)]);
         let found = |texts: &[&str]| {
             let texts: Vec<_> = texts.iter().map(|text| (*text).to_owned()).collect();
-            members(&[DataSet { name: "s".into(), extents: parse(&texts).unwrap() }], &images, &Stop::default())
-                .map(|(members, _)| members)
+            members(
+                &[DataSet { name: "s".into(), extents: parse(&texts).unwrap() }],
+                &images,
+                &Stop::default(),
+                &mut share(),
+            )
+            .map(|(members, _)| members)
         };
         for inside in ["a:0+32769", "a:64KiB+512", "a:163328+512"] {
             let why = found(&["a:p1", inside]).unwrap_err();

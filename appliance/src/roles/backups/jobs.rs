@@ -20,8 +20,9 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tidemark_backup::copy::{CopyError, Progress};
+use tidemark_backup::copy::{CopyError, Progress, check_manifest};
 use tidemark_backup::destination::{self, TargetKind};
+use tidemark_backup::files::room::Share;
 use tidemark_backup::manifest::NotKept;
 use tidemark_backup::plan::{Member, Order, arrange, data_bytes};
 use tidemark_backup::sets::resolve;
@@ -97,6 +98,8 @@ struct Work {
     /// Of each set, in their order.
     not_kept: Vec<NotKept>,
     readers: Readers,
+    /// The memory that its members take.
+    _listed: Share,
 }
 
 impl Appliance {
@@ -218,9 +221,15 @@ impl Appliance {
             moment
         };
         let (order, stop) = (Order::named(&record.order).unwrap_or_default(), job.stop.clone());
-        let (moment, members) = tokio::task::spawn_blocking(move || {
-            let members = resolve::members(&found, &moment.images, &stop);
-            (moment, members)
+        let mut listed = Share::of(Arc::clone(&self.backups.lists));
+        let is_archive = !matches!(kind, TargetKind::Folder(_));
+        let (moment, listed, members) = tokio::task::spawn_blocking(move || {
+            let members = resolve::members(&found, &moment.images, &stop, &mut listed);
+            let members = members.and_then(|found| match is_archive {
+                true => check_manifest(&found.0).map(|()| found),
+                false => Ok(found),
+            });
+            (moment, listed, members)
         })
         .await
         .map_err(|error| error.to_string())?;
@@ -243,7 +252,7 @@ impl Appliance {
         // Nobody records the end of an earlier one of its name meanwhile.
         let _alone = self.backups.changing.lock().await;
         tokio::task::block_in_place(|| self.enter(job, BackupStateRecord::Waiting))?;
-        Ok(Work { kind, moment, members, not_kept, readers })
+        Ok(Work { kind, moment, members, not_kept, readers, _listed: listed })
     }
 
     /// Records where the job is now.

@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tidemark_backup::files::LIST_BYTES_MAX;
+use tidemark_backup::files::room::Room;
 use tidemark_common::api::backup::types::{
     BackupCreate, BackupInfo, BackupState, RestoreReport, RestoreRequest, RestoreStatus, SetCreate, SetInfo,
 };
@@ -45,6 +47,8 @@ pub(crate) struct Backups {
     /// Creating, cancelling and deleting, one at a time.
     changing: tokio::sync::Mutex<()>,
     copyings: Arc<Semaphore>,
+    /// The memory for lists of the files of directories.
+    lists: Arc<Room>,
     /// Restores onto volumes under way.
     restores: Mutex<Restores>,
     /// Volumes that are restored now, and what is done, for people: closed to hosts until that is over.
@@ -62,6 +66,7 @@ impl Default for Backups {
             places: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             copyings: Arc::new(Semaphore::new(COPYINGS_MAX)),
+            lists: Arc::new(Room::of(LIST_BYTES_MAX)),
             restores: Mutex::default(),
             restoring: Mutex::default(),
             unfinished: Mutex::default(),

@@ -77,13 +77,15 @@ pub struct NotKept {
     pub special_files: u64,
     /// Further names of a file: each is a file of its own.
     pub hard_links: u64,
+    /// Files, directories and links that had extended attributes: access lists, capabilities, labels.
+    pub with_attributes: u64,
 }
 
 impl NotKept {
     /// Everything is there as it was.
     #[must_use]
     pub const fn is_nothing(&self) -> bool {
-        self.special_files == 0 && self.hard_links == 0
+        self.special_files == 0 && self.hard_links == 0 && self.with_attributes == 0
     }
 }
 
@@ -92,6 +94,7 @@ impl std::iter::Sum for NotKept {
         all.fold(Self::default(), |a, b| Self {
             special_files: a.special_files + b.special_files,
             hard_links: a.hard_links + b.hard_links,
+            with_attributes: a.with_attributes + b.with_attributes,
         })
     }
 }
@@ -101,6 +104,11 @@ impl std::fmt::Display for NotKept {
         let said = [
             (self.special_files, "special file left out", "special files left out"),
             (self.hard_links, "hard link stored as a copy", "hard links stored as copies"),
+            (
+                self.with_attributes,
+                "file without its extended attributes (access lists, capabilities, labels)",
+                "files without their extended attributes (access lists, capabilities, labels)",
+            ),
         ];
         let said = said.into_iter().filter(|(count, ..)| *count > 0);
         let said = said.map(|(count, one, many)| format!("{count} {}", if count == 1 { one } else { many }));
@@ -223,12 +231,17 @@ mod tests {
 
     #[test]
     fn what_is_not_kept_is_said_and_older_manifests_say_nothing_of_it() {
-        let all = [NotKept { special_files: 1, hard_links: 0 }, NotKept { special_files: 2, hard_links: 1 }];
+        let of = |special_files, hard_links, with_attributes| NotKept { special_files, hard_links, with_attributes };
+        let all = [of(1, 0, 0), of(2, 1, 0)];
         assert_eq!(
             all.into_iter().sum::<NotKept>().to_string(),
             "3 special files left out, 1 hard link stored as a copy"
         );
-        assert_eq!(NotKept { special_files: 0, hard_links: 2 }.to_string(), "2 hard links stored as copies");
+        assert_eq!(of(0, 2, 0).to_string(), "2 hard links stored as copies");
+        assert_eq!([of(0, 0, 1), of(0, 0, 1)].into_iter().sum::<NotKept>(), of(0, 0, 2));
+        let without = "files without their extended attributes (access lists, capabilities, labels)";
+        assert_eq!(of(0, 0, 2).to_string(), format!("2 {without}"));
+        assert!(!of(0, 0, 1).is_nothing());
         let earlier = r#"{"name":"s","extents":["a"]}"#;
         let said: SetSaid = serde_json::from_str(earlier).unwrap();
         assert!(said.not_kept.is_nothing());

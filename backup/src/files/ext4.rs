@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::ext4_inline;
+use super::ext4_attributes;
 use super::ext4_journal::{Moved, replay};
 use super::{FileSystem, Node, NodeKind, Place};
 use crate::bytes::Bytes;
@@ -380,7 +380,10 @@ impl FileSystem for Ext4<'_> {
             modified: i64::from(inode.u32(0x10)?.cast_signed()) + epoch,
         };
         let map = inode.part(0x28, 60)?;
-        let mut node = Node { number, kind, meta, content: Content::default(), inside: None };
+        // In a block of their own, or in the inode; what makes no sense there is none that is kept either.
+        let in_block = inode.u32(0x68)? != 0 || inode.u16(0x76)? != 0;
+        let has_attributes = in_block || ext4_attributes::are_there(&inode).unwrap_or(true);
+        let mut node = Node { number, kind, meta, content: Content::default(), inside: None, has_attributes };
         if node.kind == NodeKind::Other {
             return Ok(node);
         }
@@ -415,7 +418,7 @@ impl FileSystem for Ext4<'_> {
 impl Ext4<'_> {
     /// What lies in its inode.
     fn inline(&self, mut node: Node, inode: &Bytes<'_>, size: u64) -> Result<Node, String> {
-        let parts = ext4_inline::parts(inode)?;
+        let parts = ext4_attributes::content_parts(inode)?;
         if node.kind == NodeKind::File {
             node.content = self.in_inode(node.number, size, parts)?;
             return Ok(node);
@@ -491,7 +494,8 @@ mod tests {
         bytes[0xb4..0xb8].copy_from_slice(b"data");
         entry(&mut bytes, 0xc4, 13, 12, b'c');
         let kind = NodeKind::Folder;
-        let node = Node { number: 1, kind, meta: Meta::default(), content: Content::default(), inside: None };
+        let (meta, content) = (Meta::default(), Content::default());
+        let node = Node { number: 1, kind, meta, content, inside: None, has_attributes: false };
         let node = system.inline(node, &Bytes::new(&bytes, "an inode"), 72).unwrap();
         let mut found = Vec::new();
         let mut show = |name: &[u8], number: u64| -> Result<(), String> {

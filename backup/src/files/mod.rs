@@ -3,7 +3,7 @@
 //! Nothing is mounted, and nothing in the image is believed: a file system that makes no sense is an error that says where.
 
 mod ext4;
-mod ext4_inline;
+mod ext4_attributes;
 mod ext4_journal;
 pub mod room;
 mod xfs;
@@ -74,6 +74,8 @@ pub struct Node {
     pub content: Content,
     /// Its bytes, when they lie in the inode itself.
     pub inside: Option<Vec<u8>>,
+    /// It has extended attributes, which are not read.
+    pub has_attributes: bool,
 }
 
 /// A file system.

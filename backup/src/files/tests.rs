@@ -109,8 +109,12 @@ fn assert_same(image: &Bytes, offset: u64, source: &Path) {
     }
 }
 
+fn ext4_of(options: &[&str], image: &str, source: &str) {
+    run("mke2fs", &[&["-q", "-F", "-d", source], options, &[image]].concat());
+}
+
 fn ext4(options: &'static [&'static str]) -> impl Fn(&str, &str) {
-    move |image, source| run("mke2fs", &[&["-q", "-F", "-d", source], options, &[image]].concat())
+    move |image, source| ext4_of(options, image, source)
 }
 
 #[test]
@@ -143,6 +147,36 @@ fn features_that_are_not_read_are_named() {
     image.bytes[1024 + 0x61] |= 0x10;
     let why = list(place(&image, 0), "/").unwrap_err();
     assert!(why.contains("(dirdata)") && why.contains("whole"), "{why}");
+}
+
+fn with_attributes(image: &Bytes) -> Vec<String> {
+    let entries = list(place(image, 0), "/").unwrap().into_iter();
+    entries.filter(|entry| entry.node.has_attributes).map(|entry| entry.path).collect()
+}
+
+#[test]
+fn files_with_extended_attributes_are_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    let value = folder.path().join("value");
+    std::fs::write(&value, [7; 900]).unwrap();
+    for options in [&["-t", "ext4"][..], &["-t", "ext4", "-O", "inline_data"], &["-t", "ext3", "-I", "128"]] {
+        let made = image(folder.path(), |image, source| ext4_of(options, image, source), 0);
+        assert_eq!(with_attributes(&made), [""; 0], "{options:?}");
+        // One that lies in its inode, where there is room, and one that does not.
+        run("debugfs", &["-w", "-R", "ea_set small user.x yes", path.to_str().unwrap()]);
+        let set = format!("ea_set -f {} some user.y", value.display());
+        run("debugfs", &["-w", "-R", &set, path.to_str().unwrap()]);
+        let altered = Bytes::new(std::fs::read(&path).unwrap());
+        assert_eq!(with_attributes(&altered), ["small", "some"], "{options:?}");
+    }
+    let _ = image(folder.path(), xfs(&[]), 0);
+    for (name, bytes) in [("small", "8"), ("some", "900")] {
+        let (go, set) = (format!("path /{name}"), format!("attr_set -u x -v {bytes}"));
+        run("xfs_db", &["-x", "-c", &go, "-c", &set, path.to_str().unwrap()]);
+    }
+    let altered = Bytes::new(std::fs::read(&path).unwrap());
+    assert_eq!(with_attributes(&altered), ["small", "some"], "XFS");
 }
 
 /// ext3 kept four bytes more than ext2 in an inode of 256, and attributes where ext4 has more of its times.
@@ -313,7 +347,8 @@ impl FileSystem for Deep {
 
     fn node(&self, number: u64) -> Result<Node, String> {
         let kind = if number < 100 { NodeKind::Folder } else { NodeKind::File };
-        Ok(Node { number, kind, meta: Meta::default(), content: Content::default(), inside: None })
+        let (meta, content) = (Meta::default(), Content::default());
+        Ok(Node { number, kind, meta, content, inside: None, has_attributes: false })
     }
 
     fn entries(&self, node: &Node, show: &mut dyn FnMut(&[u8], u64) -> Result<(), String>) -> Result<(), String> {

@@ -15,6 +15,10 @@ const FILE_TYPES_4: u32 = 0x200;
 const BIG_TIME: u64 = 8;
 const MANY_EXTENTS: u64 = 16;
 const REAL_TIME: u16 = 1;
+/// An attribute that says where the file is named, and is none that people give.
+const PARENT: u8 = 8;
+/// What lies in an inode whole.
+const LOCAL: u8 = 1;
 /// Where in a directory its index begins: all entries lie before.
 const INDEX_AT: u64 = 32 << 30;
 /// Bytes of a symbolic link that is believed, at most.
@@ -216,6 +220,26 @@ fn pointers_of(node: &Bytes<'_>, at: usize, count: usize, level: u16) -> Result<
     (0..count).rev().map(|index| Ok((node.be64(at + index * 8)?, level))).collect()
 }
 
+/// Whether an inode has attributes that people give. Where they lie outside of it, those that say where it is named are not told from others.
+fn has_attributes(inode: &Bytes<'_>, core: usize, flags: u64) -> Result<bool, String> {
+    let begin = core + usize::from(inode.u8(82)?) * 8;
+    if begin == core {
+        return Ok(false);
+    }
+    if inode.u8(83)? != LOCAL {
+        let extents = if flags & MANY_EXTENTS != 0 { inode.be32(76)? } else { inode.be16(80)?.into() };
+        return Ok(extents > 0);
+    }
+    let mut at = begin + 4;
+    for _ in 0..inode.u8(begin + 2)? {
+        if inode.u8(at + 2)? & PARENT == 0 {
+            return Ok(true);
+        }
+        at += 3 + usize::from(inode.u8(at)?) + usize::from(inode.u8(at + 1)?);
+    }
+    Ok(false)
+}
+
 impl FileSystem for Xfs<'_> {
     fn root(&self) -> u64 {
         self.root
@@ -243,7 +267,10 @@ impl FileSystem for Xfs<'_> {
         };
         let meta = Meta { mode: u32::from(mode & 0o7777), uid: inode.be32(8)?, gid: inode.be32(12)?, modified };
         let size = inode.be64(56)?;
-        let mut node = Node { number, kind, meta, content: Content { size, runs: Vec::new() }, inside: None };
+        let core = if version == 3 { 176 } else { 100 };
+        let has_attributes = has_attributes(&inode, core, flags).unwrap_or(true);
+        let content = Content { size, runs: Vec::new() };
+        let mut node = Node { number, kind, meta, content, inside: None, has_attributes };
         if node.kind == NodeKind::Other {
             node.content.size = 0;
             return Ok(node);
@@ -251,7 +278,6 @@ impl FileSystem for Xfs<'_> {
         if inode.be16(90)? & REAL_TIME != 0 {
             return Err("it lies in the realtime section, which is not read here".into());
         }
-        let core = if version == 3 { 176 } else { 100 };
         let attributes = usize::from(inode.u8(82)?) * 8;
         let fork_bytes = if attributes > 0 { attributes } else { bytes.len().saturating_sub(core) };
         let fork = inode.below(core, fork_bytes)?;
@@ -262,7 +288,7 @@ impl FileSystem for Xfs<'_> {
             node.content.size = blocks.saturating_mul(self.block_bytes);
         }
         match format {
-            1 => node.inside = Some(fork.part(0, usize::try_from(size).unwrap_or(usize::MAX))?.to_vec()),
+            LOCAL => node.inside = Some(fork.part(0, usize::try_from(size).unwrap_or(usize::MAX))?.to_vec()),
             2 => self.add(&fork, usize::try_from(count).unwrap_or(usize::MAX), &mut node.content)?,
             3 => self.by_tree(&fork, &mut node.content)?,
             _ => return Err(format!("inode {number} keeps its content in no known form")),
@@ -348,5 +374,29 @@ mod tests {
             file_types: true,
         };
         assert_eq!(system.node(8).unwrap().inside, Some(target));
+    }
+
+    #[test]
+    fn where_a_file_is_named_is_no_attribute_that_is_missed() {
+        let mut inode = vec![0; 512];
+        let found = |inode: &[u8], flags| has_attributes(&Bytes::new(inode, "an inode"), 176, flags);
+        assert_eq!(found(&inode, 0), Ok(false));
+        // They begin 80 bytes behind the fields: one that says where it is named, with a name of 12 bytes and a value of one.
+        (inode[82], inode[83]) = (10, LOCAL);
+        inode[256..263].copy_from_slice(&[0, 30, 1, 0, 12, 1, PARENT]);
+        assert_eq!(found(&inode, 0), Ok(false));
+        // And another one behind it.
+        inode[258] = 2;
+        inode[276..279].copy_from_slice(&[1, 1, 2]);
+        assert_eq!(found(&inode, 0), Ok(true));
+        inode[83] = 2;
+        assert_eq!(found(&inode, 0), Ok(false));
+        inode[81] = 1;
+        assert_eq!((found(&inode, 0), found(&inode, MANY_EXTENTS)), (Ok(true), Ok(false)));
+        inode[79] = 1;
+        assert_eq!(found(&inode, MANY_EXTENTS), Ok(true));
+        inode[82] = 255;
+        inode[83] = LOCAL;
+        assert!(found(&inode, 0).is_err());
     }
 }

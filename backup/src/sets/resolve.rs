@@ -121,6 +121,7 @@ fn directory(set: &str, volume: &str, prefix: &str, listed: Vec<Entry>, not_kept
         if !inodes.insert(entry.node.number) {
             not_kept.hard_links += 1;
         }
+        not_kept.with_attributes += u64::from(entry.node.has_attributes);
         let name = if entry.path.is_empty() { prefix.to_owned() } else { format!("{prefix}/{}", entry.path) };
         let content = if entry.node.kind == NodeKind::File { entry.node.content } else { Content::default() };
         members.push(Member { set: set.into(), name, volume: volume.into(), kind, content });

@@ -1,4 +1,4 @@
-//! Small contents that ext4 keeps in inodes (`inline_data`).
+//! The extended attributes that lie in an inode of ext4. One of them may be content: small ones lie there whole (`inline_data`).
 //!
 //! ```text
 //! inode  │ fields │ 60 bytes: the content's begin │ fields │ attributes: …, system.data: what does not fit there, … │
@@ -10,42 +10,61 @@ use crate::bytes::Bytes;
 const BEGIN: (usize, usize) = (0x28, 60);
 /// Fields of every inode; how many more there are is what follows.
 const FIELDS_BYTES: usize = 0x80;
-const ATTRIBUTES: u32 = 0xea02_0000;
+const MAGIC: u32 = 0xea02_0000;
 const ATTRIBUTE_BYTES: usize = 16;
 /// Of names that begin with `system.`
 const SYSTEM: u8 = 7;
 
-/// The two parts of an inode that are its content, (first byte, bytes); both lie in it.
-pub(super) fn parts(inode: &Bytes<'_>) -> Result<[(usize, usize); 2], String> {
-    inode.part(BEGIN.0, BEGIN.1)?;
-    Ok([BEGIN, rest(inode)?])
+/// The attributes of an inode.
+struct Attributes<'a> {
+    /// What the places of their values are counted from.
+    first: usize,
+    /// Where each stands in the list, and its name.
+    listed: Vec<(usize, u8, &'a [u8])>,
 }
 
-fn rest(inode: &Bytes<'_>) -> Result<(usize, usize), String> {
-    if inode.bytes.len() <= FIELDS_BYTES {
-        return Ok((0, 0));
+fn is_content(index: u8, name: &[u8]) -> bool {
+    index == SYSTEM && name == b"data"
+}
+
+fn read<'a>(inode: &Bytes<'a>) -> Result<Attributes<'a>, String> {
+    let mut found = Attributes { first: 0, listed: Vec::new() };
+    if inode.bytes.len() < FIELDS_BYTES + 4 {
+        return Ok(found);
     }
     let head = FIELDS_BYTES + usize::from(inode.u16(FIELDS_BYTES)?);
-    if inode.u32(head)? != ATTRIBUTES {
-        return Ok((0, 0));
+    if inode.bytes.len() < head + 4 || inode.u32(head)? != MAGIC {
+        return Ok(found);
     }
-    let first = head + 4;
-    let mut at = first;
+    found.first = head + 4;
+    let mut at = found.first;
     // Zeroes end the list.
     while inode.u32(at)? != 0 {
         let name = inode.part(at + ATTRIBUTE_BYTES, usize::from(inode.u8(at)?))?;
-        if inode.u8(at + 1)? == SYSTEM && name == b"data" {
-            let begin = first + usize::from(inode.u16(at + 2)?);
-            let length = usize::try_from(inode.u32(at + 8)?).unwrap_or(usize::MAX);
-            if inode.u32(at + 4)? != 0 {
-                return Err("a part of its content lies in another inode".into());
-            }
-            inode.part(begin, length)?;
-            return Ok((begin, length));
-        }
+        found.listed.push((at, inode.u8(at + 1)?, name));
         at += (ATTRIBUTE_BYTES + name.len()).next_multiple_of(4);
     }
-    Ok((0, 0))
+    Ok(found)
+}
+
+/// Whether there are some that are not content.
+pub(super) fn are_there(inode: &Bytes<'_>) -> Result<bool, String> {
+    Ok(read(inode)?.listed.iter().any(|(_, index, name)| !is_content(*index, name)))
+}
+
+/// The two parts of an inode that are its content, (first byte, bytes); both lie in it.
+pub(super) fn content_parts(inode: &Bytes<'_>) -> Result<[(usize, usize); 2], String> {
+    inode.part(BEGIN.0, BEGIN.1)?;
+    let attributes = read(inode)?;
+    let content = attributes.listed.iter().find(|(_, index, name)| is_content(*index, name));
+    let Some((at, ..)) = content else { return Ok([BEGIN, (0, 0)]) };
+    if inode.u32(at + 4)? != 0 {
+        return Err("a part of its content lies in another inode".into());
+    }
+    let begin = attributes.first + usize::from(inode.u16(at + 2)?);
+    let length = usize::try_from(inode.u32(at + 8)?).unwrap_or(usize::MAX);
+    inode.part(begin, length)?;
+    Ok([BEGIN, (begin, length)])
 }
 
 #[cfg(test)]
@@ -56,7 +75,7 @@ mod tests {
     fn inode(attributes: &[(u8, &str, &[u8])]) -> Vec<u8> {
         let mut bytes = vec![0; 256];
         bytes[0x80] = 32;
-        bytes[0xa0..0xa4].copy_from_slice(&ATTRIBUTES.to_le_bytes());
+        bytes[0xa0..0xa4].copy_from_slice(&MAGIC.to_le_bytes());
         let (mut at, mut end) = (0xa4, 256);
         for (index, name, value) in attributes {
             end -= value.len();
@@ -72,7 +91,7 @@ mod tests {
     }
 
     fn found(bytes: &[u8]) -> Result<[(usize, usize); 2], String> {
-        parts(&Bytes::new(bytes, "an inode"))
+        content_parts(&Bytes::new(bytes, "an inode"))
     }
 
     #[test]
@@ -84,6 +103,10 @@ mod tests {
         assert_eq!(found(&inode(&others[..2])), Ok([(0x28, 60), (0, 0)]));
         assert_eq!(found(&inode(&[])), Ok([(0x28, 60), (0, 0)]));
         assert_eq!(found(&[0; 128]), Ok([(0x28, 60), (0, 0)]));
+        let others_than_content = |bytes: &[u8]| are_there(&Bytes::new(bytes, "an inode"));
+        assert_eq!(others_than_content(&inode(&others)), Ok(true));
+        assert_eq!(others_than_content(&inode(&[data])), Ok(false));
+        assert_eq!(others_than_content(&[0; 128]), Ok(false));
     }
 
     #[test]

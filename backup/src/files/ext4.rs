@@ -62,6 +62,24 @@ pub(super) fn open(place: Place<'_>) -> Result<Option<Ext4<'_>>, String> {
     if block.u16(0x38)? != MAGIC {
         return Ok(None);
     }
+    let system = described(place, &block)?;
+    if block.u32(0x60)? & NEEDS_RECOVERY == 0 {
+        return Ok(Some(system));
+    }
+    let journal = u64::from(block.u32(0xe0)?);
+    if journal == 0 {
+        return Err("its ext4 journal is on another device: unmount or freeze it for the backup".into());
+    }
+    let moved = replay(&system, &system.node(journal)?.content).map_err(|why| format!("its ext4 journal: {why}"))?;
+    // The journal may hold the superblock too: of one that was grown a moment ago, it alone says how large it is.
+    let system = Ext4 { moved, ..system };
+    let bytes = system.meta(SUPERBLOCK, 1024)?;
+    let now = described(place, &Bytes::new(&bytes, "its superblock"))?;
+    Ok(Some(Ext4 { moved: system.moved, ..now }))
+}
+
+/// What a superblock says.
+fn described<'a>(place: Place<'a>, block: &Bytes<'_>) -> Result<Ext4<'a>, String> {
     let incompatible = block.u32(0x60)?;
     if incompatible & !KNOWN != 0 {
         return Err(format!(
@@ -81,7 +99,7 @@ pub(super) fn open(place: Place<'_>) -> Result<Option<Ext4<'_>>, String> {
         (false, true) => Copies::Few,
         (false, false) => Copies::All,
     };
-    let mut system = Ext4 {
+    let system = Ext4 {
         place,
         block_bytes: 1024 << shift,
         blocks: u64::from(block.u32(4)?) | high,
@@ -102,15 +120,7 @@ pub(super) fn open(place: Place<'_>) -> Result<Option<Ext4<'_>>, String> {
     if !sound {
         return Err("its ext4 superblock makes no sense, or it is larger than its volume or partition".into());
     }
-    if incompatible & NEEDS_RECOVERY != 0 {
-        let journal = u64::from(block.u32(0xe0)?);
-        if journal == 0 {
-            return Err("its ext4 journal is on another device: unmount or freeze it for the backup".into());
-        }
-        system.moved =
-            replay(&system, &system.node(journal)?.content).map_err(|why| format!("its ext4 journal: {why}"))?;
-    }
-    Ok(Some(system))
+    Ok(system)
 }
 
 /// Features as mke2fs calls them; others by their bits.

@@ -281,6 +281,25 @@ fn what_is_only_in_the_journal_of_ext4_is_read_there() {
     }
 }
 
+/// A file system that was grown a moment ago says how large it is in its journal alone.
+#[test]
+fn the_superblock_too_is_read_in_the_journal_of_ext4() {
+    let folder = tempfile::tempdir().unwrap();
+    let clean = image(folder.path(), ext4(&["-t", "ext4", "-b", "4096", "-O", "^metadata_csum"]), 0);
+    let path = folder.path().join("image");
+    let (block, script) = (folder.path().join("block"), folder.path().join("script"));
+    std::fs::write(&block, &clean.bytes[..4096]).unwrap();
+    std::fs::write(&script, format!("jo\njw -b 0 {}\njc\n", block.display())).unwrap();
+    run("debugfs", &["-w", "-f", script.to_str().unwrap(), path.to_str().unwrap()]);
+    let mut dirty = Bytes::new(std::fs::read(&path).unwrap());
+    assert_ne!(dirty.bytes[1024 + 0x60] & 4, 0, "the journal is not said to be needed");
+    // Of all its inodes, the first sixteen, which are those of the root directory, the journal and a few more.
+    dirty.bytes[1024..1028].copy_from_slice(&16_u32.to_le_bytes());
+    assert_same(&dirty, 0, &folder.path().join("tree"));
+    dirty.bytes[1024 + 0x60] &= !4;
+    assert!(list(place(&dirty, 0), "/").unwrap_err().contains("which cannot be"));
+}
+
 /// XFS has no tool that copies a tree, but one that takes a description of it.
 fn xfs(options: &'static [&'static str]) -> impl Fn(&str, &str) {
     move |image, source| {

@@ -105,7 +105,8 @@ impl Entry {
     }
 }
 
-/// All files below a directory, by name, each folder before what is in it. The memory for them is taken.
+/// All files below a directory, which is named as [`names::readable`] has it, by name, each folder before what is in it. The memory for them is
+/// taken.
 ///
 /// # Errors
 /// What is wrong with the file system, or that the directory is not there.
@@ -119,9 +120,9 @@ pub fn list(place: Place<'_>, directory: &str, share: &mut Share) -> Result<Vec<
             return Err(format!("{walked} is no directory"));
         }
         walked = format!("{walked}/{name}");
-        let mut found = None;
+        let (name, mut found) = (names::bytes(name), None);
         system.entries(&node, &mut |there, number| {
-            found = found.or((there == name.as_bytes()).then_some(number));
+            found = found.or((there == name).then_some(number));
             Ok(())
         })?;
         let number = found.ok_or_else(|| format!("there is no {walked} in its file system"))?;

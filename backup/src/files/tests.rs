@@ -1,6 +1,8 @@
 //! File systems made by their own tools, read back.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::Command;
@@ -10,6 +12,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::image::memory::Bytes;
+use crate::stop::Stop;
 
 fn share(bytes: usize) -> Share {
     Share::of(Arc::new(room::Room::of(bytes)))
@@ -228,6 +231,26 @@ fn a_directory_that_is_not_there_is_said() {
     assert!(why("/small").contains("name the one it is in"));
     let below: Vec<_> = list(place(&image, 0), "/deep/er").unwrap().into_iter().map(|entry| entry.path).collect();
     assert_eq!(below, ["", "still", "still/large"]);
+}
+
+#[test]
+fn a_directory_whose_name_is_no_text_is_named_as_its_member_is() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in [&b"caf\xe9"[..], br"caf\xe9"] {
+        let inside = folder.path().join("tree").join(OsStr::from_bytes(name));
+        std::fs::create_dir_all(&inside).unwrap();
+        std::fs::write(inside.join("in"), name).unwrap();
+    }
+    let image: Arc<dyn Image> = Arc::new(image(folder.path(), ext4(&["-t", "ext4"]), 0));
+    let images = crate::plan::Images::from([("a".into(), image)]);
+    for path in [r"/caf\xe9", r"/caf\x5cxe9"] {
+        let extents = crate::sets::parse(&[format!("a:{path}")]).unwrap();
+        let set = crate::sets::resolve::DataSet { name: "s".into(), extents };
+        let mut share = share(LIST_BYTES_MAX);
+        let (members, _) = crate::sets::resolve::members(&[set], &images, &Stop::default(), &mut share).unwrap();
+        let found: Vec<_> = members.iter().map(|member| member.name.as_str()).collect();
+        assert_eq!(found, [format!("s/a{path}"), format!("s/a{path}/in")]);
+    }
 }
 
 /// What a transaction of the journal changed and nobody wrote to its place yet is what is read.

@@ -7,6 +7,8 @@
 //! VOLUME:/DIRECTORY         the files of a directory (ext4, XFS)
 //! VOLUME:pN:/DIRECTORY      the same in a file system on a partition
 //! ```
+//!
+//! In the name of a directory, `\xHH` stands for a byte, as in the names of members ([`crate::names`]).
 
 pub mod partition;
 pub mod resolve;

@@ -8,7 +8,7 @@ use crate::files::room::Share;
 use crate::files::{self, Entry, NodeKind, Place};
 use crate::image::{Bounded, Image};
 use crate::manifest::NotKept;
-use crate::names::readable;
+use crate::names::{self, readable};
 use crate::plan::{Images, Kind, Member};
 use crate::stop::Stop;
 
@@ -96,7 +96,7 @@ fn resolve(
                     (found.offset, found.length, format!("{volume}@p{number}"))
                 }
             };
-            let name = format!("{set}/{name}{}", readable(path.trim_end_matches('/').as_bytes()));
+            let name = format!("{set}/{name}{}", readable(&names::bytes(path.trim_end_matches('/'))));
             let listed = files::list(Place { image, offset, length }, path, share)?;
             Ok(directory(set, volume, &name, listed, not_kept))
         }

@@ -79,13 +79,15 @@ pub struct NotKept {
     pub hard_links: u64,
     /// Files, directories and links that had extended attributes: access lists, capabilities, labels.
     pub with_attributes: u64,
+    /// Directories that were in use and are of a file system without a journal: they are of no moment.
+    pub unsettled: u64,
 }
 
 impl NotKept {
     /// Everything is there as it was.
     #[must_use]
     pub const fn is_nothing(&self) -> bool {
-        self.special_files == 0 && self.hard_links == 0 && self.with_attributes == 0
+        self.special_files == 0 && self.hard_links == 0 && self.with_attributes == 0 && self.unsettled == 0
     }
 }
 
@@ -95,6 +97,7 @@ impl std::iter::Sum for NotKept {
             special_files: a.special_files + b.special_files,
             hard_links: a.hard_links + b.hard_links,
             with_attributes: a.with_attributes + b.with_attributes,
+            unsettled: a.unsettled + b.unsettled,
         })
     }
 }
@@ -108,6 +111,11 @@ impl std::fmt::Display for NotKept {
                 self.with_attributes,
                 "file without its extended attributes (access lists, capabilities, labels)",
                 "files without their extended attributes (access lists, capabilities, labels)",
+            ),
+            (
+                self.unsettled,
+                "directory in use on a file system without a journal, whose files may be mixed up",
+                "directories in use on file systems without a journal, whose files may be mixed up",
             ),
         ];
         let said = said.into_iter().filter(|(count, ..)| *count > 0);
@@ -231,7 +239,12 @@ mod tests {
 
     #[test]
     fn what_is_not_kept_is_said_and_older_manifests_say_nothing_of_it() {
-        let of = |special_files, hard_links, with_attributes| NotKept { special_files, hard_links, with_attributes };
+        let of = |special_files, hard_links, with_attributes| NotKept {
+            special_files,
+            hard_links,
+            with_attributes,
+            unsettled: 0,
+        };
         let all = [of(1, 0, 0), of(2, 1, 0)];
         assert_eq!(
             all.into_iter().sum::<NotKept>().to_string(),
@@ -242,6 +255,9 @@ mod tests {
         let without = "files without their extended attributes (access lists, capabilities, labels)";
         assert_eq!(of(0, 0, 2).to_string(), format!("2 {without}"));
         assert!(!of(0, 0, 1).is_nothing());
+        let unsettled = NotKept { unsettled: 1, ..NotKept::default() };
+        assert!(!unsettled.is_nothing() && unsettled.to_string().starts_with("1 directory in use"));
+        assert_eq!([unsettled; 2].into_iter().sum::<NotKept>().unsettled, 2);
         let earlier = r#"{"name":"s","extents":["a"]}"#;
         let said: SetSaid = serde_json::from_str(earlier).unwrap();
         assert!(said.not_kept.is_nothing());

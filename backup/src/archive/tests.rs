@@ -595,6 +595,6 @@ fn what_an_archive_has_not_as_it_was_is_counted() {
     let images = images(&[("a", std::fs::read(&disk).unwrap())]);
     let sets = [set("s", &["a:/"]), set("in", &["a:/in"]), set("all", &["a"])];
     let (_, not_kept) = members(&sets, &images, &Stop::default(), &mut share()).unwrap();
-    let of = |special_files, hard_links| NotKept { special_files, hard_links, with_attributes: 0 };
+    let of = |special_files, hard_links| NotKept { special_files, hard_links, ..NotKept::default() };
     assert_eq!(not_kept, [of(1, 2), of(0, 1), of(0, 0)]);
 }

@@ -25,6 +25,9 @@ const KNOWN: u32 =
 const NEEDS_RECOVERY: u32 = 0x4;
 const META_GROUPS: u32 = 0x10;
 const WIDE: u32 = 0x80;
+/// A compatible feature, and a bit of its state.
+const JOURNAL: u32 = 0x4;
+const UNMOUNTED: u16 = 1;
 /// Compatible and read-only compatible features that say which groups begin with a copy of the superblock.
 const TWO_COPIES: u32 = 0x200;
 const FEW_COPIES: u32 = 0x1;
@@ -40,6 +43,7 @@ enum Copies {
 /// See the module.
 pub(super) struct Ext4<'a> {
     place: Place<'a>,
+    is_settled: bool,
     block_bytes: u64,
     blocks: u64,
     inodes: u64,
@@ -101,6 +105,7 @@ fn described<'a>(place: Place<'a>, block: &Bytes<'_>) -> Result<Ext4<'a>, String
     };
     let system = Ext4 {
         place,
+        is_settled: block.u32(0x5c)? & JOURNAL != 0 || block.u16(0x3a)? & UNMOUNTED != 0,
         block_bytes: 1024 << shift,
         blocks: u64::from(block.u32(4)?) | high,
         inodes: block.u32(0)?.into(),
@@ -368,6 +373,10 @@ impl FileSystem for Ext4<'_> {
         ROOT
     }
 
+    fn is_settled(&self) -> bool {
+        self.is_settled
+    }
+
     fn node(&self, number: u64) -> Result<Node, String> {
         let bytes = self.inode(number)?;
         let inode = Bytes::new(&bytes, "an inode");
@@ -482,6 +491,7 @@ mod tests {
         let image = Memory::new(vec![0; 4096]);
         let system = Ext4 {
             place: Place { image: &image, offset: 0, length: 4096 },
+            is_settled: true,
             block_bytes: 4096,
             blocks: 1,
             inodes: 1,

@@ -81,6 +81,10 @@ pub struct Node {
 /// A file system.
 trait FileSystem {
     fn root(&self) -> u64;
+    /// Whether what it says of its files is of one moment: not when it was in use and keeps no journal.
+    fn is_settled(&self) -> bool {
+        true
+    }
     fn node(&self, number: u64) -> Result<Node, String>;
     /// Shows the names and inodes of a directory as they are read, without `.` and `..`; an error ends it.
     fn entries(&self, node: &Node, show: &mut dyn FnMut(&[u8], u64) -> Result<(), String>) -> Result<(), String>;
@@ -97,6 +101,15 @@ pub struct Entry {
     pub leads_to: Option<Vec<u8>>,
 }
 
+/// The files of a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// All of them.
+    pub entries: Vec<Entry>,
+    /// What its file system says of them is of one moment.
+    pub is_settled: bool,
+}
+
 impl Entry {
     /// Memory it takes.
     fn bytes(&self) -> usize {
@@ -110,7 +123,7 @@ impl Entry {
 ///
 /// # Errors
 /// What is wrong with the file system, or that the directory is not there.
-pub fn list(place: Place<'_>, directory: &str, share: &mut Share) -> Result<Vec<Entry>, String> {
+pub fn list(place: Place<'_>, directory: &str, share: &mut Share) -> Result<Listed, String> {
     let system = open(place)?;
     let system = system.as_ref();
     let mut node = system.node(system.root())?;
@@ -133,7 +146,7 @@ pub fn list(place: Place<'_>, directory: &str, share: &mut Share) -> Result<Vec<
     }
     let mut walk = Walk::of(place, system, share);
     walk.folder(String::new(), node, 0)?;
-    Ok(walk.found)
+    Ok(Listed { entries: walk.found, is_settled: system.is_settled() })
 }
 
 fn open(place: Place<'_>) -> Result<Box<dyn FileSystem + '_>, String> {

@@ -19,7 +19,7 @@ fn share(bytes: usize) -> Share {
 }
 
 fn list(place: Place<'_>, directory: &str) -> Result<Vec<Entry>, String> {
-    super::list(place, directory, &mut share(LIST_BYTES_MAX))
+    super::list(place, directory, &mut share(LIST_BYTES_MAX)).map(|listed| listed.entries)
 }
 
 /// Files of all kinds: empty, small, large, sparse, in fragments, many in one folder, deep ones, links.
@@ -150,6 +150,22 @@ fn features_that_are_not_read_are_named() {
     image.bytes[1024 + 0x61] |= 0x10;
     let why = list(place(&image, 0), "/").unwrap_err();
     assert!(why.contains("(dirdata)") && why.contains("whole"), "{why}");
+}
+
+/// Hosts write what they have changed when they like: without a journal, what is there was never so.
+#[test]
+fn a_file_system_in_use_that_keeps_no_journal_is_not_of_one_moment() {
+    let folder = tempfile::tempdir().unwrap();
+    for (options, settled) in
+        [(&["-t", "ext2"][..], false), (&["-t", "ext4", "-O", "^has_journal"], false), (&["-t", "ext3"], true)]
+    {
+        let mut made = image(folder.path(), |image, source| ext4_of(options, image, source), 0);
+        let is_settled =
+            |image: &Bytes| super::list(place(image, 0), "/", &mut share(LIST_BYTES_MAX)).unwrap().is_settled;
+        assert!(is_settled(&made), "{options:?}: nobody has it");
+        made.bytes[1024 + 0x3a] &= !1;
+        assert_eq!(is_settled(&made), settled, "{options:?}: in use");
+    }
 }
 
 fn with_attributes(image: &Bytes) -> Vec<String> {

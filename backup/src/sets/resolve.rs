@@ -98,7 +98,8 @@ fn resolve(
             };
             let name = format!("{set}/{name}{}", readable(&names::bytes(path.trim_end_matches('/'))));
             let listed = files::list(Place { image, offset, length }, path, share)?;
-            Ok(directory(set, volume, &name, listed, not_kept))
+            not_kept.unsettled += u64::from(!listed.is_settled);
+            Ok(directory(set, volume, &name, listed.entries, not_kept))
         }
     }
 }

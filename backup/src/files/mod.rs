@@ -11,7 +11,7 @@ mod xfs_log;
 
 use std::collections::BTreeSet;
 
-use crate::content::{Content, Run};
+use crate::content::Content;
 use crate::image::Image;
 use crate::names;
 use crate::plan::Meta;
@@ -21,6 +21,8 @@ use room::Share;
 pub const FILES_MAX: usize = 1 << 20;
 /// Memory that names, places and links of the files of all backups under way take at most.
 pub const LIST_BYTES_MAX: usize = 1 << 30;
+/// What one run of a file takes of that: itself, and what is made of it to compare it with others and to tell of it in the manifest.
+const RUN_BYTES: usize = 96;
 /// How deep folders lie in each other at most.
 const DEPTH_MAX: usize = 1024;
 /// Nodes of one file's extent tree at most.
@@ -114,7 +116,7 @@ impl Entry {
     /// Memory it takes.
     fn bytes(&self) -> usize {
         let links = [&self.leads_to, &self.node.inside].into_iter().flatten().map(Vec::len).sum::<usize>();
-        size_of::<Self>() + self.path.len() + links + self.node.content.runs.len() * size_of::<Run>()
+        size_of::<Self>() + self.path.len() + links + self.node.content.runs.len() * RUN_BYTES
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::content::Run;
 use crate::image::memory::Bytes;
 use crate::stop::Stop;
 
@@ -456,7 +457,7 @@ fn the_memory_that_a_list_takes_is_bounded() {
     assert!(why.contains("files"), "{why}");
     assert!(walk.found.len() < 100, "names that wait count: {}", walk.found.len());
 
-    let mut small = share(2 * size_of::<Entry>() + 5 * size_of::<Run>());
+    let mut small = share(2 * size_of::<Entry>() + 5 * RUN_BYTES);
     let mut walk = Walk::of(place(&image, 0), &Deep, &mut small);
     let run = Run { at: 0, from: 0, length: 1 };
     let entry = |path: &str, runs: usize| {
@@ -464,7 +465,7 @@ fn the_memory_that_a_list_takes_is_bounded() {
         Entry { path: path.into(), node: Node { content, ..Deep.node(100).unwrap() }, leads_to: None }
     };
     walk.push(entry("a", 4)).unwrap();
-    walk.push(entry(&"b".repeat(size_of::<Run>() - 1), 0)).unwrap();
+    walk.push(entry(&"b".repeat(RUN_BYTES - 1), 0)).unwrap();
     assert!(walk.push(entry("", 0)).unwrap_err().contains("fragments"));
 }
 

@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn an_archive_comes_back_from_a_tape_whatever_its_blocks_are() {
         let content: Vec<u8> = (0..300_000_u32).map(|at| u8::try_from(at % 251).unwrap()).collect();
-        let (size, mut bytes) = (content.len() as u64, Vec::new());
+        let (size, mut bytes) = (content.len() as u64, Vec::<u8>::new());
         let manifest = r#"{"format":1,"name":"b","appliance":"a","version":"0","began":"1970-01-01T00:00:00Z","order":"given",
             "moments":[],"skew_seconds":0.0,"sets":[],"members":[]}"#;
         let mut archive = ArchiveWriter::new(&mut bytes, 0);

@@ -25,8 +25,10 @@ const PIECE_BYTES: u64 = 1 << 20;
 const PIECES: usize = 4;
 /// Memory one copying takes: the pieces in between, one being read and one being written.
 pub const COPY_BYTES: u64 = PIECE_BYTES * (PIECES as u64 + 2);
-/// A target that has taken nothing for so long is said to stall.
+/// A target that has not taken what it was given for so long is said to stall.
 const STALL: Duration = Duration::from_secs(5);
+/// When nothing is given to it.
+const NOTHING_MS: u64 = u64::MAX;
 
 /// Why a copying ended early.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +56,8 @@ pub struct Progress {
     done: AtomicU64,
     opens_ms: OnceLock<u64>,
     began_ms: OnceLock<u64>,
-    moved_ms: AtomicU64,
+    /// Since when the target has what it is being given.
+    given_ms: AtomicU64,
     member: Mutex<String>,
 }
 
@@ -91,7 +94,7 @@ impl Progress {
             done: 0.into(),
             opens_ms: OnceLock::new(),
             began_ms: OnceLock::new(),
-            moved_ms: 0.into(),
+            given_ms: NOTHING_MS.into(),
             member: Mutex::default(),
         }
     }
@@ -107,15 +110,20 @@ impl Progress {
 
     /// It begins, with so many bytes before it.
     pub fn begin(&self, total: u64) {
-        let now = self.now_ms();
         let _ = self.total.set(total);
-        let _ = self.began_ms.set(now);
-        self.moved_ms.store(now, Ordering::Relaxed);
+        let _ = self.began_ms.set(self.now_ms());
     }
 
     fn moved(&self, bytes: u64) {
         self.done.fetch_add(bytes, Ordering::Relaxed);
-        self.moved_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    /// Gives something to the target. Between two such, it is the pace or the image that is waited for.
+    pub fn giving<T>(&self, give: impl FnOnce() -> T) -> T {
+        self.given_ms.store(self.now_ms(), Ordering::Relaxed);
+        let given = give();
+        self.given_ms.store(NOTHING_MS, Ordering::Relaxed);
+        given
     }
 
     /// See [`Told`].
@@ -140,7 +148,9 @@ impl Progress {
             bytes_per_second: speed,
             seconds_left: (speed > 0.0).then(|| total.saturating_sub(done) as f64 / speed),
             member: self.member.lock().clone(),
-            stalled: stalled_since(self.moved_ms.load(Ordering::Relaxed)),
+            stalled: Some(self.given_ms.load(Ordering::Relaxed))
+                .filter(|since| *since != NOTHING_MS)
+                .and_then(stalled_since),
         }
     }
 }
@@ -267,18 +277,19 @@ fn write_all(
             Step::Begin(number) => {
                 let Some(member) = members.get(number) else { continue };
                 progress.member.lock().clone_from(&member.name);
-                form.begin(member).map_err(|source| CopyError::Target { member: member.name.clone(), source })?;
+                let begun = progress.giving(|| form.begin(member));
+                begun.map_err(|source| CopyError::Target { member: member.name.clone(), source })?;
                 current = Some((member, Digest::default()));
             }
             Step::Data(at, bytes) => {
-                form.data(at, &bytes).map_err(at_target)?;
+                progress.giving(|| form.data(at, &bytes)).map_err(at_target)?;
                 if let Some((_, digest)) = &mut current {
                     digest.add(at, &bytes);
                 }
                 progress.moved(bytes.len() as u64);
             }
             Step::End => {
-                form.end().map_err(at_target)?;
+                progress.giving(|| form.end()).map_err(at_target)?;
                 said.extend(current.take().map(|(member, digest)| describe(member, digest)));
             }
         }
@@ -435,10 +446,14 @@ mod tests {
         let told = progress.told();
         assert_eq!((told.done_bytes, told.total_bytes), (2 << 20, 8 << 20));
         assert_eq!((told.seconds_left, told.stalled), (Some(6.0), None), "a mebibyte a second");
-        clock.set(Duration::from_millis(8000));
-        assert_eq!(progress.told().stalled, Some(STALL));
-        progress.moved(1);
+        progress.giving(|| {
+            clock.set(Duration::from_millis(8000));
+            assert_eq!(progress.told().stalled, Some(STALL));
+        });
         assert_eq!(progress.told().stalled, None);
+        // Hosts are busy for an hour, or a piece is due in one.
+        clock.set(Duration::from_secs(3600));
+        assert_eq!(progress.told().stalled, None, "nothing was given to it");
     }
 
     #[test]

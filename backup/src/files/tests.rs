@@ -371,9 +371,13 @@ fn described(folder: &Path) -> String {
 #[test]
 fn xfs_as_it_is_made_today() {
     let folder = tempfile::tempdir().unwrap();
-    for options in
-        [&["-m", "crc=1"][..], &["-m", "crc=0,finobt=0,rmapbt=0,reflink=0"], &["-b", "size=1024", "-n", "size=8192"]]
-    {
+    for options in [
+        &["-m", "crc=1"][..],
+        &["-m", "crc=0,finobt=0,rmapbt=0,reflink=0"],
+        &["-b", "size=1024", "-n", "size=8192"],
+        &["-m", "rmapbt=1,bigtime=1", "-i", "nrext64=1,sparse=1"],
+        &["-m", "crc=0,finobt=0,rmapbt=0,reflink=0", "-n", "ftype=0", "-i", "size=2048"],
+    ] {
         let image = image(folder.path(), xfs(options), 1 << 20);
         assert_same(&image, 1 << 20, &folder.path().join("tree"));
     }

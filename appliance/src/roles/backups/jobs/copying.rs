@@ -100,7 +100,7 @@ impl Appliance {
             return Err(CopyError::Stopped(reason));
         }
         let text = manifest.encode().map_err(|error| recorded(error.to_string()))?;
-        form.finish(&text).map_err(at_target)
+        job.progress.giving(|| form.finish(&text)).map_err(at_target)
     }
 
     /// Counts what hosts ask of the volumes.

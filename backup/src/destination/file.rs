@@ -3,8 +3,9 @@
 //! Its interim name stays until it is recorded that the backup is done ([`super::settle`]): for as long as that is not, two names of one
 //! file say that it is complete, and nobody else's file is ever taken for it.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +22,9 @@ const PIECE_BYTES: usize = 1 << 20;
 /// Where a file takes nothing past the page cache: bytes written before the kernel is asked to begin writing them out, so that a sync
 /// at the end finds little left to do.
 const FLUSH_BYTES: u64 = 64 << 20;
+
+/// It holds what volumes do, which is nobody's business but its owner's and his group's.
+const MODE: u32 = 0o640;
 
 /// A file that gets its name when it is complete.
 pub struct NamedLater {
@@ -43,8 +47,9 @@ impl NamedLater {
         let interim = part(path, whose);
         let file = match std::fs::remove_file(&interim) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => SystemDisk.open(&interim, Open::New),
+            _ => OpenOptions::new().write(true).create_new(true).mode(MODE).open(&interim),
         };
+        let file = file.and_then(|_| SystemDisk.open(&interim, Open::Existing));
         let file =
             file.map_err(|error| io::Error::new(error.kind(), format!("create {}: {error}", interim.display())))?;
         let path = path.to_owned();
@@ -135,6 +140,8 @@ impl Write for NamedLater {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -157,6 +164,17 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert_eq!(give(Errno::NOSPC).unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert!(interim.exists() && !path.exists(), "another error is one");
+    }
+
+    #[test]
+    fn strangers_do_not_read_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("b.tar");
+        let mut file = NamedLater::create(&path, "us").unwrap();
+        let others = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o007;
+        assert_eq!(others(&part(&path, "us")), 0);
+        file.flush().unwrap();
+        assert_eq!(others(&path), 0);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Raw files: a folder per set, a sparse file per member, the manifest beside them. The folder gets its name when it is complete.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::file::sync_folder;
@@ -34,7 +34,8 @@ impl RawFiles {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        fs::create_dir(&interim)?;
+        // Files in it may be open to all, as they were where they come from, behind doors that are not here.
+        DirBuilder::new().mode(0o750).create(&interim)?;
         Ok(Self { folder: folder.to_owned(), interim, current: None })
     }
 
@@ -101,4 +102,20 @@ fn sync_tree(folder: &Path) -> io::Result<()> {
         }
     }
     File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_do_not_look_into_it() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("b");
+        let mut raw = RawFiles::create(&path, "us").unwrap();
+        let others = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o007;
+        assert_eq!(others(&part(&path, "us")), 0);
+        raw.finish("{}").unwrap();
+        assert_eq!(others(&path), 0);
+    }
 }

@@ -12,6 +12,8 @@
 mod copying;
 mod recovery;
 mod said;
+#[cfg(test)]
+mod tests;
 mod unrecorded;
 
 use std::path::PathBuf;

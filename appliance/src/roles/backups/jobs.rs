@@ -283,6 +283,8 @@ impl Appliance {
                 this.end(&job, Err(CopyError::Stopped(reason)));
                 return;
             }
+            // It waits for its time no more, however long it takes to find what is to be copied.
+            job.record.lock().state = BackupStateRecord::Waiting;
             match this.prepare(&job, readers).await {
                 Ok(work) => this.begin(job, work),
                 Err(why) => {
@@ -419,7 +421,11 @@ impl Appliance {
     /// The service stops: what is under way ends early, and says why.
     pub(crate) async fn stop_backups(&self) {
         let mut jobs: Vec<_> = self.backups.jobs.lock().values().cloned().collect();
-        jobs.retain(|job| job.record.lock().state != BackupStateRecord::Scheduled);
+        // What was to begin at a time and has not is begun by the next start.
+        jobs.retain(|job| {
+            let record = job.record.lock();
+            record.at_ns.is_none() || record.began_ns.is_some()
+        });
         // All at once: one may wait for what another has.
         jobs.iter().for_each(|job| job.stop.stop("the service was stopped; nothing of it is left. Ask for it again"));
         let all = async {

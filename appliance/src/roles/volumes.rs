@@ -24,7 +24,7 @@ use super::door::{Closed, Door};
 
 /// Hosts that are inside a volume's door come out within this time, or nothing is changed: all that operators change, failovers too, waits
 /// meanwhile.
-const DOOR_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const DOOR_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Volume {
     /// Keeps hosts out for as long as the guard lives, once those inside have come out.

@@ -18,8 +18,8 @@ impl LocalPair {
     /// # Errors
     /// [`LocalPairError`]; nothing has changed then.
     pub fn resync(&self) -> Result<(), LocalPairError> {
-        let _nobody_writes = self.hold_writes();
-        let _one_change = self.copying.lock();
+        let _nobody_writes = self.hold_writes()?;
+        let _one_change = self.hold_copying()?;
         let mut era = None;
         self.change(|record, bits| {
             era = record.era;
@@ -36,8 +36,8 @@ impl LocalPair {
     /// # Errors
     /// [`LocalPairError`]; nothing has changed then.
     pub fn reverse(&self) -> Result<(), LocalPairError> {
-        let _nobody_writes = self.hold_writes();
-        let _one_change = self.copying.lock();
+        let _nobody_writes = self.hold_writes()?;
+        let _one_change = self.hold_copying()?;
         let mut era = None;
         self.change(|record, bits| {
             era = record.era;
@@ -63,7 +63,7 @@ impl LocalPair {
     /// # Errors
     /// [`LocalPairError`]; nothing has changed then.
     pub fn restored(&self) -> Result<(), LocalPairError> {
-        let _one_change = self.copying.lock();
+        let _one_change = self.hold_copying()?;
         self.change(|record, bits| {
             *bits = Bits::default();
             Ok(LocalPairRecord { begin: None, ..self.after(record, Event::Restored)? })
@@ -161,10 +161,10 @@ impl LocalPair {
     /// Ends the pair: its record goes first.
     ///
     /// # Errors
-    /// [`LocalPairError::Catalog`].
+    /// [`LocalPairError`]; nothing has changed then.
     pub fn delete(&self) -> Result<(), LocalPairError> {
-        let _nobody_writes = self.hold_writes();
-        let _one_change = self.copying.lock();
+        let _nobody_writes = self.hold_writes()?;
+        let _one_change = self.hold_copying()?;
         let era = {
             let _one_commit = self.kept.lock();
             let mut now = self.now.lock();

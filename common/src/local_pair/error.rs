@@ -49,6 +49,14 @@ pub enum LocalPairError {
         /// Bytes, regions counted whole.
         bytes: u64,
     },
+    /// The target's disk does not answer.
+    #[error(
+        "what is being copied or written to volume '{target}' does not come to its end, so nothing was changed: see to the disk behind it, and try again"
+    )]
+    Stuck {
+        /// The target.
+        target: String,
+    },
     /// Somebody still had it in hand.
     #[error("the pair was deleted")]
     Deleted,

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock, RwLockWriteGuard};
 use tokio::sync::Notify;
 
 use super::bits::{Bits, VOLUME, pieces, range};
@@ -43,6 +43,9 @@ pub struct LocalPairParts {
     pub eras: Arc<Eras>,
     /// The target's own, for those who read it while hosts write it.
     pub saves: Arc<Eras>,
+    /// What is under way at the target ends within this time, or whoever wants to change the pair's state is refused: he keeps others from
+    /// changing anything, and in a split the updater of the source's group from going on.
+    pub patience: Duration,
 }
 
 /// What status and hosts that come in ask for. They do not wait for a disk, as whoever changes the pair does.
@@ -267,9 +270,24 @@ impl LocalPair {
         &self.parts.saves
     }
 
-    /// Keeps the target from being written for as long as the answer lives: a moment.
-    pub fn hold_writes(&self) -> parking_lot::RwLockWriteGuard<'_, ()> {
-        self.writing.write()
+    /// Keeps hosts from writing the target for as long as the answer lives: a moment.
+    ///
+    /// # Errors
+    /// [`LocalPairError::Stuck`].
+    pub(super) fn hold_writes(&self) -> Result<RwLockWriteGuard<'_, ()>, LocalPairError> {
+        self.writing.try_write_for(self.parts.patience).ok_or_else(|| self.stuck())
+    }
+
+    /// Keeps the target from being copied to for as long as the answer lives: a change of its state.
+    ///
+    /// # Errors
+    /// [`LocalPairError::Stuck`].
+    pub(super) fn hold_copying(&self) -> Result<MutexGuard<'_, ()>, LocalPairError> {
+        self.copying.try_lock_for(self.parts.patience).ok_or_else(|| self.stuck())
+    }
+
+    fn stuck(&self) -> LocalPairError {
+        LocalPairError::Stuck { target: self.parts.target.name.clone() }
     }
 
     /// How much differs; while something of it is being changed, how much did.

@@ -24,7 +24,7 @@ pub fn split(pairs: &[Arc<LocalPair>], points: &[ImagePoint]) -> Result<(), Loca
     let mut pairs: Vec<&Arc<LocalPair>> = pairs.iter().collect();
     pairs.sort_by(|one, other| one.parts.target.name.cmp(&other.parts.target.name));
     pairs.dedup_by(|one, other| Arc::ptr_eq(one, other));
-    let _no_steps: Vec<_> = pairs.iter().map(|pair| pair.copying.lock()).collect();
+    let _no_steps = pairs.iter().map(|pair| pair.hold_copying()).collect::<Result<Vec<_>, _>>()?;
     let mut begun = Vec::new();
     let left: Vec<Option<u64>> = pairs.iter().map(|pair| pair.record().era).collect();
     let done = begin_all(&pairs, points, &mut begun).and_then(|()| commit(&pairs, points, &begun));

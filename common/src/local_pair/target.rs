@@ -164,7 +164,7 @@ impl LocalPair {
     /// # Errors
     /// [`LocalPairError`].
     pub fn begin_image(&self) -> Result<Joined, LocalPairError> {
-        let _nobody_writes = self.hold_writes();
+        let _nobody_writes = self.hold_writes()?;
         self.begin_image_now()
     }
 
@@ -209,14 +209,16 @@ pub fn begin_images(pairs: &[&LocalPair]) -> Result<Vec<Joined>, (String, LocalP
     // In one order, whoever asks: two at once do not wait for each other.
     let mut order = pairs.to_vec();
     order.sort_by(|one, other| one.parts.target.name.cmp(&other.parts.target.name));
-    let _nobody_writes: Vec<_> = order.iter().map(|pair| pair.hold_writes()).collect();
+    let named = |pair: &LocalPair, error| (pair.parts.target.name.clone(), error);
+    let held = order.iter().map(|pair| pair.hold_writes().map_err(|error| named(pair, error)));
+    let _nobody_writes = held.collect::<Result<Vec<_>, _>>()?;
     let mut begun: Vec<(&LocalPair, Joined)> = Vec::new();
     for pair in pairs.iter().copied() {
         match pair.begin_image_now() {
             Ok(joined) => begun.push((pair, joined)),
             Err(error) => {
                 begun.iter().for_each(|(pair, joined)| pair.parts.saves.leave(joined.era));
-                return Err((pair.parts.target.name.clone(), error));
+                return Err(named(pair, error));
             }
         }
     }

@@ -118,6 +118,7 @@ impl Running {
             target,
             eras: Arc::clone(&eras),
             saves,
+            patience: Duration::from_secs(10),
         };
         let pair = match found {
             Some(record) => LocalPair::open(parts, record),
@@ -383,6 +384,29 @@ fn a_reverse_needs_a_target_that_lacks_nothing_and_says_what_to_restore() {
     assert!(left[0].offset == 0 && left[0].end() >= 2 << 16, "{left:?}");
     rig.pair().restored().unwrap();
     assert_eq!(rig.pair().state(), State::Pair);
+}
+
+/// Its disk has hung: whoever waited for that would keep all other changes waiting, and in a split the updater of the source's group.
+#[test]
+fn no_change_of_state_waits_without_end_for_what_is_under_way_at_the_target() {
+    let mut rig = Rig::new(64 << 20);
+    rig.write(0, SIZE, 1).unwrap();
+    let parts = LocalPairParts { patience: Duration::ZERO, ..rig.pair().parts.clone() };
+    rig.running.pair = LocalPair::open(parts, rig.pair().record()).unwrap();
+    let pair = Arc::clone(rig.pair());
+    let step = pair.copying.lock();
+    assert!(matches!(rig.split(), Err(LocalPairError::Stuck { .. })));
+    assert!(matches!(pair.delete(), Err(LocalPairError::Stuck { .. })));
+    drop(step);
+    rig.split().unwrap();
+    let write = pair.writing.read();
+    for changed in [pair.resync(), pair.reverse(), pair.delete(), pair.begin_image().map(drop)] {
+        assert!(matches!(changed, Err(LocalPairError::Stuck { .. })), "{changed:?}");
+    }
+    assert!(target::begin_images(&[&pair]).is_err_and(|(target, _)| target == "t"));
+    drop(write);
+    rig.check("nothing was changed");
+    rig.check_resync();
 }
 
 #[test]

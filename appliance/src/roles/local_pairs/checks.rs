@@ -116,6 +116,7 @@ pub(super) fn told(held: &Held, asked: &str, error: LocalPairError) -> ErrorBody
             "{bytes} bytes are still to be copied to '{target}', and a source is restored from a target that has everything: wait until \
              `tidemark local-pair show {target}` says that nothing differs"
         )),
+        error @ LocalPairError::Stuck { .. } => refused(error.to_string()),
         error => failed(format!("local pair '{target}': {error}")),
     }
 }

@@ -14,7 +14,6 @@ use tidemark_common::local_pair::{LocalPair, LocalPairError};
 use super::Held;
 use super::checks::{Wanted, told};
 use crate::roles::appliance::{Appliance, Group, Volume, failed, invalid, refused};
-use crate::roles::door::Closed;
 use crate::roles::groups::random_id;
 use crate::roles::volumes::refuse_connected;
 
@@ -27,7 +26,7 @@ impl Appliance {
         let _alone = self.changing.lock().await;
         let wanted = self.check_local_pair(&request)?;
         let record = self.new_record(&request, &wanted)?;
-        close(&wanted.target, format!("the target of '{}'", request.source)).await;
+        close(&wanted.target, format!("the target of '{}'", request.source)).await?;
         let made =
             tokio::task::block_in_place(|| LocalPair::create(self.local_pair_parts(&record)?, record).map_err(failed));
         match made {
@@ -123,7 +122,7 @@ impl Appliance {
             let why = "what they wrote would be overwritten (--force does that, and gives them errors)";
             refuse_connected(target, &volume, Some(why))?;
         }
-        close(&volume, format!("'{target}' follows its source again")).await;
+        close(&volume, format!("'{target}' follows its source again")).await?;
         let done = tokio::task::block_in_place(|| held.pair.resync());
         self.settle_door(target).await;
         done.map_err(|error| told(&held, "made equal again", error))?;
@@ -146,7 +145,7 @@ impl Appliance {
         }
         self.refuse_backed_up(&held)?;
         if let Ok(volume) = self.volume(target) {
-            close(&volume, format!("the local pair of '{target}' is being deleted")).await;
+            close(&volume, format!("the local pair of '{target}' is being deleted")).await?;
         }
         let done = tokio::task::block_in_place(|| held.pair.delete());
         if done.is_ok() {
@@ -159,8 +158,11 @@ impl Appliance {
             self.remove_saves(GroupId(record.id));
         }
         self.settle_door(target).await;
-        self.settle_door(&record.source).await;
-        done.map_err(failed)
+        if record.state == State::Reverse {
+            // Closed until now. Of any other the hosts are in, and are not waited for.
+            self.settle_door(&record.source).await;
+        }
+        done.map_err(|error| told(&held, "deleted", error))
     }
 
     fn remove_saves(&self, id: GroupId) {
@@ -204,7 +206,57 @@ fn refuse_deletion(held: &Held, record: &LocalPairRecord) -> Result<(), ErrorBod
     }
 }
 
-/// Waits for the hosts inside; those that come find it closed.
-pub(super) async fn close(volume: &Volume, reason: String) {
-    volume.door.lead_to(Arc::new(Closed { size: volume.file.size(), reason })).await;
+/// Waits for the hosts inside, but not without end; those that come find it closed.
+pub(super) async fn close(volume: &Volume, reason: String) -> Result<(), ErrorBody> {
+    let _nobody_inside = volume.hold_hosts().await?;
+    volume.close(reason);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tidemark_common::nbd::Export;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::service::tests::{Faults, add_primary, add_volume, appliance};
+
+    /// Long enough for what waits for nobody.
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    /// A pair of `s` and `t` on an appliance, and the door of each.
+    async fn paired(directory: &std::path::Path) -> (Arc<Appliance>, Arc<Volume>, Arc<Volume>) {
+        let appliance = appliance(directory, &Arc::new(Faults::default()));
+        let source = add_primary(&appliance, "g", "s").await;
+        let target = add_volume(&appliance, "t").await;
+        let request = LocalPairCreate { source: "s".into(), target: "t".into(), rate: None };
+        appliance.create_local_pair(request).await.unwrap();
+        (appliance, source, target)
+    }
+
+    /// Its journal is full, or its disk hangs; and who waited at its door would hold up all that come after him.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_pair_is_deleted_beside_requests_to_its_source_that_do_not_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let (appliance, source, _) = paired(directory.path()).await;
+        let inside = source.door.hold_within(Duration::ZERO).await.unwrap();
+        timeout(LIMIT, appliance.delete_local_pair("t", true)).await.expect("nobody is waited for").unwrap();
+        drop(inside);
+        assert!(appliance.local_pairs_now().is_empty());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn requests_to_a_target_that_do_not_end_keep_no_other_change_waiting() {
+        let directory = tempfile::tempdir().unwrap();
+        let (appliance, _, target) = paired(directory.path()).await;
+        appliance.split_local_pairs(LocalPairSplit { targets: vec!["t".into()] }).await.unwrap();
+        let inside = target.door.hold_within(Duration::ZERO).await.unwrap();
+        let refused = timeout(LIMIT, appliance.resync_local_pair("t", true)).await.expect("not without end");
+        assert!(refused.unwrap_err().message.contains("nothing was changed"));
+        drop(inside);
+        assert_eq!(appliance.local_pairs.get("t").unwrap().pair.state(), State::Split);
+        target.door.read(0, &mut [0; 512]).await.unwrap();
+    }
 }

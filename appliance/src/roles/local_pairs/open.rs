@@ -16,6 +16,7 @@ use tidemark_common::volumes::VolumeFile;
 use super::Held;
 use super::missing::Missing;
 use crate::roles::appliance::{Appliance, failed};
+use crate::roles::volumes::DOOR_TIMEOUT;
 
 impl Appliance {
     /// Opens the pairs of the catalogue; the eras of all groups are open already.
@@ -66,6 +67,7 @@ impl Appliance {
             target,
             eras: self.eras(GroupId(record.group_id))?,
             saves: self.open_saves(GroupId(record.id))?,
+            patience: DOOR_TIMEOUT,
         })
     }
 

@@ -43,8 +43,11 @@ impl Appliance {
         self.refuse_backed_up(&held)?;
         refuse_connected(&record.source, &source, Some("it would change under them"))?;
         refuse_connected(target, &volume, Some("what they write would not be restored"))?;
-        close(&source, format!("being restored from '{target}'")).await;
-        close(&volume, format!("'{}' is being restored from it", record.source)).await;
+        close(&source, format!("being restored from '{target}'")).await?;
+        if let Err(error) = close(&volume, format!("'{}' is being restored from it", record.source)).await {
+            self.settle_door(&record.source).await;
+            return Err(error);
+        }
         let done = tokio::task::block_in_place(|| held.pair.reverse());
         self.settle_door(&record.source).await;
         self.settle_door(target).await;

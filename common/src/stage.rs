@@ -28,12 +28,20 @@ pub fn in_background(stage: &str, work: impl FnOnce() + Send + 'static) -> std::
         let _ = rustix::process::nice(BEHIND_HOSTS);
         work();
     };
-    std::thread::Builder::new().name(stage.into()).spawn(run).map(drop)
+    beside_hosts(stage, run)
+}
+
+/// The same for what has something in hand that hosts wait for: it stands back for nobody.
+///
+/// # Errors
+/// What the system said: there is no thread then.
+pub fn beside_hosts(stage: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    std::thread::Builder::new().name(stage.into()).spawn(work).map(drop)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{BEHIND_HOSTS, in_background, named};
+    use super::{BEHIND_HOSTS, beside_hosts, in_background, named};
 
     #[test]
     fn background_work_and_what_it_starts_stand_behind_hosts() {
@@ -48,6 +56,9 @@ mod tests {
         let expected = (before + BEHIND_HOSTS).min(19);
         assert_eq!(hears.recv().unwrap(), (expected, expected));
         assert_eq!(nice(), before);
+        let (told, hears) = std::sync::mpsc::sync_channel(1);
+        beside_hosts("beside", move || told.send(nice()).unwrap()).unwrap();
+        assert_eq!(hears.recv().unwrap(), before);
     }
 
     #[test]

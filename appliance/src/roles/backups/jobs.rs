@@ -312,8 +312,11 @@ impl Appliance {
                 this.end(&job, Err(CopyError::Stopped(job.stop.reason().unwrap_or_default())));
                 return;
             };
-            let (here, carried) = (Arc::clone(&this), Arc::clone(&job));
-            let begun = stage::in_background("backup", move || here.carry(&carried, work, permit));
+            let (here, carried, brings) = (Arc::clone(&this), Arc::clone(&job), work.moment.brings);
+            let carry = move || here.carry(&carried, work, permit);
+            // Hosts at a target wait for what is being copied to it: whoever does that does not stand behind them.
+            let begun =
+                if brings { stage::beside_hosts("backup", carry) } else { stage::in_background("backup", carry) };
             if let Err(error) = begun {
                 let why = format!("no thread could be started for it: {error}");
                 this.end(&job, Err(CopyError::Image(tidemark_backup::image::ImageError(why))));

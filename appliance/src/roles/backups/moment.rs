@@ -22,6 +22,8 @@ pub(super) struct Moment {
     held: Vec<Held>,
     /// Targets that are to lack nothing before it is copied.
     pub(super) wait_for: Vec<Arc<LocalPair>>,
+    /// What targets lack is copied to them as it is read.
+    pub(super) brings: bool,
 }
 
 impl Moment {
@@ -122,7 +124,9 @@ impl Appliance {
             groups.entry(group).or_default().insert(volume.clone());
         }
         let taken = self.images_of_groups(backup, &groups).await?;
-        let mut moment = Moment { images: Images::new(), said: Vec::new(), held: Vec::new(), wait_for: Vec::new() };
+        let brings = how == WhileDifferential::Copy && !targets.is_empty();
+        let mut moment =
+            Moment { images: Images::new(), said: Vec::new(), held: Vec::new(), wait_for: Vec::new(), brings };
         for (held, said, images) in tokio::task::block_in_place(|| Self::images_of_targets(&targets, how))? {
             moment.held.push(held);
             say_once(&mut moment.said, said);

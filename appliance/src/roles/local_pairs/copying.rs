@@ -8,7 +8,6 @@ use std::time::Duration;
 use tidemark_common::catalog::LocalPairStateRecord as State;
 use tidemark_common::local_pair::Copied;
 use tidemark_common::stage;
-use tokio::sync::oneshot;
 
 use super::Held;
 use crate::roles::appliance::Appliance;
@@ -80,23 +79,16 @@ impl Appliance {
         }
     }
 
-    /// One step, on a thread that may wait for disks, and gives way to whatever answers hosts.
+    /// One step, on a thread that may wait for disks. It has what hosts at the target wait for, and the updater of the source's group: it does
+    /// not stand back for the processor, or they would wait for a thread that has none.
     ///
     /// # Cancel safety
     /// A step that was begun goes to its end.
-    async fn step_local_pair(&self, held: &Arc<Held>) -> Copied {
+    async fn step_local_pair(&self, held: &Held) -> Copied {
         let Ok(_one_of_few) = self.local_pairs.steps.acquire().await else { return Copied::Nothing };
-        let (tell, told) = oneshot::channel();
         let pair = Arc::clone(&held.pair);
-        // Whoever asked may be gone: the step was made all the same.
-        let step = move || {
-            let _ = tell.send(pair.step());
-        };
-        if stage::in_background("copier", step).is_err() {
-            let pair = Arc::clone(&held.pair);
-            return tokio::task::spawn_blocking(move || pair.step()).await.unwrap_or(Copied::Nothing);
-        }
-        told.await.unwrap_or(Copied::Nothing)
+        let step = move || stage::named(c"copier", || pair.step());
+        tokio::task::spawn_blocking(step).await.unwrap_or(Copied::Nothing)
     }
 }
 
@@ -121,11 +113,118 @@ pub(super) fn lasts(bytes: u64, rate: u64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::atomic::{AtomicI32, Ordering};
+
+    use tidemark_common::catalog::LocalPairRecord;
+    use tidemark_common::ids::{GroupId, VolumeIndex};
+    use tidemark_common::local_pair::{LocalPair, LocalPairParts};
+    use tidemark_common::storage::DiskFile;
+    use tidemark_common::storage::memory::MemoryDisk;
+    use tidemark_common::t0::{Eras, ErasParts, SideSpace};
+    use tidemark_common::volumes::VolumeFile;
+
     use super::*;
+    use crate::service::tests::{Faults, appliance};
+
+    const SIZE: u64 = 1 << 20;
+
+    /// Notes how far whoever reads it stands behind others for the processor.
+    #[derive(Default)]
+    struct Noted(AtomicI32);
+
+    impl DiskFile for Noted {
+        fn read_exact_at(&self, buffer: &mut [u8], _offset: u64) -> io::Result<()> {
+            buffer.fill(7);
+            self.0.store(rustix::process::nice(0)?, Ordering::Release);
+            Ok(())
+        }
+
+        fn read_cached_at(&self, _buffer: &mut [u8], _offset: u64) -> io::Result<bool> {
+            Ok(false)
+        }
+
+        fn write_all_at(&self, _data: &[u8], _offset: u64) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn write_direct_at(&self, _data: &[u8], _offset: u64) -> io::Result<bool> {
+            Ok(true)
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn size(&self) -> io::Result<u64> {
+            Ok(SIZE)
+        }
+
+        fn grow(&self, _size: u64) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn zero(&self, _offset: u64, _length: u64, _hole: bool) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
+            Ok((offset < SIZE).then_some((offset, SIZE)))
+        }
+    }
+
+    fn eras(folder: &str) -> Arc<Eras> {
+        let parts = ErasParts {
+            disk: Arc::new(MemoryDisk::new()),
+            folder: folder.into(),
+            group: GroupId([9; 16]),
+            space: Arc::new(SideSpace::new(1 << 20)),
+            index_ranges_max: 4,
+            outlive: false,
+        };
+        Eras::open(parts, &[]).unwrap().0
+    }
 
     #[test]
     fn a_rate_is_bytes_per_second() {
         assert_eq!(lasts(1 << 20, 4 << 20), Duration::from_millis(250));
         assert_eq!(lasts(u64::MAX, 0), Duration::from_nanos(u64::MAX));
+    }
+
+    /// Hosts at the target wait for what it has in hand.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_copier_does_not_stand_back_for_the_processor() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        let source = Arc::new(Noted(AtomicI32::new(i32::MAX)));
+        let parts = LocalPairParts {
+            catalog: appliance.catalog.clone(),
+            clock: Arc::clone(&appliance.clock),
+            source: Arc::clone(&source) as Arc<dyn DiskFile>,
+            target: Arc::new(VolumeFile::new(VolumeIndex(0), "t".into(), Arc::new(Noted::default()), SIZE)),
+            eras: eras("/eras"),
+            saves: eras("/saves"),
+            patience: Duration::ZERO,
+        };
+        let record = LocalPairRecord {
+            target: "t".into(),
+            id: [7; 16],
+            source: "s".into(),
+            source_index: 1,
+            group: "g".into(),
+            group_id: [9; 16],
+            size: SIZE,
+            state: State::Copy,
+            reason: None,
+            since_ns: 0,
+            rate: 1,
+            era: None,
+            begin: None,
+            marker: 0,
+            marker_ns: 0,
+        };
+        let held = Held::new(LocalPair::create(parts, record).unwrap(), None);
+        assert_eq!(appliance.step_local_pair(&held).await, Copied::Bytes(SIZE));
+        assert_eq!(source.0.load(Ordering::Acquire), rustix::process::nice(0).unwrap());
     }
 }

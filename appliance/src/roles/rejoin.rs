@@ -402,6 +402,7 @@ impl Appliance {
                 *volume.made_for.write() = Some(group.keeper.name());
             }
         }
+        self.give_up_reverses(group.keeper.id());
         group.met.store(0, Ordering::Release);
         // Who was told so was of an older generation, and is refused for that; markers may go on from an older one.
         group.denied.store(0, Ordering::Release);

@@ -70,11 +70,25 @@ impl LocalPair {
         })
     }
 
-    /// Says why it stands still, without leaving its state.
-    pub fn stands_because(&self, reason: Option<String>) {
+    /// Its source is restored no further: it is a copy now, and holds what another side has. Its bits stay: a resync goes on from them.
+    ///
+    /// # Errors
+    /// [`LocalPairError`]; nothing has changed then.
+    pub fn give_up_reverse(&self, reason: &str) -> Result<(), LocalPairError> {
+        let _one_change = self.hold_copying()?;
+        self.change(|record, _| {
+            let given_up = self.after(record, Event::GiveUp)?;
+            Ok(LocalPairRecord { reason: Some(reason.to_owned()), ..given_up })
+        })
+    }
+
+    /// Says why it stands still in a state, without leaving it; nothing when it has left it meanwhile, with a reason of its own.
+    pub fn stands_because(&self, state: State, reason: Option<String>) {
         let mut now = self.now.lock();
-        now.record.reason = reason;
-        now.tell();
+        if now.record.state == state {
+            now.record.reason = reason;
+            now.tell();
+        }
     }
 
     /// It cannot go on, and says why. Its bits stay: a resync goes on from them. The image of its split does not: nothing is kept for it that
@@ -99,7 +113,7 @@ impl LocalPair {
         tracing::error!(source = %record.source, target = %record.target, %reason, "a local pair cannot go on");
         match failed {
             Ok(()) | Err(LocalPairError::Deleted) => {}
-            Err(LocalPairError::State { .. }) => self.stands_because(Some(reason.to_owned())),
+            Err(LocalPairError::State { .. }) => self.stands_because(record.state, Some(reason.to_owned())),
             Err(error) => {
                 tracing::error!(target = %record.target, %error, "that could not be recorded");
                 let mut now = self.now.lock();

@@ -4,7 +4,8 @@
 //!  simplex ─create─▶ copy ─all copied─▶ pair ─split─▶ split ─resync─▶ resync ─all copied─▶ pair
 //!                     └──────── split ───────────────▶  ▲ └─reverse─▶ reverse ─restored─▶ pair
 //!                                    resync ─split──────┘
-//!  from any: ─cannot go on─▶ error ─resync─▶ resync;  from any but reverse: ─delete─▶ simplex
+//!  from any but reverse: ─cannot go on─▶ error ─resync─▶ resync;  from any but reverse: ─delete─▶ simplex
+//!  reverse ─given up: the source is another side's copy now─▶ error
 //! ```
 
 use crate::catalog::LocalPairStateRecord as State;
@@ -24,6 +25,8 @@ pub enum Event {
     Restored,
     /// It cannot go on.
     Fail,
+    /// The source is a copy now, and holds what another side has.
+    GiveUp,
 }
 
 /// The state after an event; `None`: refused.
@@ -35,7 +38,9 @@ pub const fn next(state: State, event: Event) -> Option<State> {
         (State::Split, Event::Reverse) => Some(State::Reverse),
         (State::Copy | State::Resync, Event::AllCopied) | (State::Reverse, Event::Restored) => Some(State::Pair),
         // A source that is half restored stays closed until it is whole.
-        (State::Copy | State::Pair | State::Split | State::Resync, Event::Fail) => Some(State::Error),
+        (State::Copy | State::Pair | State::Split | State::Resync, Event::Fail) | (State::Reverse, Event::GiveUp) => {
+            Some(State::Error)
+        }
         _ => None,
     }
 }
@@ -59,9 +64,17 @@ mod tests {
     #[test]
     fn only_what_is_in_the_picture_is_allowed() {
         let states = [State::Copy, State::Pair, State::Split, State::Resync, State::Reverse, State::Error];
-        let events = [Event::Split, Event::Resync, Event::Reverse, Event::AllCopied, Event::Restored, Event::Fail];
+        let events = [
+            Event::Split,
+            Event::Resync,
+            Event::Reverse,
+            Event::AllCopied,
+            Event::Restored,
+            Event::Fail,
+            Event::GiveUp,
+        ];
         let allowed = states.iter().flat_map(|state| events.iter().filter_map(move |event| next(*state, *event)));
-        assert_eq!(allowed.count(), 13);
+        assert_eq!(allowed.count(), 14);
         for event in [Event::Split, Event::Resync, Event::Reverse, Event::AllCopied, Event::Fail] {
             assert_eq!(next(State::Reverse, event), None, "{event:?}: a source half restored is not served");
         }

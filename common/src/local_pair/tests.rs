@@ -386,6 +386,27 @@ fn a_reverse_needs_a_target_that_lacks_nothing_and_says_what_to_restore() {
     assert_eq!(rig.pair().state(), State::Pair);
 }
 
+/// Another side has run the group since, and its hosts have written what a restore that went on would take back.
+#[test]
+fn a_restore_that_is_given_up_is_not_gone_on_with_and_nothing_that_differs_is_forgotten() {
+    let mut rig = Rig::new(64 << 20);
+    rig.write(0, SIZE, 1).unwrap();
+    rig.split().unwrap();
+    rig.drain();
+    assert!(rig.pair().give_up_reverse("nothing is restored").is_err());
+    rig.target_write(0, 512, 3).unwrap();
+    rig.write(1 << 16, 512, 2).unwrap();
+    rig.pair().reverse().unwrap();
+    rig.pair().give_up_reverse("the source is a copy now").unwrap();
+    assert_eq!(rig.pair().state(), State::Error);
+    assert_eq!(rig.pair().record().reason.as_deref(), Some("the source is a copy now"));
+    rig.write(2 << 16, 512, 4).unwrap();
+    rig.record().unwrap();
+    rig.restart(rig.disk.clone());
+    assert_eq!(rig.pair().state(), State::Error, "over a kill, too");
+    rig.check_resync();
+}
+
 /// Its disk has hung: whoever waited for that would keep all other changes waiting, and in a split the updater of the source's group.
 #[test]
 fn no_change_of_state_waits_without_end_for_what_is_under_way_at_the_target() {

@@ -142,9 +142,10 @@ impl Appliance {
         self.backups.being_restored(volume).map_or(Ok(()), |reason| Err(refused(reason)))
     }
 
-    /// Nothing else is done with a volume that is being restored, or is half restored.
+    /// Nothing else is done with a volume that is being restored, from a backup or from its target, or is half restored.
     pub(crate) fn refuse_half_restored(&self, volume: &str) -> Result<(), ErrorBody> {
-        self.backups.closed_by_restore(volume).map_or(Ok(()), |reason| Err(refused(reason)))
+        let restored = self.backups.closed_by_restore(volume).or_else(|| self.local_pairs.restored(volume));
+        restored.map_or(Ok(()), |reason| Err(refused(reason)))
     }
 
     /// `backup restore --give-up`.

@@ -98,10 +98,10 @@ fn tell_hurry(held: &Held, hurries: bool) {
     let told = record.reason.as_deref() == Some(HURRIES);
     if hurries && !told {
         tracing::warn!(source = %record.source, target = %record.target, "{HURRIES}");
-        held.pair.stands_because(Some(HURRIES.into()));
+        held.pair.stands_because(record.state, Some(HURRIES.into()));
     } else if told && !hurries {
         tracing::info!(source = %record.source, target = %record.target, "the side store has room again: the pair keeps to its rate");
-        held.pair.stands_because(None);
+        held.pair.stands_because(record.state, None);
     }
 }
 

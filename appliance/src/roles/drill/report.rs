@@ -9,6 +9,9 @@ use tidemark_common::markers::{info, marker_of};
 use super::{KEPT, clone_name};
 use crate::roles::appliance::{Appliance, Engine, Group, failed, not_found};
 
+/// What a drill that passed has proven: a marker's number, and when it was cut.
+type Proof = (u64, i64);
+
 impl Appliance {
     /// `drill list`, newest first, with those under way.
     pub(crate) fn listed_drills(&self) -> Result<Vec<DrillReport>, ErrorBody> {
@@ -78,44 +81,47 @@ impl Appliance {
 
     /// Whether what a drill has proven is still a moment of its group: a failover to an older marker, or a return as the copy, leaves later ones
     /// behind, and their numbers are given again.
-    fn is_of_history(&self, group: &Group, drill: &DrillRecord) -> bool {
-        let (newest, held) = match &*group.engine.read() {
-            Engine::Primary(primary) => (primary.marker(None), primary.marker(Some(drill.marker))),
+    fn is_of_history(&self, group: &Group, (marker, marker_ns): Proof) -> bool {
+        let engine = group.engine.read().clone();
+        let (newest, held) = match engine {
+            Engine::Primary(primary) => (primary.marker(None), primary.marker(Some(marker))),
             Engine::Secondary(secondary) => {
                 let newest = secondary.permitted().map(|permitted| info(&permitted.marker));
-                (newest, secondary.state().markers.get(drill.marker).as_ref().map(info))
+                (newest, secondary.state().markers.get(marker).as_ref().map(info))
             }
             Engine::Fenced { .. } | Engine::Failed(_) => (None, None),
         };
-        let kept = || self.catalog.marker(group.keeper.id(), MarkerNumber(drill.marker)).ok().flatten();
+        let kept = || self.catalog.marker(group.keeper.id(), MarkerNumber(marker)).ok().flatten();
         let held = held.or_else(|| kept().map(|kept| info(&marker_of(&kept))));
-        newest.is_none_or(|newest| newest.number >= drill.marker)
-            && held.is_none_or(|held| unix_ns(held.time) == drill.marker_ns)
+        newest.is_none_or(|newest| newest.number >= marker) && held.is_none_or(|held| unix_ns(held.time) == marker_ns)
     }
 
     pub(super) fn drills_of(&self, group: &str) -> GroupDrills {
         let found = self.group(group).ok();
         let id = found.as_ref().map(|found| found.keeper.id().0).unwrap_or_default();
-        let (proven, last) = {
+        // Taken out first: which of them counts is asked of the catalogue's disk, and who begins or ends a drill does not wait for that.
+        let (mut passed, last) = {
             let past = self.drills.past.lock();
             let ended =
                 past.values().filter(|drill| drill.group_id == id && drill.result != DrillResultRecord::Running);
-            let mut passed: Vec<_> = ended.clone().filter(|drill| drill.result == DrillResultRecord::Passed).collect();
-            passed.sort_unstable_by_key(|drill| std::cmp::Reverse(drill.marker));
-            let counts = |drill: &&DrillRecord| found.as_ref().is_none_or(|found| self.is_of_history(found, drill));
-            (passed.into_iter().find(counts).cloned(), ended.max_by_key(|drill| drill.number).cloned())
+            let passed = ended.clone().filter(|drill| drill.result == DrillResultRecord::Passed);
+            let passed: Vec<Proof> = passed.map(|drill| (drill.marker, drill.marker_ns)).collect();
+            let last = ended.max_by_key(|drill| drill.number);
+            (passed, last.map(|last| (last.number, last.result == DrillResultRecord::Passed, last.rto_ms)))
         };
-        let time =
-            proven.as_ref().and_then(|proven| jiff::Timestamp::from_nanosecond(i128::from(proven.marker_ns)).ok());
+        passed.sort_unstable_by_key(|(marker, _)| std::cmp::Reverse(*marker));
+        let counts = |proof: &Proof| found.as_ref().is_none_or(|found| self.is_of_history(found, *proof));
+        let proven = passed.into_iter().find(counts);
+        let time = proven.and_then(|(_, marker_ns)| jiff::Timestamp::from_nanosecond(i128::from(marker_ns)).ok());
         let age = time.map(|time| (self.clock.wall() - time).total(jiff::Unit::Second).unwrap_or(0.0).max(0.0));
         GroupDrills {
             group: group.into(),
-            proven_marker: proven.as_ref().map(|proven| proven.marker),
+            proven_marker: proven.map(|(marker, _)| marker),
             proven_time: time,
             proven_age_seconds: age,
-            last: last.as_ref().map(|last| last.number),
-            last_passed: last.as_ref().map(|last| last.result == DrillResultRecord::Passed),
-            last_rto_seconds: last.and_then(|last| last.rto_ms).map(seconds),
+            last: last.map(|(number, ..)| number),
+            last_passed: last.map(|(_, passed, _)| passed),
+            last_rto_seconds: last.and_then(|(.., rto_ms)| rto_ms).map(seconds),
             running: self.drills.running.lock().contains_key(group),
             every_seconds: self.drills.schedules.lock().get(group).map(|schedule| seconds(schedule.every_ms)),
         }

@@ -1,6 +1,7 @@
 use std::sync::atomic::Ordering;
 
 use tidemark_common::api::types::DrillResult;
+use tidemark_common::catalog::{GroupRecord, RoleRecord};
 
 use super::*;
 use crate::service::tests::{Faults, add_image, appliance};
@@ -75,6 +76,39 @@ async fn how_old_the_copy_of_a_group_was_that_is_no_more_is_forgotten() {
     appliance.drills.lag.lock().insert("gone".into(), [(Duration::ZERO, 7)].into());
     appliance.note_lag();
     assert!(appliance.drills.lag.lock().is_empty());
+}
+
+/// The catalogue's disk does not answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_begins_or_ends_a_drill_does_not_wait_for_what_status_asks_of_the_catalogue() {
+    let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+    let appliance = appliance(directory.path(), &faults);
+    let role = RoleRecord::Fenced { by_generation: 2 };
+    appliance.catalog.put_group(&GroupRecord { role, ..GroupRecord::new("g", [7; 16]) }).unwrap();
+    appliance.start_groups().await.unwrap();
+    let proof = DrillRecord { result: DrillResultRecord::Passed, ..under_way(1) };
+    appliance.drills.past.lock().insert(1, proof);
+    let (hang, before) = (faults.hang.lock(), faults.writes.load(Ordering::Acquire));
+    let writes = Arc::clone(&appliance);
+    let writing = std::thread::spawn(move || writes.catalog.put_drill(&under_way(2)));
+    while faults.writes.load(Ordering::Acquire) == before {
+        std::thread::yield_now();
+    }
+    let group = appliance.group("g").unwrap();
+    let holders = Arc::strong_count(&group);
+    let asks = Arc::clone(&appliance);
+    let asking = std::thread::spawn(move || asks.drills_of("g"));
+    // It has the group in hand, and asks the catalogue next.
+    while Arc::strong_count(&group) == holders {
+        std::thread::yield_now();
+    }
+    for _ in 0..10_000 {
+        assert!(appliance.drills.past.try_lock_for(Duration::from_secs(20)).is_some(), "nobody waits");
+        std::thread::yield_now();
+    }
+    drop(hang);
+    assert_eq!(asking.join().unwrap().proven_marker, Some(5));
+    writing.join().unwrap().unwrap();
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard, RwLock, RwLockWriteGuard};
 use tokio::sync::Notify;
 
-use super::bits::{Bits, VOLUME, pieces, range};
+use super::bits::{Bits, pieces, range};
 use super::error::LocalPairError;
 use super::states::{Event, follows, next, stands};
 use crate::catalog::{Catalog, LocalPairRecord, LocalPairStateRecord as State};
@@ -370,16 +370,17 @@ impl LocalPair {
 impl Follower for LocalPair {
     fn written(&self, end: Position, extents: &[Extent]) {
         let mut now = self.now.lock();
-        let index = VolumeIndex(now.record.source_index);
+        let (index, size) = (VolumeIndex(now.record.source_index), now.record.size);
         let following = follows(now.record.state);
         // What lies before the split is in its differences already.
         if !following && place(&now.record).is_some_and(|split| end <= split) {
             return;
         }
         let mut marked = false;
-        for extent in extents.iter().filter(|extent| extent.volume == index) {
+        // A copy's volume grows with its primary's: what lies behind the size that the pair has is not copied.
+        for extent in extents.iter().filter(|extent| extent.volume == index && extent.offset < size) {
             let bits = if following { &mut now.bits.differences } else { &mut now.bits.source };
-            bits.mark(Extent { volume: VOLUME, ..*extent });
+            bits.mark(range(extent.offset, extent.length.min(size - extent.offset)));
             marked = true;
         }
         if marked && following {

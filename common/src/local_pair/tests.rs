@@ -407,6 +407,20 @@ fn a_restore_that_is_given_up_is_not_gone_on_with_and_nothing_that_differs_is_fo
     rig.check_resync();
 }
 
+/// A copy's volume grows with its primary's, and the pair does not.
+#[test]
+fn what_is_written_behind_the_size_of_a_pair_does_not_differ_for_good() {
+    let mut rig = Rig::new(64 << 20);
+    rig.write(0, SIZE, 1).unwrap();
+    rig.drain();
+    let across = Extent { volume: SOURCE, offset: SIZE - 512, length: 1 << 20 };
+    let behind = Extent { volume: SOURCE, offset: 1 << 30, length: 512 };
+    rig.running.eras.written(at(9), &[across, behind]);
+    assert_eq!(rig.pair().figures().differential_bytes, 1 << 16, "the last of its regions");
+    rig.drain();
+    assert_eq!(rig.pair().figures(), pair::LocalPairFigures::default());
+}
+
 /// Its disk has hung: whoever waited for that would keep all other changes waiting, and in a split the updater of the source's group.
 #[test]
 fn no_change_of_state_waits_without_end_for_what_is_under_way_at_the_target() {

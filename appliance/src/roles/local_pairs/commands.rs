@@ -247,6 +247,17 @@ mod tests {
         assert!(appliance.local_pairs_now().is_empty());
     }
 
+    /// As the volume of a copy does when its primary's is resized.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_pair_whose_source_has_grown_says_that_it_cannot_be_split() {
+        let directory = tempfile::tempdir().unwrap();
+        let (appliance, source, _) = paired(directory.path()).await;
+        let reason = || appliance.show_local_pair("t").unwrap().reason;
+        assert_eq!(reason(), None);
+        source.file.grow(2 << 20).unwrap();
+        assert!(reason().is_some_and(|reason| reason.contains("cannot be split") && reason.contains("delete t")));
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn requests_to_a_target_that_do_not_end_keep_no_other_change_waiting() {
         let directory = tempfile::tempdir().unwrap();

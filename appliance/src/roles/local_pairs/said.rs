@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
 use tidemark_common::api::types::ErrorBody;
-use tidemark_common::catalog::LocalPairStateRecord as State;
+use tidemark_common::catalog::{LocalPairRecord, LocalPairStateRecord as State};
 
 use super::Held;
 use crate::roles::appliance::Appliance;
@@ -52,7 +52,7 @@ impl Appliance {
         let to_restore = held.to_restore_bytes.load(Ordering::Relaxed);
         LocalPairStatus {
             export: open.then(|| self.nbd_uri(&record.target)),
-            reason: held.missing.clone().or(record.reason),
+            reason: held.missing.clone().or_else(|| record.reason.clone()).or_else(|| self.has_grown(&record)),
             source: record.source,
             group: record.group,
             target: record.target,
@@ -68,5 +68,17 @@ impl Appliance {
             connections: volume.map_or(0, |volume| volume.door.connections.load(Ordering::Relaxed)),
             saved_bytes: held.pair.saved_bytes(),
         }
+    }
+
+    /// A source that is a copy grows with its primary's volume, and nobody here was asked.
+    fn has_grown(&self, record: &LocalPairRecord) -> Option<String> {
+        let LocalPairRecord { source, target, size, .. } = record;
+        let now = self.volume(source).ok()?.file.size();
+        (now != *size).then(|| {
+            format!(
+                "volume '{source}' has {now} bytes, and {size} when this pair was made: no more of it is copied, and it cannot be split. \
+                 `tidemark local-pair delete {target}`, then create it again with a target that is large enough"
+            )
+        })
     }
 }

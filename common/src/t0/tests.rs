@@ -4,6 +4,7 @@
 
 mod clones;
 mod large;
+mod removal;
 mod runs;
 
 use std::collections::BTreeSet;

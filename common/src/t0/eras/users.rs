@@ -107,7 +107,7 @@ impl Eras {
     /// is given back.
     pub fn leave(&self, number: u64) {
         // Not while its file is being written.
-        let _window = self.window();
+        let window = self.window();
         let mut state = self.state.write();
         let Some(at) = state.eras.iter().position(|era| era.number == number) else { return };
         if let Some(era) = state.eras.get_mut(at) {
@@ -126,6 +126,8 @@ impl Eras {
             None => {
                 self.recount(&state);
                 drop(state);
+                // Nobody knows of them any more, and large ones take their time: neither an updater nor a host waits for that.
+                drop(window);
                 self.remove_files(&era.files);
             }
         }

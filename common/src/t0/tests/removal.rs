@@ -1,0 +1,71 @@
+//! What an image that is gone leaves behind is removed while nobody waits.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use super::*;
+
+/// Removes nothing for as long as somebody has `hang`.
+struct Slow {
+    disk: MemoryDisk,
+    hang: Mutex<()>,
+    asked: AtomicBool,
+}
+
+impl Disk for Slow {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.open(path, how)
+    }
+
+    fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
+        self.disk.list(folder)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.asked.store(true, Ordering::Release);
+        let _passes = self.hang.lock();
+        self.disk.remove(path)
+    }
+
+    fn create_folder(&self, folder: &Path) -> io::Result<()> {
+        self.disk.create_folder(folder)
+    }
+
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        self.disk.sync_folder(folder)
+    }
+}
+
+#[test]
+fn no_updater_waits_while_files_of_an_image_that_is_gone_are_removed() {
+    let slow = Arc::new(Slow { disk: MemoryDisk::new(), hang: Mutex::new(()), asked: AtomicBool::new(false) });
+    let disk = Arc::clone(&slow) as Arc<dyn Disk>;
+    let space = Arc::new(SideSpace::new(1 << 20));
+    let parts = ErasParts { disk, folder: FOLDER.into(), group: GROUP, space, index_ranges_max: 4, outlive: true };
+    let (eras, _) = Eras::open(parts, &[]).unwrap();
+    let era = eras.begin(&eras.hold(at(1)), &[VOLUME].into()).unwrap().era;
+    let hang = slow.hang.lock();
+    let leaves = Arc::clone(&eras);
+    let leaving = std::thread::spawn(move || leaves.leave(era));
+    while !slow.asked.load(Ordering::Acquire) {
+        std::thread::yield_now();
+    }
+    let (tell, told) = mpsc::sync_channel(1);
+    let applies = Arc::clone(&eras);
+    let applying = std::thread::spawn(move || {
+        drop(applies.window());
+        let _ = tell.send(());
+    });
+    let answer = told.recv_timeout(Duration::from_secs(20));
+    drop(hang);
+    assert_eq!(answer, Ok(()), "the image is gone, whatever its files are");
+    leaving.join().unwrap();
+    applying.join().unwrap();
+    assert_eq!(slow.list(Path::new(FOLDER)).unwrap(), Vec::<String>::new());
+}

@@ -247,6 +247,16 @@ mod tests {
         assert!(appliance.local_pairs_now().is_empty());
     }
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_pair_that_is_just_being_deleted_keeps_no_journal_from_being_cut() {
+        let directory = tempfile::tempdir().unwrap();
+        let (appliance, ..) = paired(directory.path()).await;
+        let held = appliance.local_pairs.of_target("t").unwrap();
+        let group = GroupId(held.pair.record().group_id);
+        held.pair.delete().unwrap();
+        assert_eq!(appliance.local_pairs_all_reached(group), Ok(()));
+    }
+
     /// As the volume of a copy does when its primary's is resized.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_pair_whose_source_has_grown_says_that_it_cannot_be_split() {

@@ -211,8 +211,11 @@ impl Appliance {
         tell: impl Fn(&LocalPair) -> Result<(), LocalPairError>,
     ) -> Result<(), String> {
         for held in self.local_pairs.of_group(group, None) {
-            let told = |error| format!("local pair '{}': {error}", held.pair.target().name);
-            tell(&held.pair).map_err(told)?;
+            match tell(&held.pair) {
+                // It is just being deleted: nothing is known of it any more that could be wrong.
+                Ok(()) | Err(LocalPairError::Deleted) => {}
+                Err(error) => return Err(format!("local pair '{}': {error}", held.pair.target().name)),
+            }
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tidemark_common::api::types::{ErrorBody, ErrorKind, VerifyReport, VerifyRequest};
+use tidemark_common::api::types::{ErrorBody, ErrorKind, PairState, VerifyReport, VerifyRequest};
 use tidemark_common::catalog::{VerifyRecord, VerifyStateRecord};
 use tidemark_common::differential::Bitmap;
 use tidemark_common::ids::VolumeIndex;
@@ -178,7 +178,8 @@ impl Appliance {
                 tokio::time::sleep(LOOK_DOWN).await;
                 continue;
             };
-            if !is_up(&pair.status()) {
+            let status = pair.status();
+            if !is_up(&status) || is_resynced(status.state) {
                 tokio::time::sleep(LOOK_DOWN).await;
                 continue;
             }
@@ -189,13 +190,14 @@ impl Appliance {
                     Err(Interrupted::Again(refused(down(group, &status))))
                 }
             };
-            let error = match round {
-                Ok(()) => return self.report(group, of),
-                Err(Interrupted::Stands(error)) => {
+            let Err(interrupted) = round else { return self.report(group, of) };
+            let error = match of_itself(interrupted, pair.status().state) {
+                None => continue,
+                Some(Interrupted::Stands(error)) => {
                     self.stands(of, &error.message)?;
                     return Err(error);
                 }
-                Err(Interrupted::Again(error)) => error,
+                Some(Interrupted::Again(error)) => error,
             };
             tracing::warn!(%group, peer = %of.1, error = %error.message, "the comparison was interrupted");
             // What a conversation says of its end may be all that is known yet of a pair that is down.
@@ -289,6 +291,16 @@ impl Appliance {
         }
         true
     }
+}
+
+/// Until a resync is over the copy reaches no marker, however long that takes.
+fn is_resynced(state: PairState) -> bool {
+    state == PairState::Resync
+}
+
+/// Why a round ended; `None` when that was a resync, which is waited for.
+fn of_itself(interrupted: Interrupted, state: PairState) -> Option<Interrupted> {
+    (!is_resynced(state)).then_some(interrupted)
 }
 
 /// Nothing runs any more, and its record says so but for a catalogue that could not be written: it is told all the same. After a start it
@@ -385,6 +397,16 @@ mod tests {
             resumed: 0,
             resumed_at_bytes: 0,
             took_ms: 0,
+        }
+    }
+
+    /// After a long loss of the link it may last for hours, and the comparison goes on by itself behind it.
+    #[test]
+    fn a_resync_is_no_reason_for_a_comparison_to_stand() {
+        let behind = || Interrupted::Stands(refused("the copy is far behind"));
+        assert!(of_itself(behind(), PairState::Resync).is_none());
+        for state in [PairState::Paired, PairState::CatchingUp] {
+            assert!(matches!(of_itself(behind(), state), Some(Interrupted::Stands(_))), "{state}");
         }
     }
 

@@ -25,6 +25,11 @@ const STEP_MIN: Duration = Duration::from_millis(200);
 /// Nor, when nothing else is needed, more rarely.
 const STEP_MAX: Duration = Duration::from_secs(60);
 
+/// Between two markers no more than this part of what is asked for counts.
+const GAPS: i64 = 8;
+/// Or this much, when that is more: longer than markers are apart.
+const GAP_NS: i64 = 60_000_000_000;
+
 /// What is known of the journal.
 #[derive(Debug, Clone, Copy)]
 pub struct Room {
@@ -80,16 +85,13 @@ pub fn target(
 ) -> Target {
     let begin = markers.partition_point(|(end, ..)| *end < floor);
     let held = markers.get(begin..).unwrap_or_default();
-    let Some((_, _, newest_ns)) = held.last().copied() else {
+    if held.is_empty() {
         return Target { floor, shortened: false, complete: false };
-    };
+    }
     // Of markers old enough, the newest is kept, so that all of the time asked for can be had.
     let by_time = match asked.milliseconds {
         0 => None,
-        wanted => {
-            let limit = newest_ns.saturating_sub(i64::try_from(wanted.saturating_mul(1_000_000)).unwrap_or(i64::MAX));
-            held.iter().rposition(|(_, _, time_ns)| *time_ns <= limit)
-        }
+        wanted => old_enough(held, i64::try_from(wanted.saturating_mul(1_000_000)).unwrap_or(i64::MAX)),
     };
     let by_size = match asked.bytes {
         0 => None,
@@ -106,6 +108,20 @@ pub fn target(
     let at = held.get(wished.max(needed)).map_or(floor, |(end, ..)| *end);
     let complete = by_time.is_some() || by_size.is_some();
     Target { floor: at.max(floor), shortened: needed > wished, complete }
+}
+
+/// The newest marker that is so old. What lies between two of them counts up to a part of that only: their times are of the primary's clock, and
+/// one that is set forward must not cost all of the history. Behind a long loss of the link more is kept for that than was asked for.
+fn old_enough(held: &[Held], wanted_ns: i64) -> Option<usize> {
+    let most = (wanted_ns / GAPS).max(GAP_NS);
+    let mut age_ns: i64 = 0;
+    for (number, (before, behind)) in held.iter().zip(held.iter().skip(1)).enumerate().rev() {
+        age_ns = age_ns.saturating_add(behind.2.saturating_sub(before.2).clamp(0, most));
+        if age_ns >= wanted_ns {
+            return Some(number);
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -161,5 +177,17 @@ mod tests {
         held.iter_mut().skip(10).for_each(|marker| marker.2 -= 8 * SECOND);
         let found = target(asked, at(10), &held, PLENTY, |_| 0);
         assert!(found.floor >= at(70) && found.floor <= at(150), "{found:?}");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_forward_costs_a_part_of_the_history_at_most() {
+        let asked = History { milliseconds: 3_600_000, bytes: 0 };
+        let mut held = markers(5_000);
+        held.iter_mut().skip(4_000).for_each(|marker| marker.2 += 365 * 86_400 * SECOND);
+        let found = target(asked, at(10), &held, PLENTY, |_| 0);
+        // An eighth of an hour counts for the second in which it was set.
+        assert_eq!(found, Target { floor: at(18_490), shortened: false, complete: true });
+        let left = held.iter().rev().take_while(|(end, ..)| *end > found.floor).count();
+        assert!((3_000..3_600).contains(&left), "{left} seconds");
     }
 }

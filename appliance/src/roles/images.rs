@@ -24,6 +24,7 @@ use tidemark_common::t0::{
 };
 
 use tidemark_common::local_pair::pair::era_user;
+use tidemark_common::updater::AppliedPosition;
 
 use super::appliance::{Appliance, failed, not_found};
 use super::door::{Closed, Door};
@@ -150,6 +151,8 @@ impl Appliance {
 
     fn open_eras(&self, group: GroupId, users: &[EraUser]) -> Result<(Arc<Eras>, Vec<Lost>), ErrorBody> {
         let (eras, lost) = Eras::open(self.eras_parts(group), users).map_err(failed)?;
+        // As long as no engine runs, that is all that is known of the volumes.
+        eras.applied(AppliedPosition::of(self.catalog.applied(group).map_err(failed)?).position);
         let watch = self.this.upgrade().map(|this| this as Arc<dyn ErasWatch>);
         if let Some(watch) = watch {
             eras.watched_by(Arc::downgrade(&watch));

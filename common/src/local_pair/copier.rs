@@ -62,6 +62,9 @@ impl LocalPair {
             }
         } else if stands(state) {
             let runs = next(STEP_BYTES);
+            if !runs.is_empty() && self.waits() {
+                return Ok(Copied::Nothing);
+            }
             self.carry(&runs)?;
             self.finish_era()?;
             let bytes = runs.iter().map(|run| run.length).sum();

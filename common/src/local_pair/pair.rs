@@ -299,6 +299,13 @@ impl LocalPair {
         self.told.lock().figures
     }
 
+    /// Whether the image of its split cannot be read for now: its source's group does not run.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        let era = self.now.lock().record.era;
+        era.is_some_and(|era| self.parts.eras.is_unknown(era))
+    }
+
     /// Bytes kept aside because of it.
     #[must_use]
     pub fn saved_bytes(&self) -> u64 {

@@ -151,6 +151,7 @@ impl Rig {
         let disk = MemoryDisk::new();
         disk.create_folder(Path::new("/volumes")).unwrap();
         let running = Running::start(&disk, space).unwrap();
+        running.eras.applied(at(1));
         running.source.sync().unwrap();
         running.pair.target().file.write_all_at(&[0xAB; TARGET as usize], 0).unwrap();
         running.pair.target().sync().unwrap();
@@ -213,6 +214,7 @@ impl Rig {
     fn try_restart(&mut self, disk: MemoryDisk) -> Result<(), String> {
         self.disk = disk;
         self.running = Running::start(&self.disk, 64 << 20)?;
+        self.running.eras.applied(at(self.recorded as u64 + 1));
         for (place, (extent, byte)) in (1..).zip(self.writes.clone()).skip(self.recorded) {
             self.running.apply(place, extent, byte).map_err(|error| error.to_string())?;
         }
@@ -419,6 +421,24 @@ fn what_is_written_behind_the_size_of_a_pair_does_not_differ_for_good() {
     assert_eq!(rig.pair().figures().differential_bytes, 1 << 16, "the last of its regions");
     rig.drain();
     assert_eq!(rig.pair().figures(), pair::LocalPairFigures::default());
+}
+
+/// A service that starts without the group's engine: whatever was copied then might be older than the split, or fail and end its image.
+#[test]
+fn what_a_target_lacks_waits_for_the_engine_of_its_group() {
+    let mut rig = Rig::new(64 << 20);
+    rig.write(0, SIZE, 1).unwrap();
+    rig.record().unwrap();
+    rig.split().unwrap();
+    rig.running = Running::start(&rig.disk, 64 << 20).unwrap();
+    assert!(rig.pair().waits());
+    assert_eq!(rig.pair().step(), Copied::Nothing);
+    assert_eq!(rig.pair().state(), State::Split);
+    assert!(rig.running.content().is_err());
+    rig.running.eras.applied(at(2));
+    rig.check("with an engine");
+    rig.drain();
+    rig.check_resync();
 }
 
 /// Its disk has hung: whoever waited for that would keep all other changes waiting, and in a split the updater of the source's group.

@@ -48,6 +48,9 @@ pub enum T0Error {
     /// Images have taken all that there is for them.
     #[error("{0}: delete images that are not needed, let backups and splits come to their end, or raise it")]
     Full(#[from] Full),
+    /// No engine has started with the volumes.
+    #[error("its group does not run, and what its volumes lack of that moment is not known")]
+    NotRunning,
     /// Nothing has this number.
     #[error("it is gone")]
     Gone,
@@ -382,6 +385,13 @@ impl Eras {
     #[must_use]
     pub fn has(&self, number: u64) -> bool {
         self.state.read().eras.iter().any(|era| era.number == number)
+    }
+
+    /// Whether what the volumes lack of it is not known: no engine has started with them yet, and what is recorded of them lies before it.
+    #[must_use]
+    pub fn is_unknown(&self, number: u64) -> bool {
+        let state = self.state.read();
+        state.eras.iter().any(|era| era.number == number && !state.knows(era))
     }
 
     /// Whether the volumes hold all that came before it.

@@ -27,6 +27,9 @@ pub enum ImageError {
     /// The era is gone: the image was deleted, or could not be kept.
     #[error("the image is gone: it was deleted, or what it needs could not be saved")]
     Gone,
+    /// Nobody knows how far the volumes are.
+    #[error("the group of the image does not run, and its volumes may not have reached it: `tidemark status` says why")]
+    NotRunning,
     /// What was saved.
     #[error(transparent)]
     Side(#[from] SideError),
@@ -68,6 +71,7 @@ impl From<T0Error> for ImageError {
     fn from(error: T0Error) -> Self {
         match error {
             T0Error::Index(error) => Self::Index(error),
+            T0Error::NotRunning => Self::NotRunning,
             _ => Self::Gone,
         }
     }

@@ -98,6 +98,7 @@ impl Rig {
         let space = Arc::new(SideSpace::new(space));
         let (eras, lost) = Eras::open(parts(&disk, &space), &[]).unwrap();
         assert_eq!(lost, []);
+        eras.applied(at(1));
         Self {
             disk,
             space,
@@ -287,6 +288,27 @@ fn saved_content_that_was_altered_is_never_served() {
     rig.disk.flip_bit(&path, (4096 + 10) * 8).unwrap();
     let (_, lost) = Eras::open(parts(&rig.disk, &rig.space), &rig.users()).unwrap();
     assert!(lost[0].1.contains("a younger one follows"), "{lost:?}");
+}
+
+/// A service that starts without the group's engine, whose journal holds what the volumes lack.
+#[test]
+fn an_image_that_the_volumes_may_not_have_reached_is_not_read_without_an_engine() {
+    let mut rig = Rig::new(64 << 20);
+    rig.write(extent(0, SIZE as u64), 1).unwrap();
+    let era = rig.begin().unwrap();
+    rig.write(extent(0, 4096), 2).unwrap();
+    rig.eras = Eras::open(parts(&rig.disk, &rig.space), &rig.users()).unwrap().0;
+    // What is recorded of the volumes lies before it.
+    rig.eras.applied(at(1));
+    assert!(rig.eras.is_unknown(era));
+    let mut bytes = [0; 4096];
+    assert!(matches!(rig.image(era).read(VOLUME, 8192, &mut bytes), Err(ImageError::NotRunning)));
+    assert!(matches!(rig.image(era).hole(VOLUME, 8192, 4096), Err(ImageError::NotRunning)));
+    rig.image(era).read(VOLUME, 0, &mut bytes).unwrap();
+    assert_eq!(bytes, [1; 4096], "what was saved of it is known");
+    rig.eras.applied(at(rig.place));
+    assert!(!rig.eras.is_unknown(era));
+    rig.check("with an engine");
 }
 
 /// What an image had swallowed goes with it when it is lost: a later one would be taken to have saved that.

@@ -31,7 +31,7 @@ impl Appliance {
             tokio::task::block_in_place(|| LocalPair::create(self.local_pair_parts(&record)?, record).map_err(failed));
         match made {
             Ok(pair) => {
-                let held = Arc::new(Held::new(pair, None));
+                let held = Arc::new(Held::new(pair));
                 self.local_pairs.held.write().insert(request.target.clone(), Arc::clone(&held));
                 self.start_local_pair(&held);
                 Ok(self.local_pair_status(&held))
@@ -103,8 +103,11 @@ impl Appliance {
     /// A pair whose target can be used.
     pub(super) fn usable(&self, target: &str) -> Result<Arc<Held>, ErrorBody> {
         let held = self.local_pairs.get(target)?;
-        match &held.missing {
-            Some(missing) => Err(refused(format!("volume '{target}' cannot be used: {missing}"))),
+        if let Some(missing) = &held.missing {
+            return Err(refused(format!("volume '{target}' cannot be used: {missing}")));
+        }
+        match &held.no_source {
+            Some(why) => Err(refused(format!("the source of '{target}' cannot be used: {why}"))),
             None => Ok(held),
         }
     }

@@ -26,7 +26,7 @@ impl Appliance {
     /// Sets a pair to work.
     pub(super) fn start_local_pair(&self, held: &Arc<Held>) {
         let (Some(this), held) = (self.this.upgrade(), Arc::clone(held)) else { return };
-        if held.missing.is_some() {
+        if held.missing.is_some() || held.no_source.is_some() {
             return;
         }
         let working = Arc::clone(&held);
@@ -53,6 +53,7 @@ impl Appliance {
             }
             match copied {
                 Copied::Bytes(bytes) => self.keep_to_rate(held, bytes).await,
+                Copied::Nothing if held.pair.waits() => tokio::time::sleep(RETRY).await,
                 Copied::Nothing => {
                     tell_hurry(held, false);
                     held.pair.work.notified().await;
@@ -116,8 +117,9 @@ mod tests {
     use std::io;
     use std::sync::atomic::{AtomicI32, Ordering};
 
-    use tidemark_common::catalog::LocalPairRecord;
+    use tidemark_common::catalog::{LocalPairRecord, VolumeRecord};
     use tidemark_common::ids::{GroupId, VolumeIndex};
+    use tidemark_common::local_pair::bits::Bits;
     use tidemark_common::local_pair::{LocalPair, LocalPairParts};
     use tidemark_common::storage::DiskFile;
     use tidemark_common::storage::memory::MemoryDisk;
@@ -125,7 +127,8 @@ mod tests {
     use tidemark_common::volumes::VolumeFile;
 
     use super::*;
-    use crate::service::tests::{Faults, appliance};
+    use crate::roles::appliance::Unopened;
+    use crate::service::tests::{Faults, add_volume, appliance};
 
     const SIZE: u64 = 1 << 20;
 
@@ -185,6 +188,47 @@ mod tests {
         Eras::open(parts, &[]).unwrap().0
     }
 
+    fn record() -> LocalPairRecord {
+        LocalPairRecord {
+            target: "t".into(),
+            id: [7; 16],
+            source: "s".into(),
+            source_index: 1,
+            group: "g".into(),
+            group_id: [9; 16],
+            size: SIZE,
+            state: State::Copy,
+            reason: None,
+            since_ns: 0,
+            rate: 1,
+            era: None,
+            begin: None,
+            marker: 0,
+            marker_ns: 0,
+        }
+    }
+
+    /// Its file system is mounted later than the service starts: whatever failed to be copied would end the image of a split.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_pair_whose_source_is_not_there_stands_as_it_is() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        add_volume(&appliance, "t").await;
+        let volume =
+            VolumeRecord { name: "s".into(), size: SIZE, backing: "/not/there".into(), owned: false, group: None };
+        let source = Unopened { record: volume, why: "it is not mounted".into() };
+        appliance.unopened.write().insert("s".into(), source);
+        appliance.catalog.put_local_pair(&record(), &Bits::everything(SIZE).encode()).unwrap();
+        appliance.open_local_pairs().unwrap();
+        appliance.start_local_pairs().await;
+        let held = appliance.local_pairs.of_target("t").unwrap();
+        assert!(held.task.lock().is_none(), "nothing is copied");
+        assert!(appliance.usable("t").is_err());
+        let reason = appliance.local_pair_status(&held).reason;
+        assert!(reason.is_some_and(|reason| reason.contains("it is not mounted")));
+        assert_eq!(held.pair.state(), State::Copy);
+    }
+
     #[test]
     fn a_rate_is_bytes_per_second() {
         assert_eq!(lasts(1 << 20, 4 << 20), Duration::from_millis(250));
@@ -206,24 +250,7 @@ mod tests {
             saves: eras("/saves"),
             patience: Duration::ZERO,
         };
-        let record = LocalPairRecord {
-            target: "t".into(),
-            id: [7; 16],
-            source: "s".into(),
-            source_index: 1,
-            group: "g".into(),
-            group_id: [9; 16],
-            size: SIZE,
-            state: State::Copy,
-            reason: None,
-            since_ns: 0,
-            rate: 1,
-            era: None,
-            begin: None,
-            marker: 0,
-            marker_ns: 0,
-        };
-        let held = Held::new(LocalPair::create(parts, record).unwrap(), None);
+        let held = Held::new(LocalPair::create(parts, record()).unwrap());
         assert_eq!(appliance.step_local_pair(&held).await, Copied::Bytes(SIZE));
         assert_eq!(source.0.load(Ordering::Acquire), rustix::process::nice(0).unwrap());
     }

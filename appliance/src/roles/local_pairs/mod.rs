@@ -40,6 +40,8 @@ pub(crate) struct Held {
     pub(crate) pair: Arc<LocalPair>,
     /// Why its target cannot be used, when its backing is not there: nothing is copied, and what differs is still marked.
     pub(crate) missing: Option<String>,
+    /// Why its source cannot be used: nothing is copied, and what is kept of the image of its split stays.
+    no_source: Option<String>,
     /// Bytes still to be restored to the source.
     pub(crate) to_restore_bytes: AtomicU64,
     ended: CancellationToken,
@@ -47,9 +49,9 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    fn new(pair: Arc<LocalPair>, missing: Option<String>) -> Self {
+    fn new(pair: Arc<LocalPair>) -> Self {
         let (ended, task) = (CancellationToken::new(), Mutex::default());
-        Self { pair, missing, to_restore_bytes: 0.into(), ended, task }
+        Self { pair, missing: None, no_source: None, to_restore_bytes: 0.into(), ended, task }
     }
 }
 

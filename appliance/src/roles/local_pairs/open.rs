@@ -30,8 +30,11 @@ impl Appliance {
     }
 
     fn open_local_pair(&self, record: LocalPairRecord) -> Result<Held, ErrorBody> {
-        let missing = self.unopened.read().get(&record.target).map(|missing| missing.why.clone());
-        let missing = missing.map(|why| format!("{why}. Mend it and restart the service"));
+        let why = |name: &str| {
+            let why = self.unopened.read().get(name).map(|missing| missing.why.clone());
+            why.map(|why| format!("{why}. Mend it and restart the service"))
+        };
+        let (missing, no_source) = (why(&record.target), why(&record.source));
         let parts = self.local_pair_parts(&record)?;
         let name = record.target.clone();
         let era = record.era;
@@ -39,7 +42,7 @@ impl Appliance {
         if let Some(lost) = era.filter(|era| !pair.eras().has(*era)) {
             pair.on_era_ended(lost, "what was saved for it is gone or damaged");
         }
-        Ok(Held::new(pair, missing))
+        Ok(Held { missing, no_source, ..Held::new(pair) })
     }
 
     /// What a pair works with. A source that cannot be opened is in a group that does not start; a target that cannot be opened

@@ -52,7 +52,7 @@ impl Appliance {
         let to_restore = held.to_restore_bytes.load(Ordering::Relaxed);
         LocalPairStatus {
             export: open.then(|| self.nbd_uri(&record.target)),
-            reason: held.missing.clone().or_else(|| record.reason.clone()).or_else(|| self.has_grown(&record)),
+            reason: held.missing.clone().or_else(|| self.told_of_source(held, &record)),
             source: record.source,
             group: record.group,
             target: record.target,
@@ -68,6 +68,21 @@ impl Appliance {
             connections: volume.map_or(0, |volume| volume.door.connections.load(Ordering::Relaxed)),
             saved_bytes: held.pair.saved_bytes(),
         }
+    }
+
+    /// What it lacks of its source comes before why it stands.
+    fn told_of_source(&self, held: &Held, record: &LocalPairRecord) -> Option<String> {
+        let source = &record.source;
+        if let Some(why) = &held.no_source {
+            return Some(format!("its source, volume '{source}', cannot be used: {why}"));
+        }
+        if held.pair.waits() {
+            return Some(format!(
+                "group '{}' does not run, and what the target lacks of '{source}' is copied when it does",
+                record.group
+            ));
+        }
+        record.reason.clone().or_else(|| self.has_grown(record))
     }
 
     /// A source that is a copy grows with its primary's volume, and nobody here was asked.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Eras, State, T0Error};
+use super::{Era, Eras, State, T0Error};
 use crate::extent::Extent;
 use crate::journal::Journal;
 use crate::overlay::Piece;
@@ -28,12 +28,15 @@ impl Eras {
     pub(in crate::t0) fn locate(&self, number: u64, extent: Extent) -> Result<Vec<Piece<Place>>, T0Error> {
         let state = self.state.read();
         let own = state.eras.iter().position(|era| era.number == number).ok_or(T0Error::Gone)?;
+        let is_known = state.eras.get(own).is_some_and(|era| state.knows(era));
         let mut located = Vec::new();
         state.locate_in(own, own, extent, &mut located);
         drop(state);
         let mut pieces = Vec::with_capacity(located.len());
         for found in located {
             match found {
+                // The volume may be older than the image.
+                Found::Here(piece) if piece.location.is_none() && !is_known => return Err(T0Error::NotRunning),
                 Found::Here(piece) => pieces.push(piece),
                 Found::Pending(look, journal) => pieces.extend(look.pieces()?.into_iter().map(|piece| Piece {
                     extent: piece.extent,
@@ -55,6 +58,11 @@ impl Eras {
 }
 
 impl State {
+    /// Whether it is known what the volumes lack of an era.
+    pub(super) fn knows(&self, era: &Era) -> bool {
+        era.pending.is_some() || era.begin <= self.applied
+    }
+
     fn locate_in(&self, own: usize, at: usize, extent: Extent, located: &mut Vec<Found>) {
         let Some(era) = self.eras.get(at) else {
             self.locate_unsaved(own, extent, located);

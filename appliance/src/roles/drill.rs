@@ -91,6 +91,20 @@ impl Running<'_> {
             _ => None,
         })
     }
+
+    /// Waits for what a disk may never answer: not for longer than this, nor when the drill is not gone on with.
+    async fn answer<T>(&self, limit: Duration, what: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+        tokio::select! {
+            biased;
+            () = self.drills.stop.cancelled() => {}
+            () = self.this.cancelled.cancelled() => {}
+            answered = tokio::time::timeout(limit, what) => {
+                let late = |_| Err(format!("its volumes did not answer within {limit:?}: see to the disks behind them"));
+                return answered.unwrap_or_else(late);
+            }
+        }
+        Err(self.stopped()().unwrap_or(CANCELLED).into())
+    }
 }
 
 impl Drop for Running<'_> {
@@ -265,7 +279,8 @@ impl Appliance {
             self.end_clone(&clone.name).await;
             return Err(failed(error));
         }
-        let checked = match self.first_reads(clone).await {
+        let limit = Duration::from_millis(request.timeout_ms);
+        let checked = match running.answer(limit, self.first_reads(clone)).await {
             Ok(()) => {
                 record.rto_ms = Some(millis(self.clock.monotonic().saturating_sub(order)));
                 self.check(record, clone, request, running).await

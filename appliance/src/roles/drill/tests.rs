@@ -130,6 +130,21 @@ fn what_a_group_has_proven_stays_however_often_others_are_rehearsed() {
     );
 }
 
+/// A disk that has hung keeps no drill under way: none of its group would follow, and nobody could end it.
+#[tokio::test]
+async fn what_a_disk_never_answers_ends_with_its_time_or_on_request() {
+    let drills = Drills::default();
+    let running = drills.begin("g", None, |_| false).unwrap();
+    let never = std::future::pending::<Result<(), String>>;
+    let late = running.answer(Duration::ZERO, never()).await.unwrap_err();
+    assert!(late.contains("did not answer"), "{late}");
+    assert_eq!(running.answer(Duration::ZERO, async { Ok(7) }).await, Ok(7));
+    running.this.cancelled.cancel();
+    assert_eq!(running.answer(Duration::MAX, never()).await, Err(CANCELLED.to_owned()));
+    drills.stop.cancel();
+    assert!(running.answer(Duration::MAX, never()).await.unwrap_err().contains("the service stopped"));
+}
+
 #[test]
 fn a_schedule_that_was_ended_or_replaced_begins_no_drill() {
     let drills = Drills::default();

@@ -1,6 +1,8 @@
 //! The moments at which an image of a copy may begin: a permitted marker that the volumes have not passed, or have passed without
 //! anything having been written since.
 
+use std::time::Duration;
+
 use tidemark_common::api::types::MarkerInfo;
 use tidemark_common::clock::from_unix_ns;
 use tidemark_common::journal::{JournalError, Position};
@@ -10,6 +12,9 @@ use tidemark_common::t0::ImagePoint;
 
 use crate::group::Secondary;
 use crate::permission::Permitted;
+
+/// A window of the updater is over by then, or no image begins: who asks for one may keep others from changing anything.
+const WINDOW_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why no image can begin.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +51,11 @@ pub enum PointError {
         /// The next newer one that is held.
         after: Shown,
     },
+    /// The volumes' disk does not answer.
+    #[error(
+        "its volumes are being written, and that does not come to its end: see to the disks behind them, and try again"
+    )]
+    Busy,
     /// The journal cannot be read.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -95,7 +105,7 @@ impl Secondary {
     pub fn image_point(&self, asked: Asked) -> Result<(Permitted, ImagePoint), PointError> {
         let eras = self.eras();
         // Between two windows: until the barrier is there, the volumes stay where they are.
-        let _window = eras.window();
+        let _window = eras.window_within(WINDOW_LIMIT).ok_or(PointError::Busy)?;
         let permission = self.state().permission();
         let direct = permission.copy().is_some_and(|copy| copy.direct);
         let newest = permission.permitted().filter(|_| !direct).ok_or(PointError::NoCopy)?;
@@ -194,5 +204,22 @@ impl Secondary {
             oldest = marker;
         }
         Ok(oldest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apply::tests::copy;
+
+    /// A drill that came due would keep all that operators change waiting, failovers of other groups too.
+    #[test]
+    fn no_image_waits_without_end_for_volumes_whose_disk_does_not_answer() {
+        let (secondary, _apply, _records) = copy();
+        let window = secondary.eras().window();
+        let refused = std::thread::scope(|scope| scope.spawn(|| secondary.image_point(Asked::Newest).err()).join());
+        assert!(matches!(refused, Ok(Some(PointError::Busy))), "{refused:?}");
+        drop(window);
+        assert!(matches!(secondary.image_point(Asked::Newest), Err(PointError::NoCopy)));
     }
 }

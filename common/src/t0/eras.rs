@@ -270,6 +270,12 @@ impl Eras {
         self.window.try_lock().unwrap_or_else(|| block_in_place(|| self.window.lock()))
     }
 
+    /// The same, for whoever keeps others waiting meanwhile. `None`: a window is not over within this time, because a disk does not answer.
+    #[must_use]
+    pub fn window_within(&self, limit: Duration) -> Option<MutexGuard<'_, ()>> {
+        self.window.try_lock_for(limit)
+    }
+
     /// How far the updater may go from where it is: never across the begin of an era, or a barrier.
     #[must_use]
     pub fn limit(&self, applied: Position, wanted: Position) -> Position {

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::MutexGuard;
 
 use super::{Barrier, Era, EraUser, Eras, Joined, T0Error, file_name};
 use crate::extent::Extent;
 use crate::ids::VolumeIndex;
 use crate::journal::Position;
+use crate::stage;
 use crate::t0::held::held_by;
 use crate::t0::side_file::SideFile;
 use crate::t0::space::Held;
@@ -14,6 +18,8 @@ use crate::t0::space::Held;
 /// Numbers of eras leave room between them, because one may have to begin before another that is not yet reached, and the next before that:
 /// each time half of the room is left. It lasts for forty in a row, and for sixteen million one behind the other.
 const STEP: u64 = 1 << 40;
+/// Longer than a window takes.
+const LEAVE_LIMIT: Duration = Duration::from_secs(1);
 
 impl Eras {
     /// Begins an era at a place that the updater has not passed and is held at, or joins the one that is there. The file is
@@ -104,10 +110,21 @@ impl Eras {
     }
 
     /// A user goes. Without users an era becomes part of the next older one that has some; without one, it is gone and its space
-    /// is given back.
-    pub fn leave(&self, number: u64) {
-        // Not while its file is being written.
-        let window = self.window();
+    /// is given back. Not while its file is being written: when that does not come to its end, because a disk does not answer, it goes
+    /// behind that, and who asked is not kept waiting.
+    pub fn leave(self: &Arc<Self>, number: u64) {
+        if let Some(window) = self.window_within(LEAVE_LIMIT) {
+            self.leave_in(window, number);
+            return;
+        }
+        let eras = Arc::clone(self);
+        let later = stage::beside_hosts("eras", move || eras.leave_in(eras.window(), number));
+        if let Err(error) = later {
+            tracing::warn!(folder = %self.parts.folder.display(), %error, "what an image kept goes with the next start");
+        }
+    }
+
+    fn leave_in(&self, window: MutexGuard<'_, ()>, number: u64) {
         let mut state = self.state.write();
         let Some(at) = state.eras.iter().position(|era| era.number == number) else { return };
         if let Some(era) = state.eras.get_mut(at) {

@@ -42,6 +42,21 @@ impl Disk for Slow {
     }
 }
 
+/// The updater is in the middle of a window, and its volume's disk does not answer.
+#[test]
+fn who_leaves_an_image_does_not_wait_without_end_for_a_window() {
+    let mut rig = Rig::new(64 << 20);
+    rig.write(extent(0, SIZE as u64), 1).unwrap();
+    let era = rig.begin().unwrap();
+    let window = rig.eras.window();
+    rig.eras.leave(era);
+    assert!(rig.eras.has(era), "not while its file is written");
+    drop(window);
+    while rig.eras.has(era) {
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn no_updater_waits_while_files_of_an_image_that_is_gone_are_removed() {
     let slow = Arc::new(Slow { disk: MemoryDisk::new(), hang: Mutex::new(()), asked: AtomicBool::new(false) });

@@ -101,8 +101,7 @@ pub async fn image_points(groups: &[Arc<Primary>], tag: Option<&str>) -> Result<
     let waiting = cut_all(&groups, tag)?;
     let mut points = Vec::new();
     for (group, done) in groups.iter().zip(waiting) {
-        let late = |_| CutError::Failed { reason: late(group) };
-        let done = tokio::time::timeout(MARKERS_WITHIN, group.await_cut(done)).await.map_err(late)??;
+        let done = in_time(group, MARKERS_WITHIN, group.await_cut(done)).await?;
         let (barrier, volumes) = (group.eras()?.hold(done.next), group.image().volumes.specs());
         points.push((group.keeper().id(), ImagePoint { marker: done.marker, barrier, volumes }));
     }
@@ -130,10 +129,19 @@ fn member(group: &Arc<Primary>, tag: Option<&str>) -> (Member, Waiting) {
     (Member { buffer: Arc::clone(&group.image().buffer), request }, done)
 }
 
-fn late(group: &Primary) -> String {
-    let why = group.held_up().unwrap_or_else(|| "its journal's disk is slow".into());
-    let (name, seconds) = (group.keeper().name(), MARKERS_WITHIN.as_secs());
-    format!("group '{name}' did not write its marker within {seconds} s: {why}")
+/// Waits for a marker that an image begins at, but not without end: its group's updater stands until it is there, and who asks may keep others
+/// from changing anything.
+pub(crate) async fn in_time(
+    group: &Primary,
+    limit: Duration,
+    marker: impl Future<Output = Result<CutDone, CutError>>,
+) -> Result<CutDone, CutError> {
+    let late = |_| {
+        let why = group.held_up().unwrap_or_else(|| "its journal is full, or its disk is slow".into());
+        let (name, seconds) = (group.keeper().name(), limit.as_secs());
+        CutError::Failed { reason: format!("group '{name}' did not write its marker within {seconds} s: {why}") }
+    };
+    tokio::time::timeout(limit, marker).await.map_err(late)?
 }
 
 #[cfg(test)]

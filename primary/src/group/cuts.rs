@@ -11,10 +11,13 @@ use tokio::sync::oneshot;
 
 use super::Primary;
 use crate::cut::{CutDone, CutError, CutRequest};
+use crate::joint::in_time;
 use crate::ship::Pair;
 
 /// Between two looks at what pairs have.
 const LOOK: Duration = Duration::from_millis(5);
+/// All that is buffered comes into the journal before a marker: that takes its time on a slow disk, and never ends where the journal is full.
+const MARKER_WITHIN: Duration = Duration::from_secs(60);
 
 impl Primary {
     pub(crate) fn marker_place(&self, number: u64) -> Option<Position> {
@@ -74,7 +77,7 @@ impl Primary {
         let eras = self.eras()?;
         // What is durable now lies before the marker: the updater cannot pass it before we know where it lies.
         let _until_cut = eras.hold(self.image.journal.durable_end().position);
-        let done = self.cut_now(tag).await?;
+        let done = in_time(self, MARKER_WITHIN, self.cut_now(tag)).await?;
         Ok(ImagePoint { marker: done.marker, barrier: eras.hold(done.next), volumes: self.image.volumes.specs() })
     }
 

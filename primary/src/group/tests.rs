@@ -372,3 +372,13 @@ async fn a_group_whose_journal_is_full_to_the_last_record_starts() {
     let (primary, _stages) = Primary::open(parts, options).unwrap();
     assert!(primary.image.journal.is_full(), "nothing has left it");
 }
+
+/// A journal that is full for as long as a link is down: whoever asks for an image would keep all others waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_marker_that_an_image_begins_at_is_not_waited_for_without_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let primary = start(directory.path());
+    let late = crate::joint::in_time(&primary, Duration::ZERO, std::future::pending()).await.unwrap_err();
+    assert!(late.to_string().contains("group 'g' did not write its marker within 0 s"), "{late}");
+    primary.stop();
+}

@@ -273,7 +273,7 @@ impl Eras {
     /// The same, for whoever keeps others waiting meanwhile. `None`: a window is not over within this time, because a disk does not answer.
     #[must_use]
     pub fn window_within(&self, limit: Duration) -> Option<MutexGuard<'_, ()>> {
-        self.window.try_lock_for(limit)
+        self.window.try_lock().or_else(|| block_in_place(|| self.window.try_lock_for(limit)))
     }
 
     /// How far the updater may go from where it is: never across the begin of an era, or a barrier.

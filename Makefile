@@ -77,7 +77,7 @@ SEEDS ?= 1000
 FROM ?= 1
 KIND ?= plain
 .PHONY: simulate
-simulate: test-packages ## Simulate both engines, one run for each seed: make simulate SEEDS=50000 FROM=1 KIND=plain|quick|history|damage|roles
+simulate: test-packages ## Simulate both engines, one run for each seed: make simulate SEEDS=50000 FROM=1 KIND=plain|quick|history|damage|roles|pressure
 	SEEDS=$(SEEDS) FROM=$(FROM) KIND=$(KIND) $(CARGO) test --release --locked --quiet -p tidemark-tests --test simulation -- \
 	    --ignored --exact many --nocapture
 

@@ -69,6 +69,8 @@ struct State {
     /// What cannot be read, until a step of the run.
     unreadable: Vec<(FileId, Range<u64>, u64)>,
     refused_reads: u64,
+    /// Segments of a fold that took their names.
+    folded: u64,
 }
 
 impl State {
@@ -116,6 +118,7 @@ impl Device {
             next_file: 0,
             unreadable: Vec::new(),
             refused_reads: 0,
+            folded: 0,
         };
         Self { state: Mutex::new(state) }
     }
@@ -146,6 +149,11 @@ impl Device {
     pub(crate) fn figures(&self) -> [u64; 3] {
         let state = self.state();
         [state.stalls, state.short_writes, state.refused_reads]
+    }
+
+    /// How many segments were folded on it so far.
+    pub(crate) fn folded(&self) -> u64 {
+        self.state().folded
     }
 
     pub(crate) fn syncs(&self) {
@@ -210,6 +218,7 @@ impl Device {
     pub(crate) fn renamed(&self, from: &Path, to: &Path) {
         let mut state = self.state();
         let file = state.file(from);
+        state.folded += u64::from(from.extension().is_some_and(|kind| kind == "fold"));
         state.files.remove(from);
         state.files.insert(to.to_owned(), file);
     }

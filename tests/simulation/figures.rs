@@ -1,5 +1,7 @@
 //! What runs came to.
 
+use std::collections::BTreeMap;
+
 /// What a run came to.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Figures {
@@ -32,6 +34,10 @@ pub(crate) struct Figures {
     pub(crate) went_back: u64,
     pub(crate) lost_writes: u64,
     pub(crate) refused_reads: u64,
+    /// Segments of a journal that were folded.
+    pub(crate) folds: u64,
+    /// What befell, by its name, and how often.
+    pub(crate) befell: BTreeMap<&'static str, u64>,
     /// Over every step and its outcome.
     pub(crate) trace: u64,
 }
@@ -62,6 +68,10 @@ impl Figures {
         self.went_back += other.went_back;
         self.lost_writes += other.lost_writes;
         self.refused_reads += other.refused_reads;
+        self.folds += other.folds;
+        for (name, times) in &other.befell {
+            *self.befell.entry(*name).or_default() += times;
+        }
     }
 }
 
@@ -92,7 +102,9 @@ impl std::fmt::Display for Figures {
             ("went back", self.went_back),
             ("writes had alone", self.lost_writes),
             ("refused reads", self.refused_reads),
+            ("segments folded", self.folds),
         ];
-        rows.iter().try_for_each(|(name, figure)| writeln!(f, "{name:<18}{figure}"))
+        rows.iter().try_for_each(|(name, figure)| writeln!(f, "{name:<18}{figure}"))?;
+        self.befell.iter().try_for_each(|(name, times)| writeln!(f, "{name:<18}{times} befell"))
     }
 }

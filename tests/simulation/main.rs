@@ -1,6 +1,6 @@
 //! Simulation: both engines under virtual time, over disks and a line that fail as the seed says. One seed is one run.
 //!
-//! `make simulate SEEDS=50000 FROM=1` runs many (`KIND=history`, `KIND=damage`, `KIND=roles`, `KIND=quick`: other worlds), `make simulate SEEDS=1 FROM=n
+//! `make simulate SEEDS=50000 FROM=1` runs many (`KIND=history`, `KIND=damage`, `KIND=roles`, `KIND=pressure`, `KIND=quick`: other worlds), `make simulate SEEDS=1 FROM=n
 //! TRACE=1` one again with its last steps. Seeds that once failed are kept in `seeds.txt`.
 
 mod device;
@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::fate::Points;
 use crate::figures::Figures;
-use crate::profile::Profile;
+use crate::profile::{Calamity, Profile};
 use crate::world::World;
 
 /// What a world is like.
@@ -43,15 +43,18 @@ enum Kind {
     Damage,
     /// Copies are taken over, and old primaries return as copies.
     Roles,
+    /// Journals fill while the line is cut for long.
+    Pressure,
 }
 
 impl Kind {
-    const ALL: [(&'static str, Self); 5] = [
+    const ALL: [(&'static str, Self); 6] = [
         ("plain", Self::Plain),
         ("quick", Self::Quick),
         ("history", Self::History),
         ("damage", Self::Damage),
         ("roles", Self::Roles),
+        ("pressure", Self::Pressure),
     ];
 
     fn called(name: &str) -> Option<Self> {
@@ -72,6 +75,7 @@ impl Kind {
             Self::Damage if seed.is_multiple_of(2) => Profile::with_damage(seed).over_slow_disks(seed),
             Self::Damage => Profile::with_damage(seed),
             Self::Roles => Profile::with_role_changes(seed),
+            Self::Pressure => Profile::under_pressure(seed),
         }
     }
 }
@@ -174,9 +178,23 @@ fn what_cannot_be_read_of_a_primarys_journal_is_copied_from_its_volumes() {
     }
 }
 
+/// And in them all that can befall does, and is followed by what it is for.
 #[test]
 fn two_hundred_seeds_hold() {
-    assert_all_hold(&worlds(Kind::Plain, 1, 200));
+    let figures = assert_all_hold(&worlds(Kind::Plain, 1, 200));
+    let never: Vec<_> = Calamity::ANYWHERE.into_iter().filter(|name| !figures.befell.contains_key(name)).collect();
+    assert!(never.is_empty(), "no seed has {never:?}: {figures}");
+    let suffered = [figures.stalls, figures.short_writes, figures.refused_reads, figures.power_losses, figures.full];
+    assert!(!suffered.contains(&0), "{figures}");
+    let judged = [figures.copies_judged / 500, figures.lies_noticed / 500, figures.differential, figures.resyncs];
+    assert!(!judged.contains(&0), "{figures}");
+}
+
+/// Lines that are cut for long under hosts that go on: journals are folded, and given up, in the middle of everything else.
+#[test]
+fn journals_are_folded_and_given_up_again_and_again_and_every_copy_is_what_was() {
+    let figures = assert_all_hold(&worlds(Kind::Pressure, 1, 60));
+    assert!(figures.folds >= 30 && figures.differential >= 20 && figures.resyncs >= 20, "{figures}");
 }
 
 #[test]
@@ -215,7 +233,7 @@ fn seeds_that_once_failed_hold() {
 #[ignore = "as many as SEEDS says"]
 fn many() {
     let kind = std::env::var("KIND").unwrap_or_else(|_| "plain".into());
-    let kind =
-        Kind::called(&kind).unwrap_or_else(|| panic!("KIND is plain, quick, history, damage or roles, not {kind}"));
+    let kind = Kind::called(&kind)
+        .unwrap_or_else(|| panic!("KIND is plain, quick, history, damage, roles or pressure, not {kind}"));
     assert_all_hold(&worlds(kind, number("FROM", 1), number("SEEDS", 1000)));
 }

@@ -35,6 +35,44 @@ pub(crate) enum Calamity {
     Damage,
 }
 
+impl Calamity {
+    /// What befalls every kind of world.
+    pub(crate) const ANYWHERE: [&'static str; 11] = [
+        "kills",
+        "deaths at work",
+        "power losses",
+        "lost lines",
+        "partitions",
+        "failed syncs",
+        "failed writes",
+        "refusals to read",
+        "full disks",
+        "clock jumps",
+        "suspensions",
+    ];
+
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Kill(_) => "kills",
+            Self::Doom(..) => "deaths at work",
+            Self::PowerLoss(..) => "power losses",
+            Self::LineLost => "lost lines",
+            Self::Partition(_) => "partitions",
+            Self::FailedSync(_) => "failed syncs",
+            Self::FailedWrite(_) => "failed writes",
+            Self::Unreadable(..) => "refusals to read",
+            Self::FullDisk(..) => "full disks",
+            Self::ClockJump(..) => "clock jumps",
+            Self::Suspend => "suspensions",
+            Self::Failover(_) => "disasters",
+            Self::Damage => "flipped bits",
+        }
+    }
+}
+
+/// Which of the rates is that of partitions.
+const PARTITIONS: usize = 4;
+
 #[derive(Debug, Clone)]
 pub(crate) struct Profile {
     pub(crate) settings: Settings,
@@ -150,6 +188,28 @@ impl Profile {
         // Little data, so that a copy is soon one that can be taken over again.
         let settings = Settings { volumes: 2, blocks: 24, near_segments: 12, far_segments: 12, ..profile.settings };
         Self { settings, failovers: 6_000, steps: profile.steps + 3_000, ..profile }
+    }
+
+    /// The same with hosts that write more than the line takes, which is cut for long: what waits in the journal is folded and given up, again
+    /// and again. Little data, written over and over, so that folding helps where there is room for it; in a quarter of the runs roles
+    /// change, too.
+    pub(crate) fn under_pressure(seed: u64) -> Self {
+        let profile = if seed.is_multiple_of(2) { Self::of(seed) } else { Self::of(seed).over_slow_disks(seed) };
+        let changes_roles = seed % 4 == 3;
+        let near_segments = if changes_roles { 10 } else { [4, 8, 14][usize::try_from(seed / 2 % 3).unwrap()] };
+        let far_segments = if changes_roles { near_segments } else { profile.settings.far_segments };
+        let interval = Duration::from_millis(10 + seed % 20);
+        let settings = Settings { volumes: 2, blocks: 24, near_segments, far_segments, interval, ..profile.settings };
+        let mut rates = profile.rates;
+        rates[PARTITIONS] = 400;
+        Self {
+            settings,
+            rates,
+            failovers: if changes_roles { 4_000 } else { 0 },
+            steps: profile.steps + 4_000,
+            weights: [60, 20, 14, 24, 20, 14, 8, 8, 2, 1],
+            ..profile
+        }
     }
 
     /// A short run in which nothing befalls but one partition, long enough for the journal to overflow.

@@ -128,6 +128,8 @@ pub(crate) struct World {
     /// The floor of the copy's history, and the markers it held, when it died.
     held: Option<Held>,
     floor: JournalPosition,
+    /// What was seen at each marker: its image never is another one.
+    images: BTreeMap<u64, u64>,
     pub(crate) figures: Figures,
     /// Apart from the rest: what is only looked at changes nothing of a run.
     pub(crate) liar: StdRng,
@@ -184,6 +186,7 @@ impl World {
             generation: 0,
             held: None,
             floor: JournalPosition::default(),
+            images: BTreeMap::new(),
             figures: Figures::default(),
             liar: StdRng::seed_from_u64(!seed),
             hasher: DefaultHasher::new(),
@@ -209,6 +212,7 @@ impl World {
             self.figures.stalls += stalls;
             self.figures.short_writes += short_writes;
             self.figures.refused_reads += refused_reads;
+            self.figures.folds += site.device.folded();
         }
         self.figures.trace = self.hasher.finish();
         self.figures.clone()
@@ -392,6 +396,7 @@ impl World {
         let partition = partition.map(|(_, time)| Calamity::Partition(time));
         let Some(calamity) = partition.or_else(|| self.profile.calamity(&mut self.random)) else { return };
         self.note(("befalls", calamity));
+        *self.figures.befell.entry(calamity.name()).or_default() += 1;
         match calamity {
             Calamity::Kill(side) => self.die_at_work(side, None),
             Calamity::Doom(side, steps) => self.fate_of(side).doom(steps),

@@ -1,5 +1,7 @@
 //! What is looked at in the middle of a run: what a disaster now would leave on either side.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use rand::RngExt;
 use tidemark_common::catalog::RoleRecord;
 use tidemark_tests::history::Tick;
@@ -78,9 +80,18 @@ impl World {
         self.figures.copies_judged += 1;
         let moment = self.moment(marker.boundary_seq);
         self.hosts.judge_copy(&what, &volumes, moment);
+        self.is_as_before(&what, served, &volumes);
         let limit = stages.writeback.image.journal.durable_end().position;
         stages.writeback.step(limit);
         assert!(volumes == twin.read_all(&primary), "{what}: written back, it reads otherwise");
+    }
+
+    /// The oracle lets an image hold what was under way at its cut, or not: whichever it is, it is that for good.
+    fn is_as_before(&mut self, what: &str, marker: u64, volumes: &[Vec<u8>]) {
+        let mut hasher = DefaultHasher::new();
+        volumes.hash(&mut hasher);
+        let (now, before) = (hasher.finish(), *self.images.entry(marker).or_insert(hasher.finish()));
+        assert_eq!(now, before, "{what}: its image was another one before (invariant 4)");
     }
 
     /// An old primary that returned and whose copy is not complete goes back to exactly what it was, however often that is broken off.
@@ -129,7 +140,9 @@ impl World {
         if state.is_at_rest() && state.applied_position().marker.0 == permitted.marker.number {
             let moment = self.moment(permitted.marker.boundary_seq);
             self.figures.copies_judged += 1;
-            self.hosts.judge_copy("the copy's files", &self.far_site.raw_volumes(), moment);
+            let (marker, volumes) = (permitted.marker.number, self.far_site.raw_volumes());
+            self.hosts.judge_copy("the copy's files", &volumes, moment);
+            self.is_as_before("the copy's files", marker, &volumes);
         }
     }
 }

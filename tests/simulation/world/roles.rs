@@ -58,6 +58,8 @@ impl World {
         let moment = self.moment(boundary);
         self.hosts.taken_over(&what, &volumes, moment);
         self.moments.retain(|seq, _| *seq <= boundary);
+        // Those that were lost with the old primary are given out again.
+        self.images.retain(|number, _| *number <= marker.number);
         std::mem::swap(&mut self.near_site, &mut self.far_site);
         self.failing.swap(0, 1);
         self.standing.clear();

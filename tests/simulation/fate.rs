@@ -24,6 +24,8 @@ pub(crate) struct Points {
     deaths: Vec<u64>,
     /// They count from here on.
     armed: AtomicBool,
+    /// How many deaths came to pass.
+    met: AtomicU64,
 }
 
 impl Points {
@@ -41,7 +43,15 @@ impl Points {
     }
 
     fn is_deadly(&self, point: Option<u64>) -> bool {
-        point.is_some_and(|point| self.deaths.contains(&point))
+        let deadly = point.is_some_and(|point| self.deaths.contains(&point));
+        self.met.fetch_add(u64::from(deadly), Ordering::SeqCst);
+        deadly
+    }
+
+    /// That somebody died, where somebody was to: else nothing was tried.
+    pub(crate) fn assert_met(&self) {
+        let met = self.met.load(Ordering::SeqCst);
+        assert!(met > 0 || self.deaths.is_empty(), "nobody died at {:?} of {}", self.deaths, self.steps());
     }
 
     pub(crate) fn steps(&self) -> u64 {

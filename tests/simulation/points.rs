@@ -2,6 +2,7 @@
 //! every change of a disk, on either side, is a place to die: before it took effect, and right after. Then pairs of them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -20,7 +21,12 @@ const PAIRS_WITHOUT_POWER: usize = 200;
 /// Dies at these points; panics with what is wrong.
 fn run_of(profile: Profile, deaths: &[u64]) -> Figures {
     let points = Points::deadly(deaths);
-    let mut world = World::new(SEED, profile, points);
+    let figures = run_world(World::new(SEED, profile, Arc::clone(&points)));
+    points.assert_met();
+    figures
+}
+
+fn run_world(mut world: World) -> Figures {
     catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|payload| {
         world.tell_trace();
         resume_unwind(payload)
@@ -59,6 +65,22 @@ fn a_death_at_any_change_of_a_disk_is_survived() {
 fn a_loss_of_power_at_any_change_of_a_disk_is_survived() {
     let (steps, _) = run(&[], false);
     assert_all_hold(&each(steps), true);
+}
+
+/// A side that is started for the first time makes its journal, its write buffer and its first records: whatever is there of them when
+/// that is broken off, the next start goes on from.
+#[test]
+fn a_death_at_any_change_of_a_first_start_is_survived() {
+    for power_lost in [false, true] {
+        let profile = Profile { power_lost, ..Profile::goes_on() };
+        let (_, steps) = World::newborn(SEED, profile.clone(), Points::deadly(&[]));
+        assert!(steps >= 8, "{steps} changes");
+        assert_each(&each(steps), |deaths| {
+            let points = Points::deadly(deaths);
+            run_world(World::newborn(SEED, profile.clone(), Arc::clone(&points)).0);
+            points.assert_met();
+        });
+    }
 }
 
 /// Before and after each of so many changes.
@@ -103,9 +125,9 @@ pub(crate) fn pairs(steps: u64, count: usize, seed: u64) -> Vec<Vec<u64>> {
     let random = &mut StdRng::seed_from_u64(seed);
     let mut pair = || {
         let first = random.random_range(0..2 * steps);
-        // Half of them soon after: in the recovery from the first.
-        let soon = if random.random_bool(0.5) { 60 } else { 2 * steps };
-        vec![first, first + 1 + random.random_range(0..soon)]
+        // Half of them soon after: in the recovery from the first. The others at any change before the run ends.
+        let later = if random.random_bool(0.5) { 60 } else { 2 * steps - first };
+        vec![first, first + 1 + random.random_range(0..later)]
     };
     (0..count).map(|_| pair()).collect()
 }

@@ -105,8 +105,10 @@ pub(crate) struct Profile {
     pub(crate) paces: [Pace; 2],
     /// Of a million steps, how many a write fails at in the middle, and how many after which something cannot be read.
     pub(crate) device_rates: [u32; 2],
-    /// A process that dies in the middle of a step dies because power is lost there.
+    /// A process that dies in the middle of a step, or of its start, dies because power is lost there.
     pub(crate) power_lost: bool,
+    /// Sides die in their starts, too: half of the time because power is lost there.
+    pub(crate) relapses: bool,
     /// After each start of the copy, every marker of its history is looked at.
     pub(crate) looks_at_history: bool,
 }
@@ -154,6 +156,7 @@ impl Profile {
             paces: [Pace::default(); 2],
             device_rates: [0; 2],
             power_lost: false,
+            relapses: false,
             looks_at_history: false,
         }
     }
@@ -191,8 +194,8 @@ impl Profile {
     }
 
     /// The same with hosts that write more than the line takes, which is cut for long: what waits in the journal is folded and given up, again
-    /// and again. Little data, written over and over, so that folding helps where there is room for it; in a quarter of the runs roles
-    /// change, too.
+    /// and again. Little data, written over and over, so that folding helps where there is room for it. Who has died may die in its start,
+    /// and in a quarter of the runs roles change.
     pub(crate) fn under_pressure(seed: u64) -> Self {
         let profile = if seed.is_multiple_of(2) { Self::of(seed) } else { Self::of(seed).over_slow_disks(seed) };
         let changes_roles = seed % 4 == 3;
@@ -206,6 +209,7 @@ impl Profile {
             settings,
             rates,
             failovers: if changes_roles { 4_000 } else { 0 },
+            relapses: true,
             steps: profile.steps + 4_000,
             weights: [60, 20, 14, 24, 20, 14, 8, 8, 2, 1],
             ..profile

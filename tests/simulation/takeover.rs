@@ -139,10 +139,12 @@ fn run(disaster: &Disaster, deaths: &[u64], power_lost: bool) -> Figures {
         world.rejoin();
         world.run()
     });
-    catch_unwind(run).unwrap_or_else(|payload| {
+    let figures = catch_unwind(run).unwrap_or_else(|payload| {
         world.tell_trace();
         resume_unwind(payload)
-    })
+    });
+    ground.points.assert_met();
+    figures
 }
 
 fn assert_survived(disaster: &Disaster) {

@@ -139,13 +139,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(seed: u64, profile: Profile, points: Arc<Points>) -> Self {
-        let ground = ground(&profile, points);
-        let hosts = Hosts::new(profile.hosts, profile.settings.volumes, profile.settings.blocks);
-        let sites = [
-            Site::new(NEAR, &ground, Device::new(profile.paces[0], seed)),
-            Site::new(FAR, &ground, Device::new(profile.paces[1], seed ^ 1 << 63)),
-        ];
-        let mut world = Self::of(seed, profile, &ground, sites, hosts);
+        let mut world = Self::unstarted(seed, profile, points);
         world.start_near();
         world.start_far();
         if world.profile.prefilled {
@@ -154,6 +148,26 @@ impl World {
         }
         world.points.arm();
         world
+    }
+
+    /// One in which somebody may die in the very first start: how many changes of disks the starts of both sides make.
+    pub(crate) fn newborn(seed: u64, profile: Profile, points: Arc<Points>) -> (Self, u64) {
+        let mut world = Self::unstarted(seed, Profile { prefilled: false, ..profile }, points);
+        world.points.arm();
+        world.start_near();
+        world.start_far();
+        let steps = world.points.steps();
+        (world, steps)
+    }
+
+    fn unstarted(seed: u64, profile: Profile, points: Arc<Points>) -> Self {
+        let ground = ground(&profile, points);
+        let hosts = Hosts::new(profile.hosts, profile.settings.volumes, profile.settings.blocks);
+        let sites = [
+            Site::new(NEAR, &ground, Device::new(profile.paces[0], seed)),
+            Site::new(FAR, &ground, Device::new(profile.paces[1], seed ^ 1 << 63)),
+        ];
+        Self::of(seed, profile, &ground, sites, hosts)
     }
 
     fn of(seed: u64, profile: Profile, ground: &Ground, [near_site, far_site]: [Site; 2], hosts: Hosts) -> Self {
@@ -327,7 +341,7 @@ impl World {
                 did
             }
             Some(None) => {
-                let power = self.profile.power_lost.then(|| self.random.random());
+                let power = self.power_at_death();
                 self.died(act.side(), power);
                 true
             }
@@ -481,7 +495,7 @@ impl World {
         if self.far.is_some() {
             self.died(Side::Far, None);
         }
-        self.profile.down_steps = 1;
+        (self.profile.down_steps, self.profile.relapses) = (1, false);
         self.near_down.0 = 0;
         self.far_down = if self.is_apart() { u64::MAX } else { 0 };
     }

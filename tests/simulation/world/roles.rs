@@ -91,7 +91,10 @@ impl World {
             match taken {
                 None => {
                     self.note("a takeover is broken off");
-                    self.far_site.died();
+                    match self.power_at_death() {
+                        Some(seed) => self.far_site.lost_power(seed),
+                        None => self.far_site.died(),
+                    }
                 }
                 Some(Ok(taken)) => return Some(taken.expect("an image was told")),
                 Some(Err(reason)) => {
@@ -192,7 +195,7 @@ impl World {
 
     /// In the middle of something.
     fn dies<T>(&mut self, side: Side) -> Option<T> {
-        let power = self.profile.power_lost.then(|| self.random.random());
+        let power = self.power_at_death();
         self.died(side, power);
         None
     }

@@ -10,6 +10,9 @@ use crate::far::Far;
 use crate::fate::survives;
 use crate::near::Near;
 
+/// Changes of its disk after which a side that starts dies again, at most; it goes on with what is left of them.
+const RELAPSES: u64 = 30;
+
 impl World {
     /// The copy's journal is damaged.
     pub(super) fn far_stops(&mut self) {
@@ -98,15 +101,36 @@ impl World {
         }
     }
 
+    /// Why somebody died who was at work: with a seed, power was lost.
+    pub(super) fn power_at_death(&mut self) -> Option<u64> {
+        let lost = self.profile.power_lost || self.profile.relapses && self.random.random();
+        lost.then(|| self.random.random())
+    }
+
+    /// After how many changes of its disk a side that starts again dies, if it does.
+    fn relapse(&mut self) -> Option<u64> {
+        let may = self.profile.relapses && self.figures.steps > 0;
+        (may && self.random.random_bool(0.3)).then(|| self.random.random_range(0..RELAPSES))
+    }
+
+    fn died_in_its_start(&mut self, side: Side) {
+        *self.figures.befell.entry("deaths in starts").or_default() += 1;
+        let power = self.power_at_death();
+        self.died(side, power);
+    }
+
     pub(super) fn start_near(&mut self) {
         if self.generation > 0 {
             let record = self.near_site.group_record();
             let is_primary = record.role == RoleRecord::Primary && record.generation >= self.generation;
             assert!(is_primary, "invariant 8: generation {} was answered, and now: {record:?}", self.generation);
         }
+        self.near_site.doomed = self.relapse();
         let site = &mut self.near_site;
-        match survives(|| site.open_primary()) {
-            None => self.died(Side::Near, None),
+        let opened = survives(|| site.open_primary());
+        site.doomed = None;
+        match opened {
+            None => self.died_in_its_start(Side::Near),
             Some(Err(reason)) => self.did_not_start(Side::Near, &reason),
             Some(Ok((primary, stages))) => {
                 let captured = primary.status().positions.captured_seq;
@@ -129,9 +153,12 @@ impl World {
     }
 
     pub(super) fn start_far(&mut self) {
+        self.far_site.doomed = self.relapse();
         let site = &mut self.far_site;
-        match survives(|| site.open_secondary()) {
-            None => self.died(Side::Far, None),
+        let opened = survives(|| site.open_secondary());
+        site.doomed = None;
+        match opened {
+            None => self.died_in_its_start(Side::Far),
             Some(Err(why)) if why.damaged && self.flipped => self.far_stops(),
             Some(Err(why)) => self.did_not_start(Side::Far, &why.reason),
             Some(Ok((secondary, apply))) => {

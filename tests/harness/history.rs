@@ -42,6 +42,8 @@ pub struct Write {
     pub acked: Option<Tick>,
     /// A crash or a failover has lost it for good: seeing it again is a violation.
     pub lost: bool,
+    /// No image may lack it.
+    pub everywhere: bool,
 }
 
 impl Write {
@@ -81,7 +83,17 @@ impl History {
     pub fn sending(&self, volume: usize, first: u64, blocks: u64, kind: Kind) -> WriteId {
         let mut writes = self.lock();
         let id = writes.len() as WriteId + 1;
-        writes.push(Write { id, volume, first, blocks, kind, sent: self.tick(), acked: None, lost: false });
+        writes.push(Write {
+            id,
+            volume,
+            first,
+            blocks,
+            kind,
+            sent: self.tick(),
+            acked: None,
+            lost: false,
+            everywhere: false,
+        });
         id
     }
 
@@ -94,9 +106,17 @@ impl History {
         write.acked = Some(tick);
     }
 
-    /// Notes that all blocks before this one hold data on every volume, and that no image may lack it.
+    /// Notes that all blocks before this one hold data on every volume.
     pub fn prefilled(&self, to_block: u64) {
         self.prefilled_to.store(to_block, Ordering::SeqCst);
+    }
+
+    /// Notes that no image may lack what was answered so far: it was there, for good, before there was anything to make images of. An empty
+    /// image is a legal moment of any history, and no copy may go back to it.
+    pub fn everywhere(&self) {
+        for write in self.lock().iter_mut() {
+            write.everywhere = write.acked.is_some();
+        }
     }
 
     /// See [`Self::prefilled`].

@@ -106,13 +106,16 @@ fn failover_is_refused_while_the_primary_is_heard_and_forced_it_fences_the_livin
     assert!(reason.contains("--force"), "it says what to do: {reason}");
     assert_eq!(pair.west.group(GROUP).role, Role::Secondary);
     load.wait_acked(100);
+    let floor = pair.history.tick();
+    pair.settle();
 
     let report: FailoverReport = pair.west.json(&["failover", GROUP, "--force"]);
     assert_eq!(report.generation, 2);
     let ends = load.join_broken();
     assert_eq!(ends.len(), 3, "every host of the old primary meets an error: {ends:?}");
     assert_fenced(&pair.east, "a");
-    assert_legal("the image taken over", &pair.history.writes(), &pair.image(&pair.west), Bounds::ANY);
+    let bounds = Bounds { holds_acked_before: Some(floor), nothing_sent_after: None };
+    assert_legal("the image taken over", &pair.history.writes(), &pair.image(&pair.west), bounds);
 }
 
 #[test]
@@ -120,17 +123,22 @@ fn a_primary_cut_off_is_fenced_when_the_link_heals() {
     let pair = Pair::prefilled(&Setup::seeded(54));
     let load = pair.load(0);
     load.wait_acked(200);
+    let floor = pair.history.tick();
+    pair.settle();
     pair.relay.cut();
     let report = pair.failover();
     assert_eq!(report.generation, 2);
-    let verdict = assert_legal("the image taken over", &pair.history.writes(), &pair.image(&pair.west), Bounds::ANY);
+    let bounds = Bounds { holds_acked_before: Some(floor), nothing_sent_after: None };
+    let verdict = assert_legal("the image taken over", &pair.history.writes(), &pair.image(&pair.west), bounds);
     load.wait_acked(100);
     pair.relay.heal();
     let ends = load.join_broken();
     assert_eq!(ends.len(), 3, "every host of the old primary meets an error: {ends:?}");
     assert_fenced(&pair.east, "b");
     pair.history.settle(&verdict);
-    assert_legal("nothing of the old primary came after", &pair.history.writes(), &pair.image(&pair.west), Bounds::ANY);
+    // Neither more than what was taken over, nor less.
+    let (writes, image) = (pair.history.writes(), pair.image(&pair.west));
+    assert_legal("nothing of the old primary came after", &writes, &image, Bounds::EVERYTHING_ACKED);
 }
 
 /// A primary hangs with writes of its hosts on their way, is taken over, and goes on: it finds out before anybody is served by both for long.
@@ -153,7 +161,9 @@ fn a_primary_that_hung_and_was_taken_over_is_fenced_when_it_goes_on() {
     assert_eq!(ends.len(), 3, "every host of the old primary meets an error: {ends:?}");
     assert_fenced(&pair.east, "a");
     pair.history.settle(&verdict);
-    assert_legal("nothing of the old primary came after", &pair.history.writes(), &pair.image(&pair.west), Bounds::ANY);
+    // Neither more than what was taken over, nor less.
+    let (writes, image) = (pair.history.writes(), pair.image(&pair.west));
+    assert_legal("nothing of the old primary came after", &writes, &image, Bounds::EVERYTHING_ACKED);
     pair.east.ok(&["rejoin", GROUP]);
     pair.wait_paired();
     pair.assert_copied(&pair.west, &pair.east);

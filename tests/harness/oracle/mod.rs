@@ -6,7 +6,7 @@
 //!
 //! - *whole*: no write is held by one of its blocks and missing from another;
 //! - *closed* (invariant 2): when B is held, everything answered before B was sent is held too;
-//! - *floor* (invariants 1 and 3): everything answered before a given moment is held;
+//! - *floor* (invariants 1 and 3): everything answered before a given moment is held, and what was there before any image was made;
 //! - *ceiling* (invariant 3): nothing sent after a given moment is held;
 //! - nothing that was never written, or was lost in an earlier crash, appears.
 
@@ -306,11 +306,10 @@ fn check_closed(writes: &[Write], held: &[bool], violations: &mut Vec<Violation>
 }
 
 fn check_bounds(writes: &[Write], held: &[bool], bounds: Bounds, violations: &mut Vec<Violation>) {
-    if let Some(floor) = bounds.holds_acked_before {
-        for write in missing(writes, held) {
-            if let Some(acked) = write.acked.filter(|acked| *acked < floor) {
-                violations.push(Violation::Dropped { write: write.id, acked, floor });
-            }
+    for write in missing(writes, held) {
+        let floor = if write.everywhere { Some(Tick::MAX) } else { bounds.holds_acked_before };
+        if let Some((acked, floor)) = write.acked.zip(floor).filter(|(acked, floor)| acked < floor) {
+            violations.push(Violation::Dropped { write: write.id, acked, floor });
         }
     }
     if let Some(ceiling) = bounds.nothing_sent_after {

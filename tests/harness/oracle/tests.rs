@@ -181,6 +181,20 @@ fn a_missing_tail_is_legal_until_it_was_answered_before_the_cut() {
     assert!(matches!(found[..], [Violation::Dropped { write: 2, .. }]), "{found:?}");
 }
 
+/// Any moment is legal, and yet none from before the first copy was made.
+#[test]
+fn an_image_from_before_there_was_any_is_none() {
+    let (history, image) = dependent();
+    history.everywhere();
+    let later = history.sending(0, 4, 1, Kind::Stamp);
+    history.acknowledged(later);
+    assert!(judge(&history.writes(), &image, Bounds::ANY).is_ok());
+    for held in [&[][..], &[1]] {
+        let found = violations(&history, &image_of(&history.writes(), held), Bounds::ANY);
+        assert!(found.iter().all(|one| matches!(one, Violation::Dropped { .. })), "{found:?}");
+    }
+}
+
 #[test]
 fn what_a_crash_lost_must_not_come_back() {
     let (history, image) = dependent();

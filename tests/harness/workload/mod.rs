@@ -260,6 +260,7 @@ pub fn prefill(history: &History, target: &Target, blocks: u64) -> Result<(), Ho
         }
     }
     history.prefilled(blocks);
+    history.everywhere();
     Ok(())
 }
 

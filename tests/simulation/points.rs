@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::device::Pace;
 use crate::fate::Points;
 use crate::figures::Figures;
 use crate::profile::Profile;
@@ -118,6 +119,18 @@ fn two_deaths_are_survived() {
 fn two_losses_of_power_are_survived() {
     let (steps, _) = run(&[], false);
     assert_all_hold(&pairs(steps, PAIRS_WITHOUT_POWER, 2), true);
+}
+
+/// What a kill leaves of a write is in the system's memory alone: all, half or none of it. Power is lost before the next start has made
+/// that durable, or right after.
+#[test]
+fn a_death_in_the_middle_of_a_write_and_then_a_loss_of_power_are_survived() {
+    let halves = Pace { short_writes: 1_000_000, ..Pace::default() };
+    let profile = Profile { power_lost_next: true, paces: [halves; 2], ..Profile::short() };
+    let steps = run_of(profile.clone(), &[]).disk_steps;
+    assert_each(&pairs(steps, PAIRS, 3), |deaths| {
+        run_of(profile.clone(), deaths);
+    });
 }
 
 /// So many pairs of deaths in a run of so many changes.

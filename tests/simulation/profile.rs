@@ -107,6 +107,8 @@ pub(crate) struct Profile {
     pub(crate) device_rates: [u32; 2],
     /// A process that dies in the middle of a step, or of its start, dies because power is lost there.
     pub(crate) power_lost: bool,
+    /// The first who dies so is killed, and power is lost with the next.
+    pub(crate) power_lost_next: bool,
     /// Sides die in their starts, too: half of the time because power is lost there.
     pub(crate) relapses: bool,
     /// After each start of the copy, every marker of its history is looked at.
@@ -156,6 +158,7 @@ impl Profile {
             paces: [Pace::default(); 2],
             device_rates: [0; 2],
             power_lost: false,
+            power_lost_next: false,
             relapses: false,
             looks_at_history: false,
         }

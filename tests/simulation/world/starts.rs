@@ -9,6 +9,7 @@ use super::{Side, World};
 use crate::far::Far;
 use crate::fate::survives;
 use crate::near::Near;
+use crate::profile::Profile;
 
 /// Changes of its disk after which a side that starts dies again, at most; it goes on with what is left of them.
 const RELAPSES: u64 = 30;
@@ -103,7 +104,8 @@ impl World {
 
     /// Why somebody died who was at work: with a seed, power was lost.
     pub(super) fn power_at_death(&mut self) -> Option<u64> {
-        let lost = self.profile.power_lost || self.profile.relapses && self.random.random();
+        let Profile { power_lost, power_lost_next, relapses, .. } = self.profile;
+        let lost = power_lost || power_lost_next && self.figures.kills > 0 || relapses && self.random.random();
         lost.then(|| self.random.random())
     }
 

@@ -202,8 +202,9 @@ impl Profile {
     pub(crate) fn under_pressure(seed: u64) -> Self {
         let profile = if seed.is_multiple_of(2) { Self::of(seed) } else { Self::of(seed).over_slow_disks(seed) };
         let changes_roles = seed % 4 == 3;
-        let near_segments = if changes_roles { 10 } else { [4, 8, 14][usize::try_from(seed / 2 % 3).unwrap()] };
-        let far_segments = if changes_roles { near_segments } else { profile.settings.far_segments };
+        let near_segments = if changes_roles { 16 } else { [4, 8, 14][usize::try_from(seed / 2 % 3).unwrap()] };
+        // Beside the image there is room for a copy that begins anew again and again: else a person is asked, and there is none.
+        let far_segments = if changes_roles { near_segments } else { 48 };
         let interval = Duration::from_millis(10 + seed % 20);
         let settings = Settings { volumes: 2, blocks: 24, near_segments, far_segments, interval, ..profile.settings };
         let mut rates = profile.rates;

@@ -21,6 +21,8 @@ pub(crate) enum Calamity {
     LineLost,
     Partition(Duration),
     FailedSync(Side),
+    /// A sync of a folder fails, after so many more.
+    FailedFolder(Side, u64),
     /// A write stops in the middle.
     FailedWrite(Side),
     /// A part of the journal or of a volume cannot be read for so many steps.
@@ -59,6 +61,7 @@ impl Calamity {
             Self::LineLost => "lost lines",
             Self::Partition(_) => "partitions",
             Self::FailedSync(_) => "failed syncs",
+            Self::FailedFolder(..) => "failed folders",
             Self::FailedWrite(_) => "failed writes",
             Self::Unreadable(..) => "refusals to read",
             Self::FullDisk(..) => "full disks",
@@ -105,6 +108,8 @@ pub(crate) struct Profile {
     pub(crate) paces: [Pace; 2],
     /// Of a million steps, how many a write fails at in the middle, and how many after which something cannot be read.
     pub(crate) device_rates: [u32; 2],
+    /// Of a million steps, after how many a folder cannot be synced once.
+    pub(crate) folder_rate: u32,
     /// A process that dies in the middle of a step, or of its start, dies because power is lost there.
     pub(crate) power_lost: bool,
     /// The first who dies so is killed, and power is lost with the next.
@@ -157,6 +162,7 @@ impl Profile {
             failovers: 0,
             paces: [Pace::default(); 2],
             device_rates: [0; 2],
+            folder_rate: 0,
             power_lost: false,
             power_lost_next: false,
             relapses: false,
@@ -214,6 +220,7 @@ impl Profile {
             rates,
             failovers: if changes_roles { 4_000 } else { 0 },
             relapses: true,
+            folder_rate: 500,
             steps: profile.steps + 4_000,
             weights: [60, 20, 14, 24, 20, 14, 8, 8, 2, 1],
             ..profile
@@ -275,6 +282,9 @@ impl Profile {
         if unreadable > 0 && random.random_range(0..1_000_000) < unreadable {
             let side = side(random);
             return Some(Calamity::Unreadable(side, random.random_range(20..2_000)));
+        }
+        if self.folder_rate > 0 && random.random_range(0..1_000_000) < self.folder_rate {
+            return Some(Calamity::FailedFolder(side(random), random.random_range(0..6)));
         }
         let mut at = random.random_range(0..1_000_000);
         let kind = self.rates.iter().position(|rate| match u32::checked_sub(at, *rate) {

@@ -424,6 +424,10 @@ impl World {
                 self.site(side).disk.fail_next_sync(std::io::ErrorKind::Other);
                 self.failing[side as usize] += 1;
             }
+            Calamity::FailedFolder(side, passed) => {
+                self.site(side).disk.fail_folder_sync_after(passed);
+                self.failing[side as usize] += 1;
+            }
             Calamity::FailedWrite(side) => {
                 self.site(side).device.fail_next_write();
                 self.failing[side as usize] += 1;

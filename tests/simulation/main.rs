@@ -178,6 +178,17 @@ fn what_cannot_be_read_of_a_primarys_journal_is_copied_from_its_volumes() {
     }
 }
 
+/// What a copy has and could not say any more, when the line was lost, is where it goes on from: its primary has folded what lies behind all
+/// that was sent, and nothing before that (invariant 6).
+#[test]
+fn a_copy_goes_on_behind_what_it_was_sent_though_the_journal_was_folded() {
+    for seed in 1..=8 {
+        let figures = World::new(seed, Profile::folds(), Points::deadly(&[])).run();
+        assert!(figures.folds > 0, "seed {seed}: {figures}");
+        assert_eq!((figures.differential, figures.resyncs), (0, 0), "seed {seed}: it goes on by the journal");
+    }
+}
+
 /// And in them all that can befall does, and is followed by what it is for.
 #[test]
 fn two_hundred_seeds_hold() {

@@ -266,6 +266,20 @@ impl Profile {
         Self { settings, steps: 300, partition: None, weights: [24, 14, 8, 24, 20, 14, 8, 8, 1, 2], ..profile }
     }
 
+    /// A run in which nothing befalls but one long partition, under hosts that write a little data over and over: folded, the journal holds it.
+    pub(crate) fn folds() -> Self {
+        let profile = Self::short();
+        let settings = Settings { near_segments: 10, far_segments: 48, ..profile.settings };
+        Self {
+            settings,
+            steps: 5_500,
+            weights: [60, 20, 14, 24, 20, 14, 8, 8, 1, 1],
+            delay: Duration::from_millis(10),
+            partition: Some((1_500, Duration::from_millis(600))),
+            ..profile
+        }
+    }
+
     pub(crate) fn calamity(&self, random: &mut StdRng) -> Option<Calamity> {
         if self.damage > 0 && random.random_range(0..1_000_000) < self.damage {
             return Some(Calamity::Damage);

@@ -107,15 +107,18 @@ fn a_secondary_backs_its_copy_up_while_it_follows() {
     let load = pair.load(0);
     load.wait_acked(200);
     let to = folder.join("copy.tar");
+    let began = pair.history.tick();
+    pair.settle();
     let backup: BackupInfo =
         pair.west.json(&["backup", "create", "b", "--set", "all", "--to", &text(&to), "--rate", "2MiB"]);
+    let bounds = Bounds::cut(began, pair.history.tick());
     let marker = backup.moments.first().expect("a moment").marker;
     assert!(marker > 0, "{backup:?}");
     load.wait_acked(400);
     load.stop();
     let backup = wait_state(&pair.west, "b", |backup| backup.state.is_over());
     assert_eq!((backup.state, backup.reason), (BackupState::Done, None));
-    assert_legal("the copy", &pair.history.writes(), &Image::from_bytes(&taken_out(&pair, &to)), Bounds::ANY);
+    assert_legal("the copy", &pair.history.writes(), &Image::from_bytes(&taken_out(&pair, &to)), bounds);
     pair.assert_copy_equals();
 }
 
@@ -208,14 +211,16 @@ fn a_pipe_that_stalls_or_breaks_off_is_told_and_holds_up_nobody() {
     let backup = wait_state(&pair.east, "stalls", |backup| backup.state.is_over());
     assert!(backup.state == BackupState::Failed && backup.reason.expect("a reason").contains("Broken pipe"));
     // Again, and all of it.
+    let began = pair.history.tick();
     create("stalls");
+    let bounds = Bounds::cut(began, pair.history.tick());
     let mut archive = Vec::new();
     std::fs::File::open(&pipe).expect("open the pipe").read_to_end(&mut archive).expect("read the archive");
     load.stop();
     assert_eq!(wait_state(&pair.east, "stalls", |backup| backup.state.is_over()).state, BackupState::Done);
     let path = folder.join("piped.tar");
     std::fs::write(&path, &archive).expect("keep the archive");
-    assert_legal("piped", &pair.history.writes(), &Image::from_bytes(&taken_out(&pair, &path)), Bounds::ANY);
+    assert_legal("piped", &pair.history.writes(), &Image::from_bytes(&taken_out(&pair, &path)), bounds);
     // It is not looked for there by its name: nobody writes any more.
     for words in [["backup", "verify", "stalls"].as_slice(), &["backup", "restore", "stalls", "--onto-volumes"]] {
         let outcome = pair.east.cli_within(Duration::from_secs(10), words);

@@ -1,5 +1,5 @@
-//! Kills at whatever moment of a command that makes, changes or ends images: it was done or it was not, source and image are whole, nothing is
-//! left of what is gone, and the same again works.
+//! Kills at whatever moment of a command that makes, changes or ends images, or changes roles: it was done or it was not, source and image are
+//! whole, nothing is left of what is gone, and the same again works.
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
@@ -277,6 +277,44 @@ fn kill_9_at_any_moment_of_a_rejoin_leaves_it_done_or_not_done_and_loses_nothing
         assert!(exported[..half] == noise(seed, SIZE / 2), "{what}: what was lost is not what was written");
         assert!(exported[half..].iter().all(|byte| *byte == 0), "{what}: more is called lost than was");
         pair.east.ok(&["lost", "discard", GROUP, &tail.name]);
+        pair.west.ok(&["switchover", GROUP, "--to", "east"]);
+        pair.wait_paired();
+    }
+    pair.assert_copied(&pair.east, &pair.west);
+}
+
+/// After so many changes of its files dies the copy that takes over.
+const TAKES_OVER: [usize; 5] = [1, 2, 3, 5, 8];
+
+/// The copy is the copy or the primary afterwards, nothing in between, and serves what was permitted. Asked again, it has taken over once.
+#[test]
+fn kill_9_at_any_moment_of_a_failover_leaves_it_done_or_not_done_and_loses_nothing() {
+    let mut pair = Pair::paired(&Setup::one_volume("v", SIZE, 341));
+    for (seed, after) in (21..).zip(TAKES_OVER) {
+        let what = format!("killed after {after} changes");
+        let generation = pair.west.group(GROUP).generation;
+        write_noise(&pair.east, "v", 0, SIZE, seed);
+        let held = noise(seed, SIZE);
+        pair.settle();
+        pair.east.kill9();
+        pair.west.wait_pair(GROUP, "the loss of its primary", LIMIT, |pair| !pair.connected);
+
+        let mut asking = ask(&pair.west, &["failover", GROUP, "--force"]);
+        kill_after(&mut pair.west, &mut asking, after);
+        if pair.west.group(GROUP).role == Role::Secondary {
+            pair.west.ok(&["failover", GROUP, "--force"]);
+        }
+        let taken = pair.west.group(GROUP);
+        assert_eq!((taken.role, taken.generation), (Role::Primary, generation + 1), "{what}");
+        assert_holds(&pair.west, "v", &held, &what);
+
+        pair.east.start();
+        pair.east.wait_fenced(GROUP);
+        pair.east.ok(&["rejoin", GROUP]);
+        pair.wait_paired();
+        pair.assert_copied(&pair.west, &pair.east);
+        let tails: Vec<LostTail> = pair.east.json(&["lost", "list", GROUP]);
+        assert!(tails.is_empty(), "{what}: nothing was lost: {tails:?}");
         pair.west.ok(&["switchover", GROUP, "--to", "east"]);
         pair.wait_paired();
     }

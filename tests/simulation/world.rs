@@ -555,16 +555,16 @@ impl World {
         self.look_at_copy(None);
         let near = self.near.as_ref().expect("up");
         let held = self.near_site.read_all(&near.primary);
+        self.figures.markers = near.primary.marker(None).map_or(0, |marker| marker.number);
+        self.figures.connections = self.line.current();
         if !self.profile.settings.history.is_off() {
             // Its volumes are behind on purpose; what it serves was looked at.
             return;
         }
-        self.figures.markers = near.primary.marker(None).map_or(0, |marker| marker.number);
         for (volume, (far, near)) in self.far_site.raw_volumes().iter().zip(&held).enumerate() {
             let same = compare(near, far);
             assert_eq!(same, Ok(()), "both sides are at one marker, and volume {volume} differs");
         }
-        self.figures.connections = self.line.current();
     }
 
     /// The newest steps, for whoever looks into a failure, when TRACE is set; with a number, so many.

@@ -321,3 +321,41 @@ impl Iterator for Pieces {
         Some(read.map_err(|error| format!("volume '{}' cannot be read at {at}: {error}", self.volume.name)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::storage::memory::MemoryDisk;
+    use crate::storage::{Disk, Open};
+
+    const KIB: u64 = 1 << 10;
+
+    #[test]
+    fn pieces_are_the_range_with_its_holes() {
+        let disk = MemoryDisk::new();
+        disk.create_folder(Path::new("/volumes")).unwrap();
+        let file = disk.open(Path::new("/volumes/a"), Open::New).unwrap();
+        file.grow(1024 * KIB).unwrap();
+        file.write_all_at(&[7; 100 << 10], 200 * KIB).unwrap();
+        file.write_all_at(&[9; 4 << 10], 700 * KIB).unwrap();
+        let volume = Arc::new(VolumeFile::new(VolumeIndex(1), "a".into(), file, 1024 * KIB));
+        for (offset, end) in [(0, 1024), (0, 100), (210, 220), (250, 702), (200, 300), (704, 1024)] {
+            let range = Extent { volume: VolumeIndex(1), offset: offset * KIB, length: (end - offset) * KIB };
+            let mut at = range.offset;
+            for piece in Pieces::of(Arc::clone(&volume), range) {
+                let piece = piece.unwrap();
+                assert_eq!(piece.extent.offset, at);
+                at = piece.extent.end();
+                let mut there = vec![0; usize::try_from(piece.extent.length).unwrap()];
+                volume.file.read_exact_at(&mut there, piece.extent.offset).unwrap();
+                match piece.bytes {
+                    Some(bytes) => assert!(bytes == there && piece.extent.length <= PIECE_BYTES_MAX),
+                    None => assert!(there.iter().all(|byte| *byte == 0)),
+                }
+            }
+            assert_eq!(at, range.end(), "{offset} to {end} KiB");
+        }
+    }
+}

@@ -326,7 +326,6 @@ mod tests {
     use tidemark_common::catalog::{GroupRecord, KeptMarkerRecord};
     use tidemark_common::ids::GroupId;
 
-    use super::*;
     use crate::service::tests::{Faults, appliance};
 
     /// Of many markers that were cut since, nobody knows the number, the time and the tag any more: a copy has it all the same.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::ext4_attributes;
 use super::ext4_journal::{Moved, replay};
-use super::{FileSystem, Node, NodeKind, Place};
+use super::{FileSystem, Node, NodeKind, Place, Show};
 use crate::bytes::Bytes;
 use crate::content::{Content, RUNS_MAX, Run};
 use crate::plan::Meta;
@@ -426,7 +426,7 @@ impl FileSystem for Ext4<'_> {
         Ok(node)
     }
 
-    fn entries(&self, node: &Node, show: &mut dyn FnMut(&[u8], u64) -> Result<(), String>) -> Result<(), String> {
+    fn entries(&self, node: &Node, show: &mut Show<'_>) -> Result<(), String> {
         if let Some(inside) = &node.inside {
             return folder_block(inside, show);
         }
@@ -457,7 +457,7 @@ impl Ext4<'_> {
     }
 }
 
-fn folder_block(bytes: &[u8], show: &mut dyn FnMut(&[u8], u64) -> Result<(), String>) -> Result<(), String> {
+fn folder_block(bytes: &[u8], show: &mut Show<'_>) -> Result<(), String> {
     let block = Bytes::new(bytes, "a directory");
     let mut at = 0;
     while at + 8 <= bytes.len() {

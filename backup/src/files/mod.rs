@@ -80,6 +80,9 @@ pub struct Node {
     pub has_attributes: bool,
 }
 
+/// Takes a name of a directory, and its inode.
+type Show<'a> = dyn FnMut(&[u8], u64) -> Result<(), String> + 'a;
+
 /// A file system.
 trait FileSystem {
     fn root(&self) -> u64;
@@ -89,7 +92,7 @@ trait FileSystem {
     }
     fn node(&self, number: u64) -> Result<Node, String>;
     /// Shows the names and inodes of a directory as they are read, without `.` and `..`; an error ends it.
-    fn entries(&self, node: &Node, show: &mut dyn FnMut(&[u8], u64) -> Result<(), String>) -> Result<(), String>;
+    fn entries(&self, node: &Node, show: &mut Show<'_>) -> Result<(), String>;
 }
 
 /// A file of a tree.

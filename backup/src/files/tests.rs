@@ -414,7 +414,7 @@ impl FileSystem for Deep {
         Ok(Node { number, kind, meta, content, inside: None, has_attributes: false })
     }
 
-    fn entries(&self, node: &Node, show: &mut dyn FnMut(&[u8], u64) -> Result<(), String>) -> Result<(), String> {
+    fn entries(&self, node: &Node, show: &mut Show<'_>) -> Result<(), String> {
         for file in 0..30_000_u64 {
             show(format!("file-{file}").as_bytes(), 100 + file)?;
         }
@@ -434,7 +434,7 @@ impl FileSystem for Wide {
         Deep.node(number)
     }
 
-    fn entries(&self, _: &Node, show: &mut dyn FnMut(&[u8], u64) -> Result<(), String>) -> Result<(), String> {
+    fn entries(&self, _: &Node, show: &mut Show<'_>) -> Result<(), String> {
         (100..).try_for_each(|number| {
             self.0.set(self.0.get() + 1);
             show(b"name", number)

@@ -2,7 +2,7 @@
 //! their places is refused, and what to do is said (a freeze brings them there).
 
 use super::xfs_log::Log;
-use super::{FileSystem, Node, NodeKind, Place};
+use super::{FileSystem, Node, NodeKind, Place, Show};
 use crate::bytes::Bytes;
 use crate::content::{Content, RUNS_MAX, Run};
 use crate::plan::Meta;
@@ -172,7 +172,7 @@ impl Xfs<'_> {
         Ok(())
     }
 
-    fn short_folder(&self, bytes: &[u8], show: &mut dyn FnMut(&[u8], u64) -> Result<(), String>) -> Result<(), String> {
+    fn short_folder(&self, bytes: &[u8], show: &mut Show<'_>) -> Result<(), String> {
         let folder = Bytes::new(bytes, "a directory");
         let (count, wide) = (folder.u8(0)?, folder.u8(1)? > 0);
         let number_bytes = if wide { 8 } else { 4 };
@@ -187,7 +187,7 @@ impl Xfs<'_> {
         Ok(())
     }
 
-    fn folder_block(&self, bytes: &[u8], show: &mut dyn FnMut(&[u8], u64) -> Result<(), String>) -> Result<(), String> {
+    fn folder_block(&self, bytes: &[u8], show: &mut Show<'_>) -> Result<(), String> {
         let block = Bytes::new(bytes, "a directory");
         let magic = block.part(0, 4)?;
         let end = match magic {
@@ -299,7 +299,7 @@ impl FileSystem for Xfs<'_> {
         Ok(node)
     }
 
-    fn entries(&self, node: &Node, show: &mut dyn FnMut(&[u8], u64) -> Result<(), String>) -> Result<(), String> {
+    fn entries(&self, node: &Node, show: &mut Show<'_>) -> Result<(), String> {
         if let Some(inside) = &node.inside {
             return self.short_folder(inside, show);
         }

@@ -158,8 +158,9 @@ impl Differences {
                 copy.number != 0 && (copy.number == says.copy || ended)
             };
             // It had begun that copy, and what is behind a copy's begin is permitted with its end: it has all of it, though its
-            // answer was lost and its end is forgotten here.
-            let over = says.copy == 0 && says.permitted_marker > copy;
+            // answer was lost and its end is forgotten here. A copy that began later began over a side that had what is counted, also when
+            // it was taken back since, and nobody here knows how far it had come.
+            let over = if says.copy == 0 { says.permitted_marker > copy } else { says.copy > copy };
             over || pair.copy.as_ref().is_some_and(of_copy)
                 || says.copy == copy && (says.copy_volume, says.copy_offset) >= (volume, offset)
         })

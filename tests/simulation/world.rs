@@ -518,7 +518,7 @@ impl World {
                 near.suspended = false;
             }
             if self.giving_up.is_none() {
-                self.give_image_up();
+                self.give_image_up(self.figures.steps - begin > REST_STEPS / 2);
             }
             if self.hosts.is_idle() && self.cut.is_none() && wanted.is_none() && self.near.is_some() {
                 let before = self.answered_marker;

@@ -35,6 +35,35 @@ fn a_side_that_ended_the_copy_whose_end_is_forgotten_is_a_base() {
     assert!(!differences.can_stand(None, &says(7, 0, 6)), "it was put back to earlier in the copy");
 }
 
+/// Copy 7 had arrived up to a place when it was taken back, and copy 9 began over that. A restart here forgets how far that one has arrived when
+/// it is taken back, too: the pair waited for a person, though the other side stands where it is known to stand.
+#[test]
+fn a_side_in_a_copy_that_was_taken_back_has_what_the_copy_before_it_had_brought() {
+    let copy = CopyRecord { number: 9, direct: false, ..CopyRecord::first(REGION_BYTES) };
+    let pair = PairRecord { counted: Some((7, 1, 65536)), copy: Some(copy), ..PairRecord::new("far", 0) };
+    let keeper = Arc::clone(&differences(pair.clone()).keeper);
+    let mut batch = Batch::new();
+    let inner = Inner { bitmap: everything(&[(VolumeIndex(1), REGION_BYTES)]), ..Inner::default() };
+    batch.put_bitmap(keeper.id(), "far", &inner.encode()).unwrap();
+    keeper.update_with(batch, |_| {}).unwrap();
+    let differences = Differences::open(Arc::clone(&keeper), &pair);
+    differences.mark(&Bitmap::default(), None).unwrap();
+    assert!(differences.copy().is_none());
+    let says = |copy, copy_volume, copy_offset, permitted_marker| Remote {
+        copy,
+        copy_volume,
+        copy_offset,
+        permitted_marker,
+        ..Remote::default()
+    };
+    assert!(differences.can_stand(None, &says(9, 0, 0, 6)), "it stands in that copy");
+    assert!(differences.can_stand(None, &says(9, 1, 4096, 6)));
+    assert!(differences.can_stand(None, &says(0, 0, 0, 10)), "it has ended it");
+    assert!(differences.can_stand(None, &says(7, 1, 65536, 6)), "it never heard of it");
+    assert!(!differences.can_stand(None, &says(7, 1, 0, 6)), "it was put back to before that");
+    assert!(!differences.can_stand(None, &says(5, 2, 0, 4)));
+}
+
 #[test]
 fn what_differs_of_a_volume_that_left_is_forgotten_and_yet_a_copy_is_made() {
     let sizes = [(VolumeIndex(1), 4 * REGION_BYTES), (VolumeIndex(2), 64 * REGION_BYTES)];

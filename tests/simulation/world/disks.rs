@@ -62,18 +62,21 @@ impl World {
     }
 
     /// The primary's journal could not be read where the copy stands: only a person gives its image up.
-    pub(super) fn give_image_up(&mut self) {
+    pub(super) fn give_image_up(&mut self, has_waited: bool) {
         let Some(near) = &self.near else { return };
         let status = near.pair.status();
+        let says = |what: &str| status.reason.as_ref().is_some_and(|reason| reason.contains(what));
+        // Copies that were broken off again and again leave no room for one more beside the image.
+        let is_outgrown = has_waited && says("is full of a resync that is not complete");
         // With nothing marked it is enough that the journal can be read again: then the next connection finds the place.
-        let asks = status.state == PairState::Error
-            && status.differential_bytes > 0
-            && status.reason.is_some_and(|reason| reason.contains("what it lacks cannot be told"));
-        if !asks {
+        let is_unread =
+            status.state == PairState::Error && status.differential_bytes > 0 && says("what it lacks cannot be told");
+        if !is_unread && !is_outgrown {
             return;
         }
         let [.., refused_reads] = self.near_site.device.figures();
-        assert!(refused_reads > 0, "nothing kept the primary from reading its journal: {:?}", near.pair.status());
+        let is_true = is_outgrown || refused_reads > 0;
+        assert!(is_true, "nothing kept the primary from reading its journal: {:?}", near.pair.status());
         near.pair.resume_in_place().expect("what differs is known");
         self.giving_up = Some(near.primary.marker(None).map_or(0, |marker| marker.number));
         self.note("the copy's image is given up");

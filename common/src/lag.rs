@@ -1,4 +1,4 @@
-//! Where it waits what a copy lacks, and what all of it waits for (DESIGN 6). Pure: time and positions come in.
+//! Where what a copy lacks waits, and what for (decision 19). Pure: time and positions come in.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -60,7 +60,7 @@ impl LagCause {
     }
 }
 
-/// Where it waits what a copy lacks. Bytes are those of the journal, compressed; of the write buffer, as hosts wrote them.
+/// Where what a copy lacks waits. Bytes are those of the journal, compressed; of the write buffer, as hosts wrote them.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 pub struct Lag {
     /// In the write buffer, not yet in the journal.

@@ -1,5 +1,5 @@
 //! Who holds something of the past that would otherwise be given up: the journal behind a pair that is behind, a history, an
-//! image, a backup, a split target (DESIGN 6). Made of what a status says; nothing is kept for it. Pure.
+//! image, a backup, a split target (decision 19). Made of what a status says; nothing is kept for it. Pure.
 
 use std::iter::{once, repeat};
 

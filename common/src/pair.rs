@@ -1,4 +1,4 @@
-//! The states of a pair and which may follow which (DESIGN 6). Pure.
+//! The states of a pair and which may follow which. Pure.
 //!
 //! ```text
 //! initial-copy ─▶ paired ⇄ catching-up        any ─▶ suspended ─▶ where the pair's record says it stands

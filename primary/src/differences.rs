@@ -11,7 +11,7 @@
 //!
 //! A bitmap is worth something only over a known base. So each frame given up leaves its point (sequence number and
 //! chain) behind, as far as frames may have been sent; the other side is believed to be the base only when it stands at
-//! one of them, or in the journal (DESIGN 5: equal only by comparing what they hold).
+//! one of them, or in the journal (two sides are equal only by comparing what they hold, decision 2).
 //!
 //! Keeps: 6 (what leaves the journal is in the bitmap first), 4 (no copy over a base that is not known).
 

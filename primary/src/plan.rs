@@ -240,7 +240,7 @@ impl Pair {
         CopyFeed { number: copy.number, gives_up, begin: Some(begin), bitmap, cursor, end: None }
     }
 
-    /// Begins a differential copy: a cut, then everything that may differ as of it (DESIGN 5). `held` is where the other
+    /// Begins a differential copy: a cut, then everything that may differ as of it. `held` is where the other
     /// side stands; it may be before what this pair was known to need.
     async fn start_copy(
         &self,

@@ -1,5 +1,5 @@
-//! A journal that runs full because a pair is slow or away, in this order (DESIGN 5): what the pair was never sent is folded
-//! inside the journal; what even that does not fit goes into the pair's bitmap, and from there into a differential copy. A group
+//! A journal that runs full because a pair is slow or away, in this order: what the pair was never sent is folded
+//! inside the journal; what does not fit even then goes into the pair's bitmap, and from there into a differential copy. A group
 //! may instead slow its hosts ([`crate::throttle`]). Whoever only watches the journal goes first of all. Owns the readers of the
 //! journal: the set of pairs, and those who watch.
 //!

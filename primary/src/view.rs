@@ -368,7 +368,7 @@ impl Pair {
         })
     }
 
-    /// Where it waits what is missing over there, and for what.
+    /// Where what is missing over there waits, and for what.
     fn lag(&self, view: &View, differential_bytes: u64, caught_up: bool) -> Lag {
         let journal = &self.image.journal;
         let end = journal.durable_end().position;
@@ -400,7 +400,7 @@ impl Pair {
     }
 
     /// The least that was missing over there since the pair fell behind, while it is connected: what grows again and again, or begins
-    /// anew for ever, moves and gets nowhere (DESIGN 5: converge or say why not).
+    /// anew for ever, moves and gets nowhere (a copy has to converge, or to say why not).
     pub(crate) fn converging(&self) -> Movement {
         let missing = self.differences.bytes() + self.image.buffer.bytes();
         let mut view = self.view.lock();

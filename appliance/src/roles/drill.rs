@@ -1,4 +1,4 @@
-//! Drills: a failover rehearsed on a clone, timed and recorded; replication is not touched (DESIGN 7).
+//! Drills: a failover rehearsed on a clone, timed and recorded; replication is not touched.
 //!
 //! ```text
 //! clone ─▶ record "running" ─▶ first reads answered (RTO) ─▶ check ─▶ clone deleted ─▶ record with the result

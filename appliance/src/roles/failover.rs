@@ -1,4 +1,4 @@
-//! Failover: a secondary becomes primary, without asking anybody (DESIGN 7).
+//! Failover: a secondary becomes primary, without asking anybody.
 //!
 //! No new frames; the newest permitted marker is the image, or an older one that is held (decision 9); generation + 1 durably;
 //! the journal, which stays open, is cut behind the marker, and what is not yet applied is read there (decision 11).

@@ -1,4 +1,4 @@
-//! The return of an old primary as the copy of who took over from it (DESIGN 7).
+//! The return of an old primary as the copy of who took over from it (`docs/PROTOCOL.md`, "Changing roles").
 //!
 //! ```text
 //! old primary                                             new primary

@@ -22,7 +22,7 @@ impl ErrorBody {
     }
 }
 
-/// An appliance as operators command it. One method per subcommand of CONTRACT.md; names are checked by the callee.
+/// An appliance as operators command it. One method per subcommand; names are checked by the callee.
 pub trait Control: Send + Sync + 'static {
     /// `status`: cheap, never waits.
     fn status(&self) -> Status;

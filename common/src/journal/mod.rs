@@ -1,4 +1,4 @@
-//! The journal: an append-only, checked sequence of frames in segment files; the truth (DESIGN 3).
+//! The journal: an append-only, checked sequence of frames in segment files; the truth.
 //!
 //! One [`Writer`] appends and syncs, any number of [`Reader`]s follow up to the durable end, [`Journal::trim`] takes
 //! away whole segments that every reader has passed. `docs/JOURNAL_FORMAT.md` has the bytes.

@@ -1,4 +1,4 @@
-//! Pairs of a source and a target volume on one appliance (DESIGN 8, decision 7).
+//! Pairs of a source and a target volume on one appliance (decision 7).
 //!
 //! ```text
 //!  updater ─▶ source volume, then mark ─▶ bits ◀─ take away, then copy ◀─ copier ─▶ target volume

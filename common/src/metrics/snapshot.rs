@@ -244,7 +244,7 @@ fn lag(labelled: &Set, pair: &PairStatus) {
     for (stage, bytes) in stages {
         let Some(bytes) = bytes else { continue };
         let labelled = labelled.with(&[("stage", stage)]);
-        set(&labelled, "tidemark_pair_lag_stage_bytes", "Where it waits what the copy lacks.", bytes as f64);
+        set(&labelled, "tidemark_pair_lag_stage_bytes", "What the copy lacks, by where it waits.", bytes as f64);
     }
     for cause in LagCause::ALL {
         let labelled = labelled.with(&[("cause", cause.name())]);

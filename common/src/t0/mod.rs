@@ -1,4 +1,4 @@
-//! Images at a moment: what a group's volumes held at a marker, readable while they go on changing (DESIGN 8).
+//! Images at a moment: what a group's volumes held at a marker, readable while they go on changing (decision 3).
 //!
 //! ```text
 //!  frames ─▶ updater ─▶ save: old content of what is about to be written ─▶ side file, synced ─▶ concordance ─▶ volume

@@ -8,7 +8,7 @@ use super::ComparisonStatus;
 use crate::lag::Lag;
 use crate::lease::JournalHeld;
 
-/// The states of DESIGN section 6.
+/// The states of a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PairState {

@@ -1,5 +1,5 @@
 //! Folding inside the journal: adjacent intervals between markers become one, with the last writer of each byte, so that what
-//! waits for a slow reader shrinks. Order at the markers that are left holds; those inside the fold are gone (DESIGN 5).
+//! waits for a slow reader shrinks. Order at the markers that are left holds; those inside the fold are gone.
 //!
 //! ```text
 //! before   s1: frames, markers   s2: frames, markers   s3: frames, MARKER, tail

@@ -243,6 +243,12 @@ impl Pair {
         let reason = self.why(&error);
         let state = self.view.lock().state;
         let is_damage = matches!(&error, ShipError::Handshake(HandshakeError::Refused(refused)) if refused.refusal == Refusal::Damaged);
+        if let ShipError::Handshake(HandshakeError::Refused(refused)) = &error
+            && refused.refusal == Refusal::UnknownGroup
+        {
+            // It has no image either: what it had said of one holds no more.
+            self.view.lock().remote = Remote::default();
+        }
         let result = match state {
             PairState::Suspended | PairState::Fenced | PairState::FailedOver => Ok(false),
             _ if is_damage => self.copy_over_damage(reason),

@@ -119,9 +119,11 @@ impl Appliance {
         let here = &self.config.name;
         let Some(group) = self.group_by_id(id) else {
             if !hello.create {
+                let group = &hello.group_name;
                 let message = format!(
-                    "'{here}' knows nothing of group '{}': delete the pair and create it again",
-                    hello.group_name
+                    "'{here}' knows nothing of group '{group}' and has no copy of it: on its primary `tidemark pair delete {group} --to {here}`, then \
+                     `tidemark pair create {group} --to {here}`. Volumes of an earlier copy that '{here}' has kept are offered to that before, there: \
+                     `tidemark volume offer VOLUME --group {group}`"
                 );
                 return Err(refuse(Refusal::UnknownGroup, 0, message));
             }

@@ -339,7 +339,9 @@ impl Appliance {
         }
         let (which, names) =
             (volume.map_or_else(|| "the group".into(), |name| format!("volume '{name}'")), images.join("', '"));
-        Err(refused(format!("{which} cannot be {what} while there are images of it: delete '{names}' first")))
+        Err(refused(format!(
+            "{which} cannot be {what} while there are images of it: delete '{names}' first (`tidemark t0 delete`, `tidemark clone delete`)"
+        )))
     }
 
     /// `group remove`.

@@ -215,6 +215,30 @@ async fn a_copy_that_says_it_is_damaged_is_not_said_to_have_an_image() {
     primary.stop();
 }
 
+/// Its side gave it up while the line was down, or was put back to before it was made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_no_more_is_not_said_to_have_an_image() {
+    let directory = tempfile::tempdir().unwrap();
+    let primary = start(directory.path());
+    primary.export("a").unwrap().write(0, &[1; 4096], true).await.unwrap();
+    let record = PairRecord::new("west", 0);
+    primary.keeper.update(|group| group.pairs.push(record.clone())).unwrap();
+    let pair = primary.insert_pair(&record);
+    let far = Position { durable_seq: 1, received_marker: 1, permitted_marker: 1, ..Position::default() };
+    {
+        let mut view = pair.view.lock();
+        view.state = PairState::CatchingUp;
+        view.acknowledge(far, Some(Duration::ZERO), primary.clock().monotonic());
+    }
+    assert!(pair.status().rpo_seconds.is_some());
+    let unknown = Refused { refusal: Refusal::UnknownGroup, message: "nothing is known of it".into(), generation: 0 };
+    pair.disconnected(Some(HandshakeError::Refused(unknown).into()));
+    let status = pair.status();
+    assert_eq!((status.state, status.rpo_seconds), (PairState::Error, None));
+    assert_eq!((status.permitted_marker, status.applied_marker), (0, 0));
+    primary.stop();
+}
+
 /// It is read on the primary, and what is wrong is on the other side, under the same paths.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_copy_says_is_told_as_its_words_and_not_covered_up_by_a_stream_that_ends() {

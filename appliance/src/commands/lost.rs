@@ -25,7 +25,7 @@ pub(crate) enum Command {
     Export {
         #[command(flatten)]
         tail: Tail,
-        /// The volume
+        /// The volume; by its index, as listed, where its name is not known any more or several had it
         #[arg(long, value_name = "VOLUME", value_parser = name)]
         volume: String,
         /// A file that is not there yet

@@ -17,8 +17,8 @@ pub(crate) struct Args {
     /// The appliance that becomes primary
     #[arg(long, value_name = "PEER", value_parser = name)]
     to: String,
-    /// When the copy does not have everything so long after hosts began to wait, nothing is changed
-    #[arg(long, default_value = "30s", value_parser = milliseconds)]
+    /// How long hosts may wait until the copy has everything; past it nothing is changed, and the exit code is 4
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = milliseconds)]
     timeout: u64,
 }
 

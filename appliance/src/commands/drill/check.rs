@@ -29,7 +29,7 @@ pub(crate) enum Command {
         #[arg(long)]
         volume: String,
         /// Their files, relative to its root
-        #[arg(required = true)]
+        #[arg(value_name = "FILE", required = true)]
         files: Vec<PathBuf>,
     },
     /// Start PostgreSQL on the volumes and check all its tables and indexes with pg_amcheck
@@ -44,8 +44,8 @@ pub(crate) enum Command {
 /// Some of the drill's volumes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Volumes {
-    /// A volume; all of them without it
-    #[arg(long = "volume")]
+    /// A volume; may be given several times. Without it, all of them
+    #[arg(long = "volume", value_name = "VOLUME")]
     volumes: Vec<String>,
 }
 

@@ -29,16 +29,16 @@ const NAMED: usize = 10;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// The volume with the data directory
-    #[arg(long)]
+    #[arg(long, value_name = "VOLUME")]
     data: String,
     /// The data directory, relative to the volume's root
-    #[arg(long, default_value = ".")]
+    #[arg(long, value_name = "DIR", default_value = ".")]
     path: PathBuf,
     /// The volume with the WAL, when that does not lie in the data directory
-    #[arg(long)]
+    #[arg(long, value_name = "VOLUME")]
     wal: Option<String>,
     /// The directory of the WAL there, relative to that volume's root
-    #[arg(long, default_value = ".")]
+    #[arg(long, value_name = "DIR", default_value = ".")]
     wal_path: PathBuf,
     /// A tablespace, by its OID or by its directory on the primary, and where it lies in the clone; give it for each
     #[arg(long = "tablespace", value_name = "OID|DIRECTORY=VOLUME[/PATH]", value_parser = tablespace)]

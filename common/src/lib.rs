@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`ids`] and [`extent`] (the words), [`record`] (a frame), [`journal`] (where frames lie),
 //! [`overlay`] (what is not yet written back), [`updater`] (journal to volume), [`t0`] (images at a moment), [`local_pair`] (pairs on
-//! one appliance), [`catalog`] (what the journal does not hold), [`wire`] and [`link`] (what crosses the line), [`nbd`] (how hosts come in), [`api`] (how operators come in).
+//! one appliance), [`catalog`] (what the journal does not hold), [`wire`] and [`link`] (what crosses the line), [`nbd`] (how hosts
+//! come in), [`api`] (how operators come in).
 
 pub mod api;
 pub mod catalog;

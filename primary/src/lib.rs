@@ -1,7 +1,8 @@
 //! The primary's side: following a write.
 //!
 //! [`volume`] (a host's request) → [`buffer`] (gate and ring) → [`drain`] (fold, compress, journal, cut) →
-//! [`writeback`] (the local updater) and [`ship`] (a pair's shipper, which carries what `conversation` says, and `suspended` while it sends nothing). [`group`] wires them.
+//! [`writeback`] (the local updater) and [`ship`] (a pair's shipper, which carries what `conversation` says, and `suspended` while
+//! it sends nothing). [`group`] wires them.
 
 pub mod buffer;
 pub mod coalesce;

@@ -1,8 +1,9 @@
 //! The secondary's side: following a write on its way into the copy.
 //!
 //! [`receive`] (the link) → [`intake`] (verify, journal) → [`permission`] (up to which marker) → [`apply`] (the
-//! updater, which [`history`] holds back; [`damage`] is for a journal that cannot be read). [`points`] says which markers are moments of the image, [`state`] is what they
-//! share, [`group`] wires them. [`takeover`] and [`returned`] are what becomes of it when roles change.
+//! updater, which [`history`] holds back; [`damage`] is for a journal that cannot be read). [`points`] says which markers are
+//! moments of the image, [`state`] is what they share, [`group`] wires them. [`takeover`] and [`returned`] are what becomes of it
+//! when roles change.
 
 pub mod apply;
 pub mod as_of;

@@ -1,7 +1,19 @@
 //! Which engine runs for which group on this appliance, and the volumes they stand on.
 //!
-//! Reading order: `appliance` (what there is), `door` (what hosts hold), `volumes`, `offers` and `groups` (what operators change),
-//! `peers` (who may come in), `strangers` (who was refused), `accept` (peers that come in; `adopt`: as the primary of a copy; `suspended`: what they say that send nothing), `failover`, `rejoin` (`dirty`: what an old primary has alone, as it tells it), `give_up`, `unrecorded` (what a group is and the catalogue did not take), `images`, `image_commands`, `image_moments` and `image_ends` (T0 copies, clones), `local_pairs` (sources and targets), `drill` and `drill_check` (rehearsals), `exports` (the NBD names), `control` (the API's side of all that).
+//! Reading order:
+//!
+//! | modules | what they are for |
+//! |---|---|
+//! | `appliance`, `door`, `exports`, `status`, `control` | what there is, what hosts hold, the NBD names, what is shown, the API's side of all that |
+//! | `volumes`, `offers`, `groups`, `give_up` | what operators change, and what they part with |
+//! | `peers`, `strangers`, `accept`, `adopt`, `suspended` | who may come in, who was refused, peers that come in: as the primary of a copy, or to say that they send nothing |
+//! | `renew`, `unrecorded` | a copy whose journal is damaged; what a group is and the catalogue did not take |
+//! | `failover`, `switchover`, `rejoin`, `dirty`, `go_back` | changes of roles; what an old primary has alone, as it tells it; going back to what it was |
+//! | `take_back`, `takers` | of two primaries the older one chosen; who has taken over |
+//! | `lost`, `lost_regions` | what an old primary had alone, kept |
+//! | `images`, `image_commands`, `image_moments`, `image_ends` | T0 copies and clones |
+//! | `drill`, `drill_check`, `drill_left` | rehearsals, and what must not be left of them |
+//! | `local_pairs`, `backups`, `verify` | sources and targets on one appliance; backups and restores; comparisons |
 
 mod accept;
 mod adopt;

@@ -8,8 +8,8 @@
 //! In a folded segment records may begin later, behind a hole: those behind the fold stay where they were.
 //!
 //! The group, the segment's number and the record's offset are mixed into the envelope's checksum, so that what a recycled
-//! file held before never looks valid, nor does what a host writes into its volumes. Each envelope says up to where the journal was durable when it was written: that tells
-//! a torn tail from damage.
+//! file held before never looks valid, nor does what a host writes into its volumes. Each envelope says up to where the journal
+//! was durable when it was written: that tells a torn tail from damage.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

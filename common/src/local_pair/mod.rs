@@ -8,9 +8,8 @@
 //! ```
 //!
 //! Reading order: [`bits`] (what differs), [`states`] (what follows what), [`pair`] (the owner: marks, commits), `change` (what
-//! changes its state), [`copier`] (a
-//! piece at a time), [`split`] (several pairs at one moment), [`target`] (what hosts read and write), [`redirect`] (the
-//! same as a file, for backups).
+//! changes its state), [`copier`] (a piece at a time), [`split`] (several pairs at one moment), [`target`] (what hosts read and
+//! write), [`redirect`] (the same as a file, for backups).
 //!
 //! Keeps: no mark is lost by a crash; a target is the image at its marker or is not served; the source's hosts never wait.
 

@@ -1,9 +1,10 @@
 //! The owner of one pair: its record and bits, in memory and in the catalogue. Marks come in from the updater, pieces are taken
 //! out by the copier, states change by operators.
 //!
-//! Locks, in this order: `writing` (whoever writes the target shares it; alone, whoever takes its image away), `copying` (one piece, or one change of state, at a time), `kept` (one commit at a time, so that an older
-//! state of the bits never follows a younger one into the catalogue), `now` (memory, and what must not change while a commit is under way), `told`
-//! (for moments only: what others are told). An era is left, and an updater's window waited for, with none but `copying`: the updater may be about
+//! Locks, in this order: `writing` (whoever writes the target shares it; alone, whoever takes its image away), `copying` (one piece,
+//! or one change of state, at a time), `kept` (one commit at a time, so that an older state of the bits never follows a younger one
+//! into the catalogue), `now` (memory, and what must not change while a commit is under way), `told` (for moments only: what others
+//! are told). An era is left, and an updater's window waited for, with none but `copying`: the updater may be about
 //! to say that the era ended.
 
 use std::collections::BTreeSet;

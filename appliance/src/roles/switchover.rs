@@ -244,13 +244,13 @@ fn ready_pair(primary: &Primary, name: &str, to: &str) -> Result<Arc<Pair>, Erro
     let pair = primary.pair(to).ok_or_else(|| refused(format!("group '{name}' is not paired with '{to}'")))?;
     if let Some(other) = primary.pairs().iter().find(|pair| pair.peer() != to) {
         return Err(refused(format!(
-            "group '{name}' is also paired with '{}', which '{to}' would know nothing of: delete that pair first",
-            other.peer()
+            "group '{name}' is also paired with '{other}', which '{to}' would know nothing of: `tidemark pair delete {name} --to {other}` first",
+            other = other.peer()
         )));
     }
     let status = pair.status();
     if !status.connected || !matches!(status.state, PairState::Paired | PairState::CatchingUp) {
-        let why = status.reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+        let why = status.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
         let advice = match status.state {
             PairState::FailedOver | PairState::Fenced => {
                 format!("'{to}' is the copy again after `tidemark rejoin {name}` there, and a copy of what differs")

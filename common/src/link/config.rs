@@ -34,8 +34,8 @@ pub struct LinkConfig {
     pub idle_timeout: Duration,
     /// A handshake, and the opening of streams after it, is given up after so long.
     pub setup_timeout: Duration,
-    /// Bytes a peer may have under way on one stream: with the data streams together, twice rate times round trip, because what was
-    /// sent after a loss waits for it.
+    /// Bytes a peer may have under way on one stream: with the data streams together, more than twice rate times round trip,
+    /// because what was sent after a loss waits for it.
     pub stream_window_bytes: u32,
     /// Bytes of data kept until the peer has acknowledged them, per connection.
     pub send_window_bytes: u64,

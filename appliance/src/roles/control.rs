@@ -23,7 +23,9 @@ const LOOK: Duration = Duration::from_millis(10);
 impl Appliance {
     fn pair_of(&self, group: &str, peer: &str) -> Result<std::sync::Arc<tidemark_primary::ship::Pair>, ErrorBody> {
         let pair = self.primary(group)?.pair(peer);
-        pair.ok_or_else(|| not_found(format!("group '{group}' is not paired with '{peer}'")))
+        pair.ok_or_else(|| {
+            not_found(format!("group '{group}' is not paired with '{peer}': `tidemark status` lists its pairs"))
+        })
     }
 
     /// How far each pair concerned is: the marker reached, newest known marker.

@@ -27,7 +27,9 @@ impl Appliance {
                 if primary.delete_pair(peer).map_err(failed)? {
                     self.forget_comparison(&(found.keeper.id(), peer.into()), "its pair was deleted").await
                 } else {
-                    Err(refused(format!("group '{group}' is not paired with '{peer}'")))
+                    Err(refused(format!(
+                        "group '{group}' is not paired with '{peer}': `tidemark status` lists its pairs"
+                    )))
                 }
             }
             Engine::Secondary(secondary) => {

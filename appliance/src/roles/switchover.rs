@@ -241,7 +241,9 @@ impl Answered {
 
 /// The pair to switch to: it has everything but the last moment.
 fn ready_pair(primary: &Primary, name: &str, to: &str) -> Result<Arc<Pair>, ErrorBody> {
-    let pair = primary.pair(to).ok_or_else(|| refused(format!("group '{name}' is not paired with '{to}'")))?;
+    let pair = primary.pair(to).ok_or_else(|| {
+        refused(format!("group '{name}' is not paired with '{to}': `tidemark status` lists its pairs"))
+    })?;
     if let Some(other) = primary.pairs().iter().find(|pair| pair.peer() != to) {
         return Err(refused(format!(
             "group '{name}' is also paired with '{other}', which '{to}' would know nothing of: `tidemark pair delete {name} --to {other}` first",

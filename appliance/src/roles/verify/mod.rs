@@ -78,7 +78,9 @@ impl Appliance {
     pub(crate) async fn verify(&self, name: &str, request: &VerifyRequest) -> Result<VerifyReport, ErrorBody> {
         let primary = self.primary(name)?;
         let pair = primary.pair(&request.to);
-        let pair = pair.ok_or_else(|| refused(format!("group '{name}' is not paired with '{}'", request.to)))?;
+        let pair = pair.ok_or_else(|| {
+            refused(format!("group '{name}' is not paired with '{}': `tidemark status` lists its pairs", request.to))
+        })?;
         if request.rate_bytes_per_second == Some(0) {
             return Err(invalid("at a rate of 0 a comparison never ends"));
         }

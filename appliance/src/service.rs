@@ -287,8 +287,8 @@ pub(crate) mod tests {
     use tidemark_common::api::types::{GroupCreate, OnFull, VolumeCreate};
     use tidemark_common::catalog::{ImageKindRecord, ImageRecord, ImageRecords};
     use tidemark_common::history::History;
+    use tidemark_common::storage::filter::{self, Filter};
     use tidemark_common::storage::memory::MemoryDisk;
-    use tidemark_common::storage::{Disk, DiskFile, Open};
 
     use super::*;
     use crate::roles::appliance::Volume;
@@ -304,84 +304,19 @@ pub(crate) mod tests {
         pub(crate) writes: AtomicU64,
     }
 
-    struct FaultyDisk(MemoryDisk, Arc<Faults>);
-
-    struct FaultyFile(Arc<dyn DiskFile>, Arc<Faults>);
-
-    impl Disk for FaultyDisk {
-        fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
-            Ok(Arc::new(FaultyFile(self.0.open(path, how)?, Arc::clone(&self.1))))
-        }
-
-        fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
-            self.0.list(folder)
-        }
-
-        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-            self.0.rename(from, to)
-        }
-
-        fn remove(&self, path: &Path) -> io::Result<()> {
-            self.0.remove(path)
-        }
-
-        fn create_folder(&self, folder: &Path) -> io::Result<()> {
-            self.0.create_folder(folder)
-        }
-
-        fn sync_folder(&self, folder: &Path) -> io::Result<()> {
-            self.0.sync_folder(folder)
-        }
-    }
-
-    impl DiskFile for FaultyFile {
-        fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-            self.0.read_exact_at(buffer, offset)
-        }
-
-        fn read_cached_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
-            self.0.read_cached_at(buffer, offset)
-        }
-
-        fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-            self.1.writes.fetch_add(1, Ordering::AcqRel);
-            let _passes = self.1.hang.lock();
-            if self.1.full.load(Ordering::Acquire) {
-                return Err(io::ErrorKind::StorageFull.into());
-            }
-            self.0.write_all_at(data, offset)
-        }
-
-        fn write_direct_at(&self, data: &[u8], offset: u64) -> io::Result<bool> {
-            self.0.write_direct_at(data, offset)
-        }
-
-        fn sync(&self) -> io::Result<()> {
-            self.0.sync()
-        }
-
-        fn size(&self) -> io::Result<u64> {
-            self.0.size()
-        }
-
-        fn grow(&self, size: u64) -> io::Result<()> {
-            self.0.grow(size)
-        }
-
-        fn zero(&self, offset: u64, length: u64, hole: bool) -> io::Result<()> {
-            self.0.zero(offset, length, hole)
-        }
-
-        fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
-            self.0.next_data(offset)
+    impl Filter for Faults {
+        fn before_write(&self) -> io::Result<()> {
+            self.writes.fetch_add(1, Ordering::AcqRel);
+            drop(self.hang.lock());
+            if self.full.load(Ordering::Acquire) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
         }
     }
 
     /// An appliance with nothing in it, of which nothing runs.
     pub(crate) fn appliance(directory: &Path, faults: &Arc<Faults>) -> Arc<Appliance> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let disk = FaultyDisk(MemoryDisk::new(), Arc::clone(faults));
-        let catalog = Catalog::open_simulated(&disk, "catalog".as_ref(), &*clock).unwrap();
+        let disk = filter::disk(Arc::new(MemoryDisk::new()), faults);
+        let catalog = Catalog::open_simulated(&*disk, "catalog".as_ref(), &*clock).unwrap();
         let identity = Identity::create(directory).unwrap();
         let mut config = Config::new("alone");
         // Rings and journals as small as they may be, and nothing outside of the directory.

@@ -126,88 +126,27 @@ impl GroupKeeper {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::path::Path;
     use std::sync::{Arc, mpsc};
     use std::time::Duration;
 
     use super::*;
     use crate::clock::SystemClock;
+    use crate::storage::filter::{self, Filter};
     use crate::storage::memory::MemoryDisk;
-    use crate::storage::{Disk, DiskFile, Open};
 
     const LIMIT: Duration = Duration::from_secs(20);
 
-    /// A disk, and each of its files, on which a sync takes as long as somebody holds the gate.
-    struct Standing<T> {
-        over: T,
-        gate: Arc<Mutex<()>>,
+    /// A disk on which a sync takes as long as somebody holds the gate.
+    struct Standing {
+        gate: Mutex<()>,
         begun: mpsc::SyncSender<()>,
     }
 
-    impl Disk for Standing<MemoryDisk> {
-        fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
-            let over = self.over.open(path, how)?;
-            Ok(Arc::new(Standing { over, gate: Arc::clone(&self.gate), begun: self.begun.clone() }))
-        }
-
-        fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
-            self.over.list(folder)
-        }
-
-        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-            self.over.rename(from, to)
-        }
-
-        fn remove(&self, path: &Path) -> io::Result<()> {
-            self.over.remove(path)
-        }
-
-        fn create_folder(&self, folder: &Path) -> io::Result<()> {
-            self.over.create_folder(folder)
-        }
-
-        fn sync_folder(&self, folder: &Path) -> io::Result<()> {
-            self.over.sync_folder(folder)
-        }
-    }
-
-    impl DiskFile for Standing<Arc<dyn DiskFile>> {
-        fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-            self.over.read_exact_at(buffer, offset)
-        }
-
-        fn read_cached_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
-            self.over.read_cached_at(buffer, offset)
-        }
-
-        fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-            self.over.write_all_at(data, offset)
-        }
-
-        fn write_direct_at(&self, data: &[u8], offset: u64) -> io::Result<bool> {
-            self.over.write_direct_at(data, offset)
-        }
-
-        fn sync(&self) -> io::Result<()> {
+    impl Filter for Standing {
+        fn before_sync(&self) -> io::Result<()> {
             let _ = self.begun.send(());
             drop(self.gate.lock());
-            self.over.sync()
-        }
-
-        fn size(&self) -> io::Result<u64> {
-            self.over.size()
-        }
-
-        fn grow(&self, size: u64) -> io::Result<()> {
-            self.over.grow(size)
-        }
-
-        fn zero(&self, offset: u64, length: u64, hole: bool) -> io::Result<()> {
-            self.over.zero(offset, length, hole)
-        }
-
-        fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
-            self.over.next_data(offset)
+            Ok(())
         }
     }
 
@@ -229,14 +168,15 @@ mod tests {
     #[test]
     fn a_disk_that_takes_its_time_holds_up_nobody_but_who_changes_the_record() {
         let (begun, begins) = mpsc::sync_channel(1024);
-        let disk = Standing { over: MemoryDisk::new(), gate: Arc::new(Mutex::new(())), begun };
-        let catalog = Catalog::open_simulated(&disk, "records".as_ref(), &SystemClock::new()).unwrap();
+        let standing = Arc::new(Standing { gate: Mutex::new(()), begun });
+        let disk = filter::disk(Arc::new(MemoryDisk::new()), &standing);
+        let catalog = Catalog::open_simulated(&*disk, "records".as_ref(), &SystemClock::new()).unwrap();
         let record = GroupRecord::new("g", [7; 16]);
         catalog.put_group(&record).unwrap();
         let keeper = Arc::new(GroupKeeper::new(catalog, record));
         while begins.try_recv().is_ok() {}
 
-        let held = disk.gate.lock();
+        let held = standing.gate.lock();
         let changes = {
             let keeper = Arc::clone(&keeper);
             std::thread::spawn(move || keeper.update(|record| record.generation = 2))

@@ -314,7 +314,7 @@ mod tests {
     use tidemark_common::catalog::PairRecord;
     use tidemark_common::nbd::Export;
     use tidemark_common::storage::disk::SystemDisk;
-    use tidemark_common::storage::{DiskFile, Open};
+    use tidemark_common::storage::filter::{self, Filter};
 
     use super::*;
     use crate::service::tests::{Faults, add_primary, appliance};
@@ -403,31 +403,15 @@ mod tests {
         }
     }
 
-    impl Disk for Noting {
-        fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
-            SystemDisk.open(path, how)
-        }
-
-        fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
-            SystemDisk.list(folder)
-        }
-
-        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+    impl Filter for Noting {
+        fn before_rename(&self, from: &Path, _to: &Path) -> io::Result<()> {
             self.note("rename", from);
-            SystemDisk.rename(from, to)
+            Ok(())
         }
 
-        fn remove(&self, path: &Path) -> io::Result<()> {
-            SystemDisk.remove(path)
-        }
-
-        fn create_folder(&self, folder: &Path) -> io::Result<()> {
-            SystemDisk.create_folder(folder)
-        }
-
-        fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        fn before_sync_folder(&self, folder: &Path) -> io::Result<()> {
             self.note("sync", folder);
-            SystemDisk.sync_folder(folder)
+            Ok(())
         }
     }
 
@@ -437,15 +421,16 @@ mod tests {
         let (groups, ring) = (directory.path().join("groups"), directory.path().join("07.ring"));
         fs::create_dir_all(groups.join("07")).unwrap();
         fs::write(&ring, "answered").unwrap();
-        let disk = Noting(Mutex::default());
-        let kept = set_folder_aside(&disk, &groups.join("07"), &ring, Generation(2)).unwrap().unwrap();
+        let noting = Arc::new(Noting(Mutex::default()));
+        let disk = filter::disk(Arc::new(SystemDisk), &noting);
+        let kept = set_folder_aside(&*disk, &groups.join("07"), &ring, Generation(2)).unwrap().unwrap();
         assert_eq!(fs::read(kept.join("ring")).unwrap(), b"answered");
-        assert_eq!(std::mem::take(&mut *disk.0.lock()), ["sync 07", "rename 07", "sync groups"]);
+        assert_eq!(std::mem::take(&mut *noting.0.lock()), ["sync 07", "rename 07", "sync groups"]);
         // Killed behind the rename: whoever goes on forgets the group next.
-        assert_eq!(set_folder_aside(&disk, &groups.join("07"), &ring, Generation(2)).unwrap(), None);
-        assert_eq!(*disk.0.lock(), ["sync groups"]);
+        assert_eq!(set_folder_aside(&*disk, &groups.join("07"), &ring, Generation(2)).unwrap(), None);
+        assert_eq!(*noting.0.lock(), ["sync groups"]);
         let never = directory.path().join("none").join("07");
-        assert_eq!(set_folder_aside(&disk, &never, &ring, Generation(2)).unwrap(), None);
+        assert_eq!(set_folder_aside(&*disk, &never, &ring, Generation(2)).unwrap(), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 pub mod aligned;
 pub mod disk;
+pub mod filter;
 pub mod memory;
 pub mod pool;
 

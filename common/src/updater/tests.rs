@@ -11,7 +11,8 @@ use crate::ids::{GroupId, VolumeIndex};
 use crate::journal::{self, JournalOptions, Writer};
 use crate::record::{FrameBuilder, FrameKind, Place};
 use crate::storage::disk::SystemDisk;
-use crate::storage::{Disk, DiskFile, Open};
+use crate::storage::filter::{self, Filter};
+use crate::storage::{Disk, Open};
 
 const GROUP: GroupId = GroupId([7; 16]);
 const SECTORS: u64 = 4096;
@@ -123,49 +124,16 @@ proptest! {
 
 /// Has it be time to stop as soon as anything is zeroed.
 struct Stopping {
-    file: Arc<dyn DiskFile>,
     stop: Arc<AtomicBool>,
     zeroed: AtomicU64,
 }
 
-impl DiskFile for Stopping {
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_exact_at(buffer, offset)
-    }
-
-    fn read_cached_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
-        self.file.read_cached_at(buffer, offset)
-    }
-
-    fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_all_at(data, offset)
-    }
-
-    fn write_direct_at(&self, data: &[u8], offset: u64) -> io::Result<bool> {
-        self.file.write_direct_at(data, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync()
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        self.file.size()
-    }
-
-    fn grow(&self, size: u64) -> io::Result<()> {
-        self.file.grow(size)
-    }
-
-    fn zero(&self, offset: u64, length: u64, hole: bool) -> io::Result<()> {
+impl Filter for Stopping {
+    fn before_zero(&self, length: u64) -> io::Result<()> {
         if self.zeroed.fetch_add(length, Ordering::AcqRel) == 0 {
             self.stop.store(true, Ordering::Release);
         }
-        self.file.zero(offset, length, hole)
-    }
-
-    fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
-        self.file.next_data(offset)
+        Ok(())
     }
 }
 
@@ -182,15 +150,15 @@ fn a_large_range_is_not_zeroed_to_its_end_when_it_is_time_to_stop() {
     let file = SystemDisk.open(&folder.path().join("v"), Open::New).unwrap();
     file.grow(LARGE).unwrap();
     let (stop, zeroed) = (Arc::new(AtomicBool::new(false)), AtomicU64::new(0));
-    let file = Arc::new(Stopping { file, stop: Arc::clone(&stop), zeroed });
+    let stopping = Arc::new(Stopping { stop: Arc::clone(&stop), zeroed });
     let volumes = Arc::new(Volumes::default());
-    volumes.insert(VolumeFile::new(VolumeIndex(1), "v".into(), Arc::clone(&file) as Arc<dyn DiskFile>, LARGE));
+    volumes.insert(VolumeFile::new(VolumeIndex(1), "v".into(), filter::file(file, &stopping), LARGE));
     let updater = Updater::new(Arc::clone(writer.journal()), volumes, AppliedPosition::default());
     let mut updater = updater.until(Arc::clone(&stop));
     assert!(updater.apply_window(end).unwrap().is_none() && updater.is_waiting());
-    assert_eq!(file.zeroed.load(Ordering::Acquire), STEP_BYTES);
+    assert_eq!(stopping.zeroed.load(Ordering::Acquire), STEP_BYTES);
     assert_eq!(updater.applied(), AppliedPosition::default(), "all of it is tried again");
     stop.store(false, Ordering::Release);
     assert_eq!(updater.apply_window(end).unwrap().unwrap().zero_bytes, LARGE);
-    assert_eq!((file.zeroed.load(Ordering::Acquire), updater.applied().seq), (STEP_BYTES + LARGE, Seq(1)));
+    assert_eq!((stopping.zeroed.load(Ordering::Acquire), updater.applied().seq), (STEP_BYTES + LARGE, Seq(1)));
 }

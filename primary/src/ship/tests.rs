@@ -1,7 +1,6 @@
 //! The end of a conversation, and who waits for it; what is given up of the journal: a pair that reaches nobody.
 
 use std::io;
-use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
@@ -13,7 +12,7 @@ use tidemark_common::catalog::GroupRecord;
 use tidemark_common::clock::SystemClock;
 use tidemark_common::journal::{JournalError, JournalOptions};
 use tidemark_common::limits::REGION_BYTES;
-use tidemark_common::storage::{Disk, DiskFile, Open};
+use tidemark_common::storage::filter::{self, Filter};
 use tokio::runtime::Builder;
 
 use super::*;
@@ -126,78 +125,14 @@ struct Reads {
     while_it_may_be_folded: AtomicUsize,
 }
 
-/// A disk, and each of its files, that counts what is read.
-struct Counting<T> {
-    over: T,
-    reads: Arc<Reads>,
-}
-
-impl Disk for Counting<Arc<dyn Disk>> {
-    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(Counting { over: self.over.open(path, how)?, reads: Arc::clone(&self.reads) }))
-    }
-
-    fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
-        self.over.list(folder)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.over.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.over.remove(path)
-    }
-
-    fn create_folder(&self, folder: &Path) -> io::Result<()> {
-        self.over.create_folder(folder)
-    }
-
-    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
-        self.over.sync_folder(folder)
-    }
-}
-
-impl DiskFile for Counting<Arc<dyn DiskFile>> {
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        if let Some(pair) = self.reads.pair.get().and_then(Weak::upgrade) {
-            self.reads.all.fetch_add(1, Ordering::AcqRel);
+impl Filter for Reads {
+    fn before_read(&self, _bytes: usize) -> io::Result<()> {
+        if let Some(pair) = self.pair.get().and_then(Weak::upgrade) {
+            self.all.fetch_add(1, Ordering::AcqRel);
             let is_free = pair.reading.try_lock().is_some();
-            self.reads.while_it_may_be_folded.fetch_add(usize::from(is_free), Ordering::AcqRel);
+            self.while_it_may_be_folded.fetch_add(usize::from(is_free), Ordering::AcqRel);
         }
-        self.over.read_exact_at(buffer, offset)
-    }
-
-    fn read_cached_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
-        self.over.read_cached_at(buffer, offset)
-    }
-
-    fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.over.write_all_at(data, offset)
-    }
-
-    fn write_direct_at(&self, data: &[u8], offset: u64) -> io::Result<bool> {
-        self.over.write_direct_at(data, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.over.sync()
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        self.over.size()
-    }
-
-    fn grow(&self, size: u64) -> io::Result<()> {
-        self.over.grow(size)
-    }
-
-    fn zero(&self, offset: u64, length: u64, hole: bool) -> io::Result<()> {
-        self.over.zero(offset, length, hole)
-    }
-
-    fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
-        self.over.next_data(offset)
+        Ok(())
     }
 }
 
@@ -217,7 +152,7 @@ async fn what_is_given_up_of_the_journal_is_not_folded_meanwhile() {
     let journal = JournalOptions { segment_bytes: 512 << 10, capacity_bytes: 16 << 20 };
     let (mut parts, options) = parts_in(directory.path(), group, journal);
     let reads = Arc::new(Reads::default());
-    parts.disk = Arc::new(Counting { over: Arc::clone(&parts.disk), reads: Arc::clone(&reads) });
+    parts.disk = filter::disk(Arc::clone(&parts.disk), &reads);
     let (primary, mut stages) = Primary::open(parts, options).unwrap();
     let pair = primary.pair("west").unwrap();
     write(&primary, &mut stages, 0).await;

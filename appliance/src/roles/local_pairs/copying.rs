@@ -121,8 +121,9 @@ mod tests {
     use tidemark_common::ids::{GroupId, VolumeIndex};
     use tidemark_common::local_pair::bits::Bits;
     use tidemark_common::local_pair::{LocalPair, LocalPairParts};
-    use tidemark_common::storage::DiskFile;
+    use tidemark_common::storage::filter::{self, Filter};
     use tidemark_common::storage::memory::MemoryDisk;
+    use tidemark_common::storage::{Disk, DiskFile, Open};
     use tidemark_common::t0::{Eras, ErasParts, SideSpace};
     use tidemark_common::volumes::VolumeFile;
 
@@ -133,47 +134,20 @@ mod tests {
     const SIZE: u64 = 1 << 20;
 
     /// Notes how far whoever reads it stands behind others for the processor.
-    #[derive(Default)]
     struct Noted(AtomicI32);
 
-    impl DiskFile for Noted {
-        fn read_exact_at(&self, buffer: &mut [u8], _offset: u64) -> io::Result<()> {
-            buffer.fill(7);
+    impl Filter for Noted {
+        fn before_read(&self, _bytes: usize) -> io::Result<()> {
             self.0.store(rustix::process::nice(0)?, Ordering::Release);
             Ok(())
         }
+    }
 
-        fn read_cached_at(&self, _buffer: &mut [u8], _offset: u64) -> io::Result<bool> {
-            Ok(false)
-        }
-
-        fn write_all_at(&self, _data: &[u8], _offset: u64) -> io::Result<()> {
-            Ok(())
-        }
-
-        fn write_direct_at(&self, _data: &[u8], _offset: u64) -> io::Result<bool> {
-            Ok(true)
-        }
-
-        fn sync(&self) -> io::Result<()> {
-            Ok(())
-        }
-
-        fn size(&self) -> io::Result<u64> {
-            Ok(SIZE)
-        }
-
-        fn grow(&self, _size: u64) -> io::Result<()> {
-            Ok(())
-        }
-
-        fn zero(&self, _offset: u64, _length: u64, _hole: bool) -> io::Result<()> {
-            Ok(())
-        }
-
-        fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
-            Ok((offset < SIZE).then_some((offset, SIZE)))
-        }
+    /// A file that is full of data.
+    fn filled() -> Arc<dyn DiskFile> {
+        let file = MemoryDisk::new().open("f".as_ref(), Open::New).unwrap();
+        file.write_all_at(&vec![7; usize::try_from(SIZE).unwrap()], 0).unwrap();
+        file
     }
 
     fn eras(folder: &str) -> Arc<Eras> {
@@ -240,18 +214,18 @@ mod tests {
     async fn a_copier_does_not_stand_back_for_the_processor() {
         let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
         let appliance = appliance(directory.path(), &faults);
-        let source = Arc::new(Noted(AtomicI32::new(i32::MAX)));
+        let noted = Arc::new(Noted(AtomicI32::new(i32::MAX)));
         let parts = LocalPairParts {
             catalog: appliance.catalog.clone(),
             clock: Arc::clone(&appliance.clock),
-            source: Arc::clone(&source) as Arc<dyn DiskFile>,
-            target: Arc::new(VolumeFile::new(VolumeIndex(0), "t".into(), Arc::new(Noted::default()), SIZE)),
+            source: filter::file(filled(), &noted),
+            target: Arc::new(VolumeFile::new(VolumeIndex(0), "t".into(), filled(), SIZE)),
             eras: eras("/eras"),
             saves: eras("/saves"),
             patience: Duration::ZERO,
         };
         let held = Held::new(LocalPair::create(parts, record()).unwrap());
         assert_eq!(appliance.step_local_pair(&held).await, Copied::Bytes(SIZE));
-        assert_eq!(source.0.load(Ordering::Acquire), rustix::process::nice(0).unwrap());
+        assert_eq!(noted.0.load(Ordering::Acquire), rustix::process::nice(0).unwrap());
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock::{Clock, SystemClock};
-use crate::storage::{Disk, DiskFile, Open};
+use crate::storage::filter::{self, Filter};
 
 #[test]
 fn what_was_synced_is_read_back_across_segments() {
@@ -205,48 +205,26 @@ fn a_poisoned_journal_is_waited_for_like_any_other() {
 }
 
 /// A disk whose folders can be listed for a while.
+#[derive(Default)]
 struct Unlisted {
-    disk: MemoryDisk,
-    refuses: Arc<AtomicBool>,
+    refuses: AtomicBool,
 }
 
-impl Disk for Unlisted {
-    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
-        self.disk.open(path, how)
-    }
-
-    fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
-        if self.refuses.load(Ordering::Acquire) {
-            return Err(io::Error::other("it cannot be listed"));
-        }
-        self.disk.list(folder)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove(path)
-    }
-
-    fn create_folder(&self, folder: &Path) -> io::Result<()> {
-        self.disk.create_folder(folder)
-    }
-
-    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
-        self.disk.sync_folder(folder)
+impl Filter for Unlisted {
+    fn before_list(&self, _folder: &Path) -> io::Result<()> {
+        let refuses = self.refuses.load(Ordering::Acquire);
+        if refuses { Err(io::Error::other("it cannot be listed")) } else { Ok(()) }
     }
 }
 
 /// Once, for a moment, and the journal took nothing more until a restart.
 #[test]
 fn segments_follow_each_other_though_the_folder_cannot_be_listed() {
-    let (memory, refuses) = (MemoryDisk::new(), Arc::new(AtomicBool::new(false)));
-    let disk = Unlisted { disk: memory.clone(), refuses: Arc::clone(&refuses) };
-    let opened = super::super::open(Arc::new(disk), &folder(), GROUP, options(), None, &mut |_, _, _| {});
+    let (memory, unlisted) = (MemoryDisk::new(), Arc::new(Unlisted::default()));
+    let disk = filter::disk(Arc::new(memory.clone()), &unlisted);
+    let opened = super::super::open(disk, &folder(), GROUP, options(), None, &mut |_, _, _| {});
     let mut writer = opened.unwrap().writer;
-    refuses.store(true, Ordering::Release);
+    unlisted.refuses.store(true, Ordering::Release);
     let frames = fill(&mut writer, 10);
     writer.journal().trim(Position { segment: 2, offset: 4096 }).unwrap();
     let frames = [&frames[4..], &fill(&mut writer, 10)].concat();

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
+use crate::storage::filter::{self, Filter};
 use crate::t0::side_file::{BATCH_BYTES_MAX, PIECE_BYTES_MAX};
 
 const LARGE: VolumeIndex = VolumeIndex(2);
@@ -11,49 +12,16 @@ const BYTES: u64 = 32 << 20;
 
 /// Counts what is read, and how much of it was at most not yet on its way to a side file.
 struct Counted {
-    file: Arc<dyn DiskFile>,
     space: Arc<SideSpace>,
     read: AtomicU64,
     held_max: AtomicU64,
 }
 
-impl DiskFile for Counted {
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let read = self.read.fetch_add(buffer.len() as u64, Ordering::AcqRel) + buffer.len() as u64;
+impl Filter for Counted {
+    fn before_read(&self, bytes: usize) -> io::Result<()> {
+        let read = self.read.fetch_add(bytes as u64, Ordering::AcqRel) + bytes as u64;
         self.held_max.fetch_max(read.saturating_sub(self.space.used()), Ordering::AcqRel);
-        self.file.read_exact_at(buffer, offset)
-    }
-
-    fn read_cached_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
-        self.file.read_cached_at(buffer, offset)
-    }
-
-    fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_all_at(data, offset)
-    }
-
-    fn write_direct_at(&self, data: &[u8], offset: u64) -> io::Result<bool> {
-        self.file.write_direct_at(data, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync()
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        self.file.size()
-    }
-
-    fn grow(&self, size: u64) -> io::Result<()> {
-        self.file.grow(size)
-    }
-
-    fn zero(&self, offset: u64, length: u64, hole: bool) -> io::Result<()> {
-        self.file.zero(offset, length, hole)
-    }
-
-    fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
-        self.file.next_data(offset)
+        Ok(())
     }
 }
 
@@ -65,9 +33,8 @@ fn large(space: u64) -> (Rig, u64, Arc<Counted>) {
         file.write_all_at(&[7; 1 << 20], at).unwrap();
     }
     let (read, held_max) = (AtomicU64::new(0), AtomicU64::new(0));
-    let counted = Arc::new(Counted { file, space: Arc::clone(&rig.space), read, held_max });
-    let file: Arc<dyn DiskFile> = Arc::clone(&counted) as Arc<dyn DiskFile>;
-    rig.volumes.insert(VolumeFile::new(LARGE, "large".into(), file, BYTES));
+    let counted = Arc::new(Counted { space: Arc::clone(&rig.space), read, held_max });
+    rig.volumes.insert(VolumeFile::new(LARGE, "large".into(), filter::file(file, &counted), BYTES));
     let barrier = rig.eras.hold(at(1));
     let era = rig.eras.begin(&barrier, &BTreeSet::from([LARGE])).unwrap().era;
     drop(barrier);

@@ -6,39 +6,19 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::*;
+use crate::storage::filter::{self, Filter};
 
 /// Removes nothing for as long as somebody has `hang`.
 struct Slow {
-    disk: MemoryDisk,
     hang: Mutex<()>,
     asked: AtomicBool,
 }
 
-impl Disk for Slow {
-    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
-        self.disk.open(path, how)
-    }
-
-    fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
-        self.disk.list(folder)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
+impl Filter for Slow {
+    fn before_remove(&self, _path: &Path) -> io::Result<()> {
         self.asked.store(true, Ordering::Release);
-        let _passes = self.hang.lock();
-        self.disk.remove(path)
-    }
-
-    fn create_folder(&self, folder: &Path) -> io::Result<()> {
-        self.disk.create_folder(folder)
-    }
-
-    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
-        self.disk.sync_folder(folder)
+        drop(self.hang.lock());
+        Ok(())
     }
 }
 
@@ -59,8 +39,9 @@ fn who_leaves_an_image_does_not_wait_without_end_for_a_window() {
 
 #[test]
 fn no_updater_waits_while_files_of_an_image_that_is_gone_are_removed() {
-    let slow = Arc::new(Slow { disk: MemoryDisk::new(), hang: Mutex::new(()), asked: AtomicBool::new(false) });
-    let disk = Arc::clone(&slow) as Arc<dyn Disk>;
+    let slow = Arc::new(Slow { hang: Mutex::new(()), asked: AtomicBool::new(false) });
+    let memory = MemoryDisk::new();
+    let disk = filter::disk(Arc::new(memory.clone()), &slow);
     let space = Arc::new(SideSpace::new(1 << 20));
     let parts = ErasParts { disk, folder: FOLDER.into(), group: GROUP, space, index_ranges_max: 4, outlive: true };
     let (eras, _) = Eras::open(parts, &[]).unwrap();
@@ -82,5 +63,5 @@ fn no_updater_waits_while_files_of_an_image_that_is_gone_are_removed() {
     assert_eq!(answer, Ok(()), "the image is gone, whatever its files are");
     leaving.join().unwrap();
     applying.join().unwrap();
-    assert_eq!(slow.list(Path::new(FOLDER)).unwrap(), Vec::<String>::new());
+    assert_eq!(memory.list(Path::new(FOLDER)).unwrap(), Vec::<String>::new());
 }

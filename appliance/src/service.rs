@@ -285,7 +285,7 @@ pub(crate) mod tests {
 
     use parking_lot::Mutex;
     use tidemark_common::api::types::{GroupCreate, OnFull, VolumeCreate};
-    use tidemark_common::catalog::{ImageKindRecord, ImageRecord, ImageRecords};
+    use tidemark_common::catalog::{GroupRecord, ImageKindRecord, ImageRecord, ImageRecords, PairRecord, RoleRecord};
     use tidemark_common::history::History;
     use tidemark_common::storage::filter::{self, Filter};
     use tidemark_common::storage::memory::MemoryDisk;
@@ -346,6 +346,12 @@ pub(crate) mod tests {
         };
         appliance.create_group(request).await.unwrap();
         added
+    }
+
+    /// The record of a copy without volumes, whose primary is 'east'.
+    pub(crate) fn copy_record(name: &str, id: [u8; 16]) -> GroupRecord {
+        let pairs = vec![PairRecord::new("east", 0)];
+        GroupRecord { role: RoleRecord::Secondary, pairs, ..GroupRecord::new(name, id) }
     }
 
     /// Gives it an image, which has no volumes and cannot be read.

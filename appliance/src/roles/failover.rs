@@ -316,20 +316,18 @@ fn check_sizes(secondary: &Secondary, name: &str, at: &Permitted) -> Result<(), 
 mod tests {
     use std::sync::atomic::Ordering;
 
-    use tidemark_common::catalog::{GroupRecord, PairRecord, RoleRecord};
     use tidemark_common::journal::Position;
     use tidemark_common::record::MarkerRecord;
 
     use super::*;
-    use crate::service::tests::{Faults, appliance};
+    use crate::service::tests::{Faults, appliance, copy_record};
 
     /// Of what is not cut nothing is lost, and the copy goes on.
     #[tokio::test(flavor = "multi_thread")]
     async fn what_was_kept_by_a_failover_that_cut_nothing_goes() {
         let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
         let appliance = appliance(directory.path(), &faults);
-        let pairs = vec![PairRecord::new("east", 0)];
-        let record = GroupRecord { role: RoleRecord::Secondary, pairs, ..GroupRecord::new("g", [7; 16]) };
+        let record = copy_record("g", [7; 16]);
         appliance.catalog.put_group(&record).unwrap();
         appliance.start_groups().await.unwrap();
         let group = appliance.group("g").unwrap();

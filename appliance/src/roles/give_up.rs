@@ -311,23 +311,18 @@ mod tests {
 
     use parking_lot::Mutex;
     use tidemark_common::api::types::DrillSchedule;
-    use tidemark_common::catalog::PairRecord;
     use tidemark_common::nbd::Export;
     use tidemark_common::storage::disk::SystemDisk;
     use tidemark_common::storage::filter::{self, Filter};
 
     use super::*;
-    use crate::service::tests::{Faults, add_primary, appliance};
+    use crate::service::tests::{Faults, add_primary, appliance, copy_record};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_copy_that_cannot_be_forgotten_follows_until_it_can() {
         let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
         let appliance = appliance(directory.path(), &faults);
-        let record = GroupRecord {
-            role: RoleRecord::Secondary,
-            pairs: vec![PairRecord::new("east", 0)],
-            ..GroupRecord::new("g", [7; 16])
-        };
+        let record = copy_record("g", [7; 16]);
         appliance.catalog.put_group(&record).unwrap();
         appliance.start_groups().await.unwrap();
         faults.full.store(true, Ordering::Release);

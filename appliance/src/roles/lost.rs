@@ -489,23 +489,19 @@ fn parse(name: &str) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use tidemark_common::catalog::{Batch, GroupRecord, PairRecord, RoleRecord};
+    use tidemark_common::catalog::Batch;
     use tidemark_common::markers::kept;
     use tidemark_common::record::MarkerRecord;
 
     use super::*;
-    use crate::service::tests::{Faults, appliance};
+    use crate::service::tests::{Faults, appliance, copy_record};
 
     /// As a kill leaves it right before the cut of a failover to an older marker: what is kept is the journal that the copy goes on with.
     #[tokio::test(flavor = "multi_thread")]
     async fn what_is_the_journal_still_is_neither_listed_nor_opened_as_lost() {
         let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
         let appliance = appliance(directory.path(), &faults);
-        let record = GroupRecord {
-            role: RoleRecord::Secondary,
-            pairs: vec![PairRecord::new("east", 0)],
-            ..GroupRecord::new("g", [7; 16])
-        };
+        let record = copy_record("g", [7; 16]);
         appliance.catalog.put_group(&record).unwrap();
         appliance.start_groups().await.unwrap();
         let (journal, lost) = (appliance.journal_folder(GroupId([7; 16])), appliance.lost_folder(GroupId([7; 16])));
@@ -528,11 +524,7 @@ mod tests {
     async fn what_a_failover_had_kept_that_did_not_cut_goes_with_the_next_start() {
         let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
         let appliance = appliance(directory.path(), &faults);
-        let record = GroupRecord {
-            role: RoleRecord::Secondary,
-            pairs: vec![PairRecord::new("east", 0)],
-            ..GroupRecord::new("g", [7; 16])
-        };
+        let record = copy_record("g", [7; 16]);
         let id = GroupId(record.id);
         let newest = MarkerRecord { number: 7, boundary_seq: 0, time_ns: 0, freeze_ns: 0, tag: None };
         let mut batch = Batch::new();

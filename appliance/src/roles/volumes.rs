@@ -468,10 +468,10 @@ pub(crate) fn refuse_connected(name: &str, volume: &Volume, why: Option<&str>) -
 
 #[cfg(test)]
 mod tests {
-    use tidemark_common::catalog::{GroupRecord, GroupVolume, PairRecord, RoleRecord};
+    use tidemark_common::catalog::{GroupRecord, GroupVolume};
 
     use super::*;
-    use crate::service::tests::{Faults, add_volume, appliance};
+    use crate::service::tests::{Faults, add_volume, appliance, copy_record};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_volume_whose_backing_is_gone_for_good_is_deleted_unless_a_group_has_it() {
@@ -484,9 +484,7 @@ mod tests {
         }
         let volumes = vec![GroupVolume { index: 1, name: "member".into() }];
         let primary = GroupRecord { volumes, ..GroupRecord::new("g", [7; 16]) };
-        let pairs = vec![PairRecord::new("east", 0)];
-        let copy = GroupRecord { role: RoleRecord::Secondary, pairs, ..GroupRecord::new("h", [8; 16]) };
-        [primary, copy].iter().for_each(|group| appliance.catalog.put_group(group).unwrap());
+        [primary, copy_record("h", [8; 16])].iter().for_each(|group| appliance.catalog.put_group(group).unwrap());
         appliance.open_volumes().unwrap();
         appliance.start_groups().await.unwrap();
         for (name, group) in [("member", "group 'g'"), ("copy", "group 'h'")] {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_common::clock::Clock;
+use tidemark_common::rate::lasts;
 
 use crate::stop::Stop;
 
@@ -87,11 +88,10 @@ impl Pace {
     }
 
     /// A piece that was late does not let the next ones come sooner than the rate says, but for a tenth of a second.
-    #[expect(clippy::cast_precision_loss, reason = "a piece is small")]
     fn took(&mut self, bytes: u64, now: Duration) {
         let Some(rate) = self.rate else { return };
-        let lasts = Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
-        self.next = self.next.max(now.saturating_sub(Duration::from_millis(100))).saturating_add(lasts);
+        let since = self.next.max(now.saturating_sub(Duration::from_millis(100)));
+        self.next = since.saturating_add(lasts(bytes, rate));
     }
 }
 

@@ -1,4 +1,4 @@
-//! How fast something goes on: both sides of a pair show the copy under way with it. Pure.
+//! How fast something goes on: both sides of a pair show the copy under way with it; how long what is held to a rate takes. Pure.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,6 +7,13 @@ use crate::api::types::CopyProgress;
 
 /// What is older does not count.
 const WINDOW: Duration = Duration::from_secs(10);
+
+/// How long so many bytes take at a rate, in bytes per second.
+#[must_use]
+pub fn lasts(bytes: u64, rate: u64) -> Duration {
+    let ns = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
+    Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
+}
 
 /// The speed of a copy over its last seconds.
 #[derive(Debug, Default)]
@@ -38,6 +45,12 @@ impl Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rate_is_bytes_per_second() {
+        assert_eq!(lasts(1 << 20, 4 << 20), Duration::from_millis(250));
+        assert_eq!(lasts(u64::MAX, 0), Duration::from_nanos(u64::MAX));
+    }
 
     #[test]
     fn the_last_seconds_count_and_a_copy_that_begins_anew_is_another() {

@@ -3,9 +3,10 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+use crate::rate::lasts;
+
 /// Bytes written at once while a rate is kept: small enough that other traffic is not starved by bursts.
 pub(super) const PIECE_BYTES: usize = 64 << 10;
-const NANOS_PER_SECOND: u128 = 1_000_000_000;
 
 /// Gives out `rate` bytes per second, and up to a hundredth of a second's worth at once after a pause.
 #[derive(Debug)]
@@ -25,9 +26,7 @@ impl TokenBucket {
     pub(super) fn take(&mut self, now: Duration, bytes: usize) -> Duration {
         let credit_from = now.saturating_sub(Duration::from_millis(10));
         let start = self.paid_until.max(credit_from);
-        let nanos = bytes as u128 * NANOS_PER_SECOND / u128::from(self.rate.get());
-        let cost = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        self.paid_until = start.saturating_add(cost);
+        self.paid_until = start.saturating_add(lasts(bytes as u64, self.rate.get()));
         start.max(now)
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tidemark_common::catalog::LocalPairStateRecord as State;
 use tidemark_common::local_pair::Copied;
+use tidemark_common::rate::lasts;
 use tidemark_common::stage;
 
 use super::Held;
@@ -106,12 +107,6 @@ fn tell_hurry(held: &Held, hurries: bool) {
     }
 }
 
-/// How long so many bytes last at a rate.
-pub(super) fn lasts(bytes: u64, rate: u64) -> Duration {
-    let ns = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
-    Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use std::io;
@@ -201,12 +196,6 @@ mod tests {
         let reason = appliance.local_pair_status(&held).reason;
         assert!(reason.is_some_and(|reason| reason.contains("it is not mounted")));
         assert_eq!(held.pair.state(), State::Copy);
-    }
-
-    #[test]
-    fn a_rate_is_bytes_per_second() {
-        assert_eq!(lasts(1 << 20, 4 << 20), Duration::from_millis(250));
-        assert_eq!(lasts(u64::MAX, 0), Duration::from_nanos(u64::MAX));
     }
 
     /// Hosts at the target wait for what it has in hand.

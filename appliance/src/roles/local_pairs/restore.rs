@@ -13,12 +13,13 @@ use tidemark_common::extent::Extent;
 use tidemark_common::ids::GroupId;
 use tidemark_common::local_pair::LocalPair;
 use tidemark_common::nbd::{Export, ZeroMode};
+use tidemark_common::rate::lasts;
 use tidemark_primary::group::Primary;
 
 use super::Held;
 use super::checks::told;
 use super::commands::close;
-use super::copying::{RETRY, lasts};
+use super::copying::RETRY;
 use crate::roles::appliance::{Appliance, refused};
 use crate::roles::volumes::refuse_connected;
 

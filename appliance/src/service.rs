@@ -27,7 +27,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::descriptors;
-use crate::roles::appliance::{Appliance, KnownPeers};
+use crate::roles::appliance::{Appliance, KnownPeers, groups_folder};
 use crate::roles::backups::Backups;
 use crate::roles::drill::Drills;
 use crate::roles::exports::{Served, Watched};
@@ -166,7 +166,7 @@ fn open_catalog(directory: &Path, clock: &dyn Clock) -> anyhow::Result<Catalog> 
 
 /// What is missing is never taken for what was not made yet.
 fn lost_catalog(directory: &Path) -> Option<(PathBuf, PathBuf)> {
-    let (catalog, groups) = (directory.join("catalog"), directory.join("groups"));
+    let (catalog, groups) = (directory.join("catalog"), groups_folder(directory));
     let has_groups = std::fs::read_dir(&groups).is_ok_and(|mut entries| entries.next().is_some());
     (!catalog.exists() && has_groups).then_some((catalog, groups))
 }

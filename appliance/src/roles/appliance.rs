@@ -274,8 +274,13 @@ impl Appliance {
         JournalOptions { segment_bytes: groups.segment_bytes, capacity_bytes: groups.journal_bytes }
     }
 
+    /// All that a group has in files of its own, but its ring.
+    pub(crate) fn group_folder(&self, group: GroupId) -> PathBuf {
+        groups_folder(&self.directory).join(group.to_string())
+    }
+
     pub(crate) fn journal_folder(&self, group: GroupId) -> PathBuf {
-        self.directory.join("groups").join(group.to_string()).join("journal")
+        self.group_folder(group).join("journal")
     }
 
     /// Where the write buffer of a group lies, if it has one.
@@ -292,6 +297,11 @@ impl Appliance {
     pub(crate) fn ring_folder(&self) -> PathBuf {
         ring_folder(&self.config.groups.ring_directory, self.identity.id())
     }
+}
+
+/// Of an appliance's directory: where each group has its folder.
+pub(crate) fn groups_folder(directory: &Path) -> PathBuf {
+    directory.join("groups")
 }
 
 /// Rings of several appliances may lie in one tmpfs.

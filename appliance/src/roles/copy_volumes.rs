@@ -218,7 +218,7 @@ impl Appliance {
 
     pub(super) fn make_copy_volume(&self, group: &str, spec: &VolumeSpec) -> Result<Arc<Volume>, ErrorBody> {
         check_name(&spec.name).map_err(|error| invalid(error.to_string()))?;
-        let backing = self.volume_folder().join(format!("{}.img", spec.name));
+        let backing = self.own_backing(&spec.name);
         let record = VolumeRecord {
             name: spec.name.clone(),
             size: spec.size,

@@ -203,11 +203,6 @@ impl Appliance {
         }
     }
 
-    pub(crate) fn group_folder(&self, id: GroupId) -> PathBuf {
-        let journal = self.journal_folder(id);
-        journal.parent().unwrap_or(&journal).to_owned()
-    }
-
     /// A kill while a group was given up may leave its journal. Nothing in it is part of a copy that is made now: its markers would permit
     /// what the volumes of that do not hold.
     pub(crate) fn remove_left_over(&self, id: GroupId) -> Result<(), String> {

@@ -117,7 +117,7 @@ fn user(record: &ImageRecord) -> EraUser {
 }
 
 impl Appliance {
-    fn images_folder(&self) -> PathBuf {
+    pub(super) fn images_folder(&self) -> PathBuf {
         self.directory.join("images")
     }
 

@@ -21,7 +21,7 @@ use tidemark_common::volumes::{VolumeFile, Volumes};
 use tidemark_secondary::group::Secondary;
 use tidemark_secondary::returned::is_rest_of;
 
-use super::appliance::{Appliance, Group, failed, invalid, not_found, refused};
+use super::appliance::{Appliance, Group, failed, groups_folder, invalid, not_found, refused};
 use super::lost_regions::runs;
 
 /// A range that was written; nothing more is asked of it.
@@ -222,7 +222,7 @@ impl Appliance {
     }
 
     fn forgotten(&self, name: &str) -> Vec<Owner> {
-        let Ok(groups) = std::fs::read_dir(self.directory.join("groups")) else { return Vec::new() };
+        let Ok(groups) = std::fs::read_dir(groups_folder(&self.directory)) else { return Vec::new() };
         let owners = groups.flatten().filter_map(|group| {
             let note = std::fs::read(group.path().join(NOTE)).ok()?;
             let owner = serde_json::from_slice::<Owner>(&note).ok()?;

@@ -36,8 +36,13 @@ impl Volume {
 
 impl Appliance {
     /// Where the files of volumes are that this appliance makes.
-    pub(crate) fn volume_folder(&self) -> PathBuf {
+    fn volume_folder(&self) -> PathBuf {
         self.directory.join("volumes")
+    }
+
+    /// The file of one of them.
+    pub(super) fn own_backing(&self, name: &str) -> PathBuf {
+        self.volume_folder().join(format!("{name}.img"))
     }
 
     /// Opens the volumes of the catalogue. One that cannot be opened is left out and said so: its group does not start.
@@ -131,7 +136,7 @@ impl Appliance {
         check_size(request.size)?;
         let (backing, owned) = match &request.backing {
             Some(path) => (PathBuf::from(path), false),
-            None => (self.volume_folder().join(format!("{}.img", request.name)), true),
+            None => (self.own_backing(&request.name), true),
         };
         if !backing.is_absolute() {
             return Err(invalid(format!("the backing '{}' must be an absolute path", backing.display())));

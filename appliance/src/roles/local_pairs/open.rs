@@ -75,7 +75,7 @@ impl Appliance {
     }
 
     pub(super) fn saves_folder(&self, id: GroupId) -> PathBuf {
-        self.directory.join("images").join("targets").join(id.to_string())
+        self.images_folder().join("targets").join(id.to_string())
     }
 
     /// The target's own eras: none outlives the service, because only backups use them.

@@ -24,7 +24,7 @@ impl Site {
             disk.create_folder(KEPT.as_ref())?;
             empty(&*disk, KEPT)?;
             for name in disk.list(JOURNAL.as_ref())? {
-                let number = name.strip_suffix(".segment").and_then(|number| u64::from_str_radix(number, 16).ok());
+                let number = journal::segment_number(&name);
                 if number.is_none_or(|number| number < first) {
                     continue;
                 }

@@ -368,7 +368,7 @@ impl Appliance {
             .and_then(|()| self.begin_tail(&folder))
             .map_err(|error| text(&folder, error))?;
         for name in self.disk.list(&from).map_err(|error| text(&from, error))? {
-            let number = name.strip_suffix(".segment").and_then(|number| u64::from_str_radix(number, 16).ok());
+            let number = journal::segment_number(&name);
             if number.is_some_and(|number| number >= first) {
                 let copy = folder.join(&name);
                 let (source, links) = (from.join(&name), only_cut && number != Some(first));

@@ -13,6 +13,12 @@ pub(super) const SEGMENT: &str = ".segment";
 pub(super) const SPARE: &str = ".spare";
 pub(super) const FOLD: &str = ".fold";
 
+/// The number of the segment that a file of this name is; `None`: it is none.
+#[must_use]
+pub fn segment_number(name: &str) -> Option<u64> {
+    number_of(name, SEGMENT)
+}
+
 impl Journal {
     pub(super) fn numbers(&self, ending: &str) -> Result<Vec<u64>, JournalError> {
         let names = self.disk.list(&self.folder);

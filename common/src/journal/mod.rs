@@ -19,6 +19,7 @@ mod writer;
 
 pub use error::JournalError;
 pub use fold::{FoldRange, Folded};
+pub use line::segment_number;
 pub use reader::{ReadFrame, Reader};
 pub use recovery::{Recovered, TornTail, Visit, cut_behind, open};
 pub use segment::Segment;

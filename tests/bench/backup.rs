@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
+use tidemark_common::api::local_pair::types::LocalPairState;
 use tidemark_tests::appliance::{Appliance, Options};
 use tidemark_tests::wait::wait_until;
 
@@ -110,10 +110,7 @@ fn target(folder: &Path, bytes: u64, seconds: u64) -> (f64, f64) {
     side.ok(&["volume", "create", "t", "--size", &bytes.to_string()]);
     side.ok(&["local-pair", "create", "v", "--target", "t", "--rate", "1TiB"]);
     side.ok(&["local-pair", "split", "t"]);
-    wait_until("the split to be complete", LIMIT, || {
-        let shown: LocalPairStatus = side.json(&["local-pair", "show", "t"]);
-        if shown.differential_bytes == 0 { Ok(()) } else { Err(format!("{shown:?}")) }
-    });
+    side.wait_local_pair("t", "the split to be complete", LIMIT, |shown| shown.differential_bytes == 0);
     let alone = load::run(&side.uri("t"), &DEEP, seconds, bytes, Some(CALM));
     let to = folder.join("b.tar").display().to_string();
     side.ok(&["set", "create", "all", "t"]);
@@ -130,7 +127,7 @@ fn target(folder: &Path, bytes: u64, seconds: u64) -> (f64, f64) {
 /// The 99th percentile while a split copies, and before.
 fn split(folder: &Path, bytes: u64, seconds: u64) -> (f64, f64) {
     let side = filled(folder, bytes);
-    let shown = || side.json::<LocalPairStatus>(&["local-pair", "show", "t"]);
+    let shown = || side.local_pair("t");
     side.ok(&["volume", "create", "t", "--size", &bytes.to_string()]);
     let before = load::run(&side.uri("v"), &DEEP, seconds, bytes, Some(CALM));
     // The pair is split in its first copy, so that all of it is still to be copied.

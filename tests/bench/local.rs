@@ -51,10 +51,7 @@ fn row(report: &mut Report, what: &str, bytes: u64, took: Duration, note: &str) 
 }
 
 fn wait_shown(side: &Appliance, what: &str, wanted: impl Fn(&LocalPairStatus) -> bool) {
-    wait_until(what, LIMIT, || {
-        let shown: LocalPairStatus = side.json(&["local-pair", "show", "t"]);
-        if wanted(&shown) { Ok(()) } else { Err(format!("{shown:?}")) }
-    });
+    side.wait_local_pair("t", what, LIMIT, wanted);
 }
 
 fn wait_pair(side: &Appliance) {

@@ -8,6 +8,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
+use tidemark_common::api::backup::types::BackupInfo;
+use tidemark_common::api::local_pair::types::LocalPairStatus;
 use tidemark_common::api::types::{GroupStatus, PairStatus, Role, Status};
 
 use crate::cluster::{free_tcp, free_udp};
@@ -482,6 +484,40 @@ impl Appliance {
         wait_until(&format!("{}: {what}", self.name), within, || {
             let pairs = self.try_group(group).map(|group| group.pairs).unwrap_or_default();
             let pair = pairs.into_iter().find(|pair| pair.peer == peer).ok_or_else(|| "no pair".to_owned())?;
+            if wanted(&pair) { Ok(pair) } else { Err(format!("{pair:?}")) }
+        })
+    }
+
+    /// A backup.
+    #[must_use]
+    pub fn backup(&self, name: &str) -> BackupInfo {
+        self.json(&["backup", "show", name])
+    }
+
+    /// Waits until a backup is as wanted.
+    pub fn wait_backup(&self, name: &str, within: Duration, wanted: impl Fn(&BackupInfo) -> bool) -> BackupInfo {
+        wait_until(&format!("{}: backup {name}", self.name), within, || {
+            let backup = self.backup(name);
+            if wanted(&backup) { Ok(backup) } else { Err(format!("{backup:?}")) }
+        })
+    }
+
+    /// The local pair of a target.
+    #[must_use]
+    pub fn local_pair(&self, target: &str) -> LocalPairStatus {
+        self.json(&["local-pair", "show", target])
+    }
+
+    /// Waits until the local pair of a target is as wanted.
+    pub fn wait_local_pair(
+        &self,
+        target: &str,
+        what: &str,
+        within: Duration,
+        wanted: impl Fn(&LocalPairStatus) -> bool,
+    ) -> LocalPairStatus {
+        wait_until(&format!("{}: {what}", self.name), within, || {
+            let pair = self.local_pair(target);
             if wanted(&pair) { Ok(pair) } else { Err(format!("{pair:?}")) }
         })
     }

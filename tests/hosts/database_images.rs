@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
-use tidemark_common::api::backup::types::{BackupInfo, BackupState};
+use tidemark_common::api::backup::types::BackupState;
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::cluster::Cluster;
 use tidemark_tests::database::{Volumes, assert_sums_agree, number};
 use tidemark_tests::postgres::{self, Postgres};
-use tidemark_tests::wait::wait_until;
 
 use crate::database::heartbeats;
 
@@ -46,10 +45,7 @@ fn assert_sound(database: &Postgres, committed: u32) -> i64 {
 
 /// The backup is whole.
 fn wait_done(side: &Appliance, name: &str) {
-    let done = wait_until(&format!("backup {name}"), LIMIT, || {
-        let backup: BackupInfo = side.json(&["backup", "show", name]);
-        if backup.state.is_over() { Ok(backup) } else { Err(format!("{backup:?}")) }
-    });
+    let done = side.wait_backup(name, LIMIT, |backup| backup.state.is_over());
     assert_eq!((done.state, &done.reason), (BackupState::Done, &None));
     side.ok(&["backup", "verify", name]);
 }

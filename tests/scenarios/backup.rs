@@ -36,15 +36,8 @@ fn all_volumes(pair: &Pair, side: &Appliance) {
     side.ok(&words);
 }
 
-fn show(side: &Appliance, name: &str) -> BackupInfo {
-    side.json(&["backup", "show", name])
-}
-
 fn wait_state(side: &Appliance, name: &str, wanted: impl Fn(&BackupInfo) -> bool) -> BackupInfo {
-    wait_until(&format!("backup {name}"), BACKUP_LIMIT, || {
-        let backup = show(side, name);
-        if wanted(&backup) { Ok(backup) } else { Err(format!("{backup:?}")) }
-    })
+    side.wait_backup(name, BACKUP_LIMIT, wanted)
 }
 
 /// What tar takes out of an archive: the volumes of set `all`.
@@ -156,11 +149,11 @@ fn kill_9_in_the_middle_of_a_backup_leaves_nothing_half_valid_and_the_volumes_al
     drop(load.join_broken());
     pair.east.start();
     for name in ["b", "raw"] {
-        let backup = show(&pair.east, name);
+        let backup = pair.east.backup(name);
         let reason = backup.reason.expect("a reason");
         assert!(backup.state == BackupState::Failed && reason.contains("interrupted"), "{reason}");
     }
-    assert_eq!(show(&pair.east, "later").state, BackupState::Scheduled);
+    assert_eq!(pair.east.backup("later").state, BackupState::Scheduled);
     assert_eq!(std::fs::read_dir(&folder).expect("list").count(), 0, "{:?}", parts(&folder));
     let image = pair.image(&pair.east);
     let verdict = assert_legal("the volumes", &pair.history.writes(), &image, Bounds::EVERYTHING_ACKED);
@@ -172,7 +165,7 @@ fn kill_9_in_the_middle_of_a_backup_leaves_nothing_half_valid_and_the_volumes_al
     assert_eq!(Image::from_bytes(&taken_out(&pair, Path::new(&to))), source);
     pair.east.ok(&["backup", "create", "raw", "--set", "all", "--to", &raw, "--rate", "512KiB"]);
     pair.east.restart();
-    let backup = show(&pair.east, "raw");
+    let backup = pair.east.backup("raw");
     assert!(backup.reason.expect("a reason").contains("stopped"));
     assert_eq!(parts(&folder), Vec::<PathBuf>::new());
     pair.assert_copy_equals();
@@ -194,7 +187,7 @@ fn a_pipe_that_stalls_or_breaks_off_is_told_and_holds_up_nobody() {
     let shown = pair.east.ok(&["backup", "show", "early"]);
     assert!(shown.contains("taken nothing") && !shown.contains("at \n"), "{shown}");
     pair.east.ok(&["backup", "cancel", "early"]);
-    assert_eq!(show(&pair.east, "early").state, BackupState::Cancelled);
+    assert_eq!(pair.east.backup("early").state, BackupState::Cancelled);
     // Somebody reads a little and then no more.
     create("stalls");
     let mut reader = std::fs::File::open(&pipe).expect("open the pipe");
@@ -532,7 +525,7 @@ fn a_backup_that_cannot_hurry_ends_loudly_before_hosts_are_slowed() {
     for round in 0..6 {
         write_noise(&side, "v", 0, 192 << 20, 10 + round);
         // Three times what the side store has room for, and the journal is not half full yet.
-        assert!(round > 0 || show(&side, "b").state == BackupState::Copying, "{:?}", show(&side, "b"));
+        assert!(round > 0 || side.backup("b").state == BackupState::Copying, "{:?}", side.backup("b"));
     }
     let newest = side.open("v").read_all().expect("read the volume");
     let backup = wait_state(&side, "b", |backup| backup.state.is_over());
@@ -556,7 +549,7 @@ fn a_backup_into_a_folder_is_said_to_be_where_it_is() {
     let (to, own) = (text(&folder), text(&folder.join("c2")));
     let made = side.cli(&["backup", "create", "c2", "--set", "s", "--to", &to, "--wait"]);
     assert!(made.code == 0 && made.stderr.contains(&own), "{made:?}");
-    let shown = show(&side, "c2");
+    let shown = side.backup("c2");
     assert_eq!((shown.to.as_str(), shown.place()), (to.as_str(), own.as_str()));
     assert!(side.ok(&["backup", "list"]).contains(&own) && side.ok(&["backup", "show", "c2"]).contains(&own));
     side.ok(&["backup", "verify", "c2"]);

@@ -22,15 +22,8 @@ fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn show(side: &Appliance, name: &str) -> BackupInfo {
-    side.json(&["backup", "show", name])
-}
-
 fn wait_state(side: &Appliance, name: &str, wanted: impl Fn(&BackupInfo) -> bool) -> BackupInfo {
-    wait_until(&format!("backup {name}"), LIMIT, || {
-        let backup = show(side, name);
-        if wanted(&backup) { Ok(backup) } else { Err(format!("{backup:?}")) }
-    })
+    side.wait_backup(name, LIMIT, wanted)
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -272,7 +265,7 @@ fn targets_that_do_not_answer_hold_up_nobody() {
     for name in later.iter().map(String::as_str).chain(["broken"]) {
         wait_state(&side, name, |backup| backup.state.is_over());
     }
-    let broken = show(&side, "broken");
+    let broken = side.backup("broken");
     assert_eq!(broken.state, BackupState::Failed, "{broken:?}");
     assert!(broken.reason.expect("a reason").contains("interrupted"));
     side.ok(&["backup", "verify", "good"]);
@@ -292,10 +285,10 @@ fn a_backup_that_waits_behind_others_is_cancelled_at_once() {
         wait_state(&side, &name, |backup| backup.state == BackupState::Copying);
     }
     side.ok(&["backup", "create", "last", "--set", "all", "--to", &text(&folder.join("last.tar"))]);
-    assert_eq!(show(&side, "last").state, BackupState::Waiting);
+    assert_eq!(side.backup("last").state, BackupState::Waiting);
     let backup: BackupInfo = side.json(&["backup", "cancel", "last"]);
     assert_eq!(backup.state, BackupState::Cancelled);
-    assert_eq!(show(&side, "b0").state, BackupState::Copying, "the others wait on");
+    assert_eq!(side.backup("b0").state, BackupState::Copying, "the others wait on");
 }
 
 /// A kill between the last byte and the record that it is done, and a stranger who has made a file of its name by then.
@@ -318,7 +311,7 @@ fn a_backup_is_done_after_a_kill_only_when_what_has_its_name_is_it() {
     side.kill9();
     std::fs::copy(&other, &file).expect("a stranger's file");
     side.start();
-    let backup = show(&side, "b");
+    let backup = side.backup("b");
     assert_eq!(backup.state, BackupState::Failed, "{backup:?}");
     assert!(backup.reason.expect("a reason").contains("interrupted"));
     assert_eq!(names(&folder), ["b.tar", "raw", "whole.tar"], "the stranger keeps his file");
@@ -330,7 +323,7 @@ fn a_backup_is_done_after_a_kill_only_when_what_has_its_name_is_it() {
     std::fs::copy(&other, &interim).expect("its last bytes");
     std::fs::hard_link(&interim, &file).expect("its name");
     side.start();
-    let backup = show(&side, "b");
+    let backup = side.backup("b");
     assert_eq!((backup.state, backup.reason), (BackupState::Done, None));
     assert_eq!(names(&folder), ["b.tar", "raw", "whole.tar"], "its interim name is gone");
     side.ok(&["backup", "verify", "b"]);
@@ -339,7 +332,7 @@ fn a_backup_is_done_after_a_kill_only_when_what_has_its_name_is_it() {
     std::fs::hard_link(&file, &interim).expect("its interim name");
     side.start();
     wait_until("the interim name to go", LIMIT, || if interim.exists() { Err("it is there".into()) } else { Ok(()) });
-    assert_eq!(show(&side, "b").state, BackupState::Done);
+    assert_eq!(side.backup("b").state, BackupState::Done);
     side.ok(&["backup", "verify", "b"]);
     side.ok(&["backup", "delete", "b"]);
     // A folder somebody else made, with another backup in it.
@@ -349,7 +342,7 @@ fn a_backup_is_done_after_a_kill_only_when_what_has_its_name_is_it() {
     let copied = Command::new("cp").arg("-r").arg(folder.join("raw")).arg(folder.join("b")).status().expect("run cp");
     assert!(copied.success());
     side.start();
-    assert_eq!(show(&side, "b").state, BackupState::Failed);
+    assert_eq!(side.backup("b").state, BackupState::Failed);
     assert!(folder.join("b/all/v").exists(), "it stays");
 }
 

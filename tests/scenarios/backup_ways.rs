@@ -20,15 +20,8 @@ fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn show(side: &Appliance, name: &str) -> BackupInfo {
-    side.json(&["backup", "show", name])
-}
-
 fn wait_over(side: &Appliance, name: &str) -> BackupInfo {
-    wait_until(&format!("backup {name}"), LIMIT, || {
-        let backup = show(side, name);
-        if backup.state.is_over() { Ok(backup) } else { Err(format!("{backup:?}")) }
-    })
+    side.wait_backup(name, LIMIT, |backup| backup.state.is_over())
 }
 
 /// A volume of noise in a group, and a set of it.
@@ -76,7 +69,7 @@ fn a_backup_that_waits_for_quiet_hosts_does_and_the_rate_is_kept() {
         assert_eq!((steady.state, &steady.reason), (BackupState::Done, &None));
         let took = steady.ended.expect("its end").duration_since(steady.began.expect("its begin")).as_secs_f64();
         assert!(took > 3.0, "8 MiB at 2 MiB/s, the first of them at once: {took} s");
-        let idle = show(&side, "idle");
+        let idle = side.backup("idle");
         assert_eq!(idle.state, BackupState::Copying, "{idle:?}");
         assert!(idle.progress.done_bytes < idle.progress.total_bytes / 2, "{idle:?}");
         drop(ending);

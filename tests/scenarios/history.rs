@@ -193,10 +193,8 @@ fn a_target_of_a_later_split_is_made_equal_after_a_failover_to_an_older_marker()
     pair.west.ok(&["local-pair", "create", "v", "--target", "t", "--rate", "1GiB"]);
     pair.west.ok(&["local-pair", "split", "t"]);
     let wait_shown = |pair: &Pair, wanted: LocalPairState| {
-        wait_until("nothing to differ", LIMIT, || {
-            let shown: LocalPairStatus = pair.west.json(&["local-pair", "show", "t"]);
-            check(shown.state == wanted && shown.differential_bytes == 0, || format!("{shown:?}"))
-        });
+        let equal = |shown: &LocalPairStatus| shown.state == wanted && shown.differential_bytes == 0;
+        pair.west.wait_local_pair("t", "nothing to differ", LIMIT, equal);
     };
     wait_shown(&pair, LocalPairState::Split);
     let all = |pair: &Pair, volume: &str| pair.west.open(volume).read_all().expect("read");

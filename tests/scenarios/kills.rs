@@ -89,14 +89,11 @@ fn assert_nothing_kept(side: &Appliance, what: &str) {
 }
 
 fn state(side: &Appliance) -> LocalPairState {
-    side.json::<LocalPairStatus>(&["local-pair", "show", "t"]).state
+    side.local_pair("t").state
 }
 
 fn wait_for(side: &Appliance, what: &str, wanted: impl Fn(&LocalPairStatus) -> bool) {
-    wait_until(what, LIMIT, || {
-        let shown: LocalPairStatus = side.json(&["local-pair", "show", "t"]);
-        if wanted(&shown) { Ok(()) } else { Err(format!("{shown:?}")) }
-    });
+    side.wait_local_pair("t", what, LIMIT, wanted);
     wait_alone(side);
 }
 

@@ -7,7 +7,6 @@ use tidemark_common::api::backup::types::{BackupInfo, BackupState};
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::cluster::Cluster;
 use tidemark_tests::disk::{Disk, Mounted};
-use tidemark_tests::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const FILES: usize = 100;
@@ -37,10 +36,7 @@ fn backup(side: &Appliance, folder: &Path, name: &str) -> BackupInfo {
 
 /// What is in the backup are the files as `write_files` has left them.
 fn assert_backed_up(side: &Appliance, folder: &Path, name: &str) {
-    let ended = wait_until("the backup", LIMIT, || {
-        let backup: BackupInfo = side.json(&["backup", "show", name]);
-        if backup.state.is_over() { Ok(backup) } else { Err(format!("{backup:?}")) }
-    });
+    let ended = side.wait_backup(name, LIMIT, |backup| backup.state.is_over());
     assert_eq!((ended.state, ended.reason), (BackupState::Done, None), "{name}");
     let out = folder.join(name).display().to_string();
     side.ok(&["backup", "restore", name, "--into", &out]);

@@ -48,20 +48,13 @@ fn wait_alone(side: &Appliance, name: &str) {
     });
 }
 
-fn show(side: &Appliance, target: &str) -> LocalPairStatus {
-    side.json(&["local-pair", "show", target])
-}
-
 fn wait_shown(
     side: &Appliance,
     target: &str,
     what: &str,
     wanted: impl Fn(&LocalPairStatus) -> bool,
 ) -> LocalPairStatus {
-    wait_until(&format!("{target} to be {what}"), LIMIT, || {
-        let shown = show(side, target);
-        if wanted(&shown) { Ok(shown) } else { Err(format!("{shown:?}")) }
-    })
+    side.wait_local_pair(target, &format!("{target} to be {what}"), LIMIT, wanted)
 }
 
 fn wait_state(side: &Appliance, state: LocalPairState) {
@@ -126,7 +119,7 @@ fn a_split_is_the_image_of_its_moment_at_once_and_a_resync_copies_only_what_diff
     assert_legal("split at once", &pair.history.writes(), &Image::from_bytes(&first), bounds);
     load.wait_acked(300);
     assert_same("while most is still to be copied", &targets(east), &first);
-    assert!(show(east, "ta").saved_bytes > 0, "hosts overwrote what was not copied");
+    assert!(east.local_pair("ta").saved_bytes > 0, "hosts overwrote what was not copied");
     // A host's write to a target brings the rest of its region.
     let mut host = east.open("tb");
     host.write(70_144, &[7; 1024]).expect("write to a target");
@@ -198,7 +191,7 @@ fn kill_9_in_any_state_harms_no_source_and_no_image_and_forgets_no_difference() 
     load.stop();
     let image = targets(&pair.east);
     assert_legal("the early split", &pair.history.writes(), &Image::from_bytes(&image), bounds);
-    assert!(TARGETS.iter().all(|target| show(&pair.east, target).differential_bytes > 1 << 20));
+    assert!(TARGETS.iter().all(|target| pair.east.local_pair(target).differential_bytes > 1 << 20));
     kill(&mut pair, 11);
     assert_same("after kill -9 with most still to be copied", &targets(&pair.east), &image);
     for (source, target) in pair.volumes().iter().zip(TARGETS) {
@@ -209,12 +202,12 @@ fn kill_9_in_any_state_harms_no_source_and_no_image_and_forgets_no_difference() 
     // In the middle of the first copy.
     wait_shown(&pair.east, "ta", "half copied", |shown| shown.differential_bytes < 5 << 20);
     kill(&mut pair, 0);
-    assert_eq!(show(&pair.east, "ta").state, LocalPairState::Copy);
+    assert_eq!(pair.east.local_pair("ta").state, LocalPairState::Copy);
     assert_closed(&pair.east, "ta", "local-pair split");
     wait_state(&pair.east, LocalPairState::Pair);
     // While they follow.
     kill(&mut pair, 1);
-    assert_eq!(show(&pair.east, "ta").state, LocalPairState::Pair);
+    assert_eq!(pair.east.local_pair("ta").state, LocalPairState::Pair);
     // Split, with differences.
     let load = pair.load(2);
     load.wait_acked(100);
@@ -240,7 +233,7 @@ fn kill_9_in_any_state_harms_no_source_and_no_image_and_forgets_no_difference() 
     }
     kill(&mut pair, 5);
     for target in TARGETS {
-        assert!(matches!(show(&pair.east, target).state, LocalPairState::Resync | LocalPairState::Pair));
+        assert!(matches!(pair.east.local_pair(target).state, LocalPairState::Resync | LocalPairState::Pair));
         assert_closed(&pair.east, target, "local-pair split");
     }
     wait_state(&pair.east, LocalPairState::Pair);
@@ -305,7 +298,7 @@ fn what_cannot_be_paired_is_refused_with_what_to_do() {
     let why = west.refuses(&["pair", "delete", GROUP, "--to", "east"]);
     assert!(why.contains("local-pair delete w"), "{why}");
     east.ok(&["local-pair", "delete", "t", "--force"]);
-    assert_eq!(show(east, "t").state, LocalPairState::Simplex);
+    assert_eq!(east.local_pair("t").state, LocalPairState::Simplex);
     east.open("t").write(0, &[1; 512]).expect("it is a volume like any other");
     east.ok(&["volume", "delete", "u"]);
 }
@@ -424,7 +417,7 @@ fn a_backup_right_after_the_split_gives_the_same_bytes_in_all_three_ways_while_h
         let made: BackupInfo = east.json(&create);
         assert_eq!(made.moments.len(), 1, "one split is one moment: {made:?}");
     }
-    assert!(show(east, "ta").differential_bytes > 0, "nobody waits for the rest of the copy");
+    assert!(east.local_pair("ta").differential_bytes > 0, "nobody waits for the rest of the copy");
     // Hosts write both sides meanwhile.
     let mut host = east.open("tb");
     for block in 0..32 {
@@ -435,10 +428,7 @@ fn a_backup_right_after_the_split_gives_the_same_bytes_in_all_three_ways_while_h
     let why = east.refuses(&["local-pair", "resync", "ta"]);
     assert!(why.contains("backup") && why.contains("cancel"), "{why}");
     for way in ways {
-        let ended = wait_until(&format!("backup {way}"), LIMIT, || {
-            let backup: BackupInfo = east.json(&["backup", "show", way]);
-            if backup.state.is_over() { Ok(backup) } else { Err(format!("{backup:?}")) }
-        });
+        let ended = east.wait_backup(way, LIMIT, |backup| backup.state.is_over());
         assert_eq!((ended.state, ended.reason), (BackupState::Done, None), "{way}");
         assert_same(way, &backed_up(&folder, way), &expected);
         east.ok(&["backup", "verify", way]);

@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 use rustix::pipe::fcntl_setpipe_size;
 use rustix::process::{Pid, Signal, kill_process};
 use tidemark_common::api::backup::types::{RestoreReport, RestoreState, RestoreStatus};
-use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
+use tidemark_common::api::local_pair::types::LocalPairState;
 use tidemark_common::api::types::{PairState, RejoinReport, VolumeStatus};
 use tidemark_tests::appliance::{Appliance, binary, tidemark};
 use tidemark_tests::cluster::Cluster;
@@ -313,10 +313,7 @@ fn a_target_that_is_half_restored_is_its_sources_again_after_a_resync() {
     side.ok(&["group", "create", "h", "--volume", "s"]);
     put(&side, "s", &source);
     let wait = |side: &Appliance| {
-        wait_until("the pair to be made", LIMIT, || {
-            let pair: LocalPairStatus = side.json(&["local-pair", "show", "a"]);
-            if pair.state == LocalPairState::Pair { Ok(()) } else { Err(format!("{pair:?}")) }
-        });
+        side.wait_local_pair("a", "the pair to be made", LIMIT, |pair| pair.state == LocalPairState::Pair);
     };
     side.ok(&["local-pair", "create", "s", "--target", "a"]);
     wait(&side);

@@ -5,8 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidemark_common::api::backup::types::BackupInfo;
-use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
+use tidemark_common::api::local_pair::types::LocalPairState;
 use tidemark_common::api::types::{ImageState, ImageStatus};
 use tidemark_tests::appliance::{Appliance, tidemark};
 use tidemark_tests::cluster::Cluster;
@@ -82,7 +81,7 @@ fn backups_of_several_groups_are_of_one_moment() {
         place.side.ok(&["backup", "create", &name, "--set", "all", "--to", &to.display().to_string()]);
         let bounds = Bounds::cut(began, place.history.tick());
         place.side.ok(&["backup", "wait", &name]);
-        let backup: BackupInfo = place.side.json(&["backup", "show", &name]);
+        let backup = place.side.backup(&name);
         assert_eq!(backup.moments.len(), 3, "{backup:?}");
         assert_legal(&name, &place.history.writes(), &Image::from_bytes(&taken_out(&to)), bounds);
         assert!(backup.moments.iter().all(|moment| moment.time == backup.moments[0].time), "one freeze: {backup:?}");
@@ -101,10 +100,9 @@ fn a_split_of_sources_in_several_groups_is_one_moment() {
     let load = place.load();
     for round in 0..5 {
         for target in TARGETS {
-            wait_until("the pairs to follow", LIMIT, || {
-                let shown: LocalPairStatus = place.side.json(&["local-pair", "show", target]);
-                check(shown.state == LocalPairState::Pair, || format!("{shown:?}"))
-            });
+            place
+                .side
+                .wait_local_pair(target, "the pairs to follow", LIMIT, |shown| shown.state == LocalPairState::Pair);
         }
         load.wait_acked(60);
         let began = place.history.tick();

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tidemark_common::api::backup::types::{BackupInfo, BackupState};
-use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
+use tidemark_common::api::local_pair::types::LocalPairState;
 use tidemark_tests::appliance::{Appliance, files_under};
 use tidemark_tests::cluster::Cluster;
 use tidemark_tests::image::compare;
@@ -58,11 +58,11 @@ impl Site {
     }
 
     fn backup(&self, name: &str) -> BackupInfo {
-        self.side.json(&["backup", "show", name])
+        self.side.backup(name)
     }
 
     fn lacks(&self) -> u64 {
-        self.side.json::<LocalPairStatus>(&["local-pair", "show", "t"]).differential_bytes
+        self.side.local_pair("t").differential_bytes
     }
 
     /// The only thing that a backup of raw files holds.
@@ -179,12 +179,12 @@ fn kill_9_in_the_middle_of_backups_of_a_target_leaves_nothing_half_valid_and_bot
         assert!(backup.state == BackupState::Failed && reason.contains("interrupted"), "{way}: {backup:?}");
     }
     assert_eq!(names(&site.folder()), Vec::<String>::new(), "nothing of them is left");
-    let shown: LocalPairStatus = site.side.json(&["local-pair", "show", "t"]);
+    let shown = site.side.local_pair("t");
     assert_eq!((shown.state, shown.reason), (LocalPairState::Split, None));
     // Hosts' writes are still on their way into the volume, and what they overwrite is saved for the split.
     wait_until("what was saved for the backups alone to be given back", LIMIT, || {
         let kept = site.side.status().side_store.bytes;
-        let shown: LocalPairStatus = site.side.json(&["local-pair", "show", "t"]);
+        let shown = site.side.local_pair("t");
         if kept == shown.saved_bytes {
             Ok(())
         } else {
@@ -224,17 +224,14 @@ fn a_source_is_not_restored_from_a_target_that_a_backup_reads() {
     });
     let why = site.side.refuses(&["local-pair", "reverse", "t"]);
     assert!(why.contains("backup 'merge' reads volume 't'") && why.contains("backup cancel merge"), "{why}");
-    let shown: LocalPairStatus = site.side.json(&["local-pair", "show", "t"]);
+    let shown = site.side.local_pair("t");
     assert_eq!(shown.state, LocalPairState::Split);
     site.side.ok(&["backup", "cancel", "merge"]);
     wait_until("the reverse", LIMIT, || {
         let outcome = site.side.cli(&["local-pair", "reverse", "t"]);
         if outcome.code == 0 { Ok(()) } else { Err(outcome.stderr) }
     });
-    wait_until("the source to be restored", LIMIT, || {
-        let shown: LocalPairStatus = site.side.json(&["local-pair", "show", "t"]);
-        if shown.state == LocalPairState::Pair { Ok(()) } else { Err(format!("{shown:?}")) }
-    });
+    site.side.wait_local_pair("t", "the source to be restored", LIMIT, |shown| shown.state == LocalPairState::Pair);
 }
 
 /// Ends a thread, also when what it runs beside fails.

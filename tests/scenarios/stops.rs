@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use tidemark_common::api::backup::types::{BackupInfo, BackupState};
-use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
+use tidemark_common::api::backup::types::BackupState;
+use tidemark_common::api::local_pair::types::LocalPairState;
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::cluster::Cluster;
 use tidemark_tests::image::{Image, compare};
@@ -16,10 +16,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
 /// A rate at which nothing is ever done copying within a test.
 const CRAWL: &str = "256KiB";
-
-fn show(side: &Appliance, target: &str) -> LocalPairStatus {
-    side.json(&["local-pair", "show", target])
-}
 
 fn content(side: &Appliance, export: &str) -> Vec<u8> {
     side.open(export).read_all().expect("read an export")
@@ -71,12 +67,12 @@ fn a_stop_while_volumes_wait_for_a_split_ends_no_image() {
     side.stop();
     std::fs::rename(&aside, &backing).expect("bring the backing back");
     side.start();
-    assert_eq!(show(&side, "t").state, LocalPairState::Split);
+    assert_eq!(side.local_pair("t").state, LocalPairState::Split);
     assert_holds(&side, "t", &noise(1, 80 * MIB), "after the stop");
     assert_holds(&side, "i/b", &noise(2, 8 * MIB), "after the stop");
     assert_holds(&side, "c/b", &cloned, "after the stop");
     // It hurries while nothing more can be saved for it: it was over before the stop, whole, or has ended with the service.
-    let backup: BackupInfo = side.json(&["backup", "show", "bk"]);
+    let backup = side.backup("bk");
     if backup.state == BackupState::Done {
         side.ok(&["backup", "verify", "bk"]);
     } else {
@@ -85,7 +81,7 @@ fn a_stop_while_volumes_wait_for_a_split_ends_no_image() {
     }
     // The volumes go on where they were.
     wait_until("all of it to be there", LIMIT, || {
-        let (shown, positions) = (show(&side, "t"), side.group("g").positions);
+        let (shown, positions) = (side.local_pair("t"), side.group("g").positions);
         let over = shown.differential_bytes == 0 && positions.applied_seq == positions.captured_seq;
         if over { Ok(()) } else { Err(format!("{shown:?}, {positions:?}")) }
     });
@@ -122,7 +118,7 @@ fn a_stop_and_a_start_change_no_image_no_clone_and_no_target() {
         }
         let load = pair.load(round.into());
         load.wait_acked(150);
-        assert!(round > 1 || show(&pair.east, "t").differential_bytes > MIB, "most of it is still to be copied");
+        assert!(round > 1 || pair.east.local_pair("t").differential_bytes > MIB, "most of it is still to be copied");
         pair.east.stop();
         drop(load.join_broken());
         pair.east.start();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use tidemark_common::api::backup::types::{BackupInfo, BackupState};
+use tidemark_common::api::backup::types::BackupState;
 use tidemark_common::api::local_pair::types::LocalPairState;
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::cluster::Cluster;
@@ -10,7 +10,7 @@ use tidemark_tests::noise::write_noise;
 use tidemark_tests::pair::GROUP;
 use tidemark_tests::wait::wait_until;
 
-use super::{CRAWL, LIMIT, assert_closed, assert_same, bytes, show, wait_alone, wait_shown};
+use super::{CRAWL, LIMIT, assert_closed, assert_same, bytes, wait_alone, wait_shown};
 
 /// An appliance with the smallest side store, a source of noise, and a target that was split from it and has hardly anything yet.
 fn squeezed(cluster: &Cluster, journal: &str) -> (Appliance, PathBuf, Vec<u8>) {
@@ -46,10 +46,7 @@ fn a_split_whose_side_store_fills_hurries_and_is_whole() {
     wait_shown(&alone, "ta", "at ease again", |shown| shown.reason.is_none());
     assert!(alone.log_text().contains("what the target lacks is copied as fast as it can be"), "it tells");
     assert_same("the target", &bytes(&alone, &["ta"]), std::slice::from_ref(&held));
-    let backup = wait_until("the backup", LIMIT, || {
-        let backup: BackupInfo = alone.json(&["backup", "show", "b"]);
-        if backup.state.is_over() { Ok(backup) } else { Err(format!("{backup:?}")) }
-    });
+    let backup = alone.wait_backup("b", LIMIT, |backup| backup.state.is_over());
     assert_eq!((backup.state, backup.reason), (BackupState::Done, None));
     assert_same("the backup", &[std::fs::read(cluster.join("b/s/ta")).expect("a raw file")], &[held]);
     assert_same("the source", &bytes(&alone, &["a"]), &[newest]);
@@ -77,7 +74,7 @@ fn a_side_store_that_fills_ends_an_image_that_cannot_hurry_and_harms_nobody_else
         let full = store.bytes > (48 << 20) && positions.applied_seq < positions.captured_seq;
         if full { Ok(()) } else { Err(format!("{positions:?}, {store:?}")) }
     });
-    assert_eq!(show(&alone, "ta").state, LocalPairState::Split, "the journal is not half full");
+    assert_eq!(alone.local_pair("ta").state, LocalPairState::Split, "the journal is not half full");
     // Who mends it now has lost nothing.
     alone.kill9();
     std::fs::rename(&aside, &backing).expect("bring the backing back");
@@ -103,7 +100,7 @@ fn a_side_store_that_fills_ends_an_image_that_cannot_hurry_and_harms_nobody_else
     alone.kill9();
     std::fs::rename(&aside, &backing).expect("bring the backing back");
     alone.start();
-    let shown = show(&alone, "ta");
+    let shown = alone.local_pair("ta");
     assert_eq!(shown.state, LocalPairState::Error, "{shown:?}");
     let reason = shown.reason.expect("a reason");
     assert!(reason.contains("side_store_bytes") && reason.contains("local-pair resync ta"), "{reason}");

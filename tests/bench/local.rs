@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
 use tidemark_tests::appliance::{Appliance, Options};
-use tidemark_tests::wait::wait_until;
 
 use crate::load;
 use crate::plan::Plan;
@@ -87,10 +86,7 @@ fn reverse(side: &Appliance, bytes: u64) -> Duration {
     }
     host.flush().expect("flush");
     drop(host);
-    wait_until("the hosts to be gone", LIMIT, || {
-        let connections: u64 = side.status().volumes.iter().map(|volume| volume.connections).sum();
-        if connections == 0 { Ok(()) } else { Err(format!("{connections} connections")) }
-    });
+    side.wait_without_hosts(LIMIT);
     let begin = Instant::now();
     side.ok(&["local-pair", "reverse", "t"]);
     wait_pair(side);

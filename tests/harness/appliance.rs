@@ -488,6 +488,14 @@ impl Appliance {
         })
     }
 
+    /// Waits until this side has noticed that the hosts of its volumes are gone.
+    pub fn wait_without_hosts(&self, within: Duration) {
+        wait_until(&format!("{}: hosts to be gone", self.name), within, || {
+            let connections: u64 = self.status().volumes.iter().map(|volume| volume.connections).sum();
+            check(connections == 0, || format!("{connections} connections"))
+        });
+    }
+
     /// A backup.
     #[must_use]
     pub fn backup(&self, name: &str) -> BackupInfo {

@@ -277,13 +277,7 @@ fn what_was_backed_up_is_restored_through_the_hosts_path_and_replicated() {
     let changed: Vec<Vec<u8>> =
         pair.open(&pair.east).iter_mut().map(|export| export.read_all().expect("read")).collect();
     assert!(changed[1] != before[1]);
-    let gone = |pair: &Pair| {
-        wait_until("hosts to be gone", BACKUP_LIMIT, || {
-            let connected = pair.east.status().volumes.iter().map(|volume| volume.connections).sum::<u64>();
-            if connected == 0 { Ok(()) } else { Err(format!("{connected} connections")) }
-        });
-    };
-    gone(&pair);
+    pair.east.wait_without_hosts(BACKUP_LIMIT);
     let report: RestoreReport = pair.east.json(&["backup", "restore", "b", "--onto-volumes", "--set", "some"]);
     assert_eq!(report.members, 2);
     let restored: Vec<Vec<u8>> =
@@ -294,7 +288,7 @@ fn what_was_backed_up_is_restored_through_the_hosts_path_and_replicated() {
     for (now, expected) in restored.iter().zip(&expected) {
         assert_eq!(compare(now, expected), Ok(()));
     }
-    gone(&pair);
+    pair.east.wait_without_hosts(BACKUP_LIMIT);
     pair.east.ok(&["backup", "restore", "r", "--onto-volumes"]);
     for (mut export, before) in pair.open(&pair.east).into_iter().zip(&before) {
         assert_eq!(compare(&export.read_all().expect("read"), before), Ok(()));
@@ -446,10 +440,7 @@ fn a_volume_that_is_restored_is_closed_to_hosts_until_that_is_over() {
     let to = text(&folder.join("b.tar"));
     pair.east.ok(&["backup", "create", "b", "--set", "all", "--to", &to, "--wait"]);
     pair.east.open("v").write_all(0, &vec![1; 1 << 20]).expect("write");
-    wait_until("the host to be gone", BACKUP_LIMIT, || {
-        let connected = pair.east.status().volumes.iter().map(|volume| volume.connections).sum::<u64>();
-        if connected == 0 { Ok(()) } else { Err(format!("{connected} connections")) }
-    });
+    pair.east.wait_without_hosts(BACKUP_LIMIT);
     let before = pair.east.group(GROUP).positions.captured_seq;
     let refused = std::thread::scope(|scope| {
         let restore = scope.spawn(|| pair.east.ok(&["backup", "restore", "b", "--onto-volumes"]));

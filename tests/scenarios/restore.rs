@@ -33,10 +33,7 @@ fn text(path: &Path) -> String {
 }
 
 fn gone(side: &Appliance) {
-    wait_until("hosts to be gone", LIMIT, || {
-        let connected = side.status().volumes.iter().map(|volume| volume.connections).sum::<u64>();
-        if connected == 0 { Ok(()) } else { Err(format!("{connected} connections")) }
-    });
+    side.wait_without_hosts(LIMIT);
 }
 
 fn put(side: &Appliance, volume: &str, content: &[u8]) {

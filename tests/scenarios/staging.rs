@@ -6,7 +6,6 @@ use tidemark_common::api::types::PairState;
 use tidemark_tests::impairment::Weather;
 use tidemark_tests::noise::write_noise;
 use tidemark_tests::pair::{GROUP, Pair, Setup};
-use tidemark_tests::wait::{check, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const MIB: u64 = 1 << 20;
@@ -84,10 +83,7 @@ fn a_restore_that_the_copy_may_not_follow_says_so_before() {
     let archive = pair.cluster.join("b.tar").display().to_string();
     east.ok(&["backup", "create", "b", "--set", "all", "--to", &archive, "--wait"]);
     pair.relay.cut();
-    wait_until("hosts to be gone", LIMIT, || {
-        let volumes = east.status().volumes;
-        check(volumes.iter().all(|volume| volume.connections == 0), || format!("{volumes:?}"))
-    });
+    east.wait_without_hosts(LIMIT);
     let restored = east.cli(&["backup", "restore", "b", "--onto-volumes"]);
     assert_eq!(restored.code, 0, "{restored:?}");
     for word in ["160 MiB", "'west' may not follow", "48 MiB", "journal_bytes to at least 214 MiB", "--in-place"] {

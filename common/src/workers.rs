@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+use crate::stage;
+
 /// Between two looks: so long are those who wait for a socket or a timer kept at most.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -46,7 +48,7 @@ impl Workers {
 /// What the system said: there is no thread for it.
 pub fn watch(runtimes: &[&Handle]) -> io::Result<()> {
     let watched: Vec<Workers> = runtimes.iter().map(|runtime| Workers::of((*runtime).clone())).collect();
-    std::thread::Builder::new().name("workers".into()).spawn(move || look_on(watched)).map(drop)
+    stage::beside_hosts("workers", move || look_on(watched))
 }
 
 fn look_on(mut watched: Vec<Workers>) {

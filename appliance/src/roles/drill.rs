@@ -22,6 +22,7 @@ use tidemark_common::api::types::{DrillReport, DrillRun, ErrorBody, ErrorKind, I
 use tidemark_common::catalog::{DrillRecord, DrillResultRecord, ImageKindRecord, ScheduleRecord};
 use tidemark_common::clock::unix_ns;
 use tidemark_common::nbd::Export;
+use tidemark_common::stage;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::variables::{URIS, own_variable};
@@ -334,11 +335,11 @@ impl Appliance {
         let timeout = Duration::from_millis(request.timeout_ms);
         let clock = Arc::clone(&self.clock);
         let (tell, told) = tokio::sync::oneshot::channel();
-        let started = std::thread::Builder::new().name(format!("drill {}", record.number)).spawn(move || {
+        let started = stage::beside_hosts(&format!("drill {}", record.number), move || {
             let _ = tell.send(drill_check::run(&command, &environment, &folder, timeout, &*clock, &*stopped));
         });
         let mut checked = match started {
-            Ok(_) => told.await.unwrap_or_else(|_| Checked {
+            Ok(()) => told.await.unwrap_or_else(|_| Checked {
                 failure: Some("the check ended without an answer".into()),
                 ..Checked::default()
             }),
@@ -368,7 +369,7 @@ impl Appliance {
             return;
         }
         let clock = Arc::clone(&self.clock);
-        let started = std::thread::Builder::new().name("drills left".into()).spawn(move || {
+        let started = stage::beside_hosts("drills left", move || {
             for folder in left {
                 if let Err(error) = drill_left::end(&folder, &*clock) {
                     tracing::error!(%error, "a drill that was interrupted has left something behind");

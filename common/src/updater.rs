@@ -22,6 +22,7 @@ use crate::journal::{Journal, JournalError, Position, ReadFrame, Reader};
 use crate::overlay::frames::Source;
 use crate::record::FrameError;
 use crate::storage::aligned::AlignedBuffer;
+use crate::storage::is_no_space;
 use crate::t0::Eras;
 use crate::volumes::{VolumeFile, Volumes};
 
@@ -98,8 +99,7 @@ impl UpdaterError {
     /// Whether space on a volume's file system is all that is missing.
     #[must_use]
     pub fn is_no_space(&self) -> bool {
-        matches!(self, Self::Volume { source, .. }
-            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+        matches!(self, Self::Volume { source, .. } if is_no_space(source))
     }
 }
 

@@ -1,11 +1,13 @@
 //! What can go wrong with the catalogue, where, and what to do.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rocksdb::ErrorKind;
 
 use super::schema::{CATALOG_FORMAT, Table};
 use crate::ids::IdError;
+use crate::storage::is_no_space;
 
 /// Why the catalogue did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +120,12 @@ impl CatalogError {
             ErrorKind::Corruption => Self::FilesDamaged { action, path, reason },
             _ => Self::Failed { action, path, reason },
         }
+    }
+
+    /// What the system said.
+    pub(super) fn io(action: &'static str, path: &Path, error: &io::Error) -> Self {
+        let (path, reason) = (path.to_owned(), error.to_string());
+        if is_no_space(error) { Self::NoSpace { action, path, reason } } else { Self::Failed { action, path, reason } }
     }
 
     pub(super) fn damaged(path: &Path, table: Table, key: &[u8], what: &'static str) -> Self {

@@ -40,7 +40,7 @@ struct State {
 impl Plain {
     /// Opens the file, makes it when it is not there.
     pub(super) fn open(disk: &dyn Disk, path: &Path) -> Result<Self, CatalogError> {
-        let failed = |error: std::io::Error| failed("open", path, &error);
+        let failed = |error: std::io::Error| CatalogError::io("open", path, &error);
         let file = disk.open(path, Open::ExistingOrNew).map_err(failed)?;
         disk.sync_folder(path.parent().unwrap_or(Path::new(""))).map_err(failed)?;
         let mut bytes = vec![0; usize::try_from(file.size().map_err(failed)?).unwrap_or(0)];
@@ -90,7 +90,7 @@ impl Database for Plain {
         bytes.extend_from_slice(&crc32c(&batch).to_le_bytes());
         bytes.extend_from_slice(&batch);
         let written = self.file.write_all_at(&bytes, state.end).and_then(|()| self.file.sync());
-        written.map_err(|error| failed("write", &self.path, &error))?;
+        written.map_err(|error| CatalogError::io("write", &self.path, &error))?;
         state.end += bytes.len() as u64;
         state.apply(changes.to_vec());
         Ok(())
@@ -161,12 +161,4 @@ fn decode_change(bytes: &[u8]) -> Option<(Change, &[u8])> {
         _ => Change::DeleteRange(first, second),
     };
     Some((change, rest.get(used..)?))
-}
-
-fn failed(action: &'static str, path: &Path, error: &std::io::Error) -> CatalogError {
-    let (path, reason) = (path.to_owned(), error.to_string());
-    match error.kind() {
-        std::io::ErrorKind::StorageFull => CatalogError::NoSpace { action, path, reason },
-        _ => CatalogError::Failed { action, path, reason },
-    }
 }

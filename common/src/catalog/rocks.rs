@@ -62,8 +62,8 @@ pub(super) fn options() -> Options {
 impl Rocks {
     /// Opens the database at `path`, makes it when nothing is there.
     pub(super) fn open(path: PathBuf, options: &Options) -> Result<Self, CatalogError> {
-        make_directory(&path).map_err(|error| io_error("make", &path, &error))?;
-        if has_lost_its_root(&path).map_err(|error| io_error("open", &path, &error))? {
+        make_directory(&path).map_err(|error| CatalogError::io("make", &path, &error))?;
+        if has_lost_its_root(&path).map_err(|error| CatalogError::io("open", &path, &error))? {
             return Err(CatalogError::FilesDamaged {
                 action: "open",
                 path,
@@ -76,7 +76,7 @@ impl Rocks {
 
     /// Says whether a stall comes from a full disk.
     fn refuse_without_space(&self) -> Result<(), CatalogError> {
-        let space = statvfs(&self.path).map_err(|error| io_error("write", &self.path, &error.into()))?;
+        let space = statvfs(&self.path).map_err(|error| CatalogError::io("write", &self.path, &error.into()))?;
         let free = space.f_bavail.saturating_mul(space.f_frsize);
         if free >= FREE_BYTES_MIN {
             return Ok(());
@@ -171,12 +171,4 @@ fn has_lost_its_root(path: &Path) -> io::Result<bool> {
         }
     }
     Ok(false)
-}
-
-fn io_error(action: &'static str, path: &Path, error: &io::Error) -> CatalogError {
-    let (path, reason) = (path.to_owned(), error.to_string());
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => CatalogError::NoSpace { action, path, reason },
-        _ => CatalogError::Failed { action, path, reason },
-    }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Position, segment};
 use crate::record::FrameError;
+use crate::storage::is_no_space;
 
 /// Where a journal ends that was just made.
 const NEW: Position = Position { segment: 1, offset: segment::FIRST_RECORD };
@@ -156,9 +157,7 @@ impl JournalError {
     pub fn is_no_space(&self) -> bool {
         match self {
             Self::Full { .. } => true,
-            Self::Io { source, .. } => {
-                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-            }
+            Self::Io { source, .. } => is_no_space(source),
             _ => false,
         }
     }

@@ -23,6 +23,12 @@ pub enum Open {
     ExistingOrNew,
 }
 
+/// Whether space is all that is missing.
+#[must_use]
+pub fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Every other user of a file or device is kept out until this is dropped. It ends with the process, however that ends.
 #[derive(Debug, Default)]
 pub struct Claim {

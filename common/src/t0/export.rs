@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::clone::{CloneError, CloneVolume};
 use super::image::{Image, ImageError, ImageVolume};
 use crate::nbd::{Allocation, Bounds, DiskThreads, Export, ExportInfo, IoError, IoFuture, ZeroMode};
+use crate::storage::is_no_space;
 
 /// How far one BLOCK_STATUS looks: clients ask again from where it ends.
 pub(super) const STATUS_BYTES: u64 = 32 << 20;
@@ -199,8 +200,7 @@ impl<V: BlockVolume> BlockExport<V> {
 /// What a host is told of a disk's error.
 #[must_use]
 pub fn disk_answer(error: &std::io::Error) -> IoError {
-    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-    if matches!(error.kind(), StorageFull | QuotaExceeded) { IoError::NoSpace } else { IoError::Io }
+    if is_no_space(error) { IoError::NoSpace } else { IoError::Io }
 }
 
 impl BlockVolume for CloneVolume {

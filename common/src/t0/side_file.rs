@@ -21,7 +21,7 @@ use super::concordance::{Saved, SavedPlace};
 use crate::extent::Extent;
 use crate::ids::{GroupId, VolumeIndex};
 use crate::record::crc32c;
-use crate::storage::{Disk, DiskFile, Open};
+use crate::storage::{Disk, DiskFile, Open, is_no_space};
 
 const FILE_MAGIC: &[u8; 8] = b"TMSIDE01";
 const BATCH_MAGIC: &[u8; 8] = b"TMSAVED1";
@@ -66,8 +66,7 @@ impl SideError {
     /// Whether space is all that is missing.
     #[must_use]
     pub fn is_no_space(&self) -> bool {
-        matches!(self, Self::Io { source, .. }
-            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+        matches!(self, Self::Io { source, .. } if is_no_space(source))
     }
 }
 

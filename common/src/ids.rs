@@ -103,6 +103,14 @@ macro_rules! hex_text {
 hex_text!(GroupId, 16);
 hex_text!(ApplianceId, 32);
 
+impl ApplianceId {
+    /// Its first 16 digits, for names of files and folders: enough to tell apart the appliances that share a place.
+    #[must_use]
+    pub fn short(&self) -> String {
+        self.to_string().chars().take(16).collect()
+    }
+}
+
 /// Why a name or an id given by a user is not one.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum IdError {
@@ -191,6 +199,7 @@ mod tests {
     fn ids_read_what_they_print() {
         let id = ApplianceId([7; 32]);
         assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!(id.short(), "0707070707070707");
         assert!("zz".parse::<GroupId>().is_err());
     }
 }

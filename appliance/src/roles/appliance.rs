@@ -306,8 +306,7 @@ pub(crate) fn groups_folder(directory: &Path) -> PathBuf {
 
 /// Rings of several appliances may lie in one tmpfs.
 fn ring_folder(directory: &Path, id: ApplianceId) -> PathBuf {
-    let id = id.to_string();
-    directory.join(format!("tidemark-{}", id.get(..16).unwrap_or(&id)))
+    directory.join(format!("tidemark-{}", id.short()))
 }
 
 pub(crate) fn refused(message: impl Into<String>) -> ErrorBody {

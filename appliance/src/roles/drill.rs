@@ -355,8 +355,7 @@ impl Appliance {
     }
 
     fn drill_folder_prefix(&self) -> String {
-        let id = self.identity.id().to_string();
-        format!("tidemark-{}-drill-", id.get(..16).unwrap_or(&id))
+        format!("tidemark-{}-drill-", self.identity.id().short())
     }
 
     /// What a kill in the middle of a drill leaves is ended beside the service: hosts do not wait for that. No drill can have begun.

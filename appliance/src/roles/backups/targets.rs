@@ -56,8 +56,7 @@ impl Backups {
 impl Appliance {
     /// What is under way here has this in its interim names: other appliances may back up to the same place.
     pub(super) fn whose(&self) -> String {
-        let id = self.identity.id().to_string();
-        id.get(..16).unwrap_or(&id).to_owned()
+        self.identity.id().short()
     }
 }
 

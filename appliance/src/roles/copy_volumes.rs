@@ -50,11 +50,7 @@ impl CopyVolumes for Appliance {
                 };
                 // As the updater knows it: what it learns of a failing disk counts there.
                 grow(cleared.and_then(|()| known.as_ref().unwrap_or(&volume.file).make_room(spec.size)))?;
-                let record = self.catalog.volume(&spec.name).map_err(|error| error.to_string())?;
-                if let Some(record) = record {
-                    let record = VolumeRecord { size: spec.size, ..record };
-                    self.catalog.put_volume(&record).map_err(|error| error.to_string())?;
-                }
+                self.record_size(&spec.name, spec.size).map_err(|error| error.to_string())?;
                 // Behind its record: what is written there by then would be taken for what the file held before, at the next start.
                 grow(volume.file.grow(spec.size))?;
             }
@@ -109,11 +105,7 @@ impl Appliance {
             let known = of.get(VolumeIndex(spec.index)).filter(|known| known.size() > spec.size);
             let Some(known) = known else { continue };
             let volume = self.volume(&spec.name).map_err(|error| error.message)?;
-            let record = self.catalog.volume(&spec.name).map_err(|error| error.to_string())?;
-            if let Some(record) = record {
-                let record = VolumeRecord { size: spec.size, ..record };
-                self.catalog.put_volume(&record).map_err(|error| error.to_string())?;
-            }
+            self.record_size(&spec.name, spec.size).map_err(|error| error.to_string())?;
             tracing::warn!(volume = %spec.name, was = known.size(), is = spec.size, "{why}");
             volume.file.shrink(spec.size);
             known.shrink(spec.size);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 use tidemark_common::api::types::{ErrorBody, VolumeCreate, VolumeStatus};
-use tidemark_common::catalog::VolumeRecord;
+use tidemark_common::catalog::{CatalogError, VolumeRecord};
 use tidemark_common::ids::{VolumeIndex, check_name};
 use tidemark_common::limits::{SECTOR_BYTES, VOLUME_BYTES_MAX, VOLUMES_MAX};
 use tidemark_common::nbd::Export;
@@ -46,7 +46,7 @@ impl Appliance {
     }
 
     /// Opens the volumes of the catalogue. One that cannot be opened is left out and said so: its group does not start.
-    pub(crate) fn open_volumes(&self) -> Result<(), tidemark_common::catalog::CatalogError> {
+    pub(crate) fn open_volumes(&self) -> Result<(), CatalogError> {
         for record in self.catalog.volumes()? {
             match self.found(&record).and_then(|record| self.open_volume(&record)) {
                 Ok(volume) => {
@@ -345,14 +345,20 @@ impl Appliance {
             }
         };
         // The catalogue before the hosts: what is written behind the old end is found again after a kill.
-        if let Some(record) = self.catalog.volume(name).map_err(failed)? {
-            self.catalog.put_volume(&VolumeRecord { size, ..record }).map_err(failed)?;
-        }
+        self.record_size(name, size).map_err(failed)?;
         if let Some((primary, held)) = announced {
             primary.grow_volume(name, size, held).map_err(failed)?;
         }
         volume.file.grow(size).map_err(|error| failed(format!("grow volume '{name}': {error}")))?;
         self.volume_status(name)
+    }
+
+    /// As large as this a volume is opened from now on, durably.
+    pub(super) fn record_size(&self, name: &str, size: u64) -> Result<(), CatalogError> {
+        match self.catalog.volume(name)? {
+            Some(record) => self.catalog.put_volume(&VolumeRecord { size, ..record }),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn volume_status(&self, name: &str) -> Result<VolumeStatus, ErrorBody> {

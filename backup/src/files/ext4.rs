@@ -381,13 +381,7 @@ impl FileSystem for Ext4<'_> {
         let bytes = self.inode(number)?;
         let inode = Bytes::new(&bytes, "an inode");
         let (mode, flags) = (inode.u16(0)?, inode.u32(0x20)?);
-        let kind = match mode >> 12 {
-            0x8 => NodeKind::File,
-            0x4 => NodeKind::Folder,
-            0xa => NodeKind::Link,
-            0x1 | 0x2 | 0x6 | 0xc => NodeKind::Other,
-            _ => return Err(format!("inode {number} is of no known kind")),
-        };
+        let kind = NodeKind::of(mode, number)?;
         let size = u64::from(inode.u32(4)?) | u64::from(inode.u32(0x6c)?) << 32;
         // What ext3 has made of this size has attributes there.
         let has_epoch = self.inode_bytes >= 0x8c && inode.u16(0x80)? >= 0x8c - 0x80;

@@ -63,6 +63,19 @@ pub enum NodeKind {
     Other,
 }
 
+impl NodeKind {
+    /// By its mode, which says so in its highest four bits.
+    fn of(mode: u16, inode: u64) -> Result<Self, String> {
+        Ok(match mode >> 12 {
+            0x8 => Self::File,
+            0x4 => Self::Folder,
+            0xa => Self::Link,
+            0x1 | 0x2 | 0x6 | 0xc => Self::Other,
+            _ => return Err(format!("inode {inode} is of no known kind")),
+        })
+    }
+}
+
 /// A file as its file system describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {

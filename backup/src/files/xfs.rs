@@ -252,13 +252,7 @@ impl FileSystem for Xfs<'_> {
         if inode.be16(0)? != 0x494e || !(1..=3).contains(&version) {
             return Err(format!("inode {number} is not one"));
         }
-        let kind = match mode >> 12 {
-            0x8 => NodeKind::File,
-            0x4 => NodeKind::Folder,
-            0xa => NodeKind::Link,
-            0x1 | 0x2 | 0x6 | 0xc => NodeKind::Other,
-            _ => return Err(format!("inode {number} is of no known kind")),
-        };
+        let kind = NodeKind::of(mode, number)?;
         let flags = if version == 3 { inode.be64(120)? } else { 0 };
         let modified = if flags & BIG_TIME != 0 {
             i64::try_from(inode.be64(40)? / 1_000_000_000).unwrap_or(0) - (1 << 31)

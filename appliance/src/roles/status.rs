@@ -89,15 +89,8 @@ impl Appliance {
         let is_copy = |group: &String| secondaries.contains(group);
         let made_for = |volume: &Volume| volume.made_for.read().clone().filter(is_copy);
         let volumes = self.volumes.read();
-        let status = |(name, volume): (&String, &Arc<Volume>)| VolumeStatus {
-            name: name.clone(),
-            size: volume.file.size(),
-            group: group_of.get(name).cloned().or_else(|| made_for(volume)),
-            backing: volume.backing.clone(),
-            connections: volume.door.connections.load(Ordering::Relaxed),
-            offered_to: self.offers.offered_to(name),
-            problem: self.backups.half_restored(name),
-        };
+        let group = |name: &String, volume: &Volume| group_of.get(name).cloned().or_else(|| made_for(volume));
+        let status = |(name, volume): (&String, &Arc<Volume>)| self.status_of_open(name, volume, group(name, volume));
         let unopened = self.unopened.read();
         let missing = unopened.values().map(|unopened| VolumeStatus {
             name: unopened.record.name.clone(),
@@ -114,6 +107,19 @@ impl Appliance {
         let mut all: Vec<_> = volumes.iter().map(status).chain(missing).collect();
         all.sort_by(|one, other| one.name.cmp(&other.name));
         all
+    }
+
+    /// A volume that is open, and the group it is in.
+    pub(super) fn status_of_open(&self, name: &str, volume: &Volume, group: Option<String>) -> VolumeStatus {
+        VolumeStatus {
+            name: name.into(),
+            size: volume.file.size(),
+            group,
+            backing: volume.backing.clone(),
+            connections: volume.door.connections.load(Ordering::Relaxed),
+            offered_to: self.offers.offered_to(name),
+            problem: self.backups.half_restored(name),
+        }
     }
 
     /// Looks at every position, again and again.

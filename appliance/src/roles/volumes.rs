@@ -363,15 +363,7 @@ impl Appliance {
 
     pub(crate) fn volume_status(&self, name: &str) -> Result<VolumeStatus, ErrorBody> {
         let volume = self.volume(name)?;
-        Ok(VolumeStatus {
-            name: name.into(),
-            size: volume.file.size(),
-            group: self.group_of(name),
-            backing: volume.backing.clone(),
-            connections: volume.door.connections.load(Ordering::Relaxed),
-            offered_to: self.offers.offered_to(name),
-            problem: self.backups.half_restored(name),
-        })
+        Ok(self.status_of_open(name, &volume, self.group_of(name)))
     }
 
     /// Puts what serves it now behind a volume's door.

@@ -139,6 +139,13 @@ impl AppliedPosition {
             marker: MarkerNumber(record.marker),
         })
     }
+
+    /// As it is recorded.
+    #[must_use]
+    pub const fn record(&self) -> AppliedRecord {
+        let Position { segment, offset } = self.position;
+        AppliedRecord { segment, offset, seq: self.seq.0, marker: self.marker.0 }
+    }
 }
 
 /// The updater of one group.

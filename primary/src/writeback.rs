@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tidemark_common::catalog::{AppliedRecord, Batch};
+use tidemark_common::catalog::Batch;
 use tidemark_common::clock::Clock;
 use tidemark_common::forecast::Forecast;
 use tidemark_common::journal::Position;
@@ -280,23 +280,12 @@ impl Writeback {
         // Newer ones are in the journal only, and may not be durable there yet: the drain says them before its sync.
         markers.retain(|marker| marker.number <= applied.marker.0);
         let kept: Vec<_> = markers.iter().map(kept).collect();
-        let prepared = batch.put_applied(id, &applied_record(&applied)).and_then(|()| batch.put_markers(id, &kept));
+        let prepared = batch.put_applied(id, &applied.record()).and_then(|()| batch.put_markers(id, &kept));
         let recorded = prepared.and_then(|()| self.keeper.catalog().commit(batch));
         recorded.map_err(|error| (error.to_string(), Part::Catalog))?;
         self.recorded = applied.position;
         self.recorded_marker = markers.last().map_or(self.recorded_marker, |marker| marker.number);
         Ok(())
-    }
-}
-
-/// An applied position as it is recorded.
-#[must_use]
-pub const fn applied_record(applied: &AppliedPosition) -> AppliedRecord {
-    AppliedRecord {
-        segment: applied.position.segment,
-        offset: applied.position.offset,
-        seq: applied.seq.0,
-        marker: applied.marker.0,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidemark_common::catalog::{AppliedRecord, Batch, GroupVolume, HistoryRecord, KeptMarkerRecord};
+use tidemark_common::catalog::{Batch, GroupVolume, HistoryRecord, KeptMarkerRecord};
 use tidemark_common::clock::Clock;
 use tidemark_common::journal::{Journal, Position};
 use tidemark_common::keeper::GroupKeeper;
@@ -420,12 +420,6 @@ impl Apply {
         let permission = self.state.permission();
         let id = self.keeper.id();
         let mut batch = Batch::new();
-        let record = AppliedRecord {
-            segment: applied.position.segment,
-            offset: applied.position.offset,
-            seq: applied.seq.0,
-            marker: applied.marker.0,
-        };
         // Of a history that a copy has replaced, whose numbers were higher: a start would take the newest of them for the image's.
         let newest = self.keeper.catalog().markers(id, 1).map_err(|error| error.to_string())?.pop();
         if newest.is_some_and(|newest| newest.number > applied.marker.0) {
@@ -436,7 +430,7 @@ impl Apply {
         // One batch: a position without the copy it lies in would permit half of it, also when that has ended behind the position.
         // A copy that begins behind the position is found there again.
         let copy = permission.copy_at(applied.position);
-        let prepared = batch.put_applied(id, &record).and_then(|()| batch.put_markers(id, &kept));
+        let prepared = batch.put_applied(id, &applied.record()).and_then(|()| batch.put_markers(id, &kept));
         let recorded = prepared.and_then(|()| crate::group::record_copy(&self.keeper, batch, copy, members));
         recorded.map_err(|error| error.to_string())?;
         self.recorded_marker = kept.last().map_or(self.recorded_marker, |marker| marker.number);

@@ -101,10 +101,6 @@ impl Export for DirectVolume {
         Box::pin(self.change(mode.fua, move |volume| volume.file.zero(offset, length, !mode.no_hole)))
     }
 
-    fn cache(&self, _offset: u64, _length: u64) -> IoFuture<'_, ()> {
-        Box::pin(std::future::ready(Ok(())))
-    }
-
     fn block_status(&self, offset: u64, length: u64) -> IoFuture<'_, Vec<Allocation>> {
         Box::pin(self.blocking(move |volume| {
             let end = offset + length;

@@ -206,10 +206,6 @@ impl Export for CapturedVolume {
         Box::pin(self.zero(self.extent(offset, length), !mode.no_hole, mode.fua))
     }
 
-    fn cache(&self, _offset: u64, _length: u64) -> IoFuture<'_, ()> {
-        Box::pin(std::future::ready(Ok(())))
-    }
-
     fn block_status(&self, offset: u64, length: u64) -> IoFuture<'_, Vec<Allocation>> {
         let (image, volume, extent) = (self.image.clone(), Arc::clone(&self.volume), self.extent(offset, length));
         Box::pin(async move { self.threads.run(move || status(&image, &volume, extent)).await? })

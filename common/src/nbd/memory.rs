@@ -116,10 +116,6 @@ impl Export for MemoryExport {
         ready(self.bytes.write().zero(offset, length, mode.no_hole))
     }
 
-    fn cache(&self, _offset: u64, _length: u64) -> IoFuture<'_, ()> {
-        ready(Ok(()))
-    }
-
     fn block_status(&self, offset: u64, length: u64) -> IoFuture<'_, Vec<Allocation>> {
         ready(self.bytes.read().runs(offset, length))
     }

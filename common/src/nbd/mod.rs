@@ -139,7 +139,9 @@ pub trait Export: Send + Sync + 'static {
     /// Writes zeroes.
     fn write_zeroes(&self, offset: u64, length: u64, mode: ZeroMode) -> IoFuture<'_, ()>;
     /// Brings the range into the page cache; doing nothing is allowed.
-    fn cache(&self, offset: u64, length: u64) -> IoFuture<'_, ()>;
+    fn cache(&self, _offset: u64, _length: u64) -> IoFuture<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
     /// Runs that together begin at the offset and cover at least its first byte, at most the length. How far to look is the
     /// export's choice: clients ask again from where the runs end, and the range may be all of a large volume.
     fn block_status(&self, offset: u64, length: u64) -> IoFuture<'_, Vec<Allocation>>;

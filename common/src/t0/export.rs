@@ -102,10 +102,6 @@ impl Export for ImageExport {
         refuse()
     }
 
-    fn cache(&self, _offset: u64, _length: u64) -> IoFuture<'_, ()> {
-        Box::pin(std::future::ready(Ok(())))
-    }
-
     fn block_status(&self, offset: u64, length: u64) -> IoFuture<'_, Vec<Allocation>> {
         Box::pin(self.blocking(move |this| this.status(offset, length)))
     }
@@ -280,10 +276,6 @@ impl<V: BlockVolume> Export for BlockExport<V> {
 
     fn write_zeroes(&self, offset: u64, length: u64, mode: ZeroMode) -> IoFuture<'_, ()> {
         Box::pin(self.change(mode.fua, move |volume| volume.zero(offset, length)))
-    }
-
-    fn cache(&self, _offset: u64, _length: u64) -> IoFuture<'_, ()> {
-        Box::pin(std::future::ready(Ok(())))
     }
 
     fn block_status(&self, offset: u64, length: u64) -> IoFuture<'_, Vec<Allocation>> {

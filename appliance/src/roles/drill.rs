@@ -182,7 +182,7 @@ impl Appliance {
             let number = record.number;
             match tokio::task::block_in_place(|| self.catalog.put_drill(&record)) {
                 Ok(()) => drop(self.drills.left.lock().records.remove(&number)),
-                Err(error) => self.say_left(&format!("how drill {number} ended could not be recorded: {error}")),
+                Err(error) => self.say_tried_again(&format!("how drill {number} ended could not be recorded: {error}")),
             }
         }
         for clone in clones {
@@ -198,14 +198,8 @@ impl Appliance {
     async fn end_clone(&self, name: &str) {
         let Ok(held) = self.image(name) else { return };
         if let Err(error) = self.delete_image(name, true).await {
-            self.say_left(&format!("the clone of a drill, '{name}', could not be deleted: {}", error.message));
+            self.say_tried_again(&format!("the clone of a drill, '{name}', could not be deleted: {}", error.message));
             self.drills.left.lock().clones.push(held);
-        }
-    }
-
-    fn say_left(&self, what: &str) {
-        if let Some(left_out) = self.repeats.news(what, self.clock.monotonic()) {
-            tracing::error!(left_out, "{what}; it is tried again by itself");
         }
     }
 
@@ -383,7 +377,7 @@ impl Appliance {
     /// How a drill has ended is known from here on, and recorded as soon as the catalogue takes it.
     fn keep_drill(&self, record: &DrillRecord) {
         if let Err(error) = self.catalog.put_drill(record) {
-            self.say_left(&format!("how drill {} ended could not be recorded: {error}", record.number));
+            self.say_tried_again(&format!("how drill {} ended could not be recorded: {error}", record.number));
             self.drills.left.lock().records.insert(record.number, record.clone());
         }
         let oldest = {

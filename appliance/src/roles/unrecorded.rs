@@ -31,6 +31,13 @@ impl Appliance {
         }
     }
 
+    /// Says what could not be done and is tried until it is: once, however often that is.
+    pub(crate) fn say_tried_again(&self, what: &str) {
+        if let Some(left_out) = self.repeats.news(what, self.clock.monotonic()) {
+            tracing::error!(left_out, "{what}; it is tried again by itself");
+        }
+    }
+
     fn record_role(&self, group: &Group, role: RoleRecord) {
         let (name, now_ns) = (group.keeper.name(), self.now_ns());
         let recorded = group.keeper.update(|record| match role {
@@ -40,10 +47,7 @@ impl Appliance {
         match recorded {
             Ok(()) => tracing::info!(group = %name, ?role, "what this side is for the group is recorded now"),
             Err(error) => {
-                let what = format!("what this side is for group '{name}' could not be recorded: {error}");
-                if let Some(left_out) = self.repeats.news(&what, self.clock.monotonic()) {
-                    tracing::error!(left_out, "{what}; it is tried again by itself");
-                }
+                self.say_tried_again(&format!("what this side is for group '{name}' could not be recorded: {error}"));
             }
         }
     }

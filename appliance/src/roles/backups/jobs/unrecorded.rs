@@ -50,10 +50,7 @@ impl Appliance {
 
     /// It stays known here.
     pub(super) fn say_unrecorded(&self, backup: &str, error: &CatalogError) {
-        let what = format!("how backup '{backup}' ended could not be recorded: {error}");
-        if let Some(left_out) = self.repeats.news(&what, self.clock.monotonic()) {
-            tracing::error!(left_out, "{what}; it is tried again by itself");
-        }
+        self.say_tried_again(&format!("how backup '{backup}' ended could not be recorded: {error}"));
     }
 }
 

@@ -131,6 +131,9 @@ impl VolumeFile {
 #[derive(Debug, Default)]
 pub struct Volumes {
     files: RwLock<BTreeMap<VolumeIndex, Arc<VolumeFile>>>,
+    /// Of a copy: held by whoever takes volumes in or lets them go, from the first look to the last change. One that comes again while it is let
+    /// go would be taken in and set free.
+    pub changing: Mutex<()>,
 }
 
 impl Volumes {

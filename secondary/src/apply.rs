@@ -391,7 +391,8 @@ impl Apply {
             return Ok(());
         }
         let Some(members) = permission.volumes().map(|volumes| GroupVolume::members(volumes)) else { return Ok(()) };
-        if self.settled.as_ref() == Some(&members) {
+        let left = permission.left_before(limit);
+        if self.settled.as_ref() == Some(&members) && left.is_empty() {
             return Ok(());
         }
         let mut leaving = self.keeper.get().volumes;
@@ -400,6 +401,9 @@ impl Apply {
         self.provider.let_go(&self.keeper.name(), &leaving, &self.volumes)?;
         self.record(&members)?;
         self.provider.left(&leaving);
+        // Behind the record: who starts from there again is told nothing of them any more.
+        self.provider.let_strays_go(&self.keeper.name(), &left, &self.volumes)?;
+        self.state.forget_left(&left);
         self.settled = Some(members);
         Ok(())
     }
@@ -472,6 +476,8 @@ pub(crate) mod tests {
     use super::*;
     use crate::group::{Secondary, SecondaryParts};
     use crate::intake::tests::AsTheyAre;
+
+    mod settling;
 
     /// A copy that is to keep a history, and its catalogue's disk.
     pub(crate) fn copy() -> (Arc<Secondary>, Apply, MemoryDisk) {

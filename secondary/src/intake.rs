@@ -137,6 +137,13 @@ pub trait CopyVolumes: Send + Sync + 'static {
 
     /// The group's record no longer has these: hosts may use them.
     fn left(&self, volumes: &[GroupVolume]);
+
+    /// Nothing that is not applied is for these, and the group's record does not have them: what came for this group and is none of its volumes
+    /// is in no group.
+    ///
+    /// # Errors
+    /// What happened and what to do.
+    fn let_strays_go(&self, group: &str, left: &[GroupVolume], of: &Volumes) -> Result<(), String>;
 }
 
 /// One connection's intake.
@@ -420,6 +427,10 @@ pub(crate) mod tests {
         }
 
         fn left(&self, _: &[GroupVolume]) {}
+
+        fn let_strays_go(&self, _: &str, _: &[GroupVolume], _: &Volumes) -> Result<(), String> {
+            Ok(())
+        }
     }
 
     /// A write that does not compress.

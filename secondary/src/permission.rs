@@ -13,6 +13,7 @@
 
 use std::sync::Arc;
 
+use tidemark_common::catalog::GroupVolume;
 use tidemark_common::ids::{MarkerNumber, Seq};
 use tidemark_common::journal::Position;
 use tidemark_common::record::{ControlRecord, MarkerRecord};
@@ -61,6 +62,9 @@ pub struct Permission {
     /// The group's volumes as of what is durable here, and as of the permitted marker; `None`: as recorded.
     received_volumes: Option<Arc<[VolumeSpec]>>,
     permitted_volumes: Option<Arc<[VolumeSpec]>>,
+    /// Those that were among the received ones and are no more, and the end of the marker that was permitted next: nothing behind it is for
+    /// them.
+    left: Vec<(GroupVolume, Option<Position>)>,
 }
 
 impl Permission {
@@ -82,6 +86,7 @@ impl Permission {
             before: None,
             received_volumes: None,
             permitted_volumes: None,
+            left: Vec::new(),
         }
     }
 
@@ -138,7 +143,7 @@ impl Permission {
                 });
                 self.received = None;
                 self.newest = MarkerNumber(*start_marker);
-                self.received_volumes = Some(volumes.as_slice().into());
+                self.receive_volumes(volumes);
             }
             ControlRecord::CopyProgress { copy, volume, offset, done_bytes }
             | ControlRecord::CopyStep { copy, volume, offset, done_bytes, .. } => {
@@ -158,7 +163,7 @@ impl Permission {
                     self.permit();
                 }
             }
-            ControlRecord::Volumes { volumes } => self.received_volumes = Some(volumes.as_slice().into()),
+            ControlRecord::Volumes { volumes } => self.receive_volumes(volumes),
             // A copy beside it does not fit: one that has come to that is applied from now on.
             ControlRecord::ImageGivenUp => {
                 self.permitted = None;
@@ -176,6 +181,31 @@ impl Permission {
         if self.received_volumes.is_some() {
             self.permitted_volumes.clone_from(&self.received_volumes);
         }
+        let end = self.permitted.as_ref().map(|permitted| permitted.end);
+        for (_, behind) in self.left.iter_mut().filter(|(_, behind)| behind.is_none()) {
+            *behind = end;
+        }
+    }
+
+    fn receive_volumes(&mut self, volumes: &[VolumeSpec]) {
+        let named = GroupVolume::members(volumes);
+        let before = self.received_volumes.as_deref().map_or_else(Vec::new, GroupVolume::members);
+        self.left.retain(|(member, _)| !named.contains(member));
+        self.left.extend(before.into_iter().filter(|member| !named.contains(member)).map(|member| (member, None)));
+        self.received_volumes = Some(volumes.into());
+    }
+
+    /// Volumes that are none of the group's any more, with all that came for them before a place: also those that came and left before a
+    /// marker counted them, which never were in the image.
+    #[must_use]
+    pub fn left_before(&self, place: Position) -> Vec<GroupVolume> {
+        let passed = self.left.iter().filter(|(_, end)| end.is_some_and(|end| end <= place));
+        passed.map(|(member, _)| member.clone()).collect()
+    }
+
+    /// These are let go.
+    pub fn forget_left(&mut self, members: &[GroupVolume]) {
+        self.left.retain(|(member, end)| end.is_none() || !members.contains(member));
     }
 
     /// The volumes of the image that would be served, or, before there is one, of the copy under way; `None`: as recorded
@@ -354,6 +384,36 @@ pub(crate) mod tests {
         permission.durable(&begin(false), at(200));
         permission.durable(&marker(2), at(300));
         assert_eq!(names(&permission), ["a", "b"], "and stays so during a copy");
+    }
+
+    #[test]
+    fn a_volume_that_came_and_left_during_a_copy_has_left_with_the_marker_at_its_end() {
+        let volumes = |indexes: &[u32]| {
+            let spec = |index: &u32| VolumeSpec { index: *index, name: format!("v{index}"), size: 512 };
+            ControlRecord::Volumes { volumes: indexes.iter().map(spec).collect() }
+        };
+        let left = |permission: &Permission, offset| -> Vec<u32> {
+            permission.left_before(at(offset)).iter().map(|member| member.index).collect()
+        };
+        let mut permission = Permission::default();
+        let records = [
+            (volumes(&[1]), 50),
+            (marker(1), 100),
+            (volumes(&[1, 2, 3]), 150),
+            (begin(false), 200),
+            (volumes(&[1, 2, 3]), 210),
+            (volumes(&[1, 3]), 250),
+            (progress(), 300),
+            (marker(2), 350),
+        ];
+        for (record, place) in records {
+            permission.durable(&record, at(place));
+            assert_eq!(left(&permission, 1000), [] as [u32; 0], "what came for it is not permitted");
+        }
+        permission.durable(&end(2), at(400));
+        assert_eq!((left(&permission, 349), left(&permission, 350)), (vec![], vec![2]));
+        permission.forget_left(&permission.left_before(at(350)));
+        assert_eq!(left(&permission, 1000), [] as [u32; 0], "it is let go once");
     }
 
     #[test]

@@ -287,6 +287,11 @@ impl CopyState {
         self.inner.lock().permission.clone()
     }
 
+    /// These are let go.
+    pub fn forget_left(&self, members: &[GroupVolume]) {
+        self.inner.lock().permission.forget_left(members);
+    }
+
     /// What is permitted, and the journal's durable end at that moment.
     #[must_use]
     pub fn limit_and_end(&self) -> (Position, Position) {

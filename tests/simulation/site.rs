@@ -508,6 +508,10 @@ impl CopyVolumes for Provider {
     }
 
     fn left(&self, _: &[GroupVolume]) {}
+
+    fn let_strays_go(&self, _: &str, left: &[GroupVolume], _: &Volumes) -> Result<(), String> {
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?} have left")) }
+    }
 }
 
 pub(crate) fn name_of(index: u32) -> String {

@@ -14,6 +14,7 @@ use tidemark_common::wire::message::VolumeSpec;
 use tidemark_secondary::intake::CopyVolumes;
 
 use super::appliance::{Appliance, Volume, failed, invalid};
+use super::strays::remove_member;
 
 impl CopyVolumes for Appliance {
     fn provide(&self, group: &str, specs: &[VolumeSpec], into: &Volumes) -> Result<(), String> {
@@ -21,6 +22,7 @@ impl CopyVolumes for Appliance {
         // They come in frames too, which nobody has looked at.
         check_volumes(specs)?;
         let id = self.id_of(group)?;
+        let _alone = into.changing.lock();
         self.note_indexes(group, specs)?;
         for spec in specs {
             // One of another name is of a history that was left: nothing that comes is for it.
@@ -79,12 +81,14 @@ impl CopyVolumes for Appliance {
         volumes.iter().for_each(|member| self.settle_closed_door(&member.name));
     }
 
+    fn let_strays_go(&self, group: &str, left: &[GroupVolume], of: &Volumes) -> Result<(), String> {
+        self.free_strays_of(group, left, of)
+    }
+
     fn let_go(&self, group: &str, leaving: &[GroupVolume], of: &Volumes) -> Result<(), String> {
+        let _alone = of.changing.lock();
         for member in leaving {
-            let index = VolumeIndex(member.index);
-            if of.get(index).is_some_and(|known| known.name == member.name) {
-                of.remove(index);
-            }
+            remove_member(of, member);
             if of.by_name(&member.name).is_some() {
                 // It has come again, as another member of the group.
                 continue;
@@ -148,49 +152,12 @@ impl Appliance {
     }
 
     /// Also of a group that is just being started.
-    fn id_of(&self, group: &str) -> Result<GroupId, String> {
+    pub(super) fn id_of(&self, group: &str) -> Result<GroupId, String> {
         if let Ok(found) = self.group(group) {
             return Ok(found.keeper.id());
         }
         let record = self.catalog.group(group).map_err(|error| error.to_string())?;
         record.map(|record| GroupId(record.id)).ok_or_else(|| format!("there is no group '{group}'"))
-    }
-
-    /// Volumes that were made for a group and are not among these.
-    fn strays(&self, group: &str, members: &[GroupVolume]) -> Vec<String> {
-        let mut strays = self.made_for(|made_for| made_for == group);
-        strays.retain(|name| !members.iter().any(|member| member.name == *name));
-        strays
-    }
-
-    /// Volumes that had only begun to come hold nothing of the image taken over: they go. One that holds something was not made
-    /// for this alone, and stays as a volume in no group. What becomes of them keeps nobody from serving the image: one that cannot be
-    /// looked at or removed stays closed, and the next start opens it as a volume in no group.
-    pub(crate) fn discard_strays(&self, group: &str, members: &[GroupVolume]) {
-        for name in self.strays(group, members) {
-            if let Err(error) = self.discard_stray(group, &name) {
-                tracing::error!(group, volume = %name, error = %error.message, "a volume that is not in the image could not be discarded: it is not served");
-            }
-        }
-    }
-
-    fn discard_stray(&self, group: &str, name: &str) -> Result<(), ErrorBody> {
-        let volume = self.volume(name)?;
-        let data =
-            volume.file.file.next_data(0).map_err(|error| failed(format!("look into volume '{name}': {error}")))?;
-        if data.is_some() || self.is_member_of(group, name) {
-            tracing::warn!(group, volume = %name, "a volume is not in the image: it stays here as a volume in no group");
-            self.set_free(name)?;
-            self.settle_closed_door(name);
-            return Ok(());
-        }
-        tracing::warn!(group, volume = %name, "the copy of a volume that had only begun is discarded: it is not in the image");
-        self.discard_copy_volume(name)
-    }
-
-    fn is_member_of(&self, group: &str, name: &str) -> bool {
-        let members = self.group(group).map(|group| group.keeper.get().volumes).unwrap_or_default();
-        members.iter().any(|member| member.name == name)
     }
 
     pub(super) fn discard_copy_volume(&self, name: &str) -> Result<(), ErrorBody> {

@@ -7,7 +7,7 @@
 //! | `appliance`, `door`, `exports`, `status`, `control` | what there is, what hosts hold, the NBD names, what is shown, the API's side of all that |
 //! | `volumes`, `offers`, `groups`, `give_up` | what operators change, and what they part with |
 //! | `peers`, `strangers`, `accept`, `adopt`, `suspended` | who may come in, who was refused, peers that come in: as the primary of a copy, or to say that they send nothing |
-//! | `copy_volumes` | what a copy lies on |
+//! | `copy_volumes`, `strays` | what a copy lies on; copies of no volume of their group |
 //! | `renew`, `unrecorded` | a copy whose journal is damaged; what a group is and the catalogue did not take |
 //! | `failover`, `switchover`, `rejoin`, `dirty`, `go_back` | changes of roles; what an old primary has alone, as it tells it; going back to what it was |
 //! | `take_back`, `takers` | of two primaries the older one chosen; who has taken over |
@@ -45,6 +45,7 @@ mod rejoin;
 mod renew;
 mod status;
 pub(crate) mod strangers;
+mod strays;
 mod suspended;
 mod switchover;
 mod take_back;

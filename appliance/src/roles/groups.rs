@@ -256,6 +256,8 @@ impl Appliance {
             for volume in &doors {
                 volume.file.sync().map_err(|error| failed(format!("sync volume '{}': {error}", volume.file.name)))?;
             }
+            // Only now: a command that is refused takes no offer back.
+            doors.iter().try_for_each(|volume| self.put_to_use(&volume.file.name))?;
             self.start_and_record(&keeper)
         })?;
         for volume in &doors {
@@ -287,8 +289,7 @@ impl Appliance {
         self.refuse_in_local_pair(name, "taken into a group")?;
         self.refuse_imaged(name)?;
         self.group_of(name)
-            .map_or(Ok(()), |group| Err(refused(format!("volume '{name}' is in group '{group}' already"))))?;
-        self.opened_by_a_host(name).map_err(failed)
+            .map_or(Ok(()), |group| Err(refused(format!("volume '{name}' is in group '{group}' already"))))
     }
 
     /// `group add`.
@@ -302,6 +303,7 @@ impl Appliance {
         }
         let held = volume.hold_hosts().await?;
         volume.file.sync().map_err(|error| failed(format!("sync volume '{name}': {error}")))?;
+        self.put_to_use(name)?;
         let mut record = primary.keeper().get();
         // A side that took over before it was noted knows only of those that are there.
         let members: Vec<u32> = record.volumes.iter().map(|member| member.index).collect();

@@ -228,11 +228,69 @@ impl Appliance {
         self.imaged(name).map_or(Ok(()), |reason| Err(refused(reason)))
     }
 
+    /// A volume is put to another use: what was said of it before that must not have it overwritten when that use is over.
+    pub(crate) fn put_to_use(&self, name: &str) -> Result<(), ErrorBody> {
+        if self.offers.get(name).is_some() { self.withdraw(name) } else { Ok(()) }
+    }
+
     /// Somebody else than a copy is about to write a volume: that is never taken for what a copy left behind.
     pub(crate) fn opened_by_a_host(&self, name: &str) -> Result<(), String> {
         match self.offers.get(name).filter(|offer| offer.why == OfferWhy::Left) {
             Some(_) => self.withdraw(name).map_err(|error| error.message),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemark_common::api::types::{GroupCreate, OnFull};
+    use tidemark_common::history::History;
+
+    use super::*;
+    use crate::service::tests::{Faults, add_primary, add_volume, appliance};
+
+    const ID: GroupId = GroupId([7; 16]);
+
+    fn group_of(volumes: &[&str]) -> GroupCreate {
+        GroupCreate {
+            name: "h".into(),
+            volumes: volumes.iter().map(|volume| (*volume).into()).collect(),
+            interval_ms: 1000,
+            on_full: OnFull::default(),
+            history: History::default(),
+        }
+    }
+
+    /// Else the copy would have to be told again, by a person.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_command_that_is_refused_leaves_what_a_copy_left_behind_to_it() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        add_volume(&appliance, "w").await;
+        appliance.let_left("g", ID, "w").unwrap();
+        appliance.create_group(group_of(&["w", "nosuch"])).await.unwrap_err();
+        assert!(appliance.is_offered("w", "g", ID));
+        appliance.create_group(group_of(&["w"])).await.unwrap();
+        assert!(!appliance.is_offered("w", "g", ID));
+    }
+
+    /// The pair it was offered to may wait for it still, and would overwrite what the group had written at once.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_in_a_group_since_it_was_offered_is_overwritten_by_no_copy() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        let offer = VolumeOffer { group: Some("g".into()) };
+        for name in ["w", "x"] {
+            add_volume(&appliance, name).await;
+            appliance.offer_volume(name, &offer).await.unwrap();
+            assert!(appliance.is_offered(name, "g", ID));
+        }
+        appliance.create_group(group_of(&["w"])).await.unwrap();
+        appliance.delete_group("h").await.unwrap();
+        assert!(!appliance.is_offered("w", "g", ID));
+        add_primary(&appliance, "p", "v").await;
+        appliance.add_to_group("p", "x", false).await.unwrap();
+        assert!(!appliance.is_offered("x", "g", ID));
     }
 }

@@ -110,9 +110,12 @@ impl Primary {
             volume.make_room(size).map(|()| held)
         });
         let held = grown.map_err(text)?;
+        // A side that has the volume clears what it grows by. One that does not have it yet may be given it on a file that is as large already.
+        let may_lack = self.pairs().iter().any(|pair| pair.may_lack(volume.index, old));
+        let copied = if may_lack { size } else { held };
         let mut pairs = HeldPairs::default();
-        if held > old {
-            pairs = self.hold_pairs(Extent { volume: volume.index, offset: old, length: held - old }).await?;
+        if copied > old {
+            pairs = self.hold_pairs(Extent { volume: volume.index, offset: old, length: copied - old }).await?;
         }
         // A copy that begins behind the record says that size, too.
         volume.announce(size);

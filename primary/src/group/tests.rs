@@ -148,6 +148,27 @@ async fn a_size_that_could_not_be_recorded_is_not_announced() {
     primary.stop();
 }
 
+/// The other side may have it made on a file that is larger, or that was the copy of an earlier one: what that holds would be called equal.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_volume_grows_by_before_the_other_side_has_it_is_copied() {
+    let directory = tempfile::tempdir().unwrap();
+    let primary = start(directory.path());
+    let record = PairRecord::new("west", 0);
+    primary.keeper.update(|group| group.pairs.push(record.clone())).unwrap();
+    let pair = primary.add_pair(&record);
+    let announced = primary.announce_size("a", 2 * SIZE).await.unwrap();
+    primary.grow_volume("a", 2 * SIZE, announced).unwrap();
+    assert!(pair.differences.bitmap().is_empty(), "the other side has it");
+    let file = primary.parts.disk.open(&directory.path().join("c"), Open::New).unwrap();
+    file.grow(SIZE).unwrap();
+    primary.add_volume(VolumeFile::new(VolumeIndex(3), "c".into(), file, SIZE)).await.unwrap();
+    let announced = primary.announce_size("c", 2 * SIZE).await.unwrap();
+    primary.grow_volume("c", 2 * SIZE, announced).unwrap();
+    let grown = pair.differences.bitmap().next_run(VolumeIndex(3), SIZE);
+    assert_eq!(grown.map(|grown| (grown.offset, grown.end())), Some((SIZE, 2 * SIZE)));
+    primary.stop();
+}
+
 /// Another start would open the journal while this one still writes it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_that_cannot_have_both_its_threads_has_none() {

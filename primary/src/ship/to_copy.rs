@@ -7,7 +7,7 @@ use tidemark_common::api::types::PairState;
 use tidemark_common::catalog::PartedRecord;
 use tidemark_common::differential::Bitmap;
 use tidemark_common::extent::Extent;
-use tidemark_common::ids::Seq;
+use tidemark_common::ids::{Seq, VolumeIndex};
 use tidemark_common::journal::{JournalError, Position};
 use tidemark_common::metrics::Part;
 use tidemark_common::record::Chain;
@@ -123,6 +123,14 @@ impl Pair {
         let reason =
             format!("the journal here is damaged, and what it held for this pair is copied from the volumes: {damage}");
         Ok(self.enter(PairState::Differential, Some(reason))?)
+    }
+
+    /// Whether the other side may not have a volume of this size yet: its end is still to be copied, and the copy has not begun there as far as
+    /// is known.
+    pub(crate) fn may_lack(&self, volume: VolumeIndex, size: u64) -> bool {
+        let begun_there = self.view.lock().remote.copy;
+        let has_begun = self.differences.copy().is_some_and(|copy| copy.number != 0 && copy.number == begun_there);
+        !has_begun && self.differences.bitmap().is_marked(volume, size.saturating_sub(1))
     }
 
     /// A volume comes to the group with data on it, or more of one: nothing more is shipped while the hold lives, and what is

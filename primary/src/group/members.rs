@@ -110,9 +110,10 @@ impl Primary {
             volume.make_room(size).map(|()| held)
         });
         let held = grown.map_err(text)?;
-        // A side that has the volume clears what it grows by. One that does not have it yet may be given it on a file that is as large already.
-        let may_lack = self.pairs().iter().any(|pair| pair.may_lack(volume.index, old));
-        let copied = if may_lack { size } else { held };
+        // A side that has the volume clears what it grows by, unless it is as large there already: grown alone before that side returned, or made
+        // on a file that is.
+        let may_differ = self.pairs().iter().any(|pair| pair.may_differ_behind(volume.index, old));
+        let copied = if may_differ { size } else { held };
         let mut pairs = HeldPairs::default();
         if copied > old {
             pairs = self.hold_pairs(Extent { volume: volume.index, offset: old, length: copied - old }).await?;

@@ -1,6 +1,8 @@
 use tidemark_common::api::types::PairState;
-use tidemark_common::catalog::{Catalog, CopyRecord, GroupRecord, PairRecord, PairStateRecord};
+use tidemark_common::catalog::{Catalog, CopyRecord, GroupRecord, PairRecord, PairStateRecord, PartedRecord};
 use tidemark_common::clock::SystemClock;
+use tidemark_common::differential::Bitmap;
+use tidemark_common::extent::Extent;
 use tidemark_common::link::LinkError;
 use tidemark_common::storage::Open;
 use tidemark_common::storage::memory::MemoryDisk;
@@ -165,6 +167,29 @@ async fn what_a_volume_grows_by_before_the_other_side_has_it_is_copied() {
     let announced = primary.announce_size("c", 2 * SIZE).await.unwrap();
     primary.grow_volume("c", 2 * SIZE, announced).unwrap();
     let grown = pair.differences.bitmap().next_run(VolumeIndex(3), SIZE);
+    assert_eq!(grown.map(|grown| (grown.offset, grown.end())), Some((SIZE, 2 * SIZE)));
+    primary.stop();
+}
+
+/// It may have grown the volume, too, when it was primary, and keeps what it wrote there until it has all of the copy.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_volume_grows_by_while_an_old_primary_returns_is_copied() {
+    let directory = tempfile::tempdir().unwrap();
+    let primary = start(directory.path());
+    let mut differs = Bitmap::default();
+    differs.mark(Extent { volume: VolumeIndex(1), offset: 0, length: 4096 });
+    let record = PairRecord {
+        state: PairStateRecord::Resync,
+        copy: Some(CopyRecord { number: 7, ..CopyRecord::first(differs.bytes()) }),
+        parted: Some(PartedRecord { marker: 1, seq: 0, chain: [0; 16], segment: 1, offset: 0 }),
+        ..PairRecord::new("west", 0)
+    };
+    primary.keeper.catalog().put_bitmap(primary.keeper.id(), "west", &encode_new(&differs)).unwrap();
+    primary.keeper.update(|group| group.pairs.push(record.clone())).unwrap();
+    let pair = primary.add_pair(&record);
+    let announced = primary.announce_size("a", 2 * SIZE).await.unwrap();
+    primary.grow_volume("a", 2 * SIZE, announced).unwrap();
+    let grown = pair.differences.bitmap().next_run(VolumeIndex(1), SIZE);
     assert_eq!(grown.map(|grown| (grown.offset, grown.end())), Some((SIZE, 2 * SIZE)));
     primary.stop();
 }

@@ -336,6 +336,12 @@ impl Differences {
         self.keep(inner, next, pair)
     }
 
+    /// Whether the other side has the begin of the copy under way, as far as is known. One that has nothing yet is sent a begin anew.
+    #[must_use]
+    pub fn has_begun_there(&self) -> bool {
+        self.copy().is_some_and(|copy| copy.number != 0) && self.inner.lock().points.is_empty()
+    }
+
     /// Somebody begins to send over a new connection: from here on nobody else says where a copy ends. Who did before may not know yet
     /// that its connection is over, and regions that it sent may be sent again.
     ///

@@ -171,6 +171,23 @@ async fn what_a_volume_grows_by_before_the_other_side_has_it_is_copied() {
     primary.stop();
 }
 
+/// After a restart nobody knows how far it had come: all of it would be copied again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_copy_that_has_begun_goes_on_though_a_volume_grows() {
+    let directory = tempfile::tempdir().unwrap();
+    let primary = start(directory.path());
+    let all = everything(&primary.volume_sizes());
+    let copy = CopyRecord { number: 7, ..CopyRecord::first(all.bytes()) };
+    let record = PairRecord { copy: Some(copy.clone()), ..PairRecord::new("west", 0) };
+    primary.keeper.catalog().put_bitmap(primary.keeper.id(), "west", &encode_new(&all)).unwrap();
+    primary.keeper.update(|group| group.pairs.push(record.clone())).unwrap();
+    let pair = primary.add_pair(&record);
+    let announced = primary.announce_size("a", 2 * SIZE).await.unwrap();
+    primary.grow_volume("a", 2 * SIZE, announced).unwrap();
+    assert_eq!(pair.differences.copy(), Some(copy));
+    primary.stop();
+}
+
 /// It may have grown the volume, too, when it was primary, and keeps what it wrote there until it has all of the copy.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_volume_grows_by_while_an_old_primary_returns_is_copied() {

@@ -128,16 +128,11 @@ impl Pair {
     /// Whether the other side may have another volume than one of this size, or none yet: it was primary, may have grown it alone, and does not
     /// follow yet; or its end is still to be copied, and the copy has not begun there as far as is known.
     pub(crate) fn may_differ_behind(&self, volume: VolumeIndex, size: u64) -> bool {
-        let (state, begun_there) = {
-            let view = self.view.lock();
-            (view.state, view.remote.copy)
-        };
         if self.keeper.pair(&self.peer).is_some_and(|pair| pair.parted.is_some()) {
             let lacks_nothing = self.differences.are_none() && self.differences.copy().is_none();
-            return !(lacks_nothing && matches!(state, PairState::Paired | PairState::CatchingUp));
+            return !(lacks_nothing && matches!(self.view.lock().state, PairState::Paired | PairState::CatchingUp));
         }
-        let has_begun = self.differences.copy().is_some_and(|copy| copy.number != 0 && copy.number == begun_there);
-        !has_begun && self.differences.bitmap().is_marked(volume, size.saturating_sub(1))
+        !self.differences.has_begun_there() && self.differences.bitmap().is_marked(volume, size.saturating_sub(1))
     }
 
     /// A volume comes to the group with data on it, or more of one: nothing more is shipped while the hold lives, and what is

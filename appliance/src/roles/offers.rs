@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tidemark_common::api::types::{ErrorBody, VolumeOffer, VolumeStatus};
 use tidemark_common::catalog::{
     Batch, CatalogError, ImageRecord, ImageVolumeRecord, OfferRecord, OfferWhy, VolumeRecord,
@@ -26,12 +26,16 @@ use super::door::Closed;
 
 /// All of them, by volume; as the catalogue has them.
 #[derive(Default)]
-pub(crate) struct Offers(RwLock<BTreeMap<String, OfferRecord>>);
+pub(crate) struct Offers {
+    all: RwLock<BTreeMap<String, OfferRecord>>,
+    /// Held by a copy that takes one up, and by whoever puts a volume to another use: it is the one or the other.
+    taking: Mutex<()>,
+}
 
 impl Offers {
     /// The offer of a volume, if there is one.
     pub(crate) fn get(&self, volume: &str) -> Option<OfferRecord> {
-        self.0.read().get(volume).cloned()
+        self.all.read().get(volume).cloned()
     }
 
     /// The group whose copy may be made on a volume, as an operator said.
@@ -41,7 +45,7 @@ impl Offers {
 
     /// Its record is gone from the catalogue.
     pub(crate) fn forget(&self, volume: &str) {
-        self.0.write().remove(volume);
+        self.all.write().remove(volume);
     }
 }
 
@@ -49,13 +53,13 @@ impl Appliance {
     /// Reads those of the catalogue; before groups start.
     pub(crate) fn open_offers(&self) -> Result<(), CatalogError> {
         let offers = self.catalog.offers()?.into_iter().map(|offer| (offer.volume.clone(), offer)).collect();
-        *self.offers.0.write() = offers;
+        *self.offers.all.write() = offers;
         Ok(())
     }
 
     fn put_offer(&self, offer: OfferRecord) -> Result<(), ErrorBody> {
         self.catalog.put_offer(&offer).map_err(failed)?;
-        self.offers.0.write().insert(offer.volume.clone(), offer);
+        self.offers.all.write().insert(offer.volume.clone(), offer);
         Ok(())
     }
 
@@ -113,6 +117,10 @@ impl Appliance {
     pub(crate) fn adopt(&self, group: &str, spec: &VolumeSpec) -> Result<Arc<Volume>, String> {
         let (name, here) = (&spec.name, &self.config.name);
         let text = |error: ErrorBody| error.message;
+        let _alone = self.offers.taking.lock();
+        if !self.is_offered(name, group, self.id_of(group)?) {
+            return Err(self.taken(name, group));
+        }
         let old = self.volume(name).map_err(text)?;
         self.refuse_in_local_pair(name, "made a copy").map_err(text)?;
         if let Some(reason) = self.backups.being_restored(name) {
@@ -196,7 +204,7 @@ impl Appliance {
     /// Opens volumes whose images are gone.
     pub(crate) fn free_imaged(&self) {
         let imaged: Vec<OfferRecord> =
-            self.offers.0.read().values().filter(|offer| offer.why == OfferWhy::Imaged).cloned().collect();
+            self.offers.all.read().values().filter(|offer| offer.why == OfferWhy::Imaged).cloned().collect();
         for offer in imaged {
             let Some(id) = offer.group_id.map(GroupId).filter(|id| !self.is_imaged(*id, &offer.volume)) else {
                 continue;
@@ -230,6 +238,10 @@ impl Appliance {
 
     /// A volume is put to another use: what was said of it before that must not have it overwritten when that use is over.
     pub(crate) fn put_to_use(&self, name: &str) -> Result<(), ErrorBody> {
+        let _alone = self.offers.taking.lock();
+        if let Some(group) = self.group_of(name) {
+            return Err(refused(format!("volume '{name}' has just become the copy of group '{group}'")));
+        }
         if self.offers.get(name).is_some() { self.withdraw(name) } else { Ok(()) }
     }
 
@@ -248,6 +260,7 @@ mod tests {
     use tidemark_common::history::History;
 
     use super::*;
+    use crate::roles::strays::tests::add_copy;
     use crate::service::tests::{Faults, add_primary, add_volume, appliance};
 
     const ID: GroupId = GroupId([7; 16]);
@@ -292,5 +305,25 @@ mod tests {
         add_primary(&appliance, "p", "v").await;
         appliance.add_to_group("p", "x", false).await.unwrap();
         assert!(!appliance.is_offered("x", "g", ID));
+    }
+
+    /// Between the look at the offer and its taking up, either may come.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_volume_becomes_a_copy_or_is_put_to_another_use_and_never_both() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        add_copy(&appliance);
+        let spec = |name: &str| VolumeSpec { index: 1, name: name.into(), size: 1 << 20 };
+        for name in ["w", "x"] {
+            add_volume(&appliance, name).await;
+            appliance.offer_volume(name, &VolumeOffer { group: Some("other".into()) }).await.unwrap();
+        }
+        appliance.let_left("g", ID, "w").unwrap();
+        appliance.adopt("g", &spec("w")).unwrap();
+        assert!(appliance.put_to_use("w").unwrap_err().message.contains("group 'g'"));
+        appliance.let_left("g", ID, "x").unwrap();
+        appliance.put_to_use("x").unwrap();
+        assert!(appliance.adopt("g", &spec("x")).is_err(), "somebody else has it");
+        appliance.delete_volume("x").await.unwrap();
     }
 }

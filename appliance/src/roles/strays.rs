@@ -75,7 +75,7 @@ impl Appliance {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
     use std::sync::atomic::Ordering;
 
@@ -89,7 +89,7 @@ mod tests {
     use crate::service::tests::{Faults, appliance};
 
     /// Gives an appliance a copy that does not run.
-    fn add_copy(appliance: &Appliance) {
+    pub(crate) fn add_copy(appliance: &Appliance) {
         let record =
             GroupRecord { role: RoleRecord::Secondary, next_volume_index: 9, ..GroupRecord::new("g", [7; 16]) };
         appliance.catalog.put_group(&record).unwrap();

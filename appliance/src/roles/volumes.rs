@@ -298,6 +298,7 @@ impl Appliance {
         self.refuse_being_restored(name)?;
         let Some(volume) = volume else { return self.forget_unopened(name) };
         refuse_connected(name, &volume, None)?;
+        self.put_to_use(name)?;
         let reason = format!("volume '{name}' was deleted");
         volume.door.lead_to(Arc::new(Closed { size: volume.file.size(), reason })).await;
         if let Err(error) = self.catalog.delete_volume(name) {

@@ -27,6 +27,9 @@ const FREE_BYTES_MIN: u64 = 8 * WRITE_BUFFER_BYTES as u64;
 const STALL_CHECKS: usize = 1000;
 const STALL_CHECK_EVERY: Duration = Duration::from_millis(10);
 const INFO_LOG_BYTES: usize = 256 << 10;
+/// What names the tables is written anew, short, when it is longer than this. By default at 1 GiB: the start after some months would read all of
+/// that before it serves anybody.
+const MANIFEST_BYTES_MAX: usize = 1 << 20;
 
 /// An open database.
 pub(super) struct Rocks {
@@ -53,6 +56,7 @@ pub(super) fn options() -> Options {
     options.set_stats_dump_period_sec(0);
     options.set_stats_persist_period_sec(0);
     options.set_manifest_preallocation_size(64 << 10);
+    options.set_max_manifest_file_size(MANIFEST_BYTES_MAX);
     // A record cut short at the end of the log was never answered and is dropped. Anything else wrong with the log may
     // hide answered changes behind it: the default would drop them silently, this refuses to open.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);

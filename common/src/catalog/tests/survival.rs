@@ -136,3 +136,14 @@ fn a_directory_that_cannot_be_made_is_named() {
     assert!(matches!(error, CatalogError::Failed { .. }), "{error}");
     assert!(error.to_string().contains("/proc/self/no-such-place/catalog"), "{error}");
 }
+
+/// Every table that is written, and every one that is merged, adds to it.
+#[test]
+fn what_names_the_tables_does_not_grow_for_as_long_as_the_service_runs() {
+    let (directory, _catalog) = fresh();
+    let files = fs::read_dir(directory.path().join("catalog")).unwrap().map(|entry| entry.unwrap().path());
+    let is_options = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("OPTIONS-");
+    let said = fs::read_to_string(files.filter(is_options).max().unwrap()).unwrap();
+    let found = said.lines().find_map(|line| line.trim().strip_prefix("max_manifest_file_size="));
+    assert_eq!(found, Some("1048576"));
+}

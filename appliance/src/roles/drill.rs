@@ -380,13 +380,14 @@ impl Appliance {
             self.say_tried_again(&format!("how drill {} ended could not be recorded: {error}", record.number));
             self.drills.left.lock().records.insert(record.number, record.clone());
         }
-        let oldest = {
+        let here: BTreeSet<[u8; 16]> = self.groups.read().values().map(|group| group.keeper.id().0).collect();
+        let surplus = {
             let mut past = self.drills.past.lock();
             past.insert(record.number, DrillRecord { output: String::new(), ..record.clone() });
-            let surplus = if past.len() > KEPT { oldest_of_no_use(&past) } else { None };
-            surplus.inspect(|number| drop(past.remove(number)))
+            let oldest = if past.len() > KEPT { oldest_of_no_use(&past, |group| here.contains(&group)) } else { None };
+            oldest.inspect(|number| drop(past.remove(number)))
         };
-        if let Some(oldest) = oldest {
+        if let Some(oldest) = surplus {
             self.drills.left.lock().records.remove(&oldest);
             if let Err(error) = self.catalog.delete_drill(oldest) {
                 tracing::warn!(drill = oldest, %error, "an old drill could not be removed from the list");
@@ -435,14 +436,14 @@ impl Appliance {
     }
 }
 
-/// The oldest drill that says nothing of its group: neither what was proven last, nor how the last one ended. Groups that are rehearsed often
-/// leave those of others alone.
-fn oldest_of_no_use(past: &BTreeMap<u64, DrillRecord>) -> Option<u64> {
+/// The oldest drill that says nothing of a group that is here: neither what was proven last, nor how the last one ended. Groups that are
+/// rehearsed often leave those of others alone; of groups that were deleted, nothing has to stay.
+fn oldest_of_no_use(past: &BTreeMap<u64, DrillRecord>, is_here: impl Fn([u8; 16]) -> bool) -> Option<u64> {
     let (mut ended, mut proven, mut oldest) = (BTreeSet::new(), BTreeSet::new(), None);
     for (number, drill) in past.iter().rev() {
         let is_last = ended.insert(drill.group_id);
         let is_proof = drill.result == DrillResultRecord::Passed && proven.insert(drill.group_id);
-        if !is_last && !is_proof {
+        if !(is_here(drill.group_id) && (is_last || is_proof)) {
             oldest = Some(*number);
         }
     }

@@ -121,13 +121,25 @@ fn what_a_group_has_proven_stays_however_often_others_are_rehearsed() {
     let mut past: BTreeMap<_, _> =
         [drill(1, 1, true), drill(2, 1, true), drill(3, 1, false), drill(4, 2, true), drill(5, 3, false)].into();
     past.extend((6..=9).map(|number| drill(number, 9, number == 7)));
-    let gone = std::iter::from_fn(|| oldest_of_no_use(&past).inspect(|number| drop(past.remove(number))));
+    let gone = std::iter::from_fn(|| oldest_of_no_use(&past, |_| true).inspect(|number| drop(past.remove(number))));
     assert_eq!(gone.collect::<Vec<_>>(), [1, 6, 8]);
     assert_eq!(
         past.into_keys().collect::<Vec<_>>(),
         [2, 3, 4, 5, 7, 9],
         "what was proven last, and how the last ended"
     );
+}
+
+/// Groups that come and go, each rehearsed: the records of all of them were kept, and read by every start.
+#[test]
+fn drills_of_groups_that_were_deleted_make_room_for_those_of_others() {
+    let drill = |number, group: u8| {
+        (number, DrillRecord { group_id: [group; 16], result: DrillResultRecord::Passed, ..under_way(number) })
+    };
+    let mut past: BTreeMap<_, _> = [drill(1, 1), drill(2, 2), drill(3, 3), drill(4, 3)].into();
+    let is_here = |group: [u8; 16]| group == [1; 16];
+    let gone = std::iter::from_fn(|| oldest_of_no_use(&past, is_here).inspect(|number| drop(past.remove(number))));
+    assert_eq!(gone.collect::<Vec<_>>(), [2, 3, 4]);
 }
 
 /// A disk that has hung keeps no drill under way: none of its group would follow, and nobody could end it.

@@ -98,6 +98,22 @@ impl Markers {
         self.held.lock().iter().rev().find(|(at, marker)| holds(*at, marker)).cloned()
     }
 
+    /// The newest one cut by a time, of those for which something holds. Times are of a clock that may be set: one that is newer by its place, and
+    /// was cut while the clock was set back, is older by its time. So none counts that is older than the nearest by more than the leeway.
+    #[must_use]
+    pub fn cut_by(
+        &self,
+        time_ns: i64,
+        leeway_ns: i64,
+        holds: impl Fn(Position, &MarkerRecord) -> bool,
+    ) -> Option<(Position, MarkerRecord)> {
+        let held = self.held.lock();
+        let is_by_then = |at: Position, marker: &MarkerRecord| marker.time_ns <= time_ns && holds(at, marker);
+        let by_then = held.iter().filter(|(at, marker)| is_by_then(*at, marker));
+        let since_ns = by_then.map(|(_, marker)| marker.time_ns).max()?.saturating_sub(leeway_ns);
+        held.iter().rev().find(|(at, marker)| marker.time_ns >= since_ns && is_by_then(*at, marker)).cloned()
+    }
+
     /// All, newest first.
     #[must_use]
     pub fn all(&self) -> Vec<MarkerInfo> {
@@ -133,4 +149,37 @@ pub fn marker_of(kept: &KeptMarkerRecord) -> MarkerRecord {
 pub fn info(marker: &MarkerRecord) -> MarkerInfo {
     let time = from_unix_ns(marker.time_ns);
     MarkerInfo { number: marker.number, boundary_seq: marker.boundary_seq, time, tag: marker.tag.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEEWAY: i64 = 20;
+
+    /// The number of the marker cut by a time, of markers of these times.
+    fn cut_by(times: &[i64], time: i64) -> Option<u64> {
+        let markers = Markers::default();
+        for (number, time_ns) in (1..).zip(times) {
+            let marker = MarkerRecord { number, boundary_seq: number, time_ns: *time_ns, freeze_ns: 0, tag: None };
+            markers.add(Position { segment: 1, offset: number }, marker);
+        }
+        markers.cut_by(time, LEEWAY, |_, marker| marker.number != 9).map(|(_, marker)| marker.number)
+    }
+
+    /// Who asks for the moment before something went wrong must not get one from behind it.
+    #[test]
+    fn a_marker_cut_while_the_clock_was_set_back_is_none_of_an_earlier_time() {
+        let for_a_while = [100, 110, 120, 130, 20, 21, 140, 150, 160];
+        let found = [10, 25, 115, 120, 145, 155, 1000].map(|time| cut_by(&for_a_while, time));
+        assert_eq!(found, [None, Some(6), Some(2), Some(3), Some(7), Some(8), Some(8)]);
+    }
+
+    #[test]
+    fn of_two_of_about_the_same_time_the_newer_one_counts_as_after_a_clock_was_set_right() {
+        let for_good = [100, 110, 120, 130, 101, 111, 121];
+        assert_eq!([105, 110, 115, 1000].map(|time| cut_by(&for_good, time)), [Some(5), Some(5), Some(6), Some(7)]);
+        let ahead_for_a_while = [100, 110, 9000, 9010, 120, 130];
+        assert_eq!([115, 125, 9005].map(|time| cut_by(&ahead_for_a_while, time)), [Some(2), Some(5), Some(3)]);
+    }
 }

@@ -16,6 +16,9 @@ use crate::permission::Permitted;
 /// A window of the updater is over by then, or no image begins: who asks for one may keep others from changing anything.
 const WINDOW_LIMIT: Duration = Duration::from_secs(10);
 
+/// Of markers whose times are no further apart than this, the newer one is the later one, whatever their times say.
+const LEEWAY_NS_MIN: i64 = 60_000_000_000;
+
 /// Why no image can begin.
 #[derive(Debug, thiserror::Error)]
 pub enum PointError {
@@ -68,6 +71,26 @@ fn shown(marker: &MarkerRecord) -> Shown {
     (marker.number, info(marker).time)
 }
 
+/// Markers are apart by an interval, or a little more.
+fn leeway_ns(interval_ms: u64) -> i64 {
+    i64::try_from(interval_ms.saturating_mul(2_000_000)).unwrap_or(i64::MAX).max(LEEWAY_NS_MIN)
+}
+
+/// The newest marker, or the one held that was cut by a time, where the newest was not, or only by a clock that was set back by much.
+fn nearest(
+    newest: &Permitted,
+    held: Option<(Position, MarkerRecord)>,
+    time_ns: i64,
+    leeway_ns: i64,
+) -> Option<(Position, MarkerRecord)> {
+    let is_by_then = newest.marker.time_ns <= time_ns;
+    let is_near = |held: &MarkerRecord| newest.marker.time_ns >= held.time_ns.saturating_sub(leeway_ns);
+    if is_by_then && held.as_ref().is_none_or(|(_, held)| is_near(held)) {
+        return Some((newest.end, newest.marker.clone()));
+    }
+    held
+}
+
 fn held((number, time): &Shown) -> String {
     format!("{number} of {time:.3}")
 }
@@ -116,12 +139,13 @@ impl Secondary {
         let found = match asked {
             Asked::Newest => Some((newest.end, newest.marker.clone())),
             Asked::Marker(number) if number == newest.marker.number => Some((newest.end, newest.marker.clone())),
-            Asked::Time(time_ns) if time_ns >= newest.marker.time_ns => Some((newest.end, newest.marker.clone())),
             Asked::Marker(number) => {
                 self.state().markers.newest_that(|end, marker| marker.number == number && is_held(end, marker))
             }
             Asked::Time(time_ns) => {
-                self.state().markers.newest_that(|end, marker| marker.time_ns <= time_ns && is_held(end, marker))
+                let leeway_ns = leeway_ns(self.keeper().get().interval_ms);
+                let held = self.state().markers.cut_by(time_ns, leeway_ns, is_held);
+                nearest(newest, held, time_ns, leeway_ns)
             }
         };
         let point = match found {
@@ -211,6 +235,25 @@ impl Secondary {
 mod tests {
     use super::*;
     use crate::apply::tests::copy;
+
+    #[test]
+    fn the_newest_marker_is_not_of_an_earlier_time_because_the_clock_was_set_back() {
+        let marker = |number, seconds: i64| {
+            let time_ns = seconds * 1_000_000_000;
+            MarkerRecord { number, boundary_seq: 1, time_ns, freeze_ns: 0, tag: None }
+        };
+        let found = |newest_seconds, seconds: i64| {
+            let newest = Permitted { marker: marker(9, newest_seconds), end: Position::default() };
+            let held = Some((Position::default(), marker(5, 7_000)));
+            let found = nearest(&newest, held, seconds * 1_000_000_000, leeway_ns(1_000));
+            found.map(|(_, marker)| marker.number)
+        };
+        assert_eq!(found(7_100, 7_050), Some(5), "it was cut later");
+        assert_eq!(found(7_100, 7_200), Some(9));
+        assert_eq!(found(6_950, 7_050), Some(9), "as after a small step");
+        assert_eq!(found(100, 7_050), Some(5), "the clock is two hours behind");
+        assert_eq!([leeway_ns(60_000), leeway_ns(u64::MAX)], [120_000_000_000, i64::MAX]);
+    }
 
     /// A drill that came due would keep all that operators change waiting, failovers of other groups too.
     #[test]

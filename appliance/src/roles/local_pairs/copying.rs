@@ -10,7 +10,7 @@ use tidemark_common::local_pair::Copied;
 use tidemark_common::rate::lasts;
 use tidemark_common::stage;
 
-use super::Held;
+use super::{Held, LocalPairs};
 use crate::roles::appliance::Appliance;
 
 /// A target that follows waits so long for more to come: writes near to each other are copied, and synced, together.
@@ -20,6 +20,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// What is said while it does.
 const HURRIES: &str = "the side store is full (side_store_bytes): what the target lacks is copied as fast as it can be, whatever its rate, \
      and the source's volume is written later, while the journal is less than half full";
+/// A step that takes longer waits for a disk that hangs.
+const STEP_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the task waits for what cannot go on now.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
 
@@ -87,10 +89,27 @@ impl Appliance {
     /// # Cancel safety
     /// A step that was begun goes to its end.
     async fn step_local_pair(&self, held: &Held) -> Copied {
-        let Ok(_one_of_few) = self.local_pairs.steps.acquire().await else { return Copied::Nothing };
         let pair = Arc::clone(&held.pair);
         let step = move || stage::named(c"copier", || pair.step());
-        tokio::task::spawn_blocking(step).await.unwrap_or(Copied::Nothing)
+        self.local_pairs.take_turn(STEP_PATIENCE, step).await.unwrap_or(Copied::Nothing)
+    }
+}
+
+impl LocalPairs {
+    /// A few steps at once. One whose disk has not answered within the patience has its thread and no turn any more: the pairs of all other
+    /// disks go on.
+    async fn take_turn<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        step: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let turn = self.steps.acquire().await.ok()?;
+        let mut stepping = tokio::task::spawn_blocking(step);
+        if let Ok(done) = tokio::time::timeout(patience, &mut stepping).await {
+            return done.ok();
+        }
+        drop(turn);
+        stepping.await.ok()
     }
 }
 
@@ -110,7 +129,8 @@ fn tell_hurry(held: &Held, hurries: bool) {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::sync::atomic::{AtomicI32, Ordering};
+    use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+    use std::sync::mpsc;
 
     use tidemark_common::catalog::{LocalPairRecord, VolumeRecord};
     use tidemark_common::ids::{GroupId, VolumeIndex};
@@ -124,6 +144,7 @@ mod tests {
 
     use super::*;
     use crate::roles::appliance::Unopened;
+    use crate::roles::local_pairs::STEPS_MAX;
     use crate::service::tests::{Faults, add_volume, appliance};
 
     const SIZE: u64 = 1 << 20;
@@ -196,6 +217,31 @@ mod tests {
         let reason = appliance.local_pair_status(&held).reason;
         assert!(reason.is_some_and(|reason| reason.contains("it is not mounted")));
         assert_eq!(held.pair.state(), State::Copy);
+    }
+
+    #[tokio::test]
+    async fn disks_that_hang_leave_turns_to_the_pairs_of_others() {
+        let (pairs, begun) = (Arc::new(LocalPairs::default()), Arc::new(AtomicUsize::new(0)));
+        let (mut disks, mut hung) = (Vec::new(), Vec::new());
+        for _ in 0..STEPS_MAX {
+            let (disk, answer) = mpsc::sync_channel::<()>(1);
+            disks.push(disk);
+            let (pairs, begun) = (Arc::clone(&pairs), Arc::clone(&begun));
+            let step = move || {
+                begun.fetch_add(1, Ordering::AcqRel);
+                answer.recv().is_err()
+            };
+            hung.push(tokio::spawn(async move { pairs.take_turn(Duration::ZERO, step).await }));
+        }
+        while begun.load(Ordering::Acquire) < STEPS_MAX {
+            tokio::task::yield_now().await;
+        }
+        let other = tokio::time::timeout(Duration::from_secs(20), pairs.take_turn(Duration::MAX, || 7)).await;
+        assert_eq!(other, Ok(Some(7)));
+        drop(disks);
+        for step in hung {
+            assert_eq!(step.await.unwrap(), Some(true), "what was begun goes to its end");
+        }
     }
 
     /// Hosts at the target wait for what it has in hand.

@@ -258,7 +258,7 @@ impl Appliance {
             }
             // Only now: a command that is refused takes no offer back.
             doors.iter().try_for_each(|volume| self.put_to_use(&volume.file.name))?;
-            self.start_and_record(&keeper)
+            self.record_and_start(&keeper)
         })?;
         for volume in &doors {
             if let Some(export) = started.export(&volume.file.name) {
@@ -270,16 +270,23 @@ impl Appliance {
         Ok(())
     }
 
-    /// A group that cannot be recorded is none: nothing of it goes on running or stays on the disk.
-    fn start_and_record(&self, keeper: &Arc<GroupKeeper>) -> Result<Arc<Primary>, ErrorBody> {
-        let started = self.start_primary(keeper, None).map_err(failed).and_then(|primary| {
-            let recorded = self.catalog.put_group(&keeper.get()).map_err(failed);
-            recorded.inspect_err(|_| primary.stop()).map(|()| primary)
-        });
-        started.inspect_err(|_| {
-            let ring = self.ring_path(keeper.id());
-            let _ = self.catalog.delete_ring(keeper.id());
-            self.remove_group_files(keeper.id(), &ring);
+    /// In this order: a kill in the middle leaves a group that the next start makes, and no journal and write buffer that nobody knows of. One
+    /// that cannot be recorded, or does not start, is none: nothing of it stays.
+    fn record_and_start(&self, keeper: &Arc<GroupKeeper>) -> Result<Arc<Primary>, ErrorBody> {
+        let (record, id) = (keeper.get(), keeper.id());
+        self.catalog.put_group(&record).map_err(failed)?;
+        self.start_primary(keeper, None).map_err(|why| {
+            let ring = self.ring_path(id);
+            if let Err(error) = self.catalog.delete_group(&record.name, id) {
+                // No other group gets its volumes: the next start finds both.
+                let group = Group::new(Arc::clone(keeper), Engine::Failed(why.clone().into()));
+                self.groups.write().insert(record.name.clone(), Arc::new(group));
+                return failed(format!(
+                    "{why}. That it is none could not be recorded: {error}. The next start of the service makes it"
+                ));
+            }
+            self.remove_group_files(id, &ring);
+            failed(why)
         })
     }
 
@@ -453,10 +460,64 @@ pub(crate) fn random_id() -> Result<[u8; 16], ErrorBody> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
+    use tidemark_common::api::types::OnFull;
     use tidemark_common::catalog::VolumeRecord;
+    use tidemark_common::history::History;
 
     use super::*;
     use crate::service::tests::{Faults, add_primary, add_volume, appliance};
+
+    /// A kill left a journal, and a write buffer in memory, that nobody knew of.
+    #[test]
+    fn a_group_is_recorded_before_anything_of_it_is_made() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let inside = runtime.enter();
+        let appliance = appliance(directory.path(), &faults);
+        runtime.block_on(add_volume(&appliance, "v"));
+        let (hang, before) = (faults.hang.lock(), faults.writes.load(Ordering::Acquire));
+        let makes = Arc::clone(&appliance);
+        let request = GroupCreate {
+            name: "g".into(),
+            volumes: vec!["v".into()],
+            interval_ms: 1000,
+            on_full: OnFull::default(),
+            history: History::default(),
+        };
+        let made = runtime.spawn(async move { makes.create_group(request).await });
+        while faults.writes.load(Ordering::Acquire) == before {
+            std::thread::yield_now();
+        }
+        let (groups, rings) = (directory.path().join("groups"), appliance.ring_folder());
+        let is_made = groups.exists() || rings.exists();
+        drop(hang);
+        runtime.block_on(made).unwrap().unwrap();
+        assert!(!is_made && groups.exists() && rings.exists());
+        runtime.block_on(appliance.stop_groups());
+        drop(inside);
+    }
+
+    /// Its ring's folder has no place to be.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_a_group_that_does_not_start_nothing_stays() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        add_volume(&appliance, "v").await;
+        std::fs::write(appliance.ring_folder(), "in the way").unwrap();
+        let request = GroupCreate {
+            name: "g".into(),
+            volumes: vec!["v".into()],
+            interval_ms: 1000,
+            on_full: OnFull::default(),
+            history: History::default(),
+        };
+        appliance.create_group(request).await.unwrap_err();
+        assert!(appliance.groups.read().is_empty() && appliance.catalog.groups().unwrap().is_empty());
+        let groups = std::fs::read_dir(directory.path().join("groups")).into_iter().flatten().flatten();
+        assert!(groups.map(|group| group.path().join("journal")).all(|journal| !journal.exists()));
+    }
 
     /// Of a side that took over: when it is the copy again, who has the volume by then is not made to lose it.
     #[tokio::test(flavor = "multi_thread")]

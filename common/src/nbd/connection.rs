@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::Exports;
 use super::haggle::{ClientFlags, Encryption, Entered, Haggling, Next};
 use super::handshake::{HandshakeError, greet, haggle};
+use super::left::Left;
 use super::observe::{Observer, Unobserved};
 use super::session::{Patience, Session, SessionError};
 use super::tls::Tls;
@@ -30,6 +31,8 @@ pub struct ConnectionOptions {
     pub observer: Arc<dyn Observer>,
     /// Measures requests.
     pub clock: Arc<dyn Clock>,
+    /// Whose clients have gone while requests of theirs are with a disk.
+    pub left: Arc<Left>,
 }
 
 impl Default for ConnectionOptions {
@@ -40,6 +43,7 @@ impl Default for ConnectionOptions {
             tls: None,
             observer: Arc::new(Unobserved),
             clock: Arc::new(SystemClock::new()),
+            left: Arc::default(),
         }
     }
 }
@@ -144,7 +148,8 @@ async fn transmit<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(), ConnectionError> {
     let observer = options.observer.on_open(&entered.name);
     let opened = Opened { observer: Arc::clone(&observer), clean: false };
-    let session = Session::new(stream, entered, Arc::clone(&options.clock), observer, options.patience);
+    let (clock, left) = (Arc::clone(&options.clock), Arc::clone(&options.left));
+    let session = Session::new(stream, entered, clock, observer, options.patience, left);
     let result = session.run(stop, options.patience).await;
     opened.close(result.is_ok());
     result.map_err(|source| ConnectionError::Session { export: entered.name.clone(), source })

@@ -10,6 +10,7 @@ mod execute;
 pub mod haggle;
 pub mod handshake;
 mod input;
+pub mod left;
 mod listen;
 pub mod memory;
 pub mod observe;

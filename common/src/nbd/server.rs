@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 use super::Exports;
 use super::connection::{ConnectionError, ConnectionOptions, serve};
 use super::handshake::HandshakeError;
+use super::left::{Answering, Left};
 use super::listen::{BindError, Listener, tune};
 use super::session::SessionError;
 use super::socket::Socket;
@@ -67,7 +68,9 @@ impl Server {
             real.push(address);
         }
         let permits = Arc::new(Semaphore::new(options.connections_max.min(Semaphore::MAX_PERMITS)));
-        let options = Arc::new(options.connection);
+        let left = Arc::new(Left::of(options.connections_max));
+        let exports = Arc::new(Answering { exports, left: Arc::clone(&left) });
+        let options = Arc::new(ConnectionOptions { left, ..options.connection });
         let connections = Connections { exports, options, permits, tasks: TaskTracker::new() };
         Ok(Self { listeners, addresses: real, connections })
     }

@@ -27,6 +27,7 @@ use super::buffers::{Buffer, Spares};
 use super::execute::{Finished, Job, execute};
 use super::haggle::Entered;
 use super::input::{Arrived, Input, InputError};
+use super::left::{Left, One};
 use super::observe::{Answered, RequestKind, SessionObserver};
 use super::output::Output;
 use super::protocol::Errno;
@@ -91,6 +92,11 @@ pub(super) struct Session<S> {
     /// Set when no more requests are taken: what the session ends with when all is answered.
     ending: Option<Result<(), SessionError>>,
     watch: Watch,
+    /// The export, as its client called it.
+    name: String,
+    left: Arc<Left>,
+    /// Its client has gone, and requests are under way.
+    waits: Option<One>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
@@ -100,6 +106,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         clock: Arc<dyn Clock>,
         observer: Arc<dyn SessionObserver>,
         patience: Patience,
+        left: Arc<Left>,
     ) -> Self {
         Self {
             stream,
@@ -115,6 +122,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             slow_bytes: 0,
             ending: None,
             watch: Watch::new(patience.stall),
+            name: entered.name.clone(),
+            left,
+            waits: None,
         }
     }
 
@@ -168,6 +178,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             if self.ending.is_some() {
                 if self.slow.is_empty() && self.output.is_empty() {
                     return Poll::Ready(self.ending.take().unwrap_or(Ok(())));
+                }
+                if !self.slow.is_empty() && self.waits.is_none() {
+                    self.waits = Some(self.left.one(&self.name));
                 }
             } else if !held {
                 moved |= self.receive(context);

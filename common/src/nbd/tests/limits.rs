@@ -5,6 +5,7 @@ use tokio::io::AsyncWriteExt;
 use super::client::{Reply, request};
 use super::*;
 use crate::limits::{NBD_BYTES_IN_FLIGHT_MAX, NBD_REQUEST_BYTES_MAX, NBD_REQUESTS_IN_FLIGHT_MAX};
+use crate::nbd::left::Left;
 use crate::nbd::protocol::{Errno, command, command_flag};
 use crate::nbd::{Patience, SessionError};
 
@@ -129,6 +130,28 @@ async fn what_was_begun_ends_also_when_the_client_has_gone() {
     probe.permits.add_permits(1);
     let _ = soon(ended).await.unwrap();
     assert_eq!(probe.permits.available_permits(), 0, "the write was run to its end");
+}
+
+#[tokio::test]
+async fn who_has_gone_is_counted_for_as_long_as_the_disk_does_not_answer() {
+    let left = Arc::new(Left::of(1));
+    let options = ConnectionOptions { left: Arc::clone(&left), ..ConnectionOptions::default() };
+    let Served { mut client, probe, ended, .. } = serve_with(options);
+    client.enter(Style::Simple, "v").await;
+    *probe.slow_from.lock() = 0;
+    client.send(command::READ, 0, 0, 1, &[]).await;
+    probe.begun(1).await;
+    assert_eq!(left.refusal("v"), None, "it is still there");
+    drop(client);
+    let counted = async {
+        while left.refusal("v").is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(counted).await;
+    probe.permits.add_permits(1);
+    let _ = soon(ended).await.unwrap();
+    assert_eq!(left.refusal("v"), None);
 }
 
 #[tokio::test]

@@ -1,7 +1,6 @@
 //! The volumes of a copy: made, or taken from what is offered, grown and let go as its primary's are.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 use tidemark_common::api::types::ErrorBody;
@@ -168,11 +167,8 @@ impl Appliance {
             self.settle_closed_door(name);
             return Ok(());
         }
-        // In this order: what cannot be forgotten stays known.
-        self.catalog.delete_volume(name).map_err(failed)?;
-        self.volumes.write().remove(name);
-        let path = Path::new(&made.backing);
-        self.disk.remove(path).map_err(|error| failed(format!("remove {}: {error}", path.display())))
+        // What cannot be forgotten stays known.
+        self.forget_volume(name, &made)
     }
 
     pub(super) fn make_copy_volume(&self, group: &str, spec: &VolumeSpec) -> Result<Arc<Volume>, ErrorBody> {

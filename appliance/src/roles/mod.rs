@@ -52,4 +52,5 @@ mod take_back;
 mod takers;
 mod unrecorded;
 pub(crate) mod verify;
+mod volume_ends;
 mod volumes;

@@ -47,7 +47,9 @@ impl Appliance {
 
     /// Opens the volumes of the catalogue. One that cannot be opened is left out and said so: its group does not start.
     pub(crate) fn open_volumes(&self) -> Result<(), CatalogError> {
-        for record in self.catalog.volumes()? {
+        let records = self.catalog.volumes()?;
+        self.end_deletions(&records);
+        for record in records {
             match self.found(&record).and_then(|record| self.open_volume(&record)) {
                 Ok(volume) => {
                     self.volumes.write().insert(record.name.clone(), volume);
@@ -301,17 +303,10 @@ impl Appliance {
         self.put_to_use(name)?;
         let reason = format!("volume '{name}' was deleted");
         volume.door.lead_to(Arc::new(Closed { size: volume.file.size(), reason })).await;
-        if let Err(error) = self.catalog.delete_volume(name) {
-            // It is known still: hosts have it until that is tried again.
+        if let Err(error) = self.forget_volume(name, &volume) {
+            // One that is known still: hosts have it until that is tried again.
             self.settle_closed_door(name);
-            return Err(failed(error));
-        }
-        self.offers.forget(name);
-        self.restore_is_forgotten(name);
-        self.volumes.write().remove(name);
-        if volume.owned {
-            let path = Path::new(&volume.backing);
-            self.disk.remove(path).map_err(|error| failed(format!("remove {}: {error}", volume.backing)))?;
+            return Err(error);
         }
         Ok(())
     }

@@ -1,0 +1,113 @@
+//! Volumes end here: what is known of one, and the file that was made for it. A kill in the middle of that leaves neither a file that nobody
+//! knows of nor a volume without its file. Owned: the names of files that are about to go.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use tidemark_common::api::types::ErrorBody;
+use tidemark_common::catalog::VolumeRecord;
+
+use super::appliance::{Appliance, Volume, failed};
+
+/// What ends the name of a file that is about to go.
+const DELETED: &str = "deleted";
+
+fn deleted_name(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(DELETED);
+    name.into()
+}
+
+impl Appliance {
+    /// A volume is known no more, and the file that was made for it is gone. That has another name first: of a kill in the middle, the next start
+    /// knows what was to become of it.
+    pub(crate) fn forget_volume(&self, name: &str, volume: &Volume) -> Result<(), ErrorBody> {
+        let path = Path::new(&volume.backing);
+        let aside = deleted_name(path);
+        if volume.owned
+            && let Err(error) = self.disk.rename(path, &aside)
+            && error.kind() != ErrorKind::NotFound
+        {
+            return Err(failed(format!("rename {}: {error}", volume.backing)));
+        }
+        if let Err(error) = self.catalog.delete_volume(name) {
+            if volume.owned
+                && let Err(error) = self.disk.rename(&aside, path)
+            {
+                tracing::error!(volume = name, %error, "its file has its name again with the next start");
+            }
+            return Err(failed(error));
+        }
+        self.offers.forget(name);
+        self.restore_is_forgotten(name);
+        self.volumes.write().remove(name);
+        let removed = if volume.owned { self.disk.remove(&aside) } else { Ok(()) };
+        removed.or_else(|error| match error.kind() {
+            ErrorKind::NotFound => Ok(()),
+            _ => Err(failed(format!("remove {}: {error}. The next start does it", aside.display()))),
+        })
+    }
+
+    /// Deletions that a kill has interrupted: files of volumes that are known still have their names again, all others go.
+    pub(super) fn end_deletions(&self, known: &[VolumeRecord]) {
+        let Ok(files) = fs::read_dir(self.volume_folder()) else { return };
+        let is_aside = |path: &PathBuf| path.extension().is_some_and(|extension| extension == DELETED);
+        for aside in files.flatten().map(|file| file.path()).filter(is_aside) {
+            let path = aside.with_extension("");
+            let is_of = |record: &VolumeRecord| Path::new(&record.backing).file_name() == path.file_name();
+            let is_known = known.iter().any(|record| record.owned && is_of(record));
+            let ended =
+                if is_known && !path.exists() { self.disk.rename(&aside, &path) } else { self.disk.remove(&aside) };
+            match ended {
+                Ok(()) => tracing::warn!(file = %aside.display(), is_known, "the deletion of a volume was interrupted"),
+                Err(error) => {
+                    tracing::error!(file = %aside.display(), %error, "what the deletion of a volume has left stays");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use crate::service::tests::{Faults, add_volume, appliance};
+
+    #[test]
+    fn a_deletion_that_is_killed_goes_on_or_back_with_the_next_start() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let inside = runtime.enter();
+        let appliance = appliance(directory.path(), &faults);
+        runtime.block_on(add_volume(&appliance, "v"));
+        let path = appliance.volume_folder().join("v.img");
+        let (hang, before) = (faults.hang.lock(), faults.writes.load(Ordering::Acquire));
+        let deletes = Arc::clone(&appliance);
+        let deleted = runtime.spawn(async move { deletes.delete_volume("v").await });
+        while faults.writes.load(Ordering::Acquire) == before {
+            std::thread::yield_now();
+        }
+        let as_a_kill_leaves_it = (path.exists(), deleted_name(&path).exists());
+        drop(hang);
+        runtime.block_on(deleted).unwrap().unwrap();
+        assert_eq!(as_a_kill_leaves_it, (false, true));
+        assert!(!path.exists() && !deleted_name(&path).exists());
+
+        // Recorded, and not yet removed.
+        std::fs::write(deleted_name(&path), "v").unwrap();
+        // Not recorded.
+        drop(runtime.block_on(add_volume(&appliance, "w")));
+        let other = appliance.volume_folder().join("w.img");
+        appliance.volumes.write().clear();
+        std::fs::rename(&other, deleted_name(&other)).unwrap();
+        appliance.open_volumes().unwrap();
+        assert!(!deleted_name(&path).exists() && !deleted_name(&other).exists());
+        assert!(other.exists() && appliance.volume("w").is_ok());
+        drop(inside);
+    }
+}

@@ -233,7 +233,7 @@ impl Appliance {
         self.images.held.write().remove(name);
         held.close(&format!("image '{name}' was deleted"));
         if leaves {
-            tokio::task::block_in_place(|| self.leave_eras(&held));
+            tokio::task::block_in_place(|| self.leave_eras(&held, Eras::leave_for_good));
         }
         self.remove_clone_files(name);
         Ok(())

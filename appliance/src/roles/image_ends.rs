@@ -8,7 +8,7 @@ use tidemark_common::api::types::ErrorBody;
 use tidemark_common::catalog::{Batch, ImageRecord, ImageRecords};
 use tidemark_common::ids::GroupId;
 use tidemark_common::journal::Position;
-use tidemark_common::t0::ErasWatch;
+use tidemark_common::t0::{Eras, ErasWatch};
 
 use super::appliance::Appliance;
 use super::images::Held;
@@ -54,7 +54,7 @@ impl Appliance {
             let held = Arc::clone(held);
             self.runtime.spawn_blocking(move || {
                 this.record_broken(&held);
-                this.leave_eras(&held);
+                this.leave_eras(&held, Eras::leave);
             });
         }
     }
@@ -71,12 +71,12 @@ impl Appliance {
         }
     }
 
-    /// An image has no use for its eras any more.
-    pub(crate) fn leave_eras(&self, held: &Held) {
+    /// An image has no use for its eras any more. One that is broken may be named by its record still; one that was deleted is not.
+    pub(crate) fn leave_eras(&self, held: &Held, leave: impl Fn(&Arc<Eras>, u64)) {
         let used: Vec<_> = held.record.read().parts().map(|part| (GroupId(part.group_id), part.era)).collect();
         for (group, era) in used {
             match self.eras(group) {
-                Ok(eras) => eras.leave(era),
+                Ok(eras) => leave(&eras, era),
                 Err(error) => {
                     tracing::warn!(%group, error = %error.message, "what an image kept goes with the next start")
                 }

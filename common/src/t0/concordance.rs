@@ -68,6 +68,28 @@ impl Concordance {
         }
     }
 
+    /// What a younger era saved and this one did not.
+    #[must_use]
+    pub fn lacks(&self, younger: &Self) -> Vec<(Extent, Saved)> {
+        let mut lacking = Vec::new();
+        for (extent, saved) in younger.saved.all() {
+            let unsaved = self.saved.pieces(extent).filter(|piece| piece.location.is_none());
+            lacking.extend(unsaved.map(|piece| (piece.extent, saved.advance(piece.extent.offset - extent.offset))));
+        }
+        lacking
+    }
+
+    /// What of these ranges is known to lie in one file lies here now.
+    pub fn moved(&mut self, from: u64, placed: &[(Extent, Saved)]) {
+        let is_there = |saved: Option<Saved>| matches!(saved, Some(Saved::Data(place)) if place.file == from);
+        for (extent, saved) in placed {
+            let pieces: Vec<Piece<Saved>> = self.saved.pieces(*extent).collect();
+            for piece in pieces.into_iter().filter(|piece| is_there(piece.location)) {
+                self.saved.insert(piece.extent, saved.advance(piece.extent.offset - extent.offset));
+            }
+        }
+    }
+
     /// A range as runs: saved ones, and those that are not.
     pub fn pieces(&self, extent: Extent) -> impl Iterator<Item = Piece<Saved>> + '_ {
         self.saved.pieces(extent)

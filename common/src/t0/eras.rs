@@ -5,6 +5,7 @@
 
 mod indexes;
 mod locate;
+mod swallowed;
 mod users;
 
 use std::collections::BTreeSet;

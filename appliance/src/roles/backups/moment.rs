@@ -66,7 +66,8 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.eras.set_brief(self.era, false);
-        self.eras.leave(self.era);
+        // Nothing records it.
+        self.eras.leave_for_good(self.era);
     }
 }
 

@@ -19,7 +19,7 @@ use crate::t0::space::Held;
 /// each time half of the room is left. It lasts for forty in a row, and for sixteen million one behind the other.
 const STEP: u64 = 1 << 40;
 /// Longer than a window takes.
-const LEAVE_LIMIT: Duration = Duration::from_secs(1);
+pub(super) const LEAVE_LIMIT: Duration = Duration::from_secs(1);
 
 impl Eras {
     /// Begins an era at a place that the updater has not passed and is held at, or joins the one that is there. The file is
@@ -113,18 +113,27 @@ impl Eras {
     /// is given back. Not while its file is being written: when that does not come to its end, because a disk does not answer, it goes
     /// behind that, and who asked is not kept waiting.
     pub fn leave(self: &Arc<Self>, number: u64) {
+        self.leave_with(number, false);
+    }
+
+    /// The same, where no record names the era any more, and none will: what only it needed of its file is given back, too.
+    pub fn leave_for_good(self: &Arc<Self>, number: u64) {
+        self.leave_with(number, true);
+    }
+
+    fn leave_with(self: &Arc<Self>, number: u64, for_good: bool) {
         if let Some(window) = self.window_within(LEAVE_LIMIT) {
-            self.leave_in(window, number);
+            self.leave_in(window, number, for_good);
             return;
         }
         let eras = Arc::clone(self);
-        let later = stage::beside_hosts("eras", move || eras.leave_in(eras.window(), number));
+        let later = stage::beside_hosts("eras", move || eras.leave_in(eras.window(), number, for_good));
         if let Err(error) = later {
             tracing::warn!(folder = %self.parts.folder.display(), %error, "what an image kept goes with the next start");
         }
     }
 
-    fn leave_in(&self, window: MutexGuard<'_, ()>, number: u64) {
+    fn leave_in(&self, window: MutexGuard<'_, ()>, number: u64, for_good: bool) {
         let mut state = self.state.write();
         let Some(at) = state.eras.iter().position(|era| era.number == number) else { return };
         if let Some(era) = state.eras.get_mut(at) {
@@ -136,9 +145,16 @@ impl Eras {
         let era = state.eras.remove(at);
         match at.checked_sub(1).and_then(|older| state.eras.get_mut(older)) {
             Some(older) => {
+                let taken = if for_good { older.concordance.lacks(&era.concordance) } else { Vec::new() };
+                let own = era.files.first().filter(|_| for_good).cloned();
                 older.concordance.merge(&era.concordance);
                 older.files.extend(era.files);
                 self.recount(&state);
+                drop(state);
+                drop(window);
+                if let Some(own) = own {
+                    self.spare(&own, &taken);
+                }
             }
             None => {
                 self.recount(&state);
@@ -150,7 +166,7 @@ impl Eras {
         }
     }
 
-    fn remove_files(&self, files: &[Arc<SideFile>]) {
+    pub(super) fn remove_files(&self, files: &[Arc<SideFile>]) {
         for file in files {
             if let Err(error) = self.parts.disk.remove(file.path()) {
                 tracing::warn!(path = %file.path().display(), %error, "a side file could not be removed; the next start does it");

@@ -65,3 +65,38 @@ fn no_updater_waits_while_files_of_an_image_that_is_gone_are_removed() {
     applying.join().unwrap();
     assert_eq!(memory.list(Path::new(FOLDER)).unwrap(), Vec::<String>::new());
 }
+
+/// Images that come and go beside one that stays: all that hosts overwrite all the time was kept for it, each time again.
+#[test]
+fn an_image_that_stays_keeps_of_those_that_go_only_what_it_lacks() {
+    const HOT: u64 = 32 << 10;
+    let mut rig = Rig::new(64 << 20);
+    rig.write(extent(0, SIZE as u64), 1).unwrap();
+    rig.write(extent(HOT, 4096), 0).unwrap();
+    rig.begin().unwrap();
+    rig.write(extent(0, HOT), 2).unwrap();
+    let before = rig.space.used();
+    for round in 1..4_u8 {
+        rig.begin().unwrap();
+        rig.write(extent(0, HOT), 2 + round).unwrap();
+        rig.write(extent(HOT + 4096 * u64::from(round), 4096), 9).unwrap();
+        let gone = rig.known.remove(1);
+        rig.eras.leave_for_good(gone.user.era);
+        rig.check("beside one that has gone");
+        // A file, and in it the block with its header.
+        assert_eq!(rig.space.used() - before, 12_288 * u64::from(round));
+    }
+    // Nothing but what it has; and zeroes.
+    for offset in [0, HOT] {
+        rig.begin().unwrap();
+        rig.write(extent(offset, 4096), 7).unwrap();
+        let gone = rig.known.remove(1);
+        rig.eras.leave_for_good(gone.user.era);
+    }
+    assert_eq!(side_files(&rig.disk).len(), 5);
+    let disk = rig.disk.clone();
+    rig.restart(disk);
+    rig.check("after a start");
+    rig.end(0);
+    assert_eq!((rig.space.used(), side_files(&rig.disk).len()), (0, 0));
+}

@@ -24,7 +24,9 @@ fn take(rig: &mut Rig, step: &Step) -> Result<(), String> {
         Step::Begin => rig.begin().map(drop).map_err(|error| error.to_string()),
         Step::End(which) => {
             if which < rig.known.len() {
-                rig.end(which);
+                let era = rig.known.remove(which).user.era;
+                // As those do that nothing names any more, and others.
+                if which % 2 == 0 { rig.eras.leave_for_good(era) } else { rig.eras.leave(era) }
             }
             Ok(())
         }

@@ -26,7 +26,7 @@ fn take(rig: &mut Rig, step: &Step) -> Result<(), String> {
             if which < rig.known.len() {
                 let era = rig.known.remove(which).user.era;
                 // As those do that nothing names any more, and others.
-                if which % 2 == 0 { rig.eras.leave_for_good(era) } else { rig.eras.leave(era) }
+                if which.is_multiple_of(2) { rig.eras.leave_for_good(era) } else { rig.eras.leave(era) }
             }
             Ok(())
         }

@@ -277,7 +277,13 @@ impl Appliance {
         self.catalog.put_group(&record).map_err(failed)?;
         self.start_primary(keeper, None).map_err(|why| {
             let ring = self.ring_path(id);
-            if let Err(error) = self.catalog.delete_group(&record.name, id) {
+            let forget = || self.catalog.delete_group(&record.name, id);
+            // What was made of it may have taken the last room.
+            let forgotten = forget().or_else(|_| {
+                self.remove_group_files(id, &ring);
+                forget()
+            });
+            if let Err(error) = forgotten {
                 // No other group gets its volumes: the next start finds both.
                 let group = Group::new(Arc::clone(keeper), Engine::Failed(why.clone().into()));
                 self.groups.write().insert(record.name.clone(), Arc::new(group));

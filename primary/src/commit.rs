@@ -18,7 +18,7 @@ use tidemark_common::overlay::unapplied::Spill;
 use crate::buffer::Buffer;
 use crate::drain::{Drain, DrainDesk, Draining, Pause};
 
-/// How long a full journal or disk is waited for before the next try.
+/// How long a full journal, or a disk that is full or fails, is waited for before the next try.
 const RETRY: Duration = Duration::from_millis(100);
 
 /// A group's drain, for its thread and for hosts.

@@ -50,7 +50,7 @@ pub enum Draining {
     Did,
     /// There is nothing to do before something is asked for or due.
     Idle,
-    /// Nothing can be appended before there is space.
+    /// Nothing can be appended before there is space, or the disk makes a new segment.
     NoSpace,
     /// Everything is drained and it is time to stop, or the journal failed for good.
     Ended,

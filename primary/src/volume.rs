@@ -52,8 +52,8 @@ impl CapturedVolume {
             if self.image.journal.poisoned().is_some() || self.desk.is_stopped() {
                 return Err(IoError::Io);
             }
-            if self.desk.is_disk_full() {
-                return Err(IoError::NoSpace);
+            if let Some(error) = self.desk.refused() {
+                return Err(error);
             }
             end.changed().await.map_err(|_| IoError::ShuttingDown)?;
         }

@@ -18,7 +18,7 @@ use crate::state::{Concern, CopyState};
 
 /// Bytes appended before a sync at most.
 const UNSYNCED_BYTES_MAX: usize = 16 << 20;
-/// How long a full journal or disk is waited for before the next try.
+/// How long a full journal, or a disk that is full or fails, is waited for before the next try.
 const RETRY: Duration = Duration::from_millis(200);
 /// Tries after which the other side is told why nothing is taken.
 pub(crate) const TRIES: u32 = 25;
@@ -189,6 +189,16 @@ pub enum Taking {
     NoRoom,
 }
 
+/// What keeps frames from being taken, and what to do: there is no room, or the disk makes no new segment.
+fn told(error: &JournalError) -> String {
+    if error.is_no_space() {
+        return error.told();
+    }
+    format!(
+        "no new segment of the copy's journal can be made: {error}. See to the disk under it; it is tried again, and goes on by itself"
+    )
+}
+
 fn next_frame(batch: &mut VecDeque<Bytes>, frames: &mut mpsc::Receiver<Vec<Bytes>>) -> Option<Bytes> {
     if batch.is_empty() {
         *batch = frames.try_recv().ok()?.into();
@@ -257,7 +267,7 @@ impl Intake {
         // What came before a bad frame counts: the state says what the journal holds.
         match self.tell().and(refused) {
             Ok(()) => Ok(Taking::Did),
-            Err(IntakeError::Journal(error)) if error.is_no_space() && !self.state.is_stopping() => {
+            Err(IntakeError::Journal(error)) if self.writer.may_try_again(&error) && !self.state.is_stopping() => {
                 self.await_room(&error).map(|()| Taking::NoRoom)
             }
             Err(error) => Err(error),
@@ -359,6 +369,7 @@ impl Intake {
             // What this side was before it returned is given up for it.
             && !self.state.keeps_before();
         let standing = self.state.problem_of(Concern::Intake);
+        let told = told(error);
         let problem = match (too_small, standing) {
             (true, _) => IntakeError::TooSmall { capacity_bytes: self.writer.journal().capacity_bytes() }.to_string(),
             // It is full still: what was said of that says more.
@@ -368,7 +379,7 @@ impl Intake {
                  until then. When it comes to that often, look at the volumes' disks, and at `tidemark leases` for what keeps it; or raise \
                  journal_bytes in the configuration here and restart it"
             ),
-            (false, _) => error.told(),
+            (false, _) => told.clone(),
         };
         if self.state.no_room(error.is_journal_full(), problem) {
             self.metrics.error(Part::Journal);
@@ -378,8 +389,7 @@ impl Intake {
         }
         self.refused = self.refused.saturating_add(1);
         // A full journal empties as long as the updater goes on; a full disk may not.
-        let held_up =
-            if error.is_journal_full() { self.state.problem_of(Concern::Updater) } else { Some(error.told()) };
+        let held_up = if error.is_journal_full() { self.state.problem_of(Concern::Updater) } else { Some(told) };
         match held_up {
             Some(reason) if self.refused > TRIES => Err(IntakeError::Stands { reason }),
             _ => Ok(()),
@@ -522,5 +532,21 @@ pub(crate) mod tests {
         assert_eq!(state.position().permitted_marker, 1);
         let writer = intake.leave();
         assert_eq!(writer.tip().chain, state.durable_end().chain, "where the next connection goes on");
+    }
+
+    /// As on a disk whose path is switched: the primary was sent away, over every connection, until a restart.
+    #[test]
+    fn a_segment_that_cannot_be_made_for_a_moment_ends_no_conversation() {
+        let disk = MemoryDisk::new();
+        let mut intake = intake(&disk);
+        let mut tip = Tip::default();
+        let mut frames: VecDeque<Bytes> = (0..5).map(|_| write(&mut tip)).collect();
+        assert_eq!(intake.step(|| frames.pop_front()).unwrap(), Taking::Did);
+        disk.fail_next_sync(std::io::ErrorKind::Other);
+        frames.push_back(write(&mut tip));
+        assert_eq!(intake.step(|| frames.pop_front()).unwrap(), Taking::NoRoom);
+        assert!(intake.state.problem().is_some_and(|problem| problem.contains("no new segment")));
+        assert_eq!(intake.step(|| None).unwrap(), Taking::Did);
+        assert_eq!((intake.state.problem(), intake.state.durable_end().seq), (None, tip.seq));
     }
 }

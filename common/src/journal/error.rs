@@ -134,6 +134,11 @@ impl JournalError {
         matches!(self, Self::EndsEarly { end, .. } if *end > NEW)
     }
 
+    /// Whether a new segment may have its name, or not.
+    pub(super) fn is_of_a_name(&self) -> bool {
+        matches!(self, Self::Io { action: "rename", .. })
+    }
+
     /// What it says; of a full disk, also where to make room.
     #[must_use]
     pub fn told(&self) -> String {

@@ -401,10 +401,10 @@ impl Segment {
         }
         file.write_all_at(&header.encode(), 0).map_err(|source| io("write", source))?;
         file.sync().map_err(|source| io("sync", source))?;
-        // Whether the name is there after a failure is not known, so this is never an error to go on after: frames
-        // appended to the segment before would lie behind the end that this header tells.
-        journal.disk.rename(from, &path).map_err(|source| io("rename", std::io::Error::other(source)))?;
         let capacity = file.size().map_err(|source| io("measure", source))?;
+        // Last, and whether the name is there after a failure is not known, so this is never an error to go on after: frames
+        // appended to the segment before would lie behind the end that this header tells. Until here there is no segment.
+        journal.disk.rename(from, &path).map_err(|source| io("rename", std::io::Error::other(source)))?;
         Ok(Self::with(header, None, path, file, capacity))
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Frames are written one behind the other and become durable together at [`Writer::sync`] (group commit). Each is kept in
 //! memory for the readers that want it next. What failed to sync is in an unknown state, so a failure poisons the journal
-//! for good: only a restart reads it again.
+//! for good: only a restart reads it again. A segment that could not be made is none, and is tried again ([`Writer::may_try_again`]).
 
 use std::sync::Arc;
 
@@ -71,7 +71,7 @@ impl Writer {
     /// first byte lies.
     ///
     /// # Errors
-    /// [`JournalError`]; one that [`JournalError::is_no_space`] left everything as it was.
+    /// [`JournalError`]; one after which it [`Self::may_try_again`] left everything as it was.
     pub fn append_frame(&mut self, frame: Bytes) -> Result<Position, JournalError> {
         self.take(frame, None, true, 0)
     }
@@ -181,7 +181,8 @@ impl Writer {
         // First durable, then followed by another: recovery may call everything damage that is bad before the newest segment.
         self.sync()?;
         let next = self.journal.add_segment(self.end(), &Start::of(&self.tip));
-        let next = next.map_err(|error| self.poison_unless_no_space(error))?;
+        // Without its name it is no segment: what is durable ends where it did, and the next try makes a new file.
+        let next = next.map_err(|error| if error.is_of_a_name() { self.poison(error) } else { error })?;
         self.active.seal(self.at);
         self.active = next;
         self.at = FIRST_RECORD;
@@ -227,6 +228,13 @@ impl Writer {
         }
         let reason = self.journal.state.lock().poisoned.clone();
         Err(JournalError::Poisoned { reason: reason.unwrap_or_default() })
+    }
+
+    /// Whether what ended with an error of this journal may go well when it is tried again: there is no room, or no new segment, and what was
+    /// appended before is as it was. An error of a write or a sync is never one of these.
+    #[must_use]
+    pub const fn may_try_again(&self, error: &JournalError) -> bool {
+        !self.poisoned && matches!(error, JournalError::Full { .. } | JournalError::Io { .. })
     }
 
     fn poison_unless_no_space(&mut self, error: JournalError) -> JournalError {

@@ -45,8 +45,8 @@ pub struct DrainDesk {
     stopped: AtomicBool,
     /// Set while the drain cannot go on: what happened and what to do.
     pub(super) problem: Mutex<Option<String>>,
-    /// The disk under the journal has no space: hosts are told.
-    pub(super) disk_full: AtomicBool,
+    /// What hosts are told while the disk under the journal has no space, or makes no new segment.
+    pub(super) refused: Mutex<Option<IoError>>,
     /// The journal is at its capacity: somebody has to make room.
     pub(super) journal_full: AtomicBool,
     /// Slows hosts while the journal fills, where the group is to do that.
@@ -144,10 +144,10 @@ impl DrainDesk {
         self.problem.lock().clone()
     }
 
-    /// Whether the disk under the journal has no space.
+    /// What hosts are told instead of that something is durable, while the disk under the journal takes nothing.
     #[must_use]
-    pub fn is_disk_full(&self) -> bool {
-        self.disk_full.load(Ordering::Acquire)
+    pub fn refused(&self) -> Option<IoError> {
+        *self.refused.lock()
     }
 
     /// Whether the journal is at its capacity.

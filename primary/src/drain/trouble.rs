@@ -13,7 +13,8 @@ use super::{Drain, Draining};
 use crate::cut::CutError;
 use crate::ring::RingError;
 
-/// A journal at its capacity makes room by itself. Who wants a marker and has waited so long for that is told.
+/// A journal at its capacity makes room by itself. Who wants a marker and has waited so long for that is told; so are hosts where no segment can
+/// be made.
 const FULL_MAX: Duration = Duration::from_secs(5);
 
 /// Why a batch was not drained.
@@ -30,12 +31,17 @@ pub(super) enum DrainError {
 }
 
 impl DrainError {
-    /// For people: what is full, where, what that means for hosts, and what to do.
-    fn told(&self) -> String {
+    /// For people: what is full or fails, where, what that means for hosts, and what to do.
+    fn told(&self, tried_again: bool) -> String {
         match self {
             Self::Journal(error @ JournalError::Io { path, .. }) if error.is_no_space() => format!(
                 "the disk under the journal has no space left: {error}. Hosts get ENOSPC for what they write; what was acknowledged is kept. \
                  Make room on the file system of {}; it goes on by itself",
+                path.parent().unwrap_or(path).display()
+            ),
+            Self::Journal(error @ JournalError::Io { path, .. }) if tried_again => format!(
+                "no new segment of the journal can be made: {error}. Hosts wait for some seconds, and get I/O errors then; what was acknowledged is \
+                 kept. See to the disk under {}; it is tried again, and goes on by itself",
                 path.parent().unwrap_or(path).display()
             ),
             Self::Journal(error @ JournalError::Full { .. }) => format!(
@@ -53,7 +59,7 @@ impl Drain {
         self.full_since = None;
         if self.desk.problem.lock().take().is_some() && !self.desk.is_stopping() {
             self.desk.journal_full.store(false, Ordering::Release);
-            self.desk.disk_full.store(false, Ordering::Release);
+            *self.desk.refused.lock() = None;
             self.buffer.refuse(None);
             if self.logged.ends() {
                 tracing::info!(group = %self.group, "the journal takes writes again");
@@ -61,16 +67,21 @@ impl Drain {
         }
     }
 
-    /// What an error means: space may come back, anything else ends the drain.
+    /// What an error means: space may come back, and a disk that makes no new segment; anything else ends the drain.
     pub(super) fn judge(&mut self, error: &DrainError) -> Draining {
-        let (full, no_space) = match error {
-            DrainError::Journal(error) => (matches!(error, JournalError::Full { .. }), error.is_no_space()),
-            _ => (false, false),
+        let (full, tried_again, refused) = match error {
+            DrainError::Journal(JournalError::Full { .. }) => (true, true, None),
+            DrainError::Journal(error) if error.is_no_space() => (false, true, Some(IoError::NoSpace)),
+            // Most that keeps a segment from being made for a moment is over before a host has to know: no descriptor, a path that is switched.
+            DrainError::Journal(error) if self.writer.may_try_again(error) => {
+                (false, true, self.has_stood_long().then_some(IoError::Io))
+            }
+            _ => (false, false, None),
         };
         // Before the problem: who sees that looks here for what it means.
         self.desk.journal_full.store(full, Ordering::Release);
-        self.desk.disk_full.store(no_space && !full, Ordering::Release);
-        let problem = error.told();
+        *self.desk.refused.lock() = refused;
+        let problem = error.told(tried_again);
         // A journal that empties slowly is full again and again.
         if let Some(left_out) = self.logged.stands_anywhere(&problem, self.clock.monotonic()) {
             tracing::error!(group = %self.group, %problem, left_out, "the drain cannot go on");
@@ -78,17 +89,17 @@ impl Drain {
         if self.desk.problem.lock().replace(problem).is_none() {
             self.metrics.error(Part::Drain);
         }
-        if no_space && !self.desk.is_stopping() {
-            return self.await_space(full);
+        if tried_again && !self.desk.is_stopping() {
+            return self.await_space(refused);
         }
         self.give_up(error);
         Draining::Ended
     }
 
-    /// A full disk is the host's to know; a full journal is ours to solve, hosts only wait.
-    fn await_space(&mut self, journal_full: bool) -> Draining {
-        if !journal_full {
-            self.buffer.refuse(Some(IoError::NoSpace));
+    /// A full disk, or one that fails, is the host's to know; a full journal is ours to solve, hosts only wait.
+    fn await_space(&mut self, refused: Option<IoError>) -> Draining {
+        if refused.is_some() {
+            self.buffer.refuse(refused);
         }
         self.writer.journal().nudge();
         // What was appended before the error can be made durable; when that fails, space helps no more.
@@ -97,12 +108,17 @@ impl Drain {
         {
             return self.judge(&error);
         }
-        let now = self.clock.monotonic();
-        let since = *self.full_since.get_or_insert(now);
-        if !journal_full || now.saturating_sub(since) >= FULL_MAX {
+        self.full_since.get_or_insert(self.clock.monotonic());
+        if refused.is_some() || self.has_stood_long() {
             self.refuse_cuts();
         }
         Draining::NoSpace
+    }
+
+    /// Whether nothing could be appended for as long as who waits is kept waiting.
+    fn has_stood_long(&self) -> bool {
+        let now = self.clock.monotonic();
+        self.full_since.is_some_and(|since| now.saturating_sub(since) >= FULL_MAX)
     }
 
     /// Who waits for a marker is told why there is none. What was cut for them stays a cut nobody waits for, once at each place.

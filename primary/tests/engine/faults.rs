@@ -7,12 +7,17 @@ use crate::hosts::{Hosts, Story};
 use crate::machine::{JOURNAL, Machine, NEVER, SOON, Settings, VOLUMES};
 use crate::staged::Call;
 
+/// All that these tests write fits the first segment: the call that fails is one on it, and none on a segment that is being made.
+fn one_segment() -> Settings {
+    Settings { segment_bytes: 16 << 20, segments: 4, ..Settings::default() }
+}
+
 /// The journal's sync fails once, under load: nothing is answered as durable from then on, though the next sync would
 /// succeed. A restart makes all of it durable, and a loss of power then takes nothing.
 #[test]
 fn a_failed_sync_of_the_journal_is_never_believed() {
     for seed in 0..10 {
-        let mut machine = Machine::new(Settings::default());
+        let mut machine = Machine::new(one_segment());
         let engine = machine.start();
         let story = Story::begin(&machine, &engine);
         let hosts = Hosts::start(&machine, &engine, &story, seed);
@@ -90,7 +95,7 @@ fn a_failed_sync_of_a_volume_keeps_the_journal() {
 #[test]
 fn a_failed_write_of_the_journal_ends_it_and_loses_nothing_answered() {
     for seed in 0..5 {
-        let machine = Machine::new(Settings { delay: NEVER, ..Settings::default() });
+        let machine = Machine::new(Settings { delay: NEVER, ..one_segment() });
         let engine = machine.start();
         let story = Story::begin(&machine, &engine);
         let hosts = Hosts::start(&machine, &engine, &story, seed);
@@ -104,4 +109,23 @@ fn a_failed_write_of_the_journal_ends_it_and_loses_nothing_answered() {
         story.judge_kill(&format!("seed {seed}"), &machine, &engine);
         machine.flush(&engine).unwrap();
     }
+}
+
+/// No file may be opened for a moment, or a path to the disk is switched: what was durable is, and the next try makes another file.
+#[test]
+fn a_segment_that_cannot_be_made_once_is_no_hosts_to_know() {
+    let machine = Machine::new(Settings::default());
+    let engine = machine.start();
+    let story = Story::begin(&machine, &engine);
+    engine.disk.fail_next(Call::Write, "/journal/0000000000000002.spare");
+    let hosts = Hosts::start(&machine, &engine, &story, 1);
+    wait_until("a segment that cannot be made", SOON, || {
+        check(engine.disk.has_failed(), || "none is needed yet".into())
+    });
+    machine.flush(&engine).unwrap();
+    wait_until("no problem", SOON, || engine.primary.problem().map_or(Ok(()), Err));
+    assert_eq!(hosts.end(), vec![], "they waited");
+    machine.kill(engine, None);
+    let engine = machine.start();
+    story.judge_kill("after a kill", &machine, &engine);
 }

@@ -93,6 +93,38 @@ fn a_failed_sync_stops_the_journal_for_good() {
     }
 }
 
+/// No file may be opened for a moment, or a path to the disk is switched: nothing of the journal is in doubt.
+#[test]
+fn a_segment_that_cannot_be_made_is_tried_again() {
+    let (disk, mut writer) = fresh();
+    let mut frames = fill(&mut writer, 4);
+    for _ in 0..3 {
+        disk.fail_next_sync(std::io::ErrorKind::Other);
+        let frame = writes(writer.tip(), 1, QUARTER);
+        let error = writer.append(&frame).unwrap_err();
+        assert!(writer.may_try_again(&error) && !error.is_no_space(), "{error}");
+        assert_eq!(writer.journal().poisoned(), None);
+        assert_eq!(names(&disk).len(), 1, "nothing of it is left");
+    }
+    frames.extend(fill(&mut writer, 5));
+    assert_eq!(held(writer.journal()), frames);
+    for seed in 0..20 {
+        assert_eq!(reopened(&disk.fork().crash(seed)), frames);
+    }
+}
+
+/// It may be there after a loss of power, and says where the journal ends before it.
+#[test]
+fn a_segment_that_may_have_its_name_stops_the_journal_for_good() {
+    let (disk, mut writer) = fresh();
+    fill(&mut writer, 4);
+    disk.fail_folder_sync_after(0);
+    let frame = writes(writer.tip(), 1, QUARTER);
+    let error = writer.append(&frame).unwrap_err();
+    assert!(!writer.may_try_again(&error), "{error}");
+    assert!(writer.journal().poisoned().is_some());
+}
+
 #[test]
 fn a_failed_write_stops_the_journal_for_good() {
     let (disk, mut writer) = fresh();

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_common::catalog::LocalPairStateRecord as State;
-use tidemark_common::local_pair::Copied;
+use tidemark_common::local_pair::{Copied, LocalPair};
 use tidemark_common::rate::lasts;
 use tidemark_common::stage;
+use tokio::task::JoinError;
 
 use super::{Held, LocalPairs};
 use crate::roles::appliance::Appliance;
@@ -91,8 +92,28 @@ impl Appliance {
     async fn step_local_pair(&self, held: &Held) -> Copied {
         let pair = Arc::clone(&held.pair);
         let step = move || stage::named(c"copier", || pair.step());
-        self.local_pairs.take_turn(STEP_PATIENCE, step).await.unwrap_or(Copied::Nothing)
+        match self.local_pairs.take_turn(STEP_PATIENCE, step).await {
+            Some(Ok(copied)) => copied,
+            Some(Err(ended)) => {
+                if ended.is_panic() {
+                    broke_off(Arc::clone(&held.pair)).await;
+                }
+                Copied::Nothing
+            }
+            None => Copied::Nothing,
+        }
     }
+}
+
+/// A defect of ours ended a step. What that had in hand is marked as copied and not yet synced, and is not there: it must be no step's after it to
+/// sync.
+async fn broke_off(pair: Arc<LocalPair>) {
+    let failed = tokio::task::spawn_blocking(move || {
+        let target = &pair.target().name;
+        let what = "what copies to it ended by a defect of Tidemark, and the log has its message";
+        pair.fail(&format!("{what}: `tidemark local-pair resync {target}` goes on"));
+    });
+    let _ = failed.await;
 }
 
 impl LocalPairs {
@@ -102,14 +123,14 @@ impl LocalPairs {
         &self,
         patience: Duration,
         step: impl FnOnce() -> T + Send + 'static,
-    ) -> Option<T> {
+    ) -> Option<Result<T, JoinError>> {
         let turn = self.steps.acquire().await.ok()?;
         let mut stepping = tokio::task::spawn_blocking(step);
         if let Ok(done) = tokio::time::timeout(patience, &mut stepping).await {
-            return done.ok();
+            return Some(done);
         }
         drop(turn);
-        stepping.await.ok()
+        Some(stepping.await)
     }
 }
 
@@ -134,8 +155,8 @@ mod tests {
 
     use tidemark_common::catalog::{LocalPairRecord, VolumeRecord};
     use tidemark_common::ids::{GroupId, VolumeIndex};
+    use tidemark_common::local_pair::LocalPairParts;
     use tidemark_common::local_pair::bits::Bits;
-    use tidemark_common::local_pair::{LocalPair, LocalPairParts};
     use tidemark_common::storage::filter::{self, Filter};
     use tidemark_common::storage::memory::MemoryDisk;
     use tidemark_common::storage::{Disk, DiskFile, Open};
@@ -150,11 +171,17 @@ mod tests {
     const SIZE: u64 = 1 << 20;
 
     /// Notes how far whoever reads it stands behind others for the processor.
-    struct Noted(AtomicI32);
+    #[derive(Default)]
+    struct Noted {
+        nice: AtomicI32,
+        /// It is not read to its end.
+        breaks: bool,
+    }
 
     impl Filter for Noted {
         fn before_read(&self, _bytes: usize) -> io::Result<()> {
-            self.0.store(rustix::process::nice(0)?, Ordering::Release);
+            assert!(!self.breaks, "as it was to");
+            self.nice.store(rustix::process::nice(0)?, Ordering::Release);
             Ok(())
         }
     }
@@ -237,10 +264,10 @@ mod tests {
             tokio::task::yield_now().await;
         }
         let other = tokio::time::timeout(Duration::from_secs(20), pairs.take_turn(Duration::MAX, || 7)).await;
-        assert_eq!(other, Ok(Some(7)));
+        assert_eq!(other.unwrap().unwrap().unwrap(), 7);
         drop(disks);
         for step in hung {
-            assert_eq!(step.await.unwrap(), Some(true), "what was begun goes to its end");
+            assert!(step.await.unwrap().unwrap().unwrap(), "what was begun goes to its end");
         }
     }
 
@@ -249,18 +276,35 @@ mod tests {
     async fn a_copier_does_not_stand_back_for_the_processor() {
         let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
         let appliance = appliance(directory.path(), &faults);
-        let noted = Arc::new(Noted(AtomicI32::new(i32::MAX)));
+        let noted = Arc::new(Noted { nice: AtomicI32::new(i32::MAX), breaks: false });
+        let held = pair_over(&appliance, &noted);
+        assert_eq!(appliance.step_local_pair(&held).await, Copied::Bytes(SIZE));
+        assert_eq!(noted.nice.load(Ordering::Acquire), rustix::process::nice(0).unwrap());
+    }
+
+    fn pair_over(appliance: &Appliance, noted: &Arc<Noted>) -> Held {
         let parts = LocalPairParts {
             catalog: appliance.catalog.clone(),
             clock: Arc::clone(&appliance.clock),
-            source: filter::file(filled(), &noted),
+            source: filter::file(filled(), noted),
             target: Arc::new(VolumeFile::new(VolumeIndex(0), "t".into(), filled(), SIZE)),
             eras: eras("/eras"),
             saves: eras("/saves"),
             patience: Duration::ZERO,
         };
-        let held = Held::new(LocalPair::create(parts, record()).unwrap());
-        assert_eq!(appliance.step_local_pair(&held).await, Copied::Bytes(SIZE));
-        assert_eq!(noted.0.load(Ordering::Acquire), rustix::process::nice(0).unwrap());
+        Held::new(LocalPair::create(parts, record()).unwrap())
+    }
+
+    /// The next step synced the target, and called synced what had never been written.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_copier_had_in_hand_when_it_broke_off_is_not_called_copied() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        let held = pair_over(&appliance, &Arc::new(Noted { breaks: true, ..Noted::default() }));
+        assert_eq!(appliance.step_local_pair(&held).await, Copied::Nothing);
+        let record = held.pair.record();
+        assert_eq!(record.state, State::Error);
+        assert!(record.reason.is_some_and(|reason| reason.contains("local-pair resync t")));
+        assert_eq!(held.pair.figures().differential_bytes, SIZE);
     }
 }

@@ -42,6 +42,7 @@ impl SharedDrain {
     /// updater, which keeps the index within its bounds: this thread does it then.
     pub fn run(&self, drain: Drain, spill: &Spill) {
         *self.drain.lock() = Some(drain);
+        let unless_ended = Lost(self);
         let mut above = 0;
         loop {
             let Some((draining, pause)) = self.round(&mut self.drain.lock()) else { return };
@@ -55,6 +56,7 @@ impl SharedDrain {
                 Draining::Ended => break,
             }
         }
+        std::mem::forget(unless_ended);
         drop(self.drain.lock().take());
         self.desk.end(&self.buffer);
         self.journal.nudge();
@@ -83,13 +85,17 @@ impl SharedDrain {
     }
 }
 
-/// A drain that a panic has taken, unless this is forgotten before.
+/// A drain that a panic has taken, or whose thread has, unless this is forgotten before.
 struct Lost<'a>(&'a SharedDrain);
 
 impl Drop for Lost<'_> {
-    /// Hosts and all who wait are told.
+    /// Hosts and all who wait are told. Without its thread nobody would do what is no host's to do: it makes no round for one either.
     fn drop(&mut self) {
-        let SharedDrain { desk, buffer, journal, .. } = self.0;
+        let SharedDrain { drain, desk, buffer, journal } = self.0;
+        // Whoever makes a round holds it, and has taken the drain out.
+        if let Some(mut slot) = drain.try_lock() {
+            drop(slot.take());
+        }
         desk.lose(buffer);
         journal.nudge();
     }

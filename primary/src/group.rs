@@ -320,7 +320,8 @@ impl Primary {
 
     /// What keeps writes from reaching the volumes.
     pub(crate) fn held_up(&self) -> Option<String> {
-        self.desk.problem().or_else(|| self.writeback.problem.lock().clone())
+        let defect = self.writeback.defect();
+        defect.or_else(|| self.desk.problem()).or_else(|| self.writeback.problem.lock().clone())
     }
 
     /// Hosts' writes are answered with an error from here on, also those that wait for room. Waits for nothing.

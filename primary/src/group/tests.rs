@@ -4,8 +4,8 @@ use tidemark_common::clock::SystemClock;
 use tidemark_common::differential::Bitmap;
 use tidemark_common::extent::Extent;
 use tidemark_common::link::LinkError;
-use tidemark_common::storage::Open;
 use tidemark_common::storage::memory::MemoryDisk;
+use tidemark_common::storage::{DiskFile, Open};
 use tidemark_common::volumes::VolumeFile;
 use tidemark_common::wire::handshake::HandshakeError;
 use tidemark_common::wire::message::{Message, Position, Refusal, Refused, Welcome};
@@ -137,6 +137,68 @@ async fn the_room_for_an_announced_size_is_durable() {
         assert_eq!(bytes.len() as u64, 2 * SIZE, "seed {seed}");
     }
     primary.stop();
+}
+
+/// Breaks off whatever asks it.
+struct Broken;
+
+impl Disk for Broken {
+    fn open(&self, _: &std::path::Path, _: Open) -> io::Result<Arc<dyn DiskFile>> {
+        unreachable!("as it was to")
+    }
+
+    fn list(&self, _: &std::path::Path) -> io::Result<Vec<String>> {
+        unreachable!("as it was to")
+    }
+
+    fn rename(&self, _: &std::path::Path, _: &std::path::Path) -> io::Result<()> {
+        unreachable!("as it was to")
+    }
+
+    fn remove(&self, _: &std::path::Path) -> io::Result<()> {
+        unreachable!("as it was to")
+    }
+
+    fn create_folder(&self, _: &std::path::Path) -> io::Result<()> {
+        unreachable!("as it was to")
+    }
+
+    fn sync_folder(&self, _: &std::path::Path) -> io::Result<()> {
+        unreachable!("as it was to")
+    }
+}
+
+impl Readers for Broken {
+    fn oldest_needed(&self) -> Option<tidemark_common::journal::Position> {
+        unreachable!("as it was to")
+    }
+
+    fn make_room(&self, _: &mut dyn FnMut() -> Option<tidemark_common::journal::Position>) {}
+}
+
+/// Its round was over: hosts that are alone were answered still, and a flush of any other waited for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_whose_thread_a_panic_has_ended_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let (parts, options) = parts_in(directory.path(), group_of(&["a"]), JOURNAL);
+    let (primary, Stages { drain, .. }) = Primary::open(parts, options).unwrap();
+    let export = primary.export("a").unwrap();
+    export.write(0, &[1; 4096], false).await.unwrap();
+    let (shared, spill) = (Arc::clone(&primary.drain), Spill::new(Arc::new(Broken), "runs".into(), 0));
+    std::thread::spawn(move || shared.run(drain, &spill)).join().unwrap_err();
+    assert!(primary.problem().is_some_and(|problem| problem.contains("the drain ended by a defect")));
+    assert_eq!(export.flush_alone().await, Err(IoError::Io));
+    assert_eq!(export.flush().await, Err(IoError::Io));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_updater_that_a_panic_has_ended_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let (parts, options) = parts_in(directory.path(), group_of(&["a"]), JOURNAL);
+    let (primary, Stages { mut writeback, .. }) = Primary::open(parts, options).unwrap();
+    writeback.readers = Arc::new(Broken);
+    std::thread::spawn(move || writeback.run()).join().unwrap_err();
+    assert!(primary.problem().is_some_and(|problem| problem.contains("the updater ended by a defect")));
 }
 
 /// A copy that begins later would make its volumes larger than these are.

@@ -71,7 +71,7 @@ impl Secondary {
     pub fn start(parts: SecondaryParts) -> Result<Arc<Self>, StartError> {
         let (secondary, apply) = Self::open(parts)?;
         let name = format!("updater {}", secondary.parts.keeper.name());
-        let updater = std::thread::Builder::new().name(name).spawn(move || apply.run());
+        let updater = std::thread::Builder::new().name(name).spawn(move || run_updater(apply));
         let updater = updater.map_err(StartError::Thread)?;
         secondary.updater.lock().replace(updater);
         Ok(secondary)
@@ -234,6 +234,25 @@ impl Secondary {
     }
 }
 
+/// What the updater's thread does.
+fn run_updater(apply: Apply) {
+    let _told = Lost(Arc::clone(&apply.state));
+    apply.run();
+}
+
+/// Tells of an updater that a panic ends.
+struct Lost(Arc<CopyState>);
+
+impl Drop for Lost {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let problem = "the updater ended by a defect of Tidemark, and the log has its message: nothing more is applied to the copy. Restart the \
+                           service: it goes on from the journal, which holds all of it";
+            self.0.set_problem(Concern::Updater, Some(problem.into()));
+        }
+    }
+}
+
 /// The position is recorded whenever a segment is left behind, so a kill loses the record of at most this segment and the next:
 /// applying them again first, nobody sees the applied marker go back.
 fn catch_up(updater: &mut Updater, state: &CopyState, recorded_segment: u64) {
@@ -248,5 +267,44 @@ fn catch_up(updater: &mut Updater, state: &CopyState, recorded_segment: u64) {
                 break;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tidemark_common::clock::Clock;
+    use tidemark_common::record::MarkerRecord;
+
+    use super::*;
+    use crate::apply::tests::copy;
+
+    /// Breaks off whatever asks it.
+    struct Broken;
+
+    impl Clock for Broken {
+        fn wall(&self) -> jiff::Timestamp {
+            unreachable!("as it was to")
+        }
+
+        fn monotonic(&self) -> Duration {
+            unreachable!("as it was to")
+        }
+    }
+
+    #[test]
+    fn an_updater_that_a_panic_has_ended_is_told() {
+        let (secondary, mut apply, _records) = copy();
+        let end = secondary.journal().durable_end();
+        let marker = MarkerRecord { number: 1, boundary_seq: 0, time_ns: 1, freeze_ns: 1, tag: None };
+        secondary.state().durable(&[(ControlRecord::Marker(marker), end.position)], &end);
+        apply.keep_history();
+        assert!(apply.state.history().floor.is_some());
+        // With a floor, it asks for the time first of all.
+        apply.clock = Arc::new(Broken);
+        std::thread::spawn(move || run_updater(apply)).join().unwrap_err();
+        let problem = secondary.state().problem_of(Concern::Updater);
+        assert!(problem.is_some_and(|problem| problem.contains("ended by a defect")));
     }
 }

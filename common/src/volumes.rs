@@ -189,6 +189,13 @@ impl Volumes {
         self.files.read().values().map(spec).collect()
     }
 
+    /// Whether one of them may read otherwise than it was written, because a sync failed: what is written again since the last that did not is all
+    /// that counts.
+    #[must_use]
+    pub fn are_in_doubt(&self) -> bool {
+        self.files.read().values().any(|volume| volume.failed.load(Ordering::Acquire))
+    }
+
     /// Syncs all that were written.
     ///
     /// # Errors

@@ -157,10 +157,13 @@ impl Secondary {
         &self.journal
     }
 
-    /// The index of what is permitted and not applied, as far as there is one, when the copy is stopped to serve a marker.
+    /// The index of what is permitted and not applied, as far as there is one, when the copy is stopped to serve a marker. It says nothing of
+    /// what was applied, which a volume whose sync failed may have dropped: then there is none, and all from the recorded place on is read in
+    /// the journal.
     #[must_use]
     pub fn take_index(&self, permitted: &Permitted) -> Indexed {
-        std::mem::take(&mut *self.indexed.lock()).unless_beyond(permitted.end)
+        let indexed = std::mem::take(&mut *self.indexed.lock());
+        if self.parts.volumes.are_in_doubt() { Indexed::default() } else { indexed.unless_beyond(permitted.end) }
     }
 
     /// The markers of an image, with the places where they end, oldest first.
@@ -249,4 +252,37 @@ pub(crate) fn record_copy(
             group.volumes = members.to_vec();
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use tidemark_common::ids::VolumeIndex;
+    use tidemark_common::storage::Open;
+    use tidemark_common::storage::memory::MemoryDisk;
+    use tidemark_common::volumes::VolumeFile;
+
+    use super::*;
+    use crate::apply::tests::copy;
+
+    /// The kernel gives up pages that it could not write: hosts read what lay there before, until all of it was applied again.
+    #[test]
+    fn what_a_volume_may_have_dropped_is_read_in_the_journal_after_a_failover() {
+        let (secondary, _apply, _records) = copy();
+        let disk = MemoryDisk::new();
+        let file = disk.open("v".as_ref(), Open::New).unwrap();
+        let volume = secondary.files().insert(VolumeFile::new(VolumeIndex(1), "v".into(), file, 4096));
+        let (at, end) = (Position { segment: 2, offset: 4096 }, Position { segment: 3, offset: 4096 });
+        let marker = MarkerRecord { number: 1, boundary_seq: 0, time_ns: 1, freeze_ns: 1, tag: None };
+        let permitted = Permitted { marker, end };
+        let taken = || {
+            *secondary.indexed.lock() = Indexed::from(at);
+            secondary.take_index(&permitted).up_to()
+        };
+        assert_eq!(taken(), at);
+        disk.fail_next_sync(ErrorKind::Other);
+        volume.sync().unwrap_err();
+        assert_eq!(taken(), Position::default());
+    }
 }

@@ -10,6 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, symlink};
 use std::path::{Path, PathBuf};
 
+use tidemark_common::storage::Disk;
+use tidemark_common::storage::disk::SystemDisk;
+
 use crate::archive::read::{Found, FoundKind, Taker};
 use crate::attributes;
 use crate::digest::Digest;
@@ -221,6 +224,9 @@ pub fn to_folder_telling(
     })?;
     let members = wanted(&manifest, set)?;
     refuse_what_is_there(&members, folder)?;
+    if !folder.is_dir() {
+        SystemDisk.create_folder(folder).map_err(|error| format!("make {}: {error}", folder.display()))?;
+    }
     let mut taker = Told { taker: ToFiles::of(members, folder), done_bytes, tell };
     source.walk(&mut taker).map_err(|error| error.to_string())?;
     taker.taker.ended()
@@ -271,6 +277,8 @@ struct ToFiles<'a> {
     current: Option<Current>,
     /// Folders, and what they had: given to them when all that lies in them is there.
     folders: Vec<(PathBuf, Meta)>,
+    /// Folders in which something was made: its name is not durable yet.
+    named: BTreeSet<PathBuf>,
     /// How many have not what they had, and why the first has not.
     unset: Option<(usize, String)>,
     restored: Restored,
@@ -299,6 +307,7 @@ impl<'a> ToFiles<'a> {
             folder,
             current: None,
             folders: Vec::new(),
+            named: BTreeSet::new(),
             unset: None,
             restored: Restored::default(),
         }
@@ -306,6 +315,8 @@ impl<'a> ToFiles<'a> {
 
     /// Nothing more comes: what was restored.
     fn ended(mut self) -> Result<Restored, String> {
+        // Before a folder is closed to us.
+        self.sync_names()?;
         self.settle_folders();
         if self.restored.members < self.members.len() {
             return Err(GONE.into());
@@ -354,11 +365,22 @@ impl<'a> ToFiles<'a> {
         Ok(())
     }
 
+    /// Files are synced one by one; that they are there at all is known to their folders.
+    fn sync_names(&self) -> Result<(), String> {
+        self.named.iter().rev().try_for_each(|folder| {
+            let synced = File::open(folder).and_then(|opened| opened.sync_all());
+            synced.map_err(|error| format!("sync {}: {error}", folder.display()))
+        })
+    }
+
     fn settle_folders(&mut self) {
         // What lies deeper first: a folder may then be closed to us.
         self.folders.sort_by(|(a, _), (b, _)| b.cmp(a));
         for (path, meta) in std::mem::take(&mut self.folders) {
-            let set = File::open(&path).and_then(|folder| attributes::set(&folder, &meta));
+            let set = File::open(&path).and_then(|folder| {
+                attributes::set(&folder, &meta)?;
+                folder.sync_all()
+            });
             self.note(&path, set);
         }
     }
@@ -378,8 +400,8 @@ impl Taker for ToFiles<'_> {
         let meta = found.meta.filter(|_| member.kind != KindSaid::Range);
         let within = inside(&found.name).ok_or_else(|| format!("'{}' leads out of the folder", found.name))?;
         let path = self.folder.join(&within);
-        let made = fs::create_dir_all(self.folder).and_then(|()| self.make(found, &within));
-        let file = made.map_err(|error| format!("make {}: {error}", path.display()))?;
+        let file = self.make(found, &within).map_err(|error| format!("make {}: {error}", path.display()))?;
+        self.named.extend(within.ancestors().skip(1).map(|above| self.folder.join(above)));
         let digest = Digest::default();
         self.current = Some(Current {
             name: found.name.clone(),
@@ -484,5 +506,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let missing = ToFiles::of(vec![said(b"same")], folder.path()).ended();
         assert!(missing.unwrap_err().contains("are gone"));
+    }
+    /// A loss of power right behind it would take files that were said to be restored.
+    #[test]
+    fn nothing_is_called_restored_before_its_name_is_durable() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut taker = ToFiles::of(vec![said(b"same")], folder.path());
+        taker.begin(&Found { name: "s/a/file".into(), kind: FoundKind::File, size: 4, meta: None }).unwrap();
+        taker.data(0, b"same").unwrap();
+        taker.end().unwrap();
+        let named: Vec<_> = ["", "s", "s/a"].map(|within| folder.path().join(within)).into();
+        assert_eq!(taker.named.iter().cloned().collect::<Vec<_>>(), named);
+        fs::remove_dir_all(folder.path().join("s")).unwrap();
+        let why = taker.ended().unwrap_err();
+        assert!(why.starts_with("sync ") && why.contains("s/a"), "{why}");
     }
 }

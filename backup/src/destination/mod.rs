@@ -115,6 +115,22 @@ pub fn is_complete(kind: &TargetKind, whose: &str, is_its: impl FnOnce(&Manifest
     }
 }
 
+/// Makes the name of a complete backup durable, before anybody is told that it is done: who gave it may have been killed before that was.
+///
+/// # Errors
+/// As the system says, with the path; [`remove_unfinished`] takes all of it away then.
+pub fn keep_name(kind: &TargetKind, whose: &str) -> Result<(), String> {
+    let told = |path: &Path, error: io::Error| format!("sync the folder of {}: {error}", path.display());
+    match kind {
+        TargetKind::File(path) => file::sync_folder(path).map_err(|error| told(path, error)),
+        TargetKind::Folder(path) => file::sync_folder(path).map_err(|error| {
+            let _ = std::fs::rename(path, part(path, whose));
+            told(path, error)
+        }),
+        TargetKind::Device(_) | TargetKind::Stream => Ok(()),
+    }
+}
+
 /// It is recorded that a backup is done: its interim name goes. Nobody else's file of that name does.
 ///
 /// # Errors
@@ -245,6 +261,16 @@ mod tests {
             crate::form::Form::finish(&mut raw, &manifest(name).encode().unwrap()).unwrap();
             assert_eq!(is_complete(&folder, "us", is_b), complete);
             std::fs::remove_dir_all(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_made_durable_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        for kind in [TargetKind::File, TargetKind::Folder] {
+            keep_name(&kind(folder.path().join("b")), "us").unwrap();
+            let why = keep_name(&kind(folder.path().join("gone/b")), "us").unwrap_err();
+            assert!(why.contains("gone/b"), "{why}");
         }
     }
 

@@ -85,7 +85,13 @@ impl Appliance {
         let is_its = |manifest: &Manifest| {
             manifest.name == record.name && manifest.appliance == self.config.name && Some(manifest.began) == began
         };
-        if record.state == BackupStateRecord::Copying && destination::is_complete(&kind, &self.whose(), is_its) {
+        let is_complete =
+            record.state == BackupStateRecord::Copying && destination::is_complete(&kind, &self.whose(), is_its);
+        let kept = if is_complete { destination::keep_name(&kind, &self.whose()) } else { Ok(()) };
+        if let Err(why) = &kept {
+            tracing::error!(backup = %record.name, %why, "a backup is complete, and its name cannot be made durable");
+        }
+        if is_complete && kept.is_ok() {
             record.state = BackupStateRecord::Done;
             record.done_bytes = record.total_bytes;
             return kind;

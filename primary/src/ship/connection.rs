@@ -11,6 +11,7 @@ use tidemark_common::stage;
 use tidemark_common::wire::handshake::{Versions, read_answer};
 use tidemark_common::wire::message::Message;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinError;
 
 use super::orders::Wanted;
 use super::{Pair, ShipError};
@@ -137,7 +138,7 @@ impl Pair {
             result = sending => {
                 result?;
                 // The feeder ended: it knows why.
-                Err(feeding.await.map_err(|_| ShipError::Stopped)?.err().map_or(ShipError::Ended, ShipError::Feed))
+                Err(feeding.await.map_err(|ended| broke_off(&ended))?.err().map_or(ShipError::Ended, ShipError::Feed))
             }
             result = self.listen(answers) => result,
             result = self.beat(connection, control) => result,
@@ -182,6 +183,15 @@ impl Pair {
             self.heard(answers.recv().await?.ok_or(ShipError::Ended)?)?;
         }
     }
+}
+
+/// Why a feeder ended without a word.
+pub(super) fn broke_off(ended: &JoinError) -> ShipError {
+    if !ended.is_panic() {
+        return ShipError::Stopped;
+    }
+    let what = "what sends to the copy ended by a defect of Tidemark, and the log has its message; it is tried again by itself";
+    ShipError::Stands(what.into())
 }
 
 /// A conversation under way. Whatever ends it, a defect of ours too, ends this: the updater waits for it when the journal is full.

@@ -167,3 +167,11 @@ async fn what_is_given_up_of_the_journal_is_not_folded_meanwhile() {
     let after = seen();
     assert!(after.0 > before.0 && after.1 == before.1, "{before:?} {after:?}");
 }
+
+/// The pair connected and lost its connection again and again, and nobody was told why.
+#[tokio::test]
+async fn a_feeder_that_a_panic_has_ended_is_told() {
+    let ended = tokio::task::spawn_blocking(|| -> bool { panic!("as it was to") }).await.unwrap_err();
+    let told = super::connection::broke_off(&ended);
+    assert!(told.needs_a_person() && told.to_string().contains("defect"), "{told}");
+}

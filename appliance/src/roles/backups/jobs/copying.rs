@@ -1,10 +1,12 @@
 //! The copying itself, on a thread of its own: from the images to the target, with the manifest last.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tidemark_backup::copy::{CopyError, Copying, copy};
 use tidemark_backup::destination;
+use tidemark_backup::image::ImageError;
 use tidemark_backup::manifest::{FORMAT, Manifest, SetSaid};
 use tidemark_backup::pace::{Asked, Hurry, Pace};
 use tidemark_backup::plan::data_bytes;
@@ -38,13 +40,21 @@ fn telling(job: &Arc<Job>, squeezed: impl Fn() -> bool + Send + 'static) -> Hurr
     })
 }
 
+/// A defect of ours ends a backup as any other failure does: it would be under way for ever, and its images would be kept for it.
+fn unless_broken(copy: impl FnOnce() -> Result<(), CopyError>) -> Result<(), CopyError> {
+    let why = "it ended by a defect of Tidemark, and the log has its message";
+    let broken = |_| Err(CopyError::Image(ImageError(why.into())));
+    // What it worked with is not looked at again.
+    catch_unwind(AssertUnwindSafe(copy)).unwrap_or_else(broken)
+}
+
 impl Appliance {
     pub(super) fn carry(&self, job: &Arc<Job>, work: Work, permit: OwnedSemaphorePermit) {
         let name = job.record.lock().name.clone();
         let kind = work.kind.clone();
         let outcome = match job.stop.reason() {
             Some(reason) => Err(CopyError::Stopped(reason)),
-            None => self.copy(job, &work),
+            None => unless_broken(|| self.copy(job, &work)),
         };
         // Whatever it was waiting for when it was told to stop, that is why it ended.
         let outcome = outcome.map_err(|error| job.stop.reason().map_or(error, CopyError::Stopped));
@@ -60,7 +70,7 @@ impl Appliance {
     }
 
     fn copy(&self, job: &Arc<Job>, work: &Work) -> Result<(), CopyError> {
-        let recorded = |why| CopyError::Image(tidemark_backup::image::ImageError(why));
+        let recorded = |why| CopyError::Image(ImageError(why));
         self.enter(job, BackupStateRecord::Copying).map_err(recorded)?;
         let record = job.record.lock().clone();
         let began = from_unix_ns(record.began_ns.unwrap_or(record.asked_ns));
@@ -107,5 +117,17 @@ impl Appliance {
     fn asked(&self, moment: &Moment) -> Asked {
         let doors: Vec<_> = moment.images.keys().filter_map(|name| self.volume(name).ok()).collect();
         Box::new(move || doors.iter().map(|volume| volume.door.asked()).sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_that_a_panic_has_ended_has_failed() {
+        let ended = unless_broken(|| panic!("as it was to"));
+        assert!(ended.unwrap_err().to_string().contains("defect"));
+        unless_broken(|| Ok(())).unwrap();
     }
 }

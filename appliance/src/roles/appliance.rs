@@ -59,6 +59,8 @@ pub(crate) struct Failure {
     pub(crate) reason: String,
     /// Of a copy: its journal is what keeps it from running, and, if so, whether that is there and damaged.
     pub(crate) journal: Option<Damaged>,
+    /// A failover did not end here: another one goes on with it.
+    pub(crate) unended: bool,
 }
 
 /// Whether a copy's journal is there and damaged, and not just gone.
@@ -66,7 +68,7 @@ pub(crate) type Damaged = bool;
 
 impl<T: Into<String>> From<T> for Failure {
     fn from(reason: T) -> Self {
-        Self { reason: reason.into(), journal: None }
+        Self { reason: reason.into(), journal: None, unended: false }
     }
 }
 

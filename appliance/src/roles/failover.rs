@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_common::api::types::{ErrorBody, Failover, FailoverReport};
-use tidemark_common::catalog::PartedRecord;
+use tidemark_common::catalog::{Batch, PartedRecord};
 use tidemark_common::journal::Writer;
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::markers::info;
@@ -20,7 +20,7 @@ use tidemark_secondary::image_point::Asked;
 use tidemark_secondary::permission::Permitted;
 use tidemark_secondary::takeover::{self, TakeOverError};
 
-use super::appliance::{Appliance, Engine, Group, failed, refused};
+use super::appliance::{Appliance, Engine, Failure, Group, failed, refused};
 use super::image_moments::{asked, held_point};
 use super::lost::tail_name;
 
@@ -51,6 +51,10 @@ impl Appliance {
     pub(crate) async fn fail_over_alone(&self, name: &str, request: &Failover) -> Result<FailoverReport, ErrorBody> {
         let begin = self.clock.monotonic();
         let group = self.group(name)?;
+        let is_unended = matches!(&*group.engine.read(), Engine::Failed(failure) if failure.unended);
+        if is_unended {
+            self.go_on_with_unended(&group).await?;
+        }
         let secondary = match group.engine.read().clone() {
             Engine::Secondary(secondary) => secondary,
             Engine::Primary(_) => return Err(refused(format!("group '{name}' is primary here already"))),
@@ -177,12 +181,42 @@ impl Appliance {
                 failed(format!("group '{name}' was not failed over: {reason}. It is the copy still: try again"))
             }
             NotTaken::Unended(reason) => {
-                // The copy stands still: whatever was recorded until now decides what a restart makes of it.
-                let reason = format!("the failover did not end: {reason}. Restart the service, then try again");
-                *group.engine.write() = Engine::Failed(reason.clone().into());
+                // The copy stands still: whatever was recorded until now decides what comes of it.
+                let reason = format!(
+                    "the failover did not end: {reason}. When that is mended, `tidemark failover {name}` goes on with it, and so does a restart of \
+                     the service"
+                );
+                *group.engine.write() = Engine::Failed(Failure { unended: true, ..reason.clone().into() });
                 failed(format!("group '{name}': {reason}"))
             }
         }
+    }
+
+    /// A failover that did not end is gone on with from what was recorded of it, as by the next start of the service. Under `changing`.
+    async fn go_on_with_unended(&self, group: &Group) -> Result<(), ErrorBody> {
+        let name = group.keeper.name();
+        // Nobody knows whether the catalogue has what it said it could not take: it has what is gone by here before anything runs by it.
+        let recorded = tokio::task::block_in_place(|| group.keeper.update_with(Batch::new(), |_| ()));
+        recorded.map_err(|error| failed(format!("group '{name}': the failover did not end: {error}. Try again")))?;
+        let engine = match tokio::task::block_in_place(|| self.start_engine(&group.keeper)) {
+            Engine::Failed(failure) => Engine::Failed(Failure { unended: true, ..failure }),
+            engine => engine,
+        };
+        if let Engine::Secondary(copy) = &engine {
+            self.discard_uncut(copy);
+        }
+        let is_primary = matches!(engine, Engine::Primary(_));
+        *group.engine.write() = engine;
+        for volume in group.keeper.get().volumes {
+            self.settle_door(&volume.name).await;
+        }
+        if is_primary {
+            tracing::warn!(group = %name, "a failover that had not ended has: this appliance is primary now");
+            return Err(refused(format!(
+                "group '{name}' is primary here now: the failover before had come as far as that"
+            )));
+        }
+        Ok(())
     }
 
     /// What lies behind an older marker is kept aside, to be a lost tail (invariant 8), and images of its moments end. Before the
@@ -320,7 +354,7 @@ mod tests {
     use tidemark_common::record::MarkerRecord;
 
     use super::*;
-    use crate::service::tests::{Faults, appliance, copy_record};
+    use crate::service::tests::{Faults, add_primary, appliance, copy_record};
 
     /// Of what is not cut nothing is lost, and the copy goes on.
     #[tokio::test(flavor = "multi_thread")]
@@ -360,5 +394,29 @@ mod tests {
         let engine = group.engine.read().clone();
         let Engine::Secondary(again) = engine else { panic!("it runs") };
         again.stop().await;
+    }
+    /// As where the write buffer of the new primary found no room: the service had to be restarted, with all its other groups.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_failover_that_did_not_end_is_gone_on_with_by_another_one() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        add_primary(&appliance, "g", "v").await;
+        let group = appliance.group("g").unwrap();
+        let stop = || {
+            let engine = group.engine.read().clone();
+            let Engine::Primary(primary) = engine else { panic!("it is primary") };
+            tokio::task::block_in_place(|| primary.stop());
+        };
+        stop();
+        let told = appliance.not_taken(&group, NotTaken::Unended("there is no room".into()));
+        assert!(told.message.contains("no room") && told.message.contains("tidemark failover g"), "{told:?}");
+        let request = Failover { force: false, marker: None, time: None };
+        faults.full.store(true, Ordering::Release);
+        appliance.fail_over("g", &request).await.unwrap_err();
+        assert!(matches!(&*group.engine.read(), Engine::Failed(failure) if failure.unended), "it may be tried again");
+        faults.full.store(false, Ordering::Release);
+        let told = appliance.fail_over("g", &request).await.unwrap_err();
+        assert!(told.message.contains("primary here now"), "{told:?}");
+        stop();
     }
 }

@@ -68,7 +68,7 @@ impl Appliance {
         }
     }
 
-    fn start_engine(&self, keeper: &Arc<GroupKeeper>) -> Engine {
+    pub(crate) fn start_engine(&self, keeper: &Arc<GroupKeeper>) -> Engine {
         if let Some(by) = self.end_fence(keeper) {
             return Engine::Fenced { by };
         }
@@ -161,6 +161,7 @@ impl Appliance {
         Secondary::start(self.secondary_parts(keeper)?).map_err(|error| Failure {
             reason: error.to_string(),
             journal: error.is_of_the_journal().then(|| error.is_damage()),
+            unended: false,
         })
     }
 
@@ -173,7 +174,7 @@ impl Appliance {
     /// A copy whose journal cannot be read gives up its image and starts: its primary copies what is missing (decision 12).
     pub(crate) fn start_without_image(&self, keeper: &Arc<GroupKeeper>) -> Result<Arc<Secondary>, Failure> {
         // Whatever keeps it from that may pass, as a full disk does: the primary orders it again.
-        let again = |error: StartError| Failure { reason: error.to_string(), journal: Some(true) };
+        let again = |error: StartError| Failure { reason: error.to_string(), journal: Some(true), unended: false };
         give_up_image(&self.secondary_parts(keeper)?).map_err(again)?;
         self.start_secondary(keeper)
     }

@@ -99,6 +99,22 @@ impl Drop for Waits<'_> {
     }
 }
 
+/// A defect of ours ends a comparison as anything else does. Whoever waits for its end would wait for ever: the deletion of its pair, and who
+/// looks after all of them.
+struct Unended<'a> {
+    appliance: &'a Appliance,
+    job: &'a Job,
+}
+
+impl Drop for Unended<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let why = "the comparison ended by a defect of Tidemark, and the log has its message";
+            self.appliance.compared(self.job, Err(failed(format!("{why}: {}", goes_on(self.job)))));
+        }
+    }
+}
+
 impl Appliance {
     /// Waits for the report. Who goes away before it is there breaks the comparison off; a pair that is down, and a stop of
     /// the service, only end the waiting.
@@ -125,12 +141,18 @@ impl Appliance {
 
     /// Runs a comparison until it is over or broken off.
     pub(super) async fn run_comparison(self: Arc<Self>, job: Arc<Job>) {
+        let _told = Unended { appliance: &self, job: &job };
         let ended = tokio::select! {
             biased;
             () = self.comparisons.stop.cancelled() => Err(stopping(&job)),
             () = job.breaks.cancelled() => Err(self.broken_off(&job)),
             ended = self.compare_on(&job) => ended,
         };
+        self.compared(&job, ended);
+    }
+
+    /// Nothing runs of it any more.
+    fn compared(&self, job: &Job, ended: Ended) {
         if let Some(known) = self.comparisons.known.lock().get_mut(&job.of) {
             known.job = None;
             if let (Err(error), false) = (&ended, self.comparisons.stop.is_cancelled()) {
@@ -377,7 +399,13 @@ impl Kept<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use tidemark_common::ids::GroupId;
+
+    use super::super::Known;
     use super::*;
+    use crate::service::tests::appliance;
 
     fn record(state: VerifyStateRecord) -> VerifyRecord {
         VerifyRecord {
@@ -422,5 +450,24 @@ mod tests {
             stands_unrecorded(&mut known, "no space is left for the catalogue");
             assert_eq!(known, record(state));
         }
+    }
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_comparison_that_a_panic_has_ended_is_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let appliance = appliance(directory.path(), &Arc::default());
+        let of: Of = (GroupId([7; 16]), "west".into());
+        let job = Arc::new(Job::new("g", of.clone()));
+        let known = Known { record: record(VerifyStateRecord::Runs), job: Some(Arc::clone(&job)) };
+        appliance.comparisons.known.lock().insert(of.clone(), known);
+        let broken = catch_unwind(AssertUnwindSafe(|| -> bool {
+            let _told = Unended { appliance: &appliance, job: &job };
+            panic!("as it was to")
+        }));
+        assert!(broken.is_err());
+        let ends = job.end(Broken::Forget("its pair is deleted".into()));
+        tokio::time::timeout(Duration::from_secs(20), ends).await.unwrap();
+        let known = appliance.comparisons.known.lock();
+        let known = known.get(&of).unwrap();
+        assert!(known.job.is_none() && known.record.state == VerifyStateRecord::Stands);
     }
 }

@@ -137,7 +137,7 @@ impl Primary {
         let (primary, stages) = Self::open(parts, options)?;
         primary.start_threads(stages, |name, work| std::thread::Builder::new().name(name).spawn(work))?;
         for pair in primary.pairs() {
-            primary.parts.runtime.spawn(pair.run());
+            primary.parts.runtime.spawn(pair.keep_running());
         }
         Ok(primary)
     }

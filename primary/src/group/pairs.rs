@@ -13,7 +13,7 @@ impl Primary {
     /// Starts a pair whose record is in the catalogue.
     pub fn add_pair(&self, record: &PairRecord) -> Arc<Pair> {
         let pair = self.insert_pair(record);
-        self.parts.runtime.spawn(Arc::clone(&pair).run());
+        self.parts.runtime.spawn(Arc::clone(&pair).keep_running());
         pair
     }
 

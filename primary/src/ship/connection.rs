@@ -23,6 +23,18 @@ const QUEUE: usize = 2;
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
 
 impl Pair {
+    /// [`Self::run`], begun anew when a defect of ours has ended it: nobody else would call the other side any more, and status would show for ever
+    /// what it showed last.
+    pub async fn keep_running(self: Arc<Self>) {
+        while let Err(ended) = tokio::spawn(Arc::clone(&self).run()).await {
+            if !ended.is_panic() {
+                return;
+            }
+            self.disconnected(Some(broke_off("the conversation", &ended)));
+            tokio::time::sleep(PAUSE.1).await;
+        }
+    }
+
     /// Runs until [`Self::stop`].
     pub async fn run(self: Arc<Self>) {
         let mut orders = self.orders.subscribe();
@@ -138,7 +150,8 @@ impl Pair {
             result = sending => {
                 result?;
                 // The feeder ended: it knows why.
-                Err(feeding.await.map_err(|ended| broke_off(&ended))?.err().map_or(ShipError::Ended, ShipError::Feed))
+                let fed = feeding.await.map_err(|ended| broke_off("what sends to the copy", &ended))?;
+                Err(fed.err().map_or(ShipError::Ended, ShipError::Feed))
             }
             result = self.listen(answers) => result,
             result = self.beat(connection, control) => result,
@@ -185,13 +198,9 @@ impl Pair {
     }
 }
 
-/// Why a feeder ended without a word.
-pub(super) fn broke_off(ended: &JoinError) -> ShipError {
-    if !ended.is_panic() {
-        return ShipError::Stopped;
-    }
-    let what = "what sends to the copy ended by a defect of Tidemark, and the log has its message; it is tried again by itself";
-    ShipError::Stands(what.into())
+/// Why what a thread or a task did ended without a word.
+pub(super) fn broke_off(what: &'static str, ended: &JoinError) -> ShipError {
+    if ended.is_panic() { ShipError::Defect { what } } else { ShipError::Stopped }
 }
 
 /// A conversation under way. Whatever ends it, a defect of ours too, ends this: the updater waits for it when the journal is full.

@@ -71,6 +71,12 @@ pub enum ShipError {
     /// Only a person can help.
     #[error("{0}")]
     Stands(String),
+    /// A panic ended it.
+    #[error("{what} ended by a defect of Tidemark, and the log has its message; it is tried again by itself")]
+    Defect {
+        /// What it was.
+        what: &'static str,
+    },
     /// Told to stop.
     #[error("stopped")]
     Stopped,
@@ -115,7 +121,8 @@ impl ShipError {
     /// Whether it is tried again by itself, and that helps only once a person has done something.
     pub(crate) fn waits_for_a_person(&self) -> bool {
         let left = matches!(self, Self::Reach(_) | Self::Handshake(HandshakeError::Goodbye { .. }));
-        left || matches!(self, Self::Staging { .. } | Self::Outgrown { .. }) || self.needs_a_person()
+        left || matches!(self, Self::Staging { .. } | Self::Outgrown { .. } | Self::Defect { .. })
+            || self.needs_a_person()
     }
 
     /// Whether trying again by itself cannot help.

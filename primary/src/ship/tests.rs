@@ -172,6 +172,21 @@ async fn what_is_given_up_of_the_journal_is_not_folded_meanwhile() {
 #[tokio::test]
 async fn a_feeder_that_a_panic_has_ended_is_told() {
     let ended = tokio::task::spawn_blocking(|| -> bool { panic!("as it was to") }).await.unwrap_err();
-    let told = super::connection::broke_off(&ended);
-    assert!(told.needs_a_person() && told.to_string().contains("defect"), "{told}");
+    let told = super::connection::broke_off("what sends to the copy", &ended);
+    assert!(told.waits_for_a_person() && !told.needs_a_person() && told.to_string().contains("defect"), "{told}");
+}
+
+/// Nobody called the other side any more, and status showed what it had shown last.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pair_that_a_panic_has_ended_says_so_and_goes_on() {
+    let rig = Rig::new(None, REGION_BYTES);
+    let pair = by(&Arc::new(Noting { fails: true, ..Noting::default() }), &rig);
+    let keeps = tokio::spawn(Arc::clone(&pair).keep_running());
+    let says = || pair.view.lock().reason.as_ref().is_some_and(|reason| reason.contains("defect"));
+    while !says() {
+        assert!(!keeps.is_finished(), "nobody has stopped it");
+        tokio::task::yield_now().await;
+    }
+    assert!(!keeps.is_finished(), "it is begun anew");
+    keeps.abort();
 }

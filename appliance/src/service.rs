@@ -37,6 +37,9 @@ use crate::roles::offers::Offers;
 use crate::roles::strangers::Strangers;
 use crate::roles::verify::Comparisons;
 
+/// How long what a defect has ended is left alone before it is begun anew.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Runs the appliance in `directory` until SIGTERM or SIGINT; hosts are served by threads of their own.
 ///
 /// # Errors
@@ -230,22 +233,45 @@ async fn start(
     appliance.start_groups().await?;
     appliance.start_local_pairs().await;
     appliance.open_drills().await.map_err(|error| anyhow!("open the drills: {}", error.message))?;
-    tokio::spawn(Arc::clone(appliance).tick_drills());
-    tokio::spawn(Arc::clone(appliance).tick_left_of_drills());
-    tokio::spawn(Arc::clone(appliance).watch_positions(stop.clone()));
+    keep(appliance, Appliance::tick_drills);
+    keep(appliance, Appliance::tick_left_of_drills);
+    let until = stop.clone();
+    keep(appliance, move |appliance| appliance.watch_positions(until.clone()));
     appliance.recover_backups().await?;
-    tokio::spawn(Arc::clone(appliance).watch_ends_of_backups(stop.clone()));
-    tokio::spawn(Arc::clone(appliance).watch_roles(stop.clone()));
+    let until = stop.clone();
+    keep(appliance, move |appliance| appliance.watch_ends_of_backups(until.clone()));
+    let until = stop.clone();
+    keep(appliance, move |appliance| appliance.watch_roles(until.clone()));
     appliance.open_comparisons().await;
-    tokio::spawn(Arc::clone(appliance).watch_comparisons());
+    keep(appliance, Appliance::watch_comparisons);
     let control = Arc::clone(appliance) as Arc<dyn Control>;
     let socket = ControlListener::bind(&appliance.directory, config.control.access)?;
-    tokio::spawn(Arc::clone(appliance).accept_peers());
+    keep(appliance, Appliance::accept_peers);
     Ok(vec![
         hosts.spawn(server.run(stop.clone())),
         tokio::spawn(serve_metrics(listener, Arc::clone(&control), stop.clone())),
         tokio::spawn(serve_control(socket, control, stop.clone())),
     ])
+}
+
+/// Has something done until the service stops.
+fn keep<F: Future<Output = ()> + Send + 'static>(
+    appliance: &Arc<Appliance>,
+    duty: impl Fn(Arc<Appliance>) -> F + Send + Sync + 'static,
+) {
+    let appliance = Arc::clone(appliance);
+    tokio::spawn(begin_anew(AGAIN, move || duty(Arc::clone(&appliance))));
+}
+
+/// Does something until it ends in good order. A defect of ours in it ends one look, one connection, and not all that would follow.
+async fn begin_anew<F: Future<Output = ()> + Send + 'static>(pause: Duration, duty: impl Fn() -> F + Send + Sync) {
+    while let Err(ended) = tokio::spawn(duty()).await {
+        if !ended.is_panic() {
+            return;
+        }
+        tracing::error!(%ended, "what the service does again and again has ended by a defect of Tidemark: it is begun anew");
+        tokio::time::sleep(pause).await;
+    }
 }
 
 async fn bind_endpoint(appliance: &Arc<Appliance>) -> anyhow::Result<Endpoint> {
@@ -375,5 +401,18 @@ pub(crate) mod tests {
         appliance.catalog.put_image(&record).unwrap();
         let held = Arc::new(appliance.open_image(record).unwrap());
         appliance.images.held.write().insert(name.into(), held);
+    }
+
+    /// No drill came due any more, no role was recorded, nobody was let in, and nothing said so.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_done_again_and_again_is_begun_anew_behind_a_panic() {
+        let begun = Arc::new(AtomicU64::new(0));
+        let counts = Arc::clone(&begun);
+        let duty = move || {
+            let before = counts.fetch_add(1, Ordering::AcqRel);
+            async move { assert!(before >= 2, "as it was to") }
+        };
+        tokio::time::timeout(Duration::from_secs(20), begin_anew(Duration::ZERO, duty)).await.unwrap();
+        assert_eq!(begun.load(Ordering::Acquire), 3);
     }
 }

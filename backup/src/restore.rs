@@ -507,6 +507,7 @@ mod tests {
         let missing = ToFiles::of(vec![said(b"same")], folder.path()).ended();
         assert!(missing.unwrap_err().contains("are gone"));
     }
+
     /// A loss of power right behind it would take files that were said to be restored.
     #[test]
     fn nothing_is_called_restored_before_its_name_is_durable() {

@@ -395,6 +395,7 @@ mod tests {
         let Engine::Secondary(again) = engine else { panic!("it runs") };
         again.stop().await;
     }
+
     /// As where the write buffer of the new primary found no room: the service had to be restarted, with all its other groups.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_failover_that_did_not_end_is_gone_on_with_by_another_one() {

@@ -451,6 +451,7 @@ mod tests {
             assert_eq!(known, record(state));
         }
     }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_comparison_that_a_panic_has_ended_is_over() {
         let directory = tempfile::tempdir().unwrap();

@@ -1,7 +1,7 @@
 //! File descriptors: what the system gives the service, and how many of them hosts may take.
 //!
-//! A journal that cannot open its next segment takes nothing more before a restart, so hosts that connect again and again must never get
-//! to the last descriptor.
+//! A journal that cannot open its next segment takes nothing until it can, so hosts that connect again and again must never get to the last
+//! descriptor.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tidemark_common::limits::NBD_CONNECTIONS_MAX;

@@ -223,7 +223,14 @@ impl Pair {
         if matches!(error, ShipError::Stopped) {
             return;
         }
-        self.view.lock().stands = error.waits_for_a_person();
+        {
+            let mut view = self.view.lock();
+            view.stands = error.waits_for_a_person();
+            // Nobody answers over there: what was to be looked at may be over, and is told again when it is not.
+            if matches!(error, ShipError::Dial(_)) {
+                view.trouble = None;
+            }
+        }
         let group = self.keeper.name();
         let now = self.clock.monotonic();
         if let Some(left_out) = was.then(|| self.repeats.news(&error.to_string(), now)).flatten() {
@@ -241,6 +248,7 @@ impl Pair {
             return;
         }
         let reason = self.why(&error);
+        let why = reason.clone();
         let state = self.view.lock().state;
         let is_damage = matches!(&error, ShipError::Handshake(HandshakeError::Refused(refused)) if refused.refusal == Refusal::Damaged);
         if let ShipError::Handshake(HandshakeError::Refused(refused)) = &error
@@ -270,6 +278,11 @@ impl Pair {
         if let Err(error) = result {
             tracing::error!(%group, peer = %self.peer, %error, "the pair's state could not be recorded");
             self.metrics.error(Part::Catalog);
+            // It is so all the same, and does not follow any more, which needs no record.
+            if state == PairState::Paired {
+                let _ = self.enter(PairState::CatchingUp, None);
+            }
+            self.view.lock().reason = Some(format!("{why}. That could not be recorded: {error}"));
         }
     }
 

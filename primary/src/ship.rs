@@ -218,8 +218,10 @@ impl Pair {
             return Ok(false);
         }
         let now = self.clock.wall();
-        // Following and lagging change by themselves; everything else is recorded first.
+        // Following and lagging change by themselves; everything else is recorded first. Why it lags is not: a link is lost whether the catalogue
+        // takes that or not, and who finds it so next says why.
         let recorded = if state == PairState::Paired { PairState::CatchingUp } else { state };
+        let why = reason.clone().filter(|_| recorded != PairState::CatchingUp);
         self.keeper.update(|group| {
             // A conversation may outlive its engine: what it was told then says nothing of what an operator has made of the group.
             if group.generation != self.generation {
@@ -230,7 +232,7 @@ impl Pair {
                 pair.state = recorded.into();
                 pair.since_ns = unix_ns(now);
             }
-            pair.reason.clone_from(&reason);
+            pair.reason = why;
         })?;
         tracing::info!(group = %self.keeper.name(), peer = %self.peer, %from, to = %state, reason, "pair state");
         {

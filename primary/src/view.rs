@@ -182,6 +182,11 @@ impl View {
         room.is_some_and(|(free, capacity)| free < capacity / FULL_THERE)
     }
 
+    /// Nothing is sent over it, because somebody wants it so: what the other side said of itself before that is of then.
+    const fn is_at_rest(&self) -> bool {
+        matches!(self.state, PairState::Suspended | PairState::FailedOver | PairState::Fenced)
+    }
+
     /// A shipment is about to leave. Those that change nothing here, as regions, are not remembered one by one.
     pub(crate) fn send(&mut self, seq: Seq, marker: MarkerNumber, next: Position) {
         self.sent_up_to = self.sent_up_to.max(next);
@@ -240,9 +245,9 @@ impl View {
         self.holds.map(|holds| last.map_or(holds, |last| holds.max(last)))
     }
 
-    /// The least that was missing since the pair fell behind.
+    /// The least that was missing since the pair fell behind, or lacked nothing.
     fn missing_least(&mut self, bytes: u64, behind: bool) -> u64 {
-        self.least = behind.then(|| self.least.map_or(bytes, |least| least.min(bytes)));
+        self.least = (behind && bytes > 0).then(|| self.least.map_or(bytes, |least| least.min(bytes)));
         self.least.unwrap_or(0)
     }
 
@@ -332,7 +337,7 @@ impl Pair {
                 .or_else(|| view.trouble.as_ref().map(|what| format!("'{}' says: {what}", self.peer()))),
             since: view.since,
             connected: self.answers(&view),
-            stands: view.stands || view.trouble.is_some(),
+            stands: !view.is_at_rest() && (view.stands || view.trouble.is_some()),
             suspended_there: false,
             received_marker: view.remote.received_marker,
             permitted_marker: view.remote.permitted_marker,
@@ -345,7 +350,7 @@ impl Pair {
             copy,
             verify: view.verify,
             comparison: None,
-            round_trip_ms: view.round_trip.map(|time| time.as_secs_f64() * 1000.0),
+            round_trip_ms: view.round_trip.filter(|_| self.answers(&view)).map(|time| time.as_secs_f64() * 1000.0),
         }
     }
 
@@ -412,7 +417,8 @@ impl Pair {
                 PairState::InitialCopy | PairState::Resync | PairState::Differential | PairState::CatchingUp
             );
         let least = view.missing_least(missing + behind, due);
-        Movement { moving: Moving::Converge, peer: Some(self.peer().to_owned()), at: [least, 0, 0], due }
+        // One that lacked nothing a moment ago is as near as it can get, and waits for something else.
+        Movement { moving: Moving::Converge, peer: Some(self.peer().to_owned()), at: [least, 0, 0], due: least > 0 }
     }
 
     /// How far the other side is, and whether it lacks anything that it is to be sent.
@@ -461,9 +467,17 @@ mod tests {
     #[test]
     fn what_grows_and_begins_anew_gets_no_nearer() {
         let mut view = View::new(PairState::Resync, None, jiff::Timestamp::UNIX_EPOCH);
-        for (bytes, behind, least) in
-            [(100, true, 100), (90, true, 90), (120, true, 90), (91, true, 90), (200, false, 0), (150, true, 150)]
-        {
+        for (bytes, behind, least) in [
+            (100, true, 100),
+            (90, true, 90),
+            (120, true, 90),
+            (91, true, 90),
+            (200, false, 0),
+            (150, true, 150),
+            // All of it is there, and is not permitted yet: what comes then is another burst.
+            (0, true, 0),
+            (70, true, 70),
+        ] {
             assert_eq!(view.missing_least(bytes, behind), least, "{bytes} {behind}");
         }
     }

@@ -8,11 +8,13 @@ use std::sync::{OnceLock, Weak};
 use std::task::{Context, Waker};
 
 use jiff::Timestamp;
-use tidemark_common::catalog::GroupRecord;
+use tidemark_common::catalog::{Catalog, GroupRecord, PairStateRecord};
 use tidemark_common::clock::SystemClock;
 use tidemark_common::journal::{JournalError, JournalOptions};
 use tidemark_common::limits::REGION_BYTES;
+use tidemark_common::link::DialError;
 use tidemark_common::storage::filter::{self, Filter};
+use tidemark_common::wire::message::Message;
 use tokio::runtime::Builder;
 
 use super::*;
@@ -115,6 +117,56 @@ fn a_state_that_cannot_be_recorded_yet_keeps_no_thread_of_the_runtime() {
     changing.join().unwrap().unwrap();
     assert_eq!(rig.pair.status().state, PairState::Error);
     drop(inside);
+}
+
+/// A pair whose link was lost was called paired, and connecting, for as long as the disk of the catalogue was full.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pair_that_lost_its_link_is_not_said_to_follow_though_nothing_can_be_recorded() {
+    let rig = Rig::new(None, REGION_BYTES);
+    let disk = MemoryDisk::new();
+    let catalog = Catalog::open_simulated(&disk, "records".as_ref(), &SystemClock::new()).unwrap();
+    let record = PairRecord { state: PairStateRecord::CatchingUp, ..PairRecord::new("west", 0) };
+    let group = GroupRecord { pairs: vec![record.clone()], ..group_of(&["a"]) };
+    catalog.put_group(&group).unwrap();
+    let parts = PairParts {
+        image: rig.pair.image.clone(),
+        desk: Arc::clone(&rig.pair.desk),
+        keeper: Arc::new(GroupKeeper::new(catalog, group)),
+        links: Arc::clone(&rig.pair.links),
+        clock: Arc::clone(&rig.pair.clock),
+        heartbeat: rig.pair.heartbeat,
+        metrics: rig.pair.metrics.clone(),
+    };
+    let pair = Pair::new(&record, parts);
+    assert!(pair.enter(PairState::Paired, None).unwrap());
+    disk.fail_next_sync(io::ErrorKind::StorageFull);
+    pair.disconnected(Some(ShipError::Reach("nobody answers".into())));
+    let told = pair.status();
+    assert_eq!((told.state, told.reason.as_deref()), (PairState::CatchingUp, Some("nobody answers")));
+    // An error is recorded first.
+    assert!(pair.enter(PairState::Paired, None).unwrap());
+    pair.disconnected(Some(ShipError::Stands("look here".into())));
+    let told = pair.status();
+    assert_eq!((told.state, told.stands), (PairState::CatchingUp, true));
+    assert!(told.reason.as_ref().is_some_and(|reason| reason.starts_with("look here. That could not")), "{told:?}");
+}
+
+/// A side that is gone, or whose pair is suspended, was said to need a person for what it had told before.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_other_side_said_of_itself_ends_with_its_answers() {
+    let rig = Rig::new(None, REGION_BYTES);
+    let pair = &rig.pair;
+    let trouble = || pair.heard(Message::Trouble("no space here".into())).unwrap();
+    trouble();
+    pair.view.lock().round_trip = Some(Duration::from_millis(12));
+    assert!(pair.status().stands);
+    let address = "west:7411".into();
+    pair.disconnected(Some(DialError::Resolve { address, source: io::ErrorKind::NotFound.into() }.into()));
+    let told = pair.status();
+    assert_eq!((told.stands, told.round_trip_ms), (false, None));
+    trouble();
+    pair.suspend().unwrap();
+    assert!(!pair.status().stands);
 }
 
 /// What is read while a pair is known, and how much of it while the journal could have been folded.

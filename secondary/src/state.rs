@@ -500,10 +500,12 @@ impl CopyState {
         self.inner.lock().problems.get(concern as usize).cloned().flatten()
     }
 
-    /// What a person must look at.
+    /// What a person must look at: first what keeps it from being applied, which may be why there is no room for more.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
-        self.inner.lock().problems.iter().flatten().next().cloned()
+        let inner = self.inner.lock();
+        let told: Vec<&str> = inner.problems.iter().rev().flatten().map(String::as_str).collect();
+        (!told.is_empty()).then(|| told.join(". "))
     }
 }
 

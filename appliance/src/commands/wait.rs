@@ -23,7 +23,7 @@ pub(crate) struct Args {
     /// The marker [default: the newest now]
     #[arg(long, value_name = "N")]
     marker: Option<u64>,
-    /// received: the secondary has its frames durably; applied: the copy volumes hold it
+    /// received: the secondary has it durably and could take over at it; applied: the copy volumes hold it
     #[arg(long = "for", value_enum, default_value_t = What::Applied)]
     what: What,
     /// How long to wait at most; then the exit code is 4
@@ -109,7 +109,7 @@ fn sides(group: &GroupStatus, request: &Wait) -> Vec<String> {
     pairs
         .map(|pair| {
             let name = if group.role == Role::Primary { pair.peer.as_str() } else { "this side" };
-            side(name, pair.received_marker, pair.applied_marker)
+            side(name, pair.received_marker.min(pair.permitted_marker), pair.applied_marker)
         })
         .collect()
 }

@@ -13,6 +13,7 @@ use tidemark_common::api::types::{
 };
 use tidemark_common::ids::{MarkerNumber, check_tag};
 use tidemark_common::markers::{info, marker_of};
+use tidemark_common::wire::message::Position;
 use tidemark_primary::ship::Pair;
 
 use super::appliance::{Appliance, Engine, failed, invalid, not_found, refused};
@@ -31,10 +32,7 @@ impl Appliance {
     /// How far each pair concerned is: the marker reached, newest known marker.
     fn reached(&self, group: &str, request: &Wait) -> Result<Vec<(String, u64)>, ErrorBody> {
         let engine = self.group(group)?.engine.read().clone();
-        let of = |position: tidemark_common::wire::message::Position| match request.wait_for {
-            WaitFor::Received => position.received_marker,
-            WaitFor::Applied => position.applied_marker,
-        };
+        let of = |position| marker_of_side(request.wait_for, &position);
         match engine {
             Engine::Primary(primary) => {
                 let pairs = primary.pairs();
@@ -107,6 +105,14 @@ impl Appliance {
                 Err(self.primary(group).err().unwrap_or_else(|| refused("the group does not run")))
             }
         }
+    }
+}
+
+/// The newest marker a side has. While a copy runs, the frames that come behind it are of no use before all of it has come.
+fn marker_of_side(wait_for: WaitFor, position: &Position) -> u64 {
+    match wait_for {
+        WaitFor::Received => position.received_marker.min(position.permitted_marker),
+        WaitFor::Applied => position.applied_marker,
     }
 }
 
@@ -328,7 +334,18 @@ mod tests {
     use tidemark_common::catalog::{GroupRecord, KeptMarkerRecord};
     use tidemark_common::ids::GroupId;
 
+    use super::*;
     use crate::service::tests::{Faults, appliance};
+
+    /// Who waited for a marker to be over there, and lost the primary then, did not find it.
+    #[test]
+    fn what_comes_while_a_copy_runs_is_not_received_before_the_copy_is_complete() {
+        let during =
+            Position { copy: 3, received_marker: 57, permitted_marker: 40, applied_marker: 40, ..Position::default() };
+        let behind = Position { copy: 0, permitted_marker: 57, ..during };
+        let reached = |position| [WaitFor::Received, WaitFor::Applied].map(|what| marker_of_side(what, position));
+        assert_eq!((reached(&during), reached(&behind)), ([40, 40], [57, 40]));
+    }
 
     /// Of many markers that were cut since, nobody knows the number, the time and the tag any more: a copy has it all the same.
     #[tokio::test(flavor = "multi_thread")]

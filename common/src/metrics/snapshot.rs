@@ -216,7 +216,7 @@ fn of_pair(labelled: &Set, pair: &PairStatus) {
     set(
         labelled,
         "tidemark_pair_lag_bytes",
-        "Bytes captured and not yet durable on the secondary.",
+        "Bytes captured and not yet durable on the secondary; with side=\"secondary\", durable there and not yet applied.",
         pair.lag_bytes as f64,
     );
     set(

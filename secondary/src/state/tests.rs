@@ -49,6 +49,18 @@ fn state(clock: &Arc<HandClock>) -> CopyState {
     CopyState::new("g".into(), clock, Permission::default(), durable, applied, points)
 }
 
+/// A journal that is full for volumes that take nothing is no reason to enlarge it.
+#[test]
+fn what_keeps_a_copy_from_being_applied_is_told_beside_what_that_has_filled() {
+    let state = state(&Arc::default());
+    state.no_room(true, "the journal is full".into());
+    assert_eq!(state.problem().as_deref(), Some("the journal is full"));
+    state.set_problem(Concern::Updater, Some("the disk of volume 'a' is full".into()));
+    assert_eq!(state.problem().as_deref(), Some("the disk of volume 'a' is full. the journal is full"));
+    state.set_problem(Concern::Intake, None);
+    assert_eq!(state.problem().as_deref(), Some("the disk of volume 'a' is full"));
+}
+
 /// Who gives a copy up keeps its volumes as they are: they must not be left in the middle of anything.
 #[test]
 fn only_who_goes_on_from_the_journal_leaves_the_volumes_in_the_middle() {

@@ -213,7 +213,7 @@ pub struct Cut {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum WaitFor {
-    /// The secondary has its frames durably.
+    /// The secondary has it durably, and all that it needs to take over at it.
     Received,
     /// The copy volumes hold it.
     #[default]

@@ -97,7 +97,7 @@ pub struct PairStatus {
     pub applied_marker: u64,
     /// What a disaster now would lose, seconds. `null` while there is no usable copy.
     pub rpo_seconds: Option<f64>,
-    /// Bytes captured and not yet durable on the secondary.
+    /// Bytes captured and not yet durable on the secondary. On a secondary, which does not know them: bytes durable there and not yet applied.
     pub lag_bytes: u64,
     /// Where that waits, and for what.
     #[serde(default)]

@@ -31,6 +31,7 @@ pub mod plural;
 pub mod rate;
 pub mod record;
 pub mod repeats;
+pub mod sentences;
 pub mod stage;
 pub mod storage;
 pub mod t0;

@@ -26,6 +26,7 @@ use tidemark_common::nbd::{Export, IoError};
 use tidemark_common::overlay::unapplied::Spill;
 use tidemark_common::record::{ControlRecord, Place};
 use tidemark_common::repeats::Recurring;
+use tidemark_common::sentences::joined;
 use tidemark_common::storage::Disk;
 use tidemark_common::t0::Eras;
 use tidemark_common::updater::AppliedPosition;
@@ -315,13 +316,13 @@ impl Primary {
     /// What a person must look at, if anything.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
-        self.held_up().or_else(|| self.image.buffer.problem())
+        joined([self.held_up(), self.image.buffer.problem()])
     }
 
-    /// What keeps writes from reaching the volumes.
+    /// What keeps writes from reaching the volumes: theirs first, which may be what a full journal is full of.
     pub(crate) fn held_up(&self) -> Option<String> {
-        let defect = self.writeback.defect();
-        defect.or_else(|| self.desk.problem()).or_else(|| self.writeback.problem.lock().clone())
+        let of_volumes = self.writeback.problem.lock().clone();
+        joined([self.writeback.defect(), of_volumes, self.desk.problem()])
     }
 
     /// Hosts' writes are answered with an error from here on, also those that wait for room. Waits for nothing.

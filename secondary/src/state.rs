@@ -13,6 +13,7 @@ use tidemark_common::journal::{DurableEnd, Journal, Position};
 use tidemark_common::markers::Markers;
 use tidemark_common::record::{ControlRecord, MarkerRecord};
 use tidemark_common::repeats::Recurring;
+use tidemark_common::sentences::joined;
 use tidemark_common::updater::AppliedPosition;
 use tidemark_common::wire::message::{Message, Position as Remote, VolumeSpec};
 use tokio::sync::watch;
@@ -503,9 +504,7 @@ impl CopyState {
     /// What a person must look at: first what keeps it from being applied, which may be why there is no room for more.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
-        let inner = self.inner.lock();
-        let told: Vec<&str> = inner.problems.iter().rev().flatten().map(String::as_str).collect();
-        (!told.is_empty()).then(|| told.join(". "))
+        joined(self.inner.lock().problems.iter().rev().cloned())
     }
 }
 

@@ -303,7 +303,7 @@ impl LocalPair {
     /// Whether the image of its split cannot be read for now: its source's group does not run.
     #[must_use]
     pub fn waits(&self) -> bool {
-        let era = self.now.lock().record.era;
+        let era = self.told.lock().record.era;
         era.is_some_and(|era| self.parts.eras.is_unknown(era))
     }
 

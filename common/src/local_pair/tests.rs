@@ -441,6 +441,24 @@ fn what_a_target_lacks_waits_for_the_engine_of_its_group() {
     rig.check_resync();
 }
 
+/// The catalogue's disk has hung while the pair is changed: status and metrics hung with it.
+#[test]
+fn who_asks_how_a_pair_stands_waits_for_nobody_who_changes_it() {
+    let mut rig = Rig::new(64 << 20);
+    rig.write(0, SIZE, 1).unwrap();
+    rig.record().unwrap();
+    rig.split().unwrap();
+    rig.running = Running::start(&rig.disk, 64 << 20).unwrap();
+    let pair = Arc::clone(rig.pair());
+    let changing = pair.now.lock();
+    let (tell, told) = sync_channel(1);
+    let asks = Arc::clone(&pair);
+    std::thread::spawn(move || tell.send((asks.waits(), asks.record().state, asks.figures().differential_bytes > 0)));
+    let told = told.recv_timeout(Duration::from_secs(20));
+    drop(changing);
+    assert_eq!(told, Ok((true, State::Split, true)));
+}
+
 /// Its disk has hung: whoever waited for that would keep all other changes waiting, and in a split the updater of the source's group.
 #[test]
 fn no_change_of_state_waits_without_end_for_what_is_under_way_at_the_target() {

@@ -497,6 +497,18 @@ async fn nobody_waits_for_a_drain_that_a_panic_has_ended() {
     primary.stop();
 }
 
+/// A journal that is full of what a volume does not take was said to go on by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_volumes_from_being_written_is_told_beside_what_that_has_filled() {
+    let directory = tempfile::tempdir().unwrap();
+    let (parts, options) = parts_in(directory.path(), group_of(&["a"]), JOURNAL);
+    let (primary, _stages) = Primary::open(parts, options).unwrap();
+    *primary.writeback.problem.lock() = Some("volume 'a' takes nothing".into());
+    primary.desk.lose(&primary.image.buffer);
+    let told = primary.problem().unwrap();
+    assert!(told.starts_with("volume 'a' takes nothing. the drain ended"), "{told}");
+}
+
 /// Once the record of its volumes has left the journal, each start of a group with a pair writes it again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_whose_journal_is_full_to_the_last_record_starts() {

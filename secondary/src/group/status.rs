@@ -11,6 +11,7 @@ use tidemark_common::journal::Position;
 use tidemark_common::lag::Lag;
 use tidemark_common::markers::info;
 use tidemark_common::pair::paired_or_behind;
+use tidemark_common::sentences::joined;
 use tidemark_common::watchdog::{Movement, Moving};
 
 use super::Secondary;
@@ -190,12 +191,6 @@ fn newest_marker(permission: &Permission) -> MarkerStatus {
     let (last, permitted) = (permission.received().0, permission.permitted());
     let newest = permission.received_marker().filter(|received| received.marker.number == last).or(permitted);
     MarkerStatus { last, time: newest.map(|newest| info(&newest.marker).time) }
-}
-
-/// What is to be said, one after the other.
-fn joined<const N: usize>(parts: [Option<String>; N]) -> Option<String> {
-    let said: Vec<String> = parts.into_iter().flatten().collect();
-    (!said.is_empty()).then(|| said.join(". "))
 }
 
 #[cfg(test)]

@@ -222,18 +222,22 @@ impl Pair {
         // takes that or not, and who finds it so next says why.
         let recorded = if state == PairState::Paired { PairState::CatchingUp } else { state };
         let why = reason.clone().filter(|_| recorded != PairState::CatchingUp);
-        self.keeper.update(|group| {
-            // A conversation may outlive its engine: what it was told then says nothing of what an operator has made of the group.
-            if group.generation != self.generation {
-                return;
-            }
-            let Some(pair) = group.pairs.iter_mut().find(|pair| pair.peer == self.peer) else { return };
-            if pair.state != recorded.into() {
-                pair.state = recorded.into();
-                pair.since_ns = unix_ns(now);
-            }
-            pair.reason = why;
-        })?;
+        let is_recorded = |pair: PairRecord| pair.state == recorded.into() && pair.reason == why;
+        // What is recorded already waits for nobody who changes the catalogue, whose disk may hang: heartbeats come by here.
+        if !self.keeper.pair(&self.peer).is_some_and(is_recorded) {
+            self.keeper.update(|group| {
+                // A conversation may outlive its engine: what it was told then says nothing of what an operator has made of the group.
+                if group.generation != self.generation {
+                    return;
+                }
+                let Some(pair) = group.pairs.iter_mut().find(|pair| pair.peer == self.peer) else { return };
+                if pair.state != recorded.into() {
+                    pair.state = recorded.into();
+                    pair.since_ns = unix_ns(now);
+                }
+                pair.reason = why;
+            })?;
+        }
         tracing::info!(group = %self.keeper.name(), peer = %self.peer, %from, to = %state, reason, "pair state");
         {
             let mut view = self.view.lock();

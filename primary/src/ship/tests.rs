@@ -151,6 +151,35 @@ async fn a_pair_that_lost_its_link_is_not_said_to_follow_though_nothing_can_be_r
     assert!(told.reason.as_ref().is_some_and(|reason| reason.starts_with("look here. That could not")), "{told:?}");
 }
 
+/// The disk of the catalogue hangs: heartbeats waited for it as soon as the pair fell behind or caught up, and each side called the link lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pair_falls_behind_and_catches_up_whatever_the_catalogue_does() {
+    let rig = Rig::new(None, REGION_BYTES);
+    let pair = Arc::clone(&rig.pair);
+    assert!(pair.enter(PairState::CatchingUp, None).unwrap());
+    let disk = Arc::new(Mutex::new(()));
+    let hangs = disk.lock();
+    let (keeper, its_disk) = (Arc::clone(&pair.keeper), Arc::clone(&disk));
+    let (begins, begun) = sync_channel(1);
+    let changing = std::thread::spawn(move || {
+        keeper.update(|_| {
+            begins.send(()).unwrap();
+            drop(its_disk.lock());
+        })
+    });
+    begun.recv().unwrap();
+    let (tells, told) = sync_channel(1);
+    std::thread::spawn(move || {
+        let why = || Some("the link is lost".to_owned());
+        let enters = |state| pair.enter(state, why()).is_ok_and(|entered| entered);
+        tells.send([PairState::Paired, PairState::CatchingUp].map(enters))
+    });
+    let entered = told.recv_timeout(Duration::from_secs(20));
+    drop(hangs);
+    changing.join().unwrap().unwrap();
+    assert_eq!(entered, Ok([true, true]));
+}
+
 /// A side that is gone, or whose pair is suspended, was said to need a person for what it had told before.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_other_side_said_of_itself_ends_with_its_answers() {

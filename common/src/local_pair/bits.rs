@@ -42,6 +42,14 @@ impl Bits {
         bits
     }
 
+    /// What either side has written since the split.
+    #[must_use]
+    pub fn changed(&self) -> Bitmap {
+        let mut both = self.source.clone();
+        both.merge(&self.target);
+        both
+    }
+
     /// Whether a crash would know of a write to the target here.
     #[must_use]
     pub fn is_ahead(&self, extent: Extent) -> bool {

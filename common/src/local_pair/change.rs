@@ -53,9 +53,7 @@ impl LocalPair {
     #[must_use]
     pub fn to_restore(&self) -> Vec<Extent> {
         let now = self.now.lock();
-        let mut both = now.bits.source.clone();
-        both.merge(&now.bits.target);
-        Bits::runs(&both, 0, super::copier::PIECE_BYTES, u64::MAX, now.record.size)
+        Bits::runs(&now.bits.changed(), 0, super::copier::PIECE_BYTES, u64::MAX, now.record.size)
     }
 
     /// The source holds what the target does, in its file too.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard, RwLock, RwLockWriteGuard};
 use tokio::sync::Notify;
 
-use super::bits::{Bits, pieces, range};
+use super::bits::{Bits, VOLUME, pieces, range};
 use super::error::LocalPairError;
 use super::states::{Event, follows, next, stands};
 use crate::catalog::{Catalog, LocalPairRecord, LocalPairStateRecord as State};
@@ -88,6 +88,10 @@ impl Now {
             differential_bytes: self.bits.differences.bytes() + self.bits.unsynced.bytes(),
             source_changed_bytes: self.bits.source.bytes(),
             target_changed_bytes: self.bits.target.bytes(),
+            to_restore_bytes: match self.record.state {
+                State::Reverse => self.bits.changed().bytes_up_to(VOLUME, self.record.size),
+                _ => 0,
+            },
         }
     }
 
@@ -146,6 +150,8 @@ pub struct LocalPairFigures {
     pub source_changed_bytes: u64,
     /// Bytes of the target written since the split.
     pub target_changed_bytes: u64,
+    /// Bytes that the source lacks of the target while it is restored, as long as none of them has been written.
+    pub to_restore_bytes: u64,
 }
 
 /// Who needs an era for a pair, as its record says.

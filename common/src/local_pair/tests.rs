@@ -378,6 +378,7 @@ fn a_reverse_needs_a_target_that_lacks_nothing_and_says_what_to_restore() {
     rig.pair().reverse().unwrap();
     assert!(rig.target_write(0, 512, 5).is_err(), "it is closed");
     assert_eq!(rig.pair().to_restore(), [range(0, 2 << 16)], "and nothing behind the end of the source");
+    assert_eq!(rig.pair().figures().to_restore_bytes, 2 << 16);
     // Killed in between, it knows that still.
     rig.record().unwrap();
     rig.restart(rig.disk.clone());

@@ -192,6 +192,15 @@ mod tests {
         (appliance, held)
     }
 
+    /// As before it has begun: what hosts have written is written back first, which may take long.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_restore_that_has_not_begun_has_all_of_it_to_copy() {
+        let directory = tempfile::tempdir().unwrap();
+        let (appliance, held) = half_restored(directory.path()).await;
+        held.to_restore_bytes.store(0, Ordering::Relaxed);
+        assert_eq!(appliance.local_pair_status(&held).differential_bytes, 1 << 16);
+    }
+
     fn assert_given_up(appliance: &Appliance, held: &Held) {
         let record = held.pair.record();
         assert_eq!(record.state, State::Error);

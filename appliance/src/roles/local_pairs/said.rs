@@ -49,7 +49,11 @@ impl Appliance {
         let volume = self.volume(&record.target).ok();
         let open = record.state == State::Split && held.missing.is_none();
         let restoring = record.state == State::Reverse;
-        let to_restore = held.to_restore_bytes.load(Ordering::Relaxed);
+        // All of it, until it is begun: hosts may have to be written back first, and after a restart the group has to run.
+        let to_restore = match held.to_restore_bytes.load(Ordering::Relaxed) {
+            0 => figures.to_restore_bytes,
+            left => left,
+        };
         LocalPairStatus {
             export: open.then(|| self.nbd_uri(&record.target)),
             reason: held.missing.clone().or_else(|| self.told_of_source(held, &record)),

@@ -17,6 +17,7 @@ use tidemark_common::api::types::Status;
 use tidemark_common::clock::{Clock, SystemClock};
 use tidemark_common::plural::counted;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::status::render;
@@ -29,6 +30,8 @@ use crate::failure::Failure;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Between two looks at whether the terminal is still wanted, while no key is pressed.
 const KEY_WAIT: Duration = Duration::from_millis(250);
+/// A picture that is older is said to be.
+const STALE_SECONDS: f64 = 3.0;
 /// Width used where there is no terminal.
 const UNKNOWN_WIDTH: usize = usize::MAX;
 
@@ -69,7 +72,8 @@ async fn as_blocks(service: &Service) -> Result<(), Failure> {
 }
 
 async fn on_terminal(service: &Service) -> Result<(), Failure> {
-    let mut shown = Shown { status: service.client.status().await?, gone: None, scrolled: 0 };
+    let status = service.client.status().await?;
+    let mut shown = Shown { status, told: SystemClock::new().wall(), gone: None, scrolled: 0 };
     let mut screen = Screen::open()?;
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -77,10 +81,18 @@ async fn on_terminal(service: &Service) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut key = tokio::task::spawn_blocking(next_key);
+    // One at a time, beside the keys and the screen: a service that hangs answers late, or never.
+    let mut looks = JoinSet::new();
     loop {
         screen.draw(&mut shown)?;
         tokio::select! {
-            _ = ticks.tick() => shown.look(service).await,
+            _ = ticks.tick() => {
+                if looks.is_empty() {
+                    let client = service.client.clone();
+                    looks.spawn(async move { client.status().await });
+                }
+            }
+            Some(answer) = looks.join_next() => shown.take(answer.context("ask the service")?),
             _ = terminate.recv() => return Ok(()),
             _ = hang_up.recv() => return Ok(()),
             pressed = &mut key => {
@@ -98,36 +110,44 @@ async fn on_terminal(service: &Service) -> Result<(), Failure> {
 /// What is on the screen.
 struct Shown {
     status: Status,
-    /// Why the service does not answer, and since when.
-    gone: Option<(ClientError, Timestamp)>,
+    /// When that was told.
+    told: Timestamp,
+    /// Why the service does not answer.
+    gone: Option<ClientError>,
     /// Lines above the first one shown.
     scrolled: usize,
 }
 
 impl Shown {
-    async fn look(&mut self, service: &Service) {
-        match service.client.status().await {
-            Ok(status) => (self.status, self.gone) = (status, None),
-            Err(error) => {
-                let since = self.gone.take().map_or_else(|| SystemClock::new().wall(), |(_, since)| since);
-                self.gone = Some((error, since));
-            }
+    fn take(&mut self, answer: Result<Status, ClientError>) {
+        match answer {
+            Ok(status) => (self.status, self.told, self.gone) = (status, SystemClock::new().wall(), None),
+            Err(error) => self.gone = Some(error),
         }
     }
 
     /// The last line: what is wrong, or how to get out.
     fn footer(&self, now: Timestamp, hidden: usize) -> Line {
-        match &self.gone {
-            Some((error, since)) => {
-                let age = figures::age(*since, now);
-                Line::default().with(Style::Bad, format!("stale for {age}: {error}"))
-            }
+        match stale(self.told, now, self.gone.as_ref()) {
+            Some(said) => Line::default().with(Style::Bad, said),
             None if hidden > 0 => {
                 let below = counted(hidden as u64, "line");
                 Line::default().with(Style::Faint, format!("q: quit   ↑ ↓: scroll, {below} below"))
             }
             None => Line::default().with(Style::Faint, "q: quit"),
         }
+    }
+}
+
+/// What is to be said of a picture that is not of now.
+fn stale(told: Timestamp, now: Timestamp, gone: Option<&ClientError>) -> Option<String> {
+    let age = figures::age(told, now);
+    match gone {
+        Some(error) => Some(format!("stale for {age}: {error}")),
+        None if now.duration_since(told).as_secs_f64() > STALE_SECONDS => {
+            Some(format!("stale for {age}: the service has not answered since"))
+        }
+        None => None,
     }
 }
 
@@ -195,5 +215,20 @@ impl Drop for Screen {
         // There is nothing better to do when even this fails.
         let _ = execute!(self.0, LeaveAlternateScreen, cursor::Show);
         let _ = terminal::disable_raw_mode();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A service that hangs answers nothing, which is no error for as long as it is waited for.
+    #[test]
+    fn a_picture_of_a_service_that_hangs_is_called_stale() {
+        let at = |second| Timestamp::from_second(1_700_000_000 + second).unwrap();
+        assert_eq!(stale(at(0), at(1), None), None);
+        assert_eq!(stale(at(0), at(7), None).as_deref(), Some("stale for 7.0 s: the service has not answered since"));
+        let gone = ClientError::Garbled { socket: "api.sock".into(), why: "words".into() };
+        assert!(stale(at(0), at(1), Some(&gone)).is_some_and(|said| said.starts_with("stale for 1.0 s: api.sock")));
     }
 }

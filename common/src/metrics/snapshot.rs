@@ -254,11 +254,20 @@ fn lag(labelled: &Set, pair: &PairStatus) {
 }
 
 fn markers(labelled: &Set, pair: &PairStatus) {
+    // No marker has that number: the other side was not heard since this one was started, and is not that far behind.
+    if pair.received_marker == 0 {
+        return;
+    }
     let stages =
         [("received", pair.received_marker), ("permitted", pair.permitted_marker), ("applied", pair.applied_marker)];
     for (stage, number) in stages {
         let labelled = labelled.with(&[("stage", stage)]);
-        set(&labelled, "tidemark_pair_marker_number", "Newest marker past this stage of the secondary.", number as f64);
+        set(
+            &labelled,
+            "tidemark_pair_marker_number",
+            "Newest marker past this stage of the secondary; absent until it is known.",
+            number as f64,
+        );
     }
 }
 

@@ -301,6 +301,19 @@ fn without_a_usable_copy_there_is_no_age() {
     assert!(!page.contains("tidemark_copy_age_seconds") && !page.contains("tidemark_pair_rpo_seconds"), "{page}");
 }
 
+/// A panel shows how far the newest marker is from them.
+#[test]
+fn who_was_not_heard_yet_is_behind_by_nobody_knows_how_much() {
+    let mut primary = group("g", Role::Primary, &["west"]);
+    let told = |primary: &GroupStatus| {
+        metrics().render(&status(vec![primary.clone()])).contains("tidemark_pair_marker_number{")
+    };
+    assert!(told(&primary));
+    let pair = &mut primary.pairs[0];
+    (pair.received_marker, pair.permitted_marker, pair.applied_marker) = (0, 0, 0);
+    assert!(!told(&primary));
+}
+
 #[test]
 fn what_went_away_leaves_the_page() {
     let metrics = metrics();

@@ -9,6 +9,7 @@ mod pair;
 mod restore;
 
 use jiff::Timestamp;
+use tidemark_common::api::local_pair::types::LocalPairState;
 use tidemark_common::api::types::{GroupStatus, PairState, PairStatus, Role, Status, StrangerStatus};
 use tidemark_common::plural::counted;
 
@@ -69,7 +70,7 @@ fn header(status: &Status, now: Timestamp) -> Vec<Line> {
 
 /// How many groups there are, and how many of them need somebody.
 fn summary(status: &Status) -> String {
-    let needy = status.groups.iter().filter(|group| needs_a_person(group)).count() + loose_problems(status).count();
+    let needy = needy_groups(status).count() + loose_problems(status).count();
     let groups = match status.groups.len() {
         0 => "no groups yet".into(),
         some => counted(some as u64, "group"),
@@ -82,10 +83,19 @@ fn summary(status: &Status) -> String {
 }
 
 fn health(status: &Status) -> Style {
-    match status.groups.iter().any(needs_a_person) || loose_problems(status).next().is_some() {
+    match needy_groups(status).next().is_some() || loose_problems(status).next().is_some() {
         true => Style::Bad,
         false => Style::Good,
     }
+}
+
+/// Those that need somebody, also for a target of theirs that stands.
+fn needy_groups(status: &Status) -> impl Iterator<Item = &GroupStatus> {
+    status.groups.iter().filter(move |group| needs_a_person(group) || has_a_target_that_stands(group, status))
+}
+
+fn has_a_target_that_stands(group: &GroupStatus, status: &Status) -> bool {
+    status.local_pairs.iter().any(|pair| pair.group == group.name && pair.state == LocalPairState::Error)
 }
 
 fn needs_a_person(group: &GroupStatus) -> bool {

@@ -214,9 +214,9 @@ fn local_pairs_stand_with_the_group_of_their_source() {
         saved_bytes: 0,
     }];
     let shown = render(&status, samples::now(), PAGE);
-    assert!(shown.contains("  local pair t of a, split: 64 KiB to copy\n"), "{shown}");
+    assert!(shown.contains("  local pair t of a, split: 64 KiB to copy\n") && !shown.contains("attention"), "{shown}");
     status.local_pairs[0].reason = Some("the disk is full".into());
     status.local_pairs[0].state = LocalPairState::Error;
     let shown = render(&status, samples::now(), PAGE);
-    assert!(shown.contains("t of a, error: the disk is full"), "{shown}");
+    assert!(shown.contains("t of a, error: the disk is full") && shown.contains("1 needs attention"), "{shown}");
 }

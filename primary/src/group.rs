@@ -322,7 +322,7 @@ impl Primary {
     /// What keeps writes from reaching the volumes: theirs first, which may be what a full journal is full of.
     pub(crate) fn held_up(&self) -> Option<String> {
         let of_volumes = self.writeback.problem.lock().clone();
-        joined([self.writeback.defect(), of_volumes, self.desk.problem()])
+        joined([of_volumes, self.desk.problem()])
     }
 
     /// Hosts' writes are answered with an error from here on, also those that wait for room. Waits for nothing.

@@ -12,7 +12,7 @@ use tidemark_common::wire::handshake::check_volumes;
 use tidemark_common::wire::message::VolumeSpec;
 use tidemark_secondary::intake::CopyVolumes;
 
-use super::appliance::{Appliance, Volume, failed, invalid};
+use super::appliance::{Appliance, Volume, invalid};
 use super::strays::remove_member;
 
 impl CopyVolumes for Appliance {

@@ -36,7 +36,7 @@ impl Volume {
 
 impl Appliance {
     /// Where the files of volumes are that this appliance makes.
-    fn volume_folder(&self) -> PathBuf {
+    pub(super) fn volume_folder(&self) -> PathBuf {
         self.directory.join("volumes")
     }
 

@@ -14,6 +14,7 @@ use tidemark_common::journal::{JournalError, JournalOptions};
 use tidemark_common::limits::REGION_BYTES;
 use tidemark_common::link::DialError;
 use tidemark_common::storage::filter::{self, Filter};
+use tidemark_common::storage::memory::MemoryDisk;
 use tidemark_common::wire::message::Message;
 use tokio::runtime::Builder;
 

@@ -50,16 +50,9 @@ pub struct WritebackDesk {
     pub applied_marker: AtomicU64,
     /// When the journal will be full.
     pub forecast: Forecast,
-    /// A panic has ended the thread: nothing is written back any more.
-    lost: AtomicBool,
 }
 
 impl WritebackDesk {
-    /// What a person must look at, when it ends only with a restart: before whatever follows of it.
-    pub(crate) fn defect(&self) -> Option<String> {
-        self.problem.lock().clone().filter(|_| self.lost.load(Ordering::Acquire))
-    }
-
     /// Everything durable is applied, then the thread ends.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
@@ -137,7 +130,6 @@ impl Drop for Lost {
             let problem = "the updater ended by a defect of Tidemark, and the log has its message: nothing of the journal is written back to the \
                            volumes. Restart the service: it goes on from the journal, which holds all of it";
             *self.0.problem.lock() = Some(problem.into());
-            self.0.lost.store(true, Ordering::Release);
         }
     }
 }

@@ -225,7 +225,7 @@ mod tests {
     /// A service that hangs answers nothing, which is no error for as long as it is waited for.
     #[test]
     fn a_picture_of_a_service_that_hangs_is_called_stale() {
-        let at = |second| Timestamp::from_second(1_700_000_000 + second).unwrap();
+        let at = |second: i64| Timestamp::from_second(1_700_000_000 + second).unwrap();
         assert_eq!(stale(at(0), at(1), None), None);
         assert_eq!(stale(at(0), at(7), None).as_deref(), Some("stale for 7.0 s: the service has not answered since"));
         let gone = ClientError::Garbled { socket: "api.sock".into(), why: "words".into() };

@@ -79,19 +79,27 @@ impl Drop for Attached {
     }
 }
 
-/// An XFS may be mounted here already, as the original or by another drill, and is refused then for its identity. An ext4 may say that the
-/// machine is to panic at the first error, and this disk fails when the service is killed.
-fn options(file: &Path) -> &'static str {
+/// What is mounted was written by somebody whom nobody trusts here, and others may pass through the drill's folder: no program in it gives them the
+/// rights of its owner, and no node in it is a device of this machine.
+const MOUNT_OPTIONS: &str = "loop,nosuid,nodev";
+
+/// Those of an XFS, which may be mounted here already, as the original or by another drill, and is refused then for its identity.
+pub(super) fn xfs_options() -> String {
+    format!("{MOUNT_OPTIONS},nouuid")
+}
+
+/// An ext4 may say that the machine is to panic at the first error, and this disk fails when the service is killed.
+fn options(file: &Path) -> String {
     /// Where `s_magic` of an ext2, ext3 or ext4 ends.
     const EXT_MAGIC_END: usize = 1024 + 0x3A;
     let mut begin = [0; EXT_MAGIC_END];
     let read = std::fs::File::open(file).and_then(|mut file| file.read_exact(&mut begin));
     if read.is_ok() && begin.starts_with(b"XFSB") {
-        "loop,nouuid"
+        xfs_options()
     } else if read.is_ok() && begin.ends_with(&[0x53, 0xEF]) {
-        "loop,errors=remount-ro"
+        format!("{MOUNT_OPTIONS},errors=remount-ro")
     } else {
-        "loop"
+        MOUNT_OPTIONS.into()
     }
 }
 
@@ -106,7 +114,7 @@ impl Mounted {
     pub(super) fn new(disk: Attached, path: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(path).with_context(|| format!("make {}", path.display()))?;
         let mut mount = command("mount", "mount")?;
-        mount.args(["-o", options(disk.file())]).arg(disk.file()).arg(path);
+        mount.arg("-o").arg(options(disk.file())).arg(disk.file()).arg(path);
         finish(mount, "mount", &[0])
             .context("mount the file system of a volume: that needs to be root, and a loop device")?;
         Ok(Self { path: path.to_owned(), _disk: disk })
@@ -124,5 +132,28 @@ impl Drop for Mounted {
         if !unmounted.is_ok_and(|status| status.success()) {
             let _ = Command::new("umount").arg("--lazy").arg(&self.path).status();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever writes to a volume could leave there a program that makes anybody root who starts it while a drill has it mounted.
+    #[test]
+    fn programs_and_nodes_of_a_volume_give_nobody_rights_here() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("disk");
+        let mut ext4 = vec![0; 4096];
+        ext4[1024 + 0x38..1024 + 0x3A].copy_from_slice(&[0x53, 0xEF]);
+        let mut xfs = vec![0; 4096];
+        xfs[..4].copy_from_slice(b"XFSB");
+        for (content, own) in [(ext4, Some("errors=remount-ro")), (xfs, Some("nouuid")), (vec![0; 10], None)] {
+            std::fs::write(&file, content).unwrap();
+            let options = options(&file);
+            let has = |wanted: &str| options.split(',').any(|option| option == wanted);
+            assert!(["loop", "nosuid", "nodev"].into_iter().chain(own).all(has), "{options}");
+        }
+        assert!(xfs_options().starts_with(MOUNT_OPTIONS));
     }
 }

@@ -8,7 +8,7 @@ use std::process::Command as Program;
 use anyhow::{Context, bail};
 use clap::Subcommand;
 
-use super::attach::{Attached, Mounted, command, finish};
+use super::attach::{Attached, Mounted, command, finish, xfs_options};
 use super::confines::Confines;
 use super::postgresql;
 use crate::failure::Failure;
@@ -149,7 +149,7 @@ fn xfs(disk: Attached, place: &Path) -> anyhow::Result<()> {
     let file = disk.file().to_owned();
     let mut mount = command("mount", "mount")?;
     std::fs::create_dir_all(place).with_context(|| format!("make {}", place.display()))?;
-    mount.args(["-o", "loop,nouuid"]).arg(&file).arg(place);
+    mount.arg("-o").arg(xfs_options()).arg(&file).arg(place);
     finish(mount, "mount (replay)", &[0])?;
     let mut unmount = Program::new("umount");
     unmount.arg(place);

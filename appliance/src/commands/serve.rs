@@ -4,6 +4,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf, absolute};
 use std::time::Duration;
 
@@ -57,12 +58,13 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<(), Failure> {
     })
 }
 
-/// Takes the lock of a directory; it is let go with the process, however that ends.
+/// Takes the lock of a directory; it is let go with the process, however that ends. Whoever may open its file could hold it, so others may not.
 fn lock(directory: &Path) -> anyhow::Result<File> {
     let path = directory.join(LOCK_FILE);
     let opening = || format!("open {}", path.display());
-    let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).with_context(opening)?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut file = options.open(&path).with_context(opening)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => bail!("{}", taken(directory, &mut file)),

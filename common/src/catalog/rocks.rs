@@ -1,8 +1,9 @@
 //! RocksDB as the catalogue uses it: every write synced. It owns the database. Small by configuration: a catalogue is some
 //! thousand small records and a few bitmaps, and an appliance has better use for its memory.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -151,9 +152,9 @@ fn is_stall(error: &rocksdb::Error) -> bool {
     error.kind() == rocksdb::ErrorKind::Incomplete && error.as_ref().contains("Write stall")
 }
 
-/// Makes the directory, so that it is there after power loss: RocksDB syncs what is in it, not its name.
+/// Makes the directory, closed to others, so that it is there after power loss: RocksDB syncs what is in it, not its name.
 fn make_directory(path: &Path) -> io::Result<()> {
-    match fs::create_dir(path) {
+    match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             Some(parent) => File::open(parent)?.sync_all(),
             None => File::open(".")?.sync_all(),
@@ -175,4 +176,21 @@ fn has_lost_its_root(path: &Path) -> io::Result<bool> {
         }
     }
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn others_do_not_look_into_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("catalog");
+        for _ in 0..2 {
+            make_directory(&path).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o077, 0);
+        }
+    }
 }

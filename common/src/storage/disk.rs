@@ -1,11 +1,11 @@
 //! The machine's own disks, by plain positioned system calls.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -18,6 +18,10 @@ use super::{Claim, Disk, DiskFile, Open};
 
 /// Parts of one system call: what Linux takes.
 const PARTS_MAX: usize = 1024;
+
+/// Of what is made here, whatever the process's mask leaves.
+const FILE_MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
 
 /// Zeroes written at once where a range cannot be zeroed otherwise.
 static ZEROES: [u8; 128 << 10] = [0; 128 << 10];
@@ -41,7 +45,8 @@ struct SystemFile {
 impl Disk for SystemDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = File::options();
-        options.read(true).write(true);
+        // What hosts write is nobody else's, whoever may look into the folder it lies in.
+        options.read(true).write(true).mode(FILE_MODE);
         match how {
             Open::Existing => {}
             Open::New => {
@@ -85,7 +90,7 @@ impl Disk for SystemDisk {
     fn create_folder(&self, folder: &Path) -> io::Result<()> {
         let is_missing = |above: &&Path| *above != Path::new("") && !above.exists();
         let missing: Vec<&Path> = folder.ancestors().skip(1).take_while(is_missing).collect();
-        std::fs::create_dir_all(folder)?;
+        DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
         // The folder itself may be there and not yet be durable: whoever made it was killed.
         let made = [folder].into_iter().chain(missing);
         made.filter_map(Path::parent)
@@ -369,6 +374,21 @@ mod tests {
         SystemDisk.create_folder(Path::new(".")).unwrap();
         SystemDisk.create_folder(Path::new("src")).unwrap();
         SystemDisk.create_folder(Path::new("/")).unwrap();
+    }
+
+    /// The directory of an appliance may be open to all, as the root of a file system is that was just made.
+    #[test]
+    fn what_is_made_is_its_makers_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = folder.path().join("volumes/a");
+        SystemDisk.create_folder(&deep).unwrap();
+        let (new, other) = (deep.join("new"), deep.join("other"));
+        SystemDisk.open(&new, Open::New).unwrap();
+        SystemDisk.open(&other, Open::ExistingOrNew).unwrap();
+        for path in [folder.path().join("volumes"), deep, new, other] {
+            let mode = std::fs::metadata(&path).unwrap().mode() & 0o077;
+            assert_eq!(mode, 0, "{}", path.display());
+        }
     }
 
     #[test]

@@ -141,7 +141,7 @@ impl Acceptor {
     fn fresh_config(&self) -> Result<(ServerConfig, Presented), TlsError> {
         let (crypto, presented) = self.tls.server()?;
         let mut server = ServerConfig::with_crypto(Arc::new(crypto));
-        server.transport_config(self.config.transport()).max_incoming(self.config.handshakes_max);
+        server.transport_config(self.config.transport_of_callers()).max_incoming(self.config.handshakes_max);
         Ok((server, presented))
     }
 }

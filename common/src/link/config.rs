@@ -10,13 +10,17 @@ use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, Va
 use super::congestion::SteadyConfig;
 use super::precedence::CONTROL_ROOM_BYTES;
 use crate::config::{Congestion, ReplicationConfig};
-use crate::limits::{DATA_STREAMS, LINK_CONNECTIONS_MAX, LINK_HANDSHAKES_MAX};
+use crate::limits::{CONTROL_MESSAGE_BYTES_MAX, DATA_STREAMS, LINK_CONNECTIONS_MAX, LINK_HANDSHAKES_MAX};
 
 /// Data streams, and the greeting.
 #[expect(clippy::cast_possible_truncation, reason = "a constant, a handful")]
 const UNI_STREAMS: u32 = DATA_STREAMS as u32 + 1;
 /// The control stream.
 const BIDI_STREAMS: u32 = 1;
+/// Bytes that whoever has called may have under way as long as it may only talk: there may be a thousand connections, each with all windows full of
+/// what nobody asked for.
+#[expect(clippy::cast_possible_truncation, reason = "a constant, a MiB")]
+const CALLER_WINDOW: VarInt = VarInt::from_u32(CONTROL_MESSAGE_BYTES_MAX as u32);
 /// Largest UDP payload over IPv4, bytes.
 const UDP_PAYLOAD_BYTES_MAX: usize = 65_507;
 /// Smallest MTU QUIC works with.
@@ -100,6 +104,15 @@ impl LinkConfig {
     /// What quinn is told: for endpoints of one's own, as tests and measurements make them.
     #[must_use]
     pub fn transport(&self) -> Arc<TransportConfig> {
+        self.transport_with(self.receive_window())
+    }
+
+    /// The same for who calls: of what comes before its data streams are accepted, only a message is held.
+    pub(super) fn transport_of_callers(&self) -> Arc<TransportConfig> {
+        self.transport_with(self.receive_window().min(CALLER_WINDOW))
+    }
+
+    fn transport_with(&self, receive_window: VarInt) -> Arc<TransportConfig> {
         let mut discovery = MtuDiscoveryConfig::default();
         discovery.upper_bound(self.mtu_max.max(MTU_MIN));
         let mut transport = TransportConfig::default();
@@ -110,7 +123,7 @@ impl LinkConfig {
             // Three chances to be heard before the peer gives up.
             .keep_alive_interval(Some(self.idle_timeout / 4))
             .stream_receive_window(self.stream_window_bytes.into())
-            .receive_window(self.receive_window())
+            .receive_window(receive_window)
             .send_window(self.send_window_bytes.saturating_add(CONTROL_ROOM_BYTES))
             // Otherwise no message overtakes a stream that was begun: see `precedence`.
             .send_fairness(true)
@@ -124,7 +137,7 @@ impl LinkConfig {
 
     /// All streams at their limit together: otherwise streams that nobody reads, because the next frame comes on
     /// another one, could use up the connection's window, and that frame would never come.
-    fn receive_window(&self) -> VarInt {
+    pub(super) fn receive_window(&self) -> VarInt {
         let all = u64::from(self.stream_window_bytes).saturating_mul(u64::from(UNI_STREAMS + BIDI_STREAMS));
         VarInt::from_u64(all).unwrap_or(VarInt::MAX)
     }

@@ -163,12 +163,13 @@ impl Connection {
         DataSender::start(opened, lanes, self.clone(), self.config.rate_limit).await
     }
 
-    /// Secondary: waits, as long as a handshake may take, for that many data streams.
+    /// Secondary: waits, as long as a handshake may take, for that many data streams. From here on the windows for them are open.
     ///
     /// # Errors
     /// When they do not come, or are not data streams.
     pub async fn accept_data(&self, streams: usize) -> Result<DataReceiver, LinkError> {
         let lanes = lane_count(streams)?;
+        self.quinn.set_receive_window(self.config.receive_window());
         let mut accepted = Vec::with_capacity(streams);
         for _ in 0..lanes {
             accepted.push(self.in_time("data streams", self.quinn.accept_uni()).await?);

@@ -6,8 +6,8 @@ use bytes::BytesMut;
 use quinn::crypto::rustls::QuicClientConfig;
 
 use super::*;
-use crate::limits::{DATA_STREAMS, FRAME_STORED_BYTES_MAX, REORDER_BYTES_MAX};
-use crate::link::chunk::{ChunkHeader, preamble};
+use crate::limits::{CONTROL_MESSAGE_BYTES_MAX, DATA_STREAMS, FRAME_STORED_BYTES_MAX, REORDER_BYTES_MAX};
+use crate::link::chunk::{ChunkHeader, PREAMBLE_BYTES, preamble};
 use crate::link::tls::{ALPN, SERVER_NAME};
 use crate::wire::message::Message;
 
@@ -279,12 +279,8 @@ async fn lies_on_data_streams_close_the_connection() {
     }
 }
 
-/// Three lanes run ahead of a silent one: the receiver takes a bounded amount and then waits, and goes on when the
-/// silent one speaks.
-#[tokio::test]
-async fn lanes_that_run_ahead_are_held() {
-    let (east, west) = pair();
-    let (primary, secondary) = connect(&east, &west).await;
+/// All data streams, by raw streams of the dialer.
+async fn raw_data_streams(primary: &Connection) -> Vec<quinn::SendStream> {
     let mut streams = Vec::new();
     for number in 0..DATA_STREAMS {
         let mut stream = primary.raw().open_uni().await.unwrap();
@@ -292,6 +288,38 @@ async fn lanes_that_run_ahead_are_held() {
         stream.write_all(&preamble).await.unwrap();
         streams.push(stream);
     }
+    streams
+}
+
+/// There may be a thousand connections, all of one peer, and none of them is let in yet.
+#[tokio::test]
+async fn who_may_only_talk_does_not_fill_the_windows_of_data() {
+    let (east, west) = pair();
+    let (primary, secondary) = connect(&east, &west).await;
+    let mut streams = raw_data_streams(&primary).await;
+    let piece = vec![0_u8; 64 << 10];
+    let mut sent = DATA_STREAMS * PREAMBLE_BYTES;
+    for stream in &mut streams {
+        loop {
+            tokio::select! {
+                biased;
+                written = stream.write(&piece) => sent += written.unwrap(),
+                () = std::future::ready(()) => break,
+            }
+        }
+    }
+    assert_eq!(sent, CONTROL_MESSAGE_BYTES_MAX);
+    let _receiver = secondary.accept_data(DATA_STREAMS).await.unwrap();
+    soon(streams[0].write_all(&piece)).await.unwrap();
+}
+
+/// Three lanes run ahead of a silent one: the receiver takes a bounded amount and then waits, and goes on when the
+/// silent one speaks.
+#[tokio::test]
+async fn lanes_that_run_ahead_are_held() {
+    let (east, west) = pair();
+    let (primary, secondary) = connect(&east, &west).await;
+    let mut streams = raw_data_streams(&primary).await;
     let mut receiver = secondary.accept_data(DATA_STREAMS).await.unwrap();
     let silent = streams.remove(0);
     let frames = u64::try_from(3 * REORDER_BYTES_MAX / FRAME_STORED_BYTES_MAX).unwrap();

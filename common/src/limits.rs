@@ -50,6 +50,14 @@ pub const MARKER_MAX: u64 = 1 << 56;
 pub const fn are_believed(seq: u64, marker: u64, generation: u64) -> bool {
     seq <= SEQ_MAX && marker <= MARKER_MAX && generation <= GENERATION_MAX
 }
+/// Whether what a peer tells is believed. Whoever goes on behind it counts on from there, and has to be believed by itself as long as there are
+/// disks: half of the numbers are left for that.
+#[must_use]
+pub const fn can_be_followed(seq: u64, marker: u64, generation: u64) -> bool {
+    seq <= SEQ_MAX / 2 && marker <= MARKER_MAX / 2 && generation <= GENERATION_TOLD_MAX
+}
+/// Largest generation that a peer is believed: [`can_be_followed`].
+pub const GENERATION_TOLD_MAX: u64 = GENERATION_MAX / 2;
 /// Largest index of a volume that is believed: one is given out per volume that joins a group.
 pub const VOLUME_INDEX_MAX: u32 = 1 << 30;
 /// Volumes of one appliance.

@@ -9,8 +9,10 @@ use bytes::Bytes;
 use tidemark_common::catalog::GroupVolume;
 use tidemark_common::ids::{Generation, GroupId, Seq};
 use tidemark_common::journal::{JournalError, Position, Writer};
+use tidemark_common::limits::can_be_followed;
 use tidemark_common::metrics::{FrameRejection, GroupMetrics, PairMetrics, Part};
-use tidemark_common::record::{ControlRecord, CopyCheck, FoldCheck, FrameError, FrameKind, FrameView};
+use tidemark_common::record::header::NEVER_GIVEN_OUT;
+use tidemark_common::record::{ControlRecord, CopyCheck, FoldCheck, FrameError, FrameHeader, FrameKind, FrameView};
 use tidemark_common::volumes::Volumes;
 use tokio::sync::mpsc;
 
@@ -206,6 +208,17 @@ fn next_frame(batch: &mut VecDeque<Bytes>, frames: &mut mpsc::Receiver<Vec<Bytes
     batch.pop_front()
 }
 
+/// This side may take over, and counts on from there.
+fn check_numbers(header: &FrameHeader, record: Option<&ControlRecord>) -> Result<(), FrameError> {
+    let (seq, marker, generation) = record.map_or((0, 0, 0), ControlRecord::numbers);
+    let (seq, marker) = (seq.max(header.last_seq.0), marker.max(header.marker.0));
+    if can_be_followed(seq, marker, generation.max(header.generation.0)) {
+        Ok(())
+    } else {
+        Err(FrameError::Malformed { what: NEVER_GIVEN_OUT })
+    }
+}
+
 impl Intake {
     /// Takes frames until the queue ends. Gives the writer back.
     pub fn run(mut self, mut frames: mpsc::Receiver<Vec<Bytes>>) -> (Writer, Result<(), IntakeError>) {
@@ -325,6 +338,7 @@ impl Intake {
                 None
             }
         };
+        check_numbers(&view.header, record.as_ref())?;
         if let Some(ControlRecord::Volumes { volumes } | ControlRecord::CopyBegin { volumes, .. }) = &record {
             self.provider.provide(&self.name, volumes, &self.volumes).map_err(IntakeError::Volumes)?;
         }
@@ -403,8 +417,9 @@ pub(crate) mod tests {
     use tidemark_common::extent::Extent;
     use tidemark_common::ids::VolumeIndex;
     use tidemark_common::journal::{self, JournalOptions};
+    use tidemark_common::limits::{GENERATION_MAX, MARKER_MAX, SEQ_MAX};
     use tidemark_common::metrics::Metrics;
-    use tidemark_common::record::{FrameBuilder, FrameHeader, MarkerRecord, Place, Tip};
+    use tidemark_common::record::{FrameBuilder, MarkerRecord, Place, Tip};
     use tidemark_common::storage::memory::MemoryDisk;
     use tidemark_common::storage::{Disk, Open};
     use tidemark_common::updater::AppliedPosition;
@@ -548,5 +563,28 @@ pub(crate) mod tests {
         assert!(intake.state.problem().is_some_and(|problem| problem.contains("no new segment")));
         assert_eq!(intake.step(|| None).unwrap(), Taking::Did);
         assert_eq!((intake.state.problem(), intake.state.durable_end().seq), (None, tip.seq));
+    }
+
+    /// The writes of whoever took over then would be in the journal, and not be read there any more.
+    #[test]
+    fn the_last_numbers_that_a_journal_may_hold_are_not_taken_from_a_peer() {
+        let begin = |start_seq, start_marker| ControlRecord::CopyBegin {
+            copy: 1,
+            start_seq,
+            start_marker,
+            chain: [9; 16],
+            direct: true,
+            total_bytes: 0,
+            volumes: Vec::new(),
+        };
+        let role = ControlRecord::Role { generation: GENERATION_MAX, appliance: [0; 32], time_ns: 1 };
+        for record in [begin(SEQ_MAX, 1), begin(1, MARKER_MAX), role] {
+            let mut frames = VecDeque::from([Bytes::from(record.frame(&Place::at(GROUP, &Tip::default())).unwrap())]);
+            let refused = intake(&MemoryDisk::new()).step(|| frames.pop_front());
+            assert!(
+                matches!(refused, Err(IntakeError::Frame(FrameError::Malformed { .. }))),
+                "{record:?}: {refused:?}"
+            );
+        }
     }
 }

@@ -172,20 +172,27 @@ impl ControlRecord {
     pub fn of(view: &FrameView<'_>) -> Result<Self, FrameError> {
         let record = rkyv::from_bytes::<Self, rkyv::rancor::Error>(view.tables())
             .map_err(|_| FrameError::Malformed { what: "its record cannot be read" })?;
-        if record.is_believed() { Ok(record) } else { Err(FrameError::Malformed { what: NEVER_GIVEN_OUT }) }
+        let (seq, marker, generation) = record.numbers();
+        if are_believed(seq, marker, generation) {
+            Ok(record)
+        } else {
+            Err(FrameError::Malformed { what: NEVER_GIVEN_OUT })
+        }
     }
 
-    const fn is_believed(&self) -> bool {
+    /// The sequence number, the marker and the generation that it names beside its header, 0 for none.
+    #[must_use]
+    pub const fn numbers(&self) -> (u64, u64, u64) {
         match self {
-            Self::Marker(MarkerRecord { number, boundary_seq, .. }) => are_believed(*boundary_seq, *number, 0),
-            Self::Role { generation, .. } => are_believed(0, 0, *generation),
-            Self::CopyBegin { start_seq, start_marker, .. } => are_believed(*start_seq, *start_marker, 0),
-            Self::CopyEnd { marker, .. } => are_believed(0, *marker, 0),
+            Self::Marker(MarkerRecord { number, boundary_seq, .. }) => (*boundary_seq, *number, 0),
+            Self::Role { generation, .. } => (0, 0, *generation),
+            Self::CopyBegin { start_seq, start_marker, .. } => (*start_seq, *start_marker, 0),
+            Self::CopyEnd { marker, .. } => (0, *marker, 0),
             Self::Volumes { .. }
             | Self::CopyProgress { .. }
             | Self::Folded { .. }
             | Self::ImageGivenUp
-            | Self::CopyStep { .. } => true,
+            | Self::CopyStep { .. } => (0, 0, 0),
         }
     }
 }

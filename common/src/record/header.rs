@@ -136,7 +136,7 @@ struct Stored {
 }
 
 /// Said of a sequence number, marker or generation.
-pub(super) const NEVER_GIVEN_OUT: &str = "it has a number larger than any that is given out";
+pub const NEVER_GIVEN_OUT: &str = "it has a number larger than any that is given out";
 const HISTORY: u32 = 1;
 const REBASE: u32 = 2;
 const CHECKED_BYTES: usize = HEADER_BYTES - 4;

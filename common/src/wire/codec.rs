@@ -26,7 +26,7 @@ use super::message::{
     TakeOver, Verify, VolumeSpec, Welcome,
 };
 use crate::history::History;
-use crate::limits::{CONTROL_MESSAGE_BYTES_MAX, GENERATION_MAX};
+use crate::limits::{CONTROL_MESSAGE_BYTES_MAX, GENERATION_TOLD_MAX};
 
 /// First bytes of every message.
 pub const MAGIC: [u8; 4] = *b"TMKC";
@@ -394,8 +394,8 @@ fn open(kind: Kind, body: &[u8]) -> Result<Message, DecodeError> {
     };
     let message = opened.map_err(|error| DecodeError::Body { kind, reason: error.to_string() })?;
     let generation = generation_of(&message);
-    if generation > GENERATION_MAX {
-        let reason = format!("generation {generation}: generations count from 1 to {GENERATION_MAX}");
+    if generation > GENERATION_TOLD_MAX {
+        let reason = format!("generation {generation}: generations count from 1 to {GENERATION_TOLD_MAX}");
         return Err(DecodeError::Body { kind, reason });
     }
     Ok(message)

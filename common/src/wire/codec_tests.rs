@@ -1,10 +1,11 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::limits::GENERATION_MAX;
 use crate::wire::message::{DirtyRun, Parted, Refusal, Return, Suspended, TakeOver, Verify};
 
 fn given_out() -> impl Strategy<Value = u64> {
-    0..=GENERATION_MAX
+    0..=GENERATION_TOLD_MAX
 }
 
 fn volume() -> impl Strategy<Value = VolumeSpec> {
@@ -220,19 +221,21 @@ fn the_largest_group_fits() {
 /// A side that is fenced and goes on takes the generation behind the highest one it heard of.
 #[test]
 fn a_generation_that_none_can_follow_is_refused() {
-    let generation = u64::MAX;
-    let parted = Parted { generation, marker: 11, seq: 12, chain: [0; 16] };
-    let refused = Refused { refusal: Refusal::Conflict, message: String::new(), generation };
-    let (group, message) = ([1; 16], String::new());
-    let suspended = Suspended { version_min: 1, version_max: 1, group, generation, message };
-    for message in [
-        Message::Parted(parted),
-        Message::Refused(refused),
-        Message::Suspended(suspended),
-        Message::Agreed { generation },
-    ] {
-        let decoded = decode(&mut BytesMut::from(&encode(&message).unwrap()[..]));
-        assert!(matches!(decoded, Err(DecodeError::Body { .. })), "{decoded:?}");
+    // The largest that a journal may hold is none that a peer may tell: the next one could be written, and not be read.
+    for generation in [GENERATION_TOLD_MAX + 1, GENERATION_MAX, u64::MAX] {
+        let parted = Parted { generation, marker: 11, seq: 12, chain: [0; 16] };
+        let refused = Refused { refusal: Refusal::Conflict, message: String::new(), generation };
+        let (group, message) = ([1; 16], String::new());
+        let suspended = Suspended { version_min: 1, version_max: 1, group, generation, message };
+        for message in [
+            Message::Parted(parted),
+            Message::Refused(refused),
+            Message::Suspended(suspended),
+            Message::Agreed { generation },
+        ] {
+            let decoded = decode(&mut BytesMut::from(&encode(&message).unwrap()[..]));
+            assert!(matches!(decoded, Err(DecodeError::Body { .. })), "{decoded:?}");
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::message::{Hello, Message, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Refusal, Refused, VolumeSpec, Welcome};
 use crate::ids::check_name;
-use crate::limits::{GENERATION_MAX, INTERVAL_MS, SECTOR_BYTES, VOLUME_BYTES_MAX, VOLUME_INDEX_MAX, VOLUMES_MAX};
+use crate::limits::{GENERATION_TOLD_MAX, INTERVAL_MS, SECTOR_BYTES, VOLUME_BYTES_MAX, VOLUME_INDEX_MAX, VOLUMES_MAX};
 
 /// An inclusive range of protocol versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,8 +138,8 @@ fn check_hello(hello: &Hello) -> Result<(), String> {
     if hello.member >= hello.members {
         return Err(format!("member {} of a group of {}: members count from 0", hello.member, hello.members));
     }
-    if !(1..=GENERATION_MAX).contains(&hello.generation) {
-        return Err(format!("generation {}: generations count from 1 to {GENERATION_MAX}", hello.generation));
+    if !(1..=GENERATION_TOLD_MAX).contains(&hello.generation) {
+        return Err(format!("generation {}: generations count from 1 to {GENERATION_TOLD_MAX}", hello.generation));
     }
     if !INTERVAL_MS.contains(&hello.interval_ms) {
         let (least, most) = INTERVAL_MS.into_inner();

@@ -12,7 +12,7 @@ mod schedule;
 mod variables;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -313,12 +313,13 @@ impl Appliance {
             return Checked { failure: Some(reason.into()), ..Checked::default() };
         }
         let Some(command) = &request.check else { return Checked::default() };
-        let folder = self.drill_folder(record.number);
-        // Others may pass through it: databases do not run as root.
-        let made = std::fs::DirBuilder::new().mode(0o711).create(&folder);
-        if let Err(error) = made {
-            return Checked { failure: Some(format!("make {}: {error}", folder.display())), ..Checked::default() };
-        }
+        let folder = match self.make_drill_folder(record.number) {
+            Ok(folder) => folder,
+            Err(error) => {
+                let failure = format!("make a folder in {}: {error}", std::env::temp_dir().display());
+                return Checked { failure: Some(failure), ..Checked::default() };
+            }
+        };
         let note = note_of_unnamed(&clone.volumes);
         let command = if request.mount {
             "exec \"$TIDEMARK\" drill check mounted -- \"$TIDEMARK_DRILL_CHECK\"".into()
@@ -343,9 +344,14 @@ impl Appliance {
         checked
     }
 
-    /// Not below the appliance's directory, which others cannot reach.
-    fn drill_folder(&self, number: u64) -> PathBuf {
-        std::env::temp_dir().join(format!("{}{number}", self.drill_folder_prefix()))
+    /// Not below the appliance's directory, which others cannot reach. Where it is, anybody may have made a folder of any name before: its own ends
+    /// with what nobody knows.
+    fn make_drill_folder(&self, number: u64) -> std::io::Result<PathBuf> {
+        let begin = format!("{}{number}-", self.drill_folder_prefix());
+        // Others may pass through it: databases do not run as root.
+        let permissions = std::fs::Permissions::from_mode(0o711);
+        let folder = tempfile::Builder::new().prefix(&begin).permissions(permissions).tempdir()?;
+        Ok(folder.keep())
     }
 
     fn drill_folder_prefix(&self) -> String {

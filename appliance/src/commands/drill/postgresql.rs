@@ -198,14 +198,23 @@ fn programs() -> anyhow::Result<(u32, PathBuf)> {
     versions.pop().context(missing)
 }
 
-/// PostgreSQL does not run as root: its programs run as the owner of the data.
+/// PostgreSQL does not run as root: its programs run as the owner of the data, and so does whatever the data has them load: it gets no other rights by
+/// programs of this machine that have some.
 fn as_owner(data: &Path, program: &Path) -> anyhow::Result<Program> {
     let owner = std::fs::metadata(data).with_context(|| format!("look at {}", data.display()))?;
     if rustix::process::getuid().as_raw() == owner.uid() {
         return Ok(Program::new(program));
     }
     let mut run = command("setpriv", "util-linux")?;
-    run.args(["--reuid", &owner.uid().to_string(), "--regid", &owner.gid().to_string(), "--clear-groups"]).arg(program);
+    run.args([
+        "--reuid",
+        &owner.uid().to_string(),
+        "--regid",
+        &owner.gid().to_string(),
+        "--clear-groups",
+        "--no-new-privs",
+    ]);
+    run.arg(program);
     Ok(run)
 }
 
@@ -355,6 +364,24 @@ mod tests {
         assert_eq!(found("16386"), Ok(folder.path().join("16386")));
         assert_eq!(found("/srv/one/"), Ok(folder.path().join("16385")));
         assert!(found("7").unwrap_err().ends_with("which has 16385 (/srv/one), 16386 (/srv/two)"));
+    }
+
+    /// What the data has PostgreSQL load runs, too, and this machine has programs that make anybody root who may start them.
+    #[test]
+    fn what_runs_as_the_owner_of_the_data_gets_no_other_rights() {
+        let folder = tempfile::tempdir().unwrap();
+        let is_root = rustix::process::getuid().is_root();
+        let data = if is_root { folder.path() } else { Path::new("/") };
+        if is_root {
+            chown(data, Some(4711), Some(4711)).unwrap();
+        }
+        let run = as_owner(data, Path::new("/bin/true")).unwrap();
+        let words: Vec<_> = run.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+        assert!(
+            ["--clear-groups", "--no-new-privs"].iter().all(|word| words.iter().any(|has| has == word)),
+            "{words:?}"
+        );
+        assert_eq!(words.last().map(String::as_str), Some("/bin/true"));
     }
 
     #[test]

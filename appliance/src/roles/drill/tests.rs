@@ -180,3 +180,18 @@ fn volumes_that_would_share_a_variable_have_none() {
     assert!(note.starts_with("volumes u, U, a.b, a-b have no variables"), "{note}");
     assert_eq!(note_of_unnamed(&volumes[3..]), "");
 }
+
+/// Any user of the machine could make the folder of the next drill before it, and of each after that: none passed.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_has_made_the_folder_of_a_drill_before() {
+    let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+    let appliance = appliance(directory.path(), &faults);
+    let folders = [(); 2].map(|()| appliance.make_drill_folder(7).unwrap());
+    assert_ne!(folders[0], folders[1]);
+    for folder in folders {
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        assert!(name.starts_with(&appliance.drill_folder_prefix()), "a start finds what a kill has left: {name}");
+        assert_eq!(std::fs::metadata(&folder).unwrap().permissions().mode() & 0o700, 0o700);
+        std::fs::remove_dir(folder).unwrap();
+    }
+}

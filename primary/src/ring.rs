@@ -25,6 +25,8 @@ use tidemark_common::extent::Extent;
 use tidemark_common::ids::{Generation, GroupId, Seq, VolumeIndex};
 use tidemark_common::record::crc32c;
 
+use crate::ring_place::{check_own, close_folder, make_folder};
+
 const MAGIC: u64 = 0x3147_4e49_524d_4454;
 const PAGE: u64 = 4096;
 const HEAD_AT: usize = 1024;
@@ -117,6 +119,18 @@ pub enum RingError {
         /// What the system said.
         source: io::Error,
     },
+    /// Somebody else has made it, where everybody may make files.
+    #[error(
+        "{}, for the write buffer, is of user {uid} and not of this service, and what it holds would be written to volumes: find out who made it, \
+         remove it, and restart the service",
+        path.display()
+    )]
+    Foreign {
+        /// The folder, or the file.
+        path: PathBuf,
+        /// Whose it is.
+        uid: u32,
+    },
     /// The file is not what it should be.
     #[error(
         "the write buffer {} cannot be read: {what}. It may hold acknowledged writes: keep the file. To start without them, move it aside, \
@@ -145,14 +159,10 @@ impl Ring {
     /// of one that is being made would be taken for one that holds acknowledged writes.
     ///
     /// # Errors
-    /// [`RingError::Io`], [`RingError::Folder`].
+    /// [`RingError::Io`], [`RingError::Folder`], [`RingError::Foreign`].
     pub fn create(path: &Path, capacity: u64, group: GroupId, generation: Generation) -> Result<Self, RingError> {
-        if let Some(folder) = path.parent()
-            && let Err(source) = std::fs::create_dir(folder)
-            && source.kind() != io::ErrorKind::AlreadyExists
-        {
-            // Only this one: what should be a tmpfs and is not mounted is not made on another disk.
-            return Err(RingError::Folder { folder: folder.to_owned(), source });
+        if let Some(folder) = path.parent() {
+            make_folder(folder)?;
         }
         let draft = path.with_extension("new");
         let made = Self::make(&draft, path, capacity, group, generation);
@@ -199,7 +209,12 @@ impl Ring {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(io("open")(error)),
         };
-        let length = file.metadata().map_err(io("measure"))?.len();
+        let found = file.metadata().map_err(io("measure"))?;
+        check_own(&found, path)?;
+        if let Some(folder) = path.parent() {
+            close_folder(folder)?;
+        }
+        let length = found.len();
         if length < 2 * PAGE {
             return Err(damaged("it is cut short"));
         }

@@ -8,8 +8,12 @@
 //! | a place, in an older boot | nothing | memory was lost: as after any loss of power |
 //! | a place, in this boot | nothing | it holds what was answered and is somewhere: the group does not start (invariant 1) |
 
+use std::fs::{DirBuilder, Metadata, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::process::geteuid;
 use tidemark_common::catalog::{Catalog, CatalogError, RingRecord};
 use tidemark_common::ids::GroupId;
 
@@ -76,11 +80,40 @@ fn is_there(path: &Path) -> Result<bool, RingError> {
     path.try_exists().map_err(|source| RingError::Io { action: "look for", path: path.to_owned(), source })
 }
 
+/// Only this one: what should be a tmpfs and is not mounted is not made on another disk.
+pub(crate) fn make_folder(folder: &Path) -> Result<(), RingError> {
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+            Err(RingError::Folder { folder: folder.to_owned(), source })
+        }
+        _ => close_folder(folder),
+    }
+}
+
+/// A tmpfs is open to all. Whoever had made the folder before the service, or may write to it, would put a ring there and have it written to volumes.
+pub(crate) fn close_folder(folder: &Path) -> Result<(), RingError> {
+    let io = |source| RingError::Io { action: "look at the folder of", path: folder.to_owned(), source };
+    let found = std::fs::symlink_metadata(folder).map_err(io)?;
+    check_own(&found, folder)?;
+    if found.is_dir() && found.mode() & 0o022 != 0 {
+        std::fs::set_permissions(folder, Permissions::from_mode(0o700)).map_err(io)?;
+    }
+    Ok(())
+}
+
+/// What holds writes was made by who uses it.
+pub(crate) fn check_own(found: &Metadata, path: &Path) -> Result<(), RingError> {
+    let uid = found.uid();
+    if uid == geteuid().as_raw() { Ok(()) } else { Err(RingError::Foreign { path: path.to_owned(), uid }) }
+}
+
 #[cfg(test)]
 mod tests {
     use tidemark_common::clock::SystemClock;
+    use tidemark_common::ids::Generation;
 
     use super::*;
+    use crate::ring::Ring;
 
     /// Found or not, by what is recorded, what is there, and in which boot.
     #[test]
@@ -111,5 +144,40 @@ mod tests {
         assert_eq!(place(&new, "1").find().unwrap(), new, "it is given up");
         place(&new, "1").record(&new).unwrap();
         assert!(matches!(place(&new, "1").find(), Err(StartError::RingLost { .. })), "once");
+    }
+
+    /// Anybody may make the folder before the service does, also in between a clean stop and the next start.
+    #[test]
+    fn a_ring_that_somebody_else_could_have_made_is_not_used() {
+        use std::os::unix::fs::chown;
+        if !geteuid().is_root() {
+            assert!(matches!(close_folder(Path::new("/")), Err(RingError::Foreign { uid: 0, .. })));
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (path, group) = (folder.path().join("ring"), GroupId([1; 16]));
+        let create = || Ring::create(&path, 1 << 20, group, Generation(1)).map(drop);
+        create().unwrap();
+        for foreign in [path.as_path(), folder.path()] {
+            chown(foreign, Some(4711), None).unwrap();
+            let opened = Ring::open(&path, group).map(drop);
+            assert!(matches!(opened, Err(RingError::Foreign { uid: 4711, .. })), "{opened:?}");
+            if foreign != path {
+                assert!(matches!(create(), Err(RingError::Foreign { uid: 4711, .. })));
+            }
+            chown(foreign, Some(0), None).unwrap();
+        }
+        Ring::open(&path, group).unwrap();
+    }
+
+    #[test]
+    fn the_folder_of_rings_is_closed_to_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let rings = folder.path().join("rings");
+        for _ in 0..2 {
+            Ring::create(&rings.join("ring"), 1 << 20, GroupId([1; 16]), Generation(1)).unwrap();
+            assert_eq!(std::fs::metadata(&rings).unwrap().mode() & 0o077, 0);
+            std::fs::set_permissions(&rings, Permissions::from_mode(0o777)).unwrap();
+        }
     }
 }

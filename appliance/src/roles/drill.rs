@@ -363,7 +363,7 @@ impl Appliance {
         let prefix = self.drill_folder_prefix();
         let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else { return };
         let left = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
-        let left: Vec<_> = left.map(|entry| entry.path()).collect();
+        let left: Vec<_> = left.map(|entry| entry.path()).filter(|folder| drill_left::is_own(folder)).collect();
         if left.is_empty() {
             return;
         }

@@ -5,11 +5,12 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
 use tidemark_common::clock::Clock;
 
 /// The variable of a check's environment that names its folder.
@@ -21,6 +22,12 @@ pub(crate) const GUARD_LIMIT: Duration = Duration::from_secs(60);
 /// What was killed is waited for so long.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
+
+/// Whether a service of this user has made a folder. Where those of drills lie, anybody may make one of such a name, and have something else unmounted
+/// by what he puts in the place of what was mounted there.
+pub(crate) fn is_own(folder: &Path) -> bool {
+    std::fs::symlink_metadata(folder).is_ok_and(|found| found.is_dir() && found.uid() == geteuid().as_raw())
+}
 
 /// Ends what is left of the check of a folder, and takes away the folder. A guard that is still at it is waited for.
 ///
@@ -135,6 +142,21 @@ fn path_of(listed: &[u8]) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_have_made_is_no_folder_of_a_drill() {
+        let place = tempfile::tempdir().unwrap();
+        let (folder, link) = (place.path().join("folder"), place.path().join("link"));
+        std::fs::create_dir(&folder).unwrap();
+        std::os::unix::fs::symlink(&folder, &link).unwrap();
+        assert!(is_own(&folder) && !is_own(&link) && !is_own(&place.path().join("none")));
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(&folder, Some(4711), None).unwrap();
+            assert!(!is_own(&folder));
+        } else {
+            assert!(!is_own(Path::new("/")));
+        }
+    }
 
     #[test]
     fn a_guard_is_known_by_its_folder() {

@@ -28,6 +28,7 @@ pub mod nbd;
 pub mod overlay;
 pub mod pair;
 pub mod plural;
+mod private_socket;
 pub mod rate;
 pub mod record;
 pub mod repeats;

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::header;
 use axum::routing::get;
+use rustix::net::listen as listen_on;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +22,10 @@ use super::control::Control;
 use super::listen;
 use super::routes::{Api, router};
 use crate::config::{CONTROL_SOCKET, ControlAccess};
+use crate::private_socket::bind_private;
 
+/// Operators' connections waiting to be accepted.
+const BACKLOG: i32 = 128;
 /// Operators' connections at once: a screenful of `status --watch`, scripts, and some to spare.
 const CONTROL_CONNECTIONS_MAX: usize = 64;
 /// Scrapers' connections at once.
@@ -90,10 +95,11 @@ fn bind_complete(path: &Path, mode: u32) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(&early)?;
+    let socket = bind_private(&early)?;
     std::fs::set_permissions(&early, std::fs::Permissions::from_mode(mode))?;
+    listen_on(&socket, BACKLOG)?;
     std::fs::rename(&early, path)?;
-    Ok(listener)
+    UnixListener::from_std(unix::UnixListener::from(socket))
 }
 
 /// Serves the control API until `stop`; requests under way end first.

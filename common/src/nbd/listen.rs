@@ -5,20 +5,17 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{Mode, fchmod};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with, sockopt,
-};
+use rustix::net::{SocketAddrUnix, connect, listen, sockopt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
 use crate::config::Address;
+use crate::private_socket::{bind_private, unix_socket};
 
 /// Connections waiting to be accepted.
 const BACKLOG: i32 = 1024;
@@ -98,15 +95,9 @@ fn knock(path: &Path) -> Result<(), Errno> {
     connect(&unix_socket()?, &SocketAddrUnix::new(path)?)
 }
 
-fn unix_socket() -> Result<OwnedFd, Errno> {
-    socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
-}
-
 fn bind_unix(path: &Path, mode: u32) -> io::Result<(SocketFile, UnixListener)> {
-    let socket = unix_socket()?;
-    // The file takes its mode from the socket: nobody else can connect before the mode asked for is set.
-    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    // Nobody else can connect before the mode asked for is set.
+    let socket = bind_private(path)?;
     let file = SocketFile::new(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     listen(&socket, BACKLOG)?;

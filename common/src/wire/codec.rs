@@ -34,6 +34,8 @@ pub const MAGIC: [u8; 4] = *b"TMKC";
 pub const ENVELOPE_BYTES: usize = 20;
 /// Version of the bodies with which versions are negotiated, and of the farewell: in every build, for ever.
 const HANDSHAKE_VERSION: u32 = 1;
+/// Bytes of what a peer says to people that are taken, at most: more than this product has to say.
+const WORDS_BYTES_MAX: usize = 8 << 10;
 /// Bytes of the envelope covered by the checksum.
 const CHECKED_BYTES: usize = 16;
 
@@ -398,7 +400,22 @@ fn open(kind: Kind, body: &[u8]) -> Result<Message, DecodeError> {
         let reason = format!("generation {generation}: generations count from 1 to {GENERATION_TOLD_MAX}");
         return Err(DecodeError::Body { kind, reason });
     }
-    Ok(message)
+    Ok(shortened(message))
+}
+
+/// What it says to people is kept in the catalogue, logged and shown, each time it is another.
+fn shortened(mut message: Message) -> Message {
+    match &mut message {
+        Message::Refused(Refused { message: words, .. })
+        | Message::Suspended(Suspended { message: words, .. })
+        | Message::Goodbye { message: words }
+        | Message::Trouble(words) => {
+            words.truncate(words.floor_char_boundary(WORDS_BYTES_MAX));
+            words.shrink_to_fit();
+        }
+        _ => {}
+    }
+    message
 }
 
 /// The generation that a message tells: who hears it may take the next one. Of a [`Hello`] more than that is checked.

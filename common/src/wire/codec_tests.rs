@@ -239,6 +239,31 @@ fn a_generation_that_none_can_follow_is_refused() {
     }
 }
 
+/// A faulty copy that said another MiB at each of its calls would fill the disks of its primary: with logs, and with the pair's reason.
+#[test]
+fn what_a_peer_says_to_people_is_cut_short() {
+    let message = "\u{fc}".repeat(WORDS_BYTES_MAX);
+    let refused = Refused { refusal: Refusal::Conflict, message: message.clone(), generation: 1 };
+    let suspended =
+        Suspended { version_min: 1, version_max: 1, group: [1; 16], generation: 1, message: message.clone() };
+    for said in [
+        Message::Refused(refused),
+        Message::Suspended(suspended),
+        Message::Trouble(message.clone()),
+        Message::Goodbye { message: message.clone() },
+    ] {
+        let decoded = decode(&mut BytesMut::from(&encode(&said).unwrap()[..])).unwrap().unwrap();
+        let words = match decoded {
+            Message::Refused(Refused { message: words, .. })
+            | Message::Suspended(Suspended { message: words, .. })
+            | Message::Trouble(words)
+            | Message::Goodbye { message: words } => words,
+            other => panic!("{other:?}"),
+        };
+        assert!(message.starts_with(&words) && words.len() == WORDS_BYTES_MAX, "{}", words.len());
+    }
+}
+
 #[test]
 fn another_version_and_another_kind_are_told_apart_from_damage() {
     assert_eq!(decode(&mut resealed(2, 1, b"whatever")), Err(DecodeError::Version { found: 2 }));

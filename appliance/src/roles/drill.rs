@@ -350,7 +350,9 @@ impl Appliance {
         let begin = format!("{}{number}-", self.drill_folder_prefix());
         // Others may pass through it: databases do not run as root.
         let permissions = std::fs::Permissions::from_mode(0o711);
-        let folder = tempfile::Builder::new().prefix(&begin).permissions(permissions).tempdir()?;
+        let folder = tempfile::Builder::new().prefix(&begin).permissions(permissions.clone()).tempdir()?;
+        // Whatever the process's mask has left of them.
+        std::fs::set_permissions(folder.path(), permissions)?;
         Ok(folder.keep())
     }
 

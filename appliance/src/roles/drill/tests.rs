@@ -191,7 +191,7 @@ async fn nobody_has_made_the_folder_of_a_drill_before() {
     for folder in folders {
         let name = folder.file_name().unwrap().to_str().unwrap();
         assert!(name.starts_with(&appliance.drill_folder_prefix()), "a start finds what a kill has left: {name}");
-        assert_eq!(std::fs::metadata(&folder).unwrap().permissions().mode() & 0o700, 0o700);
+        assert_eq!(std::fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o711);
         std::fs::remove_dir(folder).unwrap();
     }
 }

@@ -70,6 +70,8 @@ pub struct Apply {
     pub history_seen: Option<Duration>,
     /// Why its floor could not be moved when that was tried last: nothing is applied beyond it.
     pub unmoved: Option<String>,
+    /// Why the index of what is permitted goes no further: the journal cannot be read there, and a failover could not read it either.
+    pub unindexed: Option<String>,
     /// How often in a row the journal could not be read where it goes on.
     pub unreadable: u32,
     /// The journal may hold segments of which all is applied.
@@ -150,11 +152,34 @@ impl Apply {
     pub fn index_permitted(&mut self, limit: Position, unindexed_max: u64) {
         self.take_over_ahead(limit);
         let mut indexed = self.indexed.lock();
-        if self.journal.bytes_between(indexed.up_to(), limit) > unindexed_max {
-            let gone_on = indexed.go_on_within(&self.journal, limit, &self.spill);
-            self.note_unindexed(gone_on);
-        }
+        let is_due = self.journal.bytes_between(indexed.up_to(), limit) > unindexed_max;
+        let gone_on = is_due.then(|| indexed.go_on_within(&self.journal, limit, &self.spill));
         self.keep_index(&indexed, unindexed_max);
+        drop(indexed);
+        if let Some(gone_on) = gone_on {
+            self.note_permitted(gone_on);
+        }
+    }
+
+    /// With a history the updater comes to it a day later, and until then only a failover would find out that it cannot be read.
+    fn note_permitted(&mut self, gone_on: Result<bool, IndexError>) {
+        let error = match gone_on {
+            Err(error) if error.is_damage() || error.is_unreadable() => error,
+            gone_on => {
+                if self.note_unindexed(gone_on) {
+                    self.unindexed = None;
+                }
+                return;
+            }
+        };
+        let is_new = self.report(error.to_string());
+        self.unindexed = Some(error.to_string());
+        if error.is_damage() {
+            self.state.found_damage();
+            if is_new {
+                self.metrics.journal_damaged();
+            }
+        }
     }
 
     /// With a history, images of older moments go on from what the index was before: they are there soon, however much lies before them.
@@ -220,7 +245,7 @@ impl Apply {
 
     /// Whether it was indexed.
     fn note_unindexed(&self, gone_on: Result<bool, IndexError>) -> bool {
-        // The updater meets it as well, and shows it.
+        // The updater meets it as well, and shows it; or the index, once it is permitted.
         gone_on.unwrap_or_else(|error| {
             tracing::debug!(group = %self.keeper.name(), %error, "what is not applied cannot be indexed");
             false
@@ -360,7 +385,8 @@ impl Apply {
 
     /// Shows how it went: a problem stays until what it kept from being done is done.
     fn show(&self, done: Result<(), String>) {
-        match done.and_then(|()| self.unmoved.clone().map_or(Ok(()), Err)) {
+        let stands = self.unmoved.as_ref().or(self.unindexed.as_ref());
+        match done.and_then(|()| stands.map_or(Ok(()), |problem| Err(problem.clone()))) {
             Ok(()) => drop(self.state.set_problem(Concern::Updater, None)),
             Err(problem) => drop(self.report(problem)),
         }
@@ -456,136 +482,4 @@ impl Apply {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use std::collections::VecDeque;
-    use std::io::ErrorKind;
-
-    use bytes::Bytes;
-    use tidemark_common::catalog::{Catalog, GroupRecord, PairRecord, RoleRecord};
-    use tidemark_common::clock::SystemClock;
-    use tidemark_common::history::History;
-    use tidemark_common::ids::GroupId;
-    use tidemark_common::journal::JournalOptions;
-    use tidemark_common::metrics::Metrics;
-    use tidemark_common::record::{ControlRecord, FrameHeader, Place, Tip};
-    use tidemark_common::storage::Disk;
-    use tidemark_common::storage::memory::MemoryDisk;
-    use tidemark_common::t0::{ErasParts, SideSpace};
-    use tidemark_common::wire::message::{Hello, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
-
-    use super::*;
-    use crate::group::{Secondary, SecondaryParts};
-    use crate::intake::tests::AsTheyAre;
-
-    mod settling;
-
-    /// A copy that is to keep a history, and its catalogue's disk.
-    pub(crate) fn copy() -> (Arc<Secondary>, Apply, MemoryDisk) {
-        let records = MemoryDisk::new();
-        let catalog = Catalog::open_simulated(&records, "records".as_ref(), &SystemClock::new()).unwrap();
-        let group = GroupRecord {
-            role: RoleRecord::Secondary,
-            next_volume_index: 2,
-            pairs: vec![PairRecord::new("east", 0)],
-            primary: Some([1; 32]),
-            history: History { milliseconds: 60_000, bytes: 0 },
-            ..GroupRecord::new("g", [7; 16])
-        };
-        catalog.put_group(&group).unwrap();
-        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
-        let (folder, space) = ("/images".into(), Arc::new(SideSpace::new(1 << 30)));
-        let group_id = GroupId(group.id);
-        let images =
-            ErasParts { disk: Arc::clone(&disk), folder, group: group_id, space, index_ranges_max: 8, outlive: true };
-        let metrics = Metrics::new("west", "0", jiff::Timestamp::UNIX_EPOCH).group("g");
-        let parts = SecondaryParts {
-            disk,
-            clock: Arc::new(SystemClock::new()),
-            keeper: Arc::new(GroupKeeper::new(catalog, group)),
-            volumes: Arc::new(Volumes::default()),
-            provider: Arc::new(AsTheyAre),
-            journal_folder: "/journal".into(),
-            journal: JournalOptions { segment_bytes: 512 << 10, capacity_bytes: 4 << 20 },
-            index_ranges_max: 8,
-            appliance: "west".into(),
-            pair_metrics: metrics.pair("east"),
-            metrics,
-            eras: Eras::open(images, &[]).unwrap().0,
-        };
-        let (secondary, apply) = Secondary::open(parts).unwrap();
-        (secondary, apply, records)
-    }
-
-    /// The rest goes well meanwhile, and says nothing of it.
-    #[test]
-    fn a_floor_that_cannot_be_recorded_is_shown_until_it_can() {
-        let (secondary, mut apply, records) = copy();
-        let end = secondary.journal().durable_end();
-        let marker = MarkerRecord { number: 1, boundary_seq: 0, time_ns: 1, freeze_ns: 1, tag: None };
-        secondary.state().durable(&[(ControlRecord::Marker(marker), end.position)], &end);
-        let problem = |apply: &mut Apply| {
-            apply.keep_history();
-            let limit = apply.state.limit();
-            assert_eq!(apply.step(limit), Applying::Idle);
-            apply.state.problem_of(Concern::Updater)
-        };
-        records.fail_next_sync(ErrorKind::StorageFull);
-        assert!(problem(&mut apply).is_some());
-        assert_eq!(apply.state.history().floor, None);
-        assert_eq!(problem(&mut apply), None);
-        assert!(apply.state.history().floor.is_some());
-    }
-
-    fn hello() -> Hello {
-        Hello {
-            version_min: PROTOCOL_VERSION_MIN,
-            version_max: PROTOCOL_VERSION,
-            appliance: "east".into(),
-            group: [7; 16],
-            group_name: "g".into(),
-            member: 0,
-            members: 1,
-            generation: 1,
-            create: true,
-            volumes: Vec::new(),
-            interval_ms: 1000,
-            generation_start_seq: 1,
-        }
-    }
-
-    /// A primary whose disk was put back to last week, or the third side of a group of which two took over from each other. A start
-    /// goes by the newest marker that is kept: the copy would be called what it was before.
-    #[test]
-    fn a_copy_that_was_copied_anew_is_called_by_no_marker_of_the_history_before() {
-        let (secondary, mut apply, _records) = copy();
-        let (id, catalog) = (secondary.keeper().id(), secondary.keeper().catalog().clone());
-        let before = KeptMarkerRecord { number: 500, boundary_seq: 9000, time_ns: 1, tag: None };
-        catalog.put_markers(id, &[before]).unwrap();
-        apply.recorded_marker = 500;
-        let begin = ControlRecord::CopyBegin {
-            copy: 7,
-            start_seq: 0,
-            start_marker: 7,
-            chain: [3; 16],
-            direct: true,
-            total_bytes: 0,
-            volumes: Vec::new(),
-        };
-        let marker = MarkerRecord { number: 8, boundary_seq: 0, time_ns: 1, freeze_ns: 1, tag: None };
-        let mut tip = Tip::default();
-        let mut frames = VecDeque::<Bytes>::new();
-        for record in [begin, ControlRecord::Marker(marker), ControlRecord::CopyEnd { copy: 7, marker: 8 }] {
-            let frame = record.frame(&Place::at(id, &tip)).unwrap();
-            tip = tip.follow(&FrameHeader::decode(&frame).unwrap()).unwrap();
-            frames.push_back(frame.into());
-        }
-        let (_, mut intake) = secondary.enter(&hello(), PROTOCOL_VERSION).unwrap();
-        intake.step(|| frames.pop_front()).unwrap();
-        secondary.leave(intake);
-        let limit = apply.state.limit();
-        assert_eq!([apply.step(limit), apply.step(limit)], [Applying::Did, Applying::Idle]);
-        let kept: Vec<u64> = catalog.markers(id, 10).unwrap().iter().map(|marker| marker.number).collect();
-        assert_eq!(kept, [8]);
-        assert_eq!(secondary.state().position().permitted_marker, 8);
-    }
-}
+pub(crate) mod tests;

@@ -459,7 +459,7 @@ pub(crate) mod tests {
     }
 
     /// A write that does not compress.
-    fn write(tip: &mut Tip) -> Bytes {
+    pub(crate) fn write(tip: &mut Tip) -> Bytes {
         let mut state = tip.seq.0.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let mut next = || {
             state ^= state << 13;
@@ -477,7 +477,7 @@ pub(crate) mod tests {
         frame
     }
 
-    fn marker(tip: &mut Tip) -> Bytes {
+    pub(crate) fn marker(tip: &mut Tip) -> Bytes {
         let (number, boundary_seq) = (tip.marker.0 + 1, tip.seq.0);
         let marker = MarkerRecord { number, boundary_seq, time_ns: 1, freeze_ns: 1, tag: None };
         let frame = ControlRecord::Marker(marker).frame(&Place::at(GROUP, tip)).unwrap();

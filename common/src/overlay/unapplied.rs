@@ -275,6 +275,23 @@ pub enum IndexError {
     Frame(#[from] FrameError),
 }
 
+impl IndexError {
+    /// Whether a record of the journal is not what was written (invariant 9).
+    #[must_use]
+    pub const fn is_damage(&self) -> bool {
+        match self {
+            Self::Journal(error) => error.is_damage(),
+            Self::Frame(error) => matches!(error, FrameError::Checksum { .. }),
+        }
+    }
+
+    /// Whether the disk does not give out a record of the journal.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Journal(error) if error.is_unreadable())
+    }
+}
+
 /// An index that its owner makes grow and others go on from.
 pub type SharedIndex = Arc<Mutex<Indexed>>;
 

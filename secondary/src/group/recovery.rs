@@ -50,16 +50,25 @@ pub enum StartError {
 }
 
 impl StartError {
+    /// What of the journal is in the way: for the copy itself, or for an image whose moment its volumes have not reached.
+    const fn of_the_journal(&self) -> Option<&JournalError> {
+        match self {
+            Self::Journal(error) | Self::Images(T0Error::Journal(error)) => Some(error),
+            _ => None,
+        }
+    }
+
     /// Whether the journal is what keeps the copy from starting, so that one made anew would help.
     #[must_use]
     pub fn is_of_the_journal(&self) -> bool {
-        matches!(self, Self::Journal(error) if error.is_damage() || error.is_of_the_records() || error.is_unreadable())
+        let is = |error: &JournalError| error.is_damage() || error.is_of_the_records() || error.is_unreadable();
+        self.of_the_journal().is_some_and(is)
     }
 
     /// Whether the journal is there and damaged: nobody has to be asked.
     #[must_use]
     pub fn is_damage(&self) -> bool {
-        matches!(self, Self::Journal(error) if error.is_of_the_records() || error.is_short())
+        self.of_the_journal().is_some_and(|error| error.is_of_the_records() || error.is_short())
     }
 }
 
@@ -167,6 +176,7 @@ impl Secondary {
             may_hold,
             history_seen: None,
             unmoved: None,
+            unindexed: None,
             unreadable: 0,
             untrimmed: true,
         };

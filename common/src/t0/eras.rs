@@ -197,6 +197,8 @@ pub(super) struct State {
     /// What that was at places before its end, in their order.
     points: Vec<Indexed>,
     barriers: Vec<Position>,
+    /// Eras that are just being begun, and have no file yet: their numbers, and where they begin.
+    coming: Vec<(u64, Position)>,
     /// Numbers given out since the start, and those it found: whoever still holds an image that is gone, and a record or a file that could
     /// not be removed, must not find another under its number, nor an older one.
     pub(super) spent: BTreeSet<u64>,

@@ -40,11 +40,13 @@ impl Eras {
         self.has_room(pending.as_ref().map_or_else(Held::default, |index| held_by(index)))?;
         let number = self.number_for(begin)?;
         let path = folder.join(file_name(number));
-        let file = Arc::new(SideFile::create(&*self.parts.disk, &path, self.parts.group, number)?);
+        let made = SideFile::create(&*self.parts.disk, &path, self.parts.group, number);
+        let mut state = self.state.write();
+        state.coming.retain(|(coming, _)| *coming != number);
+        let file = Arc::new(made?);
         self.parts.space.found(file.bytes());
         let user = EraUser { era: number, begin, volumes: volumes.clone() };
         let era = Era { pending, ..Era::new(&user, file) };
-        let mut state = self.state.write();
         let at = state.eras.partition_point(|other| other.number < number);
         state.eras.insert(at, era);
         self.recount(&state);
@@ -91,12 +93,17 @@ impl Eras {
         }
     }
 
-    /// Behind those that begin no later, before those that the volumes reach later.
+    /// Behind those that begin no later, before those that the volumes reach later; those that others are just beginning count as well. Whoever
+    /// begins it takes it out of `coming`.
     fn number_for(&self, begin: Position) -> Result<u64, T0Error> {
         let mut state = self.state.write();
-        let later = state.eras.partition_point(|era| era.begin <= begin.max(state.applied));
-        let before = later.checked_sub(1).and_then(|last| state.eras.get(last)).map_or(0, Era::files_end);
-        let next = state.eras.get(later).map(|era| era.number);
+        let there = state.eras.iter().map(|era| (era.number, era.begin, era.files_end()));
+        let coming = state.coming.iter().map(|(number, begin)| (*number, *begin, *number));
+        let mut others: Vec<(u64, Position, u64)> = there.chain(coming).collect();
+        others.sort_unstable_by_key(|(number, ..)| *number);
+        let later = others.partition_point(|(_, place, _)| *place <= begin.max(state.applied));
+        let before = later.checked_sub(1).and_then(|last| others.get(last)).map_or(0, |(.., files_end)| *files_end);
+        let next = others.get(later).map(|(number, ..)| *number);
         let spent = state.spent.last().copied().unwrap_or(0);
         let mut number = next.map_or(before.max(spent) + STEP, |next| before + next.saturating_sub(before) / 2);
         while state.spent.contains(&number) {
@@ -106,6 +113,7 @@ impl Eras {
             return Err(T0Error::Passed);
         }
         state.spent.insert(number);
+        state.coming.push((number, begin));
         Ok(number)
     }
 

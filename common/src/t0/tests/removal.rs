@@ -1,17 +1,20 @@
-//! What an image that is gone leaves behind is removed while nobody waits.
+//! What is done with files while nobody waits: what an image that is gone leaves behind is removed, and several are made at the same time.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use super::*;
 use crate::storage::filter::{self, Filter};
 
-/// Removes nothing for as long as somebody has `hang`.
+/// Removes nothing for as long as somebody has `hang`, and makes no name durable while somebody has `hang_syncs`.
+#[derive(Default)]
 struct Slow {
     hang: Mutex<()>,
     asked: AtomicBool,
+    hang_syncs: Mutex<()>,
+    syncs: AtomicU64,
 }
 
 impl Filter for Slow {
@@ -20,6 +23,20 @@ impl Filter for Slow {
         drop(self.hang.lock());
         Ok(())
     }
+
+    fn before_sync_folder(&self, _folder: &Path) -> io::Result<()> {
+        self.syncs.fetch_add(1, Ordering::AcqRel);
+        drop(self.hang_syncs.lock());
+        Ok(())
+    }
+}
+
+fn eras_on(slow: &Arc<Slow>) -> (Arc<Eras>, MemoryDisk) {
+    let memory = MemoryDisk::new();
+    let disk = filter::disk(Arc::new(memory.clone()), slow);
+    let space = Arc::new(SideSpace::new(1 << 20));
+    let parts = ErasParts { disk, folder: FOLDER.into(), group: GROUP, space, index_ranges_max: 4, outlive: true };
+    (Eras::open(parts, &[]).unwrap().0, memory)
 }
 
 /// The updater is in the middle of a window, and its volume's disk does not answer.
@@ -39,12 +56,8 @@ fn who_leaves_an_image_does_not_wait_without_end_for_a_window() {
 
 #[test]
 fn no_updater_waits_while_files_of_an_image_that_is_gone_are_removed() {
-    let slow = Arc::new(Slow { hang: Mutex::new(()), asked: AtomicBool::new(false) });
-    let memory = MemoryDisk::new();
-    let disk = filter::disk(Arc::new(memory.clone()), &slow);
-    let space = Arc::new(SideSpace::new(1 << 20));
-    let parts = ErasParts { disk, folder: FOLDER.into(), group: GROUP, space, index_ranges_max: 4, outlive: true };
-    let (eras, _) = Eras::open(parts, &[]).unwrap();
+    let slow = Arc::new(Slow::default());
+    let (eras, memory) = eras_on(&slow);
     let era = eras.begin(&eras.hold(at(1)), &[VOLUME].into()).unwrap().era;
     let hang = slow.hang.lock();
     let leaves = Arc::clone(&eras);
@@ -99,4 +112,28 @@ fn an_image_that_stays_keeps_of_those_that_go_only_what_it_lacks() {
     rig.check("after a start");
     rig.end(0);
     assert_eq!((rig.space.used(), side_files(&rig.disk).len()), (0, 0));
+}
+
+/// A comparison looks at a copy while a drill of it begins: an image reads through those behind it.
+#[test]
+fn images_that_begin_at_the_same_time_are_in_the_order_of_their_moments() {
+    let slow = Arc::new(Slow::default());
+    let (eras, _) = eras_on(&slow);
+    let begin = |place: u64| {
+        let eras = Arc::clone(&eras);
+        std::thread::spawn(move || eras.begin(&eras.hold(at(place)), &[VOLUME].into()).unwrap().era)
+    };
+    let wait_for_file = |number: u64| {
+        while slow.syncs.load(Ordering::Acquire) < number {
+            std::thread::yield_now();
+        }
+    };
+    let hang = slow.hang_syncs.lock();
+    let later = begin(9);
+    wait_for_file(1);
+    let earlier = begin(5);
+    wait_for_file(2);
+    drop(hang);
+    let (later, earlier) = (later.join().unwrap(), earlier.join().unwrap());
+    assert!(earlier < later, "{earlier} {later}");
 }

@@ -150,7 +150,7 @@ impl CloneVolume {
         data.sync()?;
         map_file.sync()?;
         disk.sync_folder(folder)?;
-        let map = CloneMap::read(&*map_file)?;
+        let map = CloneMap::read(Arc::clone(&map_file))?;
         space.found(map.written() * BLOCK_BYTES);
         Ok(Self {
             image: image.clone(),
@@ -176,22 +176,22 @@ impl CloneVolume {
         &self.volume.name
     }
 
-    fn runs(&self, offset: u64, length: u64) -> Vec<Run> {
-        let map = self.map.lock();
+    fn runs(&self, offset: u64, length: u64) -> io::Result<Vec<Run>> {
+        let mut map = self.map.lock();
         let end = offset.saturating_add(length);
         let mut runs: Vec<Run> = Vec::new();
         let mut at = offset;
         while at < end {
             let block = at / BLOCK_BYTES;
             let next = ((block + 1) * BLOCK_BYTES).min(end);
-            let state = map.state(block);
+            let state = map.state(block)?;
             match runs.last_mut().filter(|run| run.state == state) {
                 Some(run) => run.length += next - at,
                 None => runs.push(Run { offset: at, length: next - at, state }),
             }
             at = next;
         }
-        runs
+        Ok(runs)
     }
 
     /// Reads a range, waiting for disks where needed.
@@ -200,7 +200,7 @@ impl CloneVolume {
     /// [`CloneError`].
     pub fn read(&self, offset: u64, target: &mut [u8]) -> Result<(), CloneError> {
         let mut rest = target;
-        for run in self.runs(offset, rest.len() as u64) {
+        for run in self.runs(offset, rest.len() as u64)? {
             let (part, behind) = rest.split_at_mut(usize::try_from(run.length).unwrap_or(0).min(rest.len()));
             match run.state {
                 BlockState::Image => self.image.read(self.volume.index, run.offset, part)?,
@@ -217,6 +217,11 @@ impl CloneVolume {
     /// # Errors
     /// [`CloneError`]; of a range that spans blocks, some may have been written.
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), CloneError> {
+        self.write_parts(offset, bytes)?;
+        Ok(self.bound_map()?)
+    }
+
+    fn write_parts(&self, offset: u64, bytes: &[u8]) -> Result<(), CloneError> {
         let _alone = self.changing.lock();
         let mut rest = bytes;
         let mut at = offset;
@@ -254,8 +259,12 @@ impl CloneVolume {
     fn write_blocks(&self, offset: u64, bytes: &[u8]) -> Result<(), CloneError> {
         let blocks = offset / BLOCK_BYTES..(offset + bytes.len() as u64).div_ceil(BLOCK_BYTES);
         let new = {
-            let map = self.map.lock();
-            blocks.clone().filter(|block| map.state(*block) != BlockState::Written).count() as u64
+            let mut map = self.map.lock();
+            let mut new = 0;
+            for block in blocks.clone() {
+                new += u64::from(map.state(block)? != BlockState::Written);
+            }
+            new
         };
         self.space.take(new * BLOCK_BYTES)?;
         if let Err(error) = self.data.write_all_at(bytes, offset) {
@@ -263,8 +272,16 @@ impl CloneVolume {
             return Err(error.into());
         }
         let mut map = self.map.lock();
-        blocks.for_each(|block| map.set(block, BlockState::Written));
+        for block in blocks {
+            map.set(block, BlockState::Written)?;
+        }
         Ok(())
+    }
+
+    /// A host that does not flush has the map in memory, which is bounded.
+    fn bound_map(&self) -> io::Result<()> {
+        let is_due = self.map.lock().is_to_be_saved();
+        if is_due { self.flush() } else { Ok(()) }
     }
 
     /// Makes a range read as zeroes, and gives its space back.
@@ -272,6 +289,11 @@ impl CloneVolume {
     /// # Errors
     /// [`CloneError`].
     pub fn zero(&self, offset: u64, length: u64) -> Result<(), CloneError> {
+        self.zero_parts(offset, length)?;
+        Ok(self.bound_map()?)
+    }
+
+    fn zero_parts(&self, offset: u64, length: u64) -> Result<(), CloneError> {
         let end = offset.saturating_add(length);
         let (first, last) = (offset.div_ceil(BLOCK_BYTES), end / BLOCK_BYTES);
         // The last block of a volume may be a short one.
@@ -287,13 +309,14 @@ impl CloneVolume {
             self.write(behind, &vec![0; usize::try_from(end - behind).unwrap_or(0)])?;
         }
         let _alone = self.changing.lock();
-        let before = {
+        let (given, set) = {
             let mut map = self.map.lock();
             let before = map.written();
-            (first..last).for_each(|block| map.set(block, BlockState::Zero));
-            before - map.written()
+            let set = (first..last).try_for_each(|block| map.set(block, BlockState::Zero));
+            (before - map.written(), set)
         };
-        self.space.give(before * BLOCK_BYTES);
+        self.space.give(given * BLOCK_BYTES);
+        set?;
         Ok(self.data.zero(begin, last * BLOCK_BYTES - begin, true)?)
     }
 
@@ -312,6 +335,9 @@ impl CloneVolume {
             changed.iter().try_for_each(|(at, bytes)| self.map_file.write_all_at(bytes, *at))?;
             if changed.is_empty() { Ok(()) } else { self.map_file.sync() }
         });
+        if result.is_ok() {
+            self.map.lock().saved(&changed);
+        }
         *failed = result.is_err();
         result
     }
@@ -321,7 +347,7 @@ impl CloneVolume {
     /// # Errors
     /// [`CloneError`].
     pub fn status(&self, offset: u64, length: u64) -> Result<(u64, bool), CloneError> {
-        let Some(run) = self.runs(offset, length).into_iter().next() else { return Ok((length, false)) };
+        let Some(run) = self.runs(offset, length)?.into_iter().next() else { return Ok((length, false)) };
         match run.state {
             BlockState::Zero => Ok((run.length, true)),
             BlockState::Written => Ok((run.length, false)),

@@ -131,3 +131,20 @@ fn a_clone_takes_no_more_than_its_space_and_gives_back_what_is_trimmed() {
     assert_eq!((bytes[0], bytes[4096], bytes[8192], bytes[20480], bytes[20992]), (7, 0, 7, 6, 0));
     assert_eq!(clone.status(4096, 4096).unwrap(), (4096, true));
 }
+
+/// What they discard is known in memory only until then.
+#[test]
+fn the_map_of_a_large_clone_goes_to_its_file_though_no_host_flushes() {
+    let mut rig = Rig::new(64 << 20);
+    rig.begin().unwrap();
+    let image = rig.image(rig.known[0].user.era);
+    let volume = ImageVolume { size: 64 << 30, ..image.volumes()[0].clone() };
+    let space = Arc::new(CloneSpace::new(1 << 20));
+    let clone = CloneVolume::open(&rig.disk, Path::new("/clone"), &image, &volume, &space).unwrap();
+    let in_file = || rig.disk.bytes_of(Path::new("/clone/a.map")).unwrap().len();
+    for far in 0..=crate::t0::clone_map::SECTORS_MAX as u64 {
+        assert_eq!(in_file(), 0, "{far}");
+        clone.zero(far * 2032 * 4096, 4096).unwrap();
+    }
+    assert!(in_file() > 0);
+}

@@ -191,6 +191,14 @@ impl Secondary {
         Ok(self.markers().into_iter().filter(|marker| marker.number >= oldest.number).collect())
     }
 
+    /// Whether the volumes lack some of a marker's image: that is in the journal alone.
+    ///
+    /// # Errors
+    /// [`JournalError`] when the journal cannot be read.
+    pub fn lacks(&self, permitted: &Permitted) -> Result<bool, JournalError> {
+        self.writes_between(self.eras().applied_position(), permitted.end)
+    }
+
     /// Where the image of a marker that ends at a place can begin now.
     fn moment(&self, end: Position, applied: Position) -> Result<Option<Position>, JournalError> {
         if end >= applied || !self.writes_between(end, applied)? {

@@ -52,7 +52,8 @@ pub(crate) struct Delete {
     #[command(flatten)]
     pair: Pair,
     /// Also when what hosts had written last is not in the volumes of this side and cannot be put there: a fenced one, or a primary that
-    /// does not run. The volumes stay at no moment that was, and the journal is kept aside
+    /// does not run. The volumes stay at no moment that was, and the journal is kept aside. And a copy whose newest marker is in its
+    /// journal alone, as with a history: that goes
     #[arg(long)]
     force: bool,
 }

@@ -4,16 +4,25 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tidemark_common::api::types::ErrorBody;
 use tidemark_common::catalog::{Batch, CatalogError, GroupRecord, RoleRecord, VolumeRecord};
+use tidemark_common::clock::from_unix_ns;
 use tidemark_common::ids::{Generation, GroupId};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::storage::Disk;
+use tidemark_secondary::group::Secondary;
+use tidemark_secondary::permission::Permitted;
 
 use super::appliance::{Appliance, Engine, Group, failed, refused};
 use super::rejoin::Settled;
 use super::volumes::refuse_connected;
+
+/// What a copy has and has not yet put into its volumes is there within this time, where nothing keeps it from that.
+const FOLLOWS_WITHIN: Duration = Duration::from_secs(10);
+/// Between two looks at that.
+const LOOK: Duration = Duration::from_millis(5);
 
 impl Appliance {
     /// `pair delete`: on the primary the pair, on the secondary the group itself.
@@ -35,7 +44,13 @@ impl Appliance {
             Engine::Secondary(secondary) => {
                 self.check_other_side(&record, peer)?;
                 self.refuse_with_images(found.keeper.id(), None, "given up")?;
+                // As long as this lives, the volumes go no further.
+                let held = secondary.state().hold();
+                if let Some(held) = held.as_ref().filter(|_| !force) {
+                    self.wait_for_volumes(group, peer, &secondary, &held.permitted).await?;
+                }
                 secondary.stop().await;
+                drop(held);
                 let forgotten = self.forget_group(group, &found, None).await;
                 if forgotten.is_err() {
                     // It is known still: it follows until that is tried again.
@@ -76,6 +91,35 @@ impl Appliance {
                 self.refuse_with_images(found.keeper.id(), None, "given up")?;
                 self.forget_group(group, &found, None).await
             }
+        }
+    }
+
+    /// The journal of a copy goes with it: its volumes are to hold the newest marker then.
+    async fn wait_for_volumes(
+        &self,
+        group: &str,
+        peer: &str,
+        secondary: &Secondary,
+        newest: &Permitted,
+    ) -> Result<(), ErrorBody> {
+        let deadline = self.clock.monotonic() + FOLLOWS_WITHIN;
+        loop {
+            let problem = match tokio::task::block_in_place(|| secondary.lacks(newest)) {
+                Ok(false) => return Ok(()),
+                Ok(true) => secondary.state().problem(),
+                Err(error) => Some(error.to_string()),
+            };
+            let keeps_history = secondary.state().history().floor.is_some_and(|floor| floor < newest.end);
+            if keeps_history || self.clock.monotonic() >= deadline {
+                let why = match problem {
+                    _ if keeps_history => "its history is kept there".to_owned(),
+                    Some(problem) => format!("its volumes do not follow: {problem}"),
+                    None => format!("its volumes do not follow within {FOLLOWS_WITHIN:?}"),
+                };
+                let holds = secondary.state().applied_position().marker.0;
+                return Err(lacks(group, peer, holds, newest, &why));
+            }
+            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -238,6 +282,17 @@ impl Appliance {
     }
 }
 
+/// A copy whose volumes hold an older marker than its journal is not given up.
+fn lacks(group: &str, peer: &str, holds: u64, newest: &Permitted, why: &str) -> ErrorBody {
+    let (number, time) = (newest.marker.number, from_unix_ns(newest.marker.time_ns));
+    refused(format!(
+        "group '{group}' is not given up: its volumes hold marker {holds}, and what came until marker {number} of {time:.3} is in its journal \
+         alone, which goes with it ({why}). Where '{peer}' is there, have it follow, with `tidemark group set {group} --history off` on '{peer}' \
+         if it has one. Or `tidemark failover {group}`, then `tidemark pair delete {group} --to {peer}` and `tidemark group delete {group}`, \
+         puts all of it into the volumes. To have these as they are: --force"
+    ))
+}
+
 /// Why a primary that failed is not forgotten.
 fn may_hold_writes(group: &str, reason: &str) -> ErrorBody {
     refused(format!(
@@ -304,9 +359,16 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::Ordering;
 
+    use bytes::Bytes;
     use parking_lot::Mutex;
     use tidemark_common::api::types::DrillSchedule;
+    use tidemark_common::catalog::{HistoryRecord, PairRecord};
+    use tidemark_common::extent::Extent;
+    use tidemark_common::history::History;
+    use tidemark_common::ids::VolumeIndex;
+    use tidemark_common::journal;
     use tidemark_common::nbd::Export;
+    use tidemark_common::record::{ControlRecord, FrameBuilder, FrameHeader, FrameKind, MarkerRecord, Place, Tip};
     use tidemark_common::storage::disk::SystemDisk;
     use tidemark_common::storage::filter::{self, Filter};
 
@@ -333,6 +395,59 @@ mod tests {
         // As its primary's call, when that came just before.
         group.keeper.update(|record| record.generation = 2).unwrap_err();
         assert_eq!(appliance.catalog.groups().unwrap(), []);
+    }
+
+    fn marker(number: u64, tip: &Tip) -> Bytes {
+        let marker = MarkerRecord { number, boundary_seq: tip.seq.0, time_ns: 1, freeze_ns: 1, tag: None };
+        ControlRecord::Marker(marker).frame(&Place::at(GroupId([7; 16]), tip)).unwrap().into()
+    }
+
+    fn discard(tip: &Tip) -> Bytes {
+        let mut builder = FrameBuilder::new();
+        builder.push_zero(Extent { volume: VolumeIndex(1), offset: 0, length: 4096 }, true);
+        let seq = tip.seq.next();
+        builder.finish(FrameKind::Writes, &Place { first_seq: seq, last_seq: seq, ..Place::at(GroupId([7; 16]), tip) })
+    }
+
+    /// A day of it would be gone, and the volumes be those of yesterday.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_copy_whose_newest_marker_is_in_its_journal_alone_is_given_up_by_force_only() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        let record = GroupRecord {
+            role: RoleRecord::Secondary,
+            pairs: vec![PairRecord::new("east", 0)],
+            history: History { milliseconds: 86_400_000, bytes: 0 },
+            ..GroupRecord::new("g", [7; 16])
+        };
+        appliance.catalog.put_group(&record).unwrap();
+        let id = GroupId(record.id);
+        let mut batch = Batch::new();
+        batch.put_history(id, &HistoryRecord { segment: 0, offset: 0, volumes: Vec::new() }).unwrap();
+        appliance.catalog.commit(batch).unwrap();
+        let (disk, folder) = (Arc::clone(&appliance.disk), appliance.journal_folder(id));
+        let opened = journal::open(disk, &folder, id, appliance.journal_options(), None, &mut |_, _, _| {});
+        let (mut writer, mut tip) = (opened.unwrap().writer, Tip::default());
+        let frames: [fn(&Tip) -> Bytes; 3] = [|tip| marker(1, tip), discard, |tip| marker(2, tip)];
+        for make in frames {
+            let frame = make(&tip);
+            tip = tip.follow(&FrameHeader::decode(&frame).unwrap()).unwrap();
+            writer.append(&frame).unwrap();
+        }
+        writer.sync().unwrap();
+        drop(writer);
+        appliance.start_groups().await.unwrap();
+        let refused = appliance.delete_pair("g", "east", false).await.unwrap_err();
+        assert!(
+            refused.message.contains("until marker 2 of") && refused.message.contains("--history off"),
+            "{refused:?}"
+        );
+        let engine = appliance.group("g").unwrap().engine.read().clone();
+        let Engine::Secondary(copy) = engine else { panic!("it is the copy still") };
+        assert!(!copy.state().is_stopping(), "it runs");
+        drop(copy);
+        appliance.delete_pair("g", "east", true).await.unwrap();
+        assert!(appliance.group("g").is_err());
     }
 
     #[tokio::test(flavor = "multi_thread")]

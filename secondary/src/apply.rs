@@ -156,8 +156,10 @@ impl Apply {
         let gone_on = is_due.then(|| indexed.go_on_within(&self.journal, limit, &self.spill));
         self.keep_index(&indexed, unindexed_max);
         drop(indexed);
-        if let Some(gone_on) = gone_on {
-            self.note_permitted(gone_on);
+        match gone_on {
+            Some(gone_on) => self.note_permitted(gone_on),
+            // Whatever was in the way, the volumes have it.
+            None => self.unindexed = None,
         }
     }
 

@@ -11,7 +11,9 @@ use tidemark_common::api::types::{ErrorBody, Failover, FailoverReport};
 use tidemark_common::catalog::{Batch, PartedRecord};
 use tidemark_common::journal::Writer;
 use tidemark_common::keeper::GroupKeeper;
+use tidemark_common::limits::INDEX_RANGES_MAX;
 use tidemark_common::markers::info;
+use tidemark_common::overlay::unapplied::{Indexed, Spill};
 use tidemark_common::wire::message::VolumeSpec;
 use tidemark_primary::group::Primary;
 use tidemark_primary::recovery::Taken;
@@ -249,6 +251,12 @@ impl Appliance {
         kept: Option<&Path>,
     ) -> Result<(u64, Arc<Primary>), NotTaken> {
         let keeper = &group.keeper;
+        let indexed = self.index_until(keeper, permitted, secondary).map_err(|reason| {
+            if let Some(kept) = kept {
+                let _ = std::fs::remove_dir_all(kept);
+            }
+            NotTaken::Uncut(reason)
+        })?;
         let (parted, writer) = self.cut_off(keeper, permitted, then, secondary, kept)?;
         let volumes = secondary.volumes();
         self.discard_strays(&keeper.name(), &volumes);
@@ -260,9 +268,36 @@ impl Appliance {
             volumes: then
                 .map(<[VolumeSpec]>::to_vec)
                 .or_else(|| secondary.state().permission().volumes().map(|volumes| volumes.to_vec())),
-            indexed: secondary.take_index(permitted),
+            indexed,
         };
         Ok((generation, self.start_primary(keeper, Some(taken)).map_err(NotTaken::Unended)?))
+    }
+
+    /// Where in the journal lies what the volumes lack of a marker. Before anything is changed: a primary whose journal cannot be read there
+    /// does not start, and nothing older could be served any more.
+    fn index_until(
+        &self,
+        keeper: &GroupKeeper,
+        permitted: &Permitted,
+        secondary: &Secondary,
+    ) -> Result<Indexed, String> {
+        // Volumes that have passed it hold just that.
+        let applied = secondary.state().applied_position().position.min(permitted.end);
+        let found = secondary.take_index(permitted);
+        let goes_on = (applied..=permitted.end).contains(&found.up_to());
+        let mut indexed = if goes_on { found } else { Indexed::from(applied) };
+        let path = self.journal_folder(keeper.id()).with_extension("index");
+        let spill = Spill::new(Arc::clone(&self.disk), path, INDEX_RANGES_MAX);
+        let Err(error) = indexed.go_on(secondary.journal(), permitted.end, &spill) else { return Ok(indexed) };
+        let readable = indexed.up_to();
+        let older = secondary.state().markers.newest_that(|end, _| (applied..=readable).contains(&end));
+        let instead = older.map_or_else(String::new, |(_, older)| {
+            let (name, number, time) = (keeper.name(), older.number, info(&older).time);
+            format!(
+                ". Marker {number} of {time:.3} lies before that: `tidemark failover {name} --at {number}` serves it"
+            )
+        });
+        Err(format!("its journal cannot be read up to marker {}: {error}{instead}", permitted.marker.number))
     }
 
     /// Its journal ends behind the marker from here on, and what is kept of it is a lost tail. Not before: as long as nothing is cut, all of
@@ -351,10 +386,37 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     use tidemark_common::journal::Position;
-    use tidemark_common::record::MarkerRecord;
+    use tidemark_common::record::{HEADER_BYTES, MarkerRecord};
+    use tidemark_common::storage::Open;
 
     use super::*;
+    use crate::roles::give_up::tests::add_copy_with_history;
     use crate::service::tests::{Faults, add_primary, appliance, copy_record};
+
+    /// Recorded as primary, it would not start, and no older marker could be served.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_copy_whose_journal_cannot_be_read_up_to_the_marker_stays_a_copy_and_names_an_older_one() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        let places = add_copy_with_history(&appliance);
+        appliance.start_groups().await.unwrap();
+        let group = appliance.group("g").unwrap();
+        let segment = format!("{:016x}.segment", places[1].segment);
+        let path = appliance.journal_folder(group.keeper.id()).join(segment);
+        let file = appliance.disk.open(&path, Open::Existing).unwrap();
+        // In what tells where it writes.
+        let (mut byte, place) = ([0], places[1].offset + HEADER_BYTES as u64);
+        file.read_exact_at(&mut byte, place).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], place).unwrap();
+        let request = Failover { force: true, marker: None, time: None };
+        let told = appliance.fail_over("g", &request).await.unwrap_err();
+        assert!(told.message.contains("`tidemark failover g --at 1`"), "{told:?}");
+        assert_eq!(group.keeper.get().role, RoleRecord::Secondary);
+        let engine = group.engine.read().clone();
+        if let Engine::Secondary(copy) = engine {
+            copy.stop().await;
+        }
+    }
 
     /// Of what is not cut nothing is lost, and the copy goes on.
     #[tokio::test(flavor = "multi_thread")]

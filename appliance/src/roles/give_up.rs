@@ -355,7 +355,7 @@ fn free_name(folder: &Path, by: Generation) -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
     use std::sync::atomic::Ordering;
 
@@ -366,7 +366,7 @@ mod tests {
     use tidemark_common::extent::Extent;
     use tidemark_common::history::History;
     use tidemark_common::ids::VolumeIndex;
-    use tidemark_common::journal;
+    use tidemark_common::journal::{self, Position};
     use tidemark_common::nbd::Export;
     use tidemark_common::record::{ControlRecord, FrameBuilder, FrameHeader, FrameKind, MarkerRecord, Place, Tip};
     use tidemark_common::storage::disk::SystemDisk;
@@ -409,11 +409,8 @@ mod tests {
         builder.finish(FrameKind::Writes, &Place { first_seq: seq, last_seq: seq, ..Place::at(GroupId([7; 16]), tip) })
     }
 
-    /// A day of it would be gone, and the volumes be those of yesterday.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_copy_whose_newest_marker_is_in_its_journal_alone_is_given_up_by_force_only() {
-        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
-        let appliance = appliance(directory.path(), &faults);
+    /// A copy of group 'g', not yet started, with a history: a marker, a write, a marker. Where they lie.
+    pub(crate) fn add_copy_with_history(appliance: &Appliance) -> [Position; 3] {
         let record = GroupRecord {
             role: RoleRecord::Secondary,
             pairs: vec![PairRecord::new("east", 0)],
@@ -429,13 +426,21 @@ mod tests {
         let opened = journal::open(disk, &folder, id, appliance.journal_options(), None, &mut |_, _, _| {});
         let (mut writer, mut tip) = (opened.unwrap().writer, Tip::default());
         let frames: [fn(&Tip) -> Bytes; 3] = [|tip| marker(1, tip), discard, |tip| marker(2, tip)];
-        for make in frames {
+        let places = frames.map(|make| {
             let frame = make(&tip);
             tip = tip.follow(&FrameHeader::decode(&frame).unwrap()).unwrap();
-            writer.append(&frame).unwrap();
-        }
+            writer.append(&frame).unwrap()
+        });
         writer.sync().unwrap();
-        drop(writer);
+        places
+    }
+
+    /// A day of it would be gone, and the volumes be those of yesterday.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_copy_whose_newest_marker_is_in_its_journal_alone_is_given_up_by_force_only() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        add_copy_with_history(&appliance);
         appliance.start_groups().await.unwrap();
         let refused = appliance.delete_pair("g", "east", false).await.unwrap_err();
         assert!(

@@ -385,6 +385,7 @@ fn check_sizes(secondary: &Secondary, name: &str, at: &Permitted) -> Result<(), 
 mod tests {
     use std::sync::atomic::Ordering;
 
+    use tidemark_common::catalog::RoleRecord;
     use tidemark_common::journal::Position;
     use tidemark_common::record::{HEADER_BYTES, MarkerRecord};
     use tidemark_common::storage::Open;

@@ -44,11 +44,12 @@ doc: build-packages ## The API's documentation, warnings are errors
 doc-tests: build-packages ## The examples in the documentation
 	$(CARGO) test $(WORKSPACE) --doc --quiet
 
-# The binary first: scenarios run it as a process.
+# The binary first: scenarios run it as a process. Most of them wait most of the time: one more at once than there are processors.
+TEST_THREADS ?= $(shell echo $$(($$(nproc) + 1)))
 .PHONY: tests
 tests: test-packages build ## All tests, with nextest where it is installed
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-	    set -x; TIDEMARK_BIN="$(TARGET)/release/tidemark" $(CARGO) nextest run $(WORKSPACE) --no-fail-fast; \
+	    set -x; TIDEMARK_BIN="$(TARGET)/release/tidemark" $(CARGO) nextest run $(WORKSPACE) --no-fail-fast --test-threads $(TEST_THREADS); \
 	else \
 	    echo "cargo-nextest is not installed (cargo install --locked cargo-nextest): cargo test instead" >&2; \
 	    set -x; TIDEMARK_BIN="$(TARGET)/release/tidemark" $(CARGO) test $(WORKSPACE) --all-targets --no-fail-fast; \

@@ -117,12 +117,13 @@ fn a_segment_that_cannot_be_made_once_is_no_hosts_to_know() {
     let machine = Machine::new(Settings::default());
     let engine = machine.start();
     let story = Story::begin(&machine, &engine);
-    engine.disk.fail_next(Call::Write, "/journal/0000000000000002.spare");
+    engine.disk.fail_next(Call::Write, "/journal/0000000000000003.spare");
     let hosts = Hosts::start(&machine, &engine, &story, 1);
     wait_until("a segment that cannot be made", SOON, || {
         check(engine.disk.has_failed(), || "none is needed yet".into())
     });
-    machine.flush(&engine).unwrap();
+    let flushed = machine.flush(&engine);
+    assert_eq!(flushed, Ok(()), "{:?}", engine.primary.problem());
     wait_until("no problem", SOON, || engine.primary.problem().map_or(Ok(()), Err));
     assert_eq!(hosts.end(), vec![], "they waited");
     machine.kill(engine, None);

@@ -1,4 +1,4 @@
-use tidemark_common::api::types::PairState;
+use tidemark_common::api::types::{PairState, PairStatus};
 use tidemark_common::catalog::{Catalog, CopyRecord, GroupRecord, PairRecord, PairStateRecord, PartedRecord};
 use tidemark_common::clock::SystemClock;
 use tidemark_common::differential::Bitmap;
@@ -316,9 +316,8 @@ async fn a_pair_lags_no_longer_than_the_service_runs_and_stands_suspended_since_
     primary.stop();
 }
 
-/// It has no image then: nothing is said of how old that is, and nobody waits for a marker of it.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_copy_that_says_it_is_damaged_is_not_said_to_have_an_image() {
+/// A pair whose copy said that it has an image, and answers so from then on: what is shown of it.
+async fn shown_after(refusal: Refusal, message: &str) -> PairStatus {
     let directory = tempfile::tempdir().unwrap();
     let primary = start(directory.path());
     primary.export("a").unwrap().write(0, &[1; 4096], true).await.unwrap();
@@ -332,36 +331,27 @@ async fn a_copy_that_says_it_is_damaged_is_not_said_to_have_an_image() {
         view.acknowledge(far, Some(Duration::ZERO), primary.clock().monotonic());
     }
     assert!(pair.status().rpo_seconds.is_some());
-    let damaged = Refused { refusal: Refusal::Damaged, message: "its journal is damaged".into(), generation: 1 };
-    pair.disconnected(Some(HandshakeError::Refused(damaged).into()));
+    let refused = Refused { refusal, message: message.into(), generation: 1 };
+    pair.disconnected(Some(HandshakeError::Refused(refused).into()));
     let status = pair.status();
+    primary.stop();
+    status
+}
+
+/// It has no image then: nothing is said of how old that is, and nobody waits for a marker of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_says_it_is_damaged_is_not_said_to_have_an_image() {
+    let status = shown_after(Refusal::Damaged, "its journal is damaged").await;
     assert_eq!((status.state, status.rpo_seconds), (PairState::Differential, None));
     assert_eq!((status.permitted_marker, status.applied_marker), (0, 0));
-    primary.stop();
 }
 
 /// Its side gave it up while the line was down, or was put back to before it was made.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_is_no_more_is_not_said_to_have_an_image() {
-    let directory = tempfile::tempdir().unwrap();
-    let primary = start(directory.path());
-    primary.export("a").unwrap().write(0, &[1; 4096], true).await.unwrap();
-    let record = PairRecord::new("west", 0);
-    primary.keeper.update(|group| group.pairs.push(record.clone())).unwrap();
-    let pair = primary.insert_pair(&record);
-    let far = Position { durable_seq: 1, received_marker: 1, permitted_marker: 1, ..Position::default() };
-    {
-        let mut view = pair.view.lock();
-        view.state = PairState::CatchingUp;
-        view.acknowledge(far, Some(Duration::ZERO), primary.clock().monotonic());
-    }
-    assert!(pair.status().rpo_seconds.is_some());
-    let unknown = Refused { refusal: Refusal::UnknownGroup, message: "nothing is known of it".into(), generation: 0 };
-    pair.disconnected(Some(HandshakeError::Refused(unknown).into()));
-    let status = pair.status();
+    let status = shown_after(Refusal::UnknownGroup, "nothing is known of it").await;
     assert_eq!((status.state, status.rpo_seconds), (PairState::Error, None));
     assert_eq!((status.permitted_marker, status.applied_marker), (0, 0));
-    primary.stop();
 }
 
 /// It is read on the primary, and what is wrong is on the other side, under the same paths.

@@ -14,7 +14,7 @@ use tidemark_common::record::{ControlRecord, FrameHeader, HEADER_BYTES, Place, T
 use tidemark_common::storage::Disk;
 use tidemark_common::storage::memory::MemoryDisk;
 use tidemark_common::t0::{EraUser, ErasParts, SideSpace};
-use tidemark_common::wire::message::{Hello, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
+use tidemark_common::wire::message::{Hello, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, VolumeSpec};
 
 use super::*;
 use crate::group::{Secondary, SecondaryParts};
@@ -103,6 +103,31 @@ fn hello() -> Hello {
     }
 }
 
+fn marked(number: u64) -> ControlRecord {
+    ControlRecord::Marker(MarkerRecord { number, boundary_seq: 0, time_ns: 1, freeze_ns: 1, tag: None })
+}
+
+/// A copy with these volumes, complete with marker 8.
+fn copied(volumes: Vec<VolumeSpec>) -> Vec<ControlRecord> {
+    let (copy, chain) = (7, [3; 16]);
+    let begin =
+        ControlRecord::CopyBegin { copy, start_seq: 0, start_marker: 7, chain, direct: true, total_bytes: 0, volumes };
+    vec![begin, marked(8), ControlRecord::CopyEnd { copy, marker: 8 }]
+}
+
+/// These come from the primary, behind what has come.
+fn send(secondary: &Secondary, tip: &mut Tip, records: Vec<ControlRecord>) {
+    let mut frames = VecDeque::<Bytes>::new();
+    for record in records {
+        let frame = record.frame(&Place::at(secondary.keeper().id(), tip)).unwrap();
+        *tip = tip.follow(&FrameHeader::decode(&frame).unwrap()).unwrap();
+        frames.push_back(frame.into());
+    }
+    let (_, mut intake) = secondary.enter(&hello(), PROTOCOL_VERSION).unwrap();
+    intake.step(|| frames.pop_front()).unwrap();
+    secondary.leave(intake);
+}
+
 /// A primary whose disk was put back to last week, or the third side of a group of which two took over from each other. A start
 /// goes by the newest marker that is kept: the copy would be called what it was before.
 #[test]
@@ -112,26 +137,7 @@ fn a_copy_that_was_copied_anew_is_called_by_no_marker_of_the_history_before() {
     let before = KeptMarkerRecord { number: 500, boundary_seq: 9000, time_ns: 1, tag: None };
     catalog.put_markers(id, &[before]).unwrap();
     apply.recorded_marker = 500;
-    let begin = ControlRecord::CopyBegin {
-        copy: 7,
-        start_seq: 0,
-        start_marker: 7,
-        chain: [3; 16],
-        direct: true,
-        total_bytes: 0,
-        volumes: Vec::new(),
-    };
-    let marker = MarkerRecord { number: 8, boundary_seq: 0, time_ns: 1, freeze_ns: 1, tag: None };
-    let mut tip = Tip::default();
-    let mut frames = VecDeque::<Bytes>::new();
-    for record in [begin, ControlRecord::Marker(marker), ControlRecord::CopyEnd { copy: 7, marker: 8 }] {
-        let frame = record.frame(&Place::at(id, &tip)).unwrap();
-        tip = tip.follow(&FrameHeader::decode(&frame).unwrap()).unwrap();
-        frames.push_back(frame.into());
-    }
-    let (_, mut intake) = secondary.enter(&hello(), PROTOCOL_VERSION).unwrap();
-    intake.step(|| frames.pop_front()).unwrap();
-    secondary.leave(intake);
+    send(&secondary, &mut Tip::default(), copied(Vec::new()));
     let limit = apply.state.limit();
     assert_eq!([apply.step(limit), apply.step(limit)], [Applying::Did, Applying::Idle]);
     let kept: Vec<u64> = catalog.markers(id, 10).unwrap().iter().map(|marker| marker.number).collect();

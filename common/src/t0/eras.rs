@@ -176,6 +176,8 @@ pub(super) struct Era {
     pub(super) users: usize,
     /// Users among them that are done with it soon.
     pub(super) brief: usize,
+    /// The record of one that has left may be there still.
+    may_be_named: bool,
     pub(super) volumes: BTreeSet<VolumeIndex>,
     /// Its own file first, then those of eras that became part of it.
     pub(super) files: Vec<Arc<SideFile>>,
@@ -234,6 +236,7 @@ impl Era {
             begin: user.begin,
             users: 1,
             brief: 0,
+            may_be_named: false,
             volumes: user.volumes.clone(),
             files: vec![file],
             concordance: Concordance::default(),

@@ -145,12 +145,15 @@ impl Eras {
         let mut state = self.state.write();
         let Some(at) = state.eras.iter().position(|era| era.number == number) else { return };
         if let Some(era) = state.eras.get_mut(at) {
+            era.may_be_named |= !for_good;
             era.users = era.users.saturating_sub(1);
             if era.users > 0 {
                 return;
             }
         }
         let era = state.eras.remove(at);
+        // Whoever goes last may have no record, and another have left one: a start that misses the file gives up the older images, too.
+        let for_good = !era.may_be_named;
         match at.checked_sub(1).and_then(|older| state.eras.get_mut(older)) {
             Some(older) => {
                 let taken = if for_good { older.concordance.lacks(&era.concordance) } else { Vec::new() };

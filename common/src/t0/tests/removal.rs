@@ -114,6 +114,26 @@ fn an_image_that_stays_keeps_of_those_that_go_only_what_it_lacks() {
     assert_eq!((rig.space.used(), side_files(&rig.disk).len()), (0, 0));
 }
 
+/// One of two images of a moment was broken, and the catalogue could not take that: a start looks for its era, and without the file the older
+/// images are lost with it.
+#[test]
+fn a_file_that_a_record_may_name_stays_whoever_goes_last() {
+    let mut rig = Rig::new(64 << 20);
+    rig.write(extent(0, SIZE as u64), 1).unwrap();
+    rig.begin().unwrap();
+    rig.write(extent(0, 4096), 2).unwrap();
+    let shared = rig.begin().unwrap();
+    assert_eq!(rig.begin().unwrap(), shared);
+    rig.write(extent(0, 8192), 3).unwrap();
+    rig.eras.leave(shared);
+    rig.eras.leave_for_good(shared);
+    rig.known.pop();
+    // With the record that was left.
+    let disk = rig.disk.clone();
+    rig.restart(disk);
+    rig.check("after a start");
+}
+
 /// A comparison looks at a copy while a drill of it begins: an image reads through those behind it.
 #[test]
 fn images_that_begin_at_the_same_time_are_in_the_order_of_their_moments() {

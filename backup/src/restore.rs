@@ -10,9 +10,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, symlink};
 use std::path::{Path, PathBuf};
 
-use tidemark_common::storage::Disk;
-use tidemark_common::storage::disk::SystemDisk;
-
 use crate::archive::read::{Found, FoundKind, Taker};
 use crate::attributes;
 use crate::digest::Digest;
@@ -225,11 +222,22 @@ pub fn to_folder_telling(
     let members = wanted(&manifest, set)?;
     refuse_what_is_there(&members, folder)?;
     if !folder.is_dir() {
-        SystemDisk.create_folder(folder).map_err(|error| format!("make {}: {error}", folder.display()))?;
+        make_folder(folder).map_err(|error| format!("make {}: {error}", folder.display()))?;
     }
     let mut taker = Told { taker: ToFiles::of(members, folder), done_bytes, tell };
     source.walk(&mut taker).map_err(|error| error.to_string())?;
     taker.taker.ended()
+}
+
+/// Makes a folder and those above it, durably. Who may look into them is for the mask to say: what is restored is handed on to others.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    let is_missing = |path: &&Path| *path != Path::new("") && !path.exists();
+    let missing: Vec<&Path> = folder.ancestors().take_while(is_missing).collect();
+    fs::create_dir_all(folder)?;
+    missing.into_iter().filter_map(Path::parent).try_for_each(|above| {
+        let above = if above == Path::new("") { Path::new(".") } else { above };
+        File::open(above)?.sync_all()
+    })
 }
 
 /// Before the first file is made: half of a backup among other files is of use to nobody.
@@ -454,6 +462,8 @@ impl Taker for ToFiles<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn said(bytes: &[u8]) -> MemberSaid {
@@ -485,6 +495,16 @@ mod tests {
         symlink("nowhere", folder.path().join("s/a/other")).unwrap();
         let why = refuse_what_is_there(&members, folder.path()).unwrap_err();
         assert!(why.contains("s/a/other is there already") && why.contains("Nothing was restored"), "{why}");
+    }
+
+    /// A program of another user may have to read what is restored; files have their own permissions.
+    #[test]
+    fn a_folder_to_restore_into_is_as_open_as_the_mask_says() {
+        let place = tempfile::tempdir().unwrap();
+        make_folder(&place.path().join("above/new")).unwrap();
+        fs::create_dir(place.path().join("other")).unwrap();
+        let mode = |name: &str| fs::metadata(place.path().join(name)).unwrap().permissions().mode();
+        assert_eq!([mode("above"), mode("above/new")], [mode("other"); 2]);
     }
 
     /// It is read a second time when it was verified.

@@ -15,6 +15,9 @@ use super::clone_map::{BLOCK_BYTES, BlockState, CloneMap};
 use super::image::{Image, ImageError, ImageVolume};
 use crate::storage::{Disk, DiskFile, Open};
 
+/// Bytes made zeroes at once: a client may ask for all of a large volume, and its map is to go to its file in between. A multiple of a block.
+const ZERO_BYTES_MAX: u64 = 1 << 30;
+
 /// Why a request on a clone failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CloneError {
@@ -289,8 +292,14 @@ impl CloneVolume {
     /// # Errors
     /// [`CloneError`].
     pub fn zero(&self, offset: u64, length: u64) -> Result<(), CloneError> {
-        self.zero_parts(offset, length)?;
-        Ok(self.bound_map()?)
+        let (mut at, end) = (offset, offset.saturating_add(length));
+        while at < end {
+            let next = end.min((at / ZERO_BYTES_MAX + 1) * ZERO_BYTES_MAX);
+            self.zero_parts(at, next - at)?;
+            self.bound_map()?;
+            at = next;
+        }
+        Ok(())
     }
 
     fn zero_parts(&self, offset: u64, length: u64) -> Result<(), CloneError> {

@@ -1,8 +1,12 @@
 //! Clones: what is written over an image.
 
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::storage::filter::{self, Filter};
 
 #[derive(Debug, Clone)]
 enum Change {
@@ -24,7 +28,7 @@ fn change() -> impl Strategy<Value = Change> {
 }
 
 /// A clone over an image of ones, below which the volume goes on changing.
-fn cloned(rig: &Rig, space: u64) -> std::io::Result<CloneVolume> {
+fn cloned(rig: &Rig, space: u64) -> io::Result<CloneVolume> {
     let image = rig.image(rig.known[0].user.era);
     let space = Arc::new(CloneSpace::new(space));
     CloneVolume::open(&rig.disk, Path::new("/clone"), &image, &image.volumes()[0].clone(), &space)
@@ -147,4 +151,29 @@ fn the_map_of_a_large_clone_goes_to_its_file_though_no_host_flushes() {
         clone.zero(far * 2032 * 4096, 4096).unwrap();
     }
     assert!(in_file() > 0);
+}
+
+/// Hears how much is zeroed at once, and refuses it.
+#[derive(Default)]
+struct Zeroed(AtomicU64);
+
+impl Filter for Zeroed {
+    fn before_zero(&self, length: u64) -> io::Result<()> {
+        self.0.store(length, Ordering::Release);
+        Err(io::Error::other("it was to be heard of only"))
+    }
+}
+
+/// One request may be for all of a volume of 64 TiB: its map would be in memory before any of it is in the file.
+#[test]
+fn a_large_range_of_a_clone_is_zeroed_piece_by_piece() {
+    let mut rig = Rig::new(64 << 20);
+    rig.begin().unwrap();
+    let image = rig.image(rig.known[0].user.era);
+    let volume = ImageVolume { size: 2 << 30, ..image.volumes()[0].clone() };
+    let (space, zeroed) = (Arc::new(CloneSpace::new(1 << 20)), Arc::new(Zeroed::default()));
+    let disk = filter::disk(Arc::new(rig.disk.clone()), &zeroed);
+    let clone = CloneVolume::open(&*disk, Path::new("/clone"), &image, &volume, &space).unwrap();
+    assert!(clone.zero(4096, (2 << 30) - 4096).is_err());
+    assert_eq!(zeroed.0.load(Ordering::Acquire), (1 << 30) - 4096);
 }

@@ -313,8 +313,11 @@ pub(crate) mod tests {
     use tidemark_common::api::types::{GroupCreate, OnFull, VolumeCreate};
     use tidemark_common::catalog::{GroupRecord, ImageKindRecord, ImageRecord, ImageRecords, PairRecord, RoleRecord};
     use tidemark_common::history::History;
+    use tidemark_common::ids::VolumeIndex;
     use tidemark_common::storage::filter::{self, Filter};
     use tidemark_common::storage::memory::MemoryDisk;
+    use tidemark_common::storage::{Disk, Open};
+    use tidemark_common::volumes::VolumeFile;
 
     use super::*;
     use crate::roles::appliance::Volume;
@@ -378,6 +381,16 @@ pub(crate) mod tests {
     pub(crate) fn copy_record(name: &str, id: [u8; 16]) -> GroupRecord {
         let pairs = vec![PairRecord::new("east", 0)];
         GroupRecord { role: RoleRecord::Secondary, pairs, ..GroupRecord::new(name, id) }
+    }
+
+    /// A volume whose disk did not take what it was given.
+    pub(crate) fn volume_in_doubt() -> VolumeFile {
+        let disk = MemoryDisk::new();
+        let file = disk.open("v".as_ref(), Open::New).unwrap();
+        let volume = VolumeFile::new(VolumeIndex(1), "v".into(), file, 4096);
+        disk.fail_next_sync(io::ErrorKind::Other);
+        volume.sync().unwrap_err();
+        volume
     }
 
     /// Gives it an image, which has no volumes and cannot be read.

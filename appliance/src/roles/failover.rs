@@ -14,6 +14,7 @@ use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::limits::INDEX_RANGES_MAX;
 use tidemark_common::markers::info;
 use tidemark_common::overlay::unapplied::{Indexed, Spill};
+use tidemark_common::updater::AppliedPosition;
 use tidemark_common::wire::message::VolumeSpec;
 use tidemark_primary::group::Primary;
 use tidemark_primary::recovery::Taken;
@@ -284,8 +285,15 @@ impl Appliance {
         // Volumes that have passed it hold just that.
         let applied = secondary.state().applied_position().position.min(permitted.end);
         let found = secondary.take_index(permitted);
-        let goes_on = (applied..=permitted.end).contains(&found.up_to());
-        let mut indexed = if goes_on { found } else { Indexed::from(applied) };
+        // What was applied behind the recorded place is not to be found in volumes that may have dropped it.
+        let from = if secondary.files().are_in_doubt() {
+            let recorded = keeper.catalog().applied(keeper.id()).map_err(|error| error.to_string())?;
+            AppliedPosition::of(recorded).position.min(applied)
+        } else {
+            applied
+        };
+        let goes_on = (from..=permitted.end).contains(&found.up_to());
+        let mut indexed = if goes_on { found } else { Indexed::from(from) };
         let path = self.journal_folder(keeper.id()).with_extension("index");
         let spill = Spill::new(Arc::clone(&self.disk), path, INDEX_RANGES_MAX);
         let Err(error) = indexed.go_on(secondary.journal(), permitted.end, &spill) else { return Ok(indexed) };
@@ -392,7 +400,7 @@ mod tests {
 
     use super::*;
     use crate::roles::give_up::tests::add_copy_with_history;
-    use crate::service::tests::{Faults, add_primary, appliance, copy_record};
+    use crate::service::tests::{Faults, add_primary, appliance, copy_record, volume_in_doubt};
 
     /// Recorded as primary, it would not start, and no older marker could be served.
     #[tokio::test(flavor = "multi_thread")]
@@ -417,6 +425,26 @@ mod tests {
         if let Engine::Secondary(copy) = engine {
             copy.stop().await;
         }
+    }
+
+    /// Hosts read what lay there before, until all of it was applied again.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_failover_reads_in_the_journal_what_a_volume_may_have_dropped() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        add_copy_with_history(&appliance);
+        appliance.start_groups().await.unwrap();
+        let group = appliance.group("g").unwrap();
+        let engine = group.engine.read().clone();
+        let Engine::Secondary(copy) = engine else { panic!("it is the copy") };
+        copy.stop_at_once().await;
+        let permitted = copy.permitted().unwrap();
+        // The volumes were told all of it, and no sync was recorded since.
+        copy.state().applied(AppliedPosition { position: permitted.end, ..AppliedPosition::default() });
+        let to_read = || appliance.index_until(&group.keeper, &permitted, &copy).unwrap().ranges();
+        assert_eq!(to_read(), (0, 0));
+        copy.files().insert(volume_in_doubt());
+        assert_eq!(to_read(), (1, 0));
     }
 
     /// Of what is not cut nothing is lost, and the copy goes on.

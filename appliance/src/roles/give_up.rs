@@ -50,8 +50,13 @@ impl Appliance {
                     self.wait_for_volumes(group, peer, &secondary, &held.permitted).await?;
                 }
                 secondary.stop().await;
+                let has_image = held.is_some();
                 drop(held);
-                let forgotten = self.forget_group(group, &found, None).await;
+                // The journal goes: what is in the volumes is to be there for good.
+                let forgotten = match tokio::task::block_in_place(|| secondary.files().sync()) {
+                    Err((volume, _)) if has_image && !force => Err(may_have_dropped(group, &volume)),
+                    _ => self.forget_group(group, &found, None).await,
+                };
                 if forgotten.is_err() {
                     // It is known still: it follows until that is tried again.
                     self.run_as_copy(&found);
@@ -293,6 +298,14 @@ fn lacks(group: &str, peer: &str, holds: u64, newest: &Permitted, why: &str) -> 
     ))
 }
 
+/// Why a copy is not forgotten whose volumes may read otherwise than they were written.
+fn may_have_dropped(group: &str, volume: &str) -> ErrorBody {
+    refused(format!(
+        "group '{group}' is not given up: volume '{volume}' could not be synced, and may have dropped what its journal has still. It is the copy as \
+         before, and that is written again from the journal: see to the disk, then try again. To have the volumes as they are: --force"
+    ))
+}
+
 /// Why a primary that failed is not forgotten.
 fn may_hold_writes(group: &str, reason: &str) -> ErrorBody {
     refused(format!(
@@ -362,7 +375,7 @@ pub(crate) mod tests {
     use bytes::Bytes;
     use parking_lot::Mutex;
     use tidemark_common::api::types::DrillSchedule;
-    use tidemark_common::catalog::{HistoryRecord, PairRecord};
+    use tidemark_common::catalog::HistoryRecord;
     use tidemark_common::extent::Extent;
     use tidemark_common::history::History;
     use tidemark_common::ids::VolumeIndex;
@@ -373,7 +386,7 @@ pub(crate) mod tests {
     use tidemark_common::storage::filter::{self, Filter};
 
     use super::*;
-    use crate::service::tests::{Faults, add_primary, appliance, copy_record};
+    use crate::service::tests::{Faults, add_primary, appliance, copy_record, volume_in_doubt};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_copy_that_cannot_be_forgotten_follows_until_it_can() {
@@ -411,21 +424,27 @@ pub(crate) mod tests {
 
     /// A copy of group 'g', not yet started, with a history: a marker, a write, a marker. Where they lie.
     pub(crate) fn add_copy_with_history(appliance: &Appliance) -> [Position; 3] {
-        let record = GroupRecord {
-            role: RoleRecord::Secondary,
-            pairs: vec![PairRecord::new("east", 0)],
-            history: History { milliseconds: 86_400_000, bytes: 0 },
-            ..GroupRecord::new("g", [7; 16])
-        };
+        let history = History { milliseconds: 86_400_000, bytes: 0 };
+        let frames: [fn(&Tip) -> Bytes; 3] = [|tip| marker(1, tip), discard, |tip| marker(2, tip)];
+        let places = add_copy_of(appliance, history, frames);
+        let mut batch = Batch::new();
+        let record = HistoryRecord { segment: 0, offset: 0, volumes: Vec::new() };
+        batch.put_history(GroupId([7; 16]), &record).unwrap();
+        appliance.catalog.commit(batch).unwrap();
+        places
+    }
+
+    fn add_copy_of<const N: usize>(
+        appliance: &Appliance,
+        history: History,
+        frames: [fn(&Tip) -> Bytes; N],
+    ) -> [Position; N] {
+        let record = GroupRecord { history, ..copy_record("g", [7; 16]) };
         appliance.catalog.put_group(&record).unwrap();
         let id = GroupId(record.id);
-        let mut batch = Batch::new();
-        batch.put_history(id, &HistoryRecord { segment: 0, offset: 0, volumes: Vec::new() }).unwrap();
-        appliance.catalog.commit(batch).unwrap();
         let (disk, folder) = (Arc::clone(&appliance.disk), appliance.journal_folder(id));
         let opened = journal::open(disk, &folder, id, appliance.journal_options(), None, &mut |_, _, _| {});
         let (mut writer, mut tip) = (opened.unwrap().writer, Tip::default());
-        let frames: [fn(&Tip) -> Bytes; 3] = [|tip| marker(1, tip), discard, |tip| marker(2, tip)];
         let places = frames.map(|make| {
             let frame = make(&tip);
             tip = tip.follow(&FrameHeader::decode(&frame).unwrap()).unwrap();
@@ -433,6 +452,25 @@ pub(crate) mod tests {
         });
         writer.sync().unwrap();
         places
+    }
+
+    /// The kernel gives up pages that it could not write, and the journal that has them would go.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_copy_whose_volumes_may_have_dropped_something_is_not_given_up() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        add_copy_of(&appliance, History::default(), [|tip: &Tip| marker(1, tip)]);
+        appliance.start_groups().await.unwrap();
+        let engine = appliance.group("g").unwrap().engine.read().clone();
+        let Engine::Secondary(copy) = engine else { panic!("it is the copy") };
+        copy.files().insert(volume_in_doubt());
+        drop(copy);
+        let refused = appliance.delete_pair("g", "east", false).await.unwrap_err();
+        assert!(refused.message.contains("volume 'v' could not be synced"), "{refused:?}");
+        let engine = appliance.group("g").unwrap().engine.read().clone();
+        assert!(matches!(engine, Engine::Secondary(copy) if !copy.state().is_stopping()), "it is the copy as before");
+        appliance.delete_pair("g", "east", false).await.unwrap();
+        assert!(appliance.group("g").is_err());
     }
 
     /// A day of it would be gone, and the volumes be those of yesterday.

@@ -53,7 +53,11 @@ impl Appliance {
     /// Deletions that a kill has interrupted: files of volumes that are known still have their names again, all others go.
     pub(super) fn end_deletions(&self, known: &[VolumeRecord]) {
         let Ok(files) = fs::read_dir(self.volume_folder()) else { return };
-        let is_aside = |path: &PathBuf| path.extension().is_some_and(|extension| extension == DELETED);
+        // A volume may have been made around a file of such a name.
+        let is_backing =
+            |path: &Path| known.iter().any(|record| Path::new(&record.backing).file_name() == path.file_name());
+        let is_aside =
+            |path: &PathBuf| path.extension().is_some_and(|extension| extension == DELETED) && !is_backing(path);
         for aside in files.flatten().map(|file| file.path()).filter(is_aside) {
             let path = aside.with_extension("");
             let is_of = |record: &VolumeRecord| Path::new(&record.backing).file_name() == path.file_name();
@@ -105,7 +109,14 @@ mod tests {
         let other = appliance.volume_folder().join("w.img");
         appliance.volumes.write().clear();
         std::fs::rename(&other, deleted_name(&other)).unwrap();
+        // Somebody's own.
+        let own = appliance.volume_folder().join("x.deleted");
+        std::fs::write(&own, vec![0; 1 << 20]).unwrap();
+        let backing = own.to_string_lossy().into_owned();
+        let record = VolumeRecord { name: "x".into(), size: 1 << 20, backing, owned: false, group: None };
+        appliance.catalog.put_volume(&record).unwrap();
         appliance.open_volumes().unwrap();
+        assert!(own.exists() && appliance.volume("x").is_ok());
         assert!(!deleted_name(&path).exists() && !deleted_name(&other).exists());
         assert!(other.exists() && appliance.volume("w").is_ok());
         drop(inside);

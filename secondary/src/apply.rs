@@ -174,13 +174,18 @@ impl Apply {
                 return;
             }
         };
-        let is_new = self.report(error.to_string());
-        self.unindexed = Some(error.to_string());
         if error.is_damage() {
             self.state.found_damage();
-            if is_new {
-                self.metrics.journal_damaged();
-            }
+        }
+        let problem = error.to_string();
+        // Found again and again, also while something else is shown: it is one, and is counted once.
+        if self.unindexed.as_ref() == Some(&problem) {
+            return;
+        }
+        let is_new = self.report(problem.clone());
+        self.unindexed = Some(problem);
+        if is_new && error.is_damage() {
+            self.metrics.journal_damaged();
         }
     }
 

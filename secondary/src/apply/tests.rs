@@ -185,6 +185,25 @@ fn damage_in_what_a_history_keeps_is_found_by_the_index_and_stays_told() {
     assert!(problem.contains("is damaged at"), "{problem}");
 }
 
+/// Whatever else fails meanwhile would be told anew with each look at either, and each look would count as damage.
+#[test]
+fn damage_that_is_known_takes_the_place_of_nothing_that_is_told_since() {
+    let (records, disk, frame) = behind_its_history();
+    damage_what_it_writes_where(&disk, frame);
+    let (secondary, mut apply) = Secondary::open(parts(&records, &disk, &[])).unwrap();
+    let (permitted, _) = secondary.state().limit_and_end();
+    apply.index_permitted(permitted, 0);
+    apply.unmoved = Some("no room".into());
+    let limit = apply.state.limit();
+    assert_eq!(apply.step(limit), Applying::Idle);
+    apply.index_permitted(permitted, 0);
+    assert_eq!(secondary.state().problem_of(Concern::Updater).as_deref(), Some("no room"));
+    apply.unmoved = None;
+    assert_eq!(apply.step(limit), Applying::Idle);
+    let problem = secondary.state().problem_of(Concern::Updater).unwrap_or_default();
+    assert!(problem.contains("is damaged at"), "{problem}");
+}
+
 /// A copy that cannot be started because of its journal is mended by its primary, whatever is read there first.
 #[test]
 fn a_journal_that_is_damaged_before_the_moment_of_an_image_is_known_to_be_damaged() {

@@ -375,7 +375,10 @@ impl Drain {
 
 #[cfg(test)]
 mod tests {
+    use tidemark_common::clock::HandClock;
+    use tidemark_common::journal::JournalError;
     use tidemark_common::limits::REGION_BYTES;
+    use tidemark_common::nbd::IoError;
 
     use super::*;
     use crate::buffer::Boundary;
@@ -392,5 +395,29 @@ mod tests {
         assert_eq!(drain.step(), Draining::Idle);
         let time = drain.pause().time;
         assert!(time < Duration::from_millis(1), "{time:?}");
+    }
+
+    /// Hosts that had waited for room in the journal got errors for what was over a moment later.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_segment_that_cannot_be_made_once_there_is_room_is_no_hosts_to_know_at_once() {
+        let mut rig = Rig::new(None, REGION_BYTES);
+        let drain = &mut rig.stages.drain;
+        let clock = Arc::new(HandClock::default());
+        drain.clock = Arc::clone(&clock) as Arc<dyn Clock>;
+        let full = || JournalError::Full { capacity_bytes: 1 };
+        let failed = || JournalError::Io {
+            action: "make",
+            path: "/journal/1.segment".into(),
+            offset: 0,
+            source: std::io::Error::other("no descriptor"),
+        };
+        let mut refused = |seconds, error: JournalError| {
+            clock.set(Duration::from_secs(seconds));
+            assert_eq!(drain.judge(&DrainError::Journal(error)), Draining::NoSpace);
+            drain.desk.refused()
+        };
+        assert_eq!([refused(0, full()), refused(10, full())], [None, None]);
+        assert_eq!([refused(11, failed()), refused(15, failed())], [None, None]);
+        assert_eq!(refused(16, failed()), Some(IoError::Io));
     }
 }

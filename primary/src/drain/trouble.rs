@@ -69,6 +69,10 @@ impl Drain {
 
     /// What an error means: space may come back, and a disk that makes no new segment; anything else ends the drain.
     pub(super) fn judge(&mut self, error: &DrainError) -> Draining {
+        // Who waited for room in the journal has not waited for a disk that may be back in a moment.
+        if self.desk.is_journal_full() != matches!(error, DrainError::Journal(JournalError::Full { .. })) {
+            self.full_since = None;
+        }
         let (full, tried_again, refused) = match error {
             DrainError::Journal(JournalError::Full { .. }) => (true, true, None),
             DrainError::Journal(error) if error.is_no_space() => (false, true, Some(IoError::NoSpace)),

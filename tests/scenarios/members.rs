@@ -62,7 +62,8 @@ fn a_volume_that_had_only_begun_to_come_keeps_nobody_from_a_failover() {
         pair.copy.is_some_and(|copy| copy.done_bytes > 4 * MIB)
     });
     let begun = pair.west.status().volumes.into_iter().find(|volume| volume.name == "w").expect("it has begun");
-    std::fs::remove_file(begun.backing).expect("take its file away");
+    // Before it is removed it gets this name.
+    std::fs::create_dir(format!("{}.deleted", begun.backing)).expect("make a folder in the way");
     pair.relay.cut();
 
     let report = pair.failover();

@@ -10,12 +10,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, symlink};
 use std::path::{Path, PathBuf};
 
+use tidemark_common::storage::disk::make_folder;
+
 use crate::archive::read::{Found, FoundKind, Taker};
 use crate::attributes;
 use crate::digest::Digest;
 use crate::manifest::{KindSaid, Manifest, MemberSaid};
 use crate::plan::Meta;
 use crate::source::{Source, inside, verify_telling};
+
+/// Of a folder that is restored into. Who may look into it is for the mask to say: what is restored is handed on to others.
+const FOLDER_MODE: u32 = 0o777;
 
 /// Takes what is restored to volumes.
 pub trait VolumeWriter {
@@ -222,22 +227,11 @@ pub fn to_folder_telling(
     let members = wanted(&manifest, set)?;
     refuse_what_is_there(&members, folder)?;
     if !folder.is_dir() {
-        make_folder(folder).map_err(|error| format!("make {}: {error}", folder.display()))?;
+        make_folder(folder, FOLDER_MODE).map_err(|error| format!("make {}: {error}", folder.display()))?;
     }
     let mut taker = Told { taker: ToFiles::of(members, folder), done_bytes, tell };
     source.walk(&mut taker).map_err(|error| error.to_string())?;
     taker.taker.ended()
-}
-
-/// Makes a folder and those above it, durably. Who may look into them is for the mask to say: what is restored is handed on to others.
-fn make_folder(folder: &Path) -> io::Result<()> {
-    let is_missing = |path: &&Path| *path != Path::new("") && !path.exists();
-    let missing: Vec<&Path> = folder.ancestors().take_while(is_missing).collect();
-    fs::create_dir_all(folder)?;
-    missing.into_iter().filter_map(Path::parent).try_for_each(|above| {
-        let above = if above == Path::new("") { Path::new(".") } else { above };
-        File::open(above)?.sync_all()
-    })
 }
 
 /// Before the first file is made: half of a backup among other files is of use to nobody.
@@ -501,7 +495,7 @@ mod tests {
     #[test]
     fn a_folder_to_restore_into_is_as_open_as_the_mask_says() {
         let place = tempfile::tempdir().unwrap();
-        make_folder(&place.path().join("above/new")).unwrap();
+        make_folder(&place.path().join("above/new"), FOLDER_MODE).unwrap();
         fs::create_dir(place.path().join("other")).unwrap();
         let mode = |name: &str| fs::metadata(place.path().join(name)).unwrap().permissions().mode();
         assert_eq!([mode("above"), mode("above/new")], [mode("other"); 2]);

@@ -88,18 +88,30 @@ impl Disk for SystemDisk {
     }
 
     fn create_folder(&self, folder: &Path) -> io::Result<()> {
-        let is_missing = |above: &&Path| *above != Path::new("") && !above.exists();
-        let missing: Vec<&Path> = folder.ancestors().skip(1).take_while(is_missing).collect();
-        DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
-        // The folder itself may be there and not yet be durable: whoever made it was killed.
-        let made = [folder].into_iter().chain(missing);
-        made.filter_map(Path::parent)
-            .try_for_each(|above| self.sync_folder(if above == Path::new("") { Path::new(".") } else { above }))
+        make_folder(folder, FOLDER_MODE)
     }
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
-        File::open(folder)?.sync_all()
+        sync_folder(folder)
     }
+}
+
+/// Makes a folder and those above it that are missing, durably, with the permissions of `mode` that the process's mask leaves.
+///
+/// # Errors
+/// What the system said; some of the folders may be there then.
+pub fn make_folder(folder: &Path, mode: u32) -> io::Result<()> {
+    let is_missing = |above: &&Path| *above != Path::new("") && !above.exists();
+    let missing: Vec<&Path> = folder.ancestors().skip(1).take_while(is_missing).collect();
+    DirBuilder::new().recursive(true).mode(mode).create(folder)?;
+    // The folder itself may be there and not yet be durable: whoever made it was killed.
+    let made = [folder].into_iter().chain(missing);
+    made.filter_map(Path::parent)
+        .try_for_each(|above| sync_folder(if above == Path::new("") { Path::new(".") } else { above }))
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }
 
 impl DiskFile for SystemFile {

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use tidemark_common::nbd::{Allocation, Bounds, DiskThreads, Export, ExportInfo, IoError, IoFuture, ZeroMode};
-use tidemark_common::storage::is_no_space;
+use tidemark_common::t0::export::disk_answer;
 use tidemark_common::volumes::VolumeFile;
 
 /// One volume in no group, as hosts see it.
@@ -51,9 +51,8 @@ impl DirectVolume {
 
 fn io_error(error: &io::Error) -> IoError {
     match error.kind() {
-        _ if is_no_space(error) => IoError::NoSpace,
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => IoError::NotPermitted,
-        _ => IoError::Io,
+        _ => disk_answer(error),
     }
 }
 

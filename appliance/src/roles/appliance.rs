@@ -326,6 +326,11 @@ pub(crate) fn invalid(message: impl Into<String>) -> ErrorBody {
     ErrorBody::new(ErrorKind::Invalid, message)
 }
 
+/// What is said of a pair that is not there.
+pub(crate) fn not_paired(group: &str, peer: &str) -> String {
+    format!("group '{group}' is not paired with '{peer}': `tidemark status` lists its pairs")
+}
+
 pub(crate) fn not_found(message: impl Into<String>) -> ErrorBody {
     ErrorBody::new(ErrorKind::NotFound, message)
 }

@@ -16,7 +16,7 @@ use tidemark_common::markers::{info, marker_of};
 use tidemark_common::wire::message::Position;
 use tidemark_primary::ship::Pair;
 
-use super::appliance::{Appliance, Engine, failed, invalid, not_found, refused};
+use super::appliance::{Appliance, Engine, failed, invalid, not_found, not_paired, refused};
 
 /// How often `wait` looks.
 const LOOK: Duration = Duration::from_millis(10);
@@ -24,9 +24,7 @@ const LOOK: Duration = Duration::from_millis(10);
 impl Appliance {
     fn pair_of(&self, group: &str, peer: &str) -> Result<std::sync::Arc<tidemark_primary::ship::Pair>, ErrorBody> {
         let pair = self.primary(group)?.pair(peer);
-        pair.ok_or_else(|| {
-            not_found(format!("group '{group}' is not paired with '{peer}': `tidemark status` lists its pairs"))
-        })
+        pair.ok_or_else(|| not_found(not_paired(group, peer)))
     }
 
     /// How far each pair concerned is: the marker reached, newest known marker.

@@ -15,7 +15,7 @@ use tidemark_common::storage::Disk;
 use tidemark_secondary::group::Secondary;
 use tidemark_secondary::permission::Permitted;
 
-use super::appliance::{Appliance, Engine, Group, failed, refused};
+use super::appliance::{Appliance, Engine, Group, failed, not_paired, refused};
 use super::rejoin::Settled;
 use super::volumes::refuse_connected;
 
@@ -36,9 +36,7 @@ impl Appliance {
                 if primary.delete_pair(peer).map_err(failed)? {
                     self.forget_comparison(&(found.keeper.id(), peer.into()), "its pair was deleted").await
                 } else {
-                    Err(refused(format!(
-                        "group '{group}' is not paired with '{peer}': `tidemark status` lists its pairs"
-                    )))
+                    Err(refused(not_paired(group, peer)))
                 }
             }
             Engine::Secondary(secondary) => {

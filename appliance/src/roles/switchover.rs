@@ -27,7 +27,7 @@ use tidemark_common::wire::message::{Message, Refusal, Refused, TakeOver};
 use tidemark_primary::group::Primary;
 use tidemark_primary::ship::Pair;
 
-use super::appliance::{Appliance, Engine, Group, Volume, failed, refused};
+use super::appliance::{Appliance, Engine, Group, Volume, failed, not_paired, refused};
 use super::rejoin::{answer, unexpected};
 
 /// Between two looks at the copy.
@@ -241,9 +241,7 @@ impl Answered {
 
 /// The pair to switch to: it has everything but the last moment.
 fn ready_pair(primary: &Primary, name: &str, to: &str) -> Result<Arc<Pair>, ErrorBody> {
-    let pair = primary.pair(to).ok_or_else(|| {
-        refused(format!("group '{name}' is not paired with '{to}': `tidemark status` lists its pairs"))
-    })?;
+    let pair = primary.pair(to).ok_or_else(|| refused(not_paired(name, to)))?;
     if let Some(other) = primary.pairs().iter().find(|pair| pair.peer() != to) {
         return Err(refused(format!(
             "group '{name}' is also paired with '{other}', which '{to}' would know nothing of: `tidemark pair delete {name} --to {other}` first",

@@ -34,7 +34,7 @@ use tidemark_primary::ship::Pair;
 use tidemark_primary::verify::regions;
 use tokio_util::sync::CancellationToken;
 
-use super::appliance::{Appliance, CANCELLED, failed, invalid, refused};
+use super::appliance::{Appliance, CANCELLED, failed, invalid, not_paired, refused};
 use compare::LOOK;
 use job::{Broken, Job};
 
@@ -78,9 +78,7 @@ impl Appliance {
     pub(crate) async fn verify(&self, name: &str, request: &VerifyRequest) -> Result<VerifyReport, ErrorBody> {
         let primary = self.primary(name)?;
         let pair = primary.pair(&request.to);
-        let pair = pair.ok_or_else(|| {
-            refused(format!("group '{name}' is not paired with '{}': `tidemark status` lists its pairs", request.to))
-        })?;
+        let pair = pair.ok_or_else(|| refused(not_paired(name, &request.to)))?;
         if request.rate_bytes_per_second == Some(0) {
             return Err(invalid("at a rate of 0 a comparison never ends"));
         }

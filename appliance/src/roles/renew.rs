@@ -61,7 +61,7 @@ impl Appliance {
         let started = tokio::task::block_in_place(|| {
             // Its primary may have been made primary again meanwhile.
             let adopted = group.keeper.update(|record| record.generation = record.generation.max(hello.generation));
-            adopted.map_err(|error| Failure { reason: error.to_string(), journal: Some(true), unended: false })?;
+            adopted.map_err(|error| Failure { journal: Some(true), ..error.to_string().into() })?;
             self.start_without_image(&group.keeper)
         });
         let (engine, answer) = match started {

@@ -1,6 +1,7 @@
 //! Volumes end here: what is known of one, and the file that was made for it. A kill in the middle of that leaves neither a file that nobody
 //! knows of nor a volume without its file. Owned: the names of files that are about to go.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -53,15 +54,17 @@ impl Appliance {
     /// Deletions that a kill has interrupted: files of volumes that are known still have their names again, all others go.
     pub(super) fn end_deletions(&self, known: &[VolumeRecord]) {
         let Ok(files) = fs::read_dir(self.volume_folder()) else { return };
+        let of = |path: &Path| {
+            let name = path.file_name().map(OsStr::to_owned);
+            known.iter().filter(move |record| Path::new(&record.backing).file_name() == name.as_deref())
+        };
         // A volume may have been made around a file of such a name.
-        let is_backing =
-            |path: &Path| known.iter().any(|record| Path::new(&record.backing).file_name() == path.file_name());
-        let is_aside =
-            |path: &PathBuf| path.extension().is_some_and(|extension| extension == DELETED) && !is_backing(path);
+        let is_aside = |path: &PathBuf| {
+            path.extension().is_some_and(|extension| extension == DELETED) && of(path).next().is_none()
+        };
         for aside in files.flatten().map(|file| file.path()).filter(is_aside) {
             let path = aside.with_extension("");
-            let is_of = |record: &VolumeRecord| Path::new(&record.backing).file_name() == path.file_name();
-            let is_known = known.iter().any(|record| record.owned && is_of(record));
+            let is_known = of(&path).any(|record| record.owned);
             let ended =
                 if is_known && !path.exists() { self.disk.rename(&aside, &path) } else { self.disk.remove(&aside) };
             match ended {

@@ -18,11 +18,13 @@ use tidemark_common::metrics::Metrics;
 use tidemark_common::nbd::connection::ConnectionOptions;
 use tidemark_common::nbd::server::{Server, ServerOptions};
 use tidemark_common::repeats::Repeats;
+use tidemark_common::stage::begin_anew;
 use tidemark_common::storage::disk::SystemDisk;
 use tidemark_common::watchdog::Watchdog;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinError;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -260,18 +262,10 @@ fn keep<F: Future<Output = ()> + Send + 'static>(
     duty: impl Fn(Arc<Appliance>) -> F + Send + Sync + 'static,
 ) {
     let appliance = Arc::clone(appliance);
-    tokio::spawn(begin_anew(AGAIN, move || duty(Arc::clone(&appliance))));
-}
-
-/// Does something until it ends in good order. A defect of ours in it ends one look, one connection, and not all that would follow.
-async fn begin_anew<F: Future<Output = ()> + Send + 'static>(pause: Duration, duty: impl Fn() -> F + Send + Sync) {
-    while let Err(ended) = tokio::spawn(duty()).await {
-        if !ended.is_panic() {
-            return;
-        }
+    let tell = |ended: &JoinError| {
         tracing::error!(%ended, "what the service does again and again has ended by a defect of Tidemark: it is begun anew");
-        tokio::time::sleep(pause).await;
-    }
+    };
+    tokio::spawn(begin_anew(AGAIN, move || duty(Arc::clone(&appliance)), tell));
 }
 
 async fn bind_endpoint(appliance: &Arc<Appliance>) -> anyhow::Result<Endpoint> {
@@ -366,15 +360,19 @@ pub(crate) mod tests {
     /// Gives it a group that is primary and has no pair, with a volume of its own.
     pub(crate) async fn add_primary(appliance: &Appliance, name: &str, volume: &str) -> Arc<Volume> {
         let added = add_volume(appliance, volume).await;
-        let request = GroupCreate {
+        appliance.create_group(group_of(name, &[volume])).await.unwrap();
+        added
+    }
+
+    /// What is asked for to make a group of these volumes.
+    pub(crate) fn group_of(name: &str, volumes: &[&str]) -> GroupCreate {
+        GroupCreate {
             name: name.into(),
-            volumes: vec![volume.into()],
+            volumes: volumes.iter().map(|volume| (*volume).into()).collect(),
             interval_ms: 1000,
             on_full: OnFull::default(),
             history: History::default(),
-        };
-        appliance.create_group(request).await.unwrap();
-        added
+        }
     }
 
     /// The record of a copy without volumes, whose primary is 'east'.
@@ -414,18 +412,5 @@ pub(crate) mod tests {
         appliance.catalog.put_image(&record).unwrap();
         let held = Arc::new(appliance.open_image(record).unwrap());
         appliance.images.held.write().insert(name.into(), held);
-    }
-
-    /// No drill came due any more, no role was recorded, nobody was let in, and nothing said so.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn what_is_done_again_and_again_is_begun_anew_behind_a_panic() {
-        let begun = Arc::new(AtomicU64::new(0));
-        let counts = Arc::clone(&begun);
-        let duty = move || {
-            let before = counts.fetch_add(1, Ordering::AcqRel);
-            async move { assert!(before >= 2, "as it was to") }
-        };
-        tokio::time::timeout(Duration::from_secs(20), begin_anew(Duration::ZERO, duty)).await.unwrap();
-        assert_eq!(begun.load(Ordering::Acquire), 3);
     }
 }

@@ -1,9 +1,12 @@
-//! Names of borrowed threads: a stage that runs on the runtime's pool shows under its own name in `top -H`, `perf` and the
-//! table of processor time, as the stages with threads of their own do.
+//! Stages of work: under what name one is shown, behind whom it stands, and what becomes of it when a defect of ours ends it.
+
+use std::time::Duration;
 
 use rustix::thread::{name, set_name};
+use tokio::task::JoinError;
 
-/// Runs a stage under its name, of which the system keeps 15 bytes, and gives the thread its old name back.
+/// Runs a stage under its name, by which `top -H`, `perf` and the table of processor time show it on a borrowed thread too. The system keeps 15
+/// bytes of it; the thread has its old name back then.
 pub fn named<T>(stage: &std::ffi::CStr, work: impl FnOnce() -> T) -> T {
     let before = name();
     // A thread without its name does the same work.
@@ -39,9 +42,41 @@ pub fn beside_hosts(stage: &str, work: impl FnOnce() + Send + 'static) -> std::i
     std::thread::Builder::new().name(stage.into()).spawn(work).map(drop)
 }
 
+/// Does something until it ends in good order: a defect of ours in it is told, and it is begun anew after the pause. So that ends one look, one
+/// connection, and not all that would follow.
+pub async fn begin_anew<F: Future<Output = ()> + Send + 'static>(
+    pause: Duration,
+    duty: impl Fn() -> F + Send + Sync,
+    tell: impl Fn(&JoinError) + Send + Sync,
+) {
+    while let Err(ended) = tokio::spawn(duty()).await {
+        if !ended.is_panic() {
+            return;
+        }
+        tell(&ended);
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Tells of a panic that ends the stage it lives in.
+#[derive(Debug)]
+pub struct OnPanic<F: FnMut()>(pub F);
+
+impl<F: FnMut()> Drop for OnPanic<F> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            (self.0)();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{BEHIND_HOSTS, beside_hosts, in_background, named};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use super::{BEHIND_HOSTS, OnPanic, begin_anew, beside_hosts, in_background, named};
 
     #[test]
     fn background_work_and_what_it_starts_stand_behind_hosts() {
@@ -67,5 +102,39 @@ mod tests {
         let before = shown();
         assert_eq!(named(c"feeder", shown), "feeder\n");
         assert_eq!(shown(), before);
+    }
+
+    /// No drill came due any more, no role was recorded, nobody was let in, and nothing said so.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_done_again_and_again_is_begun_anew_behind_a_panic() {
+        let (begun, told) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
+        let counts = Arc::clone(&begun);
+        let duty = move || {
+            let before = counts.fetch_add(1, Ordering::AcqRel);
+            async move { assert!(before >= 2, "as it was to") }
+        };
+        let tell = |_: &_| {
+            told.fetch_add(1, Ordering::AcqRel);
+        };
+        tokio::time::timeout(Duration::from_secs(20), begin_anew(Duration::ZERO, duty, tell)).await.unwrap();
+        assert_eq!((begun.load(Ordering::Acquire), told.load(Ordering::Acquire)), (3, 2));
+    }
+
+    #[test]
+    fn a_stage_that_ends_by_a_panic_is_told_and_one_that_ends_in_good_order_is_not() {
+        let told = Arc::new(AtomicUsize::new(0));
+        let ends = |panics: bool| {
+            let told = Arc::clone(&told);
+            std::thread::spawn(move || {
+                let _told = OnPanic(|| {
+                    told.fetch_add(1, Ordering::AcqRel);
+                });
+                assert!(!panics, "as it was to");
+            })
+        };
+        ends(false).join().unwrap();
+        assert_eq!(told.load(Ordering::Acquire), 0);
+        ends(true).join().unwrap_err();
+        assert_eq!(told.load(Ordering::Acquire), 1);
     }
 }

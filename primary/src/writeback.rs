@@ -15,6 +15,7 @@ use tidemark_common::markers::kept;
 use tidemark_common::metrics::{GroupMetrics, Part};
 use tidemark_common::overlay::unapplied::Spill;
 use tidemark_common::repeats::Recurring;
+use tidemark_common::stage::OnPanic;
 use tidemark_common::updater::{AppliedPosition, Updater, UpdaterError};
 
 use crate::drain::DrainDesk;
@@ -121,23 +122,15 @@ impl std::fmt::Debug for Writeback {
     }
 }
 
-/// Tells of an updater that a panic ends.
-struct Lost(Arc<WritebackDesk>);
-
-impl Drop for Lost {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let problem = "the updater ended by a defect of Tidemark, and the log has its message: nothing of the journal is written back to the \
-                           volumes. Restart the service: it goes on from the journal, which holds all of it";
-            *self.0.problem.lock() = Some(problem.into());
-        }
-    }
-}
-
 impl Writeback {
     /// Runs until the desk says stop and everything durable is applied.
     pub fn run(mut self) {
-        let _told = Lost(Arc::clone(&self.desk));
+        let desk = Arc::clone(&self.desk);
+        let _told = OnPanic(move || {
+            let problem = "the updater ended by a defect of Tidemark, and the log has its message: nothing of the journal is written back to the \
+                           volumes. Restart the service: it goes on from the journal, which holds all of it";
+            *desk.problem.lock() = Some(problem.into());
+        });
         loop {
             let limit = self.image.journal.durable_end().position;
             match self.step(limit) {

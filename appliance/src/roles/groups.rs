@@ -158,10 +158,9 @@ impl Appliance {
     }
 
     pub(crate) fn start_secondary(&self, keeper: &Arc<GroupKeeper>) -> Result<Arc<Secondary>, Failure> {
-        Secondary::start(self.secondary_parts(keeper)?).map_err(|error| Failure {
-            reason: error.to_string(),
-            journal: error.is_of_the_journal().then(|| error.is_damage()),
-            unended: false,
+        Secondary::start(self.secondary_parts(keeper)?).map_err(|error| {
+            let journal = error.is_of_the_journal().then(|| error.is_damage());
+            Failure { journal, ..error.to_string().into() }
         })
     }
 
@@ -174,7 +173,7 @@ impl Appliance {
     /// A copy whose journal cannot be read gives up its image and starts: its primary copies what is missing (decision 12).
     pub(crate) fn start_without_image(&self, keeper: &Arc<GroupKeeper>) -> Result<Arc<Secondary>, Failure> {
         // Whatever keeps it from that may pass, as a full disk does: the primary orders it again.
-        let again = |error: StartError| Failure { reason: error.to_string(), journal: Some(true), unended: false };
+        let again = |error: StartError| Failure { journal: Some(true), ..error.to_string().into() };
         give_up_image(&self.secondary_parts(keeper)?).map_err(again)?;
         self.start_secondary(keeper)
     }
@@ -469,12 +468,10 @@ pub(crate) fn random_id() -> Result<[u8; 16], ErrorBody> {
 mod tests {
     use std::sync::atomic::Ordering;
 
-    use tidemark_common::api::types::OnFull;
     use tidemark_common::catalog::VolumeRecord;
-    use tidemark_common::history::History;
 
     use super::*;
-    use crate::service::tests::{Faults, add_primary, add_volume, appliance};
+    use crate::service::tests::{Faults, add_primary, add_volume, appliance, group_of};
 
     /// A kill left a journal, and a write buffer in memory, that nobody knew of.
     #[test]
@@ -486,14 +483,7 @@ mod tests {
         runtime.block_on(add_volume(&appliance, "v"));
         let (hang, before) = (faults.hang.lock(), faults.writes.load(Ordering::Acquire));
         let makes = Arc::clone(&appliance);
-        let request = GroupCreate {
-            name: "g".into(),
-            volumes: vec!["v".into()],
-            interval_ms: 1000,
-            on_full: OnFull::default(),
-            history: History::default(),
-        };
-        let made = runtime.spawn(async move { makes.create_group(request).await });
+        let made = runtime.spawn(async move { makes.create_group(group_of("g", &["v"])).await });
         while faults.writes.load(Ordering::Acquire) == before {
             std::thread::yield_now();
         }
@@ -513,14 +503,7 @@ mod tests {
         let appliance = appliance(directory.path(), &faults);
         add_volume(&appliance, "v").await;
         std::fs::write(appliance.ring_folder(), "in the way").unwrap();
-        let request = GroupCreate {
-            name: "g".into(),
-            volumes: vec!["v".into()],
-            interval_ms: 1000,
-            on_full: OnFull::default(),
-            history: History::default(),
-        };
-        appliance.create_group(request).await.unwrap_err();
+        appliance.create_group(group_of("g", &["v"])).await.unwrap_err();
         assert!(appliance.groups.read().is_empty() && appliance.catalog.groups().unwrap().is_empty());
         let groups = std::fs::read_dir(directory.path().join("groups")).into_iter().flatten().flatten();
         assert!(groups.map(|group| group.path().join("journal")).all(|journal| !journal.exists()));

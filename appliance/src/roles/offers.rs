@@ -256,24 +256,11 @@ impl Appliance {
 
 #[cfg(test)]
 mod tests {
-    use tidemark_common::api::types::{GroupCreate, OnFull};
-    use tidemark_common::history::History;
-
     use super::*;
     use crate::roles::strays::tests::add_copy;
-    use crate::service::tests::{Faults, add_primary, add_volume, appliance};
+    use crate::service::tests::{Faults, add_primary, add_volume, appliance, group_of};
 
     const ID: GroupId = GroupId([7; 16]);
-
-    fn group_of(volumes: &[&str]) -> GroupCreate {
-        GroupCreate {
-            name: "h".into(),
-            volumes: volumes.iter().map(|volume| (*volume).into()).collect(),
-            interval_ms: 1000,
-            on_full: OnFull::default(),
-            history: History::default(),
-        }
-    }
 
     /// Else the copy would have to be told again, by a person.
     #[tokio::test(flavor = "multi_thread")]
@@ -282,9 +269,9 @@ mod tests {
         let appliance = appliance(directory.path(), &faults);
         add_volume(&appliance, "w").await;
         appliance.let_left("g", ID, "w").unwrap();
-        appliance.create_group(group_of(&["w", "nosuch"])).await.unwrap_err();
+        appliance.create_group(group_of("h", &["w", "nosuch"])).await.unwrap_err();
         assert!(appliance.is_offered("w", "g", ID));
-        appliance.create_group(group_of(&["w"])).await.unwrap();
+        appliance.create_group(group_of("h", &["w"])).await.unwrap();
         assert!(!appliance.is_offered("w", "g", ID));
     }
 
@@ -299,7 +286,7 @@ mod tests {
             appliance.offer_volume(name, &offer).await.unwrap();
             assert!(appliance.is_offered(name, "g", ID));
         }
-        appliance.create_group(group_of(&["w"])).await.unwrap();
+        appliance.create_group(group_of("h", &["w"])).await.unwrap();
         appliance.delete_group("h").await.unwrap();
         assert!(!appliance.is_offered("w", "g", ID));
         add_primary(&appliance, "p", "v").await;

@@ -79,19 +79,18 @@ pub(crate) mod tests {
     use std::sync::Arc;
     use std::sync::atomic::Ordering;
 
-    use tidemark_common::catalog::{GroupRecord, RoleRecord};
+    use tidemark_common::catalog::GroupRecord;
     use tidemark_common::keeper::GroupKeeper;
     use tidemark_common::wire::message::VolumeSpec;
     use tidemark_secondary::intake::CopyVolumes;
 
     use super::*;
     use crate::roles::appliance::{Engine, Group};
-    use crate::service::tests::{Faults, appliance};
+    use crate::service::tests::{Faults, appliance, copy_record};
 
     /// Gives an appliance a copy that does not run.
     pub(crate) fn add_copy(appliance: &Appliance) {
-        let record =
-            GroupRecord { role: RoleRecord::Secondary, next_volume_index: 9, ..GroupRecord::new("g", [7; 16]) };
+        let record = GroupRecord { next_volume_index: 9, ..copy_record("g", [7; 16]) };
         appliance.catalog.put_group(&record).unwrap();
         let keeper = Arc::new(GroupKeeper::new(appliance.catalog.clone(), record));
         let group = Group::new(keeper, Engine::Failed("it was not started".into()));

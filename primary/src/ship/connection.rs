@@ -26,13 +26,8 @@ impl Pair {
     /// [`Self::run`], begun anew when a defect of ours has ended it: nobody else would call the other side any more, and status would show for ever
     /// what it showed last.
     pub async fn keep_running(self: Arc<Self>) {
-        while let Err(ended) = tokio::spawn(Arc::clone(&self).run()).await {
-            if !ended.is_panic() {
-                return;
-            }
-            self.disconnected(Some(broke_off("the conversation", &ended)));
-            tokio::time::sleep(PAUSE.1).await;
-        }
+        let tell = |ended: &JoinError| self.disconnected(Some(broke_off("the conversation", ended)));
+        stage::begin_anew(PAUSE.1, || Arc::clone(&self).run(), tell).await;
     }
 
     /// Runs until [`Self::stop`].

@@ -12,6 +12,7 @@ use tidemark_common::markers::{Markers, marker_of};
 use tidemark_common::overlay::unapplied::{SharedIndex, Spill};
 use tidemark_common::record::{ControlRecord, FrameHeader};
 use tidemark_common::repeats::Repeats;
+use tidemark_common::stage::OnPanic;
 use tidemark_common::t0::T0Error;
 use tidemark_common::updater::{AppliedPosition, Updater};
 
@@ -246,21 +247,13 @@ impl Secondary {
 
 /// What the updater's thread does.
 fn run_updater(apply: Apply) {
-    let _told = Lost(Arc::clone(&apply.state));
+    let state = Arc::clone(&apply.state);
+    let _told = OnPanic(move || {
+        let problem = "the updater ended by a defect of Tidemark, and the log has its message: nothing more is applied to the copy. Restart the \
+                       service: it goes on from the journal, which holds all of it";
+        state.set_problem(Concern::Updater, Some(problem.into()));
+    });
     apply.run();
-}
-
-/// Tells of an updater that a panic ends.
-struct Lost(Arc<CopyState>);
-
-impl Drop for Lost {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let problem = "the updater ended by a defect of Tidemark, and the log has its message: nothing more is applied to the copy. Restart the \
-                           service: it goes on from the journal, which holds all of it";
-            self.0.set_problem(Concern::Updater, Some(problem.into()));
-        }
-    }
 }
 
 /// The position is recorded whenever a segment is left behind, so a kill loses the record of at most this segment and the next:

@@ -3,12 +3,13 @@
 use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{OnceLock, Weak};
 use std::task::{Context, Waker};
+use std::thread::JoinHandle;
 
 use jiff::Timestamp;
-use tidemark_common::catalog::{Catalog, GroupRecord, PairStateRecord};
+use tidemark_common::catalog::{Catalog, CatalogError, GroupRecord, PairStateRecord};
 use tidemark_common::clock::SystemClock;
 use tidemark_common::journal::{JournalError, JournalOptions};
 use tidemark_common::limits::REGION_BYTES;
@@ -89,6 +90,20 @@ async fn a_conversation_is_over_when_it_is_known_what_its_end_makes_of_the_pair(
     assert!(!meanwhile.is_empty() && meanwhile.iter().all(|conversing| *conversing), "{seen:?}");
 }
 
+/// The catalogue answers nobody until the first of what is returned goes.
+fn hanging_catalogue(keeper: &Arc<GroupKeeper>) -> (SyncSender<()>, JoinHandle<Result<(), CatalogError>>) {
+    let keeper = Arc::clone(keeper);
+    let ((hangs, ends), (begins, begun)) = (sync_channel::<()>(1), sync_channel(1));
+    let changing = std::thread::spawn(move || {
+        keeper.update(|_| {
+            begins.send(()).unwrap();
+            ends.recv().unwrap_err();
+        })
+    });
+    begun.recv().unwrap();
+    (hangs, changing)
+}
+
 /// A link that is lost while the catalogue's disk hangs is told of in each pair's state: one after the other, they took all threads, and nobody
 /// was heard any more.
 #[test]
@@ -96,17 +111,7 @@ fn a_state_that_cannot_be_recorded_yet_keeps_no_thread_of_the_runtime() {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let inside = runtime.enter();
     let rig = Rig::new(None, REGION_BYTES);
-    let disk = Arc::new(Mutex::new(()));
-    let hangs = disk.lock();
-    let (keeper, its_disk) = (Arc::clone(&rig.pair.keeper), Arc::clone(&disk));
-    let (begins, begun) = sync_channel(1);
-    let changing = std::thread::spawn(move || {
-        keeper.update(|_| {
-            begins.send(()).unwrap();
-            drop(its_disk.lock());
-        })
-    });
-    begun.recv().unwrap();
+    let (hangs, changing) = hanging_catalogue(&rig.pair.keeper);
     let pair = Arc::clone(&rig.pair);
     let entering = runtime.spawn(async move { pair.enter(PairState::Error, None).is_ok_and(|entered| entered) });
     let (tells, told) = sync_channel(1);
@@ -158,17 +163,7 @@ async fn a_pair_falls_behind_and_catches_up_whatever_the_catalogue_does() {
     let rig = Rig::new(None, REGION_BYTES);
     let pair = Arc::clone(&rig.pair);
     assert!(pair.enter(PairState::CatchingUp, None).unwrap());
-    let disk = Arc::new(Mutex::new(()));
-    let hangs = disk.lock();
-    let (keeper, its_disk) = (Arc::clone(&pair.keeper), Arc::clone(&disk));
-    let (begins, begun) = sync_channel(1);
-    let changing = std::thread::spawn(move || {
-        keeper.update(|_| {
-            begins.send(()).unwrap();
-            drop(its_disk.lock());
-        })
-    });
-    begun.recv().unwrap();
+    let (hangs, changing) = hanging_catalogue(&pair.keeper);
     let (tells, told) = sync_channel(1);
     std::thread::spawn(move || {
         let why = || Some("the link is lost".to_owned());

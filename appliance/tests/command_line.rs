@@ -249,6 +249,23 @@ async fn exit_codes_are_those_of_the_contract() {
     }
 }
 
+/// A script goes by the exit code, and whoever reads its log by the reason.
+#[tokio::test]
+async fn what_differs_ends_with_1_and_the_reason_whoever_reads_the_answer() {
+    let served = Served::showing(samples::paired());
+    let line = "verify g --to west --repair --json";
+    let found = run_in(&served, line).await;
+    let report: Value = serde_json::from_str(&found.stdout).unwrap();
+    assert_eq!((found.code, report["different_bytes"].as_u64()), (Some(1), Some(131_072)));
+    assert!(found.stderr.contains("differ at marker 42"), "{found:?}");
+    let mut command = command(&line.split_whitespace().collect::<Vec<_>>());
+    command.env("TIDEMARK_DIR", served.directory.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let unread: Outcome = child.wait_with_output().await.unwrap().into();
+    assert_eq!(unread.code, Some(1), "{unread:?}");
+}
+
 #[tokio::test]
 async fn a_reader_that_has_heard_enough_is_no_failure() {
     let served = Served::showing(samples::large());

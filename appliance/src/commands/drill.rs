@@ -171,8 +171,10 @@ async fn rehearse(service: &Service, group: &str, request: &DrillRun) -> Result<
         biased;
         report = &mut running => {
             let report = report?;
-            output::done(service.json, &report, told)?;
-            return if report.result == DrillResult::Passed { Ok(()) } else { Err(Failure::Logged) };
+            if report.result == DrillResult::Passed {
+                return output::done(service.json, &report, told);
+            }
+            return Err(output::not_well(service.json, &report, told, Failure::Logged));
         }
         broken_off = interrupts.next() => broken_off,
         never = progress::show(service, begun, |_| None) => match never {},
@@ -190,12 +192,14 @@ async fn rehearse(service: &Service, group: &str, request: &DrillRun) -> Result<
         }
     };
     tokio::select! {
-        report = ended => output::done(service.json, &report?, told)?,
-        _ = interrupts.next() => output::say(&format!(
-            "the service goes on ending the drill of group '{group}': `tidemark drill list` shows it when nothing of it is left"
-        )),
+        report = ended => Err(output::not_well(service.json, &report?, told, broken_off)),
+        _ = interrupts.next() => {
+            output::say(&format!(
+                "the service goes on ending the drill of group '{group}': `tidemark drill list` shows it when nothing of it is left"
+            ));
+            Err(broken_off)
+        }
     }
-    Err(broken_off)
 }
 
 /// What the service says of a group's drills, when there is such a group.

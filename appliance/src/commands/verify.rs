@@ -82,8 +82,10 @@ pub(crate) async fn run(args: Args, service: &Service) -> Result<(), Failure> {
         }
         never = progress::show(service, begun, find) => match never {},
     };
-    output::done(service.json, &report, told)?;
-    if report.different_bytes > 0 { Err(Failure::Logged) } else { Ok(()) }
+    if report.different_bytes > 0 {
+        return Err(output::not_well(service.json, &report, told, Failure::Logged));
+    }
+    output::done(service.json, &report, told)
 }
 
 /// What could not be compared is not the same either.

@@ -68,6 +68,21 @@ pub(crate) fn done<T: Serialize>(as_json: bool, value: &T, message: impl FnOnce(
     Ok(())
 }
 
+/// What was done and did not end well: people are told beside the JSON too, because the exit code says no. It says so whoever still reads.
+pub(crate) fn not_well<T: Serialize>(
+    as_json: bool,
+    value: &T,
+    message: impl FnOnce(&T) -> String,
+    failure: Failure,
+) -> Failure {
+    say(&message(value));
+    let written = if as_json { json(value) } else { Ok(()) };
+    match written {
+        Ok(()) | Err(Failure::OutputClosed) => failure,
+        Err(unwritten) => unwritten,
+    }
+}
+
 /// A value as indented JSON on stdout.
 pub(crate) fn json<T: Serialize>(value: &T) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).context("write JSON")?;

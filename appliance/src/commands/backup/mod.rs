@@ -265,6 +265,8 @@ fn not_written(error: &std::io::Error) -> String {
 }
 
 fn over(service: &Service, backup: &BackupInfo) -> Result<(), Failure> {
-    output::done(service.json, backup, show::ended)?;
-    if backup.state == BackupState::Done { Ok(()) } else { Err(Failure::Logged) }
+    if backup.state == BackupState::Done {
+        return output::done(service.json, backup, show::ended);
+    }
+    Err(output::not_well(service.json, backup, show::ended, Failure::Logged))
 }

@@ -13,8 +13,8 @@ use tidemark_common::plural::counted;
 
 use super::{Restore, Service};
 use crate::cli::Common;
-use crate::commands::directory;
 use crate::commands::progress::{self, Interrupts};
+use crate::commands::directory;
 use crate::failure::Failure;
 use crate::output::{self, figures};
 
@@ -73,8 +73,10 @@ pub(super) fn verify_here(text: &str, json: bool) -> Result<(), Failure> {
     });
     drop(line);
     let found = found.map_err(|error| Failure::Here(anyhow!("{text}: {error}")))?;
-    output::done(json, &found, told)?;
-    if found.bad.is_empty() { Ok(()) } else { Err(Failure::Logged) }
+    if found.bad.is_empty() {
+        return output::done(json, &found, told);
+    }
+    Err(output::not_well(json, &found, told, Failure::Logged))
 }
 
 /// The backup of this name.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use jiff::Timestamp;
 use tidemark_common::clock::{Clock, SystemClock};
@@ -34,7 +35,9 @@ const COMMON: &str = "Common options";
 #[derive(Debug, clap::Args)]
 pub(crate) struct Common {
     /// Directory of the appliance; the variable TIDEMARK_DIR names one as well
-    #[arg(long, global = true, env = "TIDEMARK_DIR", hide_env = true, value_name = "DIR", help_heading = COMMON)]
+    // A variable that is set to nothing is none: it must not refuse what names the directory otherwise.
+    #[arg(long, global = true, env = "TIDEMARK_DIR", hide_env = true, value_name = "DIR", help_heading = COMMON,
+        value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub(crate) dir: Option<PathBuf>,
     /// Print the answer as JSON on stdout
     #[arg(long, global = true, help_heading = COMMON)]

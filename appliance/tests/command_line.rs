@@ -266,6 +266,25 @@ async fn what_differs_ends_with_1_and_the_reason_whoever_reads_the_answer() {
     assert_eq!(unread.code, Some(1), "{unread:?}");
 }
 
+/// As a unit file or a container has it that leaves the directory to the command line.
+#[tokio::test]
+async fn an_empty_variable_names_no_directory_and_refuses_none() {
+    let served = Served::showing(samples::paired());
+    let directory = text(served.directory.path());
+    let empty =
+        async |words: &[&str]| -> Outcome { command(words).env("TIDEMARK_DIR", "").output().await.unwrap().into() };
+    for words in [["--dir", directory, "volume", "list"], ["volume", "list", "--dir", directory]] {
+        let listed = empty(&words[..]).await;
+        assert_eq!(listed.code, Some(0), "{words:?}: {listed:?}");
+    }
+    let made = empty(&["init", text(&served.directory.path().join("east"))][..]).await;
+    assert_eq!(made.code, Some(0), "{made:?}");
+    for words in [&["volume", "list"][..], &["--dir", "", "volume", "list"]] {
+        let nowhere = empty(words).await;
+        assert!(nowhere.code == Some(2) && nowhere.stderr.contains("set TIDEMARK_DIR"), "{words:?}: {nowhere:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_reader_that_has_heard_enough_is_no_failure() {
     let served = Served::showing(samples::large());

@@ -4,8 +4,10 @@
 
 mod fake;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Seek, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -445,6 +447,25 @@ async fn a_service_without_good_settings_does_not_start() {
         command(&["serve", text(&directory)]).env("RUST_LOG", "=loud=").output().await.unwrap().into();
     assert_eq!(refused.code, Some(1));
     assert!(refused.stderr.contains("RUST_LOG is '=loud='"), "{refused:?}");
+}
+
+/// Volumes would be made beside it, in a folder whose name is nearly its own.
+#[tokio::test]
+async fn a_path_that_is_no_text_is_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let odd = place.path().join(OsStr::from_bytes(b"gr\xf6\xdfe"));
+    let refused = async |mut command: Command| {
+        let outcome: Outcome = command.output().await.unwrap().into();
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(2), ""), "{outcome:?}");
+        assert!(outcome.stderr.contains("is not a path in UTF-8"), "{outcome:?}");
+    };
+    let mut init = command(&["init"]);
+    init.arg(&odd).args(["--name", "east"]);
+    refused(init).await;
+    let mut export = command(&["lost", "export", "g", "tail", "--volume", "a", "--dir", text(place.path()), "--to"]);
+    export.arg(&odd);
+    refused(export).await;
+    assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf, absolute};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use serde::Serialize;
@@ -16,7 +16,7 @@ use tidemark_common::config::{Address, CONFIG_FILE, CONTROL_SOCKET, Config, Host
 use tidemark_common::identity::Identity;
 use tidemark_common::ids::ApplianceId;
 
-use super::directory;
+use super::{directory, whole_path};
 use crate::cli::{Common, name};
 use crate::failure::Failure;
 use crate::output;
@@ -57,8 +57,7 @@ struct Made {
 
 /// Makes the appliance and prints its id.
 pub(crate) fn run(args: Args, common: &Common) -> Result<(), Failure> {
-    let directory = directory(args.directory.clone(), common)?;
-    let directory = absolute(&directory).with_context(|| format!("find {}", directory.display()))?;
+    let directory = PathBuf::from(whole_path(&directory(args.directory.clone(), common)?)?);
     let config = settings(args, &directory)?;
     let id = make(&directory, &config)?;
     let made = Made { id, name: config.name, directory };
@@ -76,7 +75,7 @@ fn settings(args: Args, directory: &Path) -> Result<Config, Failure> {
     let name = args.name.map_or_else(|| name_of(directory), Ok)?;
     let mut config = Config::new(name);
     if !args.nbd.is_empty() {
-        let here = absolute(".").context("find the working directory")?;
+        let here = PathBuf::from(whole_path(Path::new("."))?);
         config.nbd.addresses = args.nbd.iter().map(|address| address.resolved(&here)).collect();
     }
     if let Some(address) = args.replication {

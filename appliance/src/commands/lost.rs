@@ -6,8 +6,8 @@ use clap::Subcommand;
 use serde_json::json;
 use tidemark_common::api::types::{LostExport, LostTail};
 
-use super::Service;
 use super::progress::carried_out;
+use super::{Service, whole_path};
 use crate::cli::name;
 use crate::failure::Failure;
 use crate::output::{self, figures, table::Table};
@@ -52,9 +52,7 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
     match command {
         Command::List { group } => list(service, &group).await,
         Command::Export { tail, volume, to } => {
-            let path =
-                std::path::absolute(&to).map_err(|error| Failure::Usage(format!("{}: {error}", to.display())))?;
-            let request = LostExport { volume, to: path.display().to_string() };
+            let request = LostExport { volume, to: whole_path(&to)? };
             let what = format!("the export to {}", request.to);
             carried_out(&what, service.client.lost_export(&tail.group, &tail.name, &request)).await?;
             output::done(service.json, &json!({ "volume": request.volume, "file": request.to }), |_| {

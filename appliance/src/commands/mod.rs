@@ -30,7 +30,7 @@ pub(crate) mod volume;
 pub(crate) mod wait;
 
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 
 use anyhow::Context;
 use tidemark_common::api::client::Client;
@@ -102,4 +102,13 @@ fn directory(given: Option<PathBuf>, common: &Common) -> Result<PathBuf, Failure
     found
         .map(Path::to_path_buf)
         .ok_or_else(|| Failure::Usage("which appliance? Name its directory with --dir DIR, or set TIDEMARK_DIR".into()))
+}
+
+/// A path as it is told to the service, and kept: whole, because the service has another working directory, and text. Of another one, something
+/// else would be made under a name that is nearly it.
+fn whole_path(path: &Path) -> Result<String, Failure> {
+    let whole = absolute(path).with_context(|| format!("find {}", path.display()))?;
+    whole.into_os_string().into_string().map_err(|path| {
+        Failure::Usage(format!("{} is not a path in UTF-8: give it another name, or a symbolic link", path.display()))
+    })
 }

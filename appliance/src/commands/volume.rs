@@ -1,12 +1,11 @@
 //! `tidemark volume`: block address spaces served over NBD.
 
-use std::path::{Path, PathBuf, absolute};
+use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use clap::{ArgGroup, Subcommand};
 use tidemark_common::api::types::{VolumeCreate, VolumeOffer, VolumeResize, VolumeStatus};
 
-use super::Service;
+use super::{Service, whole_path};
 use crate::cli::{name, size};
 use crate::failure::Failure;
 use crate::output::{self, figures, table::Table};
@@ -70,18 +69,10 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
 }
 
 async fn create(service: &Service, name: String, size: u64, backing: Option<PathBuf>) -> Result<(), Failure> {
-    let request = VolumeCreate { name, size, backing: backing.map(backing_text).transpose()? };
+    let request = VolumeCreate { name, size, backing: backing.as_deref().map(whole_path).transpose()? };
     let volume = service.client.volume_create(&request).await?;
     output::done(service.json, &volume, |volume: &VolumeStatus| {
         format!("volume '{}' is made: {}, {}", volume.name, figures::bytes(volume.size), volume.backing)
-    })
-}
-
-/// The service has another working directory, so it is told the whole path.
-fn backing_text(path: PathBuf) -> Result<String, Failure> {
-    let whole = absolute(&path).with_context(|| format!("find {}", path.display()))?;
-    whole.into_os_string().into_string().map_err(|path| {
-        Failure::Usage(format!("{} is not a path in UTF-8: give it another name, or a symbolic link", path.display()))
     })
 }
 

@@ -10,7 +10,7 @@ use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 use tidemark_common::api::backup::types::{BackupCreate, BackupInfo, BackupOrder, BackupState, WhileDifferential};
 
-use super::{Service, ask};
+use super::{Service, ask, whole_path};
 use crate::cli::{Common, name, size, time};
 use crate::failure::Failure;
 use crate::output;
@@ -191,7 +191,8 @@ async fn create(args: Create, service: &Service) -> Result<(), Failure> {
         Order::Address => BackupOrder::Address,
         Order::SmallestFirst => BackupOrder::SmallestFirst,
     };
-    let to = if stream { "-".to_owned() } else { absolute(&args.to)? };
+    // A slash at its end stays: it says that it is a folder.
+    let to = if stream { "-".to_owned() } else { whole_path(&args.to)? };
     let while_differential = match args.while_differential {
         Differential::Copy => WhileDifferential::Copy,
         Differential::Wait => WhileDifferential::Wait,
@@ -208,13 +209,6 @@ async fn create(args: Create, service: &Service) -> Result<(), Failure> {
         return over(service, &backup);
     }
     output::done(service.json, &backup, show::created)
-}
-
-/// A target as the service sees it: a slash at its end says that it is a folder.
-fn absolute(path: &std::path::Path) -> Result<String, Failure> {
-    let absolute = std::path::absolute(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
-    let text = absolute.into_os_string().into_string();
-    text.map_err(|path| Failure::Usage(format!("{} is not a path in UTF-8", path.display())))
 }
 
 /// How often, and how long apart, it is looked whether a backup whose stream has ended is over.

@@ -14,7 +14,7 @@ use tidemark_common::plural::counted;
 use super::{Restore, Service};
 use crate::cli::Common;
 use crate::commands::progress::{self, Interrupts};
-use crate::commands::directory;
+use crate::commands::{directory, whole_path};
 use crate::failure::Failure;
 use crate::output::{self, figures};
 
@@ -133,8 +133,7 @@ pub(super) async fn restore(args: Restore, service: &Service) -> Result<(), Fail
     if let Some(folder) = args.into {
         return take_out(&found, args.set.as_deref(), &folder, service.json);
     }
-    let path = std::path::absolute(&found).map_err(|error| Failure::Usage(format!("{found}: {error}")))?;
-    let request = RestoreRequest { from: path.display().to_string(), set: args.set, onto: args.onto };
+    let request = RestoreRequest { from: whole_path(Path::new(&found))?, set: args.set, onto: args.onto };
     if args.cancel {
         let ended = service.client.restore_cancel(&request).await?;
         return output::done(service.json, &ended, cancelled);

@@ -449,6 +449,22 @@ async fn a_service_without_good_settings_does_not_start() {
     assert!(refused.stderr.contains("RUST_LOG is '=loud='"), "{refused:?}");
 }
 
+/// The log is where a service says why it ended.
+#[tokio::test]
+async fn a_log_that_is_turned_off_hides_no_reason() {
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path().join("east");
+    assert_eq!(run(&["init", text(&directory)]).await.code, Some(0));
+    fs::remove_file(directory.join("cert.pem")).unwrap();
+    for (filter, is_logged) in [("info", true), ("off", false), ("quinn=debug", false)] {
+        let ended: Outcome =
+            command(&["serve", text(&directory)]).env("RUST_LOG", filter).output().await.unwrap().into();
+        assert_eq!(ended.code, Some(1), "{filter}: {ended:?}");
+        assert!(ended.stderr.contains("cert.pem is missing"), "{filter}: {ended:?}");
+        assert_eq!(ended.stderr.contains("tidemark: "), !is_logged, "said once: {filter}: {ended:?}");
+    }
+}
+
 /// Volumes would be made beside it, in a folder whose name is nearly its own.
 #[tokio::test]
 async fn a_path_that_is_no_text_is_refused() {

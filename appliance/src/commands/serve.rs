@@ -54,7 +54,8 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<(), Failure> {
     runtime.shutdown_timeout(THREADS_GRACE);
     outcome.map_err(|error| {
         tracing::error!(error = with_causes(&error), "the service ended");
-        Failure::Logged
+        // RUST_LOG may let nothing of it through.
+        if tracing::enabled!(tracing::Level::ERROR) { Failure::Logged } else { Failure::Here(error) }
     })
 }
 

@@ -502,6 +502,22 @@ async fn a_service_that_is_something_else_is_told_as_that() {
     serving.await.unwrap();
 }
 
+/// A kill while a long answer is on its way.
+#[tokio::test]
+async fn a_service_that_goes_away_in_the_middle_of_an_answer_is_not_said_to_be_something_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let listener = tokio::net::UnixListener::bind(directory.path().join("api.sock")).unwrap();
+    let serving = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0; 4096];
+        let _ = stream.read(&mut request).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n[{").await.unwrap();
+    });
+    let error = Client::new(directory.path()).markers("g").await.unwrap_err();
+    assert!(matches!(error, ClientError::BrokenOff { .. }), "{error}");
+    serving.await.unwrap();
+}
+
 /// What a copy with a history of a week lists.
 #[tokio::test]
 async fn a_week_of_markers_is_taken() {

@@ -55,7 +55,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The service went away in the middle.
-    #[error("the service at {socket} went away before it answered ({source}): whether the request was carried out is not known; look at `tidemark status` when it is back", socket = .socket.display())]
+    #[error("the service at {socket} went away before all of its answer had come ({source}): whether the request was carried out is not known; look at `tidemark status` when it is back", socket = .socket.display())]
     BrokenOff {
         /// The socket.
         socket: PathBuf,
@@ -493,7 +493,11 @@ impl Client {
 
     async fn read_all(&self, response: Response<Incoming>) -> Answer<Bytes> {
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-        Ok(body.map_err(|error| self.garbled(&error))?.to_bytes())
+        let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
+            Ok(source) => ClientError::BrokenOff { socket: self.socket.clone(), source: *source },
+            Err(too_long) => self.garbled(&too_long),
+        });
+        Ok(body?.to_bytes())
     }
 
     fn garbled(&self, why: &dyn std::fmt::Display) -> ClientError {

@@ -518,6 +518,24 @@ async fn a_service_that_goes_away_in_the_middle_of_an_answer_is_not_said_to_be_s
     serving.await.unwrap();
 }
 
+#[tokio::test]
+async fn who_waits_for_a_hundred_groups_keeps_no_operator_out() {
+    const WAITS: usize = 100;
+    let served = Served::showing(samples::paired());
+    let begin = |client: Client| tokio::spawn(async move { client.wait("g", &wait(Some(99), 60_000)).await });
+    let waits: Vec<_> = (0..WAITS).map(|_| begin(served.client())).collect();
+    let all_wait = async {
+        let mut asked = 0;
+        while asked < WAITS {
+            served.fake.asked.notified().await;
+            asked += served.fake.calls().len();
+        }
+    };
+    timeout(Duration::from_secs(20), all_wait).await.unwrap();
+    assert_eq!(served.client().status().await.unwrap(), samples::paired());
+    waits.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
 /// What a copy with a history of a week lists.
 #[tokio::test]
 async fn a_week_of_markers_is_taken() {

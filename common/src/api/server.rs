@@ -26,8 +26,9 @@ use crate::private_socket::bind_private;
 
 /// Operators' connections waiting to be accepted.
 const BACKLOG: i32 = 128;
-/// Operators' connections at once: a screenful of `status --watch`, scripts, and some to spare.
-const CONTROL_CONNECTIONS_MAX: usize = 64;
+/// Operators' connections at once. A command that waits has one for as long, and a look at the status beside it: a script that waits for a
+/// hundred groups keeps no failover out.
+const CONTROL_CONNECTIONS_MAX: usize = 256;
 /// Scrapers' connections at once.
 const METRICS_CONNECTIONS_MAX: usize = 32;
 /// What the metrics page is.

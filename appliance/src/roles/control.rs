@@ -15,6 +15,7 @@ use tidemark_common::ids::{MarkerNumber, check_tag};
 use tidemark_common::markers::{info, marker_of};
 use tidemark_common::wire::message::Position;
 use tidemark_primary::ship::Pair;
+use tidemark_secondary::group::Secondary;
 
 use super::appliance::{Appliance, Engine, failed, invalid, not_found, not_paired, refused};
 
@@ -42,10 +43,25 @@ impl Appliance {
                 }
                 Ok(reached)
             }
-            Engine::Secondary(secondary) => Ok(vec![("this side".into(), of(secondary.state().position()))]),
+            Engine::Secondary(secondary) => {
+                self.refuse_other_copy(group, request.to.as_deref(), &secondary)?;
+                Ok(vec![("this side".into(), of(secondary.state().position()))])
+            }
             Engine::Fenced { .. } | Engine::Failed(_) => {
                 Err(self.primary(group).err().unwrap_or_else(|| refused("the group does not run")))
             }
+        }
+    }
+
+    /// A copy knows of itself alone. Its pair has the name of its primary; who waits for the copy by its own name means this side, too.
+    fn refuse_other_copy(&self, group: &str, to: Option<&str>, copy: &Secondary) -> Result<(), ErrorBody> {
+        let primary = self.primary_of(copy).unwrap_or_else(|| "unknown".into());
+        match to.filter(|to| *to != primary && *to != self.config.name) {
+            None => Ok(()),
+            Some(to) => Err(refused(format!(
+                "group '{group}' is secondary here, and what '{to}' has is not known here: run this on its primary, '{primary}', or leave --to out to \
+                 wait for this side"
+            ))),
         }
     }
 
@@ -329,11 +345,11 @@ impl Control for Appliance {
 mod tests {
     use std::sync::Arc;
 
-    use tidemark_common::catalog::{GroupRecord, KeptMarkerRecord};
+    use tidemark_common::catalog::{GroupRecord, KeptMarkerRecord, PeerRecord};
     use tidemark_common::ids::GroupId;
 
     use super::*;
-    use crate::service::tests::{Faults, appliance};
+    use crate::service::tests::{Faults, appliance, copy_record};
 
     /// Who waited for a marker to be over there, and lost the primary then, did not find it.
     #[test]
@@ -343,6 +359,28 @@ mod tests {
         let behind = Position { copy: 0, permitted_marker: 57, ..during };
         let reached = |position| [WaitFor::Received, WaitFor::Applied].map(|what| marker_of_side(what, position));
         assert_eq!((reached(&during), reached(&behind)), ([40, 40], [57, 40]));
+    }
+
+    /// What one copy has said nothing of the other, and a script went on as if both had it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_copy_does_not_answer_for_another_one() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        let east = PeerRecord { name: "east".into(), id: [1; 32], address: None };
+        appliance.peers.write().insert("east".into(), east);
+        let record = GroupRecord { primary: Some([1; 32]), ..copy_record("g", [7; 16]) };
+        appliance.catalog.put_group(&record).unwrap();
+        appliance.start_groups().await.unwrap();
+        let ask = |to: Option<&str>| {
+            let to = to.map(str::to_owned);
+            appliance.reached("g", &Wait { to, marker: None, wait_for: WaitFor::Applied, timeout_ms: 0 })
+        };
+        for side in [None, Some("east"), Some("alone")] {
+            ask(side).unwrap();
+        }
+        let refused = ask(Some("north")).unwrap_err();
+        assert!(refused.kind == ErrorKind::Refused && refused.message.contains("its primary, 'east'"), "{refused:?}");
+        appliance.stop_groups().await;
     }
 
     /// Of many markers that were cut since, nobody knows the number, the time and the tag any more: a copy has it all the same.

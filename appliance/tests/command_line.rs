@@ -268,21 +268,23 @@ async fn what_differs_ends_with_1_and_the_reason_whoever_reads_the_answer() {
     assert_eq!(unread.code, Some(1), "{unread:?}");
 }
 
+async fn run_with_an_empty_variable(words: &[&str]) -> Outcome {
+    command(words).env("TIDEMARK_DIR", "").output().await.unwrap().into()
+}
+
 /// As a unit file or a container has it that leaves the directory to the command line.
 #[tokio::test]
 async fn an_empty_variable_names_no_directory_and_refuses_none() {
     let served = Served::showing(samples::paired());
     let directory = text(served.directory.path());
-    let empty =
-        async |words: &[&str]| -> Outcome { command(words).env("TIDEMARK_DIR", "").output().await.unwrap().into() };
     for words in [["--dir", directory, "volume", "list"], ["volume", "list", "--dir", directory]] {
-        let listed = empty(&words[..]).await;
+        let listed = run_with_an_empty_variable(&words).await;
         assert_eq!(listed.code, Some(0), "{words:?}: {listed:?}");
     }
-    let made = empty(&["init", text(&served.directory.path().join("east"))][..]).await;
+    let made = run_with_an_empty_variable(&["init", text(&served.directory.path().join("east"))]).await;
     assert_eq!(made.code, Some(0), "{made:?}");
     for words in [&["volume", "list"][..], &["--dir", "", "volume", "list"]] {
-        let nowhere = empty(words).await;
+        let nowhere = run_with_an_empty_variable(words).await;
         assert!(nowhere.code == Some(2) && nowhere.stderr.contains("set TIDEMARK_DIR"), "{words:?}: {nowhere:?}");
     }
 }
@@ -470,17 +472,14 @@ async fn a_log_that_is_turned_off_hides_no_reason() {
 async fn a_path_that_is_no_text_is_refused() {
     let place = tempfile::tempdir().unwrap();
     let odd = place.path().join(OsStr::from_bytes(b"gr\xf6\xdfe"));
-    let refused = async |mut command: Command| {
-        let outcome: Outcome = command.output().await.unwrap().into();
-        assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(2), ""), "{outcome:?}");
-        assert!(outcome.stderr.contains("is not a path in UTF-8"), "{outcome:?}");
-    };
-    let mut init = command(&["init"]);
-    init.arg(&odd).args(["--name", "east"]);
-    refused(init).await;
-    let mut export = command(&["lost", "export", "g", "tail", "--volume", "a", "--dir", text(place.path()), "--to"]);
-    export.arg(&odd);
-    refused(export).await;
+    let directory = text(place.path());
+    for words in
+        [&["init", "--name", "east"][..], &["lost", "export", "g", "tail", "--dir", directory, "--volume", "a", "--to"]]
+    {
+        let refused: Outcome = command(words).arg(&odd).output().await.unwrap().into();
+        assert_eq!((refused.code, refused.stdout.as_str()), (Some(2), ""), "{refused:?}");
+        assert!(refused.stderr.contains("is not a path in UTF-8"), "{refused:?}");
+    }
     assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
 }
 

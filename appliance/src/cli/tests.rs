@@ -100,6 +100,7 @@ fn what_is_understood_is_what_was_said() {
         ("tidemark group create g --volume a --interval 250ms", vec!["interval: 250"]),
         ("tidemark wait g", vec!["to: None", "marker: None", "what: Applied", "timeout: 30000"]),
         ("tidemark wait g --for received --timeout 2m", vec!["what: Received", "timeout: 120000"]),
+        ("tidemark cut g --tag -5% --json", vec![r#"Some("-5%")"#]),
         ("tidemark init D --nbd unix:s --nbd h:1", vec![r#"Unix("s")"#, r#"host: "h", port: 1"#]),
     ] {
         let command = said(line);

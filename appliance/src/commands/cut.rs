@@ -14,7 +14,7 @@ pub(crate) struct Args {
     #[arg(value_parser = name)]
     group: String,
     /// Text kept with the marker, at most 200 bytes
-    #[arg(long, value_name = "TEXT", value_parser = tag)]
+    #[arg(long, value_name = "TEXT", value_parser = tag, allow_hyphen_values = true)]
     tag: Option<String>,
 }
 

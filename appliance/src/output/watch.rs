@@ -16,7 +16,7 @@ use tidemark_common::api::client::ClientError;
 use tidemark_common::api::types::Status;
 use tidemark_common::clock::{Clock, SystemClock};
 use tidemark_common::plural::counted;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -74,12 +74,11 @@ async fn as_blocks(service: &Service) -> Result<(), Failure> {
 async fn on_terminal(service: &Service) -> Result<(), Failure> {
     let status = service.client.status().await?;
     let mut shown = Shown { status, told: SystemClock::new().wall(), gone: None, scrolled: 0 };
+    let mut ends = Ends::listen()?;
     let mut screen = Screen::open()?;
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     ticks.tick().await;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
     let mut key = tokio::task::spawn_blocking(next_key);
     // One at a time, beside the keys and the screen: a service that hangs answers late, or never.
     let mut looks = JoinSet::new();
@@ -93,8 +92,7 @@ async fn on_terminal(service: &Service) -> Result<(), Failure> {
                 }
             }
             Some(answer) = looks.join_next() => shown.take(answer.context("ask the service")?),
-            _ = terminate.recv() => return Ok(()),
-            _ = hang_up.recv() => return Ok(()),
+            ended = ends.next() => return Err(ended),
             pressed = &mut key => {
                 match pressed.context("read the keyboard")?? {
                     Some(Key::Quit) => return Ok(()),
@@ -104,6 +102,32 @@ async fn on_terminal(service: &Service) -> Result<(), Failure> {
                 key = tokio::task::spawn_blocking(next_key);
             }
         }
+    }
+}
+
+/// Who ends the picture from outside: none of these ends the process before the terminal is given back.
+struct Ends {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
+}
+
+impl Ends {
+    fn listen() -> Result<Self, Failure> {
+        let of = |kind| signal(kind).context("listen for signals");
+        Ok(Self {
+            interrupt: of(SignalKind::interrupt())?,
+            terminate: of(SignalKind::terminate())?,
+            hang_up: of(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Failure {
+        Failure::Interrupted(tokio::select! {
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+            _ = self.terminate.recv() => SignalKind::terminate(),
+            _ = self.hang_up.recv() => SignalKind::hangup(),
+        })
     }
 }
 
@@ -220,7 +244,24 @@ impl Drop for Screen {
 
 #[cfg(test)]
 mod tests {
+    use rustix::process::{Signal, getpid, kill_process};
+
     use super::*;
+
+    /// One that ended the process at once left a terminal without a cursor that shows nothing of what is typed.
+    #[tokio::test]
+    async fn a_picture_that_is_ended_from_outside_says_by_which_signal() {
+        let mut ends = Ends::listen().unwrap();
+        for (raised, kind) in [
+            (Signal::INT, SignalKind::interrupt()),
+            (Signal::TERM, SignalKind::terminate()),
+            (Signal::HUP, SignalKind::hangup()),
+        ] {
+            kill_process(getpid(), raised).unwrap();
+            let ended = ends.next().await;
+            assert!(matches!(ended, Failure::Interrupted(by) if by == kind), "{ended:?}");
+        }
+    }
 
     /// A service that hangs answers nothing, which is no error for as long as it is waited for.
     #[test]

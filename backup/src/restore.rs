@@ -508,7 +508,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let mut taker = ToFiles::of(vec![said(verified)], folder.path());
             let size = read.len() as u64;
-            taker.begin(&Found { name: "s/a/file".into(), kind: FoundKind::File, size, meta: None })?;
+            taker.begin(&Found { name: "s/a/file".into(), kind: FoundKind::File, size, meta: None, headers: None })?;
             taker.data(0, read)?;
             taker.end()?;
             taker.ended()
@@ -527,7 +527,9 @@ mod tests {
     fn nothing_is_called_restored_before_its_name_is_durable() {
         let folder = tempfile::tempdir().unwrap();
         let mut taker = ToFiles::of(vec![said(b"same")], folder.path());
-        taker.begin(&Found { name: "s/a/file".into(), kind: FoundKind::File, size: 4, meta: None }).unwrap();
+        taker
+            .begin(&Found { name: "s/a/file".into(), kind: FoundKind::File, size: 4, meta: None, headers: None })
+            .unwrap();
         taker.data(0, b"same").unwrap();
         taker.end().unwrap();
         let named: Vec<_> = ["", "s", "s/a"].map(|within| folder.path().join(within)).into();

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
+use crate::archive::head::agrees;
 use crate::archive::read::{ArchiveError, Found, FoundKind, Taker, walk};
 use crate::archive::records::Records;
 use crate::archive::{MANIFEST, MANIFEST_CHECK};
@@ -138,7 +139,7 @@ fn walk_file(path: &Path, name: String, member: &MemberSaid, taker: &mut dyn Tak
         gid: found.gid(),
         modified: found.mtime(),
     });
-    taker.begin(&Found { name, kind, size, meta: Some(meta) }).map_err(ArchiveError::Taker)?;
+    taker.begin(&Found { name, kind, size, meta: Some(meta), headers: None }).map_err(ArchiveError::Taker)?;
     if is_file && found.is_file() {
         copy_data(&open(path)?, size, taker)?;
     }
@@ -185,7 +186,7 @@ pub struct Verified {
     pub bad: Vec<(String, String)>,
 }
 
-/// Recomputes every digest and compares with the manifest.
+/// Recomputes every digest, and compares that and the headers of an archive with the manifest.
 ///
 /// # Errors
 /// [`ArchiveError`].
@@ -214,24 +215,32 @@ pub fn verify_telling(
     let mut there = digests.done.into_iter();
     for said in &manifest.members {
         match there.next() {
-            Some((name, _)) if name != said.readable_name() => {
-                bad.push((said.name.clone(), format!("'{name}' is in its place")));
+            Some((found, _)) if found.name != said.readable_name() => {
+                bad.push((said.name.clone(), format!("'{}' is in its place", found.name)));
                 break;
             }
-            Some((_, digest)) if digest == said.blake3 => {}
-            Some(_) => bad.push((said.name.clone(), "its content is not what was backed up".into())),
+            Some((_, digest)) if digest != said.blake3 => {
+                bad.push((said.name.clone(), "its content is not what was backed up".into()));
+            }
+            Some((found, _)) if found.headers.is_some_and(|headers| !agrees(&found, &headers, said)) => {
+                bad.push((
+                    said.name.clone(),
+                    "its header (name, size, owner, permissions, time) is not what was written".into(),
+                ));
+            }
+            Some(_) => {}
             None => bad.push((said.name.clone(), "it is missing".into())),
         }
     }
-    bad.extend(there.take(10).map(|(name, _)| (name, "the manifest does not know it".into())));
+    bad.extend(there.take(10).map(|(found, _)| (found.name, "the manifest does not know it".into())));
     let good = manifest.members.len().saturating_sub(bad.len());
     Ok(Verified { manifest, good, bad })
 }
 
-/// Digests of all members.
+/// All members, and their digests.
 #[derive(Debug, Default)]
 struct Digests {
-    done: Vec<(String, String)>,
+    done: Vec<(Found, String)>,
     current: Option<(Found, Digest)>,
 }
 
@@ -253,7 +262,8 @@ impl Taker for Digests {
             if let FoundKind::Link(to) = &found.kind {
                 digest.add(0, to);
             }
-            self.done.push((found.name, digest.finish(found.size)));
+            let digest = digest.finish(found.size);
+            self.done.push((found, digest));
         }
         Ok(())
     }
@@ -285,6 +295,84 @@ impl Taker for Telling<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::write::ArchiveWriter;
+    use crate::content::{Content, Run};
+    use crate::form::Form;
+    use crate::manifest::FORMAT;
+    use crate::plan::{Kind, Member};
+
+    /// An archive of a file with holes, from before 1970, whose name is not ASCII.
+    fn archive() -> Vec<u8> {
+        let meta = Meta { mode: 0o644, uid: 1, gid: 2, modified: -9 };
+        let (data, mut digest, mut bytes) = ([7; 512], Digest::default(), Vec::new());
+        digest.add(4096, &data);
+        let said = MemberSaid {
+            set: "s".into(),
+            name: "s/a/\u{e4}".into(),
+            escaped: false,
+            volume: "a".into(),
+            kind: KindSaid::File,
+            offset: None,
+            size: 8192,
+            data_bytes: 512,
+            meta: Some(meta),
+            extents: Vec::new(),
+            blake3: digest.finish(8192),
+        };
+        let member = Member {
+            set: said.set.clone(),
+            name: said.name.clone(),
+            volume: said.volume.clone(),
+            kind: Kind::File(meta),
+            content: Content { size: 8192, runs: vec![Run { at: 4096, from: 0, length: 512 }] },
+        };
+        let manifest = Manifest {
+            format: FORMAT,
+            name: "b".into(),
+            appliance: "east".into(),
+            version: "0".into(),
+            began: jiff::Timestamp::UNIX_EPOCH,
+            order: "given".into(),
+            moments: Vec::new(),
+            skew_seconds: 0.0,
+            sets: Vec::new(),
+            members: vec![said],
+        };
+        let mut archive = ArchiveWriter::new(&mut bytes, 0);
+        archive.begin(&member).unwrap();
+        archive.data(4096, &data).unwrap();
+        archive.end().unwrap();
+        archive.finish(&manifest.encode().unwrap()).unwrap();
+        bytes
+    }
+
+    /// It has no check of its own: other tools took out what it said, and a restore the time.
+    #[test]
+    fn every_altered_byte_of_a_pax_header_is_found_and_named_by_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("b.tar");
+        let verified = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            verify(&Source::Path(path.clone()))
+        };
+        let bytes = archive();
+        assert!(verified(&bytes).unwrap().bad.is_empty());
+        let last = b"mtime=-9\n";
+        let end = bytes.windows(last.len()).position(|window| window == last).unwrap() + last.len();
+        for at in 512..end {
+            for bit in [1, 16] {
+                let mut altered = bytes.clone();
+                altered[at] ^= bit;
+                let named = match verified(&altered) {
+                    Ok(found) => found.bad.first().map(|(name, _)| name.clone()),
+                    Err(ArchiveError::Damaged { name, .. }) => Some(name),
+                    Err(error) => panic!("{error}"),
+                };
+                let is_there = named.as_deref().is_some_and(|name| ["s/a/\u{e4}", "header 1"].contains(&name));
+                assert!(is_there, "byte {at}: {named:?}");
+            }
+        }
+    }
 
     #[test]
     fn a_file_that_grows_while_it_is_read_is_read_as_it_was_measured() {

@@ -4,9 +4,11 @@ use std::borrow::Cow;
 
 use tar::{EntryType, Header};
 
+use super::read::{Found, FoundKind, Headers};
 use super::{BLOCK, padding};
+use crate::manifest::{KindSaid, MemberSaid};
 use crate::names;
-use crate::plan::{Kind, Member};
+use crate::plan::{Kind, Member, Meta};
 
 /// What a header says.
 #[derive(Debug)]
@@ -54,6 +56,20 @@ impl<'a> Head<'a> {
 
     /// The header blocks.
     pub(crate) fn encode(&self) -> Vec<u8> {
+        let (records, name) = self.records();
+        let mut blocks = Vec::new();
+        if !records.is_empty() {
+            let extension = self.block(b"PaxHeaders/member", EntryType::XHeader, records.len() as u64, None);
+            blocks.extend_from_slice(extension.as_bytes());
+            blocks.extend_from_slice(&records);
+            blocks.resize(blocks.len() + usize::try_from(padding(records.len() as u64)).unwrap_or(0), 0);
+        }
+        blocks.extend_from_slice(self.block(&name, self.kind, self.stored, self.link).as_bytes());
+        blocks
+    }
+
+    /// The records of its pax header, and the name in the other one.
+    fn records(&self) -> (Vec<u8>, Vec<u8>) {
         let mut records = Vec::new();
         let mut name = self.name.to_vec();
         if [Some(&*self.name), self.link].into_iter().flatten().any(|path| std::str::from_utf8(path).is_err()) {
@@ -83,15 +99,7 @@ impl<'a> Head<'a> {
         if self.modified < 0 {
             record(&mut records, "mtime", self.modified.to_string().as_bytes());
         }
-        let mut blocks = Vec::new();
-        if !records.is_empty() {
-            let extension = self.block(b"PaxHeaders/member", EntryType::XHeader, records.len() as u64, None);
-            blocks.extend_from_slice(extension.as_bytes());
-            blocks.extend_from_slice(&records);
-            blocks.resize(blocks.len() + usize::try_from(padding(records.len() as u64)).unwrap_or(0), 0);
-        }
-        blocks.extend_from_slice(self.block(&name, self.kind, self.stored, self.link).as_bytes());
-        blocks
+        (records, name)
     }
 
     fn block(&self, name: &[u8], kind: EntryType, size: u64, link: Option<&[u8]>) -> Header {
@@ -107,6 +115,31 @@ impl<'a> Head<'a> {
         header.set_cksum();
         header
     }
+}
+
+/// Whether the headers of a member in an archive are those it was given: what stands in a pax header has no check of its own, and other tools go by
+/// all of it.
+pub(crate) fn agrees(found: &Found, headers: &Headers, said: &MemberSaid) -> bool {
+    let is_kind = match said.kind {
+        KindSaid::Range | KindSaid::File => found.kind == FoundKind::File,
+        KindSaid::Folder => found.kind == FoundKind::Folder,
+        KindSaid::Link => matches!(found.kind, FoundKind::Link(_)),
+    };
+    let meta = said.meta.map(|meta| Meta { mode: meta.mode & 0o7777, ..meta });
+    if !is_kind || found.size != said.size || meta.is_some() && found.meta != meta {
+        return false;
+    }
+    let link = match &found.kind {
+        FoundKind::Link(to) => Some(to.as_slice()),
+        FoundKind::File | FoundKind::Folder => None,
+    };
+    let head = Head {
+        name: Cow::Owned(names::bytes(&found.name)),
+        link,
+        sparse: (said.data_bytes < said.size).then_some(said.size),
+        ..Head::file("", headers.stored, found.meta.map_or(0, |meta| meta.modified))
+    };
+    blake3::hash(&head.records().0) == headers.pax
 }
 
 /// Whether a path fits into the header itself: its other encodings are older than pax.

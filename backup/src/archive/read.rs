@@ -51,6 +51,17 @@ pub struct Found {
     pub size: u64,
     /// Owner, permissions, time, where they are known.
     pub meta: Option<Meta>,
+    /// Of a member of an archive.
+    pub headers: Option<Headers>,
+}
+
+/// What is known of the headers that a member has in an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Headers {
+    /// Digest of the records of its pax header; of nothing where it has none.
+    pub pax: blake3::Hash,
+    /// Bytes it takes, with the map of its runs.
+    pub stored: u64,
 }
 
 /// What a member is.
@@ -95,7 +106,7 @@ pub fn walk(source: impl Read, taker: &mut dyn Taker) -> Result<Manifest, Archiv
         let mut entry = entry.map_err(|error| no_header(number, error))?;
         let kind = entry.header().entry_type();
         match kind {
-            EntryType::XHeader => extensions = Extensions::read(&mut entry)?,
+            EntryType::XHeader => extensions = Extensions::read(&mut entry, number)?,
             EntryType::XGlobalHeader => {}
             _ => {
                 let found = std::mem::take(&mut extensions);
@@ -121,8 +132,13 @@ fn no_header(number: usize, error: io::Error) -> ArchiveError {
     match (error.raw_os_error(), number) {
         (Some(_), _) => error.into(),
         (None, 0) => damaged("its begin", "this is no header of a tar archive: is it a backup?"),
-        (None, number) => damaged(&format!("header {}", number + 1), "this is no header of a tar archive"),
+        (None, number) => damaged(&header(number), "this is no header of a tar archive"),
     }
+}
+
+/// A header by its place among all of them.
+fn header(number: usize) -> String {
+    format!("header {}", number + 1)
 }
 
 fn damaged(name: &str, what: impl Into<String>) -> ArchiveError {
@@ -168,17 +184,19 @@ struct Extensions {
     sparse_name: Option<Vec<u8>>,
     sparse_size: Option<u64>,
     modified: Option<i64>,
+    /// Of all that stands there.
+    digest: Option<blake3::Hash>,
 }
 
 impl Extensions {
-    fn read(entry: &mut impl Read) -> Result<Self, ArchiveError> {
+    fn read(entry: &mut impl Read, number: usize) -> Result<Self, ArchiveError> {
         let mut bytes = Vec::new();
         entry.take(EXTENSION_BYTES_MAX).read_to_end(&mut bytes)?;
-        let mut found = Self::default();
+        let mut found = Self { digest: Some(blake3::hash(&bytes)), ..Self::default() };
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
             let (key, value, after) =
-                record(rest).ok_or_else(|| damaged("a pax header", "its records make no sense"))?;
+                record(rest).ok_or_else(|| damaged(&header(number), "the records of this pax header make no sense"))?;
             let text = || std::str::from_utf8(value).ok();
             match key {
                 b"path" => found.path = Some(value.to_vec()),
@@ -218,6 +236,7 @@ fn hand_on<R: Read>(
     taker: &mut dyn Taker,
 ) -> Result<(), ArchiveError> {
     let meta = said.meta(reader.get_ref().get_ref().header());
+    let headers = Some(Headers { pax: said.digest.unwrap_or_else(|| blake3::hash(&[])), stored });
     let kind = match kind {
         EntryType::Directory => FoundKind::Folder,
         EntryType::Symlink => {
@@ -232,7 +251,7 @@ fn hand_on<R: Read>(
         Some(size) => (size, sparse_runs(&mut reader, &name, size, stored)?),
         None => (stored, vec![(0, stored)]),
     };
-    taker.begin(&Found { name: name.clone(), kind, size, meta }).map_err(ArchiveError::Taker)?;
+    taker.begin(&Found { name: name.clone(), kind, size, meta, headers }).map_err(ArchiveError::Taker)?;
     for (at, length) in runs {
         copy_run(&mut reader, &name, at, length, taker)?;
     }

@@ -227,7 +227,7 @@ proptest! {
             std::fs::read(path).unwrap()
         });
         let mut bytes = BACKUP.clone();
-        // The end is padding: nothing is lost with it. Header fields that say nothing of the content are not compared.
+        // The end is padding: nothing is lost with it.
         let at = at.index(bytes.len());
         bytes[at] ^= value;
         let file = tempfile::NamedTempFile::new().unwrap();

@@ -77,6 +77,8 @@ pub struct NotKept {
     pub special_files: u64,
     /// Further names of a file: each is a file of its own.
     pub hard_links: u64,
+    /// Files that share blocks with an earlier one (reflinks): each has all of its content.
+    pub with_shared_blocks: u64,
     /// Files, directories and links that had extended attributes: access lists, capabilities, labels.
     pub with_attributes: u64,
     /// Directories that were in use and are of a file system without a journal: they are of no moment.
@@ -87,7 +89,11 @@ impl NotKept {
     /// Everything is there as it was.
     #[must_use]
     pub const fn is_nothing(&self) -> bool {
-        self.special_files == 0 && self.hard_links == 0 && self.with_attributes == 0 && self.unsettled == 0
+        self.special_files == 0
+            && self.hard_links == 0
+            && self.with_shared_blocks == 0
+            && self.with_attributes == 0
+            && self.unsettled == 0
     }
 }
 
@@ -96,6 +102,7 @@ impl std::iter::Sum for NotKept {
         all.fold(Self::default(), |a, b| Self {
             special_files: a.special_files + b.special_files,
             hard_links: a.hard_links + b.hard_links,
+            with_shared_blocks: a.with_shared_blocks + b.with_shared_blocks,
             with_attributes: a.with_attributes + b.with_attributes,
             unsettled: a.unsettled + b.unsettled,
         })
@@ -107,6 +114,11 @@ impl std::fmt::Display for NotKept {
         let said = [
             (self.special_files, "special file left out", "special files left out"),
             (self.hard_links, "hard link stored as a copy", "hard links stored as copies"),
+            (
+                self.with_shared_blocks,
+                "file that shared blocks with another one stored as a copy",
+                "files that shared blocks with others stored as copies",
+            ),
             (
                 self.with_attributes,
                 "file without its extended attributes (access lists, capabilities, labels)",
@@ -243,7 +255,7 @@ mod tests {
             special_files,
             hard_links,
             with_attributes,
-            unsettled: 0,
+            ..NotKept::default()
         };
         let all = [of(1, 0, 0), of(2, 1, 0)];
         assert_eq!(
@@ -255,6 +267,9 @@ mod tests {
         let without = "files without their extended attributes (access lists, capabilities, labels)";
         assert_eq!(of(0, 0, 2).to_string(), format!("2 {without}"));
         assert!(!of(0, 0, 1).is_nothing());
+        let sharing = NotKept { with_shared_blocks: 2, ..NotKept::default() };
+        assert_eq!(sharing.to_string(), "2 files that shared blocks with others stored as copies");
+        assert!(!sharing.is_nothing() && [sharing; 2].into_iter().sum::<NotKept>().with_shared_blocks == 4);
         let unsettled = NotKept { unsettled: 1, ..NotKept::default() };
         assert!(!unsettled.is_nothing() && unsettled.to_string().starts_with("1 directory in use"));
         assert_eq!([unsettled; 2].into_iter().sum::<NotKept>().unsettled, 2);

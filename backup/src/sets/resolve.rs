@@ -105,6 +105,7 @@ fn resolve(
 }
 
 fn directory(set: &str, volume: &str, prefix: &str, listed: Vec<Entry>, not_kept: &mut NotKept) -> Vec<Member> {
+    not_kept.with_shared_blocks += with_shared_blocks(&listed);
     let mut members = Vec::new();
     let mut inodes = BTreeSet::new();
     for entry in listed {
@@ -128,6 +129,26 @@ fn directory(set: &str, volume: &str, prefix: &str, listed: Vec<Entry>, not_kept
         members.push(Member { set: set.into(), name, volume: volume.into(), kind, content });
     }
     members
+}
+
+/// Files with blocks that an earlier one has as well; a further name of a file is none.
+fn with_shared_blocks(listed: &[Entry]) -> u64 {
+    let mut inodes = BTreeSet::new();
+    let files = listed.iter().filter(|entry| entry.node.kind == NodeKind::File && inodes.insert(entry.node.number));
+    let mut places: Vec<(u64, u64, usize)> = Vec::new();
+    for (number, entry) in files.enumerate() {
+        let runs = entry.node.content.runs.iter();
+        places.extend(runs.map(|run| (run.from, run.from.saturating_add(run.length), number)));
+    }
+    places.sort_unstable();
+    let (mut sharing, mut farthest) = (BTreeSet::new(), 0);
+    for (begin, end, number) in places {
+        if begin < farthest {
+            sharing.insert(number);
+        }
+        farthest = farthest.max(end);
+    }
+    sharing.len() as u64
 }
 
 /// A member's bytes in its volume.
@@ -176,9 +197,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::files::Node;
     use crate::files::room::Room;
     use crate::image::memory::Bytes;
-    use crate::plan::Meta;
+    use crate::plan::{Meta, data_bytes};
     use crate::sets::parse;
 
     fn share() -> Share {
@@ -270,6 +292,30 @@ mod tests {
         assert_eq!(clash(&[file("long", &[(0, 1000)]), other, range("r", 1000, 9)]), "");
         // Folders and links take no place.
         assert_eq!(clash(&[member("d", "a", Kind::Folder(Meta::default()), &[]), range("r", 0, 9)]), "");
+    }
+
+    /// An ext4 with `shared_blocks`, or reflinks of XFS: a backup of the files is larger than the volume, and nothing said why.
+    #[test]
+    fn files_that_share_blocks_are_whole_and_counted() {
+        let entry = |number: u64, runs: &[(u64, u64)]| {
+            let mut content = Content::default();
+            for (from, length) in runs {
+                content.push(Run { at: content.size, from: *from, length: *length });
+                content.size += length;
+            }
+            let (kind, meta) = (NodeKind::File, Meta::default());
+            let node = Node { number, kind, meta, content, inside: None, has_attributes: false };
+            Entry { path: number.to_string(), node, leads_to: None }
+        };
+        let counted = |entries: Vec<Entry>| {
+            let mut not_kept = NotKept::default();
+            let members = directory("s", "a", "s/a", entries, &mut not_kept);
+            (not_kept.with_shared_blocks, not_kept.hard_links, data_bytes(&members))
+        };
+        let apart = [entry(1, &[(0, 100)]), entry(2, &[(100, 50), (300, 10)]), entry(1, &[(0, 100)])];
+        assert_eq!(counted(apart.into()), (0, 1, 260), "a second name is a hard link");
+        let sharing = [entry(1, &[(0, 100)]), entry(2, &[(500, 10), (90, 10)]), entry(3, &[(0, 100)])];
+        assert_eq!(counted(sharing.into()), (2, 0, 220));
     }
 
     #[test]

@@ -179,7 +179,7 @@ impl Appliance {
                 T0Error::Side(error) if error.is_no_space() => {
                     failed(format!("{error}: make room there, or delete other images"))
                 }
-                error @ T0Error::Full(_) => refused(error.to_string()),
+                error @ (T0Error::Full(_) | T0Error::Crowded) => refused(error.to_string()),
                 error => failed(error),
             })?;
             (part.era, part.begin) = (joined.era, Some((joined.begin.segment, joined.begin.offset)));

@@ -46,6 +46,11 @@ pub enum T0Error {
     /// The volumes have passed the place already.
     #[error("the volumes have already passed that marker")]
     Passed,
+    /// All numbers between two eras are given out.
+    #[error(
+        "there are too many images, or have been, between those before and behind that marker: delete some of them, or name another marker"
+    )]
+    Crowded,
     /// Images have taken all that there is for them.
     #[error("{0}: delete images that are not needed, let backups and splits come to their end, or raise it")]
     Full(#[from] Full),
@@ -204,6 +209,8 @@ pub(super) struct State {
     /// Numbers given out since the start, and those it found: whoever still holds an image that is gone, and a record or a file that could
     /// not be removed, must not find another under its number, nor an older one.
     pub(super) spent: BTreeSet<u64>,
+    /// Numbers of files that could not be removed: a start would take what is in one for saved by an older era.
+    pub(super) left: BTreeSet<u64>,
 }
 
 /// The eras of a group.

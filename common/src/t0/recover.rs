@@ -115,6 +115,7 @@ impl Eras {
         match self.parts.disk.remove(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 tracing::warn!(path = %path.display(), %error, "a side file that nobody needs could not be removed");
+                self.state.write().left.insert(number);
                 false
             }
             _ => true,

@@ -286,6 +286,34 @@ fn an_image_of_an_older_moment_goes_on_from_what_was_indexed_before_it() {
     assert_eq!(rig.eras.indexes(), []);
 }
 
+/// Whoever looks for the moment at which something went wrong goes on from image to image while a later one stands: each took half of the
+/// numbers that were left between them, which lasted for forty.
+#[test]
+fn any_number_of_images_may_begin_between_two_others() {
+    let writes = |number: u64| vec![(Extent { volume: VOLUME, offset: number * 1024, length: 512 }, number as u8 + 1)];
+    for backwards in [false, true] {
+        let mut rig = Rig::new((0..60).map(writes).collect(), 2);
+        rig.begin(60);
+        // Some of them go again: nobody has their numbers either.
+        for again in 0..50 {
+            rig.eras.leave_for_good(rig.eras.begin(&rig.eras.hold(rig.places[1]), &[VOLUME].into()).unwrap().era);
+            assert!(!rig.eras.are_none(), "{again}");
+        }
+        for frames in 1..60 {
+            rig.begin(if backwards { 60 - frames } else { frames });
+        }
+        let mut in_order: Vec<_> = rig.images.iter().map(|(user, frames)| (user.era, *frames)).collect();
+        in_order.sort_unstable();
+        assert!(in_order.is_sorted_by_key(|(_, frames)| *frames), "{in_order:?}");
+        rig.take(&Step::Restart);
+        rig.check();
+        while rig.applied < 60 {
+            rig.apply();
+        }
+        rig.check();
+    }
+}
+
 #[test]
 fn what_an_images_index_moves_to_the_disk_has_no_name_there() {
     let writes = |number: u64| vec![(Extent { volume: VOLUME, offset: number * 1024, length: 512 }, number as u8 + 1)];

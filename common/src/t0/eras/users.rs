@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::MutexGuard;
 
-use super::{Barrier, Era, EraUser, Eras, Joined, T0Error, file_name};
+use super::{Barrier, Era, EraUser, Eras, Joined, State, T0Error, file_name};
 use crate::extent::Extent;
 use crate::ids::VolumeIndex;
 use crate::journal::Position;
@@ -15,8 +15,8 @@ use crate::t0::held::held_by;
 use crate::t0::side_file::SideFile;
 use crate::t0::space::Held;
 
-/// Numbers of eras leave room between them, because one may have to begin before another that is not yet reached, and the next before that:
-/// each time half of the room is left. It lasts for forty in a row, and for sixteen million one behind the other.
+/// Numbers of eras leave room between them, because others may have to begin before one that is not yet reached: each has as much of it before
+/// it as it has of the journal, so that there are some for every marker. It lasts for sixteen million one behind the other.
 const STEP: u64 = 1 << 40;
 /// Longer than a window takes.
 pub(super) const LEAVE_LIMIT: Duration = Duration::from_secs(1);
@@ -102,16 +102,20 @@ impl Eras {
         let mut others: Vec<(u64, Position, u64)> = there.chain(coming).collect();
         others.sort_unstable_by_key(|(number, ..)| *number);
         let later = others.partition_point(|(_, place, _)| *place <= begin.max(state.applied));
-        let before = later.checked_sub(1).and_then(|last| others.get(last)).map_or(0, |(.., files_end)| *files_end);
-        let next = others.get(later).map(|(number, ..)| *number);
+        let last = later.checked_sub(1).and_then(|last| others.get(last)).copied();
+        let next = others.get(later).copied();
+        // Not before a file that is nobody's.
+        let left = state.left.range(..next.map_or(u64::MAX, |(next, ..)| next)).next_back().copied();
+        let before = last.map_or(0, |(.., files_end)| files_end).max(left.unwrap_or(0));
         let spent = state.spent.last().copied().unwrap_or(0);
-        let mut number = next.map_or(before.max(spent) + STEP, |next| before + next.saturating_sub(before) / 2);
-        while state.spent.contains(&number) {
-            number += 1;
-        }
-        if number <= before || next.is_some_and(|next| number >= next) {
-            return Err(T0Error::Passed);
-        }
+        let number = match next {
+            None => before.max(spent) + STEP,
+            Some((next, end, _)) => {
+                let from = last.map_or(state.applied, |(_, place, _)| place.max(state.applied));
+                let share = state.share(from, begin, end, next.saturating_sub(before));
+                free_number(&state.spent, before, before.saturating_add(share), next).ok_or(T0Error::Crowded)?
+            }
+        };
         state.spent.insert(number);
         state.coming.push((number, begin));
         Ok(number)
@@ -181,10 +185,30 @@ impl Eras {
         for file in files {
             if let Err(error) = self.parts.disk.remove(file.path()) {
                 tracing::warn!(path = %file.path().display(), %error, "a side file could not be removed; the next start does it");
+                self.state.write().left.insert(file.number());
             }
             self.parts.space.give(file.bytes());
         }
     }
+}
+
+impl State {
+    /// How many of the numbers between two eras lie before one that begins between them.
+    fn share(&self, from: Position, begin: Position, end: Position, numbers: u64) -> u64 {
+        let bytes = |to| self.journal.as_ref().map_or(0, |journal| u128::from(journal.bytes_between(from, to)));
+        let (before, all) = (bytes(begin), bytes(end));
+        if all == 0 {
+            return numbers / 2;
+        }
+        u64::try_from(u128::from(numbers) * before.min(all) / all).unwrap_or(numbers)
+    }
+}
+
+/// The number between two others that nobody had and that is next to one.
+fn free_number(spent: &BTreeSet<u64>, before: u64, wanted: u64, next: u64) -> Option<u64> {
+    let first = before.checked_add(1).filter(|first| *first < next)?;
+    let wanted = wanted.clamp(first, next - 1);
+    (wanted..next).chain((first..wanted).rev()).find(|number| !spent.contains(number))
 }
 
 impl Era {

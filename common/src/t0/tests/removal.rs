@@ -8,10 +8,11 @@ use std::time::Duration;
 use super::*;
 use crate::storage::filter::{self, Filter};
 
-/// Removes nothing for as long as somebody has `hang`, and makes no name durable while somebody has `hang_syncs`.
+/// Removes nothing for as long as somebody has `hang`, or it is `stuck`, and makes no name durable while somebody has `hang_syncs`.
 #[derive(Default)]
 struct Slow {
     hang: Mutex<()>,
+    stuck: AtomicBool,
     asked: AtomicBool,
     hang_syncs: Mutex<()>,
     syncs: AtomicU64,
@@ -21,7 +22,7 @@ impl Filter for Slow {
     fn before_remove(&self, _path: &Path) -> io::Result<()> {
         self.asked.store(true, Ordering::Release);
         drop(self.hang.lock());
-        Ok(())
+        if self.stuck.load(Ordering::Acquire) { Err(io::Error::other("it stays")) } else { Ok(()) }
     }
 
     fn before_sync_folder(&self, _folder: &Path) -> io::Result<()> {
@@ -132,6 +133,21 @@ fn a_file_that_a_record_may_name_stays_whoever_goes_last() {
     let disk = rig.disk.clone();
     rig.restart(disk);
     rig.check("after a start");
+}
+
+/// A start takes a file that nobody names for saved by the next older image: what is in this one is of before those.
+#[test]
+fn no_later_image_has_a_number_before_a_file_that_could_not_be_removed() {
+    let slow = Arc::new(Slow::default());
+    let (eras, memory) = eras_on(&slow);
+    let begin = |place| eras.begin(&eras.hold(at(place)), &[VOLUME].into()).unwrap().era;
+    let gone = begin(1);
+    slow.stuck.store(true, Ordering::Release);
+    eras.leave_for_good(gone);
+    assert_eq!(memory.list(Path::new(FOLDER)).unwrap().len(), 1);
+    let later = [begin(9), begin(5), begin(3)];
+    assert!(later.iter().all(|era| *era > gone), "{gone}: {later:?}");
+    assert!(later.is_sorted_by(|one, other| one > other), "{later:?}");
 }
 
 /// A comparison looks at a copy while a drill of it begins: an image reads through those behind it.

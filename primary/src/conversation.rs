@@ -276,7 +276,9 @@ impl Pair {
             state => self.enter(state, Some(reason)),
         };
         if let Err(error) = result {
-            tracing::error!(%group, peer = %self.peer, %error, "the pair's state could not be recorded");
+            if let Some(left_out) = self.unrecorded.stands(&error.to_string(), now) {
+                tracing::error!(%group, peer = %self.peer, %error, left_out, "the pair's state could not be recorded; it is tried again");
+            }
             self.metrics.error(Part::Catalog);
             // It is so all the same, and does not follow any more, which needs no record.
             if state == PairState::Paired {

@@ -146,8 +146,16 @@ impl PairSet {
         let up_to = journal.middle();
         let pairs = self.pairs.read().clone();
         for pair in pairs {
-            if let Err(error) = pair.fall_back(up_to) {
-                tracing::error!(peer = %pair.peer(), %error, "the pair could not fall back to its bitmap");
+            match pair.fall_back(up_to) {
+                Ok(()) if pair.not_given_up.ends() => {
+                    tracing::info!(peer = %pair.peer(), "the pair falls back to its bitmap again");
+                }
+                Ok(()) => {}
+                Err(error) => {
+                    if let Some(left_out) = pair.not_given_up.stands_anywhere(&error, pair.clock.monotonic()) {
+                        tracing::error!(peer = %pair.peer(), %error, left_out, "the pair could not fall back to its bitmap; it is tried again");
+                    }
+                }
             }
         }
     }

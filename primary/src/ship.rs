@@ -26,7 +26,7 @@ use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::link::Endpoint;
 use tidemark_common::metrics::{GroupMetrics, PairMetrics, Part};
 use tidemark_common::pair::is_transition_valid;
-use tidemark_common::repeats::Repeats;
+use tidemark_common::repeats::{Recurring, Repeats};
 use tokio::sync::watch;
 use tokio::task::block_in_place;
 
@@ -96,6 +96,10 @@ pub struct Pair {
     pub(crate) moment: Moment,
     /// What was logged of connections that come and go.
     pub(crate) repeats: Repeats,
+    /// What was logged of a state that could not be recorded.
+    pub(crate) unrecorded: Recurring,
+    /// What was logged of a journal that could not be given up for it.
+    pub(crate) not_given_up: Recurring,
     /// That of the group when it was started: of another, it records nothing.
     generation: u64,
     /// Held while the state changes, so that the view is free while that is recorded.
@@ -152,6 +156,8 @@ impl Pair {
             unread: Mutex::default(),
             moment: Moment::default(),
             repeats: Repeats::default(),
+            unrecorded: Recurring::default(),
+            not_given_up: Recurring::default(),
             generation,
             entering: Mutex::new(()),
             line: metrics.pair(&record.peer),

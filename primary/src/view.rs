@@ -281,9 +281,18 @@ impl Pair {
         };
         if matches!(state, PairState::Paired | PairState::CatchingUp) {
             let next = paired_or_behind(connected, age, interval);
-            if next != state && self.enter(next, None).is_err() {
-                tracing::error!(peer = %self.peer(), "the pair's state could not be recorded");
-                self.metrics.error(Part::Catalog);
+            let entered = if next == state { Ok(true) } else { self.enter(next, None) };
+            match entered {
+                Ok(_) if self.unrecorded.ends() => {
+                    tracing::info!(peer = %self.peer(), "the pair's state is as it is recorded again");
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    self.metrics.error(Part::Catalog);
+                    if let Some(left_out) = self.unrecorded.stands(&error.to_string(), self.clock.monotonic()) {
+                        tracing::error!(peer = %self.peer(), %error, left_out, "the pair's state could not be recorded; it is tried again");
+                    }
+                }
             }
         }
     }

@@ -23,7 +23,9 @@ use super::*;
 use crate::drain::Draining;
 use crate::group::{Primary, Stages};
 use crate::plan::tests::Rig;
+use crate::pressure::PairSet;
 use crate::rig::{group_of, parts_in};
+use crate::writeback::Readers;
 
 /// Notes, whenever the time is asked for, whether a pair is conversing.
 #[derive(Default)]
@@ -125,13 +127,9 @@ fn a_state_that_cannot_be_recorded_yet_keeps_no_thread_of_the_runtime() {
     drop(inside);
 }
 
-/// A pair whose link was lost was called paired, and connecting, for as long as the disk of the catalogue was full.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pair_that_lost_its_link_is_not_said_to_follow_though_nothing_can_be_recorded() {
-    let rig = Rig::new(None, REGION_BYTES);
-    let disk = MemoryDisk::new();
-    let catalog = Catalog::open_simulated(&disk, "records".as_ref(), &SystemClock::new()).unwrap();
-    let record = PairRecord { state: PairStateRecord::CatchingUp, ..PairRecord::new("west", 0) };
+/// A pair whose catalogue is on this disk.
+fn recorded_on(disk: &MemoryDisk, record: &PairRecord, rig: &Rig) -> Arc<Pair> {
+    let catalog = Catalog::open_simulated(disk, "records".as_ref(), &SystemClock::new()).unwrap();
     let group = GroupRecord { pairs: vec![record.clone()], ..group_of(&["a"]) };
     catalog.put_group(&group).unwrap();
     let parts = PairParts {
@@ -143,7 +141,60 @@ async fn a_pair_that_lost_its_link_is_not_said_to_follow_though_nothing_can_be_r
         heartbeat: rig.pair.heartbeat,
         metrics: rig.pair.metrics.clone(),
     };
-    let pair = Pair::new(&record, parts);
+    Arc::new(Pair::new(record, parts))
+}
+
+/// There was a line with each heartbeat, and one with each window of the updater, for as long as the disk of the catalogue was full.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_catalogue_is_logged_when_it_begins_and_when_it_ends() {
+    let mut rig = Rig::new(None, REGION_BYTES);
+    for block in 0..16 {
+        rig.write(block).await;
+    }
+    // Something of it is still to be recorded.
+    let (state, reason) = (PairStateRecord::CatchingUp, Some("it lagged".to_owned()));
+    let record = PairRecord { state, reason, ..PairRecord::new("west", 0) };
+    let judges: fn(&Arc<Pair>, &PairSet) = |pair, _| pair.judge();
+    let makes_room: fn(&Arc<Pair>, &PairSet) = |_, set| set.make_room(&mut || None);
+    for (tries, next) in [(judges, PairState::Paired), (makes_room, PairState::Differential)] {
+        for ends in [false, true] {
+            let disk = MemoryDisk::new();
+            let pair = recorded_on(&disk, &record, &rig);
+            let now = pair.clock.monotonic();
+            {
+                let mut view = pair.view.lock();
+                (view.connected, view.heard, view.age) = (true, now, Some((Duration::ZERO, now)));
+                view.remote.permitted_marker = 1;
+            }
+            let set = PairSet::new(true, &pair.image.journal, Arc::clone(&pair.desk), pair.metrics.clone());
+            set.pairs.write().push(Arc::clone(&pair));
+            let logged = if next == PairState::Paired { &pair.unrecorded } else { &pair.not_given_up };
+            let fails = || {
+                disk.fail_next_sync(io::ErrorKind::StorageFull);
+                tries(&pair, &set);
+                assert_eq!(pair.status().state, PairState::CatchingUp);
+            };
+            fails();
+            if ends {
+                tries(&pair, &set);
+                assert_eq!(pair.status().state, next);
+                assert!(!logged.ends(), "{next}: that was written");
+            } else {
+                assert!(logged.ends(), "{next}: its begin was written");
+                fails();
+                assert!(!logged.ends(), "{next}: and not again");
+            }
+        }
+    }
+}
+
+/// A pair whose link was lost was called paired, and connecting, for as long as the disk of the catalogue was full.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pair_that_lost_its_link_is_not_said_to_follow_though_nothing_can_be_recorded() {
+    let rig = Rig::new(None, REGION_BYTES);
+    let disk = MemoryDisk::new();
+    let record = PairRecord { state: PairStateRecord::CatchingUp, ..PairRecord::new("west", 0) };
+    let pair = recorded_on(&disk, &record, &rig);
     assert!(pair.enter(PairState::Paired, None).unwrap());
     disk.fail_next_sync(io::ErrorKind::StorageFull);
     pair.disconnected(Some(ShipError::Reach("nobody answers".into())));

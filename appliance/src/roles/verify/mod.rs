@@ -274,12 +274,14 @@ impl Appliance {
 
     /// Comparisons of what is no more, or no longer what they began with, are over and forgotten.
     pub(crate) async fn settle_comparisons(&self) {
-        let known: Vec<(Of, VerifyRecord)> = {
+        // Not the bitmaps, which may be large: this is looked at again and again.
+        let known: Vec<(Of, u64, Vec<(u32, u64)>)> = {
             let known = self.comparisons.known.lock();
-            known.iter().map(|(of, known)| (of.clone(), known.record.clone())).collect()
+            let what = |(of, known): (&Of, &Known)| (of.clone(), known.record.generation, known.record.volumes.clone());
+            known.iter().map(what).collect()
         };
-        for (of, record) in known {
-            let Some(why) = self.why_over(&of, &record) else { continue };
+        for (of, generation, volumes) in known {
+            let Some(why) = self.why_over(&of, generation, &volumes) else { continue };
             let Err(error) = self.forget_comparison(&of, why).await else {
                 tracing::info!(peer = %of.1, why, "a comparison is over");
                 continue;
@@ -300,19 +302,19 @@ impl Appliance {
     }
 
     /// Why a comparison is not of what is there now.
-    fn why_over(&self, of: &Of, comparison: &VerifyRecord) -> Option<&'static str> {
+    fn why_over(&self, of: &Of, generation: u64, volumes: &[(u32, u64)]) -> Option<&'static str> {
         let Some(group) = self.group_by_id(of.0) else { return Some("its group was deleted") };
         let record = group.keeper.get();
         let Some(pair) = record.pairs.iter().find(|pair| pair.peer == of.1) else {
             return Some("its pair was deleted");
         };
-        if record.role != RoleRecord::Primary || record.generation != comparison.generation {
+        if record.role != RoleRecord::Primary || record.generation != generation {
             return Some("the group's roles changed");
         }
         if pair.state == PairStateRecord::InitialCopy {
             return Some("the copy is made anew");
         }
-        for (index, size) in &comparison.volumes {
+        for (index, size) in volumes {
             let Some(member) = record.volumes.iter().find(|member| member.index == *index) else {
                 return Some("a volume left the group");
             };

@@ -192,9 +192,9 @@ pub fn copy(mut work: Copying<'_>, images: &Images, form: &mut dyn Form) -> Resu
         let written = write_all(members, receiver, form, stop, progress);
         // Whoever reads may be waiting until hosts are quiet, or for his rate: what cannot be written is told now.
         hung_up.store(true, Ordering::Release);
-        // What could not be read is the cause of what was not written.
-        let read =
-            reading.join().unwrap_or_else(|_| Err(CopyError::Stopped("the reading ended, which is a defect".into())));
+        // What could not be read is the cause of what was not written; without it, what was written is not all.
+        let broken = || ImageError("the reading ended by a defect of Tidemark, and the log has its message".into());
+        let read = reading.join().unwrap_or_else(|_| Err(broken().into()));
         match (read, written) {
             (Err(CopyError::Stopped(_)) | Ok(()), written) => match stop.reason() {
                 Some(reason) => Err(CopyError::Stopped(reason)),
@@ -370,6 +370,7 @@ mod tests {
     use tidemark_common::clock::HandClock;
 
     use super::*;
+    use crate::archive::write::ArchiveWriter;
     use crate::content::{Content, Run};
     use crate::image::memory::Bytes;
 
@@ -412,6 +413,39 @@ mod tests {
         });
         let ended = told.recv_timeout(Duration::from_secs(20)).unwrap();
         assert!(ended.unwrap_err().starts_with("write s/a: "));
+    }
+
+    /// An image that cannot be read without a panic.
+    struct Broken;
+
+    impl Image for Broken {
+        fn size(&self) -> u64 {
+            4096
+        }
+
+        fn read(&self, _offset: u64, _buffer: &mut [u8]) -> Result<(), ImageError> {
+            panic!("as it was to")
+        }
+
+        fn hole(&self, _offset: u64, _length: u64) -> Result<u64, ImageError> {
+            Ok(0)
+        }
+
+        fn copied(&self, _offset: u64, _length: u64) {}
+    }
+
+    /// What came before it was written, with its manifest, and called done.
+    #[test]
+    fn a_reading_that_a_panic_has_ended_is_no_whole_backup() {
+        let clock: Arc<dyn Clock> = Arc::new(HandClock::default());
+        let (stop, progress) = (Stop::default(), Progress::new(Arc::clone(&clock)));
+        let content = Content { size: 4096, runs: vec![Run { at: 0, from: 0, length: 4096 }] };
+        let kind = Kind::Range { offset: 0 };
+        let members = [Member { set: "s".into(), name: "s/a".into(), volume: "a".into(), kind, content }];
+        let work = Copying { members: &members, pace: Pace::new(clock, None, None), stop: &stop, progress: &progress };
+        let images = Images::from([("a".into(), Arc::new(Broken) as Arc<dyn Image>)]);
+        let ended = copy(work, &images, &mut ArchiveWriter::new(io::sink(), 0));
+        assert!(ended.unwrap_err().to_string().contains("defect"));
     }
 
     #[test]

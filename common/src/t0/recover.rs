@@ -64,6 +64,7 @@ impl Eras {
         let mut state = self.state.write();
         state.eras = eras;
         state.spent = all;
+        state.left.extend(lost.iter().map(|(number, _)| *number));
         self.recount(&state);
         drop(state);
         Ok(lost)

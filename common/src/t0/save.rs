@@ -225,6 +225,7 @@ impl Eras {
         {
             let mut state = self.state.write();
             state.eras.retain(|era| era.number != number);
+            state.left.insert(number);
             self.recount(&state);
         }
         if let Some(watch) = self.watch.get().and_then(Weak::upgrade) {

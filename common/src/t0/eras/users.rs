@@ -104,7 +104,7 @@ impl Eras {
         let later = others.partition_point(|(_, place, _)| *place <= begin.max(state.applied));
         let last = later.checked_sub(1).and_then(|last| others.get(last)).copied();
         let next = others.get(later).copied();
-        // Not before a file that is nobody's.
+        // Not before what a start may find of one that is gone.
         let left = state.left.range(..next.map_or(u64::MAX, |(next, ..)| next)).next_back().copied();
         let before = last.map_or(0, |(.., files_end)| files_end).max(left.unwrap_or(0));
         let spent = state.spent.last().copied().unwrap_or(0);
@@ -172,6 +172,10 @@ impl Eras {
                 }
             }
             None => {
+                // Of one that the volumes have not reached, the numbers behind it are needed for moments before it.
+                if !for_good && era.begin <= state.applied {
+                    state.left.insert(era.number);
+                }
                 self.recount(&state);
                 drop(state);
                 // Nobody knows of them any more, and large ones take their time: neither an updater nor a host waits for that.

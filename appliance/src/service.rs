@@ -305,7 +305,9 @@ pub(crate) mod tests {
 
     use parking_lot::Mutex;
     use tidemark_common::api::types::{GroupCreate, OnFull, VolumeCreate};
-    use tidemark_common::catalog::{GroupRecord, ImageKindRecord, ImageRecord, ImageRecords, PairRecord, RoleRecord};
+    use tidemark_common::catalog::{
+        Batch, GroupRecord, ImageKindRecord, ImageRecord, ImageRecords, PairRecord, RestoreRecord, RoleRecord,
+    };
     use tidemark_common::history::History;
     use tidemark_common::ids::VolumeIndex;
     use tidemark_common::storage::filter::{self, Filter};
@@ -373,6 +375,15 @@ pub(crate) mod tests {
             on_full: OnFull::default(),
             history: History::default(),
         }
+    }
+
+    /// As a kill in the middle of a restore leaves it.
+    pub(crate) fn leave_half_restored(appliance: &Appliance, volume: &str) {
+        let record = RestoreRecord { volume: volume.into(), from: "b.tar".into(), began_ns: 0, ranges: vec![(0, 512)] };
+        let mut batch = Batch::new();
+        batch.put_restore(&record).unwrap();
+        appliance.catalog.commit(batch).unwrap();
+        appliance.open_restores().unwrap();
     }
 
     /// The record of a copy without volumes, whose primary is 'east'.

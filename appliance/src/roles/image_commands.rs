@@ -114,6 +114,8 @@ impl Appliance {
         }
         let points = self.points_of(name, wanted, asked).await?;
         let record = self.image_records(name, wanted, kind, &points)?;
+        let refuse_half = |volume: &ImageVolumeRecord| self.refuse_image_of_half(&volume.name, "An image");
+        record.parts().flat_map(|part| &part.volumes).try_for_each(refuse_half)?;
         let held = tokio::task::block_in_place(|| self.begin_image(record, &points))?;
         self.images.held.write().insert(name.to_owned(), Arc::clone(&held));
         Ok(self.image_status(&held))
@@ -325,6 +327,22 @@ fn escaped(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::tests::{add_primary, appliance, leave_half_restored};
+
+    /// It serves nothing until it is whole, but its image did.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn no_image_is_made_of_a_volume_that_is_half_restored() {
+        let directory = tempfile::tempdir().unwrap();
+        let appliance = appliance(directory.path(), &Arc::default());
+        add_primary(&appliance, "g", "a").await;
+        leave_half_restored(&appliance, "a");
+        let make = || appliance.create_t0(T0Create { name: "i".into(), of: vec!["g".into()] });
+        let why = make().await.unwrap_err().message;
+        assert!(why.contains("'a' is half restored") && why.contains("would hold neither"), "{why}");
+        assert!(appliance.images_now().is_empty());
+        appliance.forget_restore("a").unwrap();
+        make().await.unwrap();
+    }
 
     #[test]
     fn a_path_with_blanks_stays_one_path() {

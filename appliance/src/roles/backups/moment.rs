@@ -108,10 +108,6 @@ impl Appliance {
         let mut targets = Vec::new();
         for volume in volumes {
             self.volume(volume).map_err(|error| error.message)?;
-            let restored = self.local_pairs.restored(volume);
-            if let Some(reason) = self.backups.closed_by_restore(volume).or(restored) {
-                return Err(format!("{reason}. A backup of it now would hold neither"));
-            }
             if let Some(held) = self.local_pairs.of_target(volume) {
                 targets.push(held);
                 continue;
@@ -141,7 +137,8 @@ impl Appliance {
             moment.said.push(said);
             moment.images.extend(images);
         }
-        Ok(moment)
+        let halves = volumes.iter().try_for_each(|volume| self.refuse_image_of_half(volume, "A backup"));
+        halves.map(|()| moment).map_err(|error| error.message)
     }
 
     async fn images_of_groups(

@@ -148,6 +148,13 @@ impl Appliance {
         restored.map_or(Ok(()), |reason| Err(refused(reason)))
     }
 
+    /// What is neither what was there nor what is restored is shown by no image. Asked when the image has its moment: who begins to restore later
+    /// changes nothing of that.
+    pub(crate) fn refuse_image_of_half(&self, volume: &str, image: &str) -> Result<(), ErrorBody> {
+        let neither = |error: ErrorBody| refused(format!("{}. {image} of it now would hold neither", error.message));
+        self.refuse_half_restored(volume).map_err(neither)
+    }
+
     /// `backup restore --give-up`.
     pub(super) fn give_up_restore(&self, name: &str) -> Result<VolumeStatus, ErrorBody> {
         check_name(name).map_err(|error| invalid(error.to_string()))?;

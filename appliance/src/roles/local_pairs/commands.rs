@@ -77,6 +77,7 @@ impl Appliance {
         }
         self.refuse_without_common_moment(&groups)?;
         let points = self.image_points(&groups, &first.pair.target().name).await?;
+        held.iter().try_for_each(|held| self.refuse_image_of_half(&held.pair.record().source, "A split"))?;
         let points: Vec<_> = points.into_values().collect();
         let pairs: Vec<_> = held.iter().map(|held| Arc::clone(&held.pair)).collect();
         let done = tokio::task::block_in_place(|| split(&pairs, &points));
@@ -224,7 +225,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::service::tests::{Faults, add_primary, add_volume, appliance};
+    use crate::service::tests::{Faults, add_primary, add_volume, appliance, leave_half_restored};
 
     /// Long enough for what waits for nobody.
     const LIMIT: Duration = Duration::from_secs(60);
@@ -237,6 +238,20 @@ mod tests {
         let request = LocalPairCreate { source: "s".into(), target: "t".into(), rate: None };
         appliance.create_local_pair(request).await.unwrap();
         (appliance, source, target)
+    }
+
+    /// It serves nothing until it is whole, but its target did.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_source_that_is_half_restored_is_not_split() {
+        let directory = tempfile::tempdir().unwrap();
+        let (appliance, ..) = paired(directory.path()).await;
+        leave_half_restored(&appliance, "s");
+        let split = || appliance.split_local_pairs(LocalPairSplit { targets: vec!["t".into()] });
+        let why = split().await.unwrap_err().message;
+        assert!(why.contains("'s' is half restored") && why.contains("would hold neither"), "{why}");
+        assert_ne!(appliance.local_pairs.get("t").unwrap().pair.state(), State::Split);
+        appliance.forget_restore("s").unwrap();
+        split().await.unwrap();
     }
 
     /// Its journal is full, or its disk hangs; and who waited at its door would hold up all that come after him.

@@ -304,7 +304,7 @@ mod tests {
     /// An archive of a file with holes, from before 1970, whose name is not ASCII.
     fn archive() -> Vec<u8> {
         let meta = Meta { mode: 0o644, uid: 1, gid: 2, modified: -9 };
-        let (data, mut digest, mut bytes) = ([7; 512], Digest::default(), Vec::new());
+        let (data, mut digest, mut bytes) = ([7_u8; 512], Digest::default(), Vec::<u8>::new());
         digest.add(4096, &data);
         let said = MemberSaid {
             set: "s".into(),

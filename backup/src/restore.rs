@@ -399,7 +399,8 @@ impl Taker for ToFiles<'_> {
     fn begin(&mut self, found: &Found) -> Result<(), String> {
         self.current = None;
         let Some(member) = self.members.get(&found.name) else { return Ok(()) };
-        let meta = found.meta.filter(|_| member.kind != KindSaid::Range);
+        // As it was verified; what this reading finds may be another one's.
+        let meta = member.meta.or(found.meta).filter(|_| member.kind != KindSaid::Range);
         let within = inside(&found.name).ok_or_else(|| format!("'{}' leads out of the folder", found.name))?;
         let path = self.folder.join(&within);
         let file = self.make(found, &within).map_err(|error| format!("make {}: {error}", path.display()))?;
@@ -520,6 +521,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let missing = ToFiles::of(vec![said(b"same")], folder.path()).ended();
         assert!(missing.unwrap_err().contains("are gone"));
+    }
+
+    /// A header that somebody has altered between the two readings gave a program another owner's rights.
+    #[test]
+    fn files_have_the_permissions_that_were_verified() {
+        let folder = tempfile::tempdir().unwrap();
+        let meta = |mode| Some(Meta { mode, uid: 0, gid: 0, modified: 7 });
+        let mut taker = ToFiles::of(vec![MemberSaid { meta: meta(0o640), ..said(b"same") }], folder.path());
+        let kind = FoundKind::File;
+        taker.begin(&Found { name: "s/a/file".into(), kind, size: 4, meta: meta(0o4777), headers: None }).unwrap();
+        taker.data(0, b"same").unwrap();
+        taker.end().unwrap();
+        taker.ended().unwrap();
+        let found = fs::metadata(folder.path().join("s/a/file")).unwrap();
+        assert_eq!(found.permissions().mode() & 0o7777, 0o640);
     }
 
     /// A loss of power right behind it would take files that were said to be restored.

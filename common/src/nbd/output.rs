@@ -40,11 +40,15 @@ pub(super) struct Output {
     bytes: usize,
     replies: usize,
     spare_heads: Vec<Vec<u8>>,
+    is_abandoned: bool,
 }
 
 impl Output {
     /// Appends a reply: what `encode` writes, then the data.
     pub(super) fn push(&mut self, encode: impl FnOnce(&mut Vec<u8>), body: Buffer) {
+        if self.is_abandoned {
+            return;
+        }
         let open = self.pieces.back().is_some_and(|last| last.body.is_empty() && last.head.len() < HEAD_BYTES);
         if !open {
             let head = self.spare_heads.pop().unwrap_or_default();
@@ -96,9 +100,9 @@ impl Output {
         }
     }
 
-    /// Throws away what was not sent: the client is gone.
+    /// Throws away what was not sent, and all replies to come: the client may have a part of one, and would take what follows for its rest.
     pub(super) fn abandon(&mut self) {
-        *self = Self::default();
+        *self = Self { is_abandoned: true, ..Self::default() };
     }
 
     /// Gives memory back that is not needed now.

@@ -1,6 +1,6 @@
 //! What one client may have under way, and what becomes of one that breaks off, stalls or sends garbage.
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::client::{Reply, request};
 use super::*;
@@ -152,6 +152,33 @@ async fn who_has_gone_is_counted_for_as_long_as_the_disk_does_not_answer() {
     probe.permits.add_permits(1);
     let _ = soon(ended).await.unwrap();
     assert_eq!(left.refusal("v"), None);
+}
+
+#[tokio::test]
+async fn nothing_follows_a_part_of_a_reply_that_was_given_up() {
+    let left = Arc::new(Left::of(1));
+    let patience = Patience { stall: Duration::from_millis(100), stop: Duration::from_secs(1) };
+    let options = ConnectionOptions { left: Arc::clone(&left), patience, ..ConnectionOptions::default() };
+    let Served { mut client, probe, ended, .. } = serve_with(options);
+    client.enter(Style::Simple, "v").await;
+    client.write(0, 0, &[1; 300 << 10]).await;
+    client.write(0, SIZE / 2, &[2; 300 << 10]).await;
+    *probe.slow_from.lock() = SIZE / 2;
+    let slow = client.send(command::READ, 0, SIZE / 2, 300 << 10, &[]).await;
+    client.send(command::READ, 0, 0, 300 << 10, &[]).await;
+    // It takes no more of its reply than the socket does, until it is given up, and goes on when the disk has answered the other one.
+    let given_up = async {
+        while left.refusal("v").is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(given_up).await;
+    probe.permits.add_permits(1);
+    let mut taken = Vec::new();
+    soon(client.stream.read_to_end(&mut taken)).await.unwrap();
+    assert!(matches!(session_error(soon(ended).await.unwrap()), SessionError::Stalled { .. }));
+    assert!(taken.len() < 300 << 10, "{} bytes", taken.len());
+    assert!(taken[16..].iter().all(|byte| *byte == 1), "of request {slow}, which was never answered");
 }
 
 #[tokio::test]

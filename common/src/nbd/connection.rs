@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +15,7 @@ use super::handshake::{HandshakeError, greet, haggle};
 use super::left::Left;
 use super::observe::{Observer, Unobserved};
 use super::session::{Patience, Session, SessionError};
+use super::socket::HostStream;
 use super::tls::Tls;
 use crate::clock::{Clock, SystemClock};
 
@@ -69,7 +70,7 @@ pub enum ConnectionError {
 ///
 /// # Errors
 /// [`ConnectionError`] says why the client was cut off, for the log.
-pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
+pub async fn serve<S: HostStream>(
     stream: S,
     exports: &dyn Exports,
     options: &ConnectionOptions,
@@ -98,7 +99,7 @@ enum Shaken<S> {
     Encrypted(Box<tokio_rustls::server::TlsStream<S>>, Entered),
 }
 
-async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin + Send>(
+async fn shake_hands<S: HostStream>(
     mut stream: S,
     exports: &dyn Exports,
     options: &ConnectionOptions,
@@ -140,7 +141,7 @@ fn encryption(tls: Option<&Tls>, client: ClientFlags) -> Encryption {
     }
 }
 
-async fn transmit<S: AsyncRead + AsyncWrite + Unpin>(
+async fn transmit<S: HostStream>(
     stream: S,
     entered: &Entered,
     options: &ConnectionOptions,
@@ -148,8 +149,7 @@ async fn transmit<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(), ConnectionError> {
     let observer = options.observer.on_open(&entered.name);
     let opened = Opened { observer: Arc::clone(&observer), clean: false };
-    let (clock, left) = (Arc::clone(&options.clock), Arc::clone(&options.left));
-    let session = Session::new(stream, entered, clock, observer, options.patience, left);
+    let session = Session::new(stream, entered, observer, options);
     let result = session.run(stop, options.patience).await;
     opened.close(result.is_ok());
     result.map_err(|source| ConnectionError::Session { export: entered.name.clone(), source })

@@ -32,6 +32,7 @@ pub use listen::BindError;
 pub use observe::{Observer, SessionObserver};
 pub use server::{Server, ServerOptions};
 pub use session::{Patience, SessionError};
+pub use socket::HostStream;
 pub use threads::DiskThreads;
 pub use tls::Tls;
 

@@ -44,6 +44,11 @@ impl Watch {
         self.moved = true;
     }
 
+    /// Nothing has moved for at least one look.
+    pub(super) const fn is_quiet(&self) -> bool {
+        !self.moved && !self.quiet.is_zero()
+    }
+
     /// Ready when there is something to do about the quiet. `waiting`: the client is in the middle of a message.
     pub(super) fn poll(&mut self, context: &mut Context<'_>, waiting: bool) -> Poll<Quiet> {
         loop {

@@ -19,11 +19,12 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream::FuturesUnordered;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
 use super::Export;
 use super::buffers::{Buffer, Spares};
+use super::connection::ConnectionOptions;
 use super::execute::{Finished, Job, execute};
 use super::haggle::Entered;
 use super::input::{Arrived, Input, InputError};
@@ -34,6 +35,7 @@ use super::protocol::Errno;
 use super::quiet::{Quiet, Watch};
 use super::reply::ReplyTo;
 use super::request::{Refusal, Request, RequestHeader, Terms};
+use super::socket::HostStream;
 use crate::clock::Clock;
 use crate::limits::{NBD_BYTES_IN_FLIGHT_MAX, NBD_REPLY_BACKLOG_BYTES, NBD_REQUESTS_IN_FLIGHT_MAX};
 
@@ -99,20 +101,18 @@ pub(super) struct Session<S> {
     waits: Option<One>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+impl<S: HostStream> Session<S> {
     pub(super) fn new(
         stream: S,
         entered: &Entered,
-        clock: Arc<dyn Clock>,
         observer: Arc<dyn SessionObserver>,
-        patience: Patience,
-        left: Arc<Left>,
+        options: &ConnectionOptions,
     ) -> Self {
         Self {
             stream,
             export: Arc::clone(&entered.export),
             terms: entered.terms,
-            clock,
+            clock: Arc::clone(&options.clock),
             observer,
             input: Input::new(entered.terms),
             output: Output::default(),
@@ -121,9 +121,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             slow: FuturesUnordered::new(),
             slow_bytes: 0,
             ending: None,
-            watch: Watch::new(patience.stall),
+            watch: Watch::new(options.patience.stall),
             name: entered.name.clone(),
-            left,
+            left: Arc::clone(&options.left),
             waits: None,
         }
     }
@@ -179,11 +179,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 if self.slow.is_empty() && self.output.is_empty() {
                     return Poll::Ready(self.ending.take().unwrap_or(Ok(())));
                 }
-                if !self.slow.is_empty() && self.waits.is_none() {
-                    self.waits = Some(self.left.one(&self.name));
-                }
+                self.count_as_left();
             } else if !held {
                 moved |= self.receive(context);
+            } else if !self.is_sending() && self.watch.is_quiet() && self.stream.poll_ended(context).is_ready() {
+                // What it has still sent is begun all the same, when there is room: it may wait for the answers.
+                self.count_as_left();
             }
             if moved {
                 self.watch.moved();
@@ -192,6 +193,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             } else {
                 return Poll::Pending;
             }
+        }
+    }
+
+    /// The client has gone: as long as requests of it are under way.
+    fn count_as_left(&mut self) {
+        if !self.slow.is_empty() && self.waits.is_none() {
+            self.waits = Some(self.left.one(&self.name));
         }
     }
 
@@ -315,7 +323,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// Whether nothing moves because the client does not.
     fn is_waiting_for_client(&self, held: bool) -> bool {
-        !self.output.is_empty() || self.unflushed || (self.ending.is_none() && !held && self.input.is_mid_request())
+        self.is_sending() || (self.ending.is_none() && !held && self.input.is_mid_request())
+    }
+
+    /// Whether the client has not taken all that it is answered.
+    fn is_sending(&self) -> bool {
+        !self.output.is_empty() || self.unflushed
     }
 
     fn on_quiet(&mut self, quiet: Quiet) {

@@ -4,6 +4,7 @@
 //! counts as news ("writable again") and wakes a task that waits for the next request: one wake-up in vain for each reply,
 //! a quarter of the throughput of a client with one request at a time. This one is registered for reading; for writing it
 //! is registered, through a second descriptor, only from the time the socket was full until that has stopped happening.
+//! The second descriptor is also what tells of a client that has gone while nothing is read of it.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,16 +14,37 @@ use std::task::{Context, Poll, ready};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, sendmsg, shutdown};
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, Interest, ReadBuf};
+use tokio_rustls::server::TlsStream;
 
 /// Writes in a row that were not refused, after which the socket is taken for one that is never full.
 const CALM_WRITES: u32 = 64;
+
+/// Bytes from and to a host.
+pub trait HostStream: AsyncRead + AsyncWrite + Unpin + Send {
+    /// Ready when the host sends no more, as when it has gone, also if something that it has sent is still to be read. Only while nothing is to be
+    /// written. A stream that cannot tell is never ready.
+    fn poll_ended(&mut self, _context: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+}
+
+/// For tests.
+impl HostStream for DuplexStream {}
+
+impl<S: HostStream> HostStream for TlsStream<S> {
+    fn poll_ended(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.get_mut().0.poll_ended(context)
+    }
+}
 
 /// A connected socket.
 #[derive(Debug)]
 pub(super) struct Socket {
     reader: AsyncFd<OwnedFd>,
     writer: Option<Writer>,
+    /// Never beside `writer`: a connection has two descriptors at most.
+    watcher: Option<AsyncFd<OwnedFd>>,
 }
 
 #[derive(Debug)]
@@ -34,7 +56,7 @@ struct Writer {
 impl Socket {
     /// Takes a connected, non-blocking socket. Within a runtime.
     pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
-        Ok(Self { reader: register(socket, Interest::READABLE)?, writer: None })
+        Ok(Self { reader: register(socket, Interest::READABLE)?, writer: None, watcher: None })
     }
 }
 
@@ -52,10 +74,12 @@ fn register(socket: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>>
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.watcher = None;
         loop {
-            let mut ready = ready!(self.reader.poll_read_ready(context))?;
+            let mut ready = ready!(this.reader.poll_read_ready(context))?;
             let room = buffer.remaining();
-            match recv(self.reader.get_ref(), buffer.initialize_unfilled(), RecvFlags::empty()) {
+            match recv(this.reader.get_ref(), buffer.initialize_unfilled(), RecvFlags::empty()) {
                 Ok((length, _)) => {
                     // Less than there is room for: that was all, and news will come when there is more.
                     if 0 < length && length < room {
@@ -82,7 +106,7 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let Self { reader, writer } = self.get_mut();
+        let Self { reader, writer, watcher } = self.get_mut();
         loop {
             // Asked before the write is tried: what becomes writable meanwhile must not be taken for what was refused.
             let ready = match writer {
@@ -100,7 +124,10 @@ impl AsyncWrite for Socket {
                         ready.clear_ready();
                         writer.iter_mut().for_each(|writer| writer.calm_writes = 0);
                     }
-                    None => *writer = Some(Writer::of(reader.get_ref())?),
+                    None => {
+                        *watcher = None;
+                        *writer = Some(Writer::of(reader.get_ref())?);
+                    }
                 },
                 Err(Errno::INTR) => {}
                 Err(error) => return Poll::Ready(Err(error.into())),
@@ -121,6 +148,26 @@ impl AsyncWrite for Socket {
             // The peer was faster.
             Ok(()) | Err(Errno::NOTCONN) => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(error.into())),
+        }
+    }
+}
+
+impl HostStream for Socket {
+    fn poll_ended(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.watcher.is_none() {
+            self.writer = None;
+            // Without a descriptor for it, it is not told.
+            self.watcher =
+                self.reader.get_ref().try_clone().and_then(|socket| register(socket, Interest::READABLE)).ok();
+        }
+        let Some(watcher) = &self.watcher else { return Poll::Pending };
+        loop {
+            match ready!(watcher.poll_read_ready(context)) {
+                Ok(ready) if ready.ready().is_read_closed() => return Poll::Ready(()),
+                // More has come, which is not looked at here.
+                Ok(mut ready) => ready.clear_ready(),
+                Err(_) => return Poll::Pending,
+            }
         }
     }
 }

@@ -1,12 +1,16 @@
 //! What one client may have under way, and what becomes of one that breaks off, stalls or sends garbage.
 
+use std::os::fd::OwnedFd;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
 use super::client::{Reply, request};
 use super::*;
 use crate::limits::{NBD_BYTES_IN_FLIGHT_MAX, NBD_REQUEST_BYTES_MAX, NBD_REQUESTS_IN_FLIGHT_MAX};
 use crate::nbd::left::Left;
 use crate::nbd::protocol::{Errno, command, command_flag};
+use crate::nbd::socket::Socket;
 use crate::nbd::{Patience, SessionError};
 
 fn session_error(ended: Result<(), ConnectionError>) -> SessionError {
@@ -150,6 +154,36 @@ async fn who_has_gone_is_counted_for_as_long_as_the_disk_does_not_answer() {
     };
     soon(counted).await;
     probe.permits.add_permits(1);
+    let _ = soon(ended).await.unwrap();
+    assert_eq!(left.refusal("v"), None);
+}
+
+#[tokio::test]
+async fn who_has_gone_with_all_requests_under_way_that_there_may_be_is_counted_too() {
+    let left = Arc::new(Left::of(1));
+    let patience = Patience { stall: Duration::from_millis(100), stop: Duration::from_secs(1) };
+    let options = ConnectionOptions { left: Arc::clone(&left), patience, ..ConnectionOptions::default() };
+    let (near, far) = UnixStream::pair().unwrap();
+    let far = Socket::new(OwnedFd::from(far.into_std().unwrap())).unwrap();
+    let Served { mut client, probe, ended, .. } = serve_over(near, far, options);
+    client.enter(Style::Simple, "v").await;
+    *probe.slow_from.lock() = 0;
+    // The last of them is not begun, and what lies behind it is not read.
+    let sent = NBD_REQUESTS_IN_FLIGHT_MAX + 1;
+    for _ in 0..sent {
+        client.send(command::READ, 0, 0, 1, &[]).await;
+    }
+    soon(probe.begun(NBD_REQUESTS_IN_FLIGHT_MAX)).await;
+    assert_eq!(left.refusal("v"), None, "it is still there");
+    drop(client);
+    let counted = async {
+        while left.refusal("v").is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(counted).await;
+    assert_eq!(probe.begun_now(), NBD_REQUESTS_IN_FLIGHT_MAX);
+    probe.permits.add_permits(sent);
     let _ = soon(ended).await.unwrap();
     assert_eq!(left.refusal("v"), None);
 }

@@ -12,7 +12,7 @@ mod transmission;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -20,24 +20,32 @@ use self::client::Client;
 use self::probe::Probe;
 use super::memory::{FixedExports, MemoryExport};
 use super::request::Style;
-use super::{ConnectionError, ConnectionOptions, serve};
+use super::{ConnectionError, ConnectionOptions, HostStream, serve};
 
 /// Bytes of the exports here.
 const SIZE: u64 = 1 << 20;
 
 /// A connection to a probe named `v` and a read-only export named `ro`.
-struct Served {
-    client: Client<DuplexStream>,
+struct Served<C = DuplexStream> {
+    client: Client<C>,
     probe: Arc<Probe>,
     stop: CancellationToken,
     ended: JoinHandle<Result<(), ConnectionError>>,
 }
 
 fn serve_with(options: ConnectionOptions) -> Served {
+    let (near, far) = tokio::io::duplex(64 << 10);
+    serve_over(near, far, options)
+}
+
+fn serve_over<C: AsyncRead + AsyncWrite + Unpin>(
+    near: C,
+    far: impl HostStream + 'static,
+    options: ConnectionOptions,
+) -> Served<C> {
     let probe = Arc::new(Probe::new(SIZE));
     let read_only = Arc::new(MemoryExport::new(1 << 20, true));
     let exports = FixedExports::default().with("v", Arc::clone(&probe) as _).with("ro", read_only);
-    let (near, far) = tokio::io::duplex(64 << 10);
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     let ended = tokio::spawn(async move { serve(far, &exports, &options, &stopped).await });

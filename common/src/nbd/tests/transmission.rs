@@ -259,6 +259,8 @@ async fn what_is_under_way_is_answered_before_a_goodbye_takes_effect() {
     assert_eq!(probe.take_calls(), [Call::Read(0, 3)], "nothing after the goodbye is done");
 }
 
+impl HostStream for tokio::io::BufWriter<DuplexStream> {}
+
 /// As under TLS, which takes the last of a reply and keeps it while the socket is full.
 #[tokio::test]
 async fn what_the_stream_holds_back_follows_when_the_socket_takes_it() {

@@ -8,6 +8,10 @@ pub const NBD_BLOCK_BYTES_PREFERRED: u32 = 4096;
 pub const NBD_REQUESTS_IN_FLIGHT_MAX: usize = 128;
 /// Bytes of one NBD connection's requests under way at once.
 pub const NBD_BYTES_IN_FLIGHT_MAX: usize = 64 << 20;
+/// Bytes of their buffers that each NBD connection may have whatever others have: the requests of all but deep queues of large ones.
+pub const NBD_OWN_BYTES_MAX: usize = 1 << 20;
+/// Bytes of their buffers that all NBD connections may have together, beyond each one's own.
+pub const NBD_SHARED_BYTES_MAX: usize = 1 << 30;
 /// Bytes of finished replies waiting for the socket beyond which no further request of that NBD connection is begun.
 pub const NBD_REPLY_BACKLOG_BYTES: usize = 512 << 10;
 /// Longest string of the NBD protocol (names, queries, messages), bytes: the protocol's own limit.
@@ -100,6 +104,11 @@ const _: () = {
     assert!(SEND_QUEUE_BYTES_MAX >= FRAME_STORED_BYTES_MAX, "the largest frame can be sent");
     assert!(FRAME_RAW_BYTES_MAX.is_multiple_of(CHUNK_BYTES), "a frame is whole chunks");
     assert!(NBD_REQUEST_BYTES_MAX as usize <= NBD_BYTES_IN_FLIGHT_MAX, "the largest request fits");
+    assert!(
+        NBD_REQUESTS_IN_FLIGHT_MAX * NBD_BLOCK_BYTES_PREFERRED as usize <= NBD_OWN_BYTES_MAX,
+        "small requests need no others' leave"
+    );
+    assert!(NBD_SHARED_BYTES_MAX >= NBD_BYTES_IN_FLIGHT_MAX, "one connection may have all that it may have");
     assert!(BLOCKING_THREADS_MAX >= 32 * DISK_THREADS_MAX, "many exports may hang before others do");
     assert!(NBD_OPTION_BYTES_MAX > 2 * NBD_STRING_BYTES_MAX, "an export name and a query fit");
     assert!(NBD_INPUT_BYTES > 2 * NBD_DIRECT_PAYLOAD_BYTES, "a request that is not direct fits, wherever it begins");

@@ -10,6 +10,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::Exports;
+use super::budget::Budget;
 use super::haggle::{ClientFlags, Encryption, Entered, Haggling, Next};
 use super::handshake::{HandshakeError, greet, haggle};
 use super::left::Left;
@@ -34,6 +35,8 @@ pub struct ConnectionOptions {
     pub clock: Arc<dyn Clock>,
     /// Whose clients have gone while requests of theirs are with a disk.
     pub left: Arc<Left>,
+    /// Memory for the data of requests of all connections.
+    pub budget: Budget,
 }
 
 impl Default for ConnectionOptions {
@@ -45,6 +48,7 @@ impl Default for ConnectionOptions {
             observer: Arc::new(Unobserved),
             clock: Arc::new(SystemClock::new()),
             left: Arc::default(),
+            budget: Budget::default(),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::Bounds;
-use super::buffers::{Buffer, Spares};
+use super::buffers::Buffer;
 use super::check::check;
 use super::protocol::command;
 use super::request::{BadMagic, Refusal, Request, RequestHeader, Style, Terms, parse_request};
@@ -20,8 +20,8 @@ use crate::limits::{NBD_DIRECT_PAYLOAD_BYTES, NBD_INPUT_BYTES, NBD_REQUEST_BYTES
 /// What has come from the client.
 #[derive(Debug)]
 pub(super) enum Arrived {
-    /// A request with its payload, which an export may do.
-    Request { header: RequestHeader, request: Request, payload: Buffer },
+    /// A request which an export may do, with its payload or with room for what is read.
+    Request { header: RequestHeader, request: Request, buffer: Buffer },
     /// A request to answer with an error; its payload, if it had one, is consumed.
     Refused { header: RequestHeader, refusal: Refusal },
     /// The client says goodbye.
@@ -70,13 +70,12 @@ impl Input {
         Self { terms, buffer: Box::default(), start: 0, end: 0, partial: None }
     }
 
-    /// Takes the next request out of what has come. `admit` says whether a request with this many bytes of data may be
-    /// begun now.
+    /// Takes the next request out of what has come. `admit` gives the buffer of a request with this many bytes of data, if it may
+    /// be begun now.
     pub(super) fn next(
         &mut self,
         bounds: impl FnOnce() -> Bounds,
-        admit: impl FnOnce(usize) -> bool,
-        spares: &mut Spares,
+        admit: impl FnOnce(usize) -> Option<Buffer>,
     ) -> Result<Arrived, InputError> {
         if self.partial.is_some() {
             return Ok(self.resume());
@@ -87,14 +86,14 @@ impl Input {
             return Ok(Arrived::Disconnect);
         }
         match check(&header, self.terms, bounds()) {
-            Ok(request) => Ok(self.accept(header, request, admit, spares)),
+            Ok(request) => Ok(self.accept(header, request, admit)),
             Err(refusal) => {
                 let left = header.payload_bytes(style);
                 if style == Style::Extended && left > NBD_REQUEST_BYTES_MAX.into() {
                     return Err(InputError::PayloadTooLarge { bytes: left });
                 }
                 // Its reply waits in memory as any other, for a client that may never take it.
-                if !admit(0) {
+                if admit(0).is_none() {
                     return Ok(Arrived::Held);
                 }
                 self.start += style.request_bytes();
@@ -108,8 +107,7 @@ impl Input {
         &mut self,
         header: RequestHeader,
         request: Request,
-        admit: impl FnOnce(usize) -> bool,
-        spares: &mut Spares,
+        admit: impl FnOnce(usize) -> Option<Buffer>,
     ) -> Arrived {
         let (data, payload) = match request {
             Request::Read { bytes, .. } => (bytes, 0),
@@ -120,12 +118,12 @@ impl Input {
         if payload < NBD_DIRECT_PAYLOAD_BYTES && self.here().len() < head + payload {
             return Arrived::Incomplete;
         }
-        if !admit(data) {
-            return Arrived::Held;
-        }
+        let Some(buffer) = admit(data) else { return Arrived::Held };
         self.start += head;
-        let payload = if payload == 0 { Buffer::default() } else { spares.take(payload) };
-        self.partial = Some(Partial::Payload { header, request, payload, filled: 0 });
+        if payload == 0 {
+            return Arrived::Request { header, request, buffer };
+        }
+        self.partial = Some(Partial::Payload { header, request, payload: buffer, filled: 0 });
         self.resume()
     }
 
@@ -152,7 +150,9 @@ impl Input {
             None => false,
         };
         match self.partial.take_if(|_| whole) {
-            Some(Partial::Payload { header, request, payload, .. }) => Arrived::Request { header, request, payload },
+            Some(Partial::Payload { header, request, payload: buffer, .. }) => {
+                Arrived::Request { header, request, buffer }
+            }
             Some(Partial::Skip { header, refusal, .. }) => Arrived::Refused { header, refusal },
             None => Arrived::Incomplete,
         }

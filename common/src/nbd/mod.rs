@@ -3,6 +3,7 @@
 //! It knows the two traits below and nothing of the engine behind them; another front end (vhost-user-blk) would stand
 //! on the same traits. Bytes come in from hosts that may be broken or hostile: invariant 10 holds for all of them.
 
+pub mod budget;
 mod buffers;
 pub mod check;
 pub mod connection;

@@ -117,7 +117,7 @@ impl<S: HostStream> Session<S> {
             input: Input::new(entered.terms),
             output: Output::default(),
             unflushed: false,
-            spares: Spares::default(),
+            spares: Spares::new(&options.budget),
             slow: FuturesUnordered::new(),
             slow_bytes: 0,
             ending: None,
@@ -156,7 +156,8 @@ impl<S: HostStream> Session<S> {
     fn refuse_rest(&mut self) {
         let bounds = self.export.bounds();
         while self.ending.is_none() {
-            match self.input.next(|| bounds, |_| true, &mut self.spares) {
+            // A buffer is for a request that is begun: it goes at once.
+            match self.input.next(|| bounds, |bytes| self.spares.take(bytes, true)) {
                 Ok(Arrived::Request { header, .. } | Arrived::Refused { header, .. }) => {
                     self.refuse(&header, &Refusal::new(Errno::Shutdown, "the service is stopping"));
                 }
@@ -223,8 +224,9 @@ impl<S: HostStream> Session<S> {
                 bytes: self.slow_bytes + self.output.bytes(),
                 backlog: self.output.bytes(),
             };
-            match input.next(|| export.bounds(), |bytes| room.admits(bytes), spares) {
-                Ok(Arrived::Request { header, request, payload }) => self.start(header, request, payload, context),
+            let admit = |bytes| if room.admits(bytes) { spares.take(bytes, room.requests == 0) } else { None };
+            match input.next(|| export.bounds(), admit) {
+                Ok(Arrived::Request { header, request, buffer }) => self.start(header, request, buffer, context),
                 Ok(Arrived::Refused { header, refusal }) => self.refuse(&header, &refusal),
                 Ok(Arrived::Disconnect) => self.end(Ok(())),
                 Ok(Arrived::Incomplete) => return false,
@@ -240,11 +242,7 @@ impl<S: HostStream> Session<S> {
         false
     }
 
-    fn start(&mut self, header: RequestHeader, request: Request, payload: Buffer, context: &mut Context<'_>) {
-        let buffer = match request {
-            Request::Read { bytes, .. } => self.spares.take(bytes),
-            _ => payload,
-        };
+    fn start(&mut self, header: RequestHeader, request: Request, buffer: Buffer, context: &mut Context<'_>) {
         let bytes = buffer.len();
         let alone = self.slow.is_empty() && self.output.is_empty() && !self.input.is_mid_request();
         let job = Job { header, request, buffer, started: self.clock.monotonic(), alone };

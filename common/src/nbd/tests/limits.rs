@@ -7,7 +7,8 @@ use tokio::net::UnixStream;
 
 use super::client::{Reply, request};
 use super::*;
-use crate::limits::{NBD_BYTES_IN_FLIGHT_MAX, NBD_REQUEST_BYTES_MAX, NBD_REQUESTS_IN_FLIGHT_MAX};
+use crate::limits::{NBD_BYTES_IN_FLIGHT_MAX, NBD_OWN_BYTES_MAX, NBD_REQUEST_BYTES_MAX, NBD_REQUESTS_IN_FLIGHT_MAX};
+use crate::nbd::budget::Budget;
 use crate::nbd::left::Left;
 use crate::nbd::protocol::{Errno, command, command_flag};
 use crate::nbd::socket::Socket;
@@ -55,6 +56,38 @@ async fn bytes_under_way_are_limited() {
         probe.permits.add_permits(1);
         assert_eq!(client.reply(largest).await.1, Reply::Zeroes(NBD_REQUEST_BYTES_MAX));
     }
+}
+
+#[tokio::test]
+async fn bytes_under_way_of_all_connections_are_limited_and_each_goes_on() {
+    const WHOLE: usize = NBD_OWN_BYTES_MAX;
+    let budget = Budget::of(WHOLE);
+    let options = || ConnectionOptions { budget: budget.clone(), ..ConnectionOptions::default() };
+    let [mut greedy, mut other] = [serve_with(options()), serve_with(options())];
+    for served in [&mut greedy, &mut other] {
+        served.client.enter(Style::Simple, "v").await;
+        *served.probe.slow_from.lock() = 0;
+    }
+    for _ in 0..4 {
+        greedy.client.send(command::READ, 0, 0, SIZE, &[]).await;
+    }
+    soon(greedy.probe.begun(2)).await;
+    let Served { client, probe, .. } = &mut other;
+    for _ in 0..3 {
+        client.send(command::READ, 0, 0, SIZE, &[]).await;
+    }
+    for answered in 1..=3 {
+        soon(probe.begun(answered)).await;
+        assert_eq!(probe.begun_now(), answered, "one at a time");
+        probe.permits.add_permits(1);
+        assert_eq!(soon(client.reply(SIZE)).await.1, Reply::Data(vec![0; WHOLE]));
+    }
+    probe.memory.resize(4 * WHOLE);
+    client.send(command::READ, 0, 0, 4 * SIZE, &[]).await;
+    probe.permits.add_permits(1);
+    let larger = soon(client.reply(4 * SIZE)).await.1;
+    assert_eq!(larger, Reply::Data(vec![0; 4 * WHOLE]), "the only one may be larger than what there is");
+    assert_eq!(greedy.probe.begun_now(), 2, "one of its own memory, and one of what all share");
 }
 
 #[tokio::test]

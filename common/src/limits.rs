@@ -98,6 +98,8 @@ pub const SEND_QUEUE_BYTES_MAX: usize = 8 << 20;
 pub const LINK_HANDSHAKES_MAX: usize = 64;
 /// Accepted connections of one appliance at once.
 pub const LINK_CONNECTIONS_MAX: usize = 1024;
+/// Those of one peer: the others are for other peers, whatever it does.
+pub const LINK_CONNECTIONS_OF_PEER_MAX: usize = 768;
 
 const _: () = {
     assert!(REORDER_BYTES_MAX > DATA_STREAMS * FRAME_STORED_BYTES_MAX, "every stream can hold one frame");
@@ -110,6 +112,7 @@ const _: () = {
     );
     assert!(NBD_SHARED_BYTES_MAX >= NBD_BYTES_IN_FLIGHT_MAX, "one connection may have all that it may have");
     assert!(BLOCKING_THREADS_MAX >= 32 * DISK_THREADS_MAX, "many exports may hang before others do");
+    assert!(LINK_CONNECTIONS_OF_PEER_MAX < LINK_CONNECTIONS_MAX, "other peers come in");
     assert!(NBD_OPTION_BYTES_MAX > 2 * NBD_STRING_BYTES_MAX, "an export name and a query fit");
     assert!(NBD_INPUT_BYTES > 2 * NBD_DIRECT_PAYLOAD_BYTES, "a request that is not direct fits, wherever it begins");
 };

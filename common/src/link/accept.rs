@@ -2,18 +2,22 @@
 //!
 //! In: datagrams of strangers. Out: connections of trusted peers, in the order in which their handshakes ended. Each
 //! handshake runs in its own task, within a time and a number; when many are under way, a stranger must first show that it
-//! receives at the address it sends from. A peer let in is told so by a greeting: in TLS 1.3 the dialer's side is complete before
-//! the acceptor has seen its certificate, so without it a dialer could not tell acceptance from a refusal on its way.
+//! receives at the address it sends from. One peer may have most of the connections and not all. A peer let in is told so by a greeting: in TLS 1.3
+//! the dialer's side is complete before the acceptor has seen its certificate, so without it a dialer could not tell acceptance from a refusal on
+//! its way.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use quinn::{ConnectionError, Incoming, ServerConfig, TransportErrorCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::config::LinkConfig;
 use super::connection::Connection;
+use super::error::code;
 use super::tls::{Presented, Tls, TlsError};
 use super::trust::Trust;
 use crate::ids::ApplianceId;
@@ -29,6 +33,8 @@ pub(super) struct Acceptor {
     config: Arc<LinkConfig>,
     delivery: mpsc::Sender<Connection>,
     handshakes: Arc<Semaphore>,
+    /// For each peer that has called, the connections that it may have besides those it has.
+    places: Mutex<BTreeMap<ApplianceId, Arc<Semaphore>>>,
 }
 
 /// Why a stranger stays outside.
@@ -48,7 +54,7 @@ impl Acceptor {
         delivery: mpsc::Sender<Connection>,
     ) -> Self {
         let handshakes = Arc::new(Semaphore::new(config.handshakes_max));
-        Self { listener, tls, trust, config, delivery, handshakes }
+        Self { listener, tls, trust, config, delivery, handshakes, places: Mutex::default() }
     }
 
     /// What the listener answers first packets with; each handshake gets its own.
@@ -120,10 +126,24 @@ impl Acceptor {
         let connection = connecting.await.map_err(|error| self.refusal(&error, presented))?;
         let failed = |why: String| Refusal::Failed(why);
         let peer = presented.id().ok_or_else(|| failed("no certificate".into()))?;
+        let Some(place) = self.place(peer) else {
+            let max = self.config.connections_of_peer_max;
+            let why = format!("{max} connections are open, the most that one peer may have");
+            connection.close(code::CLOSED, why.as_bytes());
+            return Err(failed(why));
+        };
         let mut greeting = connection.open_uni().await.map_err(|error| failed(error.to_string()))?;
         greeting.write_all(&GREETING).await.map_err(|error| failed(error.to_string()))?;
         greeting.finish().map_err(|error| failed(error.to_string()))?;
-        Ok(Connection::new(connection, peer, Arc::clone(&self.config)))
+        Ok(Connection::new(connection, peer, Arc::clone(&self.config), Some(place)))
+    }
+
+    /// One of those that the peer may have; `None` when it has them all.
+    fn place(&self, peer: ApplianceId) -> Option<OwnedSemaphorePermit> {
+        let max = self.config.connections_of_peer_max;
+        let mut places = self.places.lock();
+        let of_peer = places.entry(peer).or_insert_with(|| Arc::new(Semaphore::new(max)));
+        Arc::clone(of_peer).try_acquire_owned().ok()
     }
 
     fn refusal(&self, error: &ConnectionError, presented: &Presented) -> Refusal {

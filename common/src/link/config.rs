@@ -10,7 +10,9 @@ use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, Va
 use super::congestion::SteadyConfig;
 use super::precedence::CONTROL_ROOM_BYTES;
 use crate::config::{Congestion, ReplicationConfig};
-use crate::limits::{CONTROL_MESSAGE_BYTES_MAX, DATA_STREAMS, LINK_CONNECTIONS_MAX, LINK_HANDSHAKES_MAX};
+use crate::limits::{
+    CONTROL_MESSAGE_BYTES_MAX, DATA_STREAMS, LINK_CONNECTIONS_MAX, LINK_CONNECTIONS_OF_PEER_MAX, LINK_HANDSHAKES_MAX,
+};
 
 /// Data streams, and the greeting.
 #[expect(clippy::cast_possible_truncation, reason = "a constant, a handful")]
@@ -55,6 +57,8 @@ pub struct LinkConfig {
     pub handshakes_max: usize,
     /// Accepted connections at once.
     pub connections_max: usize,
+    /// Those of one peer.
+    pub connections_of_peer_max: usize,
 }
 
 impl Default for LinkConfig {
@@ -71,6 +75,7 @@ impl Default for LinkConfig {
             socket_buffer_bytes: 4 << 20,
             handshakes_max: LINK_HANDSHAKES_MAX,
             connections_max: LINK_CONNECTIONS_MAX,
+            connections_of_peer_max: LINK_CONNECTIONS_OF_PEER_MAX,
         }
     }
 }

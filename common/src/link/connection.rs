@@ -5,6 +5,8 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::config::LinkConfig;
 use super::congestion::filled_and_starved;
 use super::control::{ControlReceiver, ControlSender};
@@ -28,6 +30,8 @@ pub struct Connection {
     quinn: quinn::Connection,
     peer: ApplianceId,
     config: Arc<LinkConfig>,
+    /// Among those that its peer may have, when it was accepted.
+    _place: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// What a connection has done so far.
@@ -54,8 +58,13 @@ pub struct Stats {
 }
 
 impl Connection {
-    pub(super) fn new(quinn: quinn::Connection, peer: ApplianceId, config: Arc<LinkConfig>) -> Self {
-        Self { quinn, peer, config }
+    pub(super) fn new(
+        quinn: quinn::Connection,
+        peer: ApplianceId,
+        config: Arc<LinkConfig>,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        Self { quinn, peer, config, _place: place.map(Arc::new) }
     }
 
     /// Who is at the other end.

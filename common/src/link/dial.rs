@@ -114,7 +114,7 @@ impl Attempt {
         let connection = connecting.await.map_err(|error| self.failure(&error))?;
         let mut greeting = connection.accept_uni().await.map_err(|error| self.failure(&error))?;
         match greeting.read_to_end(GREETING.len()).await {
-            Ok(bytes) if bytes == GREETING => Ok(Connection::new(connection, self.expected, self.config)),
+            Ok(bytes) if bytes == GREETING => Ok(Connection::new(connection, self.expected, self.config, None)),
             Ok(_) => Err(Failure::Other("it does not greet as an appliance".into())),
             Err(_) => {
                 let reason = connection.close_reason();

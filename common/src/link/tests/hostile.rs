@@ -223,6 +223,26 @@ async fn an_address_that_is_none_is_named() {
     }
 }
 
+#[tokio::test]
+async fn one_peer_leaves_connections_to_the_others() {
+    let config = LinkConfig { connections_of_peer_max: 2, ..LinkConfig::default() };
+    let (east, mut west) = pair_with(&config);
+    let other = Appliance::new();
+    other.trust(&west);
+    west.trust(&other);
+    let (dialed, accepted) = connect(&east, &west).await;
+    let _second = connect(&east, &west).await;
+    let error = soon(east.dial(&west)).await.unwrap_err();
+    assert!(error.to_string().contains("2 connections are open"), "{error}");
+    assert_eq!(soon(west.refusals.recv()).await.unwrap().id, Some(east.id));
+    let _of_other = soon(connect(&other, &west)).await;
+
+    dialed.close("enough");
+    accepted.closed().await;
+    drop(accepted);
+    soon(connect(&east, &west)).await;
+}
+
 /// A trusted peer, by raw streams: what it sends on data streams after their preambles.
 async fn lying_sender(lanes: &[&[Bytes]]) -> (LinkError, LinkError) {
     let (east, west) = pair();

@@ -29,7 +29,7 @@ impl Exports for Served {
         names
     }
 
-    fn open(&self, name: &str) -> Result<Arc<dyn Export>, OpenError> {
+    fn look(&self, name: &str) -> Result<Arc<dyn Export>, OpenError> {
         if let Some((image, volume)) = name.split_once('/') {
             return self.0.image_door(image, volume).map(|door| door as Arc<dyn Export>);
         }
@@ -38,12 +38,15 @@ impl Exports for Served {
             return Err(OpenError::Refused { reason });
         }
         match self.0.served(name) {
-            Ok(_) => {
-                self.0.opened_by_a_host(name).map_err(|reason| OpenError::Refused { reason })?;
-                Ok(Arc::clone(&volume.door) as Arc<dyn Export>)
-            }
+            Ok(_) => Ok(Arc::clone(&volume.door) as Arc<dyn Export>),
             Err(reason) => Err(OpenError::Refused { reason }),
         }
+    }
+
+    fn open(&self, name: &str) -> Result<Arc<dyn Export>, OpenError> {
+        let door = self.look(name)?;
+        self.0.opened_by_a_host(name).map_err(|reason| OpenError::Refused { reason })?;
+        Ok(door)
     }
 }
 

@@ -256,7 +256,10 @@ impl Appliance {
 
 #[cfg(test)]
 mod tests {
+    use tidemark_common::nbd::Exports;
+
     use super::*;
+    use crate::roles::exports::Served;
     use crate::roles::strays::tests::add_copy;
     use crate::service::tests::{Faults, add_primary, add_volume, appliance, group_of};
 
@@ -272,6 +275,20 @@ mod tests {
         appliance.create_group(group_of("h", &["w", "nosuch"])).await.unwrap_err();
         assert!(appliance.is_offered("w", "g", ID));
         appliance.create_group(group_of("h", &["w"])).await.unwrap();
+        assert!(!appliance.is_offered("w", "g", ID));
+    }
+
+    /// As a program does that lists all exports.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_host_that_asks_about_a_volume_leaves_it_to_the_copy_and_one_that_opens_it_does_not() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        add_volume(&appliance, "w").await;
+        appliance.let_left("g", ID, "w").unwrap();
+        let exports = Served(Arc::clone(&appliance));
+        assert!(exports.look("w").is_ok());
+        assert!(appliance.is_offered("w", "g", ID));
+        assert!(exports.open("w").is_ok());
         assert!(!appliance.is_offered("w", "g", ID));
     }
 

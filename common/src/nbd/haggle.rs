@@ -180,7 +180,9 @@ impl<'a> Haggling<'a> {
     }
 
     fn info(&self, number: u32, request: &InfoRequest<'_>, out: &mut Vec<u8>) -> Next {
-        let export = match self.exports.open(request.export) {
+        let enters = number == option::GO;
+        let found = if enters { self.exports.open(request.export) } else { self.exports.look(request.export) };
+        let export = match found {
             Ok(export) => export,
             Err(error) => return refuse_open(number, out, &error),
         };
@@ -202,7 +204,7 @@ impl<'a> Haggling<'a> {
         let sizes = [1, NBD_BLOCK_BYTES_PREFERRED, NBD_REQUEST_BYTES_MAX].map(u32::to_be_bytes);
         say(info::BLOCK_SIZE, &[sizes.as_flattened()]);
         acknowledge(number, out);
-        if number == option::GO { self.enter(request.export, export) } else { Next::Continue }
+        if enters { self.enter(request.export, export) } else { Next::Continue }
     }
 
     fn meta_context(&mut self, number: u32, request: &MetaRequest<'_>, out: &mut Vec<u8>) -> Next {
@@ -214,7 +216,7 @@ impl<'a> Haggling<'a> {
         if self.style == Style::Simple {
             return refuse(number, out, reply_type::ERR_INVALID, "structured replies come first");
         }
-        if let Err(error) = self.exports.open(request.export) {
+        if let Err(error) = self.exports.look(request.export) {
             return refuse_open(number, out, &error);
         }
         let listed = !set && (request.no_query || request.base_wildcard);

@@ -74,16 +74,25 @@ pub(super) struct Answering {
     pub(super) left: Arc<Left>,
 }
 
+impl Answering {
+    fn check(&self, name: &str) -> Result<(), OpenError> {
+        self.left.refusal(name).map_or(Ok(()), |reason| Err(OpenError::Refused { reason }))
+    }
+}
+
 impl Exports for Answering {
     fn list(&self) -> Vec<String> {
         self.exports.list()
     }
 
+    fn look(&self, name: &str) -> Result<Arc<dyn Export>, OpenError> {
+        self.check(name)?;
+        self.exports.look(name)
+    }
+
     fn open(&self, name: &str) -> Result<Arc<dyn Export>, OpenError> {
-        match self.left.refusal(name) {
-            Some(reason) => Err(OpenError::Refused { reason }),
-            None => self.exports.open(name),
-        }
+        self.check(name)?;
+        self.exports.open(name)
     }
 }
 

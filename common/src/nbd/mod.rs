@@ -174,6 +174,13 @@ pub enum OpenError {
 pub trait Exports: Send + Sync + 'static {
     /// Names that can be opened now, sorted.
     fn list(&self) -> Vec<String>;
+    /// What [`Exports::open`] would give: for clients that ask about it and do not come in, so nothing changes by it.
+    ///
+    /// # Errors
+    /// As when it is opened.
+    fn look(&self, name: &str) -> Result<Arc<dyn Export>, OpenError> {
+        self.open(name)
+    }
     /// Opens one; the front end keeps the handle for as long as the connection lives.
     ///
     /// # Errors

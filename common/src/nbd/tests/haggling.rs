@@ -1,6 +1,6 @@
 //! Option haggling over a stream.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -196,6 +196,58 @@ async fn a_context_counts_for_its_export_and_until_the_next_choice() {
         }
         assert_eq!(client.outcome(option::GO, &go("v")).await, reply_type::ACK);
         assert_eq!(client.ask(command::BLOCK_STATUS, 0, 0, 512).await, Reply::Error(22));
+    }
+}
+
+/// Counts who comes in.
+#[derive(Default)]
+struct Counted {
+    exports: FixedExports,
+    opened: AtomicUsize,
+}
+
+impl Exports for Counted {
+    fn list(&self) -> Vec<String> {
+        self.exports.list()
+    }
+
+    fn look(&self, name: &str) -> Result<Arc<dyn Export>, OpenError> {
+        self.exports.open(name)
+    }
+
+    fn open(&self, name: &str) -> Result<Arc<dyn Export>, OpenError> {
+        self.opened.fetch_add(1, Ordering::AcqRel);
+        self.exports.open(name)
+    }
+}
+
+#[tokio::test]
+async fn who_asks_about_an_export_has_not_opened_it() {
+    for last in [option::GO, option::EXPORT_NAME] {
+        let exports = FixedExports::default().with("v", Arc::new(Probe::new(SIZE)) as _);
+        let counted = Arc::new(Counted { exports, ..Counted::default() });
+        let (near, far) = tokio::io::duplex(4096);
+        let of_server = Arc::clone(&counted);
+        let serving = tokio::spawn(async move {
+            serve(far, &*of_server, &ConnectionOptions::default(), &CancellationToken::new()).await
+        });
+        let mut client = Client::new(near);
+        client.greet(3).await;
+        client.agree(Style::Structured).await;
+        assert_eq!(client.outcome(option::INFO, &go("v")).await, reply_type::ACK);
+        for number in [option::LIST_META_CONTEXT, option::SET_META_CONTEXT] {
+            assert_eq!(client.outcome(number, &meta("v", &["base:allocation"])).await, reply_type::ACK);
+        }
+        assert_eq!(counted.opened.load(Ordering::Acquire), 0);
+        if last == option::GO {
+            assert_eq!(client.outcome(last, &go("v")).await, reply_type::ACK);
+        } else {
+            client.send_option(last, b"v").await;
+            client.bytes(10).await;
+        }
+        assert_eq!(counted.opened.load(Ordering::Acquire), 1);
+        client.leave().await;
+        soon(serving).await.unwrap().unwrap();
     }
 }
 

@@ -96,14 +96,14 @@ impl Spares {
     pub(super) fn put(&mut self, buffer: Buffer) {
         let Buffer { memory, .. } = buffer;
         let (size, is_shared) = (memory.bytes.len(), memory.is_shared());
-        if memory.taken.is_none() || self.bytes + size > NBD_SPARE_BYTES_MAX {
+        if memory.taken.is_none() {
             return;
         }
         let is_scarce = self.allowance.is_scarce();
         if is_scarce {
             self.release_shared();
         }
-        if is_scarce && is_shared {
+        if self.bytes + size > NBD_SPARE_BYTES_MAX || is_scarce && is_shared {
             return;
         }
         if let Some(class) = self.class(size) {

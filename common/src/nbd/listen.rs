@@ -19,6 +19,8 @@ use crate::private_socket::{bind_private, unix_socket};
 
 /// Connections waiting to be accepted.
 const BACKLOG: i32 = 1024;
+/// A host that has not been heard for so long, though it was asked or answered, has gone.
+const SILENCE_MAX: Duration = Duration::from_secs(120);
 
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -138,5 +140,20 @@ pub(super) fn tune(stream: &TcpStream) -> io::Result<()> {
     sockopt::set_tcp_keepidle(stream, Duration::from_secs(60))?;
     sockopt::set_tcp_keepintvl(stream, Duration::from_secs(15))?;
     sockopt::set_tcp_keepcnt(stream, 4)?;
+    // While answers are under way nothing is asked, and the system would send those again for a quarter of an hour.
+    sockopt::set_tcp_user_timeout(stream, u32::try_from(SILENCE_MAX.as_millis()).unwrap_or(u32::MAX))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_host_that_has_gone_without_a_word_is_noticed_with_answers_under_way_too() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        tune(&stream).unwrap();
+        assert_eq!(sockopt::tcp_user_timeout(&stream), Ok(120_000));
+    }
 }

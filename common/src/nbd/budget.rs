@@ -2,7 +2,7 @@
 //!
 //! Each connection has a little of its own. What it holds beyond that comes out of one budget, so that many hosts with deep queues, or hosts
 //! that take no replies, do not fill the appliance's memory. Where both are used up, a connection still has one request at a time, of any size.
-//! It looks again when a request of its own has ended, so nobody waits for another connection, and nothing has to be woken.
+//! It looks again when a request of its own has ended, and every few seconds: nobody waits for another connection, and nothing has to be woken.
 
 use std::sync::Arc;
 

@@ -44,6 +44,11 @@ impl Watch {
         self.moved = true;
     }
 
+    /// One more look, also when nothing moves.
+    pub(super) fn look_again(&mut self) {
+        self.timer = Some(Box::pin(sleep(self.look)));
+    }
+
     /// Nothing has moved for at least one look.
     pub(super) const fn is_quiet(&self) -> bool {
         !self.moved && !self.quiet.is_zero()

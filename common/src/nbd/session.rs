@@ -190,7 +190,7 @@ impl<S: HostStream> Session<S> {
             if moved {
                 self.watch.moved();
             } else if let Poll::Ready(quiet) = self.watch.poll(context, self.is_waiting_for_client(held)) {
-                self.on_quiet(quiet);
+                self.on_quiet(quiet, held);
             } else {
                 return Poll::Pending;
             }
@@ -329,12 +329,16 @@ impl<S: HostStream> Session<S> {
         !self.output.is_empty() || self.unflushed
     }
 
-    fn on_quiet(&mut self, quiet: Quiet) {
+    fn on_quiet(&mut self, quiet: Quiet, held: bool) {
         match quiet {
             Quiet::Idle => {
                 self.input.release();
                 self.output.release();
                 self.spares.release();
+                if held {
+                    // Nobody is woken by memory that another connection gives back.
+                    self.watch.look_again();
+                }
             }
             Quiet::Stalled { seconds } => {
                 self.output.abandon();

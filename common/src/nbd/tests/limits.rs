@@ -91,6 +91,35 @@ async fn bytes_under_way_of_all_connections_are_limited_and_each_goes_on() {
 }
 
 #[tokio::test]
+async fn what_another_gives_back_is_found_by_who_has_only_slow_requests_under_way() {
+    let patience = Patience { stall: Duration::from_millis(100), stop: Duration::from_secs(1) };
+    let budget = Budget::of(NBD_OWN_BYTES_MAX);
+    let options = || ConnectionOptions { budget: budget.clone(), patience, ..ConnectionOptions::default() };
+    let [mut greedy, mut other] = [serve_with(options()), serve_with(options())];
+    for (served, begun) in [(&mut greedy, 2), (&mut other, 1)] {
+        served.client.enter(Style::Simple, "v").await;
+        *served.probe.slow_from.lock() = 0;
+        for _ in 0..2 {
+            served.client.send(command::READ, 0, 0, SIZE, &[]).await;
+        }
+        soon(served.probe.begun(begun)).await;
+    }
+    // Until nothing moves any more on those: each of these is quiet for as long as it is looked for.
+    for _ in 0..3 {
+        let mut stalled = serve_with(options());
+        stalled.client.enter(Style::Simple, "v").await;
+        stalled.client.send(command::WRITE, 0, 0, 100, b"only this").await;
+        soon(stalled.client.closed()).await;
+    }
+    assert_eq!(other.probe.begun_now(), 1);
+    greedy.probe.permits.add_permits(2);
+    for _ in 0..2 {
+        soon(greedy.client.reply(SIZE)).await;
+    }
+    soon(other.probe.begun(2)).await;
+}
+
+#[tokio::test]
 async fn a_client_that_takes_no_replies_is_not_read_from_for_ever() {
     const UNKNOWN: u16 = 4711;
     // Also when nothing of what it sends can be done: answers that say so take memory as well.

@@ -28,7 +28,7 @@ use super::door::Closed;
 #[derive(Default)]
 pub(crate) struct Offers {
     all: RwLock<BTreeMap<String, OfferRecord>>,
-    /// Held by a copy that takes one up, and by whoever puts a volume to another use: it is the one or the other.
+    /// Held by a copy that takes one up, and by whoever puts a volume to another use or opens it: it is the one or the other.
     taking: Mutex<()>,
 }
 
@@ -156,11 +156,19 @@ impl Appliance {
         Ok(adopted)
     }
 
-    /// A copy that could not be made gives a volume that was offered back: the next try finds it again.
+    /// A copy that could not be made gives a volume that was offered back: the next try finds it again. Not one that it had not come to when
+    /// somebody else put it to use.
     pub(crate) fn give_back(&self, offer: &OfferRecord) -> Result<(), ErrorBody> {
+        let _alone = self.offers.taking.lock();
+        let is_taken_up = self.volume(&offer.volume).is_ok_and(|volume| volume.made_for.read().is_some());
+        if !is_taken_up && self.offers.get(&offer.volume).is_none() {
+            return Ok(());
+        }
+        // In this order: once it is free, a host may open it.
+        self.put_offer(offer.clone())?;
         self.set_free(&offer.volume)?;
         self.settle_closed_door(&offer.volume);
-        self.put_offer(offer.clone())
+        Ok(())
     }
 
     /// A copy lets a volume go that left its group. While there are images of it nobody may write it.
@@ -245,9 +253,22 @@ impl Appliance {
         if self.offers.get(name).is_some() { self.withdraw(name) } else { Ok(()) }
     }
 
-    /// Somebody else than a copy is about to write a volume: that is never taken for what a copy left behind.
+    /// The same for a volume that is about to be restored, which may be in a group: what has become a copy is not served.
+    pub(crate) fn put_to_restore(&self, name: &str) -> Result<(), String> {
+        let _alone = self.offers.taking.lock();
+        self.served(name)?;
+        if self.offers.get(name).is_some() { self.withdraw(name).map_err(|error| error.message) } else { Ok(()) }
+    }
+
+    /// Somebody else than a copy is about to write a volume: that is never taken for what a copy left behind. A copy that is just taking it up is
+    /// waited for: whether it is served is to be asked behind this.
     pub(crate) fn opened_by_a_host(&self, name: &str) -> Result<(), String> {
-        match self.offers.get(name).filter(|offer| offer.why == OfferWhy::Left) {
+        let left = || self.offers.get(name).filter(|offer| offer.why == OfferWhy::Left);
+        if left().is_none() {
+            return Ok(());
+        }
+        let _alone = self.offers.taking.lock();
+        match left() {
             Some(_) => self.withdraw(name).map_err(|error| error.message),
             None => Ok(()),
         }
@@ -264,6 +285,10 @@ mod tests {
     use crate::service::tests::{Faults, add_primary, add_volume, appliance, group_of};
 
     const ID: GroupId = GroupId([7; 16]);
+
+    fn spec(name: &str) -> VolumeSpec {
+        VolumeSpec { index: 1, name: name.into(), size: 1 << 20 }
+    }
 
     /// Else the copy would have to be told again, by a person.
     #[tokio::test(flavor = "multi_thread")]
@@ -317,7 +342,6 @@ mod tests {
         let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
         let appliance = appliance(directory.path(), &faults);
         add_copy(&appliance);
-        let spec = |name: &str| VolumeSpec { index: 1, name: name.into(), size: 1 << 20 };
         for name in ["w", "x"] {
             add_volume(&appliance, name).await;
             appliance.offer_volume(name, &VolumeOffer { group: Some("other".into()) }).await.unwrap();
@@ -329,5 +353,51 @@ mod tests {
         appliance.put_to_use("x").unwrap();
         assert!(appliance.adopt("g", &spec("x")).is_err(), "somebody else has it");
         appliance.delete_volume("x").await.unwrap();
+    }
+
+    /// What a host had written to it by then was overwritten, and nobody was told.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_volume_is_opened_by_a_host_or_becomes_a_copy_and_never_both() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        add_copy(&appliance);
+        add_volume(&appliance, "w").await;
+        appliance.let_left("g", ID, "w").unwrap();
+        let exports = Served(Arc::clone(&appliance));
+        std::thread::scope(|scope| {
+            let hang = faults.hang.lock();
+            let before = faults.writes.load(Ordering::Acquire);
+            let opens = scope.spawn(|| exports.open("w").is_ok());
+            while faults.writes.load(Ordering::Acquire) == before {
+                std::thread::yield_now();
+            }
+            assert!(appliance.offers.taking.is_locked(), "no copy takes it up meanwhile");
+            let adopts = scope.spawn(|| appliance.adopt("g", &spec("w")).is_ok());
+            drop(hang);
+            assert_eq!((opens.join().unwrap(), adopts.join().unwrap()), (true, false));
+        });
+        appliance.let_left("g", ID, "w").unwrap();
+        appliance.adopt("g", &spec("w")).unwrap();
+        assert!(exports.open("w").is_err(), "it is the copy");
+    }
+
+    /// A host that had it open by then had its writes overwritten once it was gone.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_copy_that_could_not_be_made_gives_back_what_it_had_and_no_more() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        add_copy(&appliance);
+        for name in ["w", "x"] {
+            add_volume(&appliance, name).await;
+            appliance.let_left("g", ID, name).unwrap();
+        }
+        let offered = ["w", "x"].map(|name| appliance.offers.get(name).unwrap());
+        let exports = Served(Arc::clone(&appliance));
+        exports.open("w").unwrap();
+        appliance.adopt("g", &spec("x")).unwrap();
+        appliance.groups.write().remove("g");
+        offered.iter().for_each(|offer| appliance.give_back(offer).unwrap());
+        assert_eq!(["w", "x"].map(|name| appliance.is_offered(name, "g", ID)), [false, true]);
+        assert!(exports.open("x").is_ok(), "it is a volume in no group again");
     }
 }

@@ -80,7 +80,7 @@ impl Hosted {
         let doing = format!("volume '{volume}' is being restored from {from}: it can be opened when that is over");
         self.appliance.backups.take(volume, doing)?;
         closed.insert(volume.to_owned());
-        self.appliance.opened_by_a_host(volume)
+        Ok(())
     }
 
     /// What hosts go through.
@@ -157,8 +157,9 @@ impl VolumeWriter for Hosted {
     fn begin(&mut self, ranges: &Ranges) -> Result<(), String> {
         self.ranges.clone_from(ranges);
         self.under_way.overwrites(ranges);
-        // All of them, before one is changed.
+        // All of them, before one is changed. Only then: a restore that is refused takes no offer back.
         ranges.keys().try_for_each(|volume| self.door(volume).map(drop))?;
+        ranges.keys().try_for_each(|volume| self.appliance.put_to_restore(volume))?;
         let sum = |ranges: &[(u64, u64)]| ranges.iter().fold(0_u64, |sum, (_, length)| sum.saturating_add(*length));
         let written = ranges.iter().map(|(volume, ranges)| (volume.as_str(), sum(ranges)));
         self.under_way.warns(self.appliance.copies_left_behind(written));
@@ -203,5 +204,43 @@ impl VolumeWriter for Hosted {
         }
         self.under_way.done();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemark_common::api::types::VolumeOffer;
+    use tidemark_common::ids::GroupId;
+    use tidemark_common::wire::message::VolumeSpec;
+
+    use super::*;
+    use crate::roles::strays::tests::add_copy;
+    use crate::service::tests::{Faults, add_volume, appliance};
+
+    const ID: GroupId = GroupId([7; 16]);
+
+    /// The pair that it was offered to may wait for it still, and overwrote it as soon as it was restored.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_restored_becomes_no_copy_and_what_is_a_copy_is_not_restored() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        add_copy(&appliance);
+        for name in ["w", "x"] {
+            add_volume(&appliance, name).await;
+            appliance.offer_volume(name, &VolumeOffer { group: Some("g".into()) }).await.unwrap();
+        }
+        let request = RestoreRequest { from: "/backup".into(), set: None, onto: None };
+        let under_way = UnderWay::begin(Arc::clone(&appliance), request);
+        let mut restore = Hosted::of(Arc::clone(&appliance), "/backup".into(), under_way);
+        let ranges = |volume: &str| Ranges::from([(volume.to_owned(), vec![(0, 512)])]);
+        assert_eq!(restore.size("w"), Ok(1 << 20));
+        assert!(appliance.is_offered("w", "g", ID), "it may be refused still");
+        restore.begin(&ranges("w")).unwrap();
+        assert!(!appliance.is_offered("w", "g", ID));
+        // In the moment before it is taken.
+        let spec = VolumeSpec { index: 1, name: "x".into(), size: 1 << 20 };
+        appliance.adopt("g", &spec).unwrap();
+        let why = restore.begin(&ranges("x")).unwrap_err();
+        assert!(why.contains("group 'g'"), "{why}");
     }
 }

@@ -72,6 +72,8 @@ pub struct Apply {
     pub unmoved: Option<String>,
     /// Why the index of what is permitted goes no further: the journal cannot be read there, and a failover could not read it either.
     pub unindexed: Option<String>,
+    /// How often in a row the disk did not give out what the index needs, and when that was counted last.
+    pub unread: (u32, Duration),
     /// How often in a row the journal could not be read where it goes on.
     pub unreadable: u32,
     /// The journal may hold segments of which all is applied.
@@ -159,7 +161,7 @@ impl Apply {
         match gone_on {
             Some(gone_on) => self.note_permitted(gone_on),
             // Whatever was in the way, the volumes have it.
-            None => self.unindexed = None,
+            None => self.index_goes_on(),
         }
     }
 
@@ -169,24 +171,45 @@ impl Apply {
             Err(error) if error.is_damage() || error.is_unreadable() => error,
             gone_on => {
                 if self.note_unindexed(gone_on) {
-                    self.unindexed = None;
+                    self.index_goes_on();
                 }
                 return;
             }
         };
-        if error.is_damage() {
-            self.state.found_damage();
+        // A path to a disk may come back; a sector does not.
+        if error.is_damage() || self.stays_unread() {
+            self.found_damage();
         }
         let problem = error.to_string();
-        // Found again and again, also while something else is shown: it is one, and is counted once.
-        if self.unindexed.as_ref() == Some(&problem) {
-            return;
+        // Found again and again, also while something else is shown.
+        if self.unindexed.as_ref() != Some(&problem) {
+            self.report(problem.clone());
+            self.unindexed = Some(problem);
         }
-        let is_new = self.report(problem.clone());
-        self.unindexed = Some(problem);
-        if is_new && error.is_damage() {
+    }
+
+    /// Nothing is in the way of the index any more.
+    fn index_goes_on(&mut self) {
+        self.unindexed = None;
+        self.unread = (0, Duration::ZERO);
+    }
+
+    /// Whether the index has found the journal unreadable as often as the updater would try. It looks with each marker that comes, and counts once
+    /// in the time between two tries.
+    fn stays_unread(&mut self) -> bool {
+        let (now, (times, last)) = (self.clock.monotonic(), self.unread);
+        if times == 0 || now.saturating_sub(last) >= RETRY {
+            self.unread = (times.saturating_add(1), now);
+        }
+        self.unread.0 > TRIES
+    }
+
+    /// The journal is damaged, for the primary to mend: whoever finds it, and however often, it is one, and is counted once.
+    fn found_damage(&self) {
+        if !self.state.damage().is_cancelled() {
             self.metrics.journal_damaged();
         }
+        self.state.found_damage();
     }
 
     /// With a history, images of older moments go on from what the index was before: they are there soon, however much lies before them.
@@ -292,15 +315,11 @@ impl Apply {
                 Applying::Idle
             }
             Err(error) => {
-                let is_new = self.report(error.told());
+                self.report(error.told());
                 // A path to a disk may come back; a sector does not.
                 self.unreadable = if error.is_unreadable() { self.unreadable.saturating_add(1) } else { 0 };
-                let is_told = if error.is_damage() { is_new } else { self.unreadable == TRIES + 1 };
                 if error.is_damage() || self.unreadable > TRIES {
-                    self.state.found_damage();
-                    if is_told {
-                        self.metrics.journal_damaged();
-                    }
+                    self.found_damage();
                 }
                 Applying::Failed
             }

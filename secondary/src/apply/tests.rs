@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 
 use bytes::Bytes;
 use tidemark_common::catalog::{Catalog, GroupRecord, PairRecord, RoleRecord};
-use tidemark_common::clock::SystemClock;
+use tidemark_common::clock::{HandClock, SystemClock};
 use tidemark_common::history::History;
 use tidemark_common::ids::GroupId;
 use tidemark_common::journal::{self, JournalOptions};
@@ -202,6 +202,27 @@ fn damage_that_is_known_takes_the_place_of_nothing_that_is_told_since() {
     assert_eq!(apply.step(limit), Applying::Idle);
     let problem = secondary.state().problem_of(Concern::Updater).unwrap_or_default();
     assert!(problem.contains("is damaged at"), "{problem}");
+}
+
+/// A path to a disk comes back within that time. Of a sector that does not, the primary would hear a day later, and a failover could not be had
+/// until then.
+#[test]
+fn what_the_disk_does_not_give_out_of_a_history_is_damage_in_the_end() {
+    let (records, disk, frame) = behind_its_history();
+    let (secondary, mut apply) = Secondary::open(parts(&records, &disk, &[])).unwrap();
+    let clock = Arc::new(HandClock::default());
+    apply.clock = Arc::clone(&clock) as Arc<dyn Clock>;
+    disk.break_sector(format!("/journal/{:016x}.segment", frame.segment).as_ref(), frame.offset).unwrap();
+    let (permitted, _) = secondary.state().limit_and_end();
+    for second in 0..u64::from(TRIES) {
+        clock.set(Duration::from_secs(second));
+        // Markers come more often.
+        (0..2).for_each(|_| apply.index_permitted(permitted, 0));
+    }
+    assert!(secondary.state().problem_of(Concern::Updater).is_some() && !secondary.state().damage().is_cancelled());
+    clock.set(Duration::from_secs(TRIES.into()));
+    apply.index_permitted(permitted, 0);
+    assert!(secondary.state().damage().is_cancelled(), "its primary copies what it lacks");
 }
 
 /// A copy that cannot be started because of its journal is mended by its primary, whatever is read there first.

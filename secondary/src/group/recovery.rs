@@ -2,6 +2,7 @@
 //! catch up with what was recorded (invariant 5).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidemark_common::api::types::PairState;
@@ -178,6 +179,7 @@ impl Secondary {
             history_seen: None,
             unmoved: None,
             unindexed: None,
+            unread: (0, Duration::ZERO),
             unreadable: 0,
             untrimmed: true,
         };
@@ -275,8 +277,6 @@ fn catch_up(updater: &mut Updater, state: &CopyState, recorded_segment: u64) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tidemark_common::clock::Clock;
     use tidemark_common::record::MarkerRecord;
 

@@ -177,14 +177,16 @@ impl Apply {
             }
         };
         // A path to a disk may come back; a sector does not.
-        if error.is_damage() || self.stays_unread() {
-            self.found_damage();
-        }
+        let is_damage = error.is_damage() || self.stays_unread();
         let problem = error.to_string();
         // Found again and again, also while something else is shown.
         if self.unindexed.as_ref() != Some(&problem) {
             self.report(problem.clone());
             self.unindexed = Some(problem);
+        }
+        // Behind that: the primary is told what is shown.
+        if is_damage {
+            self.found_damage();
         }
     }
 

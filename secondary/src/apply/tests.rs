@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::ErrorKind;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use tidemark_common::catalog::{Catalog, GroupRecord, PairRecord, RoleRecord};
@@ -15,6 +17,7 @@ use tidemark_common::storage::Disk;
 use tidemark_common::storage::memory::MemoryDisk;
 use tidemark_common::t0::{EraUser, ErasParts, SideSpace};
 use tidemark_common::wire::message::{Hello, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, VolumeSpec};
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::group::{Secondary, SecondaryParts};
@@ -183,6 +186,40 @@ fn damage_in_what_a_history_keeps_is_found_by_the_index_and_stays_told() {
     assert_eq!(apply.step(limit), Applying::Idle);
     let problem = secondary.state().problem_of(Concern::Updater).unwrap_or_default();
     assert!(problem.contains("is damaged at"), "{problem}");
+}
+
+/// Notes whether it was asked for the time behind the word that there is damage.
+#[derive(Default)]
+struct Noting {
+    damage: OnceLock<CancellationToken>,
+    was_late: AtomicBool,
+}
+
+impl Clock for Noting {
+    fn wall(&self) -> jiff::Timestamp {
+        jiff::Timestamp::UNIX_EPOCH
+    }
+
+    fn monotonic(&self) -> Duration {
+        if self.damage.get().is_some_and(CancellationToken::is_cancelled) {
+            self.was_late.store(true, Ordering::Release);
+        }
+        Duration::ZERO
+    }
+}
+
+/// The conversation that ends by that word says what is shown then. Whatever is shown asks for the time.
+#[test]
+fn damage_is_shown_before_a_conversation_ends_because_of_it() {
+    let (records, disk, frame) = behind_its_history();
+    damage_what_it_writes_where(&disk, frame);
+    let clock = Arc::new(Noting::default());
+    let parts = SecondaryParts { clock: Arc::clone(&clock) as Arc<dyn Clock>, ..parts(&records, &disk, &[]) };
+    let (secondary, mut apply) = Secondary::open(parts).unwrap();
+    clock.damage.set(secondary.state().damage()).unwrap();
+    let (permitted, _) = secondary.state().limit_and_end();
+    apply.index_permitted(permitted, 0);
+    assert!(secondary.state().damage().is_cancelled() && !clock.was_late.load(Ordering::Acquire));
 }
 
 /// Whatever else fails meanwhile would be told anew with each look at either, and each look would count as damage.

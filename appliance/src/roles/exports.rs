@@ -44,12 +44,10 @@ impl Exports for Served {
     }
 
     fn open(&self, name: &str) -> Result<Arc<dyn Export>, OpenError> {
-        let door = self.look(name)?;
-        let refused = |reason| OpenError::Refused { reason };
-        // In this order: a copy may have taken it up meanwhile.
-        self.0.opened_by_a_host(name).map_err(refused)?;
-        self.0.served(name).map_err(refused)?;
-        Ok(door)
+        self.look(name)?;
+        self.0.opened_by_a_host(name).map_err(|reason| OpenError::Refused { reason })?;
+        // A copy that was waited for has it now.
+        self.look(name)
     }
 }
 

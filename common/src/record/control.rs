@@ -6,8 +6,8 @@ use rkyv::{Archive, Deserialize, Serialize};
 use super::build::Place;
 use super::header::{Chain, FrameHeader, FrameKind, NEVER_GIVEN_OUT};
 use super::{FrameError, FrameView, crc32c};
-use crate::ids::{MarkerNumber, Seq};
-use crate::limits::are_believed;
+use crate::ids::{MarkerNumber, Seq, check_tag};
+use crate::limits::{TAG_BYTES_MAX, are_believed};
 use crate::wire::message::VolumeSpec;
 
 /// The numbered record of a cut.
@@ -174,10 +174,23 @@ impl ControlRecord {
             .map_err(|_| FrameError::Malformed { what: "its record cannot be read" })?;
         let (seq, marker, generation) = record.numbers();
         if are_believed(seq, marker, generation) {
-            Ok(record)
+            Ok(record.with_plain_tag())
         } else {
             Err(FrameError::Malformed { what: NEVER_GIVEN_OUT })
         }
+    }
+
+    /// Whoever has written it, a tag is one line of plain text, and no more is held of it: each marker of the journal has one in memory, and people
+    /// list them.
+    fn with_plain_tag(mut self) -> Self {
+        if let Self::Marker(MarkerRecord { tag: Some(tag), .. }) = &mut self
+            && check_tag(tag).is_err()
+        {
+            tag.retain(|letter| !letter.is_control());
+            tag.truncate(tag.floor_char_boundary(TAG_BYTES_MAX));
+            tag.shrink_to_fit();
+        }
+        self
     }
 
     /// The sequence number, the marker and the generation that it names beside its header, 0 for none.
@@ -289,6 +302,23 @@ mod tests {
             let read = FrameView::verified(&frame).and_then(|view| ControlRecord::of(&view));
             assert_eq!(read, Err(FrameError::Malformed { what: NEVER_GIVEN_OUT }), "{record:?}");
         }
+    }
+
+    /// A faulty primary would fill the memory of its copy with them, and lead the terminal of whoever lists them.
+    #[test]
+    fn a_tag_is_a_short_line_of_plain_text_whoever_has_written_it() {
+        let read = |tag: &str| {
+            let tag = Some(tag.to_owned());
+            let marker = MarkerRecord { number: 5, boundary_seq: 9, time_ns: 1, freeze_ns: 1, tag };
+            let frame = ControlRecord::Marker(marker).frame(&place()).unwrap();
+            match FrameView::verified(&frame).and_then(|view| ControlRecord::of(&view)) {
+                Ok(ControlRecord::Marker(marker)) => marker.tag.unwrap(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(read("before the upgrade"), "before the upgrade");
+        assert_eq!(read("one\n\u{1b}[2Jtwo"), "one[2Jtwo");
+        assert_eq!(read(&"\u{e4}".repeat(TAG_BYTES_MAX)).len(), TAG_BYTES_MAX);
     }
 
     #[test]

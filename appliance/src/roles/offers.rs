@@ -160,14 +160,21 @@ impl Appliance {
     /// somebody else put it to use.
     pub(crate) fn give_back(&self, offer: &OfferRecord) -> Result<(), ErrorBody> {
         let _alone = self.offers.taking.lock();
-        let is_taken_up = self.volume(&offer.volume).is_ok_and(|volume| volume.made_for.read().is_some());
-        if !is_taken_up && self.offers.get(&offer.volume).is_none() {
+        let name = &offer.volume;
+        let is_taken_up = self.volume(name).is_ok_and(|volume| volume.made_for.read().is_some());
+        if !is_taken_up && self.offers.get(name).is_none() {
             return Ok(());
         }
-        // In this order: once it is free, a host may open it.
-        self.put_offer(offer.clone())?;
-        self.set_free(&offer.volume)?;
-        self.settle_closed_door(&offer.volume);
+        // One step: a host may open it once it is free, and what is not free is not offered.
+        let freed = self.catalog.volume(name).map_err(failed)?.map(|record| VolumeRecord { group: None, ..record });
+        let mut batch = Batch::new();
+        let kept = batch.put_offer(offer).and_then(|()| freed.map_or(Ok(()), |record| batch.put_volume(&record)));
+        kept.and_then(|()| self.catalog.commit(batch)).map_err(failed)?;
+        self.offers.all.write().insert(name.clone(), offer.clone());
+        if let Ok(volume) = self.volume(name) {
+            *volume.made_for.write() = None;
+        }
+        self.settle_closed_door(name);
         Ok(())
     }
 

@@ -19,6 +19,7 @@ use tidemark_common::nbd::connection::ConnectionOptions;
 use tidemark_common::nbd::server::{Server, ServerOptions};
 use tidemark_common::repeats::Repeats;
 use tidemark_common::stage::begin_anew;
+use tidemark_common::storage::Disk;
 use tidemark_common::storage::disk::SystemDisk;
 use tidemark_common::watchdog::Watchdog;
 use tokio::net::TcpListener;
@@ -96,7 +97,7 @@ fn open(directory: &Path) -> anyhow::Result<Arc<Appliance>> {
     let identity = Identity::load(directory)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let catalog = open_catalog(directory, &*clock)?;
-    over(directory, config, identity, clock, catalog)
+    over(directory, config, identity, clock, Arc::new(SystemDisk), catalog)
 }
 
 /// The appliance of a catalogue; nothing of it runs yet.
@@ -105,6 +106,7 @@ fn over(
     config: Config,
     identity: Identity,
     clock: Arc<dyn Clock>,
+    disk: Arc<dyn Disk>,
     catalog: Catalog,
 ) -> anyhow::Result<Arc<Appliance>> {
     let peers = catalog.peers()?.into_iter().map(|peer| (peer.name.clone(), peer)).collect();
@@ -116,7 +118,7 @@ fn over(
         identity,
         catalog,
         clock,
-        disk: Arc::new(SystemDisk),
+        disk,
         metrics,
         runtime: Handle::current(),
         endpoint: OnceLock::new(),
@@ -310,9 +312,9 @@ pub(crate) mod tests {
     };
     use tidemark_common::history::History;
     use tidemark_common::ids::VolumeIndex;
+    use tidemark_common::storage::Open;
     use tidemark_common::storage::filter::{self, Filter};
     use tidemark_common::storage::memory::MemoryDisk;
-    use tidemark_common::storage::{Disk, Open};
     use tidemark_common::volumes::VolumeFile;
 
     use super::*;
@@ -339,9 +341,14 @@ pub(crate) mod tests {
 
     /// An appliance with nothing in it, of which nothing runs.
     pub(crate) fn appliance(directory: &Path, faults: &Arc<Faults>) -> Arc<Appliance> {
+        appliance_on(directory, faults, Arc::new(SystemDisk))
+    }
+
+    /// The same, with all that is not in its catalogue on this disk.
+    pub(crate) fn appliance_on(directory: &Path, faults: &Arc<Faults>, disk: Arc<dyn Disk>) -> Arc<Appliance> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let disk = filter::disk(Arc::new(MemoryDisk::new()), faults);
-        let catalog = Catalog::open_simulated(&*disk, "catalog".as_ref(), &*clock).unwrap();
+        let records = filter::disk(Arc::new(MemoryDisk::new()), faults);
+        let catalog = Catalog::open_simulated(&*records, "catalog".as_ref(), &*clock).unwrap();
         let identity = Identity::create(directory).unwrap();
         let mut config = Config::new("alone");
         // Rings and journals as small as they may be, and nothing outside of the directory.
@@ -349,7 +356,7 @@ pub(crate) mod tests {
         config.groups.write_buffer_bytes = 16 << 20;
         config.groups.segment_bytes = 8 << 20;
         config.groups.journal_bytes = 64 << 20;
-        over(directory, config, identity, clock, catalog).unwrap()
+        over(directory, config, identity, clock, disk, catalog).unwrap()
     }
 
     /// Gives it a volume in no group, of a MiB.

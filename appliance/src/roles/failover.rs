@@ -116,13 +116,16 @@ impl Appliance {
         let volumes = older.as_ref().and_then(|(older, _)| secondary.state().volumes_at(older.end));
         let tip_seq = secondary.state().durable_end().seq.0;
         let dropped_bytes = secondary.bytes_beyond(permitted.end);
-        let kept = tokio::task::block_in_place(|| {
+        let ready = tokio::task::block_in_place(|| -> Result<_, String> {
             self.discard_unfinished(&group);
-            if is_older { self.leave_newer(&group, &permitted).map(Some) } else { Ok(None) }
+            // What cannot be read keeps nothing aside, and ends no image.
+            let indexed = self.index_until(&group.keeper, &permitted, &secondary)?;
+            let kept = if is_older { Some(self.keep_newer(&group, &permitted)?) } else { None };
+            Ok((indexed, kept))
         });
         drop(older);
-        let kept = match kept {
-            Ok(kept) => kept,
+        let (indexed, kept) = match ready {
+            Ok(ready) => ready,
             Err(reason) => {
                 // Nothing was cut.
                 self.run_as_copy(&group);
@@ -130,7 +133,7 @@ impl Appliance {
             }
         };
         let taken = tokio::task::block_in_place(|| {
-            self.take_over(&group, &permitted, volumes.as_deref(), &secondary, kept.as_deref())
+            self.take_over(&group, &permitted, volumes.as_deref(), &secondary, indexed, kept.as_deref())
         });
         let (generation, primary) = taken.map_err(|why| self.not_taken(&group, why))?;
         *group.engine.write() = Engine::Primary(primary);
@@ -222,16 +225,13 @@ impl Appliance {
         Ok(())
     }
 
-    /// What lies behind an older marker is kept aside, to be a lost tail (invariant 8), and images of its moments end. Before the
-    /// journal is cut: whatever stops this, the copy is as it was.
-    fn leave_newer(&self, group: &Group, permitted: &Permitted) -> Result<PathBuf, String> {
-        let (id, marker) = (group.keeper.id(), permitted.marker.number);
-        let name = tail_name(group.keeper.generation().0, marker);
+    /// What lies behind an older marker is kept aside, to be a lost tail (invariant 8). Before the journal is cut: whatever stops this, the copy
+    /// is as it was.
+    fn keep_newer(&self, group: &Group, permitted: &Permitted) -> Result<PathBuf, String> {
+        let id = group.keeper.id();
+        let name = tail_name(group.keeper.generation().0, permitted.marker.number);
         let kept = self.keep_segments(id, &name, permitted.end.segment, true).and_then(|folder| {
             self.note_volumes(group, &folder)?;
-            let eras = self.eras(id).map_err(|error| error.message)?;
-            let why = format!("a failover went back to marker {marker}, which is older");
-            eras.end_after(permitted.end, &why).map_err(|error| format!("end the images of later moments: {error}"))?;
             Ok(folder)
         });
         if kept.is_err() {
@@ -241,23 +241,25 @@ impl Appliance {
         kept
     }
 
+    /// Images of moments behind an older marker end. What they lose they do not get back.
+    fn end_newer(&self, keeper: &GroupKeeper, permitted: &Permitted) -> Result<(), String> {
+        let eras = self.eras(keeper.id()).map_err(|error| error.message)?;
+        let why = format!("a failover went back to marker {}, which is older", permitted.marker.number);
+        eras.end_after(permitted.end, &why).map_err(|error| format!("end the images of later moments: {error}"))
+    }
+
     /// The stopped copy becomes a primary: its new generation, and what serves it. `then`: as large as its volumes are to be, where a moment
-    /// was asked for. `kept`: what lies behind that.
+    /// was asked for. `indexed`: where in the journal lies what they lack of it. `kept`: what lies behind that.
     fn take_over(
         &self,
         group: &Group,
         permitted: &Permitted,
         then: Option<&[VolumeSpec]>,
         secondary: &Secondary,
+        indexed: Indexed,
         kept: Option<&Path>,
     ) -> Result<(u64, Arc<Primary>), NotTaken> {
         let keeper = &group.keeper;
-        let indexed = self.index_until(keeper, permitted, secondary).map_err(|reason| {
-            if let Some(kept) = kept {
-                let _ = std::fs::remove_dir_all(kept);
-            }
-            NotTaken::Uncut(reason)
-        })?;
         let (parted, writer) = self.cut_off(keeper, permitted, then, secondary, kept)?;
         let volumes = secondary.volumes();
         self.discard_strays(&keeper.name(), &volumes);
@@ -334,6 +336,8 @@ impl Appliance {
         if let Some(kept) = kept {
             let finished = self.finish_tail(kept);
             finished.map_err(|error| uncut(format!("keep {}: {error}", kept.display())))?;
+            // Last: what else fails before the cut costs no image.
+            self.end_newer(keeper, permitted).map_err(uncut)?;
         }
         takeover::cut_behind(permitted, secondary.journal(), keeper).map_err(|error| match error {
             TakeOverError::Catalog(error) => uncut(error.to_string()),
@@ -391,16 +395,20 @@ fn check_sizes(secondary: &Secondary, name: &str, at: &Permitted) -> Result<(), 
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering;
+    use std::io;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
+    use tidemark_common::api::types::CloneCreate;
     use tidemark_common::catalog::RoleRecord;
     use tidemark_common::journal::Position;
     use tidemark_common::record::{HEADER_BYTES, MarkerRecord};
     use tidemark_common::storage::Open;
+    use tidemark_common::storage::disk::SystemDisk;
+    use tidemark_common::storage::filter::{self, Filter};
 
     use super::*;
     use crate::roles::give_up::tests::add_copy_with_history;
-    use crate::service::tests::{Faults, add_primary, appliance, copy_record, volume_in_doubt};
+    use crate::service::tests::{Faults, add_primary, appliance, appliance_on, copy_record, volume_in_doubt};
 
     /// Recorded as primary, it would not start, and no older marker could be served.
     #[tokio::test(flavor = "multi_thread")]
@@ -425,6 +433,43 @@ mod tests {
         if let Engine::Secondary(copy) = engine {
             copy.stop().await;
         }
+    }
+
+    /// Gives nothing out while it is set.
+    #[derive(Default)]
+    struct Unreadable(AtomicBool);
+
+    impl Filter for Unreadable {
+        fn before_read(&self, _: usize) -> io::Result<()> {
+            if self.0.load(Ordering::Acquire) { Err(io::Error::other("it cannot be read")) } else { Ok(()) }
+        }
+    }
+
+    /// They were gone, for a failover that was none.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn images_of_later_moments_stay_when_the_journal_of_an_older_one_cannot_be_read() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let unreadable = Arc::new(Unreadable::default());
+        let disk = filter::disk(Arc::new(SystemDisk), &unreadable);
+        let appliance = appliance_on(directory.path(), &faults, disk);
+        let places = add_copy_with_history(&appliance);
+        appliance.start_groups().await.unwrap();
+        let group = appliance.group("g").unwrap();
+        let request =
+            CloneCreate { name: "later".into(), of: "g".into(), marker: Some(3), time: None, space_bytes: None };
+        appliance.create_clone(request).await.unwrap();
+        unreadable.0.store(true, Ordering::Release);
+        let request = Failover { force: true, marker: Some(2), time: None };
+        let told = appliance.fail_over("g", &request).await.unwrap_err();
+        unreadable.0.store(false, Ordering::Release);
+        assert!(told.message.contains("cannot be read up to marker 2"), "{told:?}");
+        assert_eq!(group.keeper.get().role, RoleRecord::Secondary);
+        let later = appliance.image("later").unwrap();
+        assert_eq!(later.broken(), None);
+        // It is one of a later moment.
+        appliance.eras(group.keeper.id()).unwrap().end_after(places[0], "as in a test").unwrap();
+        assert!(later.broken().is_some());
+        appliance.stop_groups().await;
     }
 
     /// Hosts read what lay there before, until all of it was applied again.
@@ -465,7 +510,7 @@ mod tests {
         let marker = MarkerRecord { number: 5, boundary_seq: 40, time_ns: 0, freeze_ns: 0, tag: None };
         let permitted = Permitted { marker, end: Position { segment: 1, offset: 8192 } };
         faults.full.store(true, Ordering::Release);
-        let taken = appliance.take_over(&group, &permitted, None, &copy, Some(&kept));
+        let taken = appliance.take_over(&group, &permitted, None, &copy, Indexed::default(), Some(&kept));
         let Err(NotTaken::Uncut(_)) = taken else { panic!("it is the copy still") };
         assert!(!kept.exists(), "nothing was lost");
         faults.full.store(false, Ordering::Release);
@@ -477,7 +522,7 @@ mod tests {
         let segment =
             appliance.disk.list(&journal).unwrap().into_iter().find(|name| name.ends_with(".segment")).unwrap();
         std::fs::hard_link(journal.join(&segment), kept.join(&segment)).unwrap();
-        let taken = appliance.take_over(&group, &permitted, None, &copy, Some(&kept));
+        let taken = appliance.take_over(&group, &permitted, None, &copy, Indexed::default(), Some(&kept));
         let Err(why @ NotTaken::Uncertain(_)) = taken else { panic!("no record ends there") };
         let told = appliance.not_taken(&group, why);
         assert!(told.message.contains("try again"), "{told:?}");

@@ -420,10 +420,11 @@ pub(crate) mod tests {
         builder.finish(FrameKind::Writes, &Place { first_seq: seq, last_seq: seq, ..Place::at(GroupId([7; 16]), tip) })
     }
 
-    /// A copy of group 'g', not yet started, with a history: a marker, a write, a marker. Where they lie.
-    pub(crate) fn add_copy_with_history(appliance: &Appliance) -> [Position; 3] {
+    /// A copy of group 'g', not yet started, with a history: a marker, a write, two markers. Where they lie.
+    pub(crate) fn add_copy_with_history(appliance: &Appliance) -> [Position; 4] {
         let history = History { milliseconds: 86_400_000, bytes: 0 };
-        let frames: [fn(&Tip) -> Bytes; 3] = [|tip| marker(1, tip), discard, |tip| marker(2, tip)];
+        let frames: [fn(&Tip) -> Bytes; 4] =
+            [|tip| marker(1, tip), discard, |tip| marker(2, tip), |tip| marker(3, tip)];
         let places = add_copy_of(appliance, history, frames);
         let mut batch = Batch::new();
         let record = HistoryRecord { segment: 0, offset: 0, volumes: Vec::new() };
@@ -480,7 +481,7 @@ pub(crate) mod tests {
         appliance.start_groups().await.unwrap();
         let refused = appliance.delete_pair("g", "east", false).await.unwrap_err();
         assert!(
-            refused.message.contains("until marker 2 of") && refused.message.contains("--history off"),
+            refused.message.contains("until marker 3 of") && refused.message.contains("--history off"),
             "{refused:?}"
         );
         let engine = appliance.group("g").unwrap().engine.read().clone();

@@ -20,6 +20,7 @@ use tidemark_secondary::group::{Secondary, SecondaryParts, StartError};
 use tidemark_secondary::intake::CopyVolumes;
 
 use super::appliance::{Appliance, Engine, Failure, Group, failed, invalid, refused};
+use super::offers::Use;
 
 /// A write waits this long at most in the buffer for company.
 const DRAIN_DELAY: Duration = Duration::from_millis(10);
@@ -252,12 +253,14 @@ impl Appliance {
         for volume in &doors {
             held.push(volume.hold_hosts().await?);
         }
+        let mut used = Vec::new();
         let started = tokio::task::block_in_place(|| -> Result<Arc<Primary>, ErrorBody> {
             for volume in &doors {
                 volume.file.sync().map_err(|error| failed(format!("sync volume '{}': {error}", volume.file.name)))?;
             }
-            // Only now: a command that is refused takes no offer back.
-            doors.iter().try_for_each(|volume| self.put_to_use(&volume.file.name))?;
+            for volume in &doors {
+                used.push(self.put_to_use(&volume.file.name)?);
+            }
             self.record_and_start(&keeper)
         })?;
         for volume in &doors {
@@ -266,6 +269,7 @@ impl Appliance {
             }
         }
         self.groups.write().insert(name, Arc::new(Group::new(keeper, Engine::Primary(started))));
+        used.into_iter().for_each(Use::done);
         drop(held);
         Ok(())
     }
@@ -316,7 +320,7 @@ impl Appliance {
         }
         let held = volume.hold_hosts().await?;
         volume.file.sync().map_err(|error| failed(format!("sync volume '{name}': {error}")))?;
-        self.put_to_use(name)?;
+        let used = self.put_to_use(name)?;
         let mut record = primary.keeper().get();
         // A side that took over before it was noted knows only of those that are there.
         let members: Vec<u32> = record.volumes.iter().map(|member| member.index).collect();
@@ -327,6 +331,12 @@ impl Appliance {
         match self.served(name) {
             Ok(export) => volume.door.lead_to_now(export),
             Err(reason) => volume.close(reason),
+        }
+        if added.is_ok() {
+            used.done();
+        } else {
+            // Before hosts come in again.
+            drop(used);
         }
         drop(held);
         added.map_err(failed)?;

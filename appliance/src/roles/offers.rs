@@ -9,7 +9,7 @@
 //!                 (closed to everybody until they are gone)
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -28,8 +28,9 @@ use super::door::Closed;
 #[derive(Default)]
 pub(crate) struct Offers {
     all: RwLock<BTreeMap<String, OfferRecord>>,
-    /// Held by a copy that takes one up, and by whoever puts a volume to another use or opens it: it is the one or the other.
-    taking: Mutex<()>,
+    /// Held by a copy that takes one up, and by whoever puts a volume to another use or opens it: it is the one or the other. Volumes whose other
+    /// use has begun, and is not yet certain.
+    taking: Mutex<BTreeSet<String>>,
 }
 
 impl Offers {
@@ -46,6 +47,40 @@ impl Offers {
     /// Its record is gone from the catalogue.
     pub(crate) fn forget(&self, volume: &str) {
         self.all.write().remove(volume);
+    }
+}
+
+/// A volume is being put to another use. No copy is made on it meanwhile; when nothing comes of that, what was said of it before holds again.
+#[must_use]
+pub(crate) struct Use<'a> {
+    appliance: &'a Appliance,
+    name: String,
+    is_done: bool,
+}
+
+impl Use<'_> {
+    /// It has that use.
+    pub(crate) fn done(mut self) {
+        self.is_done = true;
+    }
+}
+
+impl Drop for Use<'_> {
+    fn drop(&mut self) {
+        let offers = &self.appliance.offers;
+        let mut in_use = offers.taking.lock();
+        in_use.remove(&self.name);
+        // Of one that could not be taken out of its group again, it holds no more.
+        if self.is_done || self.appliance.group_of(&self.name).is_some() {
+            offers.forget(&self.name);
+            return;
+        }
+        // Unless a host has opened it since.
+        if let Some(offer) = offers.get(&self.name)
+            && let Err(error) = self.appliance.catalog.put_offer(&offer)
+        {
+            tracing::error!(volume = %self.name, %error, "that a copy may be made on it could not be recorded again: it holds until the service ends");
+        }
     }
 }
 
@@ -117,7 +152,10 @@ impl Appliance {
     pub(crate) fn adopt(&self, group: &str, spec: &VolumeSpec) -> Result<Arc<Volume>, String> {
         let (name, here) = (&spec.name, &self.config.name);
         let text = |error: ErrorBody| error.message;
-        let _alone = self.offers.taking.lock();
+        let in_use = self.offers.taking.lock();
+        if in_use.contains(name) {
+            return Err(format!("volume '{name}' on '{here}' is just being put to another use"));
+        }
         if !self.is_offered(name, group, self.id_of(group)?) {
             return Err(self.taken(name, group));
         }
@@ -251,13 +289,28 @@ impl Appliance {
         self.imaged(name).map_or(Ok(()), |reason| Err(refused(reason)))
     }
 
+    fn refuse_adopted(&self, name: &str) -> Result<(), ErrorBody> {
+        self.group_of(name).map_or(Ok(()), |group| {
+            Err(refused(format!("volume '{name}' has just become the copy of group '{group}'")))
+        })
+    }
+
     /// A volume is put to another use: what was said of it before that must not have it overwritten when that use is over.
-    pub(crate) fn put_to_use(&self, name: &str) -> Result<(), ErrorBody> {
-        let _alone = self.offers.taking.lock();
-        if let Some(group) = self.group_of(name) {
-            return Err(refused(format!("volume '{name}' has just become the copy of group '{group}'")));
+    pub(crate) fn put_to_use(&self, name: &str) -> Result<Use<'_>, ErrorBody> {
+        let mut in_use = self.offers.taking.lock();
+        self.refuse_adopted(name)?;
+        if self.offers.get(name).is_some() {
+            self.catalog.delete_offer(name).map_err(failed)?;
         }
-        if self.offers.get(name).is_some() { self.withdraw(name) } else { Ok(()) }
+        in_use.insert(name.to_owned());
+        Ok(Use { appliance: self, name: name.to_owned(), is_done: false })
+    }
+
+    /// A volume goes, and with its record what was said of it: as long as it is known, that holds.
+    pub(crate) fn forget_unless_adopted(&self, name: &str, volume: &Volume) -> Result<(), ErrorBody> {
+        let _alone = self.offers.taking.lock();
+        self.refuse_adopted(name)?;
+        self.forget_volume(name, volume)
     }
 
     /// The same for a volume that is about to be restored, which may be in a group: what has become a copy is not served.
@@ -270,15 +323,13 @@ impl Appliance {
     /// Somebody else than a copy is about to write a volume: that is never taken for what a copy left behind. A copy that is just taking it up is
     /// waited for: whether it is served is to be asked behind this.
     pub(crate) fn opened_by_a_host(&self, name: &str) -> Result<(), String> {
-        let left = || self.offers.get(name).filter(|offer| offer.why == OfferWhy::Left);
-        if left().is_none() {
+        let is_left = || self.offers.get(name).is_some_and(|offer| offer.why == OfferWhy::Left);
+        if !is_left() {
             return Ok(());
         }
+        // Whoever records it again, because nothing came of another use, finds it or finds it gone.
         let _alone = self.offers.taking.lock();
-        match left() {
-            Some(_) => self.withdraw(name).map_err(|error| error.message),
-            None => Ok(()),
-        }
+        if is_left() { self.withdraw(name).map_err(|error| error.message) } else { Ok(()) }
     }
 }
 
@@ -355,11 +406,41 @@ mod tests {
         }
         appliance.let_left("g", ID, "w").unwrap();
         appliance.adopt("g", &spec("w")).unwrap();
-        assert!(appliance.put_to_use("w").unwrap_err().message.contains("group 'g'"));
+        assert!(appliance.put_to_use("w").err().unwrap().message.contains("group 'g'"));
         appliance.let_left("g", ID, "x").unwrap();
-        appliance.put_to_use("x").unwrap();
+        let used = appliance.put_to_use("x").unwrap();
+        assert!(appliance.adopt("g", &spec("x")).is_err(), "somebody else is about to have it");
+        used.done();
         assert!(appliance.adopt("g", &spec("x")).is_err(), "somebody else has it");
         appliance.delete_volume("x").await.unwrap();
+    }
+
+    /// The copy that it was of would have to be told again, by a person.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_offer_holds_again_when_nothing_comes_of_another_use() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        add_volume(&appliance, "w").await;
+        appliance.let_left("g", ID, "w").unwrap();
+        let holds = || appliance.is_offered("w", "g", ID) && appliance.catalog.offers().unwrap().len() == 1;
+        // Its ring's folder has no place to be.
+        std::fs::write(appliance.ring_folder(), "in the way").unwrap();
+        appliance.create_group(group_of("h", &["w"])).await.unwrap_err();
+        assert!(holds(), "it is in no group");
+        std::fs::remove_file(appliance.ring_folder()).unwrap();
+        // The name that its file has before it goes is taken.
+        let taken = appliance.own_backing("w").with_extension("img.deleted");
+        std::fs::create_dir_all(taken.join("by a folder")).unwrap();
+        appliance.delete_volume("w").await.unwrap_err();
+        assert!(holds(), "it is known still");
+        // Nothing comes of it, and a host has it by then.
+        add_volume(&appliance, "x").await;
+        appliance.let_left("g", ID, "x").unwrap();
+        let used = appliance.put_to_use("x").unwrap();
+        appliance.opened_by_a_host("x").unwrap();
+        drop(used);
+        assert!(!appliance.is_offered("x", "g", ID));
+        assert!(appliance.catalog.offers().unwrap().iter().all(|offer| offer.volume != "x"));
     }
 
     /// What a host had written to it by then was overwritten, and nobody was told.

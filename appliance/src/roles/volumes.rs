@@ -300,10 +300,9 @@ impl Appliance {
         self.refuse_being_restored(name)?;
         let Some(volume) = volume else { return self.forget_unopened(name) };
         refuse_connected(name, &volume, None)?;
-        self.put_to_use(name)?;
         let reason = format!("volume '{name}' was deleted");
         volume.door.lead_to(Arc::new(Closed { size: volume.file.size(), reason })).await;
-        if let Err(error) = self.forget_volume(name, &volume) {
+        if let Err(error) = self.forget_unless_adopted(name, &volume) {
             // One that is known still: hosts have it until that is tried again.
             self.settle_closed_door(name);
             return Err(error);

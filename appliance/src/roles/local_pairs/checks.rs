@@ -66,7 +66,6 @@ impl Appliance {
         refuse_connected(target_name, &target, Some("what they read would be overwritten"))?;
         let group = self.group(&group_name)?;
         let index = self.index_in(&group, source_name)?;
-        self.put_to_use(target_name)?;
         Ok(Wanted { group, index, source, target })
     }
 

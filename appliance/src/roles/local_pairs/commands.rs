@@ -26,6 +26,7 @@ impl Appliance {
         let _alone = self.changing.lock().await;
         let wanted = self.check_local_pair(&request)?;
         let record = self.new_record(&request, &wanted)?;
+        let used = self.put_to_use(&request.target)?;
         close(&wanted.target, format!("the target of '{}'", request.source)).await?;
         let made =
             tokio::task::block_in_place(|| LocalPair::create(self.local_pair_parts(&record)?, record).map_err(failed));
@@ -33,6 +34,7 @@ impl Appliance {
             Ok(pair) => {
                 let held = Arc::new(Held::new(pair));
                 self.local_pairs.held.write().insert(request.target.clone(), Arc::clone(&held));
+                used.done();
                 self.start_local_pair(&held);
                 Ok(self.local_pair_status(&held))
             }

@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use tidemark_common::api::types::ErrorBody;
@@ -27,11 +27,8 @@ impl Appliance {
     pub(crate) fn forget_volume(&self, name: &str, volume: &Volume) -> Result<(), ErrorBody> {
         let path = Path::new(&volume.backing);
         let aside = deleted_name(path);
-        if volume.owned
-            && let Err(error) = self.disk.rename(path, &aside)
-            && error.kind() != ErrorKind::NotFound
-        {
-            return Err(failed(format!("rename {}: {error}", volume.backing)));
+        if volume.owned {
+            self.set_aside(path, &aside).map_err(|error| failed(format!("rename {}: {error}", volume.backing)))?;
         }
         if let Err(error) = self.catalog.delete_volume(name) {
             if volume.owned
@@ -49,6 +46,16 @@ impl Appliance {
             ErrorKind::NotFound => Ok(()),
             _ => Err(failed(format!("remove {}: {error}. The next start does it", aside.display()))),
         })
+    }
+
+    /// Durably: the record goes next. An earlier try may have renamed it and not known of that.
+    fn set_aside(&self, path: &Path, aside: &Path) -> io::Result<()> {
+        let unless_gone = |error: io::Error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) };
+        let Err(error) = self.disk.rename(path, aside) else { return Ok(()) };
+        match path.parent().filter(|_| error.kind() == ErrorKind::NotFound) {
+            Some(folder) => self.disk.sync_folder(folder).or_else(unless_gone),
+            None => Err(error),
+        }
     }
 
     /// Deletions that a kill has interrupted: files of volumes that are known still have their names again, all others go.
@@ -80,10 +87,54 @@ impl Appliance {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::Ordering;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tidemark_common::storage::disk::SystemDisk;
+    use tidemark_common::storage::filter::{self, Filter};
 
     use super::*;
-    use crate::service::tests::{Faults, add_volume, appliance};
+    use crate::service::tests::{Faults, add_volume, appliance, appliance_on};
+
+    /// While it is set, names change, and cannot be made durable.
+    #[derive(Default)]
+    struct Unsynced(AtomicBool);
+
+    impl Unsynced {
+        fn answer(&self) -> io::Result<()> {
+            if self.0.load(Ordering::Acquire) { Err(io::Error::other("the folder cannot be synced")) } else { Ok(()) }
+        }
+    }
+
+    impl Filter for Unsynced {
+        fn before_rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            if !from.exists() {
+                return Ok(());
+            }
+            self.answer().inspect_err(|_| fs::rename(from, to).unwrap())
+        }
+
+        fn before_sync_folder(&self, _: &Path) -> io::Result<()> {
+            self.answer()
+        }
+    }
+
+    /// A loss of power left its file, under its name, and no record of it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_volume_is_known_until_its_file_has_another_name_durably() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let unsynced = Arc::new(Unsynced::default());
+        let appliance = appliance_on(directory.path(), &faults, filter::disk(Arc::new(SystemDisk), &unsynced));
+        add_volume(&appliance, "v").await;
+        unsynced.0.store(true, Ordering::Release);
+        for _ in 0..2 {
+            appliance.delete_volume("v").await.unwrap_err();
+            assert!(appliance.catalog.volume("v").unwrap().is_some());
+        }
+        unsynced.0.store(false, Ordering::Release);
+        appliance.delete_volume("v").await.unwrap();
+        assert!(appliance.catalog.volume("v").unwrap().is_none());
+        assert_eq!(fs::read_dir(appliance.volume_folder()).unwrap().count(), 0, "nothing of it is left");
+    }
 
     #[test]
     fn a_deletion_that_is_killed_goes_on_or_back_with_the_next_start() {

@@ -249,7 +249,8 @@ impl Appliance {
 
     pub(crate) fn image_status(&self, held: &Held) -> ImageStatus {
         let record = held.record.read().clone();
-        let ImageRecord { name, kind, group, marker, time_ns, created_ns, broken, .. } = record.first.clone();
+        let ImageRecord { name, kind, group, marker, time_ns, created_ns, .. } = record.first.clone();
+        let broken = held.broken();
         let (kind, space_bytes) = match kind {
             ImageKindRecord::T0 => (ImageKind::T0, 0),
             ImageKindRecord::Clone { space_bytes } => (ImageKind::Clone, space_bytes),
@@ -275,7 +276,7 @@ impl Appliance {
             created,
             age_seconds: (self.clock.wall() - created).total(jiff::Unit::Second).unwrap_or(0.0).max(0.0),
             state: if broken.is_some() { ImageState::Broken } else { ImageState::Ready },
-            saved_bytes: if broken.is_some() { 0 } else { record.parts().map(saved).sum() },
+            saved_bytes: if record.is_broken() { 0 } else { record.parts().map(saved).sum() },
             reason: broken,
             volumes,
             connections: held.connections(),

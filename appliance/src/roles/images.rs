@@ -91,9 +91,10 @@ impl Held {
         self.left.load(Ordering::Acquire)
     }
 
-    /// Why it can no longer be read.
+    /// Why it can no longer be read, or what was written to it is not on the disk.
     pub(crate) fn broken(&self) -> Option<String> {
-        self.record.read().first.broken.clone()
+        let recorded = self.record.read().first.broken.clone();
+        recorded.or_else(|| self.clone.as_ref()?.volumes.iter().find_map(|volume| volume.broken()))
     }
 
     pub(crate) fn connections(&self) -> u64 {
@@ -251,7 +252,7 @@ impl Appliance {
     fn open_clone(&self, name: &str, image: &Image, limit: u64) -> Result<Cloned, ErrorBody> {
         let space = Arc::new(CloneSpace::within(limit, Arc::clone(&self.images.clone_space)));
         let folder = self.clone_folder(name);
-        let open = |volume| CloneVolume::open(&*self.disk, &folder, image, volume, &space).map(Arc::new);
+        let open = |volume| CloneVolume::open(&self.disk, &folder, image, volume, &space).map(Arc::new);
         let volumes: Result<Vec<_>, _> = image.volumes().iter().map(open).collect();
         let volumes = volumes.map_err(|error| failed(format!("open the files of clone '{name}': {error}")))?;
         Ok(Cloned { volumes, space })
@@ -278,7 +279,7 @@ impl Appliance {
     /// Names of exports of images that can be opened now.
     pub(crate) fn image_exports(&self) -> Vec<String> {
         let held = self.images.held.read();
-        let usable = held.iter().filter(|(_, held)| !held.record.read().is_broken());
+        let usable = held.iter().filter(|(_, held)| held.broken().is_none());
         usable.flat_map(|(name, held)| held.doors.keys().map(move |volume| format!("{name}/{volume}"))).collect()
     }
 

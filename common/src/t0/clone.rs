@@ -3,11 +3,14 @@
 //!
 //! The map reaches its file only with a flush, and after the content: what a loss of power leaves is the clone as of the last
 //! flush, with later writes or without them, block by block, as on any disk.
+//!
+//! A file whose sync failed reads well as long as the kernel has it in memory, and is another one behind that. The map has another name from
+//! then on, by which whoever opens the clone later knows.
 
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -110,14 +113,17 @@ impl Drop for CloneSpace {
 pub struct CloneVolume {
     image: Image,
     volume: ImageVolume,
+    disk: Arc<dyn Disk>,
+    map_path: PathBuf,
     data: Arc<dyn DiskFile>,
     map_file: Arc<dyn DiskFile>,
     map: Mutex<CloneMap>,
     /// One change at a time: parts of blocks are read, changed and written.
     changing: Mutex<()>,
-    /// Whoever comes while another flushes waits for that. Set when a sync failed: the kernel may have dropped what it could not
-    /// write, so no later one is believed.
-    flushing: Mutex<bool>,
+    /// Whoever comes while another flushes waits for that.
+    flushing: Mutex<()>,
+    /// Why a flush failed: the kernel may have dropped what it could not write, so no later one is believed.
+    broken: OnceLock<String>,
     space: Arc<CloneSpace>,
 }
 
@@ -134,35 +140,65 @@ struct Run {
     state: BlockState,
 }
 
+/// What a map is called when nobody knows whether the disk has what it says.
+fn doubtful(map_path: &Path) -> PathBuf {
+    map_path.with_added_extension("doubtful")
+}
+
+/// Makes a file of a clone durable, or lets the map be known for what it is. A rename needs no room.
+fn sync_or_doubt(disk: &dyn Disk, map_path: &Path, file: &dyn DiskFile) -> io::Result<()> {
+    file.sync().inspect_err(|_| {
+        if let Err(error) = disk.rename(map_path, &doubtful(map_path)) {
+            tracing::error!(map = %map_path.display(), %error, "a clone that could not be synced is taken for sound by the next start: delete it");
+        }
+    })
+}
+
 impl CloneVolume {
     /// Opens a clone's volume in its folder, or makes it there.
     ///
     /// # Errors
-    /// As the system says.
+    /// As the system says; `InvalidData` when it could not be synced once.
     pub fn open(
-        disk: &dyn Disk,
+        disk: &Arc<dyn Disk>,
         folder: &Path,
         image: &Image,
         volume: &ImageVolume,
         space: &Arc<CloneSpace>,
     ) -> io::Result<Self> {
         disk.create_folder(folder)?;
+        let map_path = folder.join(format!("{}.map", volume.name));
+        match disk.open(&doubtful(&map_path), Open::Existing) {
+            Ok(_) => {
+                let name = &volume.name;
+                let why = format!(
+                    "volume '{name}' of it could not be synced once, and nobody knows what the disk has of it: make the clone again"
+                );
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
         let data = disk.open(&folder.join(format!("{}.data", volume.name)), Open::ExistingOrNew)?;
-        let map_file = disk.open(&folder.join(format!("{}.map", volume.name)), Open::ExistingOrNew)?;
+        let map_file = disk.open(&map_path, Open::ExistingOrNew)?;
         data.grow(volume.size.div_ceil(BLOCK_BYTES) * BLOCK_BYTES)?;
-        data.sync()?;
-        map_file.sync()?;
+        // What a process that is gone has written may fail only now.
+        sync_or_doubt(&**disk, &map_path, &*data)?;
+        sync_or_doubt(&**disk, &map_path, &*map_file)?;
         disk.sync_folder(folder)?;
         let map = CloneMap::read(Arc::clone(&map_file))?;
         space.found(map.written() * BLOCK_BYTES);
         Ok(Self {
             image: image.clone(),
             volume: volume.clone(),
+            disk: Arc::clone(disk),
+            map_path,
             data,
             map_file,
             map: Mutex::new(map),
             changing: Mutex::default(),
             flushing: Mutex::default(),
+            broken: OnceLock::new(),
             space: Arc::clone(space),
         })
     }
@@ -334,21 +370,33 @@ impl CloneVolume {
     /// # Errors
     /// As the system says.
     pub fn flush(&self) -> io::Result<()> {
-        let mut failed = self.flushing.lock();
-        if *failed {
-            return Err(io::Error::other("an earlier flush of this clone failed: make it again"));
+        let _alone = self.flushing.lock();
+        if let Some(why) = self.broken() {
+            return Err(io::Error::other(why));
         }
         let changed = self.map.lock().take_changed();
-        let result = self.data.sync().and_then(|()| {
+        let sync = |file: &Arc<dyn DiskFile>| sync_or_doubt(&*self.disk, &self.map_path, &**file);
+        let result = sync(&self.data).and_then(|()| {
             // Only now: a state that is durable says that its content is.
             changed.iter().try_for_each(|(at, bytes)| self.map_file.write_all_at(bytes, *at))?;
-            if changed.is_empty() { Ok(()) } else { self.map_file.sync() }
+            if changed.is_empty() { Ok(()) } else { sync(&self.map_file) }
         });
-        if result.is_ok() {
-            self.map.lock().saved(&changed);
+        match &result {
+            Ok(()) => self.map.lock().saved(&changed),
+            Err(error) => {
+                let name = &self.volume.name;
+                let _ = self
+                    .broken
+                    .set(format!("volume '{name}' of it could not be flushed: {error}. Make the clone again"));
+            }
         }
-        *failed = result.is_err();
         result
+    }
+
+    /// Why no flush of it succeeds any more, if one has failed.
+    #[must_use]
+    pub fn broken(&self) -> Option<String> {
+        self.broken.get().cloned()
     }
 
     /// How far from the begin of a range it is all zeroes or all not: (bytes, zeroes).

@@ -27,11 +27,15 @@ fn change() -> impl Strategy<Value = Change> {
     })
 }
 
+fn disk(rig: &Rig) -> Arc<dyn Disk> {
+    Arc::new(rig.disk.clone())
+}
+
 /// A clone over an image of ones, below which the volume goes on changing.
 fn cloned(rig: &Rig, space: u64) -> io::Result<CloneVolume> {
     let image = rig.image(rig.known[0].user.era);
     let space = Arc::new(CloneSpace::new(space));
-    CloneVolume::open(&rig.disk, Path::new("/clone"), &image, &image.volumes()[0].clone(), &space)
+    CloneVolume::open(&disk(rig), Path::new("/clone"), &image, &image.volumes()[0].clone(), &space)
 }
 
 fn content(clone: &CloneVolume) -> Vec<u8> {
@@ -95,6 +99,35 @@ proptest! {
     }
 }
 
+/// It reads well, from memory, as long as the kernel has it there: the next process took it for what the disk has, and flushed nothing.
+#[test]
+fn a_clone_that_could_not_be_synced_is_not_taken_for_sound_by_the_next_start() {
+    let mut rig = Rig::new(64 << 20);
+    rig.begin().unwrap();
+    let clone = cloned(&rig, 1 << 20).unwrap();
+    clone.write(0, &[5; 8192]).unwrap();
+    rig.disk.fail_next_sync(io::ErrorKind::Other);
+    clone.flush().unwrap_err();
+    assert!(clone.broken().is_some_and(|why| why.contains("Make the clone again")));
+    clone.flush().unwrap_err();
+    drop(clone);
+    for _ in 0..2 {
+        let error = cloned(&rig, 1 << 20).unwrap_err();
+        assert!(error.to_string().contains("make the clone again"), "{error}");
+    }
+}
+
+/// As what a process that is gone had written.
+#[test]
+fn a_clone_that_cannot_be_synced_at_a_start_is_not_taken_for_sound_by_the_next_one() {
+    let mut rig = Rig::new(64 << 20);
+    rig.begin().unwrap();
+    drop(cloned(&rig, 1 << 20).unwrap());
+    rig.disk.fail_next_sync(io::ErrorKind::Other);
+    cloned(&rig, 1 << 20).unwrap_err();
+    cloned(&rig, 1 << 20).unwrap_err();
+}
+
 #[test]
 fn clones_together_take_no_more_than_there_is_for_all() {
     let mut rig = Rig::new(64 << 20);
@@ -103,7 +136,7 @@ fn clones_together_take_no_more_than_there_is_for_all() {
     let image = rig.image(rig.known[0].user.era);
     let open = |folder: &str| {
         let space = Arc::new(CloneSpace::within(1 << 20, Arc::clone(&all)));
-        CloneVolume::open(&rig.disk, Path::new(folder), &image, &image.volumes()[0].clone(), &space).unwrap()
+        CloneVolume::open(&disk(&rig), Path::new(folder), &image, &image.volumes()[0].clone(), &space).unwrap()
     };
     let (one, other) = (open("/one"), open("/other"));
     one.write(0, &[1; 3 * 4096]).unwrap();
@@ -144,7 +177,7 @@ fn the_map_of_a_large_clone_goes_to_its_file_though_no_host_flushes() {
     let image = rig.image(rig.known[0].user.era);
     let volume = ImageVolume { size: 64 << 30, ..image.volumes()[0].clone() };
     let space = Arc::new(CloneSpace::new(1 << 20));
-    let clone = CloneVolume::open(&rig.disk, Path::new("/clone"), &image, &volume, &space).unwrap();
+    let clone = CloneVolume::open(&disk(&rig), Path::new("/clone"), &image, &volume, &space).unwrap();
     let in_file = || rig.disk.bytes_of(Path::new("/clone/a.map")).unwrap().len();
     for far in 0..=crate::t0::clone_map::SECTORS_MAX as u64 {
         assert_eq!(in_file(), 0, "{far}");
@@ -173,7 +206,7 @@ fn a_large_range_of_a_clone_is_zeroed_piece_by_piece() {
     let volume = ImageVolume { size: 2 << 30, ..image.volumes()[0].clone() };
     let (space, zeroed) = (Arc::new(CloneSpace::new(1 << 20)), Arc::new(Zeroed::default()));
     let disk = filter::disk(Arc::new(rig.disk.clone()), &zeroed);
-    let clone = CloneVolume::open(&*disk, Path::new("/clone"), &image, &volume, &space).unwrap();
+    let clone = CloneVolume::open(&disk, Path::new("/clone"), &image, &volume, &space).unwrap();
     assert!(clone.zero(4096, (2 << 30) - 4096).is_err());
     assert_eq!(zeroed.0.load(Ordering::Acquire), (1 << 30) - 4096);
 }

@@ -44,6 +44,8 @@ const END_LIMIT: Duration = Duration::from_secs(120);
 pub(crate) struct Drills {
     /// By number; what checks said is left out.
     past: Mutex<BTreeMap<u64, DrillRecord>>,
+    /// Of what they have proven: looked up again and again, for status to find here.
+    cut: Mutex<report::Cut>,
     schedules: Mutex<BTreeMap<String, ScheduleRecord>>,
     /// Held while a schedule is written: status asks for schedules and does not wait for a disk.
     recording: Mutex<()>,
@@ -169,6 +171,7 @@ impl Appliance {
         self.drills.left.lock().clones = held.into_iter().filter(is_of_drill).collect();
         self.clean_up_drills().await;
         self.end_left_of_drills();
+        self.keep_proofs();
         Ok(())
     }
 
@@ -203,14 +206,16 @@ impl Appliance {
         }
     }
 
-    /// Cleans up what could not be cleaned up before, until the service stops. Not where schedules are looked at: it waits for whoever changes
-    /// something, and for the disk.
+    /// Cleans up what could not be cleaned up before, and looks whether what was proven still is of its group, until the service stops. Not where
+    /// schedules are looked at: it waits for whoever changes something, and for the disk.
     pub(crate) async fn tick_left_of_drills(self: Arc<Self>) {
         loop {
             tokio::select! {
                 () = self.drills.stop.cancelled() => return,
-                () = tokio::time::sleep(TICK) => self.clean_up_drills().await,
+                () = tokio::time::sleep(TICK) => {}
             }
+            self.clean_up_drills().await;
+            self.keep_proofs();
         }
     }
 
@@ -402,6 +407,9 @@ impl Appliance {
             }
         }
         let passed = record.result == DrillResultRecord::Passed;
+        if passed {
+            self.drills.cut.lock().insert((record.group_id, record.marker), record.marker_ns);
+        }
         tracing::info!(drill = record.number, group = %record.group, marker = record.marker, passed, "a drill has ended");
     }
 

@@ -1,16 +1,32 @@
 //! What past drills and those under way are said to be, and what they have proven of their groups.
 
+use std::collections::BTreeMap;
+
 use tidemark_common::api::types::{DrillReport, DrillResult, ErrorBody, GroupDrills};
-use tidemark_common::catalog::{DrillRecord, DrillResultRecord};
+use tidemark_common::catalog::{CatalogError, DrillRecord, DrillResultRecord};
 use tidemark_common::clock::{from_unix_ns, unix_ns};
 use tidemark_common::ids::MarkerNumber;
-use tidemark_common::markers::{info, marker_of};
+use tidemark_common::markers::info;
 
-use super::{KEPT, clone_name};
+use super::{Drills, KEPT, clone_name};
 use crate::roles::appliance::{Appliance, Engine, Group, failed, not_found};
 
 /// What a drill that passed has proven: a marker's number, and when it was cut.
 type Proof = (u64, i64);
+
+/// When markers were cut that drills have proven, by group and number, as the catalogue has it.
+pub(super) type Cut = BTreeMap<([u8; 16], u64), i64>;
+
+impl Drills {
+    /// What drills have proven of a group, the newest marker first.
+    fn proofs(&self, group: [u8; 16]) -> Vec<Proof> {
+        let past = self.past.lock();
+        let passed = past.values().filter(|drill| drill.group_id == group && drill.result == DrillResultRecord::Passed);
+        let mut proofs: Vec<Proof> = passed.map(|drill| (drill.marker, drill.marker_ns)).collect();
+        proofs.sort_unstable_by_key(|(marker, _)| std::cmp::Reverse(*marker));
+        proofs
+    }
+}
 
 impl Appliance {
     /// `drill list`, newest first, with those under way.
@@ -80,8 +96,8 @@ impl Appliance {
     }
 
     /// Whether what a drill has proven is still a moment of its group: a failover to an older marker, or a return as the copy, leaves later ones
-    /// behind, and their numbers are given again.
-    fn is_of_history(&self, group: &Group, (marker, marker_ns): Proof) -> bool {
+    /// behind, and their numbers are given again. `kept`: when the catalogue says that this marker was cut, if it knows.
+    fn is_of_history(&self, group: &Group, (marker, marker_ns): Proof, kept: Option<i64>) -> bool {
         let engine = group.engine.read().clone();
         let (newest, held) = match engine {
             Engine::Primary(primary) => (primary.marker(None), primary.marker(Some(marker))),
@@ -91,27 +107,49 @@ impl Appliance {
             }
             Engine::Fenced { .. } | Engine::Failed(_) => (None, None),
         };
-        let kept = || self.catalog.marker(group.keeper.id(), MarkerNumber(marker)).ok().flatten();
-        let held = held.or_else(|| kept().map(|kept| info(&marker_of(&kept))));
-        newest.is_none_or(|newest| newest.number >= marker) && held.is_none_or(|held| unix_ns(held.time) == marker_ns)
+        let cut_ns = held.map(|held| unix_ns(held.time)).or(kept);
+        newest.is_none_or(|newest| newest.number >= marker) && cut_ns.is_none_or(|cut_ns| cut_ns == marker_ns)
+    }
+
+    /// Asks the catalogue what it says of the markers that drills have proven, for status, which does not wait for its disk.
+    pub(super) fn keep_proofs(&self) {
+        if let Err(error) = tokio::task::block_in_place(|| self.look_at_proofs()) {
+            self.say_tried_again(&format!("what drills have proven could not be looked up: {error}"));
+        }
+    }
+
+    fn look_at_proofs(&self) -> Result<(), CatalogError> {
+        let groups: Vec<_> = self.groups.read().values().cloned().collect();
+        let mut cut = Cut::new();
+        for group in groups {
+            let id = group.keeper.id();
+            for proof in self.drills.proofs(id.0) {
+                let kept = self.catalog.marker(id, MarkerNumber(proof.0))?.map(|kept| kept.time_ns);
+                cut.extend(kept.map(|cut_ns| ((id.0, proof.0), cut_ns)));
+                if self.is_of_history(&group, proof, kept) {
+                    // It is the one that counts.
+                    break;
+                }
+            }
+        }
+        *self.drills.cut.lock() = cut;
+        Ok(())
     }
 
     pub(super) fn drills_of(&self, group: &str) -> GroupDrills {
         let found = self.group(group).ok();
         let id = found.as_ref().map(|found| found.keeper.id().0).unwrap_or_default();
-        // Taken out first: which of them counts is asked of the catalogue's disk, and who begins or ends a drill does not wait for that.
-        let (mut passed, last) = {
+        let last = {
             let past = self.drills.past.lock();
             let ended =
                 past.values().filter(|drill| drill.group_id == id && drill.result != DrillResultRecord::Running);
-            let passed = ended.clone().filter(|drill| drill.result == DrillResultRecord::Passed);
-            let passed: Vec<Proof> = passed.map(|drill| (drill.marker, drill.marker_ns)).collect();
             let last = ended.max_by_key(|drill| drill.number);
-            (passed, last.map(|last| (last.number, last.result == DrillResultRecord::Passed, last.rto_ms)))
+            last.map(|last| (last.number, last.result == DrillResultRecord::Passed, last.rto_ms))
         };
-        passed.sort_unstable_by_key(|(marker, _)| std::cmp::Reverse(*marker));
-        let counts = |proof: &Proof| found.as_ref().is_none_or(|found| self.is_of_history(found, *proof));
-        let proven = passed.into_iter().find(counts);
+        let kept = |marker: u64| self.drills.cut.lock().get(&(id, marker)).copied();
+        let counts =
+            |proof: &Proof| found.as_ref().is_none_or(|found| self.is_of_history(found, *proof, kept(proof.0)));
+        let proven = self.drills.proofs(id).into_iter().find(counts);
         let time = proven.and_then(|(_, marker_ns)| jiff::Timestamp::from_nanosecond(i128::from(marker_ns)).ok());
         let age = time.map(|time| (self.clock.wall() - time).total(jiff::Unit::Second).unwrap_or(0.0).max(0.0));
         GroupDrills {

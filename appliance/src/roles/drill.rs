@@ -163,6 +163,7 @@ impl Appliance {
             }
             self.drills.past.lock().insert(record.number, DrillRecord { output: String::new(), ..record });
         }
+        self.keep_proofs();
         for schedule in self.catalog.schedules().map_err(failed)? {
             self.drills.schedules.lock().insert(schedule.group.clone(), schedule);
         }
@@ -171,7 +172,6 @@ impl Appliance {
         self.drills.left.lock().clones = held.into_iter().filter(is_of_drill).collect();
         self.clean_up_drills().await;
         self.end_left_of_drills();
-        self.keep_proofs();
         Ok(())
     }
 

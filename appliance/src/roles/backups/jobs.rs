@@ -113,7 +113,8 @@ impl Appliance {
         let (record, kind) = tokio::task::block_in_place(|| self.check_request(&request))?;
         let (job, readers) = self.new_job(record.clone());
         if record.at_ns.is_some() {
-            self.catalog.put_backup(&record).map_err(failed)?;
+            // What is not recorded is none, and its name is free.
+            self.catalog.put_backup(&record).map_err(failed).inspect_err(|_| self.forget(&request.name))?;
             self.backups.unrecorded.lock().remove(&request.name);
             self.backups.places.lock().insert(request.name.clone(), own_folder(&kind));
             self.wait_for_time(Arc::clone(&job), readers);

@@ -1,5 +1,7 @@
 //! What befalls a backup before it copies.
 
+use std::sync::atomic::Ordering;
+
 use tidemark_common::api::backup::types::{BackupOrder, WhileDifferential};
 use tidemark_common::catalog::SetRecord;
 
@@ -46,6 +48,20 @@ async fn a_scheduled_backup_whose_time_has_come_is_said_to_wait_and_is_not_ended
     assert_eq!(job.stop.reason(), None);
     assert_eq!(appliance.catalog.backup("b").unwrap().unwrap().state, BackupStateRecord::Scheduled);
     drop(changing);
+}
+
+/// It was listed until the service ended, and could be neither cancelled nor asked for again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scheduled_backup_that_could_not_be_recorded_is_none() {
+    let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+    let appliance = appliance(directory.path(), &faults);
+    appliance.catalog.put_set(&SetRecord { name: "s".into(), extents: vec!["a".into()] }).unwrap();
+    let request = request(directory.path(), Some(appliance.clock.wall() + jiff::SignedDuration::from_secs(3600)));
+    faults.full.store(true, Ordering::Release);
+    appliance.create_backup(request.clone()).await.unwrap_err();
+    assert!(appliance.backups.jobs.lock().is_empty());
+    faults.full.store(false, Ordering::Release);
+    assert_eq!(appliance.create_backup(request).await.unwrap().state, BackupState::Scheduled);
 }
 
 /// How long it takes to find what is to be copied, others decide: here, who changes groups.

@@ -2,8 +2,10 @@
 //!
 //! A directory that is not there yet is put together beside its place and renamed into it. One that is there (a mount
 //! point, or made by an administrator with its permissions) is filled in place; `config.toml` comes last, because a
-//! directory is an appliance exactly when it has one. Nothing that is there already is ever overwritten.
+//! directory is an appliance exactly when it has one. Nothing that is there already is ever overwritten. What a kill or a full disk has left
+//! of an earlier try is gone on with.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
@@ -11,9 +13,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use serde::Serialize;
-use tempfile::NamedTempFile;
 use tidemark_common::config::{Address, CONFIG_FILE, CONTROL_SOCKET, Config, HostPort};
-use tidemark_common::identity::Identity;
+use tidemark_common::identity::{CERTIFICATE_FILE, Identity, KEY_FILE};
 use tidemark_common::ids::ApplianceId;
 
 use super::{directory, whole_path};
@@ -23,6 +24,8 @@ use crate::output;
 
 /// What a fresh file system has at its top.
 const LOST_AND_FOUND: &str = "lost+found";
+/// How the name of what is not complete begins.
+const DRAFT: &str = ".tidemark-init-";
 /// Longest path of a Unix socket, bytes.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
@@ -132,7 +135,7 @@ fn make_beside(directory: &Path, config: &Config) -> anyhow::Result<ApplianceId>
     let parent = directory.parent().context("the root directory cannot be an appliance")?;
     fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
     let draft = tempfile::Builder::new()
-        .prefix(".tidemark-init-")
+        .prefix(DRAFT)
         .tempdir_in(parent)
         .with_context(|| format!("make a directory in {}", parent.display()))?;
     let whole = draft.path().join("appliance");
@@ -154,7 +157,7 @@ fn refuse_occupied(directory: &Path, entries: fs::ReadDir) -> anyhow::Result<()>
     for entry in entries {
         let found = entry.with_context(|| format!("look into {shown}"))?.file_name();
         ensure!(
-            found == LOST_AND_FOUND,
+            found == LOST_AND_FOUND || is_left_over(&found),
             "{shown} is not empty (it holds '{}'): nothing was changed; name a new or an empty directory",
             found.display()
         );
@@ -162,12 +165,20 @@ fn refuse_occupied(directory: &Path, entries: fs::ReadDir) -> anyhow::Result<()>
     Ok(())
 }
 
+/// What an earlier try may have left in a directory.
+fn is_left_over(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    let whole = name.strip_suffix(".new").unwrap_or(&name);
+    [KEY_FILE, CERTIFICATE_FILE].contains(&whole) || name.starts_with(DRAFT)
+}
+
 /// Key, certificate, and last of all `config.toml`, each durable before the next.
 fn fill(directory: &Path, config: &Config) -> anyhow::Result<ApplianceId> {
-    let id = Identity::create(directory)?.id();
+    let is_made = directory.join(CERTIFICATE_FILE).exists();
+    let id = if is_made { Identity::load(directory) } else { Identity::create(directory) }?.id();
     let file = directory.join(CONFIG_FILE);
     let writing = || format!("write {}", file.display());
-    let mut draft = NamedTempFile::new_in(directory).with_context(writing)?;
+    let mut draft = tempfile::Builder::new().prefix(DRAFT).tempfile_in(directory).with_context(writing)?;
     draft.write_all(config.to_toml().as_bytes()).with_context(writing)?;
     draft.as_file().sync_all().with_context(writing)?;
     draft.persist_noclobber(&file).with_context(writing)?;
@@ -177,4 +188,21 @@ fn fill(directory: &Path, config: &Config) -> anyhow::Result<ApplianceId> {
 
 fn sync_directory(directory: &Path) -> anyhow::Result<()> {
     File::open(directory).and_then(|opened| opened.sync_all()).with_context(|| format!("sync {}", directory.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It was refused as not empty, and a mount point is the one place where it is to be.
+    #[test]
+    fn what_a_kill_has_left_in_a_directory_is_gone_on_with() {
+        let directory = tempfile::tempdir().unwrap();
+        let identity = Identity::create(directory.path()).unwrap();
+        fs::write(directory.path().join(format!("{DRAFT}x1y2z3")), "name").unwrap();
+        assert_eq!(make(directory.path(), &Config::new("east")).unwrap(), identity.id());
+        assert_eq!(Config::load(directory.path()).unwrap().name, "east");
+        make(directory.path(), &Config::new("east")).unwrap_err();
+        assert!(!is_left_over("precious".as_ref()) && !is_left_over("catalog".as_ref()));
+    }
 }

@@ -89,8 +89,9 @@ impl Appliance {
                 }
                 self.forget_group(group, &found, Some(by)).await
             }
-            Engine::Failed(_) => {
+            Engine::Failed(why) => {
                 self.check_other_side(&record, peer)?;
+                self.refuse_with_journal(&record, &why.reason, force)?;
                 self.refuse_with_images(found.keeper.id(), None, "given up")?;
                 self.forget_group(group, &found, None).await
             }

@@ -59,7 +59,7 @@ pub(crate) struct Failure {
     pub(crate) reason: String,
     /// Of a copy: its journal is what keeps it from running, and, if so, whether that is there and damaged.
     pub(crate) journal: Option<Damaged>,
-    /// A failover did not end here: another one goes on with it.
+    /// A failover, or another way to be primary, did not end here: another failover goes on with it.
     pub(crate) unended: bool,
 }
 

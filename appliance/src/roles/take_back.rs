@@ -23,7 +23,7 @@ use tidemark_common::journal;
 use tidemark_common::wire::message::{Message, Refusal, Refused};
 use tidemark_secondary::returned::stand_until_returned;
 
-use super::appliance::{Appliance, Engine, Group, failed, refused};
+use super::appliance::{Appliance, Engine, Failure, Group, failed, refused};
 
 /// What an old primary knows of a peer when it asks whether that has taken over.
 enum Other {
@@ -172,11 +172,19 @@ impl Appliance {
             .map_err(|why| failed(format!("group '{}' is primary again and does not run: {why}", group.keeper.name())))
     }
 
-    /// A primary that is stopped, or was none, runs, and what hosts open leads to it; or why it does not.
+    /// A primary that is stopped, or was none, runs, and what hosts open leads to it; or why it does not. Then it is gone on with as a failover
+    /// that did not end.
     pub(crate) async fn run_as_primary(&self, group: &Group) -> Result<(), String> {
+        let name = group.keeper.name();
         let started = tokio::task::block_in_place(|| self.start_primary(&group.keeper, None));
+        let started = started.map_err(|why| {
+            format!(
+                "{why}. When that is mended, `tidemark failover {name}` starts it, and so does a restart of the service"
+            )
+        });
         let failure = started.as_ref().err().cloned();
-        *group.engine.write() = started.map_or_else(|why| Engine::Failed(why.into()), Engine::Primary);
+        let unended = |reason: String| Engine::Failed(Failure { unended: true, ..reason.into() });
+        *group.engine.write() = started.map_or_else(unended, Engine::Primary);
         for member in group.keeper.get().volumes {
             self.settle_door(&member.name).await;
         }
@@ -201,4 +209,33 @@ fn check_chosen(name: &str, others: &BTreeMap<String, Other>, force: bool) -> Re
         )));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemark_common::api::types::Failover;
+
+    use super::*;
+    use crate::service::tests::{Faults, add_primary, appliance};
+
+    /// The service had to be restarted, with all its other groups.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_side_that_is_primary_again_and_did_not_start_is_started_by_a_failover() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        add_primary(&appliance, "g", "v").await;
+        let (group, primary) = (appliance.group("g").unwrap(), appliance.primary("g").unwrap());
+        tokio::task::block_in_place(|| primary.stop());
+        // Its ring's folder has no place to be.
+        let rings = appliance.ring_folder();
+        std::fs::remove_dir_all(&rings).unwrap();
+        std::fs::write(&rings, "in the way").unwrap();
+        let told = appliance.start_serving(&group).await.unwrap_err();
+        assert!(told.message.contains("`tidemark failover g`"), "{told:?}");
+        std::fs::remove_file(&rings).unwrap();
+        let told = appliance.fail_over("g", &Failover::default()).await.unwrap_err();
+        assert!(told.message.contains("primary here now"), "{told:?}");
+        assert!(appliance.primary("g").is_ok());
+        appliance.stop_groups().await;
+    }
 }

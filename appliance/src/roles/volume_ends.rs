@@ -28,7 +28,7 @@ impl Appliance {
         let path = Path::new(&volume.backing);
         let aside = deleted_name(path);
         if volume.owned {
-            self.set_aside(path, &aside).map_err(|error| failed(format!("rename {}: {error}", volume.backing)))?;
+            self.rename_aside(path, &aside).map_err(|error| failed(format!("rename {}: {error}", volume.backing)))?;
         }
         if let Err(error) = self.catalog.delete_volume(name) {
             if volume.owned
@@ -49,7 +49,7 @@ impl Appliance {
     }
 
     /// Durably: the record goes next. An earlier try may have renamed it and not known of that.
-    fn set_aside(&self, path: &Path, aside: &Path) -> io::Result<()> {
+    fn rename_aside(&self, path: &Path, aside: &Path) -> io::Result<()> {
         let unless_gone = |error: io::Error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) };
         let Err(error) = self.disk.rename(path, aside) else { return Ok(()) };
         match path.parent().filter(|_| error.kind() == ErrorKind::NotFound) {

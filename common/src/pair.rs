@@ -7,7 +7,8 @@
 //!      └──── differential ─▶ resync
 //! ```
 //!
-//! An operator who gives up the image over there brings whatever differs back to initial-copy.
+//! An operator who gives up the image over there brings whatever differs back to initial-copy. What an operator has suspended goes on only when
+//! one asks for it; by itself it can be fenced.
 
 use crate::api::types::PairState;
 
@@ -30,6 +31,12 @@ pub const fn is_transition_valid(from: PairState, to: PairState) -> bool {
     ) || !matches!(from, S::FailedOver | S::Fenced)
         && matches!(to, S::Suspended | S::Error | S::Fenced | S::FailedOver)
         && !same(from, to)
+}
+
+/// Whether it may do so though nobody asks for it: what was found before it was suspended says nothing any more.
+#[must_use]
+pub const fn goes_by_itself(from: PairState, to: PairState) -> bool {
+    !matches!(from, PairState::Suspended) || matches!(to, PairState::Fenced)
 }
 
 const fn same(one: PairState, other: PairState) -> bool {
@@ -65,6 +72,10 @@ mod tests {
             (S::Fenced, S::InitialCopy),
         ] {
             assert!(!is_transition_valid(from, to), "{from:?} to {to:?}");
+        }
+        assert!(goes_by_itself(S::Suspended, S::Fenced) && goes_by_itself(S::Paired, S::CatchingUp));
+        for to in [S::Paired, S::CatchingUp, S::Differential, S::Resync, S::InitialCopy, S::Error] {
+            assert!(!goes_by_itself(S::Suspended, to), "{to:?}");
         }
     }
 }

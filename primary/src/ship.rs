@@ -25,7 +25,7 @@ use tidemark_common::journal::Position;
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::link::Endpoint;
 use tidemark_common::metrics::{GroupMetrics, PairMetrics, Part};
-use tidemark_common::pair::is_transition_valid;
+use tidemark_common::pair::{goes_by_itself, is_transition_valid};
 use tidemark_common::repeats::{Recurring, Repeats};
 use tokio::sync::watch;
 use tokio::task::block_in_place;
@@ -192,9 +192,19 @@ impl Pair {
         }
     }
 
-    /// Goes into a state, says so, and records it where it must outlive the process. `false`: it does not follow the state
-    /// the pair is in.
+    /// Goes into a state by what has happened, says so, and records it where it must outlive the process. `false`: it does not follow the
+    /// state the pair is in.
     pub(crate) fn enter(&self, state: PairState, reason: Option<String>) -> Result<bool, CatalogError> {
+        self.enter_if(state, reason, goes_by_itself)
+    }
+
+    /// The same for whoever may only go from some states to others.
+    fn enter_if(
+        &self,
+        state: PairState,
+        reason: Option<String>,
+        may: fn(PairState, PairState) -> bool,
+    ) -> Result<bool, CatalogError> {
         if let Some(_alone) = self.entering.try_lock()
             && self.stays(state, reason.as_ref())
         {
@@ -203,7 +213,7 @@ impl Pair {
         // A catalogue whose disk does not answer keeps who changes it, and no thread that others are heard by.
         block_in_place(|| {
             let _alone = self.entering.lock();
-            if self.stays(state, reason.as_ref()) { Ok(true) } else { self.change_state(state, reason) }
+            if self.stays(state, reason.as_ref()) { Ok(true) } else { self.change_state(state, reason, may) }
         })
     }
 
@@ -217,9 +227,15 @@ impl Pair {
         stays
     }
 
-    fn change_state(&self, state: PairState, reason: Option<String>) -> Result<bool, CatalogError> {
+    fn change_state(
+        &self,
+        state: PairState,
+        reason: Option<String>,
+        may: fn(PairState, PairState) -> bool,
+    ) -> Result<bool, CatalogError> {
         let from = self.view.lock().state;
-        if !is_transition_valid(from, state) {
+        // Whoever waited here until an operator's suspension was recorded has looked at the pair before that.
+        if !is_transition_valid(from, state) || !may(from, state) {
             tracing::warn!(peer = %self.peer, %from, to = %state, "a change of state was refused");
             return Ok(false);
         }

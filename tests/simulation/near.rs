@@ -71,8 +71,8 @@ pub(crate) struct Near {
 impl Near {
     pub(crate) fn new(primary: Arc<Primary>, stages: Stages, (turn, stretch_bytes): (usize, u64)) -> Self {
         let pair = primary.pairs().pop().expect("the pair");
-        // Whom it took over from is called once that has returned.
-        let suspended = pair.status().state == PairState::FailedOver;
+        // Whom it took over from is called once that has returned, and nobody by a pair that is suspended.
+        let suspended = matches!(pair.status().state, PairState::FailedOver | PairState::Suspended);
         let Stages { drain, writeback } = stages;
         Self {
             primary,

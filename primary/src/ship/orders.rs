@@ -104,7 +104,7 @@ impl Pair {
     }
 
     pub(super) fn enter_by_hand(&self, state: PairState, reason: Option<String>, what: &str) -> Result<(), String> {
-        if self.enter(state, reason).map_err(|error| error.to_string())? {
+        if self.enter_if(state, reason, |_, _| true).map_err(|error| error.to_string())? {
             return Ok(());
         }
         Err(self.refusal(what))

@@ -227,6 +227,25 @@ async fn a_pair_falls_behind_and_catches_up_whatever_the_catalogue_does() {
     assert_eq!(entered, Ok([true, true]));
 }
 
+/// An answer of the copy, or the loss of the link, that came while a suspension was being recorded made the pair follow again: it said that it
+/// lags, asked nobody whether this side was replaced, and went on by itself with the next start.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_found_before_a_pair_was_suspended_does_not_make_it_go_on() {
+    let rig = Rig::new(None, REGION_BYTES);
+    let pair = &rig.pair;
+    assert!(pair.enter(PairState::CatchingUp, None).unwrap());
+    pair.suspend().unwrap();
+    for state in [PairState::Paired, PairState::CatchingUp, PairState::Differential, PairState::Error] {
+        assert!(!pair.enter(state, Some("it was so before".into())).unwrap(), "{state}");
+        assert_eq!(pair.status().state, PairState::Suspended);
+        assert_eq!(pair.keeper.pair("west").unwrap().state, PairStateRecord::Suspended);
+    }
+    pair.resume().unwrap();
+    assert_eq!(pair.status().state, PairState::Differential);
+    pair.suspend().unwrap();
+    assert!(pair.enter(PairState::Fenced, None).unwrap(), "by who has taken over");
+}
+
 /// A side that is gone, or whose pair is suspended, was said to need a person for what it had told before.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_other_side_said_of_itself_ends_with_its_answers() {

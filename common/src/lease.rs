@@ -87,7 +87,8 @@ pub struct Lease {
 /// All of an appliance, the oldest first.
 #[must_use]
 pub fn leases(status: &Status, now: Timestamp) -> Vec<Lease> {
-    let mut all: Vec<Lease> = status.groups.iter().flat_map(of_group).collect();
+    let here = &status.appliance.name;
+    let mut all: Vec<Lease> = status.groups.iter().flat_map(|group| of_group(group, here)).collect();
     all.extend(status.images.iter().flat_map(of_image));
     all.extend(status.backups_under_way.iter().flat_map(of_backup));
     all.extend(status.local_pairs.iter().filter_map(of_local_pair));
@@ -98,8 +99,8 @@ pub fn leases(status: &Status, now: Timestamp) -> Vec<Lease> {
     all
 }
 
-fn of_group(group: &GroupStatus) -> Vec<Lease> {
-    let mut all: Vec<Lease> = group.pairs.iter().flat_map(|pair| of_pair(group, pair)).collect();
+fn of_group(group: &GroupStatus, here: &str) -> Vec<Lease> {
+    let mut all: Vec<Lease> = group.pairs.iter().flat_map(|pair| of_pair(group, pair, here)).collect();
     if let (Role::Secondary, Some(history)) = (group.role, &group.history) {
         let primary = group.pairs.first().map_or("the primary", |pair| pair.peer.as_str());
         all.push(Lease {
@@ -116,7 +117,7 @@ fn of_group(group: &GroupStatus) -> Vec<Lease> {
     all
 }
 
-fn of_pair(group: &GroupStatus, pair: &PairStatus) -> Vec<Lease> {
+fn of_pair(group: &GroupStatus, pair: &PairStatus, here: &str) -> Vec<Lease> {
     let lease = |kind, marker, time, bytes, ends_with| Lease {
         kind,
         owner: pair.peer.clone(),
@@ -129,8 +130,14 @@ fn of_pair(group: &GroupStatus, pair: &PairStatus) -> Vec<Lease> {
     };
     let (name, peer) = (&group.name, &pair.peer);
     let held = pair.held.map(|held| {
-        let ends = format!("tidemark pair release {name} --to {peer}");
-        lease(LeaseKind::Pair, Some(held.marker), Some(held.time), Some(held.bytes), ends)
+        let (kind, bytes, ends) = if group.role == Role::Secondary {
+            // With a history the volumes do not stand there, and the journal is not kept because of it.
+            let bytes = group.history.is_none().then_some(held.bytes);
+            (LeaseKind::Comparison, bytes, format!("tidemark verify {name} --to {here} --suspend (on '{peer}')"))
+        } else {
+            (LeaseKind::Pair, Some(held.bytes), format!("tidemark pair release {name} --to {peer}"))
+        };
+        lease(kind, Some(held.marker), Some(held.time), bytes, ends)
     });
     let compared =
         pair.verify.and(pair.comparison.as_ref()).filter(|_| group.role == Role::Primary).map(|comparison| {

@@ -1,5 +1,7 @@
 //! What a secondary knows of its copy, shared by the intake, the updater, the acknowledgements and status.
 
+mod looking;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,6 +21,7 @@ use tidemark_common::wire::message::{Message, Position as Remote, VolumeSpec};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use self::looking::Looking;
 use crate::as_of::AsOf;
 use crate::permission::{Permission, Permitted};
 use crate::points::Points;
@@ -48,6 +51,8 @@ struct Inner {
     at_rest: Position,
     /// Nothing is applied beyond these while somebody looks at the image there.
     held: Vec<Position>,
+    /// Markers whose images somebody looks at.
+    looked_at: Vec<Permitted>,
     /// Which markers are moments of the image.
     points: Points,
     /// What is to be kept behind the newest marker.

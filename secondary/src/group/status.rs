@@ -9,6 +9,7 @@ use tidemark_common::api::types::{
 use tidemark_common::clock::from_unix_ns;
 use tidemark_common::journal::Position;
 use tidemark_common::lag::Lag;
+use tidemark_common::lease::JournalHeld;
 use tidemark_common::markers::info;
 use tidemark_common::pair::paired_or_behind;
 use tidemark_common::sentences::joined;
@@ -166,13 +167,24 @@ impl Secondary {
             lag_bytes,
             // What waits before it comes here is known over there.
             lag: Lag { unapplied_bytes: Some(lag_bytes), ..Lag::default() },
-            held: None,
+            held: self.looked_at(),
             differential_bytes: permission.copy().map_or(0, |copy| copy.total_bytes.saturating_sub(copy.done_bytes)),
             copy,
             verify: None,
             comparison: None,
             round_trip_ms: round_trip.map(|time| time.as_secs_f64() * 1000.0),
         }
+    }
+
+    /// What stays in the journal behind an image that the primary compares with its own.
+    fn looked_at(&self) -> Option<JournalHeld> {
+        let at = self.state.looked_at()?;
+        let end = self.journal.durable_end().position;
+        Some(JournalHeld {
+            marker: at.marker.number,
+            time: info(&at.marker).time,
+            bytes: self.journal.bytes_between(at.end, end),
+        })
     }
 
     fn in_state_since(&self, state: PairState, now: jiff::Timestamp) -> jiff::Timestamp {

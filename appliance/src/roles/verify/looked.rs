@@ -13,7 +13,7 @@ use tidemark_common::wire::handshake::{Versions, agree};
 use tidemark_common::wire::message::{Message, Refusal, Refused, Verify};
 use tidemark_secondary::group::Secondary;
 use tidemark_secondary::image_point::Asked;
-use tidemark_secondary::state::Hold;
+use tidemark_secondary::state::{Hold, Looking};
 
 use super::super::appliance::{Appliance, Engine};
 use super::compare::{BATCH, LOOK};
@@ -91,10 +91,10 @@ impl Appliance {
     /// The copy volumes, held at their marker; with a history they are behind on purpose, and an image is looked at instead.
     async fn look(&self, secondary: &Arc<Secondary>) -> Result<Looked, String> {
         if secondary.state().history().floor.is_none() {
-            return self.hold(secondary).await.map(Looked::Volumes);
+            return self.hold(secondary).await;
         }
         tokio::task::block_in_place(|| {
-            let point = secondary.image_point(Asked::Newest).map_err(|error| error.to_string())?.1;
+            let (permitted, point) = secondary.image_point(Asked::Newest).map_err(|error| error.to_string())?;
             let eras = self.eras(secondary.keeper().id()).map_err(|error| error.message)?;
             let indexes = point.volumes.iter().map(|spec| VolumeIndex(spec.index)).collect();
             let era = eras.begin(&point.barrier, &indexes).map_err(|error| error.to_string())?.era;
@@ -106,13 +106,15 @@ impl Appliance {
                 file: Arc::clone(&file.file),
             });
             let image = Image::new(Arc::clone(&eras), era, volumes.collect());
-            Ok(Looked::Image { marker: point.marker.number, image, _era: LeavesEra { eras, era } })
+            let told = secondary.state().look_at(permitted);
+            Ok(Looked::Image { marker: point.marker.number, image, _era: LeavesEra { eras, era }, _told: told })
         })
     }
 
-    async fn hold(&self, secondary: &Secondary) -> Result<Hold, String> {
+    async fn hold(&self, secondary: &Secondary) -> Result<Looked, String> {
         let hold = secondary.state().hold();
         let hold = hold.ok_or("there is no image yet: the initial copy is not complete")?;
+        let told = secondary.state().look_at(hold.permitted.clone());
         let deadline = self.clock.monotonic() + REACH_TIMEOUT;
         while !hold.is_reached() {
             if self.clock.monotonic() >= deadline {
@@ -120,14 +122,14 @@ impl Appliance {
             }
             tokio::time::sleep(LOOK).await;
         }
-        Ok(hold)
+        Ok(Looked::Volumes { hold, _told: told })
     }
 }
 
 /// What the copy's side tells digests of.
 enum Looked {
-    Volumes(Hold),
-    Image { marker: u64, image: Image, _era: LeavesEra },
+    Volumes { hold: Hold, _told: Looking },
+    Image { marker: u64, image: Image, _era: LeavesEra, _told: Looking },
 }
 
 /// The user of an era, for as long as it lives; no record names it, so a restart forgets it.
@@ -145,7 +147,7 @@ impl Drop for LeavesEra {
 impl Looked {
     const fn marker(&self) -> u64 {
         match self {
-            Self::Volumes(hold) => hold.permitted.marker.number,
+            Self::Volumes { hold, .. } => hold.permitted.marker.number,
             Self::Image { marker, .. } => *marker,
         }
     }
@@ -187,4 +189,42 @@ fn digests_of(secondary: &Secondary, volume: u32, offset: u64, count: u32) -> Re
     let count = usize::try_from(count).unwrap_or(0);
     digests::<std::io::Error>(file.size(), offset, count, hole, read)
         .map_err(|error| format!("read volume '{}': {error}", file.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemark_common::catalog::Batch;
+    use tidemark_common::ids::GroupId;
+    use tidemark_common::lease::{Lease, LeaseKind, leases};
+    use tidemark_common::markers::kept;
+    use tidemark_common::record::MarkerRecord;
+
+    use super::*;
+    use crate::service::tests::{Faults, appliance, copy_record};
+
+    /// The volumes stood, the journal filled, and what was said of that sent people to `tidemark leases`, where nothing was.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_comparison_is_a_lease_where_the_copy_is_too() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        let record = copy_record("g", [7; 16]);
+        let marker = MarkerRecord { number: 7, boundary_seq: 0, time_ns: 0, freeze_ns: 0, tag: None };
+        let mut batch = Batch::new();
+        batch.put_group(&record).unwrap();
+        batch.put_markers(GroupId(record.id), &[kept(&marker)]).unwrap();
+        appliance.catalog.commit(batch).unwrap();
+        appliance.start_groups().await.unwrap();
+        let group = appliance.group("g").unwrap();
+        let engine = group.engine.read().clone();
+        let Engine::Secondary(copy) = engine else { panic!("it is a copy") };
+        let held = || leases(&appliance.status_now(), appliance.clock.wall());
+        assert!(held().is_empty());
+        let looked = appliance.look(&copy).await.unwrap();
+        let [lease]: [Lease; 1] = held().try_into().unwrap();
+        assert_eq!((lease.kind, lease.group.as_str(), lease.marker), (LeaseKind::Comparison, "g", Some(7)));
+        assert!(lease.bytes.is_some() && lease.ends_with.contains("verify g --to alone --suspend"), "{lease:?}");
+        drop(looked);
+        assert!(held().is_empty());
+        appliance.stop_groups().await;
+    }
 }

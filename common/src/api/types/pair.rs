@@ -102,7 +102,7 @@ pub struct PairStatus {
     /// Where that waits, and for what.
     #[serde(default)]
     pub lag: Lag,
-    /// What of the journal here is kept for it, while it does not follow.
+    /// What of the journal here is kept for it, while it does not follow; on a copy, behind the image that the primary compares with its own.
     #[serde(default)]
     pub held: Option<JournalHeld>,
     /// Bytes marked in the differential bitmap.

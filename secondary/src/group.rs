@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 use tidemark_common::api::types::{MarkerInfo, PairState};
-use tidemark_common::catalog::{Batch, CatalogError, CopyRecord, GroupVolume};
+use tidemark_common::catalog::{Batch, CatalogError, CopyRecord, GroupVolume, OnFullRecord};
 use tidemark_common::clock::Clock;
 use tidemark_common::history::History;
 use tidemark_common::journal::{Journal, JournalOptions, Position, Writer};
@@ -95,6 +95,12 @@ impl Secondary {
         self.parts.keeper.update(|record| record.history = asked)?;
         self.state.ask_history(asked);
         Ok(())
+    }
+
+    /// The primary says what the group does when its journal is full: this side does the same once it has taken over.
+    pub(crate) fn hear_on_full(&self, throttles: bool) -> Result<(), CatalogError> {
+        let on_full = if throttles { OnFullRecord::Throttle } else { OnFullRecord::Fold };
+        self.parts.keeper.update(|record| record.on_full = on_full)
     }
 
     pub(crate) const fn clock(&self) -> &Arc<dyn Clock> {
@@ -284,5 +290,18 @@ mod tests {
         disk.fail_next_sync(ErrorKind::Other);
         volume.sync().unwrap_err();
         assert_eq!(taken(), Position::default());
+    }
+
+    /// Whoever had taken over a group that was made to slow its hosts did not slow them.
+    #[test]
+    fn what_the_primary_does_when_its_journal_is_full_is_kept_for_a_failover() {
+        let (secondary, _apply, _records) = copy();
+        let keeper = &secondary.parts.keeper;
+        let recorded = || keeper.catalog().groups().unwrap().remove(0).on_full;
+        assert_eq!(recorded(), OnFullRecord::Fold);
+        for (throttles, on_full) in [(true, OnFullRecord::Throttle), (false, OnFullRecord::Fold)] {
+            secondary.hear_on_full(throttles).unwrap();
+            assert_eq!((keeper.get().on_full, recorded()), (on_full, on_full));
+        }
     }
 }

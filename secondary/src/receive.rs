@@ -131,6 +131,7 @@ pub async fn listen(
                 packets.now(stats.sent_packets, stats.lost_packets);
             }
             Message::History(asked) => block_in_place(|| secondary.ask_history(asked))?,
+            Message::OnFull { throttles } => block_in_place(|| secondary.hear_on_full(throttles))?,
             Message::Goodbye { message } => {
                 tracing::info!(%message, "the primary says goodbye");
                 return Err(ReceiveError::Ended);

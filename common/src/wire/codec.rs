@@ -152,11 +152,13 @@ pub enum Kind {
     Trouble = 18,
     /// [`Message::Suspended`].
     Suspended = 19,
+    /// [`Message::OnFull`].
+    OnFull = 20,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Hello,
         Self::Welcome,
         Self::Refused,
@@ -176,6 +178,7 @@ impl Kind {
         Self::History,
         Self::Trouble,
         Self::Suspended,
+        Self::OnFull,
     ];
 
     /// The number on the wire.
@@ -205,7 +208,8 @@ impl Kind {
             | Self::Ask
             | Self::Digests
             | Self::History
-            | Self::Trouble => PROTOCOL_VERSION,
+            | Self::Trouble
+            | Self::OnFull => PROTOCOL_VERSION,
         }
     }
 
@@ -277,6 +281,7 @@ pub fn encode(message: &Message) -> Result<Bytes, EncodeError> {
         Message::History(history) => seal(Kind::History, rkyv::to_bytes(history)),
         Message::Trouble(what) => seal(Kind::Trouble, rkyv::to_bytes(what)),
         Message::Suspended(body) => seal(Kind::Suspended, rkyv::to_bytes(body)),
+        Message::OnFull { throttles } => seal(Kind::OnFull, rkyv::to_bytes(throttles)),
         Message::Agreed { generation } => seal(Kind::Agreed, rkyv::to_bytes(generation)),
     }
 }
@@ -392,6 +397,7 @@ fn open(kind: Kind, body: &[u8]) -> Result<Message, DecodeError> {
         Kind::History => rkyv::from_bytes::<History, rancor::Error>(body).map(Message::History),
         Kind::Trouble => rkyv::from_bytes::<String, rancor::Error>(body).map(Message::Trouble),
         Kind::Suspended => rkyv::from_bytes::<Suspended, rancor::Error>(body).map(Message::Suspended),
+        Kind::OnFull => rkyv::from_bytes::<bool, rancor::Error>(body).map(|throttles| Message::OnFull { throttles }),
         Kind::Agreed => rkyv::from_bytes::<u64, rancor::Error>(body).map(|generation| Message::Agreed { generation }),
     };
     let message = opened.map_err(|error| DecodeError::Body { kind, reason: error.to_string() })?;

@@ -125,6 +125,7 @@ fn message() -> impl Strategy<Value = Message> {
             }
         ),
         any::<u64>().prop_map(|marker| Message::Held { marker }),
+        any::<bool>().prop_map(|throttles| Message::OnFull { throttles }),
         any::<(u32, u64, u32)>().prop_map(|(volume, offset, regions)| Message::Ask { volume, offset, regions }),
         proptest::collection::vec(any::<[u8; 16]>(), 0..50).prop_map(|digests| Message::Digests { digests }),
     ]
@@ -409,6 +410,7 @@ fn golden() -> Vec<(Kind, Message, &'static str)> {
             }),
             include_str!("../../tests/fixtures/wire/suspended.hex"),
         ),
+        (Kind::OnFull, Message::OnFull { throttles: true }, include_str!("../../tests/fixtures/wire/on_full.hex")),
     ]
 }
 

@@ -291,6 +291,11 @@ pub enum Message {
     },
     /// A primary: what the copy is to keep behind its newest marker; first, and when that changes.
     History(History),
+    /// A primary: what the group does when its journal is full, for whoever takes over; once it is not what a copy begins with.
+    OnFull {
+        /// Hosts are slowed; else the copies fall back to a bitmap.
+        throttles: bool,
+    },
     /// A secondary: what a person must look at over there although everything arrives; empty: it is over.
     Trouble(String),
     /// A primary: the pair is suspended, and nothing follows; answered by [`Message::Agreed`] where the copy is one still.

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tidemark_common::api::types::PairState;
+use tidemark_common::catalog::{GroupRecord, OnFullRecord};
+use tidemark_common::history::History;
 use tidemark_common::limits::DATA_STREAMS;
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender, DataSender, Parting, Stats};
 use tidemark_common::stage;
@@ -163,12 +165,11 @@ impl Pair {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut number = 0;
         let mut packets = self.line.packets();
-        let mut told = None;
+        let mut told = Told::default();
         loop {
             ticks.tick().await;
-            let history = self.keeper.get().history;
-            if told.replace(history) != Some(history) {
-                control.send(&Message::History(history)).await?;
+            for news in told.news(&self.keeper.get()) {
+                control.send(&news).await?;
             }
             number += 1;
             control.send(&self.heartbeat(number)).await?;
@@ -190,6 +191,29 @@ impl Pair {
         loop {
             self.heard(answers.recv().await?.ok_or(ShipError::Ended)?)?;
         }
+    }
+}
+
+/// What the other side was told, over this connection, of what the operator wants of the group.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    history: Option<History>,
+    throttles: bool,
+}
+
+impl Told {
+    /// What it does not know yet.
+    pub(super) fn news(&mut self, group: &GroupRecord) -> Vec<Message> {
+        let (history, throttles) = (group.history, group.on_full == OnFullRecord::Throttle);
+        let mut news = Vec::new();
+        if self.history.replace(history) != Some(history) {
+            news.push(Message::History(history));
+        }
+        // A copy begins as one that does not.
+        if std::mem::replace(&mut self.throttles, throttles) != throttles {
+            news.push(Message::OnFull { throttles });
+        }
+        news
     }
 }
 

@@ -9,7 +9,7 @@ use std::task::{Context, Waker};
 use std::thread::JoinHandle;
 
 use jiff::Timestamp;
-use tidemark_common::catalog::{Catalog, CatalogError, GroupRecord, PairStateRecord};
+use tidemark_common::catalog::{Catalog, CatalogError, GroupRecord, OnFullRecord, PairStateRecord};
 use tidemark_common::clock::SystemClock;
 use tidemark_common::journal::{JournalError, JournalOptions};
 use tidemark_common::limits::REGION_BYTES;
@@ -19,6 +19,7 @@ use tidemark_common::storage::memory::MemoryDisk;
 use tidemark_common::wire::message::Message;
 use tokio::runtime::Builder;
 
+use super::connection::Told;
 use super::*;
 use crate::drain::Draining;
 use crate::group::{Primary, Stages};
@@ -313,6 +314,19 @@ async fn what_is_given_up_of_the_journal_is_not_folded_meanwhile() {
     pair.copy_around(&JournalError::TooLarge { bytes: 0 }).unwrap();
     let after = seen();
     assert!(after.0 > before.0 && after.1 == before.1, "{before:?} {after:?}");
+}
+
+/// Whoever took over a group that slows its hosts did not, and let its copies fall back to bitmaps.
+#[test]
+fn the_other_side_is_told_what_the_group_does_when_its_journal_is_full() {
+    let mut group = group_of(&["a"]);
+    let mut told = Told::default();
+    assert_eq!(told.news(&group), [Message::History(group.history)]);
+    group.on_full = OnFullRecord::Throttle;
+    assert_eq!(told.news(&group), [Message::OnFull { throttles: true }]);
+    assert!(told.news(&group).is_empty());
+    group.on_full = OnFullRecord::Fold;
+    assert_eq!(told.news(&group), [Message::OnFull { throttles: false }]);
 }
 
 /// The pair connected and lost its connection again and again, and nobody was told why.

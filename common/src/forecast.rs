@@ -22,7 +22,7 @@ pub struct Forecast {
 }
 
 impl Forecast {
-    /// Looks at a journal; the seconds until it is full, `None` when it does not fill.
+    /// Looks at a journal; the seconds until it is full, 0 when it stands full, `None` when it does not fill.
     pub fn sample(&self, now: Duration, journal: &Journal) -> Option<f64> {
         // Space comes back by whole segments: less than two of them is no trend.
         self.take(now, journal.free_bytes(), 2 * journal.segment_bytes())
@@ -38,7 +38,8 @@ impl Forecast {
         }
         let last = now.checked_sub(QUIET).and_then(|then| samples.iter().rev().find(|(at, _)| *at <= then));
         if last.is_some_and(|(_, before)| free >= *before) {
-            return None;
+            // One that has no room for another segment fills no further because it is full.
+            return (free < noise / 2).then_some(0.0);
         }
         // From where it was freest: what came back in between is no reason to hope.
         let (since, most) = samples.iter().copied().max_by_key(|(_, free)| *free)?;
@@ -82,6 +83,15 @@ mod tests {
         assert!(after(&forecast, (21..=25).map(|second| (second, 200))).is_some(), "they may go on");
         assert_eq!(after(&forecast, (26..=40).map(|second| (second, 200))), None);
         assert!(after(&forecast, (41..=45).map(|second| (second, 200 - 10 * (second - 40)))).is_some());
+    }
+
+    /// Hosts wait for room in it, and it was said not to fill.
+    #[test]
+    fn a_journal_that_stands_full_does_not_look_like_one_that_does_not_fill() {
+        let forecast = Forecast::default();
+        assert!(after(&forecast, (0..=30).map(|second| (second, 301 - 10 * second))).is_some());
+        assert_eq!(after(&forecast, (31..=120).map(|second| (second, 1))), Some(0.0));
+        assert_eq!(after(&forecast, (121..=160).map(|second| (second, 200))), None);
     }
 
     #[test]

@@ -188,7 +188,8 @@ fn fill(label: &str, bytes: u64, capacity: u64) -> Line {
 fn journal(journal: &JournalStatus) -> Line {
     let mut line = fill("journal", journal.bytes, journal.capacity_bytes);
     if let Some(seconds) = journal.full_in_seconds {
-        line = line.with(Style::Warning, format!(", full in {}", figures::seconds(seconds)));
+        let when = if seconds > 0.0 { format!(", full in {}", figures::seconds(seconds)) } else { ", full".into() };
+        line = line.with(Style::Warning, when);
     }
     if journal.throttle_ms > 0.0 {
         line = line.with(Style::Warning, format!(", hosts held back {:.2} ms a write", journal.throttle_ms));

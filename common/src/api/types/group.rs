@@ -98,7 +98,7 @@ pub struct JournalStatus {
     pub bytes: u64,
     /// Bytes it may hold.
     pub capacity_bytes: u64,
-    /// On a primary: seconds until it is full, if it goes on as in the last minute; none when it does not fill.
+    /// Seconds until it is full, if it goes on as in the last minute; 0 when it stands full, none when it does not fill.
     pub full_in_seconds: Option<f64>,
     /// On a primary: what every write of a host is held back because the journal fills, milliseconds.
     pub throttle_ms: f64,

@@ -1,7 +1,7 @@
 //! A journal that runs full because a pair is slow or away, in this order: what the pair was never sent is folded
 //! inside the journal; what does not fit even then goes into the pair's bitmap, and from there into a differential copy. A group
-//! may instead slow its hosts ([`crate::throttle`]). Whoever only watches the journal goes first of all. Owns the readers of the
-//! journal: the set of pairs, and those who watch.
+//! may instead slow its hosts ([`crate::throttle`]), but not for a side that was primary and has not returned: that comes no nearer by it.
+//! Whoever only watches the journal goes first of all. Owns the readers of the journal: the set of pairs, and those who watch.
 //!
 //! Nobody may stand inside of what is folded (invariant 6): while that lasts, the pairs that are behind read no further. Their
 //! connections stay, and what a pair has begun to send up to the next marker stays as it is: however often the journal is
@@ -142,10 +142,10 @@ impl PairSet {
         }
     }
 
-    fn fall_back(&self, journal: &Journal) {
+    fn fall_back(&self, journal: &Journal, which: impl Fn(&Pair) -> bool) {
         let up_to = journal.middle();
         let pairs = self.pairs.read().clone();
-        for pair in pairs {
+        for pair in pairs.into_iter().filter(|pair| which(pair)) {
             match pair.fall_back(up_to) {
                 Ok(()) if pair.not_given_up.ends() => {
                     tracing::info!(peer = %pair.peer(), "the pair falls back to its bitmap again");
@@ -168,7 +168,10 @@ impl Readers for PairSet {
 
     fn make_room(&self, record: &mut dyn FnMut() -> Option<Position>) {
         self.end_watches_that_cost_room();
-        let Some(journal) = self.journal.upgrade().filter(|_| self.keeps_hosts_fast) else { return };
+        let Some(journal) = self.journal.upgrade() else { return };
+        if !self.keeps_hosts_fast {
+            return self.fall_back(&journal, Pair::awaits_return);
+        }
         if self.begin_to_fold(&journal)
             && let Some(recorded) = record()
             && let Err(error) = self.fold(&journal, recorded)
@@ -179,7 +182,7 @@ impl Readers for PairSet {
             }
         }
         if !self.tried.lock().helped || is_tight(&journal) {
-            self.fall_back(&journal);
+            self.fall_back(&journal, |_| true);
         }
     }
 }
@@ -187,4 +190,50 @@ impl Readers for PairSet {
 /// Hosts are about to wait.
 fn is_tight(journal: &Journal) -> bool {
     journal.free_bytes() < journal.capacity_bytes() / 16
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tidemark_common::catalog::{GroupRecord, OnFullRecord, PairRecord, PairStateRecord, PartedRecord};
+    use tidemark_common::journal::JournalOptions;
+
+    use crate::drain::Draining;
+    use crate::group::Primary;
+    use crate::rig::{group_of, parts_in};
+    use crate::writeback::WritingBack;
+
+    /// A side that took over a group that slows its hosts would have stopped them, for a side that may never come back.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn hosts_are_not_slowed_for_a_side_that_was_primary_and_has_not_returned() {
+        let parted = PartedRecord { marker: 0, seq: 0, chain: [0; 16], segment: 0, offset: 0 };
+        for state in [PairStateRecord::FailedOver, PairStateRecord::Error] {
+            let directory = tempfile::tempdir().unwrap();
+            let pair = PairRecord { state, parted: Some(parted), ..PairRecord::new("east", 0) };
+            let group = GroupRecord { on_full: OnFullRecord::Throttle, pairs: vec![pair], ..group_of(&["a"]) };
+            let journal = JournalOptions { segment_bytes: 512 << 10, capacity_bytes: 16 << 20 };
+            let (parts, options) = parts_in(directory.path(), group, journal);
+            let (primary, mut stages) = Primary::open(parts, options).unwrap();
+            let (export, pair) = (primary.export("a").unwrap(), primary.pair("east").unwrap());
+            let mut noise = 1_u64;
+            // Of these, sixteen are the whole volume: beyond half of the journal hosts would be slowed.
+            for block in 0..160_u64 {
+                let mut next = || {
+                    noise ^= noise << 13;
+                    noise ^= noise >> 7;
+                    noise ^= noise << 17;
+                    noise.to_le_bytes()[4]
+                };
+                let data: Vec<u8> = (0..64 << 10).map(|_| next()).collect();
+                export.write((block % 16) << 16, &data, false).await.unwrap();
+                primary.want_durable(primary.image().buffer.captured());
+                while stages.drain.step() == Draining::Did {}
+                let limit = stages.writeback.image.journal.durable_end().position;
+                while stages.writeback.step(limit) == WritingBack::Did {}
+                assert_eq!(stages.writeback.drain.throttle.delay(), Duration::ZERO, "{state:?}, block {block}");
+            }
+            assert!(pair.status().differential_bytes > 0, "what it lacks is known");
+        }
+    }
 }

@@ -182,6 +182,13 @@ impl Pair {
         self.view.lock().holds
     }
 
+    /// Whether the other side was primary and has not returned: nothing is sent to it before a person has done something there.
+    pub(crate) fn awaits_return(&self) -> bool {
+        let state = self.view.lock().state;
+        let was_primary = || self.keeper.pair(&self.peer).is_some_and(|pair| pair.parted.is_some());
+        state == PairState::FailedOver || state == PairState::Error && was_primary()
+    }
+
     /// The state that belongs to what is known of the pair's data.
     pub(crate) fn standing(&self) -> PairState {
         match self.differences.copy() {

@@ -29,9 +29,15 @@ impl Throttle {
         self.enabled.store(enabled, Ordering::Release);
     }
 
+    /// Whether it is on.
+    #[must_use]
+    pub fn is_enabled(&self) -> bool {
+        self.enabled.load(Ordering::Acquire)
+    }
+
     /// Sets the pace by the journal's free bytes and its capacity. Returns the delay of one write.
     pub fn pace(&self, journal: impl FnOnce() -> (u64, u64)) -> Duration {
-        if !self.enabled.load(Ordering::Acquire) {
+        if !self.is_enabled() {
             return Duration::ZERO;
         }
         let (free, capacity) = journal();

@@ -32,8 +32,8 @@ const COMPANY: Duration = Duration::from_millis(10);
 pub trait Readers: Send + Sync {
     /// The oldest place any of them needs; `None` when none needs anything.
     fn oldest_needed(&self) -> Option<Position>;
-    /// The journal is nearly full: fold what readers that are behind wait for, or let them fall back to their bitmaps. `record`
-    /// records how far the volumes are, and says it.
+    /// The journal is nearly full, or half full where hosts are slowed: fold what readers that are behind wait for, or let them fall back to
+    /// their bitmaps. `record` records how far the volumes are, and says it.
     fn make_room(&self, record: &mut dyn FnMut() -> Option<Position>);
 }
 
@@ -242,7 +242,7 @@ impl Writeback {
     fn trim(&mut self) {
         self.watch_fill();
         let journal = Arc::clone(&self.image.journal);
-        if self.drain.is_journal_full() || journal.free_bytes() < journal.capacity_bytes() / 4 {
+        if self.drain.is_journal_full() || journal.free_bytes() < self.scarce_bytes() {
             let readers = Arc::clone(&self.readers);
             readers.make_room(&mut || self.record().then_some(self.recorded));
         }
@@ -258,6 +258,12 @@ impl Writeback {
             tracing::warn!(group = %self.keeper.name(), %error, "the journal could not be trimmed");
         }
         self.drain.markers.trim(self.image.journal.oldest());
+    }
+
+    /// With less of the journal free, room is made: where hosts are slowed, before they are.
+    fn scarce_bytes(&self) -> u64 {
+        let capacity = self.image.journal.capacity_bytes();
+        if self.drain.throttle.is_enabled() { capacity / 8 * 5 } else { capacity / 4 }
     }
 
     /// Syncs the volumes and records how far they are.

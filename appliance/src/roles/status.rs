@@ -241,6 +241,7 @@ fn at_rest(group: &Group, role: Role, state: PairState, reason: String, since: O
         freeze: FreezeStatus::default(),
         positions: Positions::default(),
         interval_ms: record.interval_ms,
+        on_full: record.on_full.into(),
         history: None,
         problem: Some(reason.clone()),
         standing: Vec::new(),

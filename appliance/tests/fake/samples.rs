@@ -9,8 +9,8 @@ use tidemark_common::api::backup::types::{
 };
 use tidemark_common::api::types::{
     Addresses, ApplianceStatus, BufferStatus, CopyProgress, DrillReport, DrillResult, FreezeStatus, GroupDrills,
-    GroupMoment, GroupStatus, ImageKind, ImageState, ImageStatus, JournalStatus, MarkerStatus, Moving, PairState,
-    PairStatus, PeerStatus, Positions, Role, SideStoreStatus, Standing, Status, VolumeStatus,
+    GroupMoment, GroupStatus, ImageKind, ImageState, ImageStatus, JournalStatus, MarkerStatus, Moving, OnFull,
+    PairState, PairStatus, PeerStatus, Positions, Role, SideStoreStatus, Standing, Status, VolumeStatus,
 };
 use tidemark_common::lag::{Lag, LagCause};
 
@@ -86,6 +86,7 @@ fn group(role: Role, pairs: Vec<PairStatus>) -> GroupStatus {
         freeze: FreezeStatus { count: 42, p50_us: 12.0, p99_us: 30.0, max_us: 45.0, abandoned: 0 },
         positions: Positions { captured_seq: 1042, journaled_seq: 1042, applied_seq: 1000 },
         interval_ms: 1000,
+        on_full: OnFull::Fold,
         history: None,
         problem: None,
         standing: Vec::new(),

@@ -8,7 +8,7 @@ use super::*;
 use crate::api::local_pair::types::{LocalPairState, LocalPairStatus};
 use crate::api::types::{
     Addresses, ApplianceStatus, BufferStatus, CopyProgress, FreezeStatus, GroupDrills, GroupStatus, HistoryStatus,
-    JournalStatus, MarkerStatus, PairState, PairStatus, Positions, Role, VolumeStatus,
+    JournalStatus, MarkerStatus, OnFull, PairState, PairStatus, Positions, Role, VolumeStatus,
 };
 use crate::ids::Seq;
 use crate::lag::Lag;
@@ -103,6 +103,7 @@ fn group(name: &str, role: Role, peers: &[&str]) -> GroupStatus {
         freeze: FreezeStatus::default(),
         positions: Positions { captured_seq: 30, journaled_seq: 20, applied_seq: 10 },
         interval_ms: 1000,
+        on_full: OnFull::Fold,
         history: Some(HistoryStatus { seconds: 3.0, ..HistoryStatus::default() }),
         problem: None,
         standing: vec![Standing { position: Moving::Apply, peer: None, seconds: 1.0 }],

@@ -57,6 +57,7 @@ impl Primary {
                 || self.image.buffer.captured().0,
             ),
             interval_ms: record.interval_ms,
+            on_full: record.on_full.into(),
             history: (!record.history.is_off())
                 .then(|| HistoryStatus { asked: record.history, ..HistoryStatus::default() }),
             problem: self.problem(),

@@ -59,6 +59,7 @@ impl Secondary {
                 || self.state.last_heard().captured_seq.max(self.state.durable_end().seq.0),
             ),
             interval_ms: record.interval_ms,
+            on_full: record.on_full.into(),
             history: self.history_status(),
             problem: self.state.problem(),
             standing: Vec::new(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
 use tidemark_common::api::types::{
-    FreezeStatus, GroupStatus, HistoryStatus, ImageStatus, JournalStatus, Positions, Role, Status,
+    FreezeStatus, GroupStatus, HistoryStatus, ImageStatus, JournalStatus, OnFull, Positions, Role, Status,
 };
 
 use tidemark_common::config::format_duration;
@@ -121,7 +121,8 @@ fn title(group: &GroupStatus) -> Line {
         Role::Fenced => Style::Bad,
     };
     let interval = format_duration(Duration::from_millis(group.interval_ms));
-    let about = format!("generation {}, a cut every {interval}", group.generation);
+    let slows = if group.on_full == OnFull::Throttle { ", hosts slowed while the journal fills" } else { "" };
+    let about = format!("generation {}, a cut every {interval}{slows}", group.generation);
     let title = Line::default().with(Style::Strong, &group.name).plain("   ").with(style, figures::role(group.role));
     title.plain("   ").with(Style::Faint, about)
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tidemark_common::api::backup::types::{BackupState, RestoreState};
 use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
-use tidemark_common::api::types::{HistoryStatus, ImageKind};
+use tidemark_common::api::types::{HistoryStatus, ImageKind, OnFull};
 use tidemark_common::history::History;
 use tidemark_common::watchdog::{Moving, Standing};
 
@@ -86,6 +86,16 @@ fn a_history_that_was_cut_short_is_not_said_to_have_no_room_for_ever() {
     assert!(shown(70 << 20).contains("back to marker 5") && shown(70 << 20).contains("no room for more"));
     let grows = shown(30 << 20);
     assert!(grows.contains("was cut short and grows again") && !grows.contains("no room"), "{grows}");
+}
+
+/// Also where the copy is: after a failover it does the same.
+#[test]
+fn a_group_that_slows_its_hosts_says_so() {
+    for (mut status, is_slowed) in [(samples::paired(), false), (samples::secondary(), true)] {
+        status.groups[0].on_full = if is_slowed { OnFull::Throttle } else { OnFull::Fold };
+        let shown = render(&status, samples::now(), PAGE);
+        assert_eq!(shown.contains("hosts slowed while the journal fills"), is_slowed, "{shown}");
+    }
 }
 
 #[test]

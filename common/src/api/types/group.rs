@@ -45,6 +45,9 @@ pub struct GroupStatus {
     pub positions: Positions,
     /// Milliseconds between cuts.
     pub interval_ms: u64,
+    /// What it does when its journal is full; on a copy, what it will do once it has taken over.
+    #[serde(default)]
+    pub on_full: OnFull,
     /// What its copies keep behind their newest marker, when that was asked for.
     #[serde(default)]
     pub history: Option<HistoryStatus>,

@@ -7,6 +7,7 @@ mod status;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidemark_common::api::types::{MarkerInfo, PairState};
@@ -30,6 +31,9 @@ use crate::intake::CopyVolumes;
 use crate::permission::{OpenCopy, Permitted};
 use crate::returned::record_given_up;
 use crate::state::CopyState;
+
+/// Between two looks whether the updater has ended: at first, and at last.
+const LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 
 /// Everything a copy is started with.
 pub struct SecondaryParts {
@@ -135,8 +139,14 @@ impl Secondary {
         self.stop().await;
     }
 
+    /// The same for whoever keeps others waiting. `false`: a disk has not answered in time what was begun before. It may answer that still, so nobody
+    /// may go on from the journal yet; nothing else is taken in or applied any more, and this can be asked again.
+    pub async fn stop_within(&self, at_most: Duration) -> bool {
+        tokio::time::timeout(at_most, self.stop_at_once()).await.is_ok()
+    }
+
     /// Stops the connection, the intake and the updater, and waits for them. What is permitted and not yet applied stays in
-    /// the journal.
+    /// the journal. Who is broken off in the middle of it leaves the rest to the next one.
     pub async fn stop(&self) {
         self.state.stop();
         {
@@ -147,13 +157,15 @@ impl Secondary {
             }
         }
         drop(self.writer.lock().await.take());
+        let mut pause = LOOK.0;
+        while self.updater.lock().as_ref().is_some_and(|updater| !updater.is_finished()) {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOOK.1);
+        }
         let updater = self.updater.lock().take();
-        if let Some(updater) = updater {
-            let ended = tokio::task::spawn_blocking(move || updater.join()).await;
-            if !matches!(ended, Ok(Ok(()))) {
-                // It broke off in the middle of something.
-                *self.indexed.lock() = Indexed::default();
-            }
+        if updater.is_some_and(|updater| updater.join().is_err()) {
+            // It broke off in the middle of something.
+            *self.indexed.lock() = Indexed::default();
         }
     }
 
@@ -290,6 +302,20 @@ mod tests {
         disk.fail_next_sync(ErrorKind::Other);
         volume.sync().unwrap_err();
         assert_eq!(taken(), Position::default());
+    }
+
+    /// A failover waited for a disk without end, and with it all that operators change: failovers of other groups, too.
+    #[tokio::test]
+    async fn a_copy_whose_disk_does_not_answer_keeps_nobody_waiting_without_end() {
+        let (secondary, _apply, _records) = copy();
+        let (hangs, answers) = std::sync::mpsc::sync_channel::<()>(0);
+        *secondary.updater.lock() = Some(std::thread::spawn(move || drop(answers.recv())));
+        for _ in 0..2 {
+            assert!(!secondary.stop_within(Duration::from_millis(1)).await, "it may write still");
+        }
+        drop(hangs);
+        assert!(secondary.stop_within(Duration::from_secs(20)).await);
+        assert!(secondary.updater.lock().is_none());
     }
 
     /// Whoever had taken over a group that was made to slow its hosts did not slow them.

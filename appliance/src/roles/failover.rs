@@ -30,6 +30,9 @@ use super::lost::tail_name;
 /// A primary heard within this time is alive.
 const ALIVE: Duration = Duration::from_secs(1);
 
+/// What a copy had begun to write is written within this time: all that operators change, failovers of other groups too, waits meanwhile.
+const STOPS_WITHIN: Duration = Duration::from_secs(30);
+
 /// How long a stop waits for the other side to have a marker of the last writes.
 const LAST_MARKER: Duration = Duration::from_secs(5);
 
@@ -91,7 +94,13 @@ impl Appliance {
                 Some((permitted, point))
             }
         };
-        secondary.stop_at_once().await;
+        if !secondary.stop_within(STOPS_WITHIN).await {
+            self.run_again_once_stopped(&group, &secondary);
+            return Err(failed(format!(
+                "group '{name}' was not failed over: its volumes, or its journal, are being written, and that has not come to its end within \
+                 {STOPS_WITHIN:?}. See to the disks behind them, and try again; other groups can be failed over meanwhile. It is the copy still"
+            )));
+        }
         // Only now is it final: nothing comes in any more.
         if goes_back() {
             return self.go_back(&group, &secondary, begin).await;
@@ -168,6 +177,20 @@ impl Appliance {
             kept: kept.map(|path| path.display().to_string()),
             went_back: false,
         })
+    }
+
+    /// A copy that did not stop in time follows again once it has, unless somebody has made something else of it by then.
+    fn run_again_once_stopped(&self, group: &Arc<Group>, secondary: &Arc<Secondary>) {
+        let Some(appliance) = self.this.upgrade() else { return };
+        let (group, secondary) = (Arc::clone(group), Arc::clone(secondary));
+        self.runtime.spawn(async move {
+            secondary.stop().await;
+            let _alone = appliance.changing.lock().await;
+            let is_it = matches!(&*group.engine.read(), Engine::Secondary(now) if Arc::ptr_eq(now, &secondary));
+            if is_it {
+                appliance.run_as_copy(&group);
+            }
+        });
     }
 
     /// A copy that is stopped runs again, when it is certain that it is one.

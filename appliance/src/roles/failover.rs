@@ -94,13 +94,7 @@ impl Appliance {
                 Some((permitted, point))
             }
         };
-        if !secondary.stop_within(STOPS_WITHIN).await {
-            self.run_again_once_stopped(&group, &secondary);
-            return Err(failed(format!(
-                "group '{name}' was not failed over: its volumes, or its journal, are being written, and that has not come to its end within \
-                 {STOPS_WITHIN:?}. See to the disks behind them, and try again; other groups can be failed over meanwhile. It is the copy still"
-            )));
-        }
+        self.stop_copy(&group, &secondary, "failed over").await?;
         // Only now is it final: nothing comes in any more.
         if goes_back() {
             return self.go_back(&group, &secondary, begin).await;
@@ -179,10 +173,27 @@ impl Appliance {
         })
     }
 
-    /// A copy that did not stop in time follows again once it has, unless somebody has made something else of it by then.
-    fn run_again_once_stopped(&self, group: &Arc<Group>, secondary: &Arc<Secondary>) {
+    /// Stops a copy, and does not wait without end for what it had begun to write. One that has not stopped in time follows again once it has, unless
+    /// somebody has made something else of it by then.
+    pub(crate) async fn stop_copy(
+        &self,
+        group: &Arc<Group>,
+        secondary: &Arc<Secondary>,
+        what: &str,
+    ) -> Result<(), ErrorBody> {
+        if secondary.stop_within(STOPS_WITHIN).await {
+            return Ok(());
+        }
+        self.run_again_once_stopped(Arc::clone(group), Arc::clone(secondary));
+        Err(failed(format!(
+            "group '{}' was not {what}: its volumes, or its journal, are being written, and that has not come to its end within {STOPS_WITHIN:?}. See to \
+             the disks behind them, and try again; other groups can be changed meanwhile. It is the copy still",
+            group.keeper.name()
+        )))
+    }
+
+    fn run_again_once_stopped(&self, group: Arc<Group>, secondary: Arc<Secondary>) {
         let Some(appliance) = self.this.upgrade() else { return };
-        let (group, secondary) = (Arc::clone(group), Arc::clone(secondary));
         self.runtime.spawn(async move {
             secondary.stop().await;
             let _alone = appliance.changing.lock().await;

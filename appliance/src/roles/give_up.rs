@@ -47,7 +47,7 @@ impl Appliance {
                 if let Some(held) = held.as_ref().filter(|_| !force) {
                     self.wait_for_volumes(group, peer, &secondary, &held.permitted).await?;
                 }
-                secondary.stop().await;
+                self.stop_copy(&found, &secondary, "given up").await?;
                 let has_image = held.is_some();
                 drop(held);
                 // The journal goes: what is in the volumes is to be there for good.

@@ -2,12 +2,16 @@
 //! what is sound of the journal stays. In comes a primary's call, out goes a copy that runs and has no image yet.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidemark_common::catalog::RoleRecord;
 use tidemark_common::wire::message::{Hello, Refusal, Refused};
 use tidemark_secondary::group::Secondary;
 
 use super::appliance::{Appliance, Engine, Failure, Group};
+
+/// What a copy had begun to write is written within this time, or its primary calls again: all that operators change waits meanwhile.
+const STOPS_WITHIN: Duration = Duration::from_secs(1);
 
 impl Appliance {
     /// Whether a group is the caller's copy, and its journal is what keeps it from going on. One that is gone altogether may only not be
@@ -55,8 +59,13 @@ impl Appliance {
             return Err(refuse(Refusal::Unready, format!("group '{name}' has just changed on '{here}'")));
         }
         if let Engine::Secondary(secondary) = engine {
+            if !secondary.stop_within(STOPS_WITHIN).await {
+                let message = format!(
+                    "the copy of group '{name}' on '{here}' is copied again once its disk has answered what was begun before ({reason})"
+                );
+                return Err(refuse(Refusal::Unready, message));
+            }
             *group.engine.write() = Engine::Failed(reason.into());
-            secondary.stop().await;
         }
         let started = tokio::task::block_in_place(|| {
             // Its primary may have been made primary again meanwhile.

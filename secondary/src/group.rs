@@ -309,7 +309,9 @@ mod tests {
     async fn a_copy_whose_disk_does_not_answer_keeps_nobody_waiting_without_end() {
         let (secondary, _apply, _records) = copy();
         let (hangs, answers) = std::sync::mpsc::sync_channel::<()>(0);
-        *secondary.updater.lock() = Some(std::thread::spawn(move || drop(answers.recv())));
+        *secondary.updater.lock() = Some(std::thread::spawn(move || {
+            let _ = answers.recv();
+        }));
         for _ in 0..2 {
             assert!(!secondary.stop_within(Duration::from_millis(1)).await, "it may write still");
         }

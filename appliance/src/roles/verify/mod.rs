@@ -47,6 +47,9 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// What a comparison is of: a group, and the peer with the copy.
 type Of = (GroupId, String);
 
+/// What one began with: the generation of its group, and the volumes with their sizes.
+type BegunWith = (u64, Vec<(u32, u64)>);
+
 /// The last comparison of each pair.
 #[derive(Default)]
 pub(crate) struct Comparisons {
@@ -275,12 +278,12 @@ impl Appliance {
     /// Comparisons of what is no more, or no longer what they began with, are over and forgotten.
     pub(crate) async fn settle_comparisons(&self) {
         // Not the bitmaps, which may be large: this is looked at again and again.
-        let known: Vec<(Of, u64, Vec<(u32, u64)>)> = {
+        let known: Vec<(Of, BegunWith)> = {
             let known = self.comparisons.known.lock();
-            let what = |(of, known): (&Of, &Known)| (of.clone(), known.record.generation, known.record.volumes.clone());
-            known.iter().map(what).collect()
+            let begun = |record: &VerifyRecord| (record.generation, record.volumes.clone());
+            known.iter().map(|(of, known)| (of.clone(), begun(&known.record))).collect()
         };
-        for (of, generation, volumes) in known {
+        for (of, (generation, volumes)) in known {
             let Some(why) = self.why_over(&of, generation, &volumes) else { continue };
             let Err(error) = self.forget_comparison(&of, why).await else {
                 tracing::info!(peer = %of.1, why, "a comparison is over");

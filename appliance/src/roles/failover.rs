@@ -30,9 +30,6 @@ use super::lost::tail_name;
 /// A primary heard within this time is alive.
 const ALIVE: Duration = Duration::from_secs(1);
 
-/// What a copy had begun to write is written within this time: all that operators change, failovers of other groups too, waits meanwhile.
-const STOPS_WITHIN: Duration = Duration::from_secs(30);
-
 /// How long a stop waits for the other side to have a marker of the last writes.
 const LAST_MARKER: Duration = Duration::from_secs(5);
 
@@ -171,37 +168,6 @@ impl Appliance {
             kept: kept.map(|path| path.display().to_string()),
             went_back: false,
         })
-    }
-
-    /// Stops a copy, and does not wait without end for what it had begun to write. One that has not stopped in time follows again once it has, unless
-    /// somebody has made something else of it by then.
-    pub(crate) async fn stop_copy(
-        &self,
-        group: &Arc<Group>,
-        secondary: &Arc<Secondary>,
-        what: &str,
-    ) -> Result<(), ErrorBody> {
-        if secondary.stop_within(STOPS_WITHIN).await {
-            return Ok(());
-        }
-        self.run_again_once_stopped(Arc::clone(group), Arc::clone(secondary));
-        Err(failed(format!(
-            "group '{}' was not {what}: its volumes, or its journal, are being written, and that has not come to its end within {STOPS_WITHIN:?}. See to \
-             the disks behind them, and try again; other groups can be changed meanwhile. It is the copy still",
-            group.keeper.name()
-        )))
-    }
-
-    fn run_again_once_stopped(&self, group: Arc<Group>, secondary: Arc<Secondary>) {
-        let Some(appliance) = self.this.upgrade() else { return };
-        self.runtime.spawn(async move {
-            secondary.stop().await;
-            let _alone = appliance.changing.lock().await;
-            let is_it = matches!(&*group.engine.read(), Engine::Secondary(now) if Arc::ptr_eq(now, &secondary));
-            if is_it {
-                appliance.run_as_copy(&group);
-            }
-        });
     }
 
     /// A copy that is stopped runs again, when it is certain that it is one.

@@ -5,7 +5,7 @@
 //! | modules | what they are for |
 //! |---|---|
 //! | `appliance`, `door`, `exports`, `status`, `control` | what there is, what hosts hold, the NBD names, what is shown, the API's side of all that |
-//! | `volumes`, `offers`, `groups`, `give_up`, `journal_alone` | what operators change, and what they part with |
+//! | `volumes`, `offers`, `groups`, `give_up`, `journal_alone`, `stop_copy` | what operators change, and what they part with |
 //! | `peers`, `strangers`, `accept`, `adopt`, `suspended` | who may come in, who was refused, peers that come in: as the primary of a copy, or to say that they send nothing |
 //! | `copy_volumes`, `strays` | what a copy lies on; copies of no volume of their group |
 //! | `renew`, `unrecorded` | a copy whose journal is damaged; what a group is and the catalogue did not take |
@@ -45,6 +45,7 @@ mod peers;
 mod rejoin;
 mod renew;
 mod status;
+mod stop_copy;
 pub(crate) mod strangers;
 mod strays;
 mod suspended;

@@ -1,0 +1,82 @@
+//! A copy is stopped for what an operator wants: a failover, or giving it up. In comes a copy that runs; out goes one that is stopped, or, when its
+//! disk does not answer, why nothing was done. That one follows again later.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemark_common::api::types::ErrorBody;
+use tidemark_secondary::group::Secondary;
+
+use super::appliance::{Appliance, Engine, Group, failed};
+
+/// What a copy had begun to write is written within this time: all that operators change, failovers of other groups too, waits meanwhile.
+const STOPS_WITHIN: Duration = Duration::from_secs(30);
+
+impl Appliance {
+    /// Stops a copy, and does not wait without end for what it had begun to write. One that has not stopped in time follows again once it has, unless
+    /// somebody has made something else of it by then.
+    pub(super) async fn stop_copy(
+        &self,
+        group: &Arc<Group>,
+        secondary: &Arc<Secondary>,
+        what: &str,
+    ) -> Result<(), ErrorBody> {
+        if secondary.stop_within(STOPS_WITHIN).await {
+            return Ok(());
+        }
+        if let Some(appliance) = self.this.upgrade() {
+            let (group, secondary) = (Arc::clone(group), Arc::clone(secondary));
+            self.runtime.spawn(async move { appliance.run_again_once_stopped(&group, &secondary).await });
+        }
+        Err(failed(format!(
+            "group '{}' was not {what}: its volumes, or its journal, are being written, and that has not come to its end within {STOPS_WITHIN:?}. See to \
+             the disks behind them, and try again; other groups can be changed meanwhile. It is the copy still",
+            group.keeper.name()
+        )))
+    }
+
+    /// Whoever tried again meanwhile may have given the copy up: nothing of it comes back.
+    async fn run_again_once_stopped(&self, group: &Arc<Group>, secondary: &Arc<Secondary>) {
+        secondary.stop().await;
+        let _alone = self.changing.lock().await;
+        let is_known = self.group(&group.keeper.name()).is_ok_and(|now| Arc::ptr_eq(&now, group));
+        let is_it = matches!(&*group.engine.read(), Engine::Secondary(now) if Arc::ptr_eq(now, secondary));
+        if is_known && is_it {
+            self.run_as_copy(group);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::roles::give_up::tests::add_copy_with_history;
+    use crate::service::tests::{Faults, appliance};
+
+    fn copy_of(group: &Group) -> Arc<Secondary> {
+        let engine = group.engine.read().clone();
+        let Engine::Secondary(copy) = engine else { panic!("it is a copy") };
+        copy
+    }
+
+    /// It had a journal again, and an updater over volumes that others may write by then.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_copy_that_stops_late_follows_again_unless_it_was_given_up_meanwhile() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        add_copy_with_history(&appliance);
+        appliance.start_groups().await.unwrap();
+        let group = appliance.group("g").unwrap();
+        // It was to be failed over, and its disk has answered only now.
+        let late = copy_of(&group);
+        late.stop_at_once().await;
+        appliance.run_again_once_stopped(&group, &late).await;
+        assert!(!copy_of(&group).state().is_stopping());
+        // Tried again, it is given up, and whoever waited since the first try comes behind that.
+        let late = copy_of(&group);
+        appliance.delete_pair("g", "east", true).await.unwrap();
+        appliance.run_again_once_stopped(&group, &late).await;
+        assert!(Arc::ptr_eq(&copy_of(&group), &late), "nobody has started it");
+        assert!(!appliance.journal_folder(group.keeper.id()).exists());
+    }
+}

@@ -18,6 +18,9 @@ use tidemark_tests::pair::{COPY_LIMIT, GROUP, Pair, Setup};
 use tidemark_tests::prometheus::{figures, get};
 use tidemark_tests::wait::{check, wait_until};
 
+/// Of builds to come.
+const NEWER: Versions = Versions { min: PROTOCOL_VERSION + 1, max: PROTOCOL_VERSION + 2 };
+
 struct Anybody;
 
 impl Trust for Anybody {
@@ -112,7 +115,7 @@ fn a_primary_of_another_protocol_version_is_refused_and_told_both_ranges() {
     let cluster = Cluster::new();
     let (west, caller) = (cluster.running("west"), cluster.appliance("caller"));
     west.trust(&caller, None);
-    let newer = Message::Hello(Hello { version_min: 2, version_max: 3, ..hello() });
+    let newer = Message::Hello(Hello { version_min: NEWER.min, version_max: NEWER.max, ..hello() });
     match say(&caller, &west, &newer) {
         Message::Refused(refused) => {
             assert_eq!(refused.refusal, Refusal::Version, "{refused:?}");
@@ -123,17 +126,18 @@ fn a_primary_of_another_protocol_version_is_refused_and_told_both_ranges() {
     assert_names_both(&west.log_text());
     assert!(west.status().groups.is_empty());
     // One that speaks ours too is welcome.
-    let wider = Message::Hello(Hello { version_min: 1, version_max: 3, ..hello() });
+    let wider = Message::Hello(Hello { version_min: 1, version_max: NEWER.max, ..hello() });
     match say(&caller, &west, &wider) {
         Message::Welcome(welcome) => assert_eq!(welcome.version, PROTOCOL_VERSION),
         other => panic!("it is answered with {other:?}"),
     }
 }
 
-/// Of a peer that speaks 2 to 3.
+/// Of a peer that speaks newer ones.
 fn assert_names_both(text: &str) {
     let ours = format!("{PROTOCOL_VERSION_MIN} to {PROTOCOL_VERSION}");
-    assert!(text.contains("2 to 3") && text.contains(&ours), "names both ranges: {text}");
+    let theirs = format!("{} to {}", NEWER.min, NEWER.max);
+    assert!(text.contains(&theirs) && text.contains(&ours), "names both ranges: {text}");
 }
 
 /// A primary with a group, and a secondary that answers its hello in this way.
@@ -157,7 +161,7 @@ fn told_by(secondary: impl FnOnce(Message) -> Message + Send) -> PairStatus {
 
 #[test]
 fn a_secondary_of_another_protocol_version_is_named_with_both_ranges() {
-    let pair = told_by(|first| Message::Refused(read_hello(Versions { min: 2, max: 3 }, first).expect_err("too old")));
+    let pair = told_by(|first| Message::Refused(read_hello(NEWER, first).expect_err("too old")));
     assert_names_both(&pair.reason.clone().unwrap_or_default());
     assert_eq!(pair.state, PairState::Error, "{pair:?}");
 }
@@ -177,7 +181,9 @@ fn a_secondary_that_chooses_a_version_that_was_not_offered_is_named() {
         })
     });
     let reason = pair.reason.clone().unwrap_or_default();
-    assert!(reason.contains("chose protocol version 2") && reason.contains("1 to 1"), "{reason}");
+    let chosen = format!("chose protocol version {}", PROTOCOL_VERSION + 1);
+    let offered = format!("{PROTOCOL_VERSION_MIN} to {PROTOCOL_VERSION}");
+    assert!(reason.contains(&chosen) && reason.contains(&offered), "{reason}");
     assert_eq!(pair.state, PairState::InitialCopy, "{pair:?}");
 }
 

@@ -22,8 +22,8 @@ use rkyv::rancor;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::message::{
-    DirtyRun, Hello, Message, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Parted, Position, Refused, Return, Suspended,
-    TakeOver, Verify, VolumeSpec, Welcome,
+    DirtyRun, Hello, Message, ON_FULL_VERSION, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Parted, Position, Refused,
+    Return, Suspended, TakeOver, Verify, VolumeSpec, Welcome,
 };
 use crate::history::History;
 use crate::limits::{CONTROL_MESSAGE_BYTES_MAX, GENERATION_TOLD_MAX};
@@ -187,7 +187,7 @@ impl Kind {
         self as u16
     }
 
-    /// The version in which this build writes its body.
+    /// The version in which this build writes its body: the one that brought it, for whoever speaks no newer one.
     const fn version(self) -> u32 {
         match self {
             Self::Hello
@@ -208,8 +208,8 @@ impl Kind {
             | Self::Ask
             | Self::Digests
             | Self::History
-            | Self::Trouble
-            | Self::OnFull => PROTOCOL_VERSION,
+            | Self::Trouble => 1,
+            Self::OnFull => ON_FULL_VERSION,
         }
     }
 

@@ -8,10 +8,12 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::history::History;
 
-/// Spoken by this build. 1: first version.
-pub const PROTOCOL_VERSION: u32 = 1;
+/// Spoken by this build. 1: first version. 2: [`Message::OnFull`].
+pub const PROTOCOL_VERSION: u32 = 2;
 /// Oldest version this build still speaks.
 pub const PROTOCOL_VERSION_MIN: u32 = 1;
+/// The first with [`Message::OnFull`]: a side of an older one ends the conversation by it.
+pub const ON_FULL_VERSION: u32 = 2;
 
 /// A volume as the primary knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]

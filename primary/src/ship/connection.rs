@@ -11,7 +11,7 @@ use tidemark_common::limits::DATA_STREAMS;
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender, DataSender, Parting, Stats};
 use tidemark_common::stage;
 use tidemark_common::wire::handshake::{Versions, read_answer};
-use tidemark_common::wire::message::Message;
+use tidemark_common::wire::message::{Message, ON_FULL_VERSION};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinError;
 
@@ -108,7 +108,7 @@ impl Pair {
         // In this order: the other side waits for them no longer than a handshake takes, and a plan may wait for a cut, or for a disk.
         let data = connection.open_data(DATA_STREAMS).await?;
         let feeder = self.begin(&welcome).await?;
-        self.ship(connection, (control, data), answers, feeder).await
+        self.ship(connection, (control, data), answers, feeder, Told::in_version(welcome.version)).await
     }
 
     /// Why it ends a conversation that went well, for the other side and for the people there.
@@ -130,6 +130,7 @@ impl Pair {
         (control, mut data): (ControlSender, DataSender),
         answers: ControlReceiver,
         feeder: Feeder,
+        told: Told,
     ) -> Result<(), ShipError> {
         let (out, mut shipments) = mpsc::channel(QUEUE);
         let stop = StopOnDrop(Arc::new(AtomicBool::new(false)));
@@ -151,7 +152,7 @@ impl Pair {
                 Err(fed.err().map_or(ShipError::Ended, ShipError::Feed))
             }
             result = self.listen(answers) => result,
-            result = self.beat(connection, control) => result,
+            result = self.beat(connection, control, told) => result,
         }
     }
 
@@ -160,12 +161,11 @@ impl Pair {
     }
 
     /// Tells the time and the newest number, so that the other side knows how good its copy is; and what it is to keep.
-    async fn beat(&self, connection: &Connection, control: ControlSender) -> Result<(), ShipError> {
+    async fn beat(&self, connection: &Connection, control: ControlSender, mut told: Told) -> Result<(), ShipError> {
         let mut ticks = tokio::time::interval(self.heartbeat);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut number = 0;
         let mut packets = self.line.packets();
-        let mut told = Told::default();
         loop {
             ticks.tick().await;
             for news in told.news(&self.keeper.get()) {
@@ -195,13 +195,20 @@ impl Pair {
 }
 
 /// What the other side was told, over this connection, of what the operator wants of the group.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Told {
+    /// Spoken with it.
+    version: u32,
     history: Option<History>,
     throttles: bool,
 }
 
 impl Told {
+    /// Nothing yet.
+    pub(super) const fn in_version(version: u32) -> Self {
+        Self { version, history: None, throttles: false }
+    }
+
     /// What it does not know yet.
     pub(super) fn news(&mut self, group: &GroupRecord) -> Vec<Message> {
         let (history, throttles) = (group.history, group.on_full == OnFullRecord::Throttle);
@@ -209,8 +216,8 @@ impl Told {
         if self.history.replace(history) != Some(history) {
             news.push(Message::History(history));
         }
-        // A copy begins as one that does not.
-        if std::mem::replace(&mut self.throttles, throttles) != throttles {
+        // A copy begins as one that does not. An older one would hear of a message that it does not know, again and again.
+        if self.version >= ON_FULL_VERSION && std::mem::replace(&mut self.throttles, throttles) != throttles {
             news.push(Message::OnFull { throttles });
         }
         news

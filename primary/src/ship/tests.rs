@@ -16,7 +16,7 @@ use tidemark_common::limits::REGION_BYTES;
 use tidemark_common::link::DialError;
 use tidemark_common::storage::filter::{self, Filter};
 use tidemark_common::storage::memory::MemoryDisk;
-use tidemark_common::wire::message::Message;
+use tidemark_common::wire::message::{Message, ON_FULL_VERSION};
 use tokio::runtime::Builder;
 
 use super::connection::Told;
@@ -320,13 +320,22 @@ async fn what_is_given_up_of_the_journal_is_not_folded_meanwhile() {
 #[test]
 fn the_other_side_is_told_what_the_group_does_when_its_journal_is_full() {
     let mut group = group_of(&["a"]);
-    let mut told = Told::default();
+    let mut told = Told::in_version(ON_FULL_VERSION);
     assert_eq!(told.news(&group), [Message::History(group.history)]);
     group.on_full = OnFullRecord::Throttle;
     assert_eq!(told.news(&group), [Message::OnFull { throttles: true }]);
     assert!(told.news(&group).is_empty());
     group.on_full = OnFullRecord::Fold;
     assert_eq!(told.news(&group), [Message::OnFull { throttles: false }]);
+}
+
+/// It ended each conversation by a message that it did not know, and its copy followed no more.
+#[test]
+fn a_side_of_an_older_version_is_told_nothing_that_it_does_not_know() {
+    let group = GroupRecord { on_full: OnFullRecord::Throttle, ..group_of(&["a"]) };
+    let mut told = Told::in_version(ON_FULL_VERSION - 1);
+    assert_eq!(told.news(&group), [Message::History(group.history)]);
+    assert!(told.news(&group).is_empty());
 }
 
 /// The pair connected and lost its connection again and again, and nobody was told why.

@@ -184,9 +184,13 @@ impl Pair {
 
     /// Whether the other side was primary and has not returned: nothing is sent to it before a person has done something there.
     pub(crate) fn awaits_return(&self) -> bool {
-        let state = self.view.lock().state;
+        let (state, has_image) = {
+            let view = self.view.lock();
+            (view.state, view.remote.permitted_marker > 0)
+        };
+        // Where the histories parted stays recorded: who has said since that it has an image of this one has returned.
         let was_primary = || self.keeper.pair(&self.peer).is_some_and(|pair| pair.parted.is_some());
-        state == PairState::FailedOver || state == PairState::Error && was_primary()
+        state == PairState::FailedOver || state == PairState::Error && !has_image && was_primary()
     }
 
     /// The state that belongs to what is known of the pair's data.

@@ -9,7 +9,7 @@ use std::task::{Context, Waker};
 use std::thread::JoinHandle;
 
 use jiff::Timestamp;
-use tidemark_common::catalog::{Catalog, CatalogError, GroupRecord, OnFullRecord, PairStateRecord};
+use tidemark_common::catalog::{Catalog, CatalogError, GroupRecord, OnFullRecord, PairStateRecord, PartedRecord};
 use tidemark_common::clock::SystemClock;
 use tidemark_common::journal::{JournalError, JournalOptions};
 use tidemark_common::limits::REGION_BYTES;
@@ -314,6 +314,18 @@ async fn what_is_given_up_of_the_journal_is_not_folded_meanwhile() {
     pair.copy_around(&JournalError::TooLarge { bytes: 0 }).unwrap();
     let after = seen();
     assert!(after.0 > before.0 && after.1 == before.1, "{before:?} {after:?}");
+}
+
+/// After a change of roles, a copy that a person had to see to fell back to its bitmap though the group slows its hosts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_side_that_has_returned_is_waited_for_as_any_other_copy() {
+    let rig = Rig::new(None, REGION_BYTES);
+    let parted = PartedRecord { marker: 0, seq: 0, chain: [0; 16], segment: 0, offset: 0 };
+    let record = PairRecord { state: PairStateRecord::Error, parted: Some(parted), ..PairRecord::new("west", 0) };
+    let pair = recorded_on(&MemoryDisk::new(), &record, &rig);
+    assert!(pair.awaits_return());
+    pair.view.lock().remote.permitted_marker = 1;
+    assert!(!pair.awaits_return(), "it has an image");
 }
 
 /// Whoever took over a group that slows its hosts did not, and let its copies fall back to bitmaps.

@@ -54,10 +54,12 @@ impl Appliance {
         // Held while nothing runs for the group: its counts would begin anew, and nobody would be told of the damage. One that runs has
         // counted it.
         let metrics = self.metrics.group(&name);
-        let found_at_start = matches!(&engine, Engine::Failed(why) if why.journal == Some(true));
         if !self.is_to_renew(group, caller, hello) {
             return Err(refuse(Refusal::Unready, format!("group '{name}' has just changed on '{here}'")));
         }
+        // Whoever was waited for may have started it again: of two copies over one journal, each writes what the other does not know of.
+        let engine = group.engine.read().clone();
+        let found_at_start = matches!(&engine, Engine::Failed(why) if why.journal == Some(true));
         if let Engine::Secondary(secondary) = engine {
             if !secondary.stop_within(STOPS_WITHIN).await {
                 let message = format!(
@@ -88,5 +90,56 @@ impl Appliance {
             self.settle_door(&member.name).await;
         }
         answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use tidemark_common::catalog::GroupRecord;
+    use tidemark_common::wire::handshake::Versions;
+
+    use super::*;
+    use crate::roles::stop_copy::tests::copy_of;
+    use crate::service::tests::{Faults, appliance, copy_record};
+
+    /// The one that runs went on beside the new one, over the same journal.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_copy_that_was_started_while_its_primary_waited_is_stopped_before_it_is_renewed() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        let record = GroupRecord { primary: Some([1; 32]), ..copy_record("g", [7; 16]) };
+        appliance.catalog.put_group(&record).unwrap();
+        appliance.start_groups().await.unwrap();
+        let group = appliance.group("g").unwrap();
+        let hello = Hello {
+            version_min: Versions::OURS.min,
+            version_max: Versions::OURS.max,
+            appliance: "east".into(),
+            group: record.id,
+            group_name: "g".into(),
+            member: 0,
+            members: 1,
+            generation: record.generation,
+            create: true,
+            volumes: Vec::new(),
+            interval_ms: 1000,
+            generation_start_seq: 1,
+        };
+        // A failover, that its disk kept waiting, is not over.
+        let alone = appliance.changing.lock().await;
+        let before = copy_of(&group);
+        let mut renewing = pin!(appliance.renew_copy(&group, &[1; 32], &hello));
+        assert!(renewing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        before.stop_at_once().await;
+        appliance.run_as_copy(&group);
+        let again = copy_of(&group);
+        again.state().found_damage();
+        drop(alone);
+        let _ = renewing.await;
+        assert!(again.state().is_stopping());
+        appliance.stop_groups().await;
     }
 }

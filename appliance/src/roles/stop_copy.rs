@@ -48,12 +48,12 @@ impl Appliance {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::roles::give_up::tests::add_copy_with_history;
     use crate::service::tests::{Faults, appliance};
 
-    fn copy_of(group: &Group) -> Arc<Secondary> {
+    pub(crate) fn copy_of(group: &Group) -> Arc<Secondary> {
         let engine = group.engine.read().clone();
         let Engine::Secondary(copy) = engine else { panic!("it is a copy") };
         copy

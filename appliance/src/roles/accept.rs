@@ -288,31 +288,37 @@ impl Appliance {
                 Ok(secondary)
             }
             Err(why) => {
-                self.undo_copy(&record, hello, &offered);
+                self.undo_copy(&record, &hello.volumes, &offered);
                 Err(refuse(Refusal::Resources, format!("'{here}' could not make the copy volumes: {why}")))
             }
         }
     }
 
     /// Nothing half-made stays behind.
-    fn undo_copy(&self, record: &GroupRecord, hello: &Hello, offered: &[OfferRecord]) {
+    pub(super) fn undo_copy(&self, record: &GroupRecord, volumes: &[VolumeSpec], offered: &[OfferRecord]) {
         let ours = |name: &str| {
             !offered.iter().any(|offer| offer.volume == name)
                 && self.volume(name).is_ok_and(|volume| volume.is_made_for(&record.name))
         };
-        for volume in hello.volumes.iter().filter(|volume| ours(&volume.name)) {
+        for volume in volumes.iter().filter(|volume| ours(&volume.name)) {
             if let Err(error) = self.discard_copy_volume(&volume.name) {
                 tracing::error!(error = %error.message, "a copy volume that could not be made is still here");
             }
         }
-        // The group last: as long as it is there, a volume made for it is closed to hosts.
         if let Err(error) = self.catalog.delete_group(&record.name, GroupId(record.id)) {
             tracing::error!(%error, "a copy that could not be made is still in the catalogue");
         }
-        self.groups.write().remove(&record.name);
         for offer in offered {
             if let Err(error) = self.give_back(offer) {
                 tracing::error!(volume = %offer.volume, error = %error.message, "a volume that was offered to a copy could not be given back");
+            }
+        }
+        // The group last: as long as it is there, a volume made for it is closed to hosts, and who opens one later takes back what is said of it.
+        self.groups.write().remove(&record.name);
+        for name in offered.iter().map(|offer| &offer.volume) {
+            // What could not be given back is the next copy's.
+            if self.volume(name).is_ok_and(|volume| volume.made_for.read().is_none()) {
+                self.settle_closed_door(name);
             }
         }
     }

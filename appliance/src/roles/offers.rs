@@ -488,4 +488,33 @@ mod tests {
         assert_eq!(["w", "x"].map(|name| appliance.is_offered(name, "g", ID)), [false, true]);
         assert!(exports.open("x").is_ok(), "it is a volume in no group again");
     }
+
+    /// A host that opened it in the moment before had its writes overwritten by the next try.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_copy_gives_back_is_opened_by_no_host_before_it_is_offered_again() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        add_copy(&appliance);
+        add_volume(&appliance, "x").await;
+        appliance.let_left("g", ID, "x").unwrap();
+        let offered = [appliance.offers.get("x").unwrap()];
+        appliance.adopt("g", &spec("x")).unwrap();
+        let record = appliance.catalog.group("g").unwrap().unwrap();
+        let exports = Served(Arc::clone(&appliance));
+        std::thread::scope(|scope| {
+            let taking = appliance.offers.taking.lock();
+            let undoes = scope.spawn(|| appliance.undo_copy(&record, &[spec("x")], &offered));
+            while appliance.catalog.group("g").unwrap().is_some() {
+                std::thread::yield_now();
+            }
+            for _ in 0..10_000 {
+                assert!(exports.look("x").is_err(), "it is the copy's still");
+                std::thread::yield_now();
+            }
+            drop(taking);
+            undoes.join().unwrap();
+        });
+        assert!(appliance.is_offered("x", "g", ID) && exports.open("x").is_ok());
+        assert!(!appliance.is_offered("x", "g", ID), "the host has it");
+    }
 }

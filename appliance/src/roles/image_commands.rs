@@ -21,6 +21,16 @@ pub(super) struct Wanted {
     volumes: Vec<String>,
 }
 
+impl Wanted {
+    /// All that it shows, by name.
+    fn volumes(&self) -> Vec<String> {
+        if self.volumes.is_empty() {
+            return self.group.keeper.get().volumes.into_iter().map(|member| member.name).collect();
+        }
+        self.volumes.clone()
+    }
+}
+
 impl Appliance {
     /// `t0 create`.
     pub(crate) async fn create_t0(&self, request: T0Create) -> Result<ImageStatus, ErrorBody> {
@@ -112,10 +122,9 @@ impl Appliance {
         if kind != ImageKindRecord::T0 {
             self.check_room_for_clone()?;
         }
-        let points = self.points_of(name, wanted, asked).await?;
+        let volumes: Vec<String> = wanted.iter().flat_map(Wanted::volumes).collect();
+        let points = self.moment_of_whole(&volumes, "An image", self.points_of(name, wanted, asked)).await?;
         let record = self.image_records(name, wanted, kind, &points)?;
-        let refuse_half = |volume: &ImageVolumeRecord| self.refuse_image_of_half(&volume.name, "An image");
-        record.parts().flat_map(|part| &part.volumes).try_for_each(refuse_half)?;
         let held = tokio::task::block_in_place(|| self.begin_image(record, &points))?;
         self.images.held.write().insert(name.to_owned(), Arc::clone(&held));
         Ok(self.image_status(&held))

@@ -13,7 +13,7 @@ use tidemark_common::ids::{GroupId, VolumeIndex};
 use tidemark_common::local_pair::LocalPair;
 use tidemark_common::t0::{Eras, Image, ImagePoint, ImageVolume};
 
-use crate::roles::appliance::Appliance;
+use crate::roles::appliance::{Appliance, refused};
 
 /// As of when a backup is, and the images of its volumes.
 pub(super) struct Moment {
@@ -104,6 +104,17 @@ impl Appliance {
         volumes: &BTreeSet<String>,
         how: WhileDifferential,
     ) -> Result<Moment, String> {
+        let names: Vec<String> = volumes.iter().cloned().collect();
+        let taken = async { self.images_to_copy(backup, volumes, how).await.map_err(refused) };
+        self.moment_of_whole(&names, "A backup", taken).await.map_err(|error| error.message)
+    }
+
+    async fn images_to_copy(
+        &self,
+        backup: &str,
+        volumes: &BTreeSet<String>,
+        how: WhileDifferential,
+    ) -> Result<Moment, String> {
         let mut groups: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let mut targets = Vec::new();
         for volume in volumes {
@@ -137,8 +148,7 @@ impl Appliance {
             moment.said.push(said);
             moment.images.extend(images);
         }
-        let halves = volumes.iter().try_for_each(|volume| self.refuse_image_of_half(volume, "A backup"));
-        halves.map(|()| moment).map_err(|error| error.message)
+        Ok(moment)
     }
 
     async fn images_of_groups(

@@ -148,11 +148,21 @@ impl Appliance {
         restored.map_or(Ok(()), |reason| Err(refused(reason)))
     }
 
-    /// What is neither what was there nor what is restored is shown by no image. Asked when the image has its moment: who begins to restore later
+    /// Takes the moment of an image of these volumes. What is neither what was there nor what is restored is shown by none. Asked before the moment,
+    /// because a restore may end while it is waited for (a restore is what fills journals), and behind it, because one may begin: who begins later
     /// changes nothing of that.
-    pub(crate) fn refuse_image_of_half(&self, volume: &str, image: &str) -> Result<(), ErrorBody> {
+    pub(crate) async fn moment_of_whole<T>(
+        &self,
+        volumes: &[String],
+        image: &str,
+        moment: impl Future<Output = Result<T, ErrorBody>>,
+    ) -> Result<T, ErrorBody> {
         let neither = |error: ErrorBody| refused(format!("{}. {image} of it now would hold neither", error.message));
-        self.refuse_half_restored(volume).map_err(neither)
+        let are_whole = || volumes.iter().try_for_each(|volume| self.refuse_half_restored(volume)).map_err(neither);
+        are_whole()?;
+        let taken = moment.await?;
+        are_whole()?;
+        Ok(taken)
     }
 
     /// `backup restore --give-up`.
@@ -169,5 +179,34 @@ impl Appliance {
         given_up?;
         tracing::warn!(volume = %name, "an operator takes a volume as it is that was restored only half");
         self.volume_status(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::service::tests::{appliance, leave_half_restored};
+
+    /// Its moment lay in the middle of what was restored, and nobody knew of that any more, or not yet.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn no_image_has_a_moment_before_which_a_restore_began_and_behind_which_it_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let appliance = appliance(directory.path(), &Arc::default());
+        let (volumes, image) = (["v".to_owned()], "An image");
+        let ends = async {
+            appliance.forget_restore("v").unwrap();
+            Ok(())
+        };
+        let begins = async {
+            leave_half_restored(&appliance, "v");
+            Ok(())
+        };
+        leave_half_restored(&appliance, "v");
+        appliance.moment_of_whole(&volumes, image, ends).await.unwrap_err();
+        appliance.forget_restore("v").unwrap();
+        appliance.moment_of_whole(&volumes, image, async { Ok(()) }).await.unwrap();
+        let why = appliance.moment_of_whole(&volumes, image, begins).await.unwrap_err().message;
+        assert!(why.contains("'v' is half restored") && why.contains("An image of it now would hold neither"), "{why}");
     }
 }

@@ -78,8 +78,9 @@ impl Appliance {
             }
         }
         self.refuse_without_common_moment(&groups)?;
-        let points = self.image_points(&groups, &first.pair.target().name).await?;
-        held.iter().try_for_each(|held| self.refuse_image_of_half(&held.pair.record().source, "A split"))?;
+        let sources: Vec<String> = held.iter().map(|held| held.pair.record().source).collect();
+        let points = self.image_points(&groups, &first.pair.target().name);
+        let points = self.moment_of_whole(&sources, "A split", points).await?;
         let points: Vec<_> = points.into_values().collect();
         let pairs: Vec<_> = held.iter().map(|held| Arc::clone(&held.pair)).collect();
         let done = tokio::task::block_in_place(|| split(&pairs, &points));

@@ -299,6 +299,12 @@ impl Appliance {
     pub(crate) fn put_to_use(&self, name: &str) -> Result<Use<'_>, ErrorBody> {
         let mut in_use = self.offers.taking.lock();
         self.refuse_adopted(name)?;
+        let is_left_over = self.volume(name)?.made_for.read().is_some();
+        if is_left_over {
+            // Of a copy that did not come to be: its next try would take it, whoever has it by then.
+            self.set_free(name)?;
+            self.settle_closed_door(name);
+        }
         if self.offers.get(name).is_some() {
             self.catalog.delete_offer(name).map_err(failed)?;
         }
@@ -413,6 +419,19 @@ mod tests {
         used.done();
         assert!(appliance.adopt("g", &spec("x")).is_err(), "somebody else has it");
         appliance.delete_volume("x").await.unwrap();
+    }
+
+    /// The next try wrote to it beside the hosts that had it by then.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_copy_that_could_not_be_made_has_left_is_not_taken_for_it_when_it_has_another_use() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        appliance.make_copy_volume("g", &spec("v")).unwrap();
+        assert!(appliance.is_offered("v", "g", ID));
+        appliance.create_group(group_of("h", &["v"])).await.unwrap();
+        assert!(!appliance.is_offered("v", "g", ID));
+        assert_eq!(appliance.catalog.volume("v").unwrap().unwrap().group, None, "nor behind a restart");
+        assert!(Served(Arc::clone(&appliance)).open("v").is_ok());
     }
 
     /// The copy that it was of would have to be told again, by a person.

@@ -114,6 +114,8 @@ impl Appliance {
             Some(group) => {
                 check_name(group).map_err(|error| invalid(error.to_string()))?;
                 self.refuse_in_local_pair(name, "offered to a copy")?;
+                // Of what a copy is just taking up, the offer would outlive that use.
+                let _taking = self.offers.taking.lock();
                 if let Some(holder) = self.group_of(name) {
                     return Err(refused(format!(
                         "volume '{name}' is in group '{holder}': only a volume in no group can become a copy"
@@ -419,6 +421,35 @@ mod tests {
         used.done();
         assert!(appliance.adopt("g", &spec("x")).is_err(), "somebody else has it");
         appliance.delete_volume("x").await.unwrap();
+    }
+
+    /// Once it was that copy no more, and anything else, another copy of that name overwrote it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_volume_that_a_copy_takes_up_meanwhile_is_not_offered() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        add_copy(&appliance);
+        add_volume(&appliance, "w").await;
+        appliance.let_left("g", ID, "w").unwrap();
+        let (runtime, offer) = (tokio::runtime::Handle::current(), VolumeOffer { group: Some("g".into()) });
+        std::thread::scope(|scope| {
+            let hang = faults.hang.lock();
+            let before = faults.writes.load(Ordering::Acquire);
+            let adopts = scope.spawn(|| appliance.adopt("g", &spec("w")).is_ok());
+            while faults.writes.load(Ordering::Acquire) == before {
+                std::thread::yield_now();
+            }
+            let offers = scope.spawn(|| runtime.block_on(appliance.offer_volume("w", &offer)));
+            while appliance.changing.try_lock().is_ok() {
+                std::thread::yield_now();
+            }
+            // Whoever does not wait for the copy comes by here.
+            (0..10_000).for_each(|_| std::thread::yield_now());
+            drop(hang);
+            assert!(adopts.join().unwrap());
+            assert!(offers.join().unwrap().unwrap_err().message.contains("is in group 'g'"));
+        });
+        assert!(appliance.offers.get("w").is_none() && appliance.catalog.offers().unwrap().is_empty());
     }
 
     /// The next try wrote to it beside the hosts that had it by then.

@@ -66,6 +66,8 @@ impl Watch {
             self.timer = None;
             if std::mem::take(&mut self.moved) {
                 self.quiet = Duration::ZERO;
+                // Whether it is quiet from now on is what the next look tells.
+                self.look_again();
                 continue;
             }
             self.quiet += look;
@@ -75,6 +77,29 @@ impl Watch {
             if self.quiet >= self.patience {
                 return Poll::Ready(Quiet::Stalled { seconds: self.quiet.as_secs() });
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// It was looked for no more as soon as something had moved: no connection ever gave its memory back, none that lacked memory looked again, and
+    /// who had gone with all requests under way was not noticed.
+    #[tokio::test]
+    async fn quiet_is_noticed_once_each_time_after_something_has_moved() {
+        let mut watch = Watch::new(Duration::from_millis(10));
+        for _ in 0..2 {
+            watch.moved();
+            assert!(!watch.is_quiet());
+            let noticed = timeout(Duration::from_secs(20), poll_fn(|context| watch.poll(context, false))).await;
+            assert_eq!(noticed, Ok(Quiet::Idle));
+            assert!(watch.is_quiet() && watch.timer.is_none(), "nothing is looked for any more");
         }
     }
 }

@@ -64,7 +64,8 @@ impl Eras {
         let mut state = self.state.write();
         state.eras = eras;
         state.spent = all;
-        state.left.extend(lost.iter().map(|(number, _)| *number));
+        // Some of their files may be there still, too.
+        state.left.extend(lost.iter().map(|(number, _)| *number).chain(gone));
         self.recount(&state);
         drop(state);
         Ok(lost)

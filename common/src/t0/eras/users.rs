@@ -156,6 +156,11 @@ impl Eras {
             }
         }
         let era = state.eras.remove(at);
+        // Its record or some of its files may outlive it, if only for as long as they are being removed. Of one that the volumes have not reached, the
+        // numbers behind it are needed for moments before it.
+        if era.begin <= state.applied {
+            state.left.insert(era.files_end());
+        }
         // Whoever goes last may have no record, and another have left one: a start that misses the file gives up the older images, too.
         let for_good = !era.may_be_named;
         match at.checked_sub(1).and_then(|older| state.eras.get_mut(older)) {
@@ -172,10 +177,6 @@ impl Eras {
                 }
             }
             None => {
-                // Of one that the volumes have not reached, the numbers behind it are needed for moments before it.
-                if !for_good && era.begin <= state.applied {
-                    state.left.insert(era.number);
-                }
                 self.recount(&state);
                 drop(state);
                 // Nobody knows of them any more, and large ones take their time: neither an updater nor a host waits for that.

@@ -150,6 +150,53 @@ fn no_later_image_has_a_number_before_a_file_that_could_not_be_removed() {
     assert!(later.is_sorted_by(|one, other| one > other), "{later:?}");
 }
 
+/// A kill meanwhile leaves it to the next start, as one that could not be removed.
+#[test]
+fn no_later_image_has_a_number_before_a_file_that_is_just_being_removed() {
+    let slow = Arc::new(Slow::default());
+    let (eras, _) = eras_on(&slow);
+    let begin = |place| eras.begin(&eras.hold(at(place)), &[VOLUME].into()).unwrap().era;
+    let (gone, far) = (begin(1), begin(100));
+    eras.applied(at(1));
+    let hang = slow.hang.lock();
+    let leaves = Arc::clone(&eras);
+    let leaving = std::thread::spawn(move || leaves.leave_for_good(gone));
+    while !slow.asked.load(Ordering::Acquire) {
+        std::thread::yield_now();
+    }
+    let between = [begin(50), begin(40)];
+    drop(hang);
+    leaving.join().unwrap();
+    assert!(between.iter().all(|era| (gone..far).contains(era)), "{gone} {between:?} {far}");
+}
+
+/// It stays when the file that a record names does, without which it would be taken for whole.
+#[test]
+fn no_later_image_has_a_number_before_what_a_lost_one_had_swallowed() {
+    let mut rig = Rig::new(64 << 20);
+    rig.write(extent(0, SIZE as u64), 1).unwrap();
+    let lost = rig.begin().unwrap();
+    rig.write(extent(0, 4096), 2).unwrap();
+    let swallowed = rig.begin().unwrap();
+    rig.write(extent(0, 8192), 3).unwrap();
+    rig.end(1);
+    let far = rig.eras.begin(&rig.eras.hold(at(100)), &[VOLUME].into()).unwrap().era;
+    let mut files = side_files(&rig.disk);
+    files.sort_unstable();
+    rig.disk.flip_bit(&files[1], 8).unwrap();
+    let slow = Arc::new(Slow::default());
+    slow.stuck.store(true, Ordering::Release);
+    let disk = filter::disk(Arc::new(rig.disk.clone()), &slow);
+    let users = [rig.users(), vec![EraUser { era: far, begin: at(100), volumes: [VOLUME].into() }]].concat();
+    let (eras, told) = Eras::open(ErasParts { disk, ..parts(&rig.disk, &rig.space) }, &users).unwrap();
+    assert_eq!(told.iter().map(|told| told.0).collect::<Vec<_>>(), [lost]);
+    assert_eq!(side_files(&rig.disk).len(), 3, "none of them could be removed");
+    eras.applied(at(rig.place));
+    let begin = |place| eras.begin(&eras.hold(at(place)), &[VOLUME].into()).unwrap().era;
+    let between = [begin(50), begin(40)];
+    assert!(between.iter().all(|era| (swallowed..far).contains(era)), "{swallowed} {between:?} {far}");
+}
+
 /// That they are broken could not be recorded, perhaps, as of a disk that was full for both: a start misses the file of such a one, and would
 /// give up with it whatever is older by its number.
 #[test]

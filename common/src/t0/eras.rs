@@ -209,8 +209,8 @@ pub(super) struct State {
     /// Numbers given out since the start, and those it found: whoever still holds an image that is gone, and a record or a file that could
     /// not be removed, must not find another under its number, nor an older one.
     pub(super) spent: BTreeSet<u64>,
-    /// Numbers that a start may find though their eras are gone: of files that could not be removed, which it would take for saved by an older
-    /// era, and of records that do not say yet that their images are broken, with which it would give up the older ones.
+    /// Numbers that a start may find though their eras are gone: of files that are being removed or could not be, which it would take for saved by
+    /// an older era, and of records that do not say yet that their images are broken, with which it would give up the older ones.
     pub(super) left: BTreeSet<u64>,
 }
 

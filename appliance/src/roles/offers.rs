@@ -335,14 +335,20 @@ impl Appliance {
         if !is_left() {
             return Ok(());
         }
-        // Whoever records it again, because nothing came of another use, finds it or finds it gone.
-        let _alone = self.offers.taking.lock();
-        if is_left() { self.withdraw(name).map_err(|error| error.message) } else { Ok(()) }
+        // A catalogue whose disk does not answer keeps who opens this, and no thread that the hosts of other volumes are served by.
+        tokio::task::block_in_place(|| {
+            // Whoever records it again, because nothing came of another use, finds it or finds it gone.
+            let _alone = self.offers.taking.lock();
+            if is_left() { self.withdraw(name).map_err(|error| error.message) } else { Ok(()) }
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::sync_channel;
+    use std::time::Duration;
+
     use tidemark_common::nbd::Exports;
 
     use super::*;
@@ -491,6 +497,30 @@ mod tests {
         drop(used);
         assert!(!appliance.is_offered("x", "g", ID));
         assert!(appliance.catalog.offers().unwrap().iter().all(|offer| offer.volume != "x"));
+    }
+
+    /// With the disk of the catalogue, the hosts of all other volumes stood.
+    #[test]
+    fn a_host_that_opens_what_a_copy_left_keeps_no_thread_of_its_runtime() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let inside = runtime.enter();
+        let appliance = appliance(directory.path(), &faults);
+        runtime.block_on(add_volume(&appliance, "w"));
+        appliance.let_left("g", ID, "w").unwrap();
+        let exports = Served(Arc::clone(&appliance));
+        let (hang, before) = (faults.hang.lock(), faults.writes.load(Ordering::Acquire));
+        let opening = runtime.spawn(async move { exports.open("w").is_ok() });
+        while faults.writes.load(Ordering::Acquire) == before {
+            std::thread::yield_now();
+        }
+        let (tell, told) = sync_channel(1);
+        runtime.spawn(async move { tell.send(()) });
+        let answered = told.recv_timeout(Duration::from_secs(20));
+        drop(hang);
+        assert_eq!(answered, Ok(()), "no thread is left");
+        assert!(runtime.block_on(opening).unwrap());
+        drop(inside);
     }
 
     /// What a host had written to it by then was overwritten, and nobody was told.

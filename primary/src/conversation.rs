@@ -17,7 +17,6 @@ use tidemark_common::ids::{Generation, MarkerNumber, Seq};
 use tidemark_common::journal::{JournalError, Reader};
 use tidemark_common::limits::REGION_BYTES;
 use tidemark_common::link::LinkError;
-use tidemark_common::metrics::Part;
 use tidemark_common::record::{Chain, Tip};
 use tidemark_common::wire::handshake::{HandshakeError, Versions};
 use tidemark_common::wire::message::{Hello, Message, Position as Remote, Refusal, Welcome};
@@ -276,10 +275,7 @@ impl Pair {
             state => self.enter(state, Some(reason)),
         };
         if let Err(error) = result {
-            if let Some(left_out) = self.unrecorded.stands(&error.to_string(), now) {
-                tracing::error!(%group, peer = %self.peer, %error, left_out, "the pair's state could not be recorded; it is tried again");
-            }
-            self.metrics.error(Part::Catalog);
+            self.not_recorded(&error);
             // It is so all the same, and does not follow any more, which needs no record.
             if state == PairState::Paired {
                 let _ = self.enter(PairState::CatchingUp, None);

@@ -238,6 +238,15 @@ impl Pair {
         stays
     }
 
+    /// A state could not be recorded. It is tried again.
+    pub(crate) fn not_recorded(&self, error: &CatalogError) {
+        self.metrics.error(Part::Catalog);
+        if let Some(left_out) = self.unrecorded.stands(&error.to_string(), self.clock.monotonic()) {
+            let (group, peer) = (self.keeper.name(), &self.peer);
+            tracing::error!(%group, %peer, %error, left_out, "the pair's state could not be recorded; it is tried again");
+        }
+    }
+
     fn change_state(
         &self,
         state: PairState,

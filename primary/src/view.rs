@@ -10,7 +10,6 @@ use tidemark_common::ids::{MarkerNumber, Seq, VolumeIndex};
 use tidemark_common::journal::{Journal, Position};
 use tidemark_common::lag::{Circumstances, Flow, Lag, Taking};
 use tidemark_common::lease::JournalHeld;
-use tidemark_common::metrics::Part;
 use tidemark_common::pair::paired_or_behind;
 use tidemark_common::rate::Rate;
 use tidemark_common::watchdog::{Movement, Moving};
@@ -287,12 +286,7 @@ impl Pair {
                     tracing::info!(peer = %self.peer(), "the pair's state is as it is recorded again");
                 }
                 Ok(_) => {}
-                Err(error) => {
-                    self.metrics.error(Part::Catalog);
-                    if let Some(left_out) = self.unrecorded.stands(&error.to_string(), self.clock.monotonic()) {
-                        tracing::error!(peer = %self.peer(), %error, left_out, "the pair's state could not be recorded; it is tried again");
-                    }
-                }
+                Err(error) => self.not_recorded(&error),
             }
         }
     }

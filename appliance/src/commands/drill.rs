@@ -171,10 +171,7 @@ async fn rehearse(service: &Service, group: &str, request: &DrillRun) -> Result<
         biased;
         report = &mut running => {
             let report = report?;
-            if report.result == DrillResult::Passed {
-                return output::done(service.json, &report, told);
-            }
-            return Err(output::not_well(service.json, &report, told, Failure::Logged));
+            return output::ended(service.json, &report, told, report.result == DrillResult::Passed);
         }
         broken_off = interrupts.next() => broken_off,
         never = progress::show(service, begun, |_| None) => match never {},

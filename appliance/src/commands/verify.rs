@@ -82,10 +82,7 @@ pub(crate) async fn run(args: Args, service: &Service) -> Result<(), Failure> {
         }
         never = progress::show(service, begun, find) => match never {},
     };
-    if report.different_bytes > 0 {
-        return Err(output::not_well(service.json, &report, told, Failure::Logged));
-    }
-    output::done(service.json, &report, told)
+    output::ended(service.json, &report, told, report.different_bytes == 0)
 }
 
 /// What could not be compared is not the same either.

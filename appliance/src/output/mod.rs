@@ -68,6 +68,16 @@ pub(crate) fn done<T: Serialize>(as_json: bool, value: &T, message: impl FnOnce(
     Ok(())
 }
 
+/// What has come to its end: as [`done`] when that is a good one, else what is said of it, and that it is not.
+pub(crate) fn ended<T: Serialize>(
+    as_json: bool,
+    value: &T,
+    message: impl FnOnce(&T) -> String,
+    well: bool,
+) -> Result<(), Failure> {
+    if well { done(as_json, value, message) } else { Err(not_well(as_json, value, message, Failure::Logged)) }
+}
+
 /// What was done and did not end well: people are told beside the JSON too, because the exit code says no. It says so whoever still reads.
 pub(crate) fn not_well<T: Serialize>(
     as_json: bool,

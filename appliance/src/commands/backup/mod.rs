@@ -259,8 +259,5 @@ fn not_written(error: &std::io::Error) -> String {
 }
 
 fn over(service: &Service, backup: &BackupInfo) -> Result<(), Failure> {
-    if backup.state == BackupState::Done {
-        return output::done(service.json, backup, show::ended);
-    }
-    Err(output::not_well(service.json, backup, show::ended, Failure::Logged))
+    output::ended(service.json, backup, show::ended, backup.state == BackupState::Done)
 }

@@ -73,10 +73,7 @@ pub(super) fn verify_here(text: &str, json: bool) -> Result<(), Failure> {
     });
     drop(line);
     let found = found.map_err(|error| Failure::Here(anyhow!("{text}: {error}")))?;
-    if found.bad.is_empty() {
-        return output::done(json, &found, told);
-    }
-    Err(output::not_well(json, &found, told, Failure::Logged))
+    output::ended(json, &found, told, found.bad.is_empty())
 }
 
 /// The backup of this name.

@@ -233,8 +233,24 @@ impl Manifest {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// One of a backup of nothing.
+    pub(crate) fn of_nothing(name: &str) -> Manifest {
+        Manifest {
+            format: FORMAT,
+            name: name.into(),
+            appliance: "east".into(),
+            version: "0".into(),
+            began: jiff::Timestamp::UNIX_EPOCH,
+            order: "given".into(),
+            moments: Vec::new(),
+            skew_seconds: 0.0,
+            sets: Vec::new(),
+            members: Vec::new(),
+        }
+    }
 
     #[test]
     fn a_manifest_may_say_any_number_of_bytes() {

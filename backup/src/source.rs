@@ -298,7 +298,7 @@ mod tests {
     use crate::archive::write::ArchiveWriter;
     use crate::content::{Content, Run};
     use crate::form::Form;
-    use crate::manifest::FORMAT;
+    use crate::manifest::tests::of_nothing;
     use crate::plan::{Kind, Member};
 
     /// An archive of a file with holes, from before 1970, whose name is not ASCII.
@@ -326,18 +326,7 @@ mod tests {
             kind: Kind::File(meta),
             content: Content { size: 8192, runs: vec![Run { at: 4096, from: 0, length: 512 }] },
         };
-        let manifest = Manifest {
-            format: FORMAT,
-            name: "b".into(),
-            appliance: "east".into(),
-            version: "0".into(),
-            began: jiff::Timestamp::UNIX_EPOCH,
-            order: "given".into(),
-            moments: Vec::new(),
-            skew_seconds: 0.0,
-            sets: Vec::new(),
-            members: vec![said],
-        };
+        let manifest = Manifest { members: vec![said], ..of_nothing("b") };
         let mut archive = ArchiveWriter::new(&mut bytes, 0);
         archive.begin(&member).unwrap();
         archive.data(4096, &data).unwrap();

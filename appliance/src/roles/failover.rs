@@ -408,6 +408,7 @@ mod tests {
 
     use super::*;
     use crate::roles::give_up::tests::add_copy_with_history;
+    use crate::roles::stop_copy::tests::copy_of;
     use crate::service::tests::{Faults, add_primary, appliance, appliance_on, copy_record, volume_in_doubt};
 
     /// Recorded as primary, it would not start, and no older marker could be served.
@@ -429,10 +430,7 @@ mod tests {
         let told = appliance.fail_over("g", &request).await.unwrap_err();
         assert!(told.message.contains("`tidemark failover g --at 1`"), "{told:?}");
         assert_eq!(group.keeper.get().role, RoleRecord::Secondary);
-        let engine = group.engine.read().clone();
-        if let Engine::Secondary(copy) = engine {
-            copy.stop().await;
-        }
+        copy_of(&group).stop().await;
     }
 
     /// Gives nothing out while it is set.
@@ -480,8 +478,7 @@ mod tests {
         add_copy_with_history(&appliance);
         appliance.start_groups().await.unwrap();
         let group = appliance.group("g").unwrap();
-        let engine = group.engine.read().clone();
-        let Engine::Secondary(copy) = engine else { panic!("it is the copy") };
+        let copy = copy_of(&group);
         copy.stop_at_once().await;
         let permitted = copy.permitted().unwrap();
         // The volumes were told all of it, and no sync was recorded since.
@@ -501,8 +498,7 @@ mod tests {
         appliance.catalog.put_group(&record).unwrap();
         appliance.start_groups().await.unwrap();
         let group = appliance.group("g").unwrap();
-        let engine = group.engine.read().clone();
-        let Engine::Secondary(copy) = engine else { panic!("it is a copy") };
+        let copy = copy_of(&group);
         copy.stop().await;
         let kept = appliance.lost_folder(group.keeper.id()).join(tail_name(1, 5));
         std::fs::create_dir_all(&kept).unwrap();

@@ -385,6 +385,7 @@ pub(crate) mod tests {
     use tidemark_common::storage::filter::{self, Filter};
 
     use super::*;
+    use crate::roles::stop_copy::tests::copy_of;
     use crate::service::tests::{Faults, add_primary, appliance, copy_record, volume_in_doubt};
 
     #[tokio::test(flavor = "multi_thread")]
@@ -396,10 +397,7 @@ pub(crate) mod tests {
         appliance.start_groups().await.unwrap();
         faults.full.store(true, Ordering::Release);
         appliance.delete_pair("g", "east", false).await.unwrap_err();
-        let engine = appliance.group("g").unwrap().engine.read().clone();
-        let Engine::Secondary(copy) = engine else { panic!("it is known still") };
-        assert!(!copy.state().is_stopping(), "it runs");
-        drop(copy);
+        assert!(!copy_of(&appliance.group("g").unwrap()).state().is_stopping(), "it runs");
         faults.full.store(false, Ordering::Release);
         let group = appliance.group("g").unwrap();
         appliance.delete_pair("g", "east", false).await.unwrap();
@@ -485,10 +483,7 @@ pub(crate) mod tests {
             refused.message.contains("until marker 3 of") && refused.message.contains("--history off"),
             "{refused:?}"
         );
-        let engine = appliance.group("g").unwrap().engine.read().clone();
-        let Engine::Secondary(copy) = engine else { panic!("it is the copy still") };
-        assert!(!copy.state().is_stopping(), "it runs");
-        drop(copy);
+        assert!(!copy_of(&appliance.group("g").unwrap()).state().is_stopping(), "it runs");
         appliance.delete_pair("g", "east", true).await.unwrap();
         assert!(appliance.group("g").is_err());
     }

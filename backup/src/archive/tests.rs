@@ -23,7 +23,8 @@ use crate::files::room::{Room, Share};
 use crate::form::Form;
 use crate::image::Image;
 use crate::image::memory::Bytes;
-use crate::manifest::{FORMAT, Manifest, Moment, NotKept, SetSaid, VolumeSaid};
+use crate::manifest::tests::of_nothing;
+use crate::manifest::{Manifest, Moment, NotKept, SetSaid, VolumeSaid};
 use crate::pace::Pace;
 use crate::plan::{Images, Kind, Member, Meta, Order, arrange};
 use crate::ranges::{together, without};
@@ -73,11 +74,6 @@ fn back_up_members(
     let work = Copying { members: &planned, pace: Pace::new(clock, None, None), stop: &stop, progress: &progress };
     let said = copy(work, images, form).unwrap();
     let manifest = Manifest {
-        format: FORMAT,
-        name: "b".into(),
-        appliance: "east".into(),
-        version: "0".into(),
-        began: jiff::Timestamp::UNIX_EPOCH,
         order: order.name().into(),
         moments: vec![Moment {
             group: "g".into(),
@@ -85,7 +81,6 @@ fn back_up_members(
             time: jiff::Timestamp::UNIX_EPOCH,
             volumes: images.iter().map(|(name, image)| VolumeSaid { name: name.clone(), size: image.size() }).collect(),
         }],
-        skew_seconds: 0.0,
         sets: sets
             .iter()
             .map(|set| SetSaid {
@@ -95,6 +90,7 @@ fn back_up_members(
             })
             .collect(),
         members: said,
+        ..of_nothing("b")
     };
     form.finish(&manifest.encode().unwrap()).unwrap();
     planned

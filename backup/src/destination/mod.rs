@@ -179,6 +179,7 @@ fn gone(path: &Path, removed: io::Result<()>) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::tests::of_nothing;
 
     #[test]
     fn what_is_in_the_way_of_a_name_is_said_before_anything_is_copied() {
@@ -239,18 +240,6 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("b");
         let folder = TargetKind::Folder(path.clone());
-        let manifest = |name: &str| Manifest {
-            format: crate::manifest::FORMAT,
-            name: name.into(),
-            appliance: "east".into(),
-            version: "0".into(),
-            began: jiff::Timestamp::UNIX_EPOCH,
-            order: "given".into(),
-            moments: Vec::new(),
-            skew_seconds: 0.0,
-            sets: Vec::new(),
-            members: Vec::new(),
-        };
         let is_b = |manifest: &Manifest| manifest.name == "b";
         std::fs::create_dir(&path).unwrap();
         assert!(!is_complete(&folder, "us", is_b), "a stranger's");
@@ -258,7 +247,7 @@ mod tests {
         for (name, complete) in [("b", true), ("another", false)] {
             let mut raw = folder::RawFiles::create(&path, "us").unwrap();
             assert!(!is_complete(&folder, "us", is_b), "it has no name yet");
-            crate::form::Form::finish(&mut raw, &manifest(name).encode().unwrap()).unwrap();
+            crate::form::Form::finish(&mut raw, &of_nothing(name).encode().unwrap()).unwrap();
             assert_eq!(is_complete(&folder, "us", is_b), complete);
             std::fs::remove_dir_all(&path).unwrap();
         }

@@ -200,6 +200,7 @@ mod tests {
     use tidemark_common::record::MarkerRecord;
 
     use super::*;
+    use crate::roles::stop_copy::tests::copy_of;
     use crate::service::tests::{Faults, appliance, copy_record};
 
     /// The volumes stood, the journal filled, and what was said of that sent people to `tidemark leases`, where nothing was.
@@ -215,8 +216,7 @@ mod tests {
         appliance.catalog.commit(batch).unwrap();
         appliance.start_groups().await.unwrap();
         let group = appliance.group("g").unwrap();
-        let engine = group.engine.read().clone();
-        let Engine::Secondary(copy) = engine else { panic!("it is a copy") };
+        let copy = copy_of(&group);
         let held = || leases(&appliance.status_now(), appliance.clock.wall());
         assert!(held().is_empty());
         let looked = appliance.look(&copy).await.unwrap();

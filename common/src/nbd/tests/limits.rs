@@ -14,6 +14,13 @@ use crate::nbd::protocol::{Errno, command, command_flag};
 use crate::nbd::socket::Socket;
 use crate::nbd::{Patience, SessionError};
 
+/// Until a client that has gone is counted as one.
+async fn counted(left: &Left) {
+    while left.refusal("v").is_none() {
+        tokio::task::yield_now().await;
+    }
+}
+
 fn session_error(ended: Result<(), ConnectionError>) -> SessionError {
     match ended {
         Err(ConnectionError::Session { source, .. }) => source,
@@ -209,12 +216,7 @@ async fn who_has_gone_is_counted_for_as_long_as_the_disk_does_not_answer() {
     probe.begun(1).await;
     assert_eq!(left.refusal("v"), None, "it is still there");
     drop(client);
-    let counted = async {
-        while left.refusal("v").is_none() {
-            tokio::task::yield_now().await;
-        }
-    };
-    soon(counted).await;
+    soon(counted(&left)).await;
     probe.permits.add_permits(1);
     let _ = soon(ended).await.unwrap();
     assert_eq!(left.refusal("v"), None);
@@ -238,12 +240,7 @@ async fn who_has_gone_with_all_requests_under_way_that_there_may_be_is_counted_t
     soon(probe.begun(NBD_REQUESTS_IN_FLIGHT_MAX)).await;
     assert_eq!(left.refusal("v"), None, "it is still there");
     drop(client);
-    let counted = async {
-        while left.refusal("v").is_none() {
-            tokio::task::yield_now().await;
-        }
-    };
-    soon(counted).await;
+    soon(counted(&left)).await;
     assert_eq!(probe.begun_now(), NBD_REQUESTS_IN_FLIGHT_MAX);
     probe.permits.add_permits(sent);
     let _ = soon(ended).await.unwrap();
@@ -263,12 +260,7 @@ async fn nothing_follows_a_part_of_a_reply_that_was_given_up() {
     let slow = client.send(command::READ, 0, SIZE / 2, 300 << 10, &[]).await;
     client.send(command::READ, 0, 0, 300 << 10, &[]).await;
     // It takes no more of its reply than the socket does, until it is given up, and goes on when the disk has answered the other one.
-    let given_up = async {
-        while left.refusal("v").is_none() {
-            tokio::task::yield_now().await;
-        }
-    };
-    soon(given_up).await;
+    soon(counted(&left)).await;
     probe.permits.add_permits(1);
     let mut taken = Vec::new();
     soon(client.stream.read_to_end(&mut taken)).await.unwrap();

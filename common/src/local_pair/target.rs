@@ -144,13 +144,17 @@ impl LocalPair {
         self.announce(extent)?;
         let target = &self.parts.target;
         let failed = |action| volume_error(action, &target.name, extent.offset);
-        let one_by_one = (!self.parts.saves.are_none()).then(|| self.parts.saves.window());
-        if one_by_one.is_some() {
+        let saves = &self.parts.saves;
+        let one_by_one = (!saves.are_none()).then(|| {
             let volumes = Volumes::default();
             volumes.insert(RedirectFile::volume(self));
-            self.parts
-                .saves
-                .save(self.parts.saves.applied_position(), &[extent], &volumes, false)
+            // Hosts write many at once: each waits for the disk beside the others, and for them only while what it read is saved.
+            saves.read_before(saves.applied_position(), &[extent], &volumes);
+            (saves.window(), volumes)
+        });
+        if let Some((_, volumes)) = &one_by_one {
+            saves
+                .save(saves.applied_position(), &[extent], volumes, false)
                 .map_err(failed("save what is overwritten of"))?;
         }
         let written = target.change(write).map_err(failed("write"));

@@ -78,6 +78,14 @@ impl Eras {
         Ok(saved)
     }
 
+    /// Reads what [`Self::save`] will read, so that it finds it in memory: for who waits for the disk beside others, and saves one at a time.
+    /// What cannot be read is told there.
+    pub fn read_before(&self, start: Position, extents: &[Extent], volumes: &Volumes) {
+        for extent in self.unsaved(start, extents, volumes) {
+            volumes.get(extent.volume).into_iter().flat_map(|volume| Pieces::of(volume, extent)).for_each(drop);
+        }
+    }
+
     /// The blocks the ranges touch that are not saved in the era under way.
     fn unsaved(&self, start: Position, extents: &[Extent], volumes: &Volumes) -> Vec<Extent> {
         let state = self.state.read();

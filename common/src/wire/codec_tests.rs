@@ -169,8 +169,12 @@ proptest! {
     }
 
     #[test]
-    fn any_body_is_survived(kind in 0_u16..9, bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let _ = decode(&mut resealed(1, kind, &bytes));
+    fn any_body_is_survived(
+        version in 1..=PROTOCOL_VERSION,
+        kind in 0..=Kind::ALL.len() as u16 + 1,
+        bytes in proptest::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let _ = decode(&mut resealed(version, kind, &bytes));
     }
 
     #[test]

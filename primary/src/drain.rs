@@ -306,24 +306,11 @@ impl Drain {
     }
 
     fn append_record(&mut self, record: &ControlRecord) -> Result<(), DrainError> {
-        let frame = record.frame(&self.place(self.writer.tip().seq))?;
+        let frame = record.frame(&Place::at(self.group, self.writer.tip()))?;
         self.writer.append(&frame)?;
         self.unsynced_bytes += frame.len();
         self.volumes_changed |= matches!(record, ControlRecord::Volumes { .. });
         Ok(())
-    }
-
-    fn place(&self, last_seq: Seq) -> Place {
-        let tip = self.writer.tip();
-        Place {
-            group: self.group,
-            member: 0,
-            generation: tip.generation,
-            first_seq: tip.seq.next(),
-            last_seq,
-            marker: tip.marker,
-            chain: tip.chain,
-        }
     }
 
     /// Appends the next cut's marker when everything before it is in the journal.
@@ -337,7 +324,7 @@ impl Drain {
             freeze_ns: u64::try_from(cut.boundary.frozen.as_nanos()).unwrap_or(u64::MAX),
             tag: cut.request.as_ref().and_then(|request| request.tag.clone()),
         };
-        let frame = ControlRecord::Marker(marker.clone()).frame(&self.place(tip.seq))?;
+        let frame = ControlRecord::Marker(marker.clone()).frame(&Place::at(self.group, &tip))?;
         let at = self.writer.append(&frame)?;
         self.unsynced_bytes += frame.len();
         self.last_boundary = tip.seq;

@@ -17,14 +17,14 @@ use parking_lot::Mutex;
 use tidemark_common::api::types::OnFull;
 use tidemark_common::catalog::OnFullRecord;
 use tidemark_common::clock::{Clock, unix_ns};
-use tidemark_common::ids::{Seq, VolumeIndex};
+use tidemark_common::ids::{Generation, Seq, VolumeIndex};
 use tidemark_common::journal::{self, JournalOptions, Position};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::markers::marker_of;
 use tidemark_common::metrics::GroupMetrics;
 use tidemark_common::nbd::{Export, IoError};
 use tidemark_common::overlay::unapplied::Spill;
-use tidemark_common::record::{ControlRecord, Place};
+use tidemark_common::record::{ControlRecord, Place, Tip};
 use tidemark_common::repeats::Recurring;
 use tidemark_common::sentences::joined;
 use tidemark_common::storage::Disk;
@@ -372,16 +372,7 @@ impl Primary {
 }
 
 fn place_at(parts: &PrimaryParts, writer: &journal::Writer, generation: u64) -> Place {
-    let tip = writer.tip();
-    Place {
-        group: parts.keeper.id(),
-        member: 0,
-        generation: tidemark_common::ids::Generation(generation),
-        first_seq: tip.seq,
-        last_seq: tip.seq,
-        marker: tip.marker,
-        chain: tip.chain,
-    }
+    Place::at(parts.keeper.id(), &Tip { generation: Generation(generation), ..*writer.tip() })
 }
 
 fn role_record(parts: &PrimaryParts, writer: &journal::Writer, generation: u64) -> Result<Vec<u8>, StartError> {

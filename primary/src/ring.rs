@@ -196,8 +196,7 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Maps an existing ring; `None` when there is none or it is of another generation (its path is returned aside by the
-    /// caller's choice).
+    /// Maps an existing ring, with the generation it is of; `None` when there is none.
     ///
     /// # Errors
     /// [`RingError`]: a ring that cannot be understood is never thrown away.

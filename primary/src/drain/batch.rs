@@ -5,7 +5,7 @@ use tidemark_common::ids::Seq;
 use tidemark_common::metrics::Drained;
 use tidemark_common::overlay::location::{Location, locations};
 use tidemark_common::overlay::{Locate, Overlay};
-use tidemark_common::record::{FrameKind, FrameView, crc32c};
+use tidemark_common::record::{FrameKind, FrameView, Place, crc32c};
 
 use super::trouble::DrainError;
 use super::{Drain, bytes};
@@ -38,7 +38,9 @@ impl Drain {
         let Some((_, last)) = entries.last() else { return Ok(false) };
         let last_seq = last.seq;
         let kept_bytes = self.build(&entries)?;
-        let (frame, raw) = self.builder.finish_with_raw(FrameKind::Writes, &self.place(last_seq));
+        let tip = self.writer.tip();
+        let place = Place { first_seq: tip.seq.next(), last_seq, ..Place::at(self.group, tip) };
+        let (frame, raw) = self.builder.finish_with_raw(FrameKind::Writes, &place);
         let at = self.writer.append_with_raw(frame.clone(), raw)?;
         let placed: Vec<(Extent, Location)> = locations(&FrameView::new(&frame)?, at).collect();
         self.buffer.moved_to_journal(&placed, last_seq);

@@ -44,6 +44,9 @@ pub enum CopyError {
         /// What the system said.
         source: io::Error,
     },
+    /// It could not be carried out here: no thread, no record.
+    #[error("{0}")]
+    Failed(String),
     /// As asked.
     #[error("{0}")]
     Stopped(String),

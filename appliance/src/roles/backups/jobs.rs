@@ -289,7 +289,7 @@ impl Appliance {
             match this.prepare(&job, readers).await {
                 Ok(work) => this.begin(job, work),
                 Err(why) => {
-                    let failed = || CopyError::Image(tidemark_backup::image::ImageError(why));
+                    let failed = || CopyError::Failed(why);
                     this.end(&job, Err(job.stop.reason().map_or_else(failed, CopyError::Stopped)));
                 }
             }
@@ -305,7 +305,7 @@ impl Appliance {
             let waited = this.wait_complete(&job.stop, &work.moment).await;
             if let Err(why) = waited {
                 drop(work);
-                this.end(&job, Err(CopyError::Image(tidemark_backup::image::ImageError(why))));
+                this.end(&job, Err(CopyError::Failed(why)));
                 return;
             }
             let Some(permit) = this.memory_for(&job).await else {
@@ -320,7 +320,7 @@ impl Appliance {
                 if brings { stage::beside_hosts("backup", carry) } else { stage::in_background("backup", carry) };
             if let Err(error) = begun {
                 let why = format!("no thread could be started for it: {error}");
-                this.end(&job, Err(CopyError::Image(tidemark_backup::image::ImageError(why))));
+                this.end(&job, Err(CopyError::Failed(why)));
             }
         });
     }

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tidemark_backup::copy::{CopyError, Copying, copy};
 use tidemark_backup::destination;
-use tidemark_backup::image::ImageError;
 use tidemark_backup::manifest::{FORMAT, Manifest, SetSaid};
 use tidemark_backup::pace::{Asked, Hurry, Pace};
 use tidemark_backup::plan::data_bytes;
@@ -43,7 +42,7 @@ fn telling(job: &Arc<Job>, squeezed: impl Fn() -> bool + Send + 'static) -> Hurr
 /// A defect of ours ends a backup as any other failure does: it would be under way for ever, and its images would be kept for it.
 fn unless_broken(copy: impl FnOnce() -> Result<(), CopyError>) -> Result<(), CopyError> {
     let why = "it ended by a defect of Tidemark, and the log has its message";
-    let broken = |_| Err(CopyError::Image(ImageError(why.into())));
+    let broken = |_| Err(CopyError::Failed(why.into()));
     // What it worked with is not looked at again.
     catch_unwind(AssertUnwindSafe(copy)).unwrap_or_else(broken)
 }
@@ -70,7 +69,7 @@ impl Appliance {
     }
 
     fn copy(&self, job: &Arc<Job>, work: &Work) -> Result<(), CopyError> {
-        let recorded = |why| CopyError::Image(ImageError(why));
+        let recorded = CopyError::Failed;
         self.enter(job, BackupStateRecord::Copying).map_err(recorded)?;
         let record = job.record.lock().clone();
         let began = from_unix_ns(record.began_ns.unwrap_or(record.asked_ns));

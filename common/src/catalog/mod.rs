@@ -205,7 +205,7 @@ impl Catalog {
     /// Keeps where the write buffer of a group lies.
     ///
     /// # Errors
-    /// As [`Batch::put_peer`] and [`Catalog::commit`].
+    /// As [`Catalog::commit`].
     pub fn put_ring(&self, group: GroupId, ring: &RingRecord) -> Result<(), CatalogError> {
         self.change(|batch| batch.put(&Key::ring(group), ring))
     }

@@ -244,7 +244,7 @@ pub enum Message {
         /// Bytes its journal can still take.
         journal_free_bytes: u64,
     },
-    /// Primary: the group's volumes have changed (added, grown); answered by an `Ack`.
+    /// Reserved, sent by nobody: that a group's volumes have changed is told by a record in the journal, in its order.
     Volumes {
         /// All volumes now.
         volumes: Vec<VolumeSpec>,

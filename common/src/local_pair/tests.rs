@@ -3,6 +3,7 @@
 
 #![expect(clippy::cast_possible_truncation, reason = "small numbers of a test")]
 
+mod beside;
 mod runs;
 
 use std::path::Path;
@@ -102,6 +103,14 @@ fn eras(disk: &MemoryDisk, name: &str, users: &[crate::t0::EraUser], space: u64)
 impl Running {
     /// Opens what the disk has; a pair that is not there is made.
     fn start(disk: &MemoryDisk, space: u64) -> Result<Self, String> {
+        Self::start_over(disk, space, |target| target)
+    }
+
+    fn start_over(
+        disk: &MemoryDisk,
+        space: u64,
+        target: impl FnOnce(Arc<dyn DiskFile>) -> Arc<dyn DiskFile>,
+    ) -> Result<Self, String> {
         let catalog = Catalog::open_simulated(disk, Path::new("/catalog"), &SystemClock::new());
         let catalog = catalog.map_err(|error| error.to_string())?;
         let found = catalog.local_pairs().map_err(|error| error.to_string())?.pop();
@@ -110,7 +119,7 @@ impl Running {
         let source = open_file(disk, "s", SIZE)?;
         let volumes = Volumes::default();
         volumes.insert(VolumeFile::new(SOURCE, "s".into(), Arc::clone(&source), SIZE));
-        let target = Arc::new(VolumeFile::new(VOLUME, "t".into(), open_file(disk, "t", TARGET)?, TARGET));
+        let target = Arc::new(VolumeFile::new(VOLUME, "t".into(), target(open_file(disk, "t", TARGET)?), TARGET));
         let parts = LocalPairParts {
             catalog: catalog.clone(),
             clock: Arc::new(SystemClock::new()),

@@ -26,6 +26,7 @@ use tidemark_secondary::takeover::{self, TakeOverError};
 use super::appliance::{Appliance, Engine, Failure, Group, failed, refused};
 use super::image_moments::{asked, held_point};
 use super::lost::tail_name;
+use super::stop_copy::STOPS_WITHIN;
 
 /// A primary heard within this time is alive.
 const ALIVE: Duration = Duration::from_secs(1);
@@ -47,11 +48,16 @@ impl Appliance {
     /// `failover`.
     pub(crate) async fn fail_over(&self, name: &str, request: &Failover) -> Result<FailoverReport, ErrorBody> {
         let _alone = self.changing.lock().await;
-        self.fail_over_alone(name, request).await
+        self.fail_over_alone(name, request, STOPS_WITHIN).await
     }
 
     /// Under `changing`.
-    pub(crate) async fn fail_over_alone(&self, name: &str, request: &Failover) -> Result<FailoverReport, ErrorBody> {
+    pub(crate) async fn fail_over_alone(
+        &self,
+        name: &str,
+        request: &Failover,
+        stops_within: Duration,
+    ) -> Result<FailoverReport, ErrorBody> {
         let begin = self.clock.monotonic();
         let group = self.group(name)?;
         let is_unended = matches!(&*group.engine.read(), Engine::Failed(failure) if failure.unended);
@@ -91,7 +97,7 @@ impl Appliance {
                 Some((permitted, point))
             }
         };
-        self.stop_copy(&group, &secondary, "failed over").await?;
+        self.stop_copy(&group, &secondary, "failed over", stops_within).await?;
         // Only now is it final: nothing comes in any more.
         if goes_back() {
             return self.go_back(&group, &secondary, begin).await;

@@ -17,6 +17,7 @@ use tidemark_secondary::permission::Permitted;
 
 use super::appliance::{Appliance, Engine, Group, failed, not_paired, refused};
 use super::rejoin::Settled;
+use super::stop_copy::STOPS_WITHIN;
 use super::volumes::refuse_connected;
 
 /// What a copy has and has not yet put into its volumes is there within this time, where nothing keeps it from that.
@@ -47,7 +48,7 @@ impl Appliance {
                 if let Some(held) = held.as_ref().filter(|_| !force) {
                     self.wait_for_volumes(group, peer, &secondary, &held.permitted).await?;
                 }
-                self.stop_copy(&found, &secondary, "given up").await?;
+                self.stop_copy(&found, &secondary, "given up", STOPS_WITHIN).await?;
                 let has_image = held.is_some();
                 drop(held);
                 // The journal goes: what is in the volumes is to be there for good.

@@ -10,7 +10,7 @@ use tidemark_secondary::group::Secondary;
 use super::appliance::{Appliance, Engine, Group, failed};
 
 /// What a copy had begun to write is written within this time: all that operators change, failovers of other groups too, waits meanwhile.
-const STOPS_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const STOPS_WITHIN: Duration = Duration::from_secs(30);
 
 impl Appliance {
     /// Stops a copy, and does not wait without end for what it had begun to write. One that has not stopped in time follows again once it has, unless
@@ -20,8 +20,9 @@ impl Appliance {
         group: &Arc<Group>,
         secondary: &Arc<Secondary>,
         what: &str,
+        within: Duration,
     ) -> Result<(), ErrorBody> {
-        if secondary.stop_within(STOPS_WITHIN).await {
+        if secondary.stop_within(within).await {
             return Ok(());
         }
         if let Some(appliance) = self.this.upgrade() {
@@ -29,7 +30,7 @@ impl Appliance {
             self.runtime.spawn(async move { appliance.run_again_once_stopped(&group, &secondary).await });
         }
         Err(failed(format!(
-            "group '{}' was not {what}: its volumes, or its journal, are being written, and that has not come to its end within {STOPS_WITHIN:?}. See to \
+            "group '{}' was not {what}: its volumes, or its journal, are being written, and that has not come to its end within {within:.0?}. See to \
              the disks behind them, and try again; other groups can be changed meanwhile. It is the copy still",
             group.keeper.name()
         )))

@@ -28,10 +28,14 @@ use tidemark_primary::group::Primary;
 use tidemark_primary::ship::Pair;
 
 use super::appliance::{Appliance, Engine, Group, Volume, failed, not_paired, refused};
-use super::rejoin::{answer, unexpected};
+use super::rejoin::{ANSWER_TIMEOUT, answer, unexpected};
 
 /// Between two looks at the copy.
 const LOOK: Duration = Duration::from_millis(5);
+/// The copy's side begins to take over within this time, or says for certain that it does not: while its primary listens still, which stays fenced when
+/// it hears nothing.
+const BEGINS_WITHIN: Duration = Duration::from_secs(15);
+const _: () = assert!(BEGINS_WITHIN.as_secs() < ANSWER_TIMEOUT.as_secs());
 
 impl Appliance {
     /// `switchover`.
@@ -182,16 +186,27 @@ impl Appliance {
     /// The copy's side: takes over at exactly that marker.
     pub(crate) async fn let_take_over(&self, connection: &Connection, request: &TakeOver) -> Result<u64, Refused> {
         agree(Versions::OURS, Versions { min: request.version_min, max: request.version_max })?;
+        self.take_over_from(connection.peer().0, request, BEGINS_WITHIN).await
+    }
+
+    async fn take_over_from(&self, caller: [u8; 32], request: &TakeOver, within: Duration) -> Result<u64, Refused> {
+        let begin = self.clock.monotonic();
         let here = &self.config.name;
         let refuse = |refusal, generation, message| Refused { refusal, message, generation };
         let group = self.group_asked_for(&request.group)?;
         // From the first look to the end of it nobody says that this side has not taken over.
-        let _alone = self.changing.lock().await;
+        let Ok(_alone) = tokio::time::timeout(within, self.changing.lock()).await else {
+            // What is being changed may be just this: a failover that an operator has asked for.
+            let is_copy = matches!(&*group.engine.read(), Engine::Secondary(copy) if !copy.state().is_stopping());
+            let refusal = if is_copy { Refusal::Conflict } else { Refusal::Unready };
+            let message = format!("something else is being changed on '{here}': try again");
+            return Err(refuse(refusal, group.keeper.generation().0, message));
+        };
         let (name, record) = (group.keeper.name(), group.keeper.get());
         let Engine::Secondary(secondary) = group.engine.read().clone() else {
             return Err(refuse(Refusal::Conflict, record.generation, format!("group '{name}' is no copy on '{here}'")));
         };
-        if record.primary != Some(connection.peer().0) || record.generation != request.generation {
+        if record.primary != Some(caller) || record.generation != request.generation {
             let message = format!("group '{name}' on '{here}' is the copy of another appliance or generation");
             return Err(refuse(Refusal::Conflict, record.generation, message));
         }
@@ -204,8 +219,15 @@ impl Appliance {
             let message = format!("'{here}' has said meanwhile that it is the copy of group '{name}' still");
             return Err(refuse(Refusal::Conflict, record.generation, message));
         }
-        let taken = self.fail_over_alone(&name, &Failover { force: true, ..Failover::default() }).await;
-        let report = taken.map_err(|error| refuse(Refusal::Unready, record.generation, error.message))?;
+        let request = Failover { force: true, ..Failover::default() };
+        let left = within.saturating_sub(self.clock.monotonic().saturating_sub(begin));
+        let taken = self.fail_over_alone(&name, &request, left).await;
+        let report = taken.map_err(|error| {
+            // Nobody else changes it: one that is the copy has not taken over. Of any other, what was recorded decides.
+            let is_copy = matches!(&*group.engine.read(), Engine::Secondary(_));
+            let refusal = if is_copy { Refusal::Conflict } else { Refusal::Unready };
+            refuse(refusal, record.generation, format!("'{here}' has not taken over: {}", error.message))
+        })?;
         Ok(report.generation)
     }
 }
@@ -276,7 +298,67 @@ mod tests {
     use tidemark_common::nbd::Export;
 
     use super::*;
+    use crate::roles::give_up::tests::add_copy_with_history;
+    use crate::roles::stop_copy::tests::copy_of;
     use crate::service::tests::{Faults, add_primary, appliance};
+
+    const PRIMARY: [u8; 32] = [1; 32];
+
+    /// What the primary of a copy asks of it.
+    fn take_over(group: &Group) -> TakeOver {
+        group.keeper.update(|record| record.primary = Some(PRIMARY)).unwrap();
+        TakeOver {
+            version_min: Versions::OURS.min,
+            version_max: Versions::OURS.max,
+            group: group.keeper.id().0,
+            generation: group.keeper.generation().0,
+            marker: copy_of(group).permitted().unwrap().marker.number,
+        }
+    }
+
+    /// It waited for its disk for longer than its primary for an answer: nobody served.
+    #[test]
+    fn a_copy_whose_disk_hangs_says_in_time_and_for_certain_that_it_does_not_take_over() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let _inside = runtime.enter();
+        let appliance = appliance(directory.path(), &faults);
+        add_copy_with_history(&appliance);
+        runtime.block_on(appliance.start_groups()).unwrap();
+        let group = appliance.group("g").unwrap();
+        let request = take_over(&group);
+        // A copy that stops records how far it is.
+        let hang = faults.hang.lock();
+        let answered = runtime.block_on(appliance.take_over_from(PRIMARY, &request, Duration::from_millis(1)));
+        drop(hang);
+        let refused = answered.unwrap_err();
+        let in_time = refused.message.contains("has not taken over") && !refused.message.contains("within 30s");
+        assert!(in_time, "{refused:?}");
+        let answered = Answered::of(Ok(Message::Refused(refused)), "west", request.generation);
+        assert!(matches!(answered, Answered::DidNot(_)), "{answered:?}");
+        while copy_of(&group).state().is_stopping() {
+            std::thread::yield_now();
+        }
+        runtime.block_on(appliance.stop_groups());
+    }
+
+    /// It took over when its primary had gone away from the question.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_copy_that_waits_for_other_changes_takes_over_in_time_or_not_at_all() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        add_copy_with_history(&appliance);
+        appliance.start_groups().await.unwrap();
+        let group = appliance.group("g").unwrap();
+        let request = take_over(&group);
+        let alone = appliance.changing.lock().await;
+        let asked = || appliance.take_over_from(PRIMARY, &request, Duration::from_millis(1));
+        assert_eq!(asked().await.unwrap_err().refusal, Refusal::Conflict);
+        // Now it is just this that is changed.
+        copy_of(&group).stop_at_once().await;
+        assert_eq!(asked().await.unwrap_err().refusal, Refusal::Unready);
+        drop(alone);
+    }
 
     /// Invariant 8: the other side serves, whether this one can record that or not.
     #[tokio::test(flavor = "multi_thread")]

@@ -95,7 +95,7 @@ pub(crate) struct Check {
     /// all of them in TIDEMARK_DRILL_EXPORTS; without a check the exports are only opened and read
     #[arg(long = "check", value_name = "COMMAND")]
     command: Option<String>,
-    /// Kill the check after this long
+    /// The first reads and the check may take this long together; then the check is killed
     #[arg(long, value_name = "DURATION", value_parser = cli::milliseconds, default_value = "10m")]
     timeout: u64,
     /// Mount the volumes' file systems for the check: TIDEMARK_DRILL_MOUNT_PG_DATA is where that of volume pg-data is

@@ -102,7 +102,7 @@ impl Running<'_> {
             () = self.drills.stop.cancelled() => {}
             () = self.this.cancelled.cancelled() => {}
             answered = tokio::time::timeout(limit, what) => {
-                let late = |_| Err(format!("its volumes did not answer within {limit:?}: see to the disks behind them"));
+                let late = |_| Err(format!("its volumes did not answer within {limit:.0?}: see to the disks behind them"));
                 return answered.unwrap_or_else(late);
             }
         }
@@ -279,11 +279,13 @@ impl Appliance {
             self.end_clone(&clone.name).await;
             return Err(failed(error));
         }
-        let limit = Duration::from_millis(request.timeout_ms);
-        let checked = match running.answer(limit, self.first_reads(clone)).await {
+        let begin = self.clock.monotonic();
+        // Of all that follows: what the first reads take, the check has not.
+        let until = begin.saturating_add(Duration::from_millis(request.timeout_ms));
+        let checked = match running.answer(until.saturating_sub(begin), self.first_reads(clone)).await {
             Ok(()) => {
                 record.rto_ms = Some(millis(self.clock.monotonic().saturating_sub(order)));
-                self.check(record, clone, request, running).await
+                self.check(record, clone, request, running, until).await
             }
             Err(reason) => Checked { failure: Some(reason), ..Checked::default() },
         };
@@ -312,12 +314,19 @@ impl Appliance {
         clone: &ImageStatus,
         request: &DrillRun,
         running: &Running<'_>,
+        until: Duration,
     ) -> Checked {
         let stopped = running.stopped();
         if let Some(reason) = stopped() {
             return Checked { failure: Some(reason.into()), ..Checked::default() };
         }
         let Some(command) = &request.check else { return Checked::default() };
+        let left = until.saturating_sub(self.clock.monotonic());
+        if left.is_zero() {
+            let failure =
+                "the first reads took all of the time: see to the disks behind the volumes, or raise --timeout";
+            return Checked { failure: Some(failure.into()), ..Checked::default() };
+        }
         let folder = match self.make_drill_folder(record.number) {
             Ok(folder) => folder,
             Err(error) => {
@@ -332,11 +341,10 @@ impl Appliance {
             command.clone()
         };
         let environment = environment(record, clone, &folder, request);
-        let timeout = Duration::from_millis(request.timeout_ms);
         let clock = Arc::clone(&self.clock);
         let (tell, told) = tokio::sync::oneshot::channel();
         let started = stage::beside_hosts(&format!("drill {}", record.number), move || {
-            let _ = tell.send(drill_check::run(&command, &environment, &folder, timeout, &*clock, &*stopped));
+            let _ = tell.send(drill_check::run(&command, &environment, &folder, left, &*clock, &*stopped));
         });
         let mut checked = match started {
             Ok(()) => told.await.unwrap_or_else(|_| Checked {

@@ -191,7 +191,7 @@ fn attend(
             break Some("the check was ended from outside, with its guard".into());
         }
         if clock.monotonic().saturating_sub(begin) >= timeout {
-            break Some(format!("the check was killed after {timeout:?}: raise --timeout if it needs longer"));
+            break Some(format!("the check was killed after {timeout:.1?}: raise --timeout if it needs longer"));
         }
         std::thread::sleep(LOOK);
     };

@@ -160,6 +160,21 @@ async fn what_a_disk_never_answers_ends_with_its_time_or_on_request() {
     assert!(running.answer(Duration::MAX, never()).await.unwrap_err().contains("the service stopped"));
 }
 
+/// A drill took up to twice its time: the check had all of it, whatever the first reads had taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_has_what_the_first_reads_have_left_of_the_time() {
+    let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+    let appliance = appliance(directory.path(), &faults);
+    let record = under_way(1);
+    add_image(&appliance, &clone_name(1), ImageKindRecord::Drill { space_bytes: 0 });
+    let clone = appliance.images_now().remove(0);
+    let running = appliance.drills.begin("g", None, |_| false).unwrap();
+    let request = DrillRun { marker: None, check: Some("true".into()), timeout_ms: 600_000, mount: false };
+    let over = appliance.clock.monotonic();
+    let checked = appliance.check(&record, &clone, &request, &running, over).await;
+    assert!(checked.failure.is_some_and(|failure| failure.contains("raise --timeout")));
+}
+
 #[test]
 fn a_schedule_that_was_ended_or_replaced_begins_no_drill() {
     let drills = Drills::default();

@@ -35,7 +35,7 @@ pub struct DrillRun {
     pub marker: Option<u64>,
     /// A command for the shell; without it, the exports are only opened and read.
     pub check: Option<String>,
-    /// Milliseconds the check may take.
+    /// Milliseconds the first reads and the check may take together.
     pub timeout_ms: u64,
     /// Mount the volumes' file systems for the check.
     #[serde(default)]

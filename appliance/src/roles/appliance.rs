@@ -391,6 +391,11 @@ impl Trust for KnownPeers {
         self.1.peer_refused(PeerRefusal::Handshake);
         self.note(remote, id, why);
     }
+
+    fn crowded(&self, remote: SocketAddr, id: Option<ApplianceId>, why: &str) {
+        self.1.peer_refused(PeerRefusal::TooMany);
+        self.note(remote, id, why);
+    }
 }
 
 impl KnownPeers {
@@ -405,6 +410,28 @@ impl KnownPeers {
         let line = format!("{} {id} {why}", remote.ip());
         if let Some(left_out) = appliance.repeats.news(&line, appliance.clock.monotonic()) {
             tracing::warn!(%remote, id, why, left_out, "a connection was refused");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::service::tests::{Faults, appliance};
+
+    /// It was, and the alert said that nobody had added it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_peer_that_has_all_of_its_connections_is_not_counted_as_a_stranger() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        let trust = KnownPeers(Arc::downgrade(&appliance), Arc::clone(&appliance.metrics));
+        trust.crowded((Ipv4Addr::LOCALHOST, 7411).into(), Some(ApplianceId([1; 32])), "as in a test");
+        let page = appliance.metrics.render(&appliance.status_now());
+        for (reason, count) in [("too_many", 1), ("unknown_peer", 0)] {
+            let series = format!("tidemark_peers_refused_total{{reason=\"{reason}\"}} {count}");
+            assert!(page.contains(&series), "{series}\n{page}");
         }
     }
 }

@@ -42,6 +42,8 @@ enum Refusal {
     Untrusted,
     /// Given up by the other side, or not ended in time.
     Unfinished(String),
+    /// It has as many connections as it may.
+    Crowded(String),
     Failed(String),
 }
 
@@ -84,7 +86,7 @@ impl Acceptor {
             _ => {
                 let remote = incoming.remote_address();
                 incoming.refuse();
-                self.report(remote, None, "too many connections or handshakes at once");
+                self.trust.crowded(remote, None, "too many connections or handshakes at once");
             }
         }
     }
@@ -111,6 +113,7 @@ impl Acceptor {
                 "not a trusted peer: if it should be, run `tidemark peer add` here with that id",
             ),
             Err(Refusal::Unfinished(why)) => self.trust.unfinished(remote, presented.id(), &why),
+            Err(Refusal::Crowded(why)) => self.trust.crowded(remote, presented.id(), &why),
             Err(Refusal::Failed(why)) => self.report(remote, presented.id(), &why),
         }
         drop(permit);
@@ -130,7 +133,7 @@ impl Acceptor {
             let max = self.config.connections_of_peer_max;
             let why = format!("{max} connections are open, the most that one peer may have");
             connection.close(code::CLOSED, why.as_bytes());
-            return Err(failed(why));
+            return Err(Refusal::Crowded(why));
         };
         let mut greeting = connection.open_uni().await.map_err(|error| failed(error.to_string()))?;
         greeting.write_all(&GREETING).await.map_err(|error| failed(error.to_string()))?;

@@ -18,4 +18,9 @@ pub trait Trust: Send + Sync + 'static {
     fn unfinished(&self, remote: SocketAddr, id: Option<ApplianceId>, why: &str) {
         self.refused(remote, id, why);
     }
+    /// A connection from there was refused because the caller, or all callers together, have as many as they may: it may be a peer's. As
+    /// [`Trust::refused`] otherwise.
+    fn crowded(&self, remote: SocketAddr, id: Option<ApplianceId>, why: &str) {
+        self.refused(remote, id, why);
+    }
 }

@@ -86,6 +86,8 @@ label! {
         UnknownPeer = "unknown_peer",
         /// It did not complete the handshake, or in time.
         Handshake = "handshake",
+        /// It, or all callers together, had as many connections as they may.
+        TooMany = "too_many",
         /// No common protocol version.
         Version = "version",
         /// Its generation is lower.

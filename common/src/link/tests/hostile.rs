@@ -234,7 +234,8 @@ async fn one_peer_leaves_connections_to_the_others() {
     let _second = connect(&east, &west).await;
     let error = soon(east.dial(&west)).await.unwrap_err();
     assert!(error.to_string().contains("2 connections are open"), "{error}");
-    assert_eq!(soon(west.refusals.recv()).await.unwrap().id, Some(east.id));
+    let refusal = soon(west.refusals.recv()).await.unwrap();
+    assert_eq!((refusal.id, refusal.crowded), (Some(east.id), true), "{}", refusal.why);
     let _of_other = soon(connect(&other, &west)).await;
 
     dialed.close("enough");

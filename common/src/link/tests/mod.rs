@@ -21,6 +21,7 @@ use crate::ids::ApplianceId;
 struct Refusal {
     id: Option<ApplianceId>,
     why: String,
+    crowded: bool,
 }
 
 struct Peers {
@@ -34,7 +35,11 @@ impl Trust for Peers {
     }
 
     fn refused(&self, _remote: SocketAddr, id: Option<ApplianceId>, why: &str) {
-        self.refusals.try_send(Refusal { id, why: why.into() }).unwrap();
+        self.refusals.try_send(Refusal { id, why: why.into(), crowded: false }).unwrap();
+    }
+
+    fn crowded(&self, _remote: SocketAddr, id: Option<ApplianceId>, why: &str) {
+        self.refusals.try_send(Refusal { id, why: why.into(), crowded: true }).unwrap();
     }
 }
 

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::appliance::{Appliance, failed, refused};
 use super::compare::{DOWN_TIME, Found, Interrupted, LOOK_DOWN, down_for_good};
-use super::{EVERYTHING, Of, bitmap, done_bytes, down, is_up};
+use super::{EVERYTHING, Of, bitmap, done_bytes, down, is_up, shown};
 
 /// Between two records of how far it is.
 const KEEP: Duration = Duration::from_secs(1);
@@ -157,6 +157,7 @@ impl Appliance {
             known.job = None;
             if let (Err(error), false) = (&ended, self.comparisons.stop.is_cancelled()) {
                 stands_unrecorded(&mut known.record, &error.message);
+                known.shown = shown(&known.record);
             }
         }
         job.ended.send_replace(Some(ended));
@@ -401,6 +402,7 @@ impl Kept<'_> {
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
+    use tidemark_common::api::types::ComparisonState;
     use tidemark_common::ids::GroupId;
 
     use super::super::Known;
@@ -453,12 +455,25 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn status_shows_what_is_kept_of_a_comparison() {
+        let directory = tempfile::tempdir().unwrap();
+        let appliance = appliance(directory.path(), &Arc::default());
+        let of: Of = (GroupId([7; 16]), "west".into());
+        let runs = record(VerifyStateRecord::Runs);
+        let shows = || appliance.comparisons.known.lock().get(&of).map(|known| known.shown.done_bytes);
+        appliance.keep_comparison(&of, runs.clone()).unwrap();
+        assert_eq!(shows(), Some(0));
+        appliance.keep_comparison(&of, VerifyRecord { cursor: (1, 1 << 16), ..runs }).unwrap();
+        assert_eq!(shows(), Some(1 << 16));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn a_comparison_that_a_panic_has_ended_is_over() {
         let directory = tempfile::tempdir().unwrap();
         let appliance = appliance(directory.path(), &Arc::default());
         let of: Of = (GroupId([7; 16]), "west".into());
         let job = Arc::new(Job::new("g", of.clone()));
-        let known = Known { record: record(VerifyStateRecord::Runs), job: Some(Arc::clone(&job)) };
+        let known = Known { job: Some(Arc::clone(&job)), ..Known::of(record(VerifyStateRecord::Runs)) };
         appliance.comparisons.known.lock().insert(of.clone(), known);
         let broken = catch_unwind(AssertUnwindSafe(|| -> bool {
             let _told = Unended { appliance: &appliance, job: &job };
@@ -470,5 +485,6 @@ mod tests {
         let known = appliance.comparisons.known.lock();
         let known = known.get(&of).unwrap();
         assert!(known.job.is_none() && known.record.state == VerifyStateRecord::Stands);
+        assert_eq!(known.shown.state, ComparisonState::Stands, "status says so");
     }
 }

@@ -63,7 +63,15 @@ pub(crate) struct Comparisons {
 struct Known {
     /// As the catalogue has it.
     record: VerifyRecord,
+    /// The same for status, which is asked for again and again: it reads no bitmaps, which may be large.
+    shown: ComparisonStatus,
     job: Option<Arc<Job>>,
+}
+
+impl Known {
+    fn of(record: VerifyRecord) -> Self {
+        Self { shown: shown(&record), record, job: None }
+    }
 }
 
 impl Comparisons {
@@ -214,10 +222,11 @@ impl Appliance {
     /// In the catalogue first.
     fn keep_comparison(&self, of: &Of, record: VerifyRecord) -> Result<(), ErrorBody> {
         tokio::task::block_in_place(|| self.catalog.put_verify(of.0, &of.1, &record)).map_err(failed)?;
+        let now = Known::of(record);
         let mut known = self.comparisons.known.lock();
         match known.get_mut(of) {
-            Some(known) => known.record = record,
-            None => drop(known.insert(of.clone(), Known { record, job: None })),
+            Some(known) => (known.record, known.shown) = (now.record, now.shown),
+            None => drop(known.insert(of.clone(), now)),
         }
         Ok(())
     }
@@ -250,7 +259,7 @@ impl Appliance {
             for pair in record.pairs {
                 let of = (id, pair.peer.clone());
                 match self.catalog.verify_of(id, &pair.peer) {
-                    Ok(Some(record)) => drop(self.comparisons.known.lock().insert(of, Known { record, job: None })),
+                    Ok(Some(record)) => drop(self.comparisons.known.lock().insert(of, Known::of(record))),
                     Ok(None) => {}
                     Err(error) => {
                         tracing::error!(group = %record.name, peer = %pair.peer, %error, "the record of a comparison cannot be read, and is removed");
@@ -366,8 +375,9 @@ impl Appliance {
 
     /// For status.
     pub(crate) fn comparison_of(&self, group: GroupId, pair: PairStatus) -> PairStatus {
-        let record = self.comparisons.record(&(group, pair.peer.clone()));
-        PairStatus { comparison: record.as_ref().map(shown), ..pair }
+        let of = (group, pair.peer.clone());
+        let comparison = self.comparisons.known.lock().get(&of).map(|known| known.shown.clone());
+        PairStatus { comparison, ..pair }
     }
 
     /// Nothing can be compared with a side that does not answer, or has no image.

@@ -68,6 +68,7 @@ async fn what_is_done_is_told_to_people_on_stderr_and_to_machines_on_stdout() {
         ("group create h --volume a --volume b", "group 'h' has the volumes a, b", "volumes"),
         ("group set g --history 24h,1GiB", "keep older markers from now on: 1d, 1 GiB", "volumes"),
         ("group set g --history off", "keep no older markers any more", "volumes"),
+        ("group set g --on-full throttle", "are slowed while its journal fills", "on_full"),
         ("group add g --volume c", "group 'g' has the volumes a, b, c", "volumes"),
         ("group remove g --volume b", "group 'g' has the volume a", "volumes"),
         ("pair create g --to west", "pair of 'g' with 'west': paired", "state"),

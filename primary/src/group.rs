@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidemark_common::api::types::OnFull;
-use tidemark_common::catalog::OnFullRecord;
+use tidemark_common::catalog::{CatalogError, OnFullRecord};
 use tidemark_common::clock::{Clock, unix_ns};
+use tidemark_common::history::History;
 use tidemark_common::ids::{Generation, Seq, VolumeIndex};
 use tidemark_common::journal::{self, JournalOptions, Position};
 use tidemark_common::keeper::GroupKeeper;
@@ -200,10 +201,8 @@ impl Primary {
             Arc::new(Buffer::new(ring.ring, Arc::clone(&parts.clock), ring.next_seq, index, parts.metrics.clone()));
         let image =
             Image { buffer: Arc::clone(&buffer), journal: Arc::clone(&journal), volumes: Arc::clone(&parts.volumes) };
-        let keeps_hosts_fast = record.on_full == OnFullRecord::Fold;
-        desk.throttle.enable(!keeps_hosts_fast);
-        let pairs = PairSet::new(keeps_hosts_fast, &journal, Arc::clone(&desk), parts.metrics.clone());
-        let pairs = Arc::new(pairs);
+        desk.throttle.enable(record.on_full == OnFullRecord::Throttle);
+        let pairs = Arc::new(PairSet::new(&journal, Arc::clone(&desk), parts.metrics.clone()));
         let primary = Arc::new(Self {
             keeper: Arc::clone(&parts.keeper),
             image: image.clone(),
@@ -311,6 +310,21 @@ impl Primary {
     pub fn export(&self, name: &str) -> Option<Arc<dyn Export>> {
         let volume = self.image.volumes.by_name(name)?;
         Some(Arc::new(CapturedVolume::new(volume, self.image.clone(), Arc::clone(&self.desk), Arc::clone(&self.drain))))
+    }
+
+    /// What an operator wants of the group from now on; `None`: as before. Its copies are told.
+    ///
+    /// # Errors
+    /// [`CatalogError`]; nothing is changed then.
+    pub fn set(&self, history: Option<History>, on_full: Option<OnFull>) -> Result<(), CatalogError> {
+        self.keeper.update(|record| {
+            record.history = history.unwrap_or(record.history);
+            record.on_full = on_full.map_or(record.on_full, on_full_record);
+        })?;
+        if let Some(on_full) = on_full {
+            self.desk.throttle.enable(on_full == OnFull::Throttle);
+        }
+        Ok(())
     }
 
     /// What a person must look at, if anything.

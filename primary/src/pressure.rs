@@ -25,8 +25,6 @@ pub(crate) struct PairSet {
     pub(crate) pairs: RwLock<Vec<Arc<Pair>>>,
     /// Those who watch what hosts write.
     pub(crate) watches: Arc<Watches>,
-    /// Hosts are never slowed: room is made instead.
-    keeps_hosts_fast: bool,
     /// Not kept open by whoever still knows of the pairs.
     journal: Weak<Journal>,
     desk: Arc<DrainDesk>,
@@ -51,15 +49,10 @@ struct Foldable<'a> {
 }
 
 impl PairSet {
-    pub(crate) fn new(
-        keeps_hosts_fast: bool,
-        journal: &Arc<Journal>,
-        desk: Arc<DrainDesk>,
-        metrics: GroupMetrics,
-    ) -> Self {
+    pub(crate) fn new(journal: &Arc<Journal>, desk: Arc<DrainDesk>, metrics: GroupMetrics) -> Self {
         let journal = Arc::downgrade(journal);
         let (pairs, watches, tried) = (RwLock::default(), Arc::default(), Mutex::default());
-        Self { pairs, watches, keeps_hosts_fast, journal, desk, metrics, tried }
+        Self { pairs, watches, journal, desk, metrics, tried }
     }
 
     /// Folding reads much of the journal: it is tried again when a sixteenth of it is new.
@@ -169,7 +162,8 @@ impl Readers for PairSet {
     fn make_room(&self, record: &mut dyn FnMut() -> Option<Position>) {
         self.end_watches_that_cost_room();
         let Some(journal) = self.journal.upgrade() else { return };
-        if !self.keeps_hosts_fast {
+        // Hosts that are never slowed have room made for them instead.
+        if self.desk.throttle.is_enabled() {
             return self.fall_back(&journal, Pair::awaits_return);
         }
         if self.begin_to_fold(&journal)

@@ -37,11 +37,12 @@ impl Throttle {
 
     /// Sets the pace by the journal's free bytes and its capacity. Returns the delay of one write.
     pub fn pace(&self, journal: impl FnOnce() -> (u64, u64)) -> Duration {
-        if !self.is_enabled() {
-            return Duration::ZERO;
-        }
-        let (free, capacity) = journal();
-        let delay = delay(free, capacity);
+        let delay = if self.is_enabled() {
+            let (free, capacity) = journal();
+            delay(free, capacity)
+        } else {
+            Duration::ZERO
+        };
         self.delay_ns.store(u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX), Ordering::Release);
         delay
     }
@@ -131,6 +132,12 @@ mod tests {
     #[test]
     fn a_group_that_keeps_hosts_fast_never_holds_them() {
         let throttle = Throttle::default();
+        assert_eq!(throttle.pace(|| (0, 1000)), Duration::ZERO);
+        assert_eq!(throttle.owed(4096), None);
+        // It slowed them before.
+        throttle.enable(true);
+        assert_eq!(throttle.pace(|| (0, 1000)), DELAY_MAX);
+        throttle.enable(false);
         assert_eq!(throttle.pace(|| (0, 1000)), Duration::ZERO);
         assert_eq!(throttle.owed(4096), None);
     }

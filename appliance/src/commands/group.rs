@@ -33,14 +33,17 @@ pub(crate) enum Command {
         #[arg(long, value_name = "TIME|SIZE", value_parser = parse_history, default_value = "off")]
         history: History,
     },
-    /// Change what a group's copies keep; on its primary
+    /// Change what a group's copies keep, or what it does when its journal is full; on its primary
     Set {
         /// The group
         #[arg(value_parser = name)]
         group: String,
         /// A time (24h), a size of their journal (50GiB), both (24h,50GiB), or off
-        #[arg(long, value_name = "TIME|SIZE", value_parser = parse_history)]
-        history: History,
+        #[arg(long, value_name = "TIME|SIZE", value_parser = parse_history, required_unless_present = "on_full")]
+        history: Option<History>,
+        /// When the journal is full: fold keeps hosts at full speed, throttle slows them gently
+        #[arg(long, value_enum)]
+        on_full: Option<Full>,
     },
     /// Delete a group that has no pair; its volumes stay, in no group
     Delete {
@@ -95,9 +98,14 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
             let on_full = on_full.into();
             client.group_create(&GroupCreate { name, volumes, interval_ms: interval, on_full, history }).await?
         }
-        Command::Set { group, history } => {
-            let set = client.group_set(&group, &GroupSet { history }).await?;
-            return output::done(service.json, &set, |set: &GroupStatus| history_of(&set.name, &history));
+        Command::Set { group, history, on_full } => {
+            let on_full = on_full.map(OnFull::from);
+            let set = client.group_set(&group, &GroupSet { history, on_full }).await?;
+            return output::done(service.json, &set, |set: &GroupStatus| {
+                let history = history.map(|history| history_of(&set.name, &history));
+                let told = history.into_iter().chain(on_full.map(|on_full| on_full_of(&set.name, on_full)));
+                told.collect::<Vec<_>>().join("\n")
+            });
         }
         Command::Delete { name } => {
             carried_out(&format!("the deletion of group '{name}'"), client.group_delete(&name)).await?;
@@ -124,6 +132,14 @@ fn history_of(group: &str, history: &History) -> String {
     } else {
         let asked = figures::history(history);
         format!("copies of group '{group}' keep older markers from now on: {asked}, as far as their journals have room")
+    }
+}
+
+/// What it does from now on when its journal is full.
+fn on_full_of(group: &str, on_full: OnFull) -> String {
+    match on_full {
+        OnFull::Fold => format!("hosts of group '{group}' are not slowed when its journal fills"),
+        OnFull::Throttle => format!("hosts of group '{group}' are slowed while its journal fills"),
     }
 }
 

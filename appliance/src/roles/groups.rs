@@ -237,9 +237,11 @@ impl Appliance {
     pub(crate) async fn set_group(&self, name: &str, request: &GroupSet) -> Result<GroupStatus, ErrorBody> {
         let _alone = self.changing.lock().await;
         if let Engine::Secondary(_) = &*self.group(name)?.engine.read() {
-            return Err(refused(format!("group '{name}' is a copy here: its primary says what is kept, set it there")));
+            return Err(refused(format!(
+                "group '{name}' is a copy here: its primary says what is kept and done, set it there"
+            )));
         }
-        self.primary(name)?.keeper().update(|record| record.history = request.history).map_err(failed)?;
+        self.primary(name)?.set(request.history, request.on_full).map_err(failed)?;
         self.group_status(name)
     }
 

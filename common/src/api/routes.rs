@@ -183,7 +183,7 @@ async fn group_delete(State(api): State<Api>, Names(group): Names<String>) -> Re
     api.carry_out(async move |control| control.group_delete(group).await).await.map(|()| StatusCode::NO_CONTENT)
 }
 
-/// Changes what a group's copies keep.
+/// Changes what a group's copies keep, and what it does when its journal is full.
 #[utoipa::path(patch, path = "/v1/groups/{group}", params(("group" = String, Path,)), request_body = GroupSet,
     responses((status = 200, body = GroupStatus), (status = "default", body = ErrorBody)))]
 async fn group_set(

@@ -46,6 +46,22 @@ fn members(primary: &Primary) -> Vec<String> {
     primary.keeper.get().volumes.into_iter().map(|member| member.name).collect()
 }
 
+/// A group did what it was made with, for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_full_journal_is_to_do_is_changed_while_the_group_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let primary = start(directory.path());
+    let does = || (primary.keeper.get().on_full, primary.desk.throttle.is_enabled());
+    assert_eq!(does(), (OnFullRecord::Fold, false));
+    let history = History { milliseconds: 60_000, bytes: 0 };
+    primary.set(Some(history), Some(OnFull::Throttle)).unwrap();
+    assert_eq!(does(), (OnFullRecord::Throttle, true));
+    primary.set(None, Some(OnFull::Fold)).unwrap();
+    assert_eq!(does(), (OnFullRecord::Fold, false));
+    assert_eq!(primary.keeper.get().history, history, "it stays as it was");
+    primary.stop();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_volume_whose_leaving_cannot_be_recorded_stays_a_member_in_every_way() {
     let directory = tempfile::tempdir().unwrap();

@@ -167,7 +167,7 @@ async fn a_full_catalogue_is_logged_when_it_begins_and_when_it_ends() {
                 (view.connected, view.heard, view.age) = (true, now, Some((Duration::ZERO, now)));
                 view.remote.permitted_marker = 1;
             }
-            let set = PairSet::new(true, &pair.image.journal, Arc::clone(&pair.desk), pair.metrics.clone());
+            let set = PairSet::new(&pair.image.journal, Arc::clone(&pair.desk), pair.metrics.clone());
             set.pairs.write().push(Arc::clone(&pair));
             let logged = if next == PairState::Paired { &pair.unrecorded } else { &pair.not_given_up };
             let fails = || {

@@ -176,8 +176,11 @@ pub struct GroupCreate {
 /// `group set`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GroupSet {
-    /// What its copies are to keep behind their newest marker.
-    pub history: History,
+    /// What its copies are to keep behind their newest marker; without it, what they do.
+    pub history: Option<History>,
+    /// What to do when the journal is full; without it, what it does.
+    #[serde(default)]
+    pub on_full: Option<OnFull>,
 }
 
 /// What a copy keeps behind its newest marker.

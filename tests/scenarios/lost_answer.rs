@@ -222,7 +222,8 @@ fn a_copy_killed_anywhere_in_a_switchover_loses_nothing_and_is_led_out_of_it() {
 fn a_take_over_under_way_is_not_denied() {
     let mut course = Course::new(134);
     let pair = &course.pair;
-    // An operator's change that waits keeps the next one on west waiting, for longer than the answer is waited for.
+    // An operator's change that waits keeps the next one on west waiting: for longer than a cut link is silent, and for less than the question waits
+    // there before it is refused.
     let north = pair.cluster.running("north");
     pair.west.trust(&north, Some(north.replication()));
     north.trust(&pair.west, Some(pair.west.replication()));
@@ -233,7 +234,7 @@ fn a_take_over_under_way_is_not_denied() {
     north.freeze();
     let directory = pair.west.directory().display().to_string();
     let waits = std::thread::spawn(move || {
-        tidemark(&["switchover", "o", "--to", "north", "--timeout", "20s", "--dir", &directory])
+        tidemark(&["switchover", "o", "--to", "north", "--timeout", "14s", "--dir", &directory])
     });
     wait_until("the change on west to wait", LIMIT, || {
         let markers = pair.west.ok(&["markers", "o", "--json"]);

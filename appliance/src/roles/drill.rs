@@ -102,7 +102,7 @@ impl Running<'_> {
             () = self.drills.stop.cancelled() => {}
             () = self.this.cancelled.cancelled() => {}
             answered = tokio::time::timeout(limit, what) => {
-                let late = |_| Err(format!("its volumes did not answer within {limit:.0?}: see to the disks behind them"));
+                let late = |_| Err(format!("its volumes did not answer within {limit:?}: see to the disks behind them"));
                 return answered.unwrap_or_else(late);
             }
         }
@@ -279,10 +279,10 @@ impl Appliance {
             self.end_clone(&clone.name).await;
             return Err(failed(error));
         }
-        let begin = self.clock.monotonic();
+        let limit = Duration::from_millis(request.timeout_ms);
         // Of all that follows: what the first reads take, the check has not.
-        let until = begin.saturating_add(Duration::from_millis(request.timeout_ms));
-        let checked = match running.answer(until.saturating_sub(begin), self.first_reads(clone)).await {
+        let until = self.clock.monotonic().saturating_add(limit);
+        let checked = match running.answer(limit, self.first_reads(clone)).await {
             Ok(()) => {
                 record.rto_ms = Some(millis(self.clock.monotonic().saturating_sub(order)));
                 self.check(record, clone, request, running, until).await

@@ -1,16 +1,19 @@
 //! Volumes of several groups at one moment: one freeze over all of them, under a load that depends across them.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidemark_common::api::backup::types::BackupState;
 use tidemark_common::api::local_pair::types::LocalPairState;
 use tidemark_common::api::types::{ImageState, ImageStatus};
 use tidemark_tests::appliance::{Appliance, tidemark};
 use tidemark_tests::cluster::Cluster;
 use tidemark_tests::history::History;
-use tidemark_tests::image::Image;
+use tidemark_tests::image::{Image, compare};
+use tidemark_tests::noise::{noise, write_noise};
 use tidemark_tests::oracle::{Bounds, assert_legal};
 use tidemark_tests::wait::{check, wait_until};
 use tidemark_tests::workload::{Load, Profile, Target, prefill};
@@ -60,13 +63,13 @@ fn side_files(side: &Appliance) -> Vec<PathBuf> {
     side.files(|name| name.ends_with(".side"))
 }
 
-/// What tar takes out of an archive of set `all`.
-fn taken_out(archive: &Path) -> Vec<Vec<u8>> {
+/// What tar takes out of an archive of a set.
+fn taken_out(archive: &Path, set: &str, volumes: &[&str]) -> Vec<Vec<u8>> {
     let out = archive.with_extension("out");
     std::fs::create_dir_all(&out).expect("a folder");
     let done = Command::new("tar").arg("-xf").arg(archive).arg("-C").arg(&out).status().expect("run tar");
     assert!(done.success());
-    SOURCES.iter().map(|name| std::fs::read(out.join("all").join(name)).expect("a volume")).collect()
+    volumes.iter().map(|name| std::fs::read(out.join(set).join(name)).expect("a volume")).collect()
 }
 
 #[test]
@@ -84,7 +87,7 @@ fn backups_of_several_groups_are_of_one_moment() {
         place.side.ok(&["backup", "wait", &name]);
         let backup = place.side.backup(&name);
         assert_eq!(backup.moments.len(), 3, "{backup:?}");
-        assert_legal(&name, &place.history.writes(), &Image::from_bytes(&taken_out(&to)), bounds);
+        assert_legal(&name, &place.history.writes(), &Image::from_bytes(&taken_out(&to, "all", &SOURCES)), bounds);
         assert!(backup.moments.iter().all(|moment| moment.time == backup.moments[0].time), "one freeze: {backup:?}");
     }
     load.stop();
@@ -262,6 +265,59 @@ fn an_image_of_several_groups_ends_whole_when_one_part_cannot_be_kept() {
     side.ok(&["t0", "delete", "both"]);
     side.ok(&["t0", "delete", "other"]);
     assert_eq!((side.status().side_store.bytes, side_files(&side)), (0, Vec::new()));
+}
+
+/// The volumes of one group wait for room in the side store while their backup stands before a pipe that nobody reads: the backup of the other
+/// group, which keeps most of what is there, forgets its rate and makes room. Both are whole.
+#[test]
+fn backups_of_two_groups_that_fill_the_side_store_are_whole() {
+    const BYTES: u64 = 48 << 20;
+    const STORE: u64 = 64 << 20;
+    let (side, cluster) = in_groups(&[("one", "48MiB"), ("two", "48MiB")]);
+    for (volume, seed) in [("one", 1), ("two", 3)] {
+        write_noise(&side, volume, 0, BYTES, seed);
+        side.ok(&["set", "create", &format!("set-{volume}"), volume]);
+    }
+    let (file, pipe) = (cluster.join("one.tar"), cluster.join("pipe"));
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("run mkfifo").success());
+    let stuck = File::options().read(true).write(true).open(&pipe).expect("open the pipe");
+    let backup = |name: &str, to: &Path, more: &[&str]| {
+        let (set, to) = (format!("set-{name}"), to.display().to_string());
+        side.ok(&[&["backup", "create", name, "--set", &set, "--to", &to], more].concat());
+    };
+    backup("one", &file, &["--rate", "256KiB"]);
+    backup("two", &pipe, &[]);
+    side.wait_backup("two", LIMIT, |backup| backup.progress.total_bytes > 0);
+    let bytes = || {
+        let store = side.status().side_store;
+        assert!(store.bytes <= STORE, "more than there is: {store:?}");
+        store.bytes
+    };
+    write_noise(&side, "one", 0, BYTES, 5);
+    wait_until("the side store to be taken by one of them", LIMIT, || {
+        let bytes = bytes();
+        check(bytes > STORE / 2, || format!("{bytes} bytes"))
+    });
+    write_noise(&side, "two", 0, BYTES, 7);
+    // At its rate that takes three minutes.
+    let one = side.wait_backup("one", LIMIT, |backup| bytes() > 0 && backup.state.is_over());
+    assert_eq!((one.state, &one.reason), (BackupState::Done, &None));
+    wait_until("the volumes to be written", LIMIT, || {
+        let positions = side.group("g-two").positions;
+        check(bytes() > 0 && positions.applied_seq == positions.captured_seq, || format!("{positions:?}"))
+    });
+    assert_eq!(side.backup("two").state, BackupState::Copying, "nobody has read it yet");
+    let (mut reader, archive) = (File::open(&pipe).expect("open the pipe"), cluster.join("two.tar"));
+    drop(stuck);
+    std::io::copy(&mut reader, &mut File::create(&archive).expect("a file")).expect("read the pipe");
+    let two = side.wait_backup("two", LIMIT, |backup| backup.state.is_over());
+    assert_eq!((two.state, two.reason), (BackupState::Done, None));
+    for (archive, volume, seeds) in [(&file, "one", [1, 5]), (&archive, "two", [3, 7])] {
+        let backed_up = taken_out(archive, &format!("set-{volume}"), &[volume]).remove(0);
+        compare(&backed_up, &noise(seeds[0], BYTES)).expect("it holds its moment");
+        compare(&side.open(volume).read_all().expect("read"), &noise(seeds[1], BYTES)).expect("what hosts wrote");
+    }
+    assert_eq!((side.status().side_store.bytes, side_files(&side)), (0, Vec::new()), "all space is given back");
 }
 
 /// The updaters of both groups end images of both at once, each in the middle of a window.

@@ -376,10 +376,28 @@ impl Eras {
         Barrier { eras: Arc::clone(self), at }
     }
 
-    /// Whether the volumes wait because nothing more can be saved: who is to be done soon should hurry.
+    /// Whether the volumes wait because nothing more can be saved.
     #[must_use]
     pub fn is_squeezed(&self) -> bool {
         self.squeezed.load(Ordering::Acquire)
+    }
+
+    /// Whether who is to be done soon should hurry: the volumes wait, or those of another group do while something is kept here. The side
+    /// store is one for all.
+    #[must_use]
+    pub fn must_hurry(&self) -> bool {
+        self.is_squeezed() || self.parts.space.is_waited_for() && self.keep_something()
+    }
+
+    fn keep_something(&self) -> bool {
+        self.state.read().eras.iter().any(|era| era.concordance.ranges() > 0)
+    }
+
+    /// The volumes wait because nothing more can be saved, or do no longer.
+    pub(super) fn squeeze(&self, now: bool) {
+        if self.squeezed.swap(now, Ordering::AcqRel) != now {
+            self.parts.space.waits(now);
+        }
     }
 
     /// Whether the volumes can wait: the journal, which takes what hosts write meanwhile, is not half full.

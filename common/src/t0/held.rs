@@ -55,5 +55,6 @@ impl Drop for Eras {
     fn drop(&mut self) {
         let counted = std::mem::take(&mut *self.counted.lock());
         self.parts.space.changed(counted, Held::default());
+        self.squeeze(false);
     }
 }

@@ -73,7 +73,7 @@ impl Eras {
         }
         let saved = batch.is_empty() || self.save_batch(start, &batch, may_wait)?;
         if saved {
-            self.squeezed.store(false, Ordering::Release);
+            self.squeeze(false);
         }
         Ok(saved)
     }
@@ -136,7 +136,7 @@ impl Eras {
             let Some(file) = self.active_file(start) else { return Ok(true) };
             if let Err(full) = self.parts.space.take(needed, ranges) {
                 if self.are_kept() || may_wait && self.can_wait() {
-                    self.squeezed.store(true, Ordering::Release);
+                    self.squeeze(true);
                     return Ok(false);
                 }
                 self.end_oldest(&overwrote_more(full))?;

@@ -1,7 +1,7 @@
 //! What all images of an appliance may take: bytes on the disk for saved content and for indexes of what volumes miss, and memory for knowing
 //! where it lies. One owner for all groups and all backups.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 /// Bytes of which there are so many.
 #[derive(Debug)]
@@ -64,13 +64,15 @@ pub enum Full {
 pub struct SideSpace {
     disk: Account,
     memory: Account,
+    /// Groups whose volumes wait until something is given back.
+    waiting: AtomicI64,
 }
 
 impl SideSpace {
     /// So many bytes on the disk for everything, and as much memory as it takes.
     #[must_use]
     pub const fn new(capacity: u64) -> Self {
-        Self { disk: Account::new(capacity), memory: Account::new(u64::MAX) }
+        Self { disk: Account::new(capacity), memory: Account::new(u64::MAX), waiting: AtomicI64::new(0) }
     }
 
     /// The same, with so many bytes of memory.
@@ -126,6 +128,17 @@ impl SideSpace {
             return Err(self.disk_full());
         }
         if self.memory.has(memory) { Ok(()) } else { Err(self.memory_full()) }
+    }
+
+    /// The volumes of one more group wait until something is given back, or of one fewer.
+    pub(super) fn waits(&self, now: bool) {
+        self.waiting.fetch_add(if now { 1 } else { -1 }, Ordering::AcqRel);
+    }
+
+    /// Whether volumes, of whichever group, wait until something is given back.
+    #[must_use]
+    pub fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) > 0
     }
 
     fn disk_full(&self) -> Full {

@@ -6,6 +6,7 @@ mod clones;
 mod large;
 mod removal;
 mod runs;
+mod shared;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

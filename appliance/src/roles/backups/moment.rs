@@ -35,7 +35,7 @@ impl Moment {
     /// Whether what it reads cannot be kept for long: asked again and again.
     pub(super) fn squeezed(&self) -> Box<dyn Fn() -> bool + Send> {
         let eras: Vec<_> = self.held.iter().map(|held| Arc::clone(&held.eras)).collect();
-        Box::new(move || eras.iter().any(|eras| eras.is_squeezed()))
+        Box::new(move || eras.iter().any(|eras| eras.must_hurry()))
     }
 
     /// Between the first and the last cut.

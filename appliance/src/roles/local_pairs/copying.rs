@@ -20,7 +20,7 @@ const GATHER: Duration = Duration::from_millis(100);
 const LOOK: Duration = Duration::from_millis(50);
 /// What is said while it does.
 const HURRIES: &str = "the side store is full (side_store_bytes): what the target lacks is copied as fast as it can be, whatever its rate, \
-     and the source's volume is written later, while the journal is less than half full";
+     and the volumes are written later, while the journal is less than half full";
 /// A step that takes longer waits for a disk that hangs.
 const STEP_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the task waits for what cannot go on now.
@@ -72,7 +72,7 @@ impl Appliance {
         let next = self.clock.monotonic().saturating_add(lasts(bytes, held.pair.record().rate));
         loop {
             let is_split = held.pair.state() == State::Split;
-            let hurries = is_split && held.pair.eras().is_squeezed();
+            let hurries = is_split && held.pair.eras().must_hurry();
             tell_hurry(held, hurries);
             let left = next.saturating_sub(self.clock.monotonic());
             // Somebody else may have had the rest copied: the image that is not needed any more goes now.

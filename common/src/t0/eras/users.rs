@@ -78,8 +78,13 @@ impl Eras {
     /// A user of an era is done with it soon, or is no longer there: while there is one, and room in the journal, the volumes are
     /// written later rather than that its image ends.
     pub fn set_brief(&self, number: u64, brief: bool) {
-        if let Some(era) = self.state.write().eras.iter_mut().find(|era| era.number == number) {
+        let mut state = self.state.write();
+        if let Some(era) = state.eras.iter_mut().find(|era| era.number == number) {
             era.brief = if brief { era.brief + 1 } else { era.brief.saturating_sub(1) };
+        }
+        // Without one the volumes wait for nobody. Where no updater finds that out, because the group stands, nobody else would hurry for it.
+        if state.eras.iter().all(|era| era.brief == 0) {
+            self.squeeze(false);
         }
     }
 

@@ -43,40 +43,55 @@ impl Drop for Ending<'_> {
     }
 }
 
-/// Two backups of one volume at one rate, of which one waits for quiet hosts: while a host reads, the other is done before it, and no sooner than
-/// its rate says. When the host is quiet, it goes on.
+/// Backups at one rate, of which some wait for quiet hosts: while one host reads its volume and another writes to his, the one that does not wait is
+/// done before them, and no sooner than its rate says. When the hosts are quiet, they go on.
 #[test]
 fn a_backup_that_waits_for_quiet_hosts_does_and_the_rate_is_kept() {
     let cluster = Cluster::new();
     let side = side(&cluster, 8 * MIB);
-    let begin = |name: &str, more: &[&str]| {
+    side.ok(&["volume", "create", "w", "--size", "8MiB"]);
+    side.ok(&["group", "create", "h", "--volume", "w"]);
+    side.ok(&["set", "create", "written", "w"]);
+    write_noise(&side, "w", 0, 8 * MIB, 3);
+    let begin = |name: &str, set: &str, more: &[&str]| {
         let to = text(&cluster.join(&format!("{name}.tar")));
-        let words = ["backup", "create", name, "--set", "all", "--to", &to, "--rate", "2MiB"];
+        let words = ["backup", "create", name, "--set", set, "--to", &to, "--rate", "2MiB"];
         side.ok(&[&words, more].concat());
     };
+    let waiting = ["idle-read", "idle-written"];
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let ending = Ending(&ended);
-        let (mut host, is_over) = (side.open("v"), &ended);
+        let (mut reader, mut writer, is_over) = (side.open("v"), side.open("w"), &ended);
         scope.spawn(move || {
             while !is_over.load(Ordering::Acquire) {
-                host.read(0, 4096).expect("read the volume");
+                reader.read(0, 4096).expect("read the volume");
             }
         });
-        begin("idle", &["--when-idle"]);
-        begin("steady", &[]);
+        scope.spawn(move || {
+            while !is_over.load(Ordering::Acquire) {
+                writer.write(0, &[5; 4096]).expect("write to the volume");
+            }
+        });
+        begin(waiting[0], "all", &["--when-idle"]);
+        begin(waiting[1], "written", &["--when-idle"]);
+        begin("steady", "all", &[]);
         let steady = wait_over(&side, "steady");
         assert_eq!((steady.state, &steady.reason), (BackupState::Done, &None));
         let took = steady.ended.expect("its end").duration_since(steady.began.expect("its begin")).as_secs_f64();
         assert!(took > 3.0, "8 MiB at 2 MiB/s, the first of them at once: {took} s");
-        let idle = side.backup("idle");
-        assert_eq!(idle.state, BackupState::Copying, "{idle:?}");
-        assert!(idle.progress.done_bytes < idle.progress.total_bytes / 2, "{idle:?}");
+        for name in waiting {
+            let idle = side.backup(name);
+            assert_eq!(idle.state, BackupState::Copying, "{idle:?}");
+            assert!(idle.progress.done_bytes < idle.progress.total_bytes / 2, "{idle:?}");
+        }
         drop(ending);
     });
-    let idle = wait_over(&side, "idle");
-    assert_eq!((idle.state, idle.reason), (BackupState::Done, None));
-    side.ok(&["backup", "verify", "idle"]);
+    for name in waiting {
+        let idle = wait_over(&side, name);
+        assert_eq!((idle.state, idle.reason), (BackupState::Done, None));
+        side.ok(&["backup", "verify", name]);
+    }
 }
 
 /// A disk with a partition table, a file system on its first partition and noise on its second.

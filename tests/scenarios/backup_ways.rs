@@ -161,7 +161,7 @@ fn a_device_takes_an_archive_and_one_that_is_full_says_so() {
     let cluster = Cluster::new();
     let side = side(&cluster, MIB);
     for (device, state, why) in
-        [("/dev/null", BackupState::Done, ""), ("/dev/full", BackupState::Failed, "No space left on device")]
+        [("/dev/null", BackupState::Done, ""), ("/dev/full", BackupState::Failed, "it is at its end")]
     {
         side.ok(&["backup", "create", "b", "--set", "all", "--to", device]);
         let backup = wait_over(&side, "b");

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tidemark_common::api::backup::types::{BackupInfo, BackupState, RestoreReport};
 use tidemark_tests::appliance::{Appliance, binary, tidemark};
 use tidemark_tests::cluster::Cluster;
+use tidemark_tests::disk::Disk;
 use tidemark_tests::host::HostError;
 use tidemark_tests::image::{Image, compare};
 use tidemark_tests::noise::write_noise;
@@ -467,7 +468,7 @@ fn squeezed(cluster: &Cluster) -> (Appliance, Vec<u8>) {
     side.configure("groups", "journal_bytes", "1GiB");
     side.start();
     side.ok(&["volume", "create", "v", "--size", "192MiB"]);
-    side.ok(&["group", "create", "g", "--volume", "v"]);
+    side.ok(&["group", "create", "g", "--volume", "v", "--on-full", "throttle"]);
     side.ok(&["set", "create", "all", "v"]);
     write_noise(&side, "v", 0, 192 << 20, 1);
     let held = side.open("v").read_all().expect("read the volume");
@@ -483,6 +484,7 @@ fn a_backup_whose_side_store_fills_hurries_and_is_whole() {
     let to = cluster.join("b.tar");
     side.ok(&["backup", "create", "b", "--set", "all", "--to", &text(&to), "--rate", "256KiB"]);
     write_noise(&side, "v", 0, 192 << 20, 2);
+    assert!(side.group("g").journal.throttle_ms == 0.0, "hosts are not slowed");
     let newest = side.open("v").read_all().expect("read the volume");
     let backup = wait_state(&side, "b", |backup| backup.state.is_over());
     assert_eq!((backup.state, backup.reason), (BackupState::Done, None));
@@ -502,26 +504,51 @@ fn a_backup_whose_side_store_fills_hurries_and_is_whole() {
     });
 }
 
-/// A target that takes nothing: when the journal is half full, the image ends, and with it the backup, loudly; nothing is left.
+/// Targets that take nothing, a pipe and a file system that stands: when the journal is half full, the images end, and with them the backups,
+/// loudly; nothing is left of them.
 #[test]
 fn a_backup_that_cannot_hurry_ends_loudly_before_hosts_are_slowed() {
     let cluster = Cluster::new();
     let (side, _) = squeezed(&cluster);
+    let store = cluster.running("store");
+    store.ok(&["volume", "create", "d", "--size", "64MiB"]);
+    store.ok(&["group", "create", "d", "--volume", "d"]);
+    let disk = Disk::attach(&store.uri("d"), &cluster.join("disk"));
+    disk.make_ext4();
+    let mounted = disk.mount(&cluster.join("mounted"));
     let pipe = cluster.join("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
     let to = text(&pipe);
     // It reads nothing: the pipe is full, and stays so.
     let stuck = std::fs::File::options().read(true).write(true).open(&pipe).expect("open the pipe");
     side.ok(&["backup", "create", "b", "--set", "all", "--to", &to]);
-    for round in 0..6 {
-        write_noise(&side, "v", 0, 192 << 20, 10 + round);
-        // Three times what the side store has room for, and the journal is not half full yet.
-        assert!(round > 0 || side.backup("b").state == BackupState::Copying, "{:?}", side.backup("b"));
+    side.ok(&["backup", "create", "f", "--set", "all", "--to", &text(&mounted.join("f.tar")), "--rate", "1MiB"]);
+    wait_state(&side, "f", |backup| backup.progress.done_bytes > 0);
+    let stands = mounted.freeze();
+    // Three times what the side store has room for, and the journal is not half full yet: there hosts would be slowed.
+    write_noise(&side, "v", 0, 192 << 20, 11);
+    let group = side.group("g");
+    assert!(group.positions.applied_seq < group.positions.captured_seq, "the volumes wait: {group:?}");
+    assert!(group.journal.throttle_ms == 0.0, "hosts do not: {group:?}");
+    for name in ["b", "f"] {
+        assert_eq!(side.backup(name).state, BackupState::Copying, "{name}");
+    }
+    for round in 0..4 {
+        write_noise(&side, "v", 0, 192 << 20, 13 + 2 * round);
+        if side.backup("b").state.is_over() {
+            break;
+        }
     }
     let newest = side.open("v").read_all().expect("read the volume");
-    let backup = wait_state(&side, "b", |backup| backup.state.is_over());
-    assert_eq!(backup.state, BackupState::Failed, "{backup:?}");
-    assert!(backup.reason.as_deref().unwrap_or_default().contains("side_store_bytes"), "{backup:?}");
+    wait_state(&side, "b", |backup| backup.state.is_over());
+    drop(stands);
+    for name in ["b", "f"] {
+        let backup = wait_state(&side, name, |backup| backup.state.is_over());
+        assert_eq!(backup.state, BackupState::Failed, "{backup:?}");
+        assert!(backup.reason.as_deref().unwrap_or_default().contains("side_store_bytes"), "{backup:?}");
+    }
+    let left = std::fs::read_dir(mounted.path()).expect("list").map(|entry| entry.expect("entry").path());
+    assert_eq!(left.collect::<Vec<_>>(), [mounted.join("lost+found")], "nothing of a file");
     assert_eq!(side.group("g").problem, None);
     assert_eq!(side.status().side_store.bytes, 0);
     compare(&side.open("v").read_all().expect("read the volume"), &newest).expect("hosts read what they wrote");

@@ -389,6 +389,39 @@ fn a_history_yields_when_the_journal_fills_and_says_so() {
     pair.west.ok(&["clone", "create", "x", "--of", GROUP, "--at", &oldest.to_string()]);
 }
 
+/// Without a time: of a journal with room for three times as much, the size is kept, and nothing is said to be short.
+#[test]
+fn a_group_that_is_made_with_a_history_of_a_size_keeps_that_much() {
+    let pair = Pair::unpaired(&Setup::one_volume("v", MIB, 913).journals("256MiB", "128MiB"));
+    let (east, west) = (&pair.east, &pair.west);
+    east.ok(&["volume", "create", "h", "--size", "8MiB"]);
+    east.ok(&["group", "create", "sized", "--volume", "h", "--history", "32MiB"]);
+    east.ok(&["pair", "create", "sized", "--to", "west"]);
+    east.wait_pair("sized", "the pair to be paired", COPY_LIMIT, |pair| pair.state == PairState::Paired);
+    let kept = || west.try_group("sized").and_then(|group| group.history).unwrap_or_default();
+    wait_until("west to keep a history", LIMIT, || {
+        check(kept().oldest_marker.is_some(), || format!("{:?}", west.try_group("sized")))
+    });
+    let markers: Vec<String> = (0..13)
+        .map(|round| {
+            write_noise(east, "h", 0, 8 * MIB, 2 * round + 1);
+            let marker = east.ok(&["cut", "sized"]).trim().to_owned();
+            let words = ["wait", "sized", "--to", "west", "--marker", &marker, "--for", "applied", "--timeout", "30s"];
+            east.ok(&words);
+            marker
+        })
+        .collect();
+    let now = wait_until("the oldest markers to go", LIMIT, || {
+        let now = kept();
+        if (16 * MIB..=44 * MIB).contains(&now.bytes) { Ok(now) } else { Err(format!("{now:?}")) }
+    });
+    assert_eq!((now.asked.bytes, now.asked.milliseconds, now.shortened), (32 * MIB, 0, false), "{now:?}");
+    assert!(west.refuses(&["clone", "create", "x", "--of", "sized", "--at", &markers[0]]).contains("is not held here"));
+    let made: ImageStatus = west.json(&["clone", "create", "c", "--of", "sized", "--at", &markers[11]]);
+    assert_eq!(made.marker.to_string(), markers[11], "{made:?}");
+    assert!(west.open("c/h").read_all().expect("read the clone") == noise(23, 8 * MIB), "it is of another marker");
+}
+
 /// Markers inside of a resync are no moments of the image, and a volume that joins begins the history anew.
 #[test]
 fn a_resync_and_a_volume_that_joins_leave_only_markers_that_are_moments() {

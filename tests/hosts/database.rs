@@ -144,6 +144,20 @@ fn postgresql_of_a_drill_never_follows_a_link_to_the_original() {
         let passed = drill(&format!("{wal} --tablespace {which}=data/space"));
         assert_eq!(passed.result, DrillResult::Passed, "{passed:?}");
     }
+    // An index that lacks what its table holds, as when the order of its letters has changed below it.
+    for words in [
+        "create function turned(int) returns int immutable language sql as 'select $1'",
+        "create table bent (number int)",
+        "insert into bent select generate_series(1, 100)",
+        "create index bent_index on bent (turned(number))",
+        "create or replace function turned(int) returns int immutable language sql as 'select -$1'",
+    ] {
+        database.sql(words).done();
+    }
+    pair.settle();
+    let broken = drill(&format!("{wal} --tablespace {oid}=data/space"));
+    assert!(broken.result == DrillResult::Failed && broken.output.contains("bent_index"), "{broken:?}");
+    database.sql("drop table bent").done();
     // One that is in the log alone: its link is made when that is replayed, and leads to the original.
     let late = pair.cluster.join("data/late");
     std::fs::create_dir(&late).expect("make a directory");

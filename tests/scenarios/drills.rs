@@ -57,7 +57,7 @@ pub(crate) fn assert_nothing_left(side: &Appliance) {
 
 #[test]
 fn drills_under_load_pass_fail_and_hang_and_the_copy_never_notices() {
-    let pair = Pair::prefilled(&Setup::seeded(211));
+    let mut pair = Pair::prefilled(&Setup::seeded(211));
     let load = pair.load(0);
     load.wait_acked(200);
     let west = &pair.west;
@@ -72,6 +72,8 @@ fn drills_under_load_pass_fail_and_hang_and_the_copy_never_notices() {
     assert_eq!(passed.exports.len(), 3);
     let after = proven(west);
     assert_eq!((after.proven_marker, after.last_passed), (Some(passed.marker), Some(true)), "{after:?}");
+    let show = |side: &Appliance| side.json::<DrillReport>(&["drill", "show", &passed.id.to_string()]);
+    assert_eq!(show(west), passed, "what was answered is what is recorded");
 
     let (code, failed) = drill(west, &["--check", "echo broken >&2; exit 3"]);
     assert_eq!((code, failed.result, failed.check_exit_code), (1, DrillResult::Failed, Some(3)));
@@ -101,6 +103,8 @@ fn drills_under_load_pass_fail_and_hang_and_the_copy_never_notices() {
     load.stop();
     pair.wait_paired();
     pair.assert_copy_equals();
+    pair.west.restart();
+    assert_eq!(show(&pair.west), passed, "after a restart, too");
 }
 
 #[test]
@@ -157,6 +161,10 @@ fn the_ready_checks_tell_a_sound_file_system_from_a_broken_one() {
         }
         run("sqlite3", &[&mounted.join("db").display().to_string(), "create table t(x); insert into t values (1)"])
             .done();
+        let mut database = std::fs::read(mounted.join("db")).expect("read the database");
+        let half = database.len() / 2;
+        database[half..].fill(0xA5);
+        std::fs::write(mounted.join("damaged"), database).expect("write a damaged one");
         std::os::unix::fs::symlink(mounted.join("db"), mounted.join("leaving")).expect("make a link");
         mounted.sync();
         // While it is mounted and written: what a disaster would leave.
@@ -166,6 +174,9 @@ fn the_ready_checks_tell_a_sound_file_system_from_a_broken_one() {
         let sqlite = "\"$TIDEMARK\" drill check sqlite --volume a db";
         let (code, report) = drill(&pair.west, &["--check", sqlite]);
         assert_eq!(code, 0, "{report:?}");
+        let damaged = "\"$TIDEMARK\" drill check sqlite --volume a damaged";
+        let (code, report) = drill(&pair.west, &["--check", damaged]);
+        assert!(code == 1 && report.output.contains("/damaged: "), "{report:?}");
         let leaving = "\"$TIDEMARK\" drill check sqlite --volume a leaving";
         let (code, report) = drill(&pair.west, &["--check", leaving]);
         assert!(code == 1 && report.output.contains("out of the clone"), "the original's is not looked at: {report:?}");
@@ -291,6 +302,25 @@ fn a_drill_leaves_aside_the_names_that_people_gave_to_images() {
     assert_nothing_left(west);
 }
 
+/// The page of a drill before which its service ran for some seconds has its times, its figures and a plot.
+fn assert_reported(side: &Appliance) {
+    let drill = wait_until("a drill with a plot", Duration::from_secs(30), || {
+        let listed: Vec<DrillReport> = side.json(&["drill", "list"]);
+        let seen = |drill: &DrillReport| drill.result == DrillResult::Passed && drill.lag.iter().any(|at| at.0 > 1.0);
+        listed.into_iter().find(seen).ok_or_else(|| "none yet".to_owned())
+    });
+    let page = side.ok(&["drill", "report", &drill.id.to_string()]);
+    let times = [drill.started, drill.marker_time].map(|time| time.strftime("%Y-%m-%d %H:%M:%SZ").to_string());
+    for words in [times[0].as_str(), times[1].as_str(), "<polyline points=\"60.0,"] {
+        assert!(page.contains(words), "{words}: {page}");
+    }
+    for label in ["<small>RTO", "<small>RPO", "<small>the whole drill"] {
+        let before = page.split(label).next().unwrap_or_default();
+        let figure = before.rsplit("<div>").next().unwrap_or_default();
+        assert!(figure.starts_with(|digit: char| digit.is_ascii_digit()) && figure.ends_with('s'), "{label}: {page}");
+    }
+}
+
 /// What is scheduled is done again and again, and what it proves gets newer; a drill that fails takes nothing of that away.
 #[test]
 fn scheduled_drills_follow_each_other_and_prove_newer_and_newer_markers() {
@@ -312,6 +342,7 @@ fn scheduled_drills_follow_each_other_and_prove_newer_and_newer_markers() {
         assert!(drills.proven_age_seconds.is_some_and(|age| age < 30.0) && drills.proven_time.is_some(), "{drills:?}");
         proven_at = drills.proven_marker.expect("a marker");
     }
+    assert_reported(&pair.west);
     // They go on after a restart, and now they fail.
     pair.west.restart();
     schedule(&pair, "false");

@@ -9,19 +9,24 @@ use std::time::{Duration, SystemTime};
 
 use tidemark_common::api::backup::types::{BackupInfo, BackupState};
 use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
-use tidemark_common::api::types::{ImageStatus, LostTail, Role};
+use tidemark_common::api::types::{DrillReport, DrillResult, ImageStatus, LostTail, Role};
 use tidemark_tests::appliance::{Appliance, binary};
 use tidemark_tests::cluster::Cluster;
+use tidemark_tests::host::HostError;
 use tidemark_tests::image::compare;
 use tidemark_tests::noise::{noise, write_noise};
 use tidemark_tests::pair::{GROUP, Pair, Setup};
-use tidemark_tests::wait::wait_until;
+use tidemark_tests::wait::{check, wait_until};
+
+use crate::drills::{assert_nothing_left, left};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const SIZE: u64 = 4 << 20;
 /// After so many changes of the service's files, counted from when a command is begun, the service dies: before it has heard of it, at some
 /// step of it, or when it is done. Not after a time: how long a step takes, every machine says differently.
 const AFTER: [usize; 7] = [0, 1, 2, 3, 4, 6, 9];
+/// Fewer, where a round takes long.
+const FEW: [usize; 6] = [0, 1, 2, 4, 6, 9];
 
 /// A volume in a group.
 fn side(cluster: &Cluster) -> Appliance {
@@ -194,9 +199,10 @@ fn kill_9_at_any_moment_of_a_backup_leaves_all_of_it_or_nothing() {
     side.ok(&["set", "create", "s", "a"]);
     let folder = cluster.join("backups");
     std::fs::create_dir_all(&folder).expect("a folder for backups");
-    let to = folder.join("b.tar").display().to_string();
-    for (seed, after) in (1..).zip(AFTER) {
-        let held = put(&side, seed);
+    let (archive, files) = (folder.join("b.tar"), folder.join("b"));
+    let targets = AFTER.map(|after| (after, &archive, &archive)).into_iter();
+    for (seed, (after, to, made)) in (1..).zip(targets.chain(FEW.map(|after| (after, &folder, &files)))) {
+        let (held, to) = (put(&side, seed), to.display().to_string());
         let create = ["backup", "create", "b", "--set", "s", "--to", &to];
         asked_and_killed(&mut side, &create, after);
         let found = side.json::<Vec<BackupInfo>>(&["backup", "list"]).pop();
@@ -222,7 +228,65 @@ fn kill_9_at_any_moment_of_a_backup_leaves_all_of_it_or_nothing() {
         side.ok(&["backup", "restore", "b", "--onto", "a"]);
         assert_holds(&side, "a", &held, "restored");
         side.ok(&["backup", "delete", "b"]);
-        std::fs::remove_file(&to).expect("remove the archive");
+        let removed = if made.is_dir() { std::fs::remove_dir_all(made) } else { std::fs::remove_file(made) };
+        removed.expect("remove the backup");
+    }
+}
+
+#[test]
+fn kill_9_at_any_moment_of_a_restore_leaves_a_volume_that_is_whole_or_closed() {
+    let cluster = Cluster::new();
+    let mut side = side(&cluster);
+    side.ok(&["set", "create", "s", "a"]);
+    let held = put(&side, 1);
+    let to = cluster.join("b.tar").display().to_string();
+    side.ok(&["backup", "create", "b", "--set", "s", "--to", &to, "--wait"]);
+    let restore = ["backup", "restore", "b", "--onto-volumes"];
+    for (seed, after) in (3..).step_by(2).zip(FEW) {
+        let newer = put(&side, seed);
+        wait_alone(&side);
+        asked_and_killed(&mut side, &restore, after);
+        match side.try_open("a") {
+            Ok(mut host) => {
+                let found = host.read_all().expect("read the volume");
+                assert!(found == newer || found == held, "open and half restored, killed after {after} changes");
+            }
+            Err(HostError::Refused { message, .. }) => assert!(message.contains("is half restored"), "{message}"),
+            Err(other) => panic!("killed after {after} changes: {other:?}"),
+        }
+        wait_alone(&side);
+        side.ok(&restore);
+        assert_holds(&side, "a", &held, "restored");
+        assert!(side.status().restores.is_empty());
+    }
+}
+
+/// It has passed or failed, or never was; its clone and all that its check had are gone, and the next one passes.
+#[test]
+fn kill_9_at_any_moment_of_a_drill_leaves_its_record_at_most() {
+    let cluster = Cluster::new();
+    let mut side = side(&cluster);
+    let run = ["drill", "run", "g", "--check", "true"];
+    for (seed, after) in (1..).step_by(2).zip(FEW) {
+        let held = put(&side, seed);
+        asked_and_killed(&mut side, &run, after);
+        let listed: Vec<DrillReport> = side.json(&["drill", "list"]);
+        for drill in &listed {
+            let interrupted = drill.reason.as_deref().is_some_and(|reason| reason.starts_with("interrupted"));
+            assert_eq!(drill.result == DrillResult::Failed, interrupted, "killed after {after} changes: {drill:?}");
+            assert_ne!(drill.result, DrillResult::Running, "{drill:?}");
+        }
+        wait_until("what the check had to go", LIMIT, || {
+            let left = left(&side);
+            check(left.is_empty(), || format!("{left:?}, killed after {after} changes"))
+        });
+        assert_nothing_left(&side);
+        assert_nothing_kept(&side, "of a drill that is over");
+        assert_eq!(side.status().clone_store.bytes, 0);
+        assert_holds(&side, "a", &held, "after a drill");
+        let next: DrillReport = side.json(&run);
+        assert_eq!(next.result, DrillResult::Passed, "{next:?}");
+        assert!(listed.iter().all(|drill| drill.id < next.id), "a number is given once: {listed:?}, {next:?}");
     }
 }
 

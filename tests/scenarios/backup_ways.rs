@@ -9,6 +9,7 @@ use std::time::Duration;
 use tidemark_common::api::backup::types::{BackupInfo, BackupState};
 use tidemark_tests::appliance::Appliance;
 use tidemark_tests::cluster::Cluster;
+use tidemark_tests::command::run;
 use tidemark_tests::image::compare;
 use tidemark_tests::noise::{noise, write_noise};
 use tidemark_tests::wait::{check, wait_until};
@@ -122,6 +123,17 @@ fn partitioned(cluster: &Cluster) -> std::path::PathBuf {
     disk
 }
 
+/// What a disk has where the manifest of an archive says that a file lay.
+fn where_it_lay(archive: &Path, disk: &Path, name: &str) -> Vec<u8> {
+    let text = run("tar", &["-xOf", &text(archive), "tidemark-manifest.json"]).done();
+    let manifest: serde_json::Value = serde_json::from_str(&text).expect("a manifest");
+    let members = manifest["members"].as_array().expect("members");
+    let file = members.iter().find(|member| member["name"] == name).expect("the file");
+    let extents: Vec<(usize, usize)> = serde_json::from_value(file["extents"].clone()).expect("its extents");
+    let disk = std::fs::read(disk).expect("read the disk");
+    extents.iter().flat_map(|(offset, length)| &disk[*offset..offset + length]).copied().collect()
+}
+
 #[test]
 fn partitions_and_the_files_on_them_are_backed_up_and_come_back() {
     let cluster = Cluster::new();
@@ -138,6 +150,10 @@ fn partitions_and_the_files_on_them_are_backed_up_and_come_back() {
     let backup: BackupInfo =
         side.json(&["backup", "create", "b", "--set", "raw", "--set", "etc", "--to", &to, "--wait"]);
     assert_eq!((backup.state, backup.progress.total_bytes), (BackupState::Done, 4 * MIB + 200_000), "{backup:?}");
+    assert!(
+        where_it_lay(Path::new(&to), &disk, "etc/d@p1/etc/app") == vec![b'x'; 200_000],
+        "its extents in the volume"
+    );
     let out = cluster.join("out");
     side.ok(&["backup", "restore", "b", "--set", "etc", "--into", &text(&out)]);
     assert!(std::fs::read(out.join("etc/d@p1/etc/app")).expect("the file") == vec![b'x'; 200_000]);
@@ -173,9 +189,9 @@ fn a_device_takes_an_archive_and_one_that_is_full_says_so() {
     assert!(Path::new("/dev/full").exists() && Path::new("/dev/null").exists(), "devices are nobody's to remove");
     let disk = cluster.join("disk");
     std::fs::File::create(&disk).expect("a file").set_len(MIB).expect("its size");
-    let attached = tidemark_tests::command::run("losetup", &["--find", "--show", &text(&disk)]).done();
+    let attached = run("losetup", &["--find", "--show", &text(&disk)]).done();
     let device = attached.trim();
     let why = side.refuses(&["backup", "create", "b", "--set", "all", "--to", device]);
-    let _ = tidemark_tests::command::run("losetup", &["--detach", device]);
+    let _ = run("losetup", &["--detach", device]);
     assert!(why.contains("block device, which may hold something"), "{why}");
 }

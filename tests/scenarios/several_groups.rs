@@ -293,19 +293,20 @@ fn backups_of_two_groups_that_fill_the_side_store_are_whole() {
         assert!(store.bytes <= STORE, "more than there is: {store:?}");
         store.bytes
     };
+    let wait_written = |group: &str| {
+        wait_until("the volumes to be written", LIMIT, || {
+            let positions = side.group(group).positions;
+            check(bytes() > 0 && positions.applied_seq == positions.captured_seq, || format!("{positions:?}"))
+        });
+    };
     write_noise(&side, "one", 0, BYTES, 5);
-    wait_until("the side store to be taken by one of them", LIMIT, || {
-        let bytes = bytes();
-        check(bytes > STORE / 2, || format!("{bytes} bytes"))
-    });
+    wait_written("g-one");
+    assert!(bytes() > STORE / 2, "one of them has taken most of it");
     write_noise(&side, "two", 0, BYTES, 7);
     // At its rate that takes three minutes.
     let one = side.wait_backup("one", LIMIT, |backup| bytes() > 0 && backup.state.is_over());
     assert_eq!((one.state, &one.reason), (BackupState::Done, &None));
-    wait_until("the volumes to be written", LIMIT, || {
-        let positions = side.group("g-two").positions;
-        check(bytes() > 0 && positions.applied_seq == positions.captured_seq, || format!("{positions:?}"))
-    });
+    wait_written("g-two");
     assert_eq!(side.backup("two").state, BackupState::Copying, "nobody has read it yet");
     let (mut reader, archive) = (File::open(&pipe).expect("open the pipe"), cluster.join("two.tar"));
     drop(stuck);

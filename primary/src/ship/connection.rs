@@ -1,5 +1,6 @@
 //! A pair's connection: dialed again and again, talked over and shipped over, and what the other side is told when it ends.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use tidemark_common::api::types::PairState;
 use tidemark_common::catalog::{GroupRecord, OnFullRecord};
 use tidemark_common::history::History;
 use tidemark_common::limits::DATA_STREAMS;
-use tidemark_common::link::{Connection, ControlReceiver, ControlSender, DataSender, Parting, Stats};
+use tidemark_common::link::{Connection, ControlReceiver, ControlSender, DataSender, LinkError, Parting, Stats};
 use tidemark_common::stage;
 use tidemark_common::wire::handshake::{Versions, read_answer};
 use tidemark_common::wire::message::{Message, ON_FULL_VERSION};
@@ -23,6 +24,8 @@ use crate::feeder::Feeder;
 const QUEUE: usize = 2;
 /// The first pause before another try to connect, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
+/// How long what the other side says last may take.
+const LAST_WORD: Duration = Duration::from_secs(2);
 
 impl Pair {
     /// [`Self::run`], begun anew when a defect of ours has ended it: nobody else would call the other side any more, and status would show for ever
@@ -142,17 +145,19 @@ impl Pair {
                 data.send(shipment.bytes).await?;
                 self.see_link(&connection.stats());
             }
-            Ok::<(), ShipError>(())
+            // The feeder ended: it knows why.
+            let fed = feeding.await.map_err(|ended| broke_off("what sends to the copy", &ended))?;
+            Err::<(), ShipError>(fed.err().map_or(ShipError::Ended, ShipError::Feed))
         };
-        tokio::select! {
-            result = sending => {
-                result?;
-                // The feeder ended: it knows why.
-                let fed = feeding.await.map_err(|ended| broke_off("what sends to the copy", &ended))?;
-                Err(fed.err().map_or(ShipError::Ended, ShipError::Feed))
-            }
-            result = self.listen(answers) => result,
+        let mut listening = pin!(self.listen(answers));
+        let ended = tokio::select! {
+            result = sending => result,
+            result = &mut listening => return result,
             result = self.beat(connection, control, told) => result,
+        };
+        match ended {
+            Err(error) => Err(reason_behind(error, listening).await),
+            ended => ended,
         }
     }
 
@@ -191,6 +196,20 @@ impl Pair {
         loop {
             self.heard(answers.recv().await?.ok_or(ShipError::Ended)?)?;
         }
+    }
+}
+
+/// Why a conversation ended: who takes nothing more drops the streams first, and then says why.
+pub(super) async fn reason_behind(
+    error: ShipError,
+    listening: impl Future<Output = Result<(), ShipError>>,
+) -> ShipError {
+    if !matches!(error, ShipError::Link(LinkError::Abandoned)) {
+        return error;
+    }
+    match tokio::time::timeout(LAST_WORD, listening).await {
+        Ok(Err(said @ ShipError::Reach(_))) => said,
+        _ => error,
     }
 }
 

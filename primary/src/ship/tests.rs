@@ -13,13 +13,13 @@ use tidemark_common::catalog::{Catalog, CatalogError, GroupRecord, OnFullRecord,
 use tidemark_common::clock::SystemClock;
 use tidemark_common::journal::{JournalError, JournalOptions};
 use tidemark_common::limits::REGION_BYTES;
-use tidemark_common::link::DialError;
+use tidemark_common::link::{DialError, LinkError};
 use tidemark_common::storage::filter::{self, Filter};
 use tidemark_common::storage::memory::MemoryDisk;
 use tidemark_common::wire::message::{Message, ON_FULL_VERSION};
 use tokio::runtime::Builder;
 
-use super::connection::Told;
+use super::connection::{Told, reason_behind};
 use super::*;
 use crate::drain::Draining;
 use crate::group::{Primary, Stages};
@@ -76,6 +76,19 @@ async fn a_conversation_is_over_when_a_panic_has_ended_it() {
     let pair = by(&Arc::new(Noting { fails: true, ..Noting::default() }), &rig);
     let ended = tokio::spawn(Arc::clone(&pair).run()).await.unwrap_err();
     assert!(ended.is_panic() && !*pair.conversing.borrow());
+}
+
+/// A copy that finds no room drops what is sent to it, and then says what there is to do: the pair showed a link that was given up, again and again.
+#[tokio::test]
+async fn what_the_other_side_says_last_is_why_a_conversation_ended() {
+    let says = || std::future::ready(Err(ShipError::Reach("'west' says: raise journal_bytes".into())));
+    let told = reason_behind(LinkError::Abandoned.into(), says()).await;
+    assert!(matches!(told, ShipError::Reach(_)), "{told}");
+    let told = reason_behind(ShipError::Stopped, says()).await;
+    assert!(matches!(told, ShipError::Stopped), "{told}");
+    let silent = std::future::ready(Err(ShipError::Ended));
+    let told = reason_behind(LinkError::Abandoned.into(), silent).await;
+    assert!(matches!(told, ShipError::Link(LinkError::Abandoned)), "{told}");
 }
 
 /// A damaged journal is read for the pair when its conversation is over. Who has it stand still meanwhile, to give up what a full journal

@@ -113,11 +113,9 @@ impl Pair {
     /// # Errors
     /// [`ShipError::Staging`], [`ShipError::Outgrown`]: only a person can say.
     fn check_staging(&self, bytes: u64, direct: bool, welcome: &Welcome) -> Result<bool, ShipError> {
-        if !has_image(welcome) {
-            return Ok(false);
-        }
-        if self.check_room_left(direct, welcome)? {
-            return Ok(true);
+        let gives_up = self.check_room_left(direct, welcome)?;
+        if gives_up || !has_image(welcome) {
+            return Ok(gives_up);
         }
         let room = staging_room_bytes(welcome.journal_capacity_bytes);
         match (bytes <= room, direct) {
@@ -157,12 +155,14 @@ impl Pair {
     /// # Errors
     /// [`ShipError::Outgrown`]: only a person can say.
     fn check_room_left(&self, direct: bool, welcome: &Welcome) -> Result<bool, ShipError> {
+        let is_asked = self.in_place.load(Ordering::Acquire);
         if !has_image(welcome) {
-            return Ok(false);
+            // It may keep what it was before it returned. Only it knows, and says itself when a copy finds no room beside that.
+            return Ok(direct && is_asked);
         }
         let full = welcome.journal_free_bytes == 0;
         match (direct, full) {
-            (true, _) => Ok(full || self.in_place.load(Ordering::Acquire)),
+            (true, _) => Ok(full || is_asked),
             (false, false) => Ok(false),
             (false, true) => {
                 Err(ShipError::Outgrown { pair: self.in_commands(), capacity_bytes: welcome.journal_capacity_bytes })

@@ -7,7 +7,6 @@ use tidemark_common::catalog::{Batch, GroupVolume, HistoryRecord, KeptMarkerReco
 use tidemark_common::clock::Clock;
 use tidemark_common::journal::{Journal, Position};
 use tidemark_common::keeper::GroupKeeper;
-use tidemark_common::limits::staging_room_bytes;
 use tidemark_common::markers::kept;
 use tidemark_common::metrics::{GroupMetrics, Part};
 use tidemark_common::overlay::unapplied::{IndexError, Indexed, SharedIndex, Spill};
@@ -292,10 +291,6 @@ impl Apply {
         // A history that is kept in it goes before it is full.
         let full_in = self.state.forecast.sample(begin, &self.journal);
         self.metrics.journal_full_in(full_in.filter(|_| self.state.history().asked.is_off()));
-        if let Err(problem) = self.give_up_before() {
-            self.report(problem);
-            return Applying::Failed;
-        }
         match self.updater.apply_window(limit) {
             Ok(Some(applied)) => {
                 self.unreadable = 0;
@@ -326,24 +321,6 @@ impl Apply {
                 Applying::Failed
             }
         }
-    }
-
-    /// What this side was before it returned stays beside the copy as long as the journal has room for both. Recorded before any of the copy is applied.
-    fn give_up_before(&self) -> Result<(), String> {
-        if !self.state.keeps_before() {
-            return Ok(());
-        }
-        let room = staging_room_bytes(self.journal.capacity_bytes());
-        let is_planned = self.state.permission().copy().is_some_and(|copy| copy.total_bytes > room);
-        let is_in_the_way = is_planned || self.state.is_refusing_at_rest() && self.journal.is_full();
-        if !is_in_the_way {
-            return Ok(());
-        }
-        crate::returned::record_given_up(&self.keeper).map_err(|error| error.to_string())?;
-        self.state.give_up_before();
-        tracing::warn!(group = %self.keeper.name(), "the journal has no room for the copy beside what this side was before it returned: \
-            there is no image here until the copy is complete");
-        Ok(())
     }
 
     /// Moves the floor of the history to where it is to be. Recorded first: after any death it says what the volumes may hold.

@@ -154,6 +154,8 @@ pub struct Intake {
     pub group: GroupId,
     /// Its name.
     pub name: String,
+    /// This appliance's name.
+    pub appliance: String,
     /// The generation the connection was welcomed with.
     pub generation: Generation,
     /// The journal's writer, for as long as the connection lasts.
@@ -350,6 +352,7 @@ impl Intake {
         }
         self.folds.check(self.writer.tip(), record.as_ref()).map_err(|what| FrameError::Malformed { what })?;
         self.copy.check(record.as_ref()).map_err(|what| IntakeError::Regions { what })?;
+        self.check_staging(record.as_ref())?;
         match record {
             // The journal may be full of what was staged to keep that image.
             Some(ControlRecord::ImageGivenUp) => self.writer.append_to_free(frame.clone())?,
@@ -377,15 +380,11 @@ impl Intake {
     /// A full journal that nothing can make room in is too small.
     fn await_room(&mut self, error: &JournalError) -> Result<(), IntakeError> {
         // In this order: what the updater gave back before it rested counts.
-        let too_small = error.is_journal_full()
-            && self.state.is_at_rest()
-            && self.writer.journal().is_full()
-            // What this side was before it returned is given up for it.
-            && !self.state.keeps_before();
+        let too_small = error.is_journal_full() && self.state.is_at_rest() && self.writer.journal().is_full();
         let standing = self.state.problem_of(Concern::Intake);
         let told = told(error);
         let problem = match (too_small, standing) {
-            (true, _) => IntakeError::TooSmall { capacity_bytes: self.writer.journal().capacity_bytes() }.to_string(),
+            (true, _) => self.too_small().to_string(),
             // It is full still: what was said of that says more.
             (false, Some(standing)) if error.is_journal_full() => standing,
             (false, None) if error.is_journal_full() => format!(
@@ -399,7 +398,7 @@ impl Intake {
             self.metrics.error(Part::Journal);
         }
         if too_small {
-            return Err(IntakeError::TooSmall { capacity_bytes: self.writer.journal().capacity_bytes() });
+            return Err(self.too_small());
         }
         self.refused = self.refused.saturating_add(1);
         // A full journal empties as long as the updater goes on; a full disk may not.
@@ -511,6 +510,7 @@ pub(crate) mod tests {
         Intake {
             group: GROUP,
             name: "g".into(),
+            appliance: "west".into(),
             generation: Generation(1),
             writer,
             volumes: Arc::new(volumes),

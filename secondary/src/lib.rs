@@ -3,7 +3,7 @@
 //! [`receive`] (the link) → [`intake`] (verify, journal) → [`permission`] (up to which marker) → [`apply`] (the
 //! updater, which [`history`] holds back; [`damage`] is for a journal that cannot be read). [`points`] says which markers are
 //! moments of the image, [`state`] is what they share, [`group`] wires them. [`takeover`] and [`returned`] are what becomes of it
-//! when roles change.
+//! when roles change; `staging` says whether a copy finds room beside what a side that returned still is.
 
 pub mod apply;
 pub mod as_of;
@@ -16,5 +16,6 @@ pub mod permission;
 pub mod points;
 pub mod receive;
 pub mod returned;
+mod staging;
 pub mod state;
 pub mod takeover;

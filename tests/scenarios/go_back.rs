@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tidemark_common::api::types::{FailoverReport, LostTail, PairState, RejoinReport, Role};
+use tidemark_common::api::types::{FailoverReport, LostTail, PairState, PairStatus, RejoinReport, Role};
 use tidemark_tests::history::Write;
 use tidemark_tests::impairment::Weather;
 use tidemark_tests::noise::write_noise;
@@ -151,8 +151,8 @@ fn what_an_old_primary_was_goes_with_its_tail_when_that_is_discarded() {
     assert_eq!(pair.backing(&pair.west), pair.backing(&pair.east));
 }
 
-/// East, whose journal has 64 MiB, lacks so much of what west has.
-fn returning_to_much(seed: u64, differs: u64) -> Pair {
+/// East, whose journal has 64 MiB, lacks so much of what west has; and what east's volumes hold.
+fn returning_to_much(seed: u64, differs: u64) -> (Pair, Vec<Vec<u8>>) {
     let setup = Setup::one_volume("v", 96 * MIB, seed).journals("64MiB", "512MiB");
     let mut pair = Pair::paired(&setup);
     pair.relay.cut();
@@ -166,14 +166,46 @@ fn returning_to_much(seed: u64, differs: u64) -> Pair {
     pair.east.wait_fenced(GROUP);
     let returned: RejoinReport = pair.east.json(&["rejoin", GROUP]);
     assert!(returned.lost_writes > 0 && !returned.whole, "{returned:?}");
-    pair
+    let held = pair.backing(&pair.east);
+    (pair, held)
 }
 
-fn assert_given_up_and_copied(mut pair: Pair) {
+/// Both sides say why it stands and what there is to do, and east is what it was.
+fn assert_asks(pair: &Pair, why: &str, held: &[Vec<u8>]) {
+    let asks = |pair: &PairStatus| {
+        let says = |what: &str| pair.reason.as_deref().is_some_and(|reason| reason.contains(what));
+        pair.stands && says(why) && says("raise journal_bytes") && says("--in-place")
+    };
+    pair.west.wait_pair(GROUP, "the reason", COPY_LIMIT, asks);
+    pair.east.wait_pair(GROUP, "the copy to say the same", LIMIT, asks);
+    assert!(pair.backing(&pair.east) == held, "nothing of the copy is applied");
+}
+
+#[test]
+fn a_failback_larger_than_the_journal_asks_and_a_failover_serves_what_the_old_primary_was() {
+    let (mut pair, held) = returning_to_much(333, 80 * MIB);
+    let why = "MiB differ, and the journal on 'east' has 48 MiB for them";
+    assert_asks(&pair, why, &held);
+    pair.east.restart();
+    assert_asks(&pair, why, &held);
+    let report: FailoverReport = pair.east.json(&["failover", GROUP, "--force"]);
+    assert!(report.went_back && report.generation == 3, "{report:?}");
+    let served: Vec<_> = pair.open(&pair.east).iter_mut().map(|export| export.read_all().expect("read")).collect();
+    assert!(served == held, "what east was");
+}
+
+#[test]
+fn a_failback_that_hosts_outgrow_asks_and_takes_the_place_of_what_was_when_the_operator_says_so() {
+    let (mut pair, held) = returning_to_much(334, 46 * MIB);
+    pair.east.wait_pair(GROUP, "the copy to be under way", LIMIT, |pair| {
+        pair.copy.as_ref().is_some_and(|copy| copy.done_bytes > 0) && pair.state == PairState::Resync
+    });
+    write_noise(&pair.west, "v", 46 * MIB, 50 * MIB, 3);
+    assert_asks(&pair, "hosts wrote more meanwhile", &held);
+    pair.west.ok(&["pair", "resume", GROUP, "--to", "east", "--in-place"]);
     pair.east.wait_pair(GROUP, "the copy over it", COPY_LIMIT, |pair| pair.state == PairState::InitialCopy);
     pair.east.kill9();
     pair.east.start();
-    assert!(pair.east.log_text().contains("no room for the copy beside what this side was"));
     let refused = pair.east.refuses(&["failover", GROUP, "--force"]);
     assert!(refused.contains("no usable copy"), "{refused}");
     pair.way_back.set(Weather::default());
@@ -181,19 +213,4 @@ fn assert_given_up_and_copied(mut pair: Pair) {
     let marker = pair.west.ok(&["cut", GROUP]);
     pair.west.ok(&["wait", GROUP, "--to", "east", "--marker", marker.trim(), "--timeout", "30s"]);
     assert_eq!(pair.backing(&pair.west), pair.backing(&pair.east));
-}
-
-#[test]
-fn a_failback_larger_than_the_journal_gives_up_what_the_old_primary_was_before_it_begins() {
-    assert_given_up_and_copied(returning_to_much(333, 80 * MIB));
-}
-
-#[test]
-fn a_failback_that_hosts_outgrow_gives_up_what_the_old_primary_was_and_goes_on() {
-    let pair = returning_to_much(334, 46 * MIB);
-    pair.east.wait_pair(GROUP, "the copy to be under way", LIMIT, |pair| {
-        pair.copy.as_ref().is_some_and(|copy| copy.done_bytes > 0) && pair.state == PairState::Resync
-    });
-    write_noise(&pair.west, "v", 46 * MIB, 50 * MIB, 3);
-    assert_given_up_and_copied(pair);
 }

@@ -290,6 +290,26 @@ async fn what_a_side_has_of_another_history_ends_no_copy_and_lets_nothing_go() {
     assert_eq!(told(), seq.0);
 }
 
+/// What a side was before it returned is no image of this history: whether it keeps that, only it knows. The operator's word was kept from it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_side_was_before_it_returned_is_given_up_when_the_operator_says_so() {
+    let mut rig = Rig::new(Some(CopyRecord::first(SIZE)), SIZE);
+    let not_begun = Welcome { has_history: false, ..welcome(Position::default(), [0; 16]) };
+    let gives_up = |rig: &mut Rig, welcome: &Welcome| rig.begin(welcome).unwrap().copy.map(|copy| copy.gives_up);
+    assert_eq!(gives_up(&mut rig, &not_begun), Some(false));
+    rig.pair.resume_in_place().unwrap();
+    assert_eq!(gives_up(&mut rig, &not_begun), Some(true));
+    let copy = rig.pair.differences.copy().unwrap();
+    let position = Position {
+        durable_seq: copy.start_seq,
+        received_marker: copy.start_marker,
+        copy: copy.number,
+        ..Position::default()
+    };
+    let full = Welcome { journal_free_bytes: 0, ..welcome(position, copy.start_chain) };
+    assert_eq!(gives_up(&mut rig, &full), Some(true), "where it stands");
+}
+
 /// So much written at once pushes a pair that does not follow out of the journal here, and into a resync that finds no room.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pair_is_outrun_by_more_than_either_journal_keeps_for_it() {

@@ -26,10 +26,10 @@ use crate::intake::tests::{AsTheyAre, marker, write};
 
 mod settling;
 
-const JOURNAL: JournalOptions = JournalOptions { segment_bytes: 512 << 10, capacity_bytes: 4 << 20 };
+pub(crate) const JOURNAL: JournalOptions = JournalOptions { segment_bytes: 512 << 10, capacity_bytes: 4 << 20 };
 
 /// What a copy that is to keep a history is started with: on its catalogue's disk, on that of all else, with the users of its images.
-fn parts(records: &MemoryDisk, disk: &MemoryDisk, users: &[EraUser]) -> SecondaryParts {
+pub(crate) fn parts(records: &MemoryDisk, disk: &MemoryDisk, users: &[EraUser]) -> SecondaryParts {
     let catalog = Catalog::open_simulated(records, "records".as_ref(), &SystemClock::new()).unwrap();
     let group = GroupRecord {
         role: RoleRecord::Secondary,
@@ -89,7 +89,7 @@ fn a_floor_that_cannot_be_recorded_is_shown_until_it_can() {
     assert!(apply.state.history().floor.is_some());
 }
 
-fn hello() -> Hello {
+pub(crate) fn hello() -> Hello {
     Hello {
         version_min: PROTOCOL_VERSION_MIN,
         version_max: PROTOCOL_VERSION,

@@ -200,6 +200,7 @@ impl Secondary {
         Intake {
             group: self.parts.keeper.id(),
             name: self.parts.keeper.name(),
+            appliance: self.parts.appliance.clone(),
             generation: Generation(hello.generation),
             writer,
             volumes: Arc::clone(&self.parts.volumes),

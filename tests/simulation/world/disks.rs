@@ -66,8 +66,10 @@ impl World {
         let Some(near) = &self.near else { return };
         let status = near.pair.status();
         let says = |what: &str| status.reason.as_ref().is_some_and(|reason| reason.contains(what));
-        // Copies that were broken off again and again leave no room for one more beside the image.
-        let is_outgrown = has_waited && says("is full of a resync that is not complete");
+        // Copies that were broken off again and again leave no room for one more beside the image. Beside what a side was before it returned:
+        // that is said only once nothing there gives any back.
+        let is_of_a_return = says("is full of a copy that is not complete");
+        let is_outgrown = has_waited && says("is full of a resync that is not complete") || is_of_a_return;
         // With nothing marked it is enough that the journal can be read again: then the next connection finds the place.
         let is_unread =
             status.state == PairState::Error && status.differential_bytes > 0 && says("what it lacks cannot be told");

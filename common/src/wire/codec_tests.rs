@@ -171,7 +171,7 @@ proptest! {
     #[test]
     fn any_body_is_survived(
         version in 1..=PROTOCOL_VERSION,
-        kind in 0..=Kind::ALL.len() as u16 + 1,
+        kind in 0..=u16::try_from(Kind::ALL.len()).unwrap() + 1,
         bytes in proptest::collection::vec(any::<u8>(), 0..300),
     ) {
         let _ = decode(&mut resealed(version, kind, &bytes));

@@ -382,11 +382,13 @@ impl Eras {
         self.squeezed.load(Ordering::Acquire)
     }
 
-    /// Whether who is to be done soon should hurry: the volumes wait, or those of another group do while something is kept here. The side
-    /// store is one for all.
+    /// Whether who is to be done soon should hurry: the volumes wait, or those of another group do while something is kept here, for the side
+    /// store is one for all. Hosts that write a target themselves cannot wait: for them it is time while there is room still.
     #[must_use]
     pub fn must_hurry(&self) -> bool {
-        self.is_squeezed() || self.parts.space.is_waited_for() && self.keep_something()
+        let space = &self.parts.space;
+        let is_time = space.is_waited_for() || !self.parts.outlive && space.is_half_full();
+        self.is_squeezed() || is_time && self.keep_something()
     }
 
     fn keep_something(&self) -> bool {

@@ -135,6 +135,11 @@ impl SideSpace {
         self.waiting.fetch_add(if now { 1 } else { -1 }, Ordering::AcqRel);
     }
 
+    /// Whether half of either is taken.
+    pub(super) fn is_half_full(&self) -> bool {
+        [&self.disk, &self.memory].into_iter().any(|account| account.used() > account.capacity / 2)
+    }
+
     /// Whether volumes, of whichever group, wait until something is given back.
     #[must_use]
     pub fn is_waited_for(&self) -> bool {

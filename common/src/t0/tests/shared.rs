@@ -47,3 +47,22 @@ fn sharing(rig: &Rig) -> Rig {
     other.eras.applied(at(1));
     other
 }
+
+/// Hosts write a target themselves and wait for nothing: a full side store would end its backup at once.
+#[test]
+fn a_backup_of_what_hosts_write_themselves_hurries_while_there_is_room() {
+    let mut rig = Rig::new(44 << 10);
+    let brief = ErasParts { outlive: false, ..parts(&rig.disk, &rig.space) };
+    rig.eras = Eras::open(brief, &[]).unwrap().0;
+    rig.eras.applied(at(1));
+    rig.write(extent(0, SIZE as u64), 1).unwrap();
+    rig.begin().unwrap();
+    rig.write(extent(0, 4096), 2).unwrap();
+    assert!(!rig.eras.must_hurry());
+    rig.write(extent(4096, 12288), 2).unwrap();
+    assert!(rig.eras.must_hurry() && !rig.eras.is_squeezed());
+    let other = sharing(&rig);
+    assert!(!other.eras.must_hurry(), "the updater of a group has the volumes wait");
+    rig.end(0);
+    assert!(!rig.eras.must_hurry());
+}

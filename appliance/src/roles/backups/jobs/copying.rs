@@ -26,8 +26,8 @@ fn telling(job: &Arc<Job>, squeezed: impl Fn() -> bool + Send + 'static) -> Hurr
         if told.swap(now, Ordering::AcqRel) != now {
             let mut record = job.record.lock();
             if now {
-                let why = "the side store is full (side_store_bytes): it copies as fast as it can, whatever its rate, and the volumes are \
-                           written later, while the journal is less than half full";
+                let why = "the side store fills (side_store_bytes): it copies as fast as it can, whatever its rate, and once that is full the \
+                           volumes are written later, while the journal is less than half full";
                 tracing::warn!(backup = %record.name, "{why}");
                 record.reason = Some(why.into());
             } else {

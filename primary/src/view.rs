@@ -451,7 +451,11 @@ impl Pair {
 
 #[cfg(test)]
 mod tests {
+    use tidemark_common::limits::REGION_BYTES;
+    use tidemark_common::watchdog::{DIVERGES_AFTER, Watchdog};
+
     use super::*;
+    use crate::plan::tests::Rig;
 
     const fn at(offset: u64) -> Position {
         Position { segment: 1, offset }
@@ -482,6 +486,36 @@ mod tests {
             (70, true, 70),
         ] {
             assert_eq!(view.missing_least(bytes, behind), least, "{bytes} {behind}");
+        }
+    }
+
+    /// Hosts write as fast as it takes what they write: everything moves, and the copy is no nearer to its end.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_state_on_the_way_to_being_the_same_has_to_get_nearer() {
+        let mut rig = Rig::new(None, REGION_BYTES);
+        for state in PairState::ALL {
+            let dog = Watchdog::default();
+            for looks in 0..2 {
+                rig.write(0).await;
+                let now = rig.pair.clock.monotonic();
+                {
+                    let mut view = rig.pair.view.lock();
+                    (view.state, view.connected, view.heard) = (state, true, now);
+                    view.remote.durable_seq += 1;
+                }
+                dog.look("g", rig.primary.movements(), DIVERGES_AFTER * looks);
+            }
+            let standing = dog.standing("g");
+            let stuck = standing.iter().any(|one| one.position == Moving::Converge && one.is_stuck());
+            let on_the_way = matches!(
+                state,
+                PairState::InitialCopy | PairState::CatchingUp | PairState::Differential | PairState::Resync
+            );
+            assert_eq!(stuck, on_the_way, "{state}: {standing:?}");
+            assert!(
+                !standing.iter().any(|one| one.position == Moving::Ship && one.is_stuck()),
+                "{state}: {standing:?}"
+            );
         }
     }
 

@@ -21,7 +21,7 @@ const VOLUME: VolumeIndex = VolumeIndex(1);
 
 /// See the module.
 pub(crate) struct Rig {
-    primary: Arc<Primary>,
+    pub(crate) primary: Arc<Primary>,
     pub(crate) stages: Stages,
     pub(crate) pair: Arc<Pair>,
     _directory: TempDir,

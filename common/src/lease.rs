@@ -142,7 +142,8 @@ fn of_pair(group: &GroupStatus, pair: &PairStatus, here: &str) -> Vec<Lease> {
     let compared =
         pair.verify.and(pair.comparison.as_ref()).filter(|_| group.role == Role::Primary).map(|comparison| {
             let ends = format!("tidemark verify {name} --to {peer} --suspend");
-            lease(LeaseKind::Comparison, Some(comparison.marker), None, None, ends)
+            let marker = Some(comparison.marker).filter(|marker| *marker > 0);
+            lease(LeaseKind::Comparison, marker, None, None, ends)
         });
     held.into_iter().chain(compared).collect()
 }

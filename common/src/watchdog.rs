@@ -12,6 +12,9 @@ use utoipa::ToSchema;
 pub const STUCK_AFTER: Duration = Duration::from_secs(60);
 /// What is missing over there may grow for a while, as hosts come and go, without anything being wrong.
 pub const DIVERGES_AFTER: Duration = Duration::from_secs(600);
+/// Between two answers of a comparison the copy may have to apply all that it permitted, and the journal here to be read: what is waited for there
+/// has time-outs, which are over by then.
+pub const COMPARES_AFTER: Duration = Duration::from_secs(300);
 
 /// A position of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -19,25 +22,46 @@ pub const DIVERGES_AFTER: Duration = Duration::from_secs(600);
 pub enum Moving {
     /// Captured writes into the journal.
     Journal,
+    /// What the journal holds, counted by a marker.
+    Cut,
     /// From the journal to the volumes of a primary.
     WriteBack,
     /// To the other side of a pair: frames of the journal, and the regions of a copy.
     Ship,
     /// The least that a pair that is behind ever had to send: a copy that begins anew for ever ships without getting anywhere.
     Converge,
+    /// A comparison with the other side of a pair.
+    Verify,
+    /// What has arrived at a copy, permitted to it.
+    Permit,
     /// What is permitted to the volumes of a copy.
     Apply,
 }
 
 impl Moving {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Journal,
+        Self::Cut,
+        Self::WriteBack,
+        Self::Ship,
+        Self::Converge,
+        Self::Verify,
+        Self::Permit,
+        Self::Apply,
+    ];
+
     /// As in JSON and labels.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Journal => "journal",
+            Self::Cut => "cut",
             Self::WriteBack => "write-back",
             Self::Ship => "ship",
             Self::Converge => "converge",
+            Self::Verify => "verify",
+            Self::Permit => "permit",
             Self::Apply => "apply",
         }
     }
@@ -47,11 +71,14 @@ impl Moving {
     pub const fn stands(self) -> &'static str {
         match self {
             Self::Journal => "nothing of the write buffer reaches the journal",
+            Self::Cut => "no marker is cut though hosts have written",
             Self::WriteBack => "nothing of the journal is written back to the volumes",
             Self::Ship => "nothing more arrives at",
             Self::Converge => {
                 "hosts write as fast as the link, or the disk over there, takes it: no nearer to the end of what is missing at"
             }
+            Self::Verify => "nothing more is compared with",
+            Self::Permit => "nothing of what has arrived is permitted to the copy",
             Self::Apply => "nothing of what is permitted is applied to the copy",
         }
     }
@@ -61,7 +88,8 @@ impl Moving {
     pub const fn patience(self) -> Duration {
         match self {
             Self::Converge => DIVERGES_AFTER,
-            Self::Journal | Self::WriteBack | Self::Ship | Self::Apply => STUCK_AFTER,
+            Self::Verify => COMPARES_AFTER,
+            Self::Journal | Self::Cut | Self::WriteBack | Self::Ship | Self::Permit | Self::Apply => STUCK_AFTER,
         }
     }
 }
@@ -77,6 +105,8 @@ pub struct Movement {
     pub at: [u64; 3],
     /// Whether there is something to do beyond that.
     pub due: bool,
+    /// How long it may rest between two steps although there is: that is no standing.
+    pub rests: Duration,
 }
 
 /// For how long a position has stood.
@@ -86,7 +116,7 @@ pub struct Standing {
     pub position: Moving,
     /// Of which pair, when it is a pair's.
     pub peer: Option<String>,
-    /// Seconds since it last moved, or had nothing to do.
+    /// Seconds since it last moved, or had nothing to do, without those that it may rest.
     pub seconds: f64,
 }
 
@@ -127,11 +157,11 @@ impl Watchdog {
         let mut groups = self.groups.lock();
         let mut before = groups.remove(group).unwrap_or_default();
         let mut after = Positions::new();
-        for Movement { moving, peer, at, due } in movements {
+        for Movement { moving, peer, at, due, rests } in movements {
             let key = (moving, peer);
             let seen = before.remove(&key).filter(|seen| due && seen.at == at);
             let mut seen = seen.unwrap_or(Seen { at, moved: now, seconds: 0.0, told: false });
-            let stood = now.saturating_sub(seen.moved);
+            let stood = now.saturating_sub(seen.moved).saturating_sub(rests);
             seen.seconds = stood.as_secs_f64();
             if stood >= key.0.patience() && !seen.told {
                 seen.told = true;
@@ -167,7 +197,8 @@ mod tests {
     use super::*;
 
     fn movement(at: u64, due: bool) -> Vec<Movement> {
-        vec![Movement { moving: Moving::Ship, peer: Some("west".into()), at: [at, 0, 0], due }]
+        let (peer, rests) = (Some("west".into()), Duration::ZERO);
+        vec![Movement { moving: Moving::Ship, peer, at: [at, 0, 0], due, rests }]
     }
 
     fn seconds(dog: &Watchdog) -> Vec<f64> {
@@ -208,9 +239,21 @@ mod tests {
     fn a_pair_that_gets_no_nearer_is_given_longer() {
         let dog = Watchdog::default();
         for (now, stuck) in [(1, false), (300, false), (601, true)] {
-            let movement = Movement { moving: Moving::Converge, peer: Some("west".into()), at: [5, 0, 0], due: true };
-            dog.look("g", vec![movement], Duration::from_secs(now));
+            let movement = movement(5, true).into_iter().map(|one| Movement { moving: Moving::Converge, ..one });
+            dog.look("g", movement.collect(), Duration::from_secs(now));
             assert_eq!(dog.standing("g")[0].is_stuck(), stuck, "{now}");
+        }
+    }
+
+    #[test]
+    fn what_may_rest_between_two_steps_stands_from_the_end_of_its_rest_on() {
+        let dog = Watchdog::default();
+        for (at, now, expected) in
+            [(1, 10, 0.0), (1, 40, 0.0), (1, 41, 1.0), (1, 100, 60.0), (2, 110, 0.0), (2, 140, 0.0)]
+        {
+            let movement = movement(at, true).into_iter().map(|one| Movement { rests: Duration::from_secs(30), ..one });
+            dog.look("g", movement.collect(), Duration::from_secs(now));
+            assert_eq!(seconds(&dog), [expected], "at {at}, {now} s");
         }
     }
 

@@ -1,5 +1,7 @@
 //! What a primary knows of a pair's other side, and what it says of it: state, lag, RPO, progress.
 
+mod movement;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -12,7 +14,6 @@ use tidemark_common::lag::{Circumstances, Flow, Lag, Taking};
 use tidemark_common::lease::JournalHeld;
 use tidemark_common::pair::paired_or_behind;
 use tidemark_common::rate::Rate;
-use tidemark_common::watchdog::{Movement, Moving};
 use tidemark_common::wire::message::Position as Remote;
 
 use crate::differences::Arrived;
@@ -65,6 +66,8 @@ pub(crate) struct View {
     /// The copy under way: its number and regions.
     pub(crate) copying: Option<(u64, Bitmap)>,
     pub(crate) verify: Option<CopyProgress>,
+    /// How often was told how far it is: with each answer, and while it rests between two slices.
+    compared: u64,
     pub(crate) round_trip: Option<Duration>,
     pub(crate) rate: Rate,
     /// Trying again by itself does not help: a person has to do what the reason says.
@@ -102,6 +105,7 @@ impl View {
             come: None,
             copying: None,
             verify: None,
+            compared: 0,
             round_trip: None,
             rate: Rate::default(),
             stands: false,
@@ -407,39 +411,11 @@ impl Pair {
         view.flow.lag(Lag { unapplied_bytes: unapplied, ..behind }, known)
     }
 
-    /// The least that was missing over there since the pair fell behind, while it is connected: what grows again and again, or begins
-    /// anew for ever, moves and gets nowhere (a copy has to converge, or to say why not).
-    pub(crate) fn converging(&self) -> Movement {
-        let missing = self.differences.bytes() + self.image.buffer.bytes();
-        let mut view = self.view.lock();
-        view.see_flow(&self.image.journal, self.clock.monotonic());
-        let behind = self.behind_bytes(&view);
-        let due = self.answers(&view)
-            && matches!(
-                view.state,
-                PairState::InitialCopy | PairState::Resync | PairState::Differential | PairState::CatchingUp
-            );
-        let least = view.missing_least(missing + behind, due);
-        // One that lacked nothing a moment ago is as near as it can get, and waits for something else.
-        Movement { moving: Moving::Converge, peer: Some(self.peer().to_owned()), at: [least, 0, 0], due: least > 0 }
-    }
-
-    /// How far the other side is, and whether it lacks anything that it is to be sent.
-    pub(crate) fn movement(&self) -> Movement {
-        let complete = self.differences.are_none();
-        let view = self.view.lock();
-        let remote = view.remote;
-        let sends =
-            !matches!(view.state, PairState::Suspended | PairState::Fenced | PairState::FailedOver | PairState::Error);
-        let behind = remote.durable_seq < self.image.buffer.captured().0 || remote.copy != 0 || !complete;
-        let cursor = u64::from(remote.copy_volume) << 48 | remote.copy_offset >> 9;
-        let at = [remote.durable_seq, remote.received_marker, cursor];
-        Movement { moving: Moving::Ship, peer: Some(self.peer().to_owned()), at, due: sends && behind }
-    }
-
-    /// How far a comparison is, for status; `None`: it is over.
+    /// How far a comparison is, for status and as a sign of life; `None`: it is over.
     pub fn verifying(&self, progress: Option<CopyProgress>) {
-        self.view.lock().verify = progress;
+        let mut view = self.view.lock();
+        view.verify = progress;
+        view.compared += 1;
     }
 
     /// How far the other side is.
@@ -451,11 +427,7 @@ impl Pair {
 
 #[cfg(test)]
 mod tests {
-    use tidemark_common::limits::REGION_BYTES;
-    use tidemark_common::watchdog::{DIVERGES_AFTER, Watchdog};
-
     use super::*;
-    use crate::plan::tests::Rig;
 
     const fn at(offset: u64) -> Position {
         Position { segment: 1, offset }
@@ -486,36 +458,6 @@ mod tests {
             (70, true, 70),
         ] {
             assert_eq!(view.missing_least(bytes, behind), least, "{bytes} {behind}");
-        }
-    }
-
-    /// Hosts write as fast as it takes what they write: everything moves, and the copy is no nearer to its end.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn every_state_on_the_way_to_being_the_same_has_to_get_nearer() {
-        let mut rig = Rig::new(None, REGION_BYTES);
-        for state in PairState::ALL {
-            let dog = Watchdog::default();
-            for looks in 0..2 {
-                rig.write(0).await;
-                let now = rig.pair.clock.monotonic();
-                {
-                    let mut view = rig.pair.view.lock();
-                    (view.state, view.connected, view.heard) = (state, true, now);
-                    view.remote.durable_seq += 1;
-                }
-                dog.look("g", rig.primary.movements(), DIVERGES_AFTER * looks);
-            }
-            let standing = dog.standing("g");
-            let stuck = standing.iter().any(|one| one.position == Moving::Converge && one.is_stuck());
-            let on_the_way = matches!(
-                state,
-                PairState::InitialCopy | PairState::CatchingUp | PairState::Differential | PairState::Resync
-            );
-            assert_eq!(stuck, on_the_way, "{state}: {standing:?}");
-            assert!(
-                !standing.iter().any(|one| one.position == Moving::Ship && one.is_stuck()),
-                "{state}: {standing:?}"
-            );
         }
     }
 

@@ -147,7 +147,7 @@ fn every_state_is_in_the_runbook_and_every_position_has_its_alert() {
         assert_eq!(cells, 3, "docs/OPERATING.md: no row with a meaning and what to do for {}", state.name());
     }
     let alerts = std::fs::read_to_string(grafana().join("alerts.yml")).expect("read the alerts");
-    for position in [Moving::Journal, Moving::WriteBack, Moving::Ship, Moving::Converge, Moving::Apply] {
+    for position in Moving::ALL {
         let asked = format!("tidemark_standing_seconds{{position=\"{}\"}}", position.name());
         assert!(alerts.contains(&asked), "no alert on {asked}");
     }

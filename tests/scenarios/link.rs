@@ -287,7 +287,7 @@ fn what_stands_is_timed_until_it_moves_again() {
     };
     wait_until("every position to rest", LIMIT, || {
         let all = standing();
-        check(all.len() == 4 && all.iter().all(|one| one.seconds == 0.0), || format!("{all:?}"))
+        check(all.len() == 6 && all.iter().all(|one| one.seconds == 0.0), || format!("{all:?}"))
     });
     pair.relay.cut();
     let load = pair.load(0);

@@ -1,6 +1,7 @@
 //! How a group stands, for people and for whoever watches it.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tidemark_common::api::types::{
     BufferStatus, GroupStatus, HistoryStatus, JournalStatus, MarkerStatus, Positions, Role,
@@ -18,11 +19,29 @@ impl Primary {
         let applied = self.writeback.applied_seq.load(Ordering::Acquire);
         // Volumes that wait for a backup stand rightly: it is told by the backup, and ends by itself.
         let waits = self.parts.eras.as_ref().is_some_and(|eras| eras.is_squeezed());
-        let of = |moving, at, target| Movement { moving, peer: None, at: [at, 0, 0], due: at < target };
+        let of = |moving, at, target| Movement {
+            moving,
+            peer: None,
+            at: [at, 0, 0],
+            due: at < target,
+            rests: Duration::ZERO,
+        };
         let written = if waits { applied } else { journaled };
-        let mut all = vec![of(Moving::Journal, journaled, captured), of(Moving::WriteBack, applied, written)];
-        all.extend(self.pairs().iter().flat_map(|pair| [pair.movement(), pair.converging()]));
+        let mut all = vec![
+            of(Moving::Journal, journaled, captured),
+            self.cutting(journaled),
+            of(Moving::WriteBack, applied, written),
+        ];
+        all.extend(self.pairs().iter().flat_map(|pair| [pair.movement(), pair.converging(), pair.comparing()]));
         all
+    }
+
+    /// Whether markers are cut: what lies in the journal behind the newest one is counted by another an interval later at most.
+    fn cutting(&self, journaled: u64) -> Movement {
+        let (number, counted) =
+            self.desk.markers.newest().map_or((0, 0), |marker| (marker.number, marker.boundary_seq));
+        let rests = self.desk.interval();
+        Movement { moving: Moving::Cut, peer: None, at: [number, 0, 0], due: counted < journaled, rests }
     }
 
     /// For status.

@@ -7,11 +7,14 @@ use tidemark_common::link::LinkError;
 use tidemark_common::storage::memory::MemoryDisk;
 use tidemark_common::storage::{DiskFile, Open};
 use tidemark_common::volumes::VolumeFile;
+use tidemark_common::watchdog::{Moving, Watchdog};
 use tidemark_common::wire::handshake::HandshakeError;
 use tidemark_common::wire::message::{Message, Position, Refusal, Refused, Welcome};
+use tokio::sync::oneshot;
 
 use super::members::Unrecorded;
 use super::*;
+use crate::cut::CutRequest;
 use crate::differences::{encode_new, everything};
 use crate::drain::Draining;
 use crate::rig::{SIZE, group_of, parts_in};
@@ -548,4 +551,32 @@ async fn a_marker_that_an_image_begins_at_is_not_waited_for_without_end() {
     let late = crate::joint::in_time(&primary, Duration::ZERO, std::future::pending()).await.unwrap_err();
     assert!(late.to_string().contains("group 'g' did not write its marker within 0 s"), "{late}");
     primary.stop();
+}
+
+/// Hosts go on and all of it moves: only the copies get no newer moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_cuts_no_markers_is_told_when_one_has_been_due_for_long() {
+    // Each freeze is longer than none at all.
+    for (freeze_limit, is_cut) in [(Duration::from_secs(1), true), (Duration::ZERO, false)] {
+        let directory = tempfile::tempdir().unwrap();
+        let (parts, mut options) = parts_in(directory.path(), group_of(&["a"]), JOURNAL);
+        options.drain.freeze_limit = freeze_limit;
+        let (primary, mut stages) = Primary::open(parts, options).unwrap();
+        let interval = primary.desk.interval().as_secs();
+        let dog = Watchdog::default();
+        let stands = |seconds| {
+            dog.look("g", primary.movements(), Duration::from_secs(seconds));
+            dog.standing("g").iter().any(|one| one.position == Moving::Cut && one.is_stuck())
+        };
+        assert!(!stands(0) && !stands(2 * interval), "nothing was written");
+        primary.export("a").unwrap().write(0, &[1; 4096], false).await.unwrap();
+        primary.want_durable(primary.image.buffer.captured());
+        while stages.drain.step() == Draining::Did {}
+        assert!(!stands(3 * interval + 59), "a marker may come an interval later");
+        let (reply, mut done) = oneshot::channel();
+        primary.desk.ask_cut(CutRequest { tag: None, reply }, &primary.image.buffer);
+        while stages.drain.step() == Draining::Did {}
+        assert_eq!(done.try_recv().unwrap().is_ok(), is_cut);
+        assert_eq!(stands(3 * interval + 60), !is_cut);
+    }
 }

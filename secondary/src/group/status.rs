@@ -7,6 +7,7 @@ use tidemark_common::api::types::{
     Positions, Role,
 };
 use tidemark_common::clock::from_unix_ns;
+use tidemark_common::ids::Seq;
 use tidemark_common::journal::Position;
 use tidemark_common::lag::Lag;
 use tidemark_common::lease::JournalHeld;
@@ -25,12 +26,18 @@ impl Secondary {
     #[must_use]
     pub fn movements(&self) -> Vec<Movement> {
         // Here, because somebody looks all the time: a state that comes and goes while nobody asks for it would be no change.
-        let (state, _) = self.pair_state(&self.state.permission(), self.is_connected());
+        let (permission, connected) = (self.state.permission(), self.is_connected());
+        let (state, _) = self.pair_state(&permission, connected);
         self.in_state_since(state, self.parts.clock.wall());
         let applied = self.state.applied_position().position;
         // Volumes that wait for a backup stand rightly: it is told by the backup, and ends by itself.
         let due = applied < self.state.limit() && !self.parts.eras.is_squeezed();
-        vec![Movement { moving: Moving::Apply, peer: None, at: [applied.segment, applied.offset, 0], due }]
+        let interval = Duration::from_millis(self.parts.keeper.get().interval_ms);
+        let at = [applied.segment, applied.offset, 0];
+        vec![
+            permitting(&permission, self.state.durable_end().seq, connected, interval),
+            Movement { moving: Moving::Apply, peer: None, at, due, rests: Duration::ZERO },
+        ]
     }
 
     /// For status; `peer` is the primary's name here.
@@ -199,6 +206,18 @@ impl Secondary {
     }
 }
 
+/// Whether what arrives gets permitted. A marker that is here permits itself at once; writes behind the newest one wait for theirs, which is cut an
+/// interval later at most and comes while the sides talk. While a copy runs, and where an image was given up for one, only its end permits anything.
+fn permitting(permission: &Permission, durable: Seq, connected: bool, interval: Duration) -> Movement {
+    let permitted = permission.permitted().map_or(0, |permitted| permitted.marker.number);
+    let has_come = permission.received_marker().is_some_and(|received| received.marker.number > permitted);
+    let is_awaited = connected && durable > permission.permitted_seq();
+    let due = permitted > 0 && permission.copy().is_none() && (has_come || is_awaited);
+    // A long interval arrives slowly where the line is slow.
+    let (arrived, rests) = if has_come { (0, Duration::ZERO) } else { (durable.0, interval) };
+    Movement { moving: Moving::Permit, peer: None, at: [permitted, arrived, 0], due, rests }
+}
+
 /// The newest marker here, which may be far ahead of the one permitted while a copy runs, and when it was cut.
 fn newest_marker(permission: &Permission) -> MarkerStatus {
     let (last, permitted) = (permission.received().0, permission.permitted());
@@ -210,9 +229,57 @@ fn newest_marker(permission: &Permission) -> MarkerStatus {
 mod tests {
     use tidemark_common::ids::MarkerNumber;
     use tidemark_common::record::MarkerRecord;
+    use tidemark_common::watchdog::{Standing, Watchdog};
 
     use super::*;
-    use crate::permission::Permitted;
+    use crate::permission::{OpenCopy, Permitted};
+
+    /// Counts as many writes as its number.
+    fn marker(number: u64) -> Permitted {
+        let marker = MarkerRecord { number, boundary_seq: number, time_ns: 0, freeze_ns: 0, tag: None };
+        Permitted { marker, end: Position::default() }
+    }
+
+    #[test]
+    fn what_arrives_and_is_not_permitted_stands() {
+        let interval = Duration::from_secs(30);
+        let copy = || OpenCopy {
+            number: 1,
+            direct: false,
+            cursor: (0, 0),
+            done_bytes: 0,
+            total_bytes: 1,
+            begun: Position::default(),
+        };
+        // What is here, what is permitted, the copy under way, the last write here, whether the sides talk: stands from then on.
+        for (received, permitted, copy, durable, connected, from) in [
+            (Some(5), Some(5), None, 5, true, None),
+            (Some(5), Some(5), None, 6, true, Some(90)),
+            (Some(5), Some(5), None, 6, false, None),
+            (Some(6), Some(5), None, 6, true, Some(60)),
+            (Some(6), Some(5), None, 6, false, Some(60)),
+            (Some(6), Some(5), Some(copy()), 6, true, None),
+            (Some(5), None, None, 5, true, None),
+            (None, None, None, 0, true, None),
+        ] {
+            let told = (received, permitted, copy, durable, connected);
+            let permission =
+                Permission::recovered(received.map(marker), permitted.map(marker), copy, Position::default());
+            let dog = Watchdog::default();
+            let stands = |seconds: u64| {
+                let movement = permitting(&permission, Seq(durable), connected, interval);
+                dog.look("g", vec![movement], Duration::from_secs(seconds));
+                dog.standing("g").iter().any(Standing::is_stuck)
+            };
+            assert!(!stands(0), "{told:?}");
+            let found = [59, 60, 89, 90, 1000].into_iter().find(|seconds| stands(*seconds));
+            assert_eq!(found, from, "{told:?}");
+        }
+        // A long interval comes slowly where the line is slow.
+        let permission = Permission::recovered(Some(marker(5)), Some(marker(5)), None, Position::default());
+        let at = |durable| permitting(&permission, Seq(durable), true, interval).at;
+        assert_ne!(at(6), at(7));
+    }
 
     #[test]
     fn the_newest_marker_is_told_with_its_own_time() {

@@ -104,8 +104,7 @@ impl Appliance {
         let all = everything(&volumes_of(kept.record()));
         let begin = self.clock.monotonic();
         let rate = kept.record().rate.filter(|rate| *rate > 0);
-        let (begun_at, total_bytes) = (kept.done_bytes(found), kept.total_bytes());
-        let shown = Shown { pair: Arc::clone(pair), begin, begun_at, total_bytes, rate };
+        let shown = Shown::begin(pair, begin, (kept.done_bytes(found), kept.total_bytes()), rate);
         let slice_bytes = rate.map_or(u64::MAX, |rate| rate.clamp(SLICE_BYTES.0, SLICE_BYTES.1));
         let mut at = found.cursor;
         // What hosts were writing when it was broken off has another chance.
@@ -237,6 +236,13 @@ struct Shown {
 }
 
 impl Shown {
+    /// From where a round begins, of so much: it is shown, and watched, before the first answer.
+    fn begin(pair: &Arc<Pair>, begin: Duration, (begun_at, total_bytes): (u64, u64), rate: Option<u64>) -> Self {
+        let shown = Self { pair: Arc::clone(pair), begin, begun_at, total_bytes, rate };
+        shown.progress(begun_at, begin);
+        shown
+    }
+
     fn progress(&self, done_bytes: u64, now: Duration) {
         let seconds = now.saturating_sub(self.begin).as_secs_f64();
         self.pair.verifying(Some(progress((self.begun_at, done_bytes, self.total_bytes), seconds, self.rate)));
@@ -415,7 +421,27 @@ pub(super) const LOOK_DOWN: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 mod tests {
+    use tidemark_common::catalog::{GroupRecord, PairRecord};
+
     use super::*;
+    use crate::service::tests::{Faults, appliance};
+
+    /// The copy is waited for, or the disk here: nobody saw that it ran, nor that it stood.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_comparison_is_shown_before_its_first_answer() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        let record = GroupRecord { pairs: vec![PairRecord::new("west", 0)], ..GroupRecord::new("g", [7; 16]) };
+        appliance.catalog.put_group(&record).unwrap();
+        appliance.start_groups().await.unwrap();
+        let pair = appliance.primary("g").unwrap().pair("west").unwrap();
+        let shown = Shown::begin(&pair, Duration::ZERO, (512, 4096), None);
+        let told = pair.status().verify.map(|told| (told.done_bytes, told.total_bytes, told.seconds_left));
+        assert_eq!(told, Some((512, 4096, None)));
+        drop(shown);
+        assert_eq!(pair.status().verify, None);
+        appliance.stop_groups().await;
+    }
 
     #[test]
     fn progress_is_told_at_no_more_than_the_rate() {

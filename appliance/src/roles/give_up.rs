@@ -408,12 +408,12 @@ pub(crate) mod tests {
         assert_eq!(appliance.catalog.groups().unwrap(), []);
     }
 
-    fn marker(number: u64, tip: &Tip) -> Bytes {
+    pub(crate) fn marker(number: u64, tip: &Tip) -> Bytes {
         let marker = MarkerRecord { number, boundary_seq: tip.seq.0, time_ns: 1, freeze_ns: 1, tag: None };
         ControlRecord::Marker(marker).frame(&Place::at(GroupId([7; 16]), tip)).unwrap().into()
     }
 
-    fn discard(tip: &Tip) -> Bytes {
+    pub(crate) fn discard(tip: &Tip) -> Bytes {
         let mut builder = FrameBuilder::new();
         builder.push_zero(Extent { volume: VolumeIndex(1), offset: 0, length: 4096 }, true);
         let seq = tip.seq.next();
@@ -433,7 +433,7 @@ pub(crate) mod tests {
         places
     }
 
-    fn add_copy_of<const N: usize>(
+    pub(crate) fn add_copy_of<const N: usize>(
         appliance: &Appliance,
         history: History,
         frames: [fn(&Tip) -> Bytes; N],

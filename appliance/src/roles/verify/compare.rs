@@ -12,6 +12,7 @@ use tidemark_common::ids::VolumeIndex;
 use tidemark_common::limits::REGION_BYTES;
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender};
 use tidemark_common::verify::RegionDigest;
+use tidemark_common::watchdog::COMPARES_AFTER;
 use tidemark_common::wire::handshake::Versions;
 use tidemark_common::wire::message::{Message, Verify};
 use tidemark_primary::differences::everything;
@@ -20,7 +21,7 @@ use tidemark_primary::ship::Pair;
 use tidemark_primary::verify::{Since, VerifyError, regions};
 
 use super::super::appliance::{Appliance, failed, refused};
-use super::super::rejoin::{answer, answer_within, unexpected};
+use super::super::rejoin::{ANSWER_TIMEOUT, answer, answer_within, unexpected};
 use super::job::Kept;
 use super::{is_up, volumes_of};
 
@@ -33,11 +34,16 @@ const SLICE_BYTES: (u64, u64) = (16 << 20, 1 << 30);
 /// The copy reaches a marker within this time, or the comparison goes on with the one it has.
 const PERMIT_TIMEOUT: Duration = Duration::from_secs(20);
 /// It says that it has applied what it permitted within this time.
-const HELD_TIMEOUT: Duration = Duration::from_secs(130);
+pub(super) const HELD_TIMEOUT: Duration = Duration::from_secs(130);
 /// Markers that a copy did not reach before a journal ran full are tried for so long.
 const FIRST_TIME: Duration = Duration::from_secs(60);
 /// What hosts keep writing is compared again for so long at most: a copy that follows slowly takes its time for each marker.
 const PASSES_TIME: Duration = Duration::from_secs(30);
+const _: () = assert!(
+    FIRST_TIME.as_secs() + PERMIT_TIMEOUT.as_secs() + HELD_TIMEOUT.as_secs() + ANSWER_TIMEOUT.as_secs()
+        < COMPARES_AFTER.as_secs(),
+    "a copy that does not answer is given up before its comparison is said to stand"
+);
 /// How far it is, is told anew after this long when it rests between two slices.
 const SHOWN_AGAIN: Duration = Duration::from_millis(500);
 /// Between two looks.

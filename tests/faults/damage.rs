@@ -179,6 +179,51 @@ fn an_altered_catalogue_is_refused_and_whole_again_when_restored() {
     assert!(pair.east.status().volumes.iter().any(|volume| volume.name == "later"));
 }
 
+/// What was read of it stays in memory: hosts are served what they wrote, a command does what it is to do or says what it met, and the next start
+/// serves nothing.
+#[test]
+fn a_catalogue_altered_while_the_service_runs_is_named_and_refused_at_the_next_start() {
+    /// As above.
+    const PLACE: u64 = 20;
+    let mut pair = killed(227);
+    let catalogue = pair.east.directory().join("catalog");
+    let length = |file: &PathBuf| file.metadata().expect("its length").len();
+    let mut made = Vec::new();
+    // The tables first: there is one, of what the log held, and several would be merged.
+    for (round, kind) in ["sst", "log", "MANIFEST", "CURRENT"].into_iter().enumerate() {
+        pair.east.start();
+        let create = |name: &str| pair.east.cli(&["volume", "create", name, "--size", "1MiB"]);
+        // Damage at the end of a log would be what a kill leaves.
+        for name in ["early", "late"] {
+            create(&format!("{name}{round}")).done();
+        }
+        let fits = |name: &str| name.starts_with(kind) || name.ends_with(&format!(".{kind}"));
+        let file = files_under(&catalogue, fits).into_iter().max_by_key(length).expect(kind);
+        let place = PLACE.min(length(&file) / 2);
+        flip_byte(&file, place);
+        let name = format!("made{round}");
+        let outcome = create(&name);
+        if outcome.code == 0 {
+            made.push(name);
+        } else {
+            let reason = outcome.failed_with(1);
+            assert!(reason.contains(&catalogue.display().to_string()), "{kind}: names the catalogue: {reason}");
+        }
+        let image = pair.image(&pair.east);
+        assert_legal("while it runs", &pair.history.writes(), &image, Bounds::EVERYTHING_ACKED);
+        pair.east.kill9();
+        let reason = pair.east.start_refused().failed_with(1);
+        assert!(reason.contains(&catalogue.display().to_string()), "{kind}: names the catalogue: {reason}");
+        assert!(!reason.contains("panicked"), "{kind}: {reason}");
+        flip_byte(&file, place);
+    }
+    assert_everything_is_there(&mut pair);
+    let volumes = pair.east.status().volumes;
+    for name in made {
+        assert!(volumes.iter().any(|volume| volume.name == name), "{name} was said to be made");
+    }
+}
+
 pub(crate) fn rings(pair: &Pair) -> Vec<PathBuf> {
     // One folder for each appliance that shares the tmpfs.
     let folders = std::fs::read_dir(pair.east.rings()).expect("the rings");

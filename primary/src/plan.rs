@@ -140,12 +140,13 @@ impl Pair {
     }
 
     /// When so many bytes written at once are more than the journal here keeps for a pair that does not follow, and what differs then
-    /// finds no room over there: what is kept here, and that room. `None`: the pair comes through it by itself, or hosts are slowed.
+    /// finds no room over there: what is kept here, and that room. `None`: the pair comes through it by itself, or hosts are slowed, as they are
+    /// for a side that answers.
     #[must_use]
     pub fn outrun_by(&self, bytes: u64) -> Option<(u64, u64)> {
         // Once only a quarter is free, room is made: `Writeback::trim`.
         let kept = self.image.journal.capacity_bytes() / 4 * 3;
-        let falls_back = self.keeper.get().on_full == OnFullRecord::Fold;
+        let falls_back = self.keeper.get().on_full == OnFullRecord::Fold || !self.is_there();
         if bytes > kept && falls_back { Some((kept, self.finds_no_room(bytes)?)) } else { None }
     }
 

@@ -1,6 +1,7 @@
 //! A journal that runs full because a pair is slow or away, in this order: what the pair was never sent is folded
 //! inside the journal; what does not fit even then goes into the pair's bitmap, and from there into a differential copy. A group
-//! may instead slow its hosts ([`crate::throttle`]), but not for a side that was primary and has not returned: that comes no nearer by it.
+//! may instead slow its hosts ([`crate::throttle`]), but not to a stop for a side that comes no nearer by it: one that does not answer is given up
+//! before the journal is full, one that was primary and has not returned at once.
 //! Whoever only watches the journal goes first of all. Owns the readers of the journal: the set of pairs, and those who watch.
 //!
 //! Nobody may stand inside of what is folded (invariant 6): while that lasts, the pairs that are behind read no further. Their
@@ -10,6 +11,7 @@
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
+use tidemark_common::api::types::PairState;
 use tidemark_common::journal::{FoldRange, Journal, JournalError, Position};
 use tidemark_common::metrics::GroupMetrics;
 
@@ -164,7 +166,8 @@ impl Readers for PairSet {
         let Some(journal) = self.journal.upgrade() else { return };
         // Hosts that are never slowed have room made for them instead.
         if self.desk.throttle.is_enabled() {
-            return self.fall_back(&journal, Pair::awaits_return);
+            let full = is_tight(&journal) || self.desk.is_journal_full();
+            return self.fall_back(&journal, |pair| is_waited_for_in_vain(pair, full));
         }
         if self.begin_to_fold(&journal)
             && let Some(recorded) = record()
@@ -181,6 +184,12 @@ impl Readers for PairSet {
     }
 }
 
+/// A side that does not answer comes no nearer however slow hosts are: it costs them time until the journal is full, and no more once its
+/// history is given up.
+fn is_waited_for_in_vain(pair: &Pair, full: bool) -> bool {
+    pair.awaits_return() || !pair.is_there() && (full || pair.standing() == PairState::Differential)
+}
+
 /// Hosts are about to wait.
 fn is_tight(journal: &Journal) -> bool {
     journal.free_bytes() < journal.capacity_bytes() / 16
@@ -188,15 +197,48 @@ fn is_tight(journal: &Journal) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::time::Duration;
 
     use tidemark_common::catalog::{GroupRecord, OnFullRecord, PairRecord, PairStateRecord, PartedRecord};
+    use tidemark_common::extent::Extent;
+    use tidemark_common::ids::VolumeIndex;
     use tidemark_common::journal::JournalOptions;
 
+    use super::*;
     use crate::drain::Draining;
-    use crate::group::Primary;
+    use crate::group::{Primary, Stages};
+    use crate::plan::tests::noise;
     use crate::rig::{group_of, parts_in};
+    use crate::throttle::DELAY_MAX;
     use crate::writeback::WritingBack;
+
+    /// A group that slows its hosts, with this pair, whose other side is not there.
+    fn slowing(directory: &Path, pair: PairRecord) -> (Arc<Primary>, Stages) {
+        let group = GroupRecord { on_full: OnFullRecord::Throttle, pairs: vec![pair], ..group_of(&["a"]) };
+        let journal = JournalOptions { segment_bytes: 512 << 10, capacity_bytes: 16 << 20 };
+        let (parts, options) = parts_in(directory, group, journal);
+        Primary::open(parts, options).unwrap()
+    }
+
+    /// Writes 64 KiB that do not compress, of a volume that has sixteen times that, drains them and writes them back: for how long the next
+    /// write of a host is held back.
+    async fn write(primary: &Primary, stages: &mut Stages, number: u64) -> Duration {
+        let extent = Extent { volume: VolumeIndex(1), offset: (number % 16) << 16, length: 64 << 10 };
+        // Nobody has to wait here for what hosts are held back.
+        primary.image().buffer.write(extent, &noise(number)).await.unwrap();
+        primary.want_durable(primary.image().buffer.captured());
+        let drained = loop {
+            match stages.drain.step() {
+                Draining::Did => {}
+                drained => break drained,
+            }
+        };
+        assert_ne!(drained, Draining::NoSpace, "write {number}: hosts stand");
+        let limit = stages.writeback.image.journal.durable_end().position;
+        while stages.writeback.step(limit) == WritingBack::Did {}
+        stages.writeback.drain.throttle.delay()
+    }
 
     /// A side that took over a group that slows its hosts would have stopped them, for a side that may never come back.
     #[tokio::test(flavor = "multi_thread")]
@@ -204,30 +246,32 @@ mod tests {
         let parted = PartedRecord { marker: 0, seq: 0, chain: [0; 16], segment: 0, offset: 0 };
         for state in [PairStateRecord::FailedOver, PairStateRecord::Error] {
             let directory = tempfile::tempdir().unwrap();
-            let pair = PairRecord { state, parted: Some(parted), ..PairRecord::new("east", 0) };
-            let group = GroupRecord { on_full: OnFullRecord::Throttle, pairs: vec![pair], ..group_of(&["a"]) };
-            let journal = JournalOptions { segment_bytes: 512 << 10, capacity_bytes: 16 << 20 };
-            let (parts, options) = parts_in(directory.path(), group, journal);
-            let (primary, mut stages) = Primary::open(parts, options).unwrap();
-            let (export, pair) = (primary.export("a").unwrap(), primary.pair("east").unwrap());
-            let mut noise = 1_u64;
-            // Of these, sixteen are the whole volume: beyond half of the journal hosts would be slowed.
-            for block in 0..160_u64 {
-                let mut next = || {
-                    noise ^= noise << 13;
-                    noise ^= noise >> 7;
-                    noise ^= noise << 17;
-                    noise.to_le_bytes()[4]
-                };
-                let data: Vec<u8> = (0..64 << 10).map(|_| next()).collect();
-                export.write((block % 16) << 16, &data, false).await.unwrap();
-                primary.want_durable(primary.image().buffer.captured());
-                while stages.drain.step() == Draining::Did {}
-                let limit = stages.writeback.image.journal.durable_end().position;
-                while stages.writeback.step(limit) == WritingBack::Did {}
-                assert_eq!(stages.writeback.drain.throttle.delay(), Duration::ZERO, "{state:?}, block {block}");
+            let record = PairRecord { state, parted: Some(parted), ..PairRecord::new("east", 0) };
+            let (primary, mut stages) = slowing(directory.path(), record);
+            // Beyond half of the journal hosts would be slowed.
+            for number in 0..160 {
+                assert_eq!(write(&primary, &mut stages, number).await, Duration::ZERO, "{state:?}, write {number}");
             }
-            assert!(pair.status().differential_bytes > 0, "what it lacks is known");
+            assert!(primary.pair("east").unwrap().status().differential_bytes > 0, "what it lacks is known");
+        }
+    }
+
+    /// They came to a stop, for as long as it was away.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn hosts_are_slowed_for_a_side_that_is_away_until_the_journal_is_full_and_not_any_more_then() {
+        let directory = tempfile::tempdir().unwrap();
+        let record = PairRecord { state: PairStateRecord::CatchingUp, ..PairRecord::new("west", 0) };
+        let (primary, mut stages) = slowing(directory.path(), record);
+        let pair = primary.pair("west").unwrap();
+        let (mut slowest, mut number) = (Duration::ZERO, 0);
+        while pair.status().differential_bytes == 0 {
+            slowest = slowest.max(write(&primary, &mut stages, number).await);
+            number += 1;
+        }
+        assert_eq!(slowest, DELAY_MAX, "its history was kept as long as there was room for it");
+        assert_eq!(pair.status().state, PairState::Differential);
+        for number in number..number + 256 {
+            assert_eq!(write(&primary, &mut stages, number).await, Duration::ZERO, "write {number}");
         }
     }
 }

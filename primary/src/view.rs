@@ -301,6 +301,12 @@ impl Pair {
         view.connected && silent <= SILENCE_MAX.max(4 * self.heartbeat)
     }
 
+    /// The same for who does not hold the view.
+    pub(crate) fn is_there(&self) -> bool {
+        let view = self.view.lock();
+        self.answers(&view)
+    }
+
     /// What a disaster now would lose, seconds: nothing when all that was captured is permitted over there, and nothing
     /// is still to be copied.
     fn rpo_seconds(&self) -> Option<f64> {

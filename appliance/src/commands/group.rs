@@ -25,7 +25,8 @@ pub(crate) enum Command {
         /// Time between two cuts
         #[arg(long, value_name = "DURATION", value_parser = cli::interval, default_value = "1s")]
         interval: u64,
-        /// When the journal is full: fold keeps hosts at full speed, throttle slows them gently
+        /// When the journal fills: fold keeps hosts at full speed, throttle slows them gently to the speed of the copy; for a copy
+        /// that is away only until the journal is full
         #[arg(long, value_enum, default_value_t = Full::Fold)]
         on_full: Full,
         /// What copies keep behind their newest marker, so that they can be cloned, or failed over to, at any marker of it:

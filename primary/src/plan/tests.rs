@@ -81,7 +81,7 @@ impl Rig {
     }
 }
 
-fn noise(seed: u64) -> Vec<u8> {
+pub(crate) fn noise(seed: u64) -> Vec<u8> {
     let mut state = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;
@@ -325,6 +325,15 @@ async fn a_pair_is_outrun_by_more_than_either_journal_keeps_for_it() {
     assert_eq!(rig.pair.outrun_by(13 * MIB), None, "it is copied beside the image over there");
     assert_eq!(rig.pair.outrun_by(48 * MIB), Some((12 * MIB, 48 * MIB)), "with what differs already");
     rig.pair.keeper.update(|group| group.on_full = OnFullRecord::Throttle).unwrap();
+    assert_eq!(
+        rig.pair.outrun_by(48 * MIB),
+        Some((12 * MIB, 48 * MIB)),
+        "hosts are not slowed to a stop for who is away"
+    );
+    {
+        let mut view = rig.pair.view.lock();
+        (view.connected, view.heard) = (true, rig.pair.clock.monotonic());
+    }
     assert_eq!(rig.pair.outrun_by(48 * MIB), None, "hosts are slowed");
     let first = Rig::new(Some(CopyRecord::first(SIZE)), SIZE);
     first.pair.view.lock().remote.permitted_marker = 1;

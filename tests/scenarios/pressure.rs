@@ -1,5 +1,6 @@
 //! A journal under pressure: folded before the pair's history is given up, or hosts slowed instead, and never an error for them.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use tidemark_common::api::types::{PairState, VerifyReport};
@@ -18,6 +19,38 @@ const FOLDED: &str = "intervals between markers were folded";
 /// No host waits longer for a write, whatever becomes of the journal.
 const DELAY_MAX: Duration = Duration::from_secs(6);
 
+/// A host that writes a part of a volume from its begin to its end, again and again, and how long it had to wait at most.
+struct Probe {
+    export: Connection,
+    part: Range<u64>,
+    written: u64,
+    longest: Duration,
+}
+
+impl Probe {
+    fn of(pair: &Pair, volume: &str, part: Range<u64>) -> Self {
+        Self { export: pair.east.open(volume), part, written: 0, longest: Duration::ZERO }
+    }
+
+    fn write(&mut self) {
+        let at = self.part.start + self.written % (self.part.end - self.part.start);
+        let data = noise(self.written + 1, MIB);
+        let begun = Instant::now();
+        self.export.write(at, &data).expect("no host sees an error");
+        self.longest = self.longest.max(begun.elapsed());
+        self.written += MIB;
+    }
+
+    fn write_some(&mut self, times: u64) {
+        (0..times).for_each(|_| self.write());
+    }
+
+    fn assert_never_held_up(&self) {
+        println!("the longest of {} writes took {:?}", self.written / MIB, self.longest);
+        assert!(self.longest < DELAY_MAX, "a host waited {:?}", self.longest);
+    }
+}
+
 #[test]
 fn a_hot_region_written_many_times_over_while_the_link_is_down_stays_in_the_journal() {
     let setup = Setup::one_volume("v", 64 * MIB, 91).journals("256MiB", "256MiB");
@@ -25,9 +58,10 @@ fn a_hot_region_written_many_times_over_while_the_link_is_down_stays_in_the_jour
     write_noise(&pair.east, "v", 0, 32 * MIB, 1);
     let before = pair.settle();
     pair.relay.cut();
+    let mut probe = Probe::of(&pair, "v", 4 * MIB..12 * MIB);
     // More than twice what the journal holds.
-    for round in 0..75 {
-        write_noise(&pair.east, "v", 4 * MIB, 8 * MIB, 2 + round);
+    for _ in 0..75 {
+        probe.write_some(8);
         let status = pair.east.pair(GROUP);
         assert!(matches!(status.state, PairState::Paired | PairState::CatchingUp), "{status:?}");
         assert_eq!(status.differential_bytes, 0, "its history was given up");
@@ -37,6 +71,8 @@ fn a_hot_region_written_many_times_over_while_the_link_is_down_stays_in_the_jour
     assert!(pair.east.log_text().contains(FOLDED), "{}", pair.east.log_text());
     let kept = pair.east.json::<Vec<serde_json::Value>>(&["markers", GROUP]).len();
     assert!(kept < 60, "{kept} markers are left of 75 and more");
+    probe.assert_never_held_up();
+    drop(probe);
     let sent = pair.relay.forward().bytes();
     pair.relay.heal();
     pair.wait_paired();
@@ -110,7 +146,7 @@ fn a_primary_killed_between_folds_has_lost_nothing_and_the_copy_follows() {
 
 #[test]
 fn a_group_that_throttles_slows_its_hosts_to_the_link_and_keeps_the_pairs_history() {
-    let setup = Setup::one_volume("v", 64 * MIB, 96).journals("64MiB", "64MiB").throttled();
+    let setup = Setup::one_volume("v", 96 * MIB, 96).journals("64MiB", "512MiB").throttled();
     let pair = Pair::paired(&setup);
     pair.relay.set(Weather { bytes_per_second: Some(10_000_000), ..Weather::default() });
     let mut export = pair.east.open("v");
@@ -130,27 +166,24 @@ fn a_group_that_throttles_slows_its_hosts_to_the_link_and_keeps_the_pairs_histor
         check(held && round > 512, || format!("{round} writes, held back: {held}"))
     });
     assert!(longest < DELAY_MAX, "a host waited {longest:?}");
-    pair.relay.set(Weather::default());
-    pair.wait_paired();
     drop(export);
-    pair.assert_copy_equals();
-}
-
-/// A host that writes a volume from its begin to its end, again and again, and how long it had to wait at most.
-struct Probe {
-    export: Connection,
-    written: u64,
-    longest: Duration,
-}
-
-impl Probe {
-    fn write(&mut self) {
-        let (at, data) = (self.written % (96 * MIB), noise(self.written + 1, MIB));
-        let begun = Instant::now();
-        self.export.write(at, &data).expect("no host sees an error");
-        self.longest = self.longest.max(begun.elapsed());
-        self.written += MIB;
-    }
+    // Without a link there is nothing to slow them to: they do not stop for it.
+    pair.relay.set(Weather { black_hole: true, ..Weather::default() });
+    let mut probe = Probe::of(&pair, "v", 0..96 * MIB);
+    wait_until("the fall back", LIMIT, || {
+        probe.write();
+        let status = pair.east.pair(GROUP);
+        check(status.state == PairState::Differential, || format!("{status:?}"))
+    });
+    wait_until("hosts to be held back no more", LIMIT, || {
+        probe.write();
+        let journal = pair.east.group(GROUP).journal;
+        check(journal.throttle_ms == 0.0, || format!("{journal:?}"))
+    });
+    probe.assert_never_held_up();
+    drop(probe);
+    pair.relay.set(Weather::default());
+    pair.assert_same();
 }
 
 /// How often the pair came into a state, in the metrics.
@@ -162,32 +195,37 @@ fn entered(pair: &Pair, state: PairState) -> u64 {
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
 }
 
-/// From the lost link to the complete copy: hosts keep a few regions hot all the time, and one writes anywhere. The journal is given up, the
-/// copy follows by itself as soon as there is a link, and nobody waits for either.
-#[test]
-fn a_resync_converges_under_hosts_that_never_stop() {
-    let pair = Pair::prefilled(&Setup { journals: Some(("64MiB", "512MiB")), ..Setup::seeded(103) });
+/// The journal is given up, the copy follows by itself as soon as its link takes it, and nobody waits for either: hosts keep a few regions hot
+/// all the time, and one writes anywhere.
+fn resync_under_hosts_that_never_stop(seed: u64, weather: Weather) {
+    let pair = Pair::prefilled(&Setup { journals: Some(("64MiB", "512MiB")), ..Setup::seeded(seed) });
     pair.east.ok(&["volume", "create", "n", "--size", "96MiB"]);
     pair.east.ok(&["group", "add", GROUP, "--volume", "n"]);
     pair.wait_paired();
     pair.settle();
     let before = pair.backing(&pair.west);
-    let mut probe = Probe { export: pair.east.open("n"), written: 0, longest: Duration::ZERO };
+    let mut probe = Probe::of(&pair, "n", 0..96 * MIB);
     let changes = [PairState::Differential, PairState::Resync].map(|state| (state, entered(&pair, state)));
-    pair.relay.cut();
-    pair.east.wait_pair(GROUP, "the loss of the link", LIMIT, |pair| !pair.connected);
+    let fell_back = || entered(&pair, PairState::Differential) > changes[0].1;
+    pair.relay.set(weather);
+    if weather.black_hole {
+        pair.east.wait_pair(GROUP, "the loss of the link", LIMIT, |pair| !pair.connected);
+    }
     let pause = Duration::from_millis(10);
     let load = Load::start(&pair.history, &pair.target(&pair.east), &Profile { pause, ..pair.profile(0) });
-    let fallen = wait_until("the fall back", LIMIT, || {
-        probe.write();
-        let status = pair.east.pair(GROUP);
-        if status.state == PairState::Differential { Ok(status) } else { Err(format!("{status:?}")) }
+    wait_until("the fall back", LIMIT, || {
+        // Ahead of a link that takes a little, however slow the looks are.
+        probe.write_some(4);
+        check(fell_back(), || format!("{:?}", pair.east.pair(GROUP)))
     });
-    assert!(fallen.differential_bytes > 0 && fallen.reason.is_some(), "{fallen:?}");
     // All of its bitmap, and the frames since, are too much for the journal as it is now.
-    (0..96).for_each(|_| probe.write());
-    assert!(pair.backing(&pair.west) == before, "the old image stays");
-    pair.relay.heal();
+    probe.write_some(96);
+    if weather.black_hole {
+        let fallen = pair.east.pair(GROUP);
+        assert!(fallen.differential_bytes > 0 && fallen.reason.is_some(), "{fallen:?}");
+        assert!(pair.backing(&pair.west) == before, "the old image stays");
+    }
+    pair.relay.set(Weather::default());
     wait_until("the copy, with hosts at work", LIMIT, || {
         probe.write();
         assert!(!load.ended_early(), "a host met an error");
@@ -196,8 +234,7 @@ fn a_resync_converges_under_hosts_that_never_stop() {
     });
     load.wait_acked(50);
     load.stop();
-    println!("the longest write took {:?}, {} MiB were written anywhere", probe.longest, probe.written / MIB);
-    assert!(probe.longest < DELAY_MAX, "a host waited {:?}", probe.longest);
+    probe.assert_never_held_up();
     drop(probe);
     for (state, before) in changes {
         assert!(entered(&pair, state) > before, "{} is counted", state.name());
@@ -208,6 +245,18 @@ fn a_resync_converges_under_hosts_that_never_stop() {
     pair.assert_copy_equals();
     let compared: VerifyReport = pair.east.json(&["verify", GROUP, "--to", "west"]);
     assert_eq!((compared.different_bytes, compared.complete), (0, true), "{compared:?}");
+}
+
+/// From the lost link to the complete copy.
+#[test]
+fn a_resync_converges_under_hosts_that_never_stop() {
+    resync_under_hosts_that_never_stop(103, Weather { black_hole: true, ..Weather::default() });
+}
+
+/// From a link that takes far less than hosts write, for long, over a first resync on it, to the complete copy.
+#[test]
+fn a_slow_link_holds_no_host_up_though_its_journal_is_given_up() {
+    resync_under_hosts_that_never_stop(105, Weather { bytes_per_second: Some(4_000_000), ..Weather::default() });
 }
 
 /// How long the journal of a primary lasts is in `status` and in the metrics while it fills, and no longer.

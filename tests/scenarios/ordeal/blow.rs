@@ -29,6 +29,12 @@ pub enum Blow {
     ClockOfPrimary,
     /// That of the copy's side.
     ClockOfCopy,
+    /// Hosts write more than the journal holds while nothing comes through: the copy is brought back by what differs.
+    Overflow,
+    /// A bit of the copy's journal flips, in what is not applied yet.
+    Damage,
+    /// A bit of a copy volume flips.
+    Plant,
     /// Roles change as planned.
     Switchover,
     /// The copy is made primary while the primary lives; that one is fenced and returns as the copy.
@@ -49,7 +55,7 @@ impl Blow {
     pub const LINK: [Self; 3] = [Self::BadLink, Self::BlackHole, Self::Flapping];
 
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::KillPrimary,
         Self::KillCopy,
         Self::KillBoth,
@@ -63,6 +69,9 @@ impl Blow {
         Self::FullCopy,
         Self::ClockOfPrimary,
         Self::ClockOfCopy,
+        Self::Overflow,
+        Self::Damage,
+        Self::Plant,
         Self::Verify,
         Self::Drill,
         Self::Switchover,

@@ -1,15 +1,20 @@
 //! The pair that goes through an ordeal: which side has which role, which load runs, what the oracle may ask for.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tidemark_common::api::types::{DrillReport, DrillResult, LostTail, PairState, PairStatus, VerifyReport};
-use tidemark_tests::appliance::Appliance;
-use tidemark_tests::cluster::Cluster;
+use tidemark_common::api::types::{
+    DrillReport, DrillResult, LostTail, PairState, PairStatus, VerifyDifference, VerifyReport,
+};
+use tidemark_common::limits::REGION_BYTES;
+use tidemark_tests::appliance::{Appliance, files_under};
+use tidemark_tests::cluster::{Cluster, flip_bit};
 use tidemark_tests::history::{History, Tick};
 use tidemark_tests::impairment::{Relay, Weather};
+use tidemark_tests::noise::{noise, write_noise};
 use tidemark_tests::oracle::{Bounds, assert_legal};
 use tidemark_tests::pair::{GROUP, Pair, Setup};
 use tidemark_tests::wait::{check, measure_for, wait_until};
@@ -24,6 +29,17 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// A history is judged from its first write on: a long one is closed, and another begun.
 const WRITES_MAX: usize = 60_000;
 const DISK_BYTES: u64 = 2 << 30;
+const MIB: u64 = 1 << 20;
+/// A volume of the group that no host of the load writes. More of it is written than one fold takes, again and again, so that no fold helps; and
+/// it finds room in a copy's journal beside the image.
+const WIDE: &str = "wide";
+const WIDE_BYTES: u64 = 96 * MIB;
+/// Written of it at once.
+const STEP: u64 = 8 * MIB;
+/// In the middle of a segment of the journal.
+const IN_SEGMENT: u64 = 4 * MIB;
+/// A comparison under load.
+const COMPARISON: Duration = Duration::from_secs(240);
 
 /// Which appliance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +67,15 @@ pub struct Course {
     figures: Figures,
     /// How long things last that have a length: short ones in `make test`.
     patience: Duration,
+    /// Where the group's journal lies, on east and on west.
+    journals: [PathBuf; 2],
     pair: Pair,
+}
+
+/// Where the journal of a side's only group lies.
+fn journal_of(side: &Appliance) -> PathBuf {
+    let segments = side.files(|name| name.ends_with(".segment"));
+    segments.first().and_then(|segment| segment.parent()).expect("a journal").into()
 }
 
 impl Course {
@@ -62,7 +86,12 @@ impl Course {
         pair.prefill();
         pair.create();
         pair.wait_paired();
+        pair.east.ok(&["volume", "create", WIDE, "--size", &WIDE_BYTES.to_string()]);
+        pair.east.ok(&["group", "add", GROUP, "--volume", WIDE]);
+        pair.wait_paired();
+        pair.settle();
         Self {
+            journals: [&pair.east, &pair.west].map(journal_of),
             guest: None,
             load: None,
             loads: 0,
@@ -90,12 +119,12 @@ impl Course {
 
     /// This one does.
     pub fn suffer(&mut self, blow: Blow) {
+        self.figures.count(blow);
         self.wait_acked(150);
         if let Some(guest) = &mut self.guest {
             guest.beat();
         }
         self.strike(blow);
-        self.figures.count(blow);
         self.wait_acked(100);
         self.wait_paired();
         if self.figures.rounds().is_multiple_of(4) {
@@ -108,15 +137,25 @@ impl Course {
 
     /// What has been so far, in a line.
     pub fn tell(&self) {
-        let writes = self.figures.writes + self.pair.history.acked_count();
+        let writes = self.figures().writes;
         println!("round {}: {writes} writes, primary {:?}", self.figures.rounds(), self.primary);
     }
 
-    /// Everything is compared once more: the figures.
-    pub fn end(mut self) -> Figures {
+    /// How many have begun.
+    pub fn rounds(&self) -> u64 {
+        self.figures.rounds()
+    }
+
+    /// Everything is compared once more.
+    pub fn close(&mut self) {
         self.compare();
-        self.figures.writes += self.pair.history.acked_count();
-        self.figures
+    }
+
+    /// What it has been through so far.
+    pub fn figures(&self) -> Figures {
+        let mut figures = self.figures.clone();
+        figures.writes += self.pair.history.acked_count();
+        figures
     }
 
     fn strike(&mut self, blow: Blow) {
@@ -135,6 +174,9 @@ impl Course {
             Blow::FullCopy => self.full_disk(copy),
             Blow::ClockOfPrimary => self.clock(primary),
             Blow::ClockOfCopy => self.clock(copy),
+            Blow::Overflow => self.overflow(),
+            Blow::Damage => self.damage(),
+            Blow::Plant => self.plant(),
             Blow::Switchover => self.switch_over(),
             Blow::ForcedFailover => self.fail_over(true),
             Blow::Failover => self.fail_over(false),
@@ -196,7 +238,7 @@ impl Course {
 
     /// The oracle's word on what the primary serves, which is from here on what has happened.
     fn judge(&mut self, what: &str, bounds: Bounds) {
-        let what = format!("{what} in round {} of {}", self.figures.rounds() + 1, self.figures.seed());
+        let what = format!("{what} in round {} of {}", self.figures.rounds(), self.figures.seed());
         let image = self.pair.image(self.primary());
         let verdict = assert_legal(&what, &self.pair.history.writes(), &image, bounds);
         self.pair.history.settle(&verdict);
@@ -383,6 +425,89 @@ impl Course {
             self.wait_acked(100);
             self.reach();
         }
+    }
+
+    /// Folding cannot help, so the pair's history is given up, and comes back by what differs.
+    fn overflow(&mut self) {
+        self.weather(Weather { black_hole: true, ..Weather::default() });
+        self.primary().wait_pair(GROUP, "the silence to be noticed", LIMIT, |pair| !pair.connected);
+        let (mut host, mut written) = (self.primary().open(WIDE), 0);
+        let seed = self.figures.rounds() << 32;
+        wait_until("the journal to be given up", LIMIT, || {
+            host.write_all(written % WIDE_BYTES, &noise(seed + written, STEP)).expect("no host sees an error");
+            written += STEP;
+            let status = self.primary().pair(GROUP);
+            check(status.state == PairState::Differential, || format!("{status:?}"))
+        });
+        // The copy's journal is no larger than this one: what differs is little, so that it finds room there beside what is kept here.
+        let fill = u8::try_from(1 + self.figures.rounds() % 255).expect("a byte");
+        let little = vec![fill; usize::try_from(STEP).expect("a piece")];
+        for at in (0..WIDE_BYTES).step_by(little.len()) {
+            host.write_all(at, &little).expect("no host sees an error");
+        }
+        drop(host);
+        self.weather(Weather::default());
+        self.wait_mended("the differential copy");
+    }
+
+    /// By a copy of what differs, or of everything: the pair follows, and nothing differs.
+    fn wait_mended(&mut self, what: &str) {
+        let mended = |pair: &PairStatus| pair.state == PairState::Paired && pair.differential_bytes == 0;
+        self.primary().wait_pair(GROUP, what, LIMIT, mended);
+        self.wait_paired();
+        self.verify();
+    }
+
+    /// While the copy runs, in what it keeps unapplied for its history: found when that is to be applied.
+    fn damage(&mut self) {
+        let copy = self.primary.other();
+        self.primary().ok(&["group", "set", GROUP, "--history", "1h"]);
+        wait_until("the copy to keep a history", LIMIT, || {
+            let history = self.copy().group(GROUP).history.unwrap_or_default();
+            check(history.oldest_marker.is_some(), || format!("{history:?}"))
+        });
+        // Some segments of the copy's journal.
+        write_noise(self.primary(), WIDE, 0, 4 * STEP, self.figures.rounds());
+        let marker = self.primary().ok(&["cut", GROUP]);
+        let words = ["wait", GROUP, "--to", self.copy().name(), "--marker", marker.trim(), "--for", "received"];
+        self.primary().ok(&words);
+        // From then on nothing of it is in memory.
+        self.down(copy);
+        let segments = files_under(&self.journals[copy as usize], |name| name.ends_with(".segment"));
+        let damaged = segments.iter().rev().nth(1).expect("a full segment").clone();
+        self.up(copy);
+        self.wait_paired();
+        let given_up = |side: &Appliance| side.log_text().matches("its image is given up").count();
+        let before = given_up(self.copy());
+        flip_bit(&damaged, IN_SEGMENT, 3);
+        self.primary().ok(&["group", "set", GROUP, "--history", "off"]);
+        wait_until("the copy to find it", LIMIT, || {
+            check(given_up(self.copy()) > before, || format!("{:?}", self.copy().try_group(GROUP)))
+        });
+        self.wait_mended("the copy to be made again");
+    }
+
+    /// A comparison finds just that, and mends it.
+    fn plant(&mut self) {
+        write_noise(self.primary(), WIDE, 0, STEP, self.figures.rounds());
+        self.reach();
+        let (offset, bit) = (self.random.random_range(0..STEP), self.random.random_range(0..8));
+        let volumes = self.copy().status().volumes;
+        let planted = volumes.into_iter().find(|volume| volume.name == WIDE).expect("a copy of it");
+        flip_bit(&PathBuf::from(planted.backing), offset, bit);
+        let words = ["verify", GROUP, "--to", self.copy().name(), "--repair", "--wait", "60s", "--json"];
+        let outcome = self.primary().cli_within(COMPARISON, &words);
+        let report: VerifyReport =
+            serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {outcome:?}"));
+        let found = |found: &VerifyDifference| (found.volume.clone(), found.offset, found.length);
+        let found: Vec<_> = report.differences.iter().map(found).collect();
+        let region = (WIDE.to_owned(), offset / REGION_BYTES * REGION_BYTES, REGION_BYTES);
+        assert_eq!(
+            (outcome.code, found, report.repaired),
+            (1, vec![region], true),
+            "bit {bit} at {offset}: {report:?}"
+        );
+        self.wait_mended("the repair");
     }
 
     fn switch_over(&mut self) {

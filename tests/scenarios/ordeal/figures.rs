@@ -1,13 +1,14 @@
 //! What an ordeal has been through, in figures.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::blow::Blow;
 
-/// Counted on the way. There is no figure for violations: the first one ends the ordeal.
-#[derive(Debug)]
+/// Counted on the way. The first violation ends the ordeal.
+#[derive(Debug, Clone)]
 pub struct Figures {
     seed: u64,
     begun: Instant,
@@ -24,6 +25,8 @@ pub struct Figures {
     /// Longest time from the command to the answer of a failover.
     pub failover: Duration,
     blows: BTreeMap<Blow, u64>,
+    last: Option<Blow>,
+    violation: Option<String>,
 }
 
 impl Figures {
@@ -38,11 +41,23 @@ impl Figures {
             commits: 0,
             failover: Duration::ZERO,
             blows: BTreeMap::new(),
+            last: None,
+            violation: None,
         }
     }
 
+    /// This is what befalls the pair now.
     pub fn count(&mut self, blow: Blow) {
         *self.blows.entry(blow).or_default() += 1;
+        self.last = Some(blow);
+    }
+
+    /// What a panic said, and when.
+    pub fn violated(&mut self, panic: &(dyn Any + Send)) {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a word");
+        let blow = self.last.map_or_else(|| "before the first one".into(), |blow| format!("{blow:?}"));
+        self.violation = Some(format!("in round {} ({blow}) of seed {}: {text}", self.rounds(), self.seed));
     }
 
     pub fn seed(&self) -> u64 {
@@ -66,6 +81,24 @@ impl fmt::Display for Figures {
         for (blow, times) in &self.blows {
             writeln!(out, "  {times:>5}  {blow:?}")?;
         }
-        write!(out, "  violations: 0")
+        match &self.violation {
+            None => write!(out, "  violations: 0"),
+            Some(violation) => write!(out, "  violations: 1, {violation}"),
+        }
+    }
+}
+
+#[test]
+fn a_violation_is_told_with_its_seed_and_the_figures_so_far() {
+    let mut figures = Figures::new(7);
+    figures.count(Blow::KillCopy);
+    figures.count(Blow::Plant);
+    assert!(figures.to_string().ends_with("violations: 0"), "{figures}");
+    let violation = || assert!(figures.rounds() > 2, "marker {} is gone", figures.seed());
+    let panic = std::panic::catch_unwind(violation).expect_err("it panics");
+    figures.violated(&*panic);
+    let told = figures.to_string();
+    for words in ["seed 7: 2 rounds", "1  KillCopy", "violations: 1, in round 2 (Plant) of seed 7: marker 7 is gone"] {
+        assert!(told.contains(words), "{words}: {told}");
     }
 }

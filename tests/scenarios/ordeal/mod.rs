@@ -2,13 +2,14 @@
 //! oracle judges what is served, and after some the copy is compared with it, byte by byte.
 //!
 //! Short forms are part of `make test`. `make kills ROUNDS=300` and `make soak MINUTES=60` are the long ones: the latter
-//! with PostgreSQL on top, and with figures at its end. `SEED` chooses what befalls when.
+//! with PostgreSQL on top. Both print figures at their end, also when that is a violation. `SEED` chooses what befalls when.
 
 mod blow;
 mod course;
 mod figures;
 mod guest;
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
 use blow::Blow;
@@ -26,7 +27,7 @@ fn twenty_kills_of_either_side_lose_nothing() {
     for _ in 0..20 {
         course.round(&Blow::KILLS);
     }
-    course.end();
+    course.close();
 }
 
 #[test]
@@ -35,7 +36,7 @@ fn a_pair_survives_everything_that_can_befall_it_once() {
     for blow in Blow::ALL {
         course.suffer(blow);
     }
-    course.end();
+    course.close();
 }
 
 /// Whatever the link does is done to the pair, whichever side is primary: seen in what was lost on the pair's way.
@@ -49,28 +50,39 @@ fn what_befalls_the_link_befalls_the_pair_whichever_side_calls() {
     for blow in Blow::LINK {
         course.suffer(blow);
     }
-    course.end();
+    course.close();
+}
+
+/// Rounds for as long as there are to be more, and their figures: also of those before a violation, which then ends the test.
+fn endure(mut course: Course, of: &[Blow], more: impl Fn(u64) -> bool) {
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        while more(course.rounds()) {
+            course.round(of);
+            course.tell();
+        }
+        course.close();
+    }));
+    let mut figures = course.figures();
+    if let Err(violation) = &ended {
+        figures.violated(&**violation);
+    }
+    println!("{figures}");
+    if let Err(violation) = ended {
+        resume_unwind(violation);
+    }
 }
 
 #[test]
 #[ignore = "long: make kills ROUNDS=300"]
 fn kills() {
-    let mut course = Course::new(given("SEED", 303));
-    for _ in 0..given("ROUNDS", 300) {
-        course.round(&Blow::KILLS);
-        course.tell();
-    }
-    println!("{}", course.end());
+    let rounds = given("ROUNDS", 300);
+    endure(Course::new(given("SEED", 303)), &Blow::KILLS, |been| been < rounds);
 }
 
 #[test]
 #[ignore = "long: make soak MINUTES=60"]
 fn soak() {
     let length = Duration::from_secs(60 * given("MINUTES", 60));
-    let (begun, mut course) = (Instant::now(), Course::with_guest(given("SEED", 304)));
-    while begun.elapsed() < length {
-        course.round(&Blow::ALL);
-        course.tell();
-    }
-    println!("{}", course.end());
+    let (begun, course) = (Instant::now(), Course::with_guest(given("SEED", 304)));
+    endure(course, &Blow::ALL, |_| begun.elapsed() < length);
 }

@@ -1,6 +1,8 @@
 //! Disks that lie: writes to a journal that went nowhere, or elsewhere, though their sync succeeded. What they were cannot be
 //! brought back; but it is noticed, or what is left is an image that really was. Nothing can tell of the newest ones, which no
 //! later record follows: where less is left than was told, nothing is judged.
+//!
+//! Most are told to the disk of a twin that is looked at once; some to that of a copy that goes on over it.
 
 use std::path::{Path, PathBuf};
 
@@ -52,6 +54,31 @@ impl World {
             None if left >= self.journaled() => self.hosts.judge_remains(&what, &volumes),
             None => {}
         }
+    }
+}
+
+impl Site {
+    /// The same on the disk over which this copy goes on, behind the header of a segment that is not the newest one.
+    pub(crate) fn lie_in_journal(&self, random: &mut StdRng) -> bool {
+        let segments = self.older_segments();
+        let Some((path, bytes)) = place(&segments, random) else { return false };
+        let Some((_, other)) = place(&segments, random) else { return false };
+        let blocks = bytes.len().min(other.len()) / BLOCK;
+        if blocks < 2 {
+            return false;
+        }
+        let [at, source] = [(); 2].map(|()| random.random_range(1..blocks) * BLOCK);
+        let never_written = random.random();
+        let length = (random.random_range(1..=BLOCKS_MAX) * BLOCK).min(blocks * BLOCK - at.max(source));
+        // Behind all that the disk does to those who write to it.
+        for byte in 0..length {
+            let meant = if never_written { 0 } else { other[source + byte] };
+            let wrong = bytes[at + byte] ^ meant;
+            for bit in (0..8).filter(|bit| (wrong >> bit) & 1 == 1) {
+                self.disk.flip_bit(path, (at + byte) as u64 * 8 + bit).expect("it is there");
+            }
+        }
+        true
     }
 }
 

@@ -102,6 +102,8 @@ pub(crate) struct Profile {
     pub(crate) partition: Option<(u64, Duration)>,
     /// Of a million steps, after how many bits of the copy's journal flip.
     pub(crate) damage: u32,
+    /// Now and then that is a write which its disk has lost, or done elsewhere.
+    pub(crate) lies: bool,
     /// Of a million steps, at how many the copy is taken over.
     pub(crate) failovers: u32,
     /// The disks of either side.
@@ -159,6 +161,7 @@ impl Profile {
             rates,
             partition: None,
             damage: 0,
+            lies: false,
             failovers: 0,
             paces: [Pace::default(); 2],
             device_rates: [0; 2],
@@ -189,9 +192,13 @@ impl Profile {
         Self { settings: Settings { history, far_segments: 36, ..profile.settings }, ..profile }
     }
 
-    /// The same with a copy whose journal is damaged again and again.
+    /// The same with a copy whose journal is damaged again and again. The kept seeds are odd, and stay what they were.
     pub(crate) fn with_damage(seed: u64) -> Self {
-        Self { damage: 4_000, ..if seed.is_multiple_of(3) { Self::of(seed) } else { Self::with_history(seed) } }
+        Self {
+            damage: 4_000,
+            lies: seed.is_multiple_of(4),
+            ..if seed.is_multiple_of(3) { Self::of(seed) } else { Self::with_history(seed) }
+        }
     }
 
     /// The same, and roles change. The sides have the same room, because each is either.

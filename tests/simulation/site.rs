@@ -387,19 +387,31 @@ impl Site {
         })
     }
 
-    /// A bit of one of its journal's segments flips. Not of the newest one: nothing may tell that its end was something else.
-    pub(crate) fn damage_journal(&self, random: &mut StdRng) -> bool {
+    /// A bit of one of its journal's segments flips, or, now and then, its disk has lied. Not of the newest one: nothing may tell that its end was
+    /// something else.
+    pub(crate) fn damage_journal(&self, random: &mut StdRng, liar: Option<&mut StdRng>) -> bool {
+        if let Some(liar) = liar
+            && liar.random_ratio(1, 6)
+        {
+            return self.lie_in_journal(liar);
+        }
+        let segments = self.older_segments();
+        let Some((path, bytes)) = segments.get(random.random_range(0..segments.len().max(1))) else { return false };
+        let used = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0) as u64;
+        let bit = random.random_range(0..=used * 8);
+        self.disk.flip_bit(path, bit).expect("it is there");
+        true
+    }
+
+    /// What its journal's segments hold, but the newest one.
+    pub(crate) fn older_segments(&self) -> Vec<(PathBuf, Vec<u8>)> {
         let files = self.disk.everything().into_iter();
         let mut segments: Vec<(PathBuf, Vec<u8>)> = files
             .filter(|(path, _)| path.starts_with(JOURNAL) && path.extension().is_some_and(|kind| kind == "segment"))
             .collect();
         segments.sort();
         segments.pop();
-        let Some((path, bytes)) = segments.get(random.random_range(0..segments.len().max(1))) else { return false };
-        let used = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0) as u64;
-        let bit = random.random_range(0..=used * 8);
-        self.disk.flip_bit(path, bit).expect("it is there");
-        true
+        segments
     }
 
     /// This copy, which does not run, becomes primary: at the newest marker, or at the one chosen of those its history holds. `None`: it

@@ -445,7 +445,10 @@ impl World {
             Calamity::ClockJump(side, ms) => self.site(side).clock.jump_ms.store(ms, Ordering::SeqCst),
             Calamity::Failover(power) => self.fail_over(power),
             Calamity::Suspend => self.turn_pair(),
-            Calamity::Damage => self.flipped |= self.far_site.damage_journal(&mut self.random),
+            Calamity::Damage => {
+                let liar = self.profile.lies.then_some(&mut self.liar);
+                self.flipped |= self.far_site.damage_journal(&mut self.random, liar);
+            }
         }
     }
 

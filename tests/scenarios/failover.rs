@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use tidemark_common::api::types::{FailoverReport, PairState, Role};
 use tidemark_tests::appliance::Appliance;
+use tidemark_tests::figures::resident_kib;
 use tidemark_tests::history::Tick;
 use tidemark_tests::host::{EPERM, ESHUTDOWN, HostError};
 use tidemark_tests::noise::noise;
@@ -286,11 +287,15 @@ fn a_failover_serves_within_a_second_whatever_was_received_and_could_not_be_appl
         .wait_pair(GROUP, "all of it to be permitted", Duration::from_secs(60), |pair| pair.permitted_marker >= marker);
     pair.east.kill9();
 
+    let resident = resident_kib(pair.west.pid());
     let asked = Instant::now();
     let report: FailoverReport = pair.west.json(&["failover", GROUP, "--force"]);
     let mut host = pair.west.open("v");
     let last = host.read(BYTES - 4096, 4096).expect("read");
     let took = asked.elapsed();
+    let grown = resident_kib(pair.west.pid()).saturating_sub(resident) >> 10;
+    // A write buffer, and no backlog.
+    assert!(grown < 128, "{grown} MiB more are resident after it");
     println!("the first read was answered {took:?} after it was asked for, {:.0} ms of that here", report.took_ms);
     assert!(took < Duration::from_secs(1), "the first read was answered after {took:?}: {report:?}");
     assert!(last == expected[expected.len() - 4096..], "what is served at once");

@@ -167,7 +167,9 @@ impl Readers for PairSet {
         // Hosts that are never slowed have room made for them instead.
         if self.desk.throttle.is_enabled() {
             let full = is_tight(&journal) || self.desk.is_journal_full();
-            return self.fall_back(&journal, |pair| is_waited_for_in_vain(pair, full));
+            // Who is given up begins its connection anew: in vain, while the journal is kept for another one.
+            let oldest = self.oldest_held();
+            return self.fall_back(&journal, |pair| pair.holds() == oldest && is_waited_for_in_vain(pair, full));
         }
         if self.begin_to_fold(&journal)
             && let Some(recorded) = record()
@@ -213,9 +215,9 @@ mod tests {
     use crate::throttle::DELAY_MAX;
     use crate::writeback::WritingBack;
 
-    /// A group that slows its hosts, with this pair, whose other side is not there.
-    fn slowing(directory: &Path, pair: PairRecord) -> (Arc<Primary>, Stages) {
-        let group = GroupRecord { on_full: OnFullRecord::Throttle, pairs: vec![pair], ..group_of(&["a"]) };
+    /// A group that slows its hosts, with these pairs, whose other sides are not there.
+    fn slowing(directory: &Path, pairs: Vec<PairRecord>) -> (Arc<Primary>, Stages) {
+        let group = GroupRecord { on_full: OnFullRecord::Throttle, pairs, ..group_of(&["a"]) };
         let journal = JournalOptions { segment_bytes: 512 << 10, capacity_bytes: 16 << 20 };
         let (parts, options) = parts_in(directory, group, journal);
         Primary::open(parts, options).unwrap()
@@ -247,7 +249,7 @@ mod tests {
         for state in [PairStateRecord::FailedOver, PairStateRecord::Error] {
             let directory = tempfile::tempdir().unwrap();
             let record = PairRecord { state, parted: Some(parted), ..PairRecord::new("east", 0) };
-            let (primary, mut stages) = slowing(directory.path(), record);
+            let (primary, mut stages) = slowing(directory.path(), vec![record]);
             // Beyond half of the journal hosts would be slowed.
             for number in 0..160 {
                 assert_eq!(write(&primary, &mut stages, number).await, Duration::ZERO, "{state:?}, write {number}");
@@ -261,7 +263,7 @@ mod tests {
     async fn hosts_are_slowed_for_a_side_that_is_away_until_the_journal_is_full_and_not_any_more_then() {
         let directory = tempfile::tempdir().unwrap();
         let record = PairRecord { state: PairStateRecord::CatchingUp, ..PairRecord::new("west", 0) };
-        let (primary, mut stages) = slowing(directory.path(), record);
+        let (primary, mut stages) = slowing(directory.path(), vec![record]);
         let pair = primary.pair("west").unwrap();
         let (mut slowest, mut number) = (Duration::ZERO, 0);
         while pair.status().differential_bytes == 0 {
@@ -273,5 +275,29 @@ mod tests {
         for number in number..number + 256 {
             assert_eq!(write(&primary, &mut stages, number).await, Duration::ZERO, "write {number}");
         }
+    }
+
+    /// It could not have come back: each time, its connection begins anew.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_side_that_is_away_is_not_given_up_again_and_again_while_the_journal_is_kept_for_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let record = |peer| PairRecord { state: PairStateRecord::CatchingUp, ..PairRecord::new(peer, 0) };
+        let (primary, mut stages) = slowing(directory.path(), vec![record("west"), record("south")]);
+        let (west, south) = (primary.pair("west").unwrap(), primary.pair("south").unwrap());
+        {
+            let mut view = west.view.lock();
+            (view.connected, view.heard) = (true, west.clock.monotonic() + Duration::from_secs(3600));
+        }
+        // Room is looked for from six MiB on.
+        for number in 0..112 {
+            write(&primary, &mut stages, number).await;
+        }
+        south.fall_back(primary.image().journal.middle()).unwrap();
+        assert_eq!(south.status().state, PairState::Differential);
+        let begun = south.orders();
+        for number in 112..144 {
+            write(&primary, &mut stages, number).await;
+        }
+        assert_eq!((south.orders(), west.status().differential_bytes), (begun, 0));
     }
 }

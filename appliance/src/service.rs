@@ -228,13 +228,7 @@ async fn start(
     };
     let _ = appliance.addresses.set(addresses);
     let _ = appliance.endpoint.set(Arc::new(endpoint));
-    appliance.open_volumes()?;
-    appliance.open_offers()?;
-    appliance.open_restores()?;
-    appliance.open_images().map_err(|error| anyhow!("open the images: {}", error.message))?;
-    appliance.open_local_pairs().map_err(|error| anyhow!("open the local pairs: {}", error.message))?;
-    warn_of_ring_directory(&config.groups.ring_directory);
-    appliance.start_groups().await?;
+    start_groups(appliance).await?;
     appliance.start_local_pairs().await;
     appliance.open_drills().await.map_err(|error| anyhow!("open the drills: {}", error.message))?;
     keep(appliance, Appliance::tick_drills);
@@ -256,6 +250,18 @@ async fn start(
         tokio::spawn(serve_metrics(listener, Arc::clone(&control), stop.clone())),
         tokio::spawn(serve_control(socket, control, stop.clone())),
     ])
+}
+
+/// The groups of the catalogue, behind all that they stand on.
+async fn start_groups(appliance: &Arc<Appliance>) -> anyhow::Result<()> {
+    appliance.open_volumes()?;
+    appliance.open_offers()?;
+    appliance.open_restores()?;
+    appliance.open_images().map_err(|error| anyhow!("open the images: {}", error.message))?;
+    appliance.open_local_pairs().map_err(|error| anyhow!("open the local pairs: {}", error.message))?;
+    warn_of_ring_directory(&appliance.config.groups.ring_directory);
+    appliance.start_groups().await?;
+    Ok(())
 }
 
 /// Has something done until the service stops.
@@ -359,13 +365,36 @@ pub(crate) mod tests {
         let records = filter::disk(Arc::new(MemoryDisk::new()), faults);
         let catalog = Catalog::open_simulated(&*records, "catalog".as_ref(), &*clock).unwrap();
         let identity = Identity::create(directory).unwrap();
-        let mut config = Config::new("alone");
-        // Rings and journals as small as they may be, and nothing outside of the directory.
+        over(directory, small("alone", directory), identity, clock, disk, catalog).unwrap()
+    }
+
+    /// Rings and journals as small as they may be, and nothing outside of the directory.
+    fn small(name: &str, directory: &Path) -> Config {
+        let mut config = Config::new(name);
         config.groups.ring_directory = directory.to_owned();
         config.groups.write_buffer_bytes = 16 << 20;
         config.groups.segment_bytes = 8 << 20;
         config.groups.journal_bytes = 64 << 20;
-        over(directory, config, identity, clock, disk, catalog).unwrap()
+        config
+    }
+
+    /// One that others reach, with its catalogue on this disk, too: opened again, it has what that holds. Nothing of it runs yet.
+    pub(crate) async fn opened(directory: &Path, name: &str, disk: Arc<dyn Disk>) -> Arc<Appliance> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let catalog = Catalog::open_simulated(&*disk, &directory.join("records"), &*clock).unwrap();
+        let identity = Identity::load(directory).or_else(|_| Identity::create(directory)).unwrap();
+        let mut config = small(name, directory);
+        config.replication.address.port = 0;
+        let appliance = over(directory, config, identity, clock, disk, catalog).unwrap();
+        let endpoint = bind_endpoint(&appliance).await.unwrap();
+        let _ = appliance.endpoint.set(Arc::new(endpoint));
+        appliance
+    }
+
+    /// Runs it as the service does, with nobody but peers let in.
+    pub(crate) async fn run_groups(appliance: &Arc<Appliance>) {
+        start_groups(appliance).await.unwrap();
+        tokio::spawn(Arc::clone(appliance).accept_peers());
     }
 
     /// Gives it a volume in no group, of a MiB.

@@ -11,6 +11,14 @@ use super::{Claim, Disk, DiskFile, Open};
 /// # Errors
 /// Any of these is the answer to the call; the disk does not hear of it then.
 pub trait Filter: Send + Sync + 'static {
+    /// A file is opened, and made where that is asked for and it is not there.
+    fn before_open(&self, _path: &Path, _how: Open) -> io::Result<()> {
+        Ok(())
+    }
+    /// A folder is made, with those above it.
+    fn before_create_folder(&self, _folder: &Path) -> io::Result<()> {
+        Ok(())
+    }
     /// The names in a folder are asked for.
     fn before_list(&self, _folder: &Path) -> io::Result<()> {
         Ok(())
@@ -39,6 +47,10 @@ pub trait Filter: Send + Sync + 'static {
     fn before_sync(&self) -> io::Result<()> {
         Ok(())
     }
+    /// A file becomes as large as this.
+    fn before_grow(&self, _size: u64) -> io::Result<()> {
+        Ok(())
+    }
     /// So many bytes are zeroed.
     fn before_zero(&self, _length: u64) -> io::Result<()> {
         Ok(())
@@ -64,6 +76,7 @@ struct Filtered<T: ?Sized> {
 
 impl Disk for Filtered<dyn Disk> {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
+        self.filter.before_open(path, how)?;
         let over = self.over.open(path, how)?;
         Ok(Arc::new(Filtered { over, filter: Arc::clone(&self.filter) }))
     }
@@ -88,6 +101,7 @@ impl Disk for Filtered<dyn Disk> {
     }
 
     fn create_folder(&self, folder: &Path) -> io::Result<()> {
+        self.filter.before_create_folder(folder)?;
         self.over.create_folder(folder)
     }
 
@@ -137,6 +151,7 @@ impl DiskFile for Filtered<dyn DiskFile> {
     }
 
     fn grow(&self, size: u64) -> io::Result<()> {
+        self.filter.before_grow(size)?;
         self.over.grow(size)
     }
 
@@ -167,6 +182,14 @@ mod tests {
     }
 
     impl Filter for Closed {
+        fn before_open(&self, _: &Path, how: Open) -> io::Result<()> {
+            if how == Open::Existing { Ok(()) } else { refused() }
+        }
+
+        fn before_create_folder(&self, _: &Path) -> io::Result<()> {
+            refused()
+        }
+
         fn before_list(&self, _: &Path) -> io::Result<()> {
             refused()
         }
@@ -195,6 +218,10 @@ mod tests {
             refused()
         }
 
+        fn before_grow(&self, _: u64) -> io::Result<()> {
+            refused()
+        }
+
         fn before_zero(&self, _: u64) -> io::Result<()> {
             refused()
         }
@@ -212,7 +239,8 @@ mod tests {
         let writes = [file.write_all_at(b"other", 0), file.write_parts_at(&[b"other"], 0), file.zero(0, 1, false)];
         let direct = [file.write_direct_at(&[], 0), file.write_direct_parts_at(&[], 0)].map(|done| done.map(drop));
         let others = [file.read_exact_at(&mut [0; 1], 0), file.sync(), disk.sync_folder(folder)];
-        let mut all = names.into_iter().chain(writes).chain(direct).chain(others);
+        let made = [disk.open(Path::new("g"), Open::New).map(drop), disk.create_folder(Path::new("h")), file.grow(100)];
+        let mut all = names.into_iter().chain(writes).chain(direct).chain(others).chain(made);
         assert!(all.all(|done| done.unwrap_err().kind() == io::ErrorKind::PermissionDenied));
         assert_eq!((memory.everything(), memory.effects()), (content, effects));
     }

@@ -110,9 +110,13 @@ impl Appliance {
         };
         if tail.is_dir() {
             if folder.exists() {
-                std::fs::remove_dir_all(&folder).map_err(|error| text("remove the copy's", error))?;
+                let names = self.disk.list(&folder);
+                let mut names = names.map_err(|error| text("list the copy's", error))?.into_iter();
+                let removed = names.try_for_each(|name| self.disk.remove(&folder.join(name)));
+                removed.map_err(|error| text("remove the copy's", error))?;
             }
-            std::fs::rename(&tail, &folder).map_err(|error| text("rename", error))?;
+            // An empty folder gives way.
+            self.disk.rename(&tail, &folder).map_err(|error| text("rename", error))?;
         } else {
             // It is in place already.
             let disk = Arc::clone(&self.disk);

@@ -37,6 +37,8 @@ mod image_ends;
 mod image_moments;
 pub(crate) mod images;
 mod journal_alone;
+#[cfg(test)]
+mod killed;
 pub(crate) mod local_pairs;
 mod lost;
 mod lost_regions;

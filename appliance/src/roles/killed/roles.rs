@@ -1,0 +1,147 @@
+//! Changes of roles, between two appliances that are paired and really part.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tidemark_common::api::types::{Failover, GroupCreate, PeerAdd};
+use tidemark_common::catalog::RoleRecord;
+use tidemark_common::history::History;
+use tidemark_primary::ship::Links;
+use tidemark_secondary::group::Secondary;
+
+use super::{Ended, FIRST, PRIMARY_BEFORE, Role, SECOND, Side, image, role_of, root, stop, write};
+use crate::roles::appliance::{Appliance, Engine};
+use crate::service::tests::{add_volume, group_of};
+
+/// What takes longer does not come.
+const LIMIT: Duration = Duration::from_secs(60);
+/// No marker is cut that was not asked for.
+const DAY_MS: u64 = 86_400_000;
+const HISTORY: History = History { milliseconds: DAY_MS, bytes: 0 };
+
+const FAILOVER: Failover = Failover { force: true, marker: None, time: None };
+
+const COPY: Role = (RoleRecord::Secondary, 1);
+const TOOK_OVER: Role = (RoleRecord::Primary, 2);
+
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let waited = async {
+        while !is_so() {
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(tokio::time::timeout(LIMIT, waited).await.is_ok(), "{what} does not come");
+}
+
+/// The copy of group 'g', once there is one.
+fn copy(appliance: &Appliance) -> Option<Arc<Secondary>> {
+    let group = appliance.group("g").ok()?;
+    let engine = group.engine.read().clone();
+    if let Engine::Secondary(copy) = engine { Some(copy) } else { None }
+}
+
+fn permitted(appliance: &Appliance) -> u64 {
+    copy(appliance).and_then(|copy| copy.permitted()).map_or(0, |permitted| permitted.marker.number)
+}
+
+async fn cut(appliance: &Appliance) -> u64 {
+    appliance.primary("g").unwrap().cut(None).await.unwrap().number
+}
+
+/// One side trusts the other from here on, by this name.
+async fn introduce(side: &Side, other: &Side, name: &str, address: Option<String>) {
+    let id = other.appliance.identity.id().to_string();
+    side.appliance.add_peer(PeerAdd { name: name.into(), id, address }).await.unwrap();
+}
+
+/// 'east' is primary for group 'g', and 'west' has the copy. Its newest marker, whose number is answered, has the first write; the second one has come
+/// there, too, and is in none.
+async fn pair(root: &TempDir, history: History) -> (Side, Side, u64) {
+    let (east, west) = (Side::new(root, "east").await, Side::new(root, "west").await);
+    let address = west.appliance.endpoint().local_addr().unwrap().to_string();
+    introduce(&east, &west, "west", Some(address)).await;
+    // It does not call: whatever comes of 'east' is looked at alone.
+    introduce(&west, &east, "east", None).await;
+    add_volume(&east.appliance, "v").await;
+    let group = GroupCreate { interval_ms: DAY_MS, history, ..group_of("g", &["v"]) };
+    east.appliance.create_group(group).await.unwrap();
+    assert_eq!(role_of(&east.appliance), PRIMARY_BEFORE);
+    east.appliance.create_pair("g", "west").await.unwrap();
+    let copied = async {
+        // A copy ends at a marker.
+        while permitted(&west.appliance) == 0 {
+            let _ = east.appliance.primary("g").unwrap().cut(None).await;
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(tokio::time::timeout(LIMIT, copied).await.is_ok(), "the first copy does not end");
+    let id = west.appliance.group("g").unwrap().keeper.id();
+    until("the history", || history.is_off() || west.appliance.catalog.history(id).unwrap().is_some()).await;
+
+    write(&east.appliance, "v", 0, FIRST).await;
+    let marker = cut(&east.appliance).await;
+    until("the marker", || permitted(&west.appliance) == marker).await;
+    let received = copy(&west.appliance).unwrap();
+    let before = received.state().durable_end().seq.0;
+    write(&east.appliance, "v", 1, SECOND).await;
+    until("the second write", || received.state().durable_end().seq.0 > before).await;
+    (east, west, marker)
+}
+
+/// The one tail that is kept has the second write.
+fn check_tail(appliance: &Appliance, point: usize) {
+    let tails = appliance.lost("g").unwrap();
+    let [tail] = tails.as_slice() else { panic!("killed at change {point}, {} tails are kept", tails.len()) };
+    assert_eq!((tail.writes, tail.problem.as_deref()), (1, None), "killed at change {point}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_that_is_killed_anywhere_is_none_or_all_of_one() {
+    let root = root();
+    let (east, west, _) = pair(&root, History::default()).await;
+    west.points.begin();
+    west.appliance.fail_over("g", &FAILOVER).await.unwrap();
+    let points = west.points.end();
+    stop(&east.appliance).await;
+    stop(&west.appliance).await;
+    let mut ended = Ended::default();
+    for point in 0..points {
+        let west = west.points.alone_at(point).await;
+        if !ended.at(point, role_of(&west), COPY, TOOK_OVER) {
+            west.fail_over("g", &FAILOVER).await.unwrap();
+        }
+        assert_eq!(role_of(&west), TOOK_OVER, "killed at change {point}");
+        assert_eq!(image(&west, "v").await, [FIRST, 0], "killed at change {point}");
+        assert!(west.lost("g").unwrap().is_empty(), "killed at change {point}");
+        stop(&west).await;
+    }
+    assert!(ended.0);
+}
+
+/// What lies behind the marker is kept, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_to_an_older_marker_that_is_killed_anywhere_keeps_the_rest_once() {
+    let root = root();
+    let (east, west, marker) = pair(&root, HISTORY).await;
+    let newest = cut(&east.appliance).await;
+    until("the newest marker", || permitted(&west.appliance) == newest).await;
+    let older = Failover { marker: Some(marker), ..FAILOVER };
+    west.points.begin();
+    west.appliance.fail_over("g", &older).await.unwrap();
+    let points = west.points.end();
+    stop(&east.appliance).await;
+    stop(&west.appliance).await;
+    let mut ended = Ended::default();
+    for point in 0..points {
+        let west = west.points.alone_at(point).await;
+        if !ended.at(point, role_of(&west), COPY, TOOK_OVER) {
+            west.fail_over("g", &older).await.unwrap();
+        }
+        assert_eq!(role_of(&west), TOOK_OVER, "killed at change {point}");
+        assert_eq!(image(&west, "v").await, [FIRST, 0], "killed at change {point}");
+        check_tail(&west, point);
+        stop(&west).await;
+    }
+    assert!(ended.0);
+}

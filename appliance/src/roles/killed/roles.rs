@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tidemark_common::api::types::{Failover, GroupCreate, PeerAdd};
+use tidemark_common::api::types::{Failover, GroupCreate, PeerAdd, Rejoin};
 use tidemark_common::catalog::RoleRecord;
 use tidemark_common::history::History;
 use tidemark_primary::ship::Links;
@@ -12,7 +12,7 @@ use tidemark_secondary::group::Secondary;
 
 use super::{Ended, FIRST, PRIMARY_BEFORE, Role, SECOND, Side, image, role_of, root, stop, write};
 use crate::roles::appliance::{Appliance, Engine};
-use crate::service::tests::{add_volume, group_of};
+use crate::service::tests::{add_volume, group_of, run_groups};
 
 /// What takes longer does not come.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -21,9 +21,13 @@ const DAY_MS: u64 = 86_400_000;
 const HISTORY: History = History { milliseconds: DAY_MS, bytes: 0 };
 
 const FAILOVER: Failover = Failover { force: true, marker: None, time: None };
+const REJOIN: Rejoin = Rejoin { as_primary: false, force: false };
 
 const COPY: Role = (RoleRecord::Secondary, 1);
 const TOOK_OVER: Role = (RoleRecord::Primary, 2);
+const FENCED: Role = (RoleRecord::Fenced { by_generation: 2 }, 1);
+const RETURNED: Role = (RoleRecord::Secondary, 2);
+const PRIMARY_AGAIN: Role = (RoleRecord::Primary, 3);
 
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let waited = async {
@@ -89,6 +93,18 @@ async fn pair(root: &TempDir, history: History) -> (Side, Side, u64) {
     (east, west, marker)
 }
 
+/// 'west' has taken over, without the second write, and 'east' is fenced.
+async fn parted(root: &TempDir) -> (Side, Side) {
+    let (east, west, _) = pair(root, History::default()).await;
+    west.appliance.fail_over("g", &FAILOVER).await.unwrap();
+    let group = east.appliance.group("g").unwrap();
+    until("the fence", || matches!(&*group.engine.read(), Engine::Fenced { .. })).await;
+    // It has ended.
+    drop(east.appliance.changing.lock().await);
+    assert_eq!(role_of(&east.appliance), FENCED);
+    (east, west)
+}
+
 /// The one tail that is kept has the second write.
 fn check_tail(appliance: &Appliance, point: usize) {
     let tails = appliance.lost("g").unwrap();
@@ -142,6 +158,86 @@ async fn a_failover_to_an_older_marker_that_is_killed_anywhere_keeps_the_rest_on
         assert_eq!(image(&west, "v").await, [FIRST, 0], "killed at change {point}");
         check_tail(&west, point);
         stop(&west).await;
+    }
+    assert!(ended.0);
+}
+
+/// What only it had is kept, once, and as long as the copy is not complete it can go back to that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_return_that_is_killed_anywhere_is_none_or_all_of_one() {
+    let root = root();
+    let (east, west) = parted(&root).await;
+    east.points.begin();
+    east.appliance.rejoin("g", &REJOIN).await.unwrap();
+    let points = east.points.end();
+    stop(&east.appliance).await;
+    let mut ended = Ended::default();
+    for point in 0..points {
+        let east = east.points.killed_at(point).await;
+        run_groups(&east).await;
+        if !ended.at(point, role_of(&east), FENCED, RETURNED) {
+            assert!(east.lost("g").unwrap().is_empty(), "killed at change {point}: all of it is in the journal");
+            east.rejoin("g", &REJOIN).await.unwrap();
+        }
+        assert_eq!(role_of(&east), RETURNED, "killed at change {point}");
+        check_tail(&east, point);
+        // Who took over is lost, and does not hear of it.
+        east.endpoint().close("it is lost");
+        assert!(east.fail_over("g", &FAILOVER).await.unwrap().went_back, "killed at change {point}");
+        assert_eq!(role_of(&east), PRIMARY_AGAIN, "killed at change {point}");
+        assert_eq!(image(&east, "v").await, [FIRST, SECOND], "killed at change {point}");
+        stop(&east).await;
+    }
+    assert!(ended.0);
+    assert_eq!((role_of(&west.appliance), image(&west.appliance, "v").await), (TOOK_OVER, [FIRST, 0]));
+    stop(&west.appliance).await;
+}
+
+/// The tail is kept or is the journal again, and never both or neither.
+#[tokio::test(flavor = "multi_thread")]
+async fn going_back_that_is_killed_anywhere_comes_to_what_it_was() {
+    let root = root();
+    let (east, west) = parted(&root).await;
+    east.appliance.rejoin("g", &REJOIN).await.unwrap();
+    stop(&west.appliance).await;
+    east.points.begin();
+    assert!(east.appliance.fail_over("g", &FAILOVER).await.unwrap().went_back);
+    let points = east.points.end();
+    stop(&east.appliance).await;
+    let mut ended = Ended::default();
+    for point in 0..points {
+        let east = east.points.alone_at(point).await;
+        if !ended.at(point, role_of(&east), RETURNED, PRIMARY_AGAIN) {
+            check_tail(&east, point);
+            assert!(east.fail_over("g", &FAILOVER).await.unwrap().went_back, "killed at change {point}");
+        }
+        assert_eq!(role_of(&east), PRIMARY_AGAIN, "killed at change {point}");
+        assert_eq!(image(&east, "v").await, [FIRST, SECOND], "killed at change {point}");
+        assert!(east.lost("g").unwrap().is_empty(), "killed at change {point}");
+        stop(&east).await;
+    }
+    assert!(ended.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn taking_a_group_back_that_is_killed_anywhere_is_none_or_all_of_it() {
+    let root = root();
+    let (east, west) = parted(&root).await;
+    east.points.begin();
+    east.appliance.rejoin("g", &Rejoin { as_primary: true, force: false }).await.unwrap();
+    let points = east.points.end();
+    stop(&east.appliance).await;
+    stop(&west.appliance).await;
+    let mut ended = Ended::default();
+    for point in 0..points {
+        let east = east.points.alone_at(point).await;
+        if !ended.at(point, role_of(&east), FENCED, PRIMARY_AGAIN) {
+            east.rejoin("g", &Rejoin { as_primary: true, force: true }).await.unwrap();
+        }
+        assert_eq!(role_of(&east), PRIMARY_AGAIN, "killed at change {point}");
+        assert_eq!(image(&east, "v").await, [FIRST, SECOND], "killed at change {point}");
+        assert!(east.lost("g").unwrap().is_empty(), "killed at change {point}");
+        stop(&east).await;
     }
     assert!(ended.0);
 }

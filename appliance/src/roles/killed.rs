@@ -23,6 +23,7 @@ use tidemark_primary::ship::Links;
 use super::appliance::{Appliance, Engine};
 use crate::service::tests::{opened, run_groups};
 
+mod members;
 mod roles;
 
 const BLOCK: usize = 4096;

@@ -242,7 +242,7 @@ impl Appliance {
         });
         if kept.is_err() {
             // Nothing of it is lost.
-            let _ = std::fs::remove_dir_all(self.lost_folder(id).join(&name));
+            let _ = self.remove_unfinished(&self.lost_folder(id).join(&name));
         }
         kept
     }

@@ -127,7 +127,9 @@ impl Appliance {
 
     fn is_unfinished(&self, id: GroupId, tail: &Path) -> bool {
         let mark = tail.join(UNFINISHED);
-        let Some(group) = self.group_by_id(id).filter(|_| mark.exists()) else { return false };
+        // Without its mark one that holds nothing has only begun, or is all but gone.
+        let is_empty = || std::fs::read_dir(tail).is_ok_and(|mut held| held.next().is_none());
+        let Some(group) = self.group_by_id(id).filter(|_| mark.exists()) else { return is_empty() };
         let named = tail.file_name().and_then(|name| name.to_str()).and_then(parse);
         let is_lost = named.is_none_or(|(generation, _)| generation < group.keeper.generation().0);
         if is_lost {
@@ -169,13 +171,13 @@ impl Appliance {
 
     /// What begins to be kept is no tail before that is ended.
     pub(crate) fn begin_tail(&self, folder: &Path) -> std::io::Result<()> {
-        std::fs::File::create(folder.join(UNFINISHED)).and_then(|file| file.sync_all())?;
+        self.disk.open(&folder.join(UNFINISHED), Open::ExistingOrNew).and_then(|file| file.sync())?;
         self.disk.sync_folder(folder)
     }
 
     /// It is one, durably: before anything of it is cut away elsewhere.
     pub(crate) fn finish_tail(&self, folder: &Path) -> std::io::Result<()> {
-        std::fs::remove_file(folder.join(UNFINISHED))?;
+        self.disk.remove(&folder.join(UNFINISHED))?;
         self.disk.sync_folder(folder)
     }
 
@@ -192,10 +194,18 @@ impl Appliance {
         let Ok(tails) = std::fs::read_dir(&lost) else { return };
         for folder in tails.flatten().map(|tail| tail.path()).filter(|folder| self.is_unfinished(id, folder)) {
             tracing::info!(folder = %folder.display(), "what a change of roles that was broken off had kept goes: nothing was lost by it");
-            if let Err(error) = std::fs::remove_dir_all(&folder) {
+            if let Err(error) = self.remove_unfinished(&folder) {
                 tracing::warn!(folder = %folder.display(), %error, "what is of nothing lost could not be removed");
             }
         }
+    }
+
+    /// What is kept of nothing lost goes, and its mark last: of whatever a kill leaves of it nothing is called lost.
+    pub(crate) fn remove_unfinished(&self, folder: &Path) -> std::io::Result<()> {
+        let held = self.disk.list(folder)?;
+        let mut held = held.iter().filter(|name| *name != UNFINISHED);
+        held.try_for_each(|name| self.disk.remove(&folder.join(name)))?;
+        std::fs::remove_dir_all(folder)
     }
 
     /// Those that have or had this name: the group that is there, and groups that were given up and left something.

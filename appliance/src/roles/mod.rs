@@ -15,6 +15,7 @@
 //! | `images`, `image_commands`, `image_moments`, `image_ends` | T0 copies and clones |
 //! | `drill`, `drill_check`, `drill_left` | rehearsals, and what must not be left of them |
 //! | `local_pairs`, `backups`, `verify` | sources and targets on one appliance; backups and restores; comparisons |
+//! | `killed` | tests: the service is killed at every change of its disk |
 
 mod accept;
 mod adopt;

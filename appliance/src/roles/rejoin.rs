@@ -348,7 +348,7 @@ impl Appliance {
         });
         if kept.is_err() {
             // Half of it is none, and takes the room that is missing.
-            let _ = std::fs::remove_dir_all(self.lost_folder(id).join(&name));
+            let _ = self.remove_unfinished(&self.lost_folder(id).join(&name));
         }
         kept.map(Some)
     }
@@ -361,7 +361,7 @@ impl Appliance {
         let text = |path: &Path, error: std::io::Error| format!("keep {}: {error}", path.display());
         // An earlier try may have left a part of it.
         if folder.exists() {
-            std::fs::remove_dir_all(&folder).map_err(|error| text(&folder, error))?;
+            self.remove_unfinished(&folder).map_err(|error| text(&folder, error))?;
         }
         self.disk
             .create_folder(&folder)

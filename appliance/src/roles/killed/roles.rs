@@ -10,7 +10,7 @@ use tidemark_common::history::History;
 use tidemark_primary::ship::Links;
 use tidemark_secondary::group::Secondary;
 
-use super::{Ended, FIRST, PRIMARY_BEFORE, Role, SECOND, Side, image, role_of, root, stop, write};
+use super::{Ended, FIRST, PRIMARY_BEFORE, Points, Role, SECOND, Side, image, role_of, root, run_alone, stop, write};
 use crate::roles::appliance::{Appliance, Engine};
 use crate::service::tests::{add_volume, group_of, run_groups};
 
@@ -22,6 +22,7 @@ const HISTORY: History = History { milliseconds: DAY_MS, bytes: 0 };
 
 const FAILOVER: Failover = Failover { force: true, marker: None, time: None };
 const REJOIN: Rejoin = Rejoin { as_primary: false, force: false };
+const AS_PRIMARY: Rejoin = Rejoin { as_primary: true, force: true };
 
 const COPY: Role = (RoleRecord::Secondary, 1);
 const TOOK_OVER: Role = (RoleRecord::Primary, 2);
@@ -232,11 +233,57 @@ async fn taking_a_group_back_that_is_killed_anywhere_is_none_or_all_of_it() {
     for point in 0..points {
         let east = east.points.alone_at(point).await;
         if !ended.at(point, role_of(&east), FENCED, PRIMARY_AGAIN) {
-            east.rejoin("g", &Rejoin { as_primary: true, force: true }).await.unwrap();
+            east.rejoin("g", &AS_PRIMARY).await.unwrap();
         }
         assert_eq!(role_of(&east), PRIMARY_AGAIN, "killed at change {point}");
         assert_eq!(image(&east, "v").await, [FIRST, SECOND], "killed at change {point}");
         assert!(east.lost("g").unwrap().is_empty(), "killed at change {point}");
+        stop(&east).await;
+    }
+    assert!(ended.0);
+}
+
+/// Killed in the middle of a return, a side has all it had in its journal, however much of what it had kept is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_return_that_was_broken_off_had_kept_goes_and_is_never_called_lost() {
+    let root = root();
+    let (east, west) = parted(&root).await;
+    east.points.begin();
+    east.appliance.rejoin("g", &REJOIN).await.unwrap();
+    let points = east.points.end();
+    stop(&east.appliance).await;
+    stop(&west.appliance).await;
+    // The last one before it was the copy.
+    let mut last = 0;
+    for point in 0..points {
+        let east = east.points.alone_at(point).await;
+        let is_fenced = role_of(&east) == FENCED;
+        stop(&east).await;
+        if !is_fenced {
+            break;
+        }
+        last = point;
+    }
+    east.points.restore(last);
+    let again = Side::opened(Points::of(east.points.live.clone(), "again")).await;
+    run_alone(&again.appliance).await;
+    let kept = again.appliance.lost_folder(again.appliance.group("g").unwrap().keeper.id());
+    assert_eq!(std::fs::read_dir(&kept).unwrap().count(), 1, "what the return had kept");
+    again.points.begin();
+    again.appliance.rejoin("g", &AS_PRIMARY).await.unwrap();
+    let points = again.points.end();
+    stop(&again.appliance).await;
+    let mut ended = Ended::default();
+    for point in 0..points {
+        let east = again.points.alone_at(point).await;
+        let is_primary = ended.at(point, role_of(&east), FENCED, PRIMARY_AGAIN);
+        assert!(east.lost("g").unwrap().is_empty(), "killed at change {point}: all of it is in the journal");
+        if !is_primary {
+            east.rejoin("g", &AS_PRIMARY).await.unwrap();
+        }
+        assert_eq!(role_of(&east), PRIMARY_AGAIN, "killed at change {point}");
+        assert_eq!(image(&east, "v").await, [FIRST, SECOND], "killed at change {point}");
+        assert_eq!(std::fs::read_dir(&kept).unwrap().count(), 0, "killed at change {point}");
         stop(&east).await;
     }
     assert!(ended.0);

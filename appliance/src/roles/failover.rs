@@ -124,6 +124,7 @@ impl Appliance {
         let dropped_bytes = secondary.bytes_beyond(permitted.end);
         let ready = tokio::task::block_in_place(|| -> Result<_, String> {
             self.discard_unfinished(&group);
+            self.discard_uncut(&secondary);
             // What cannot be read keeps nothing aside, and ends no image.
             let indexed = self.index_until(&group.keeper, &permitted, &secondary)?;
             let kept = if is_older { Some(self.keep_newer(&group, &permitted)?) } else { None };
@@ -236,6 +237,15 @@ impl Appliance {
     fn keep_newer(&self, group: &Group, permitted: &Permitted) -> Result<PathBuf, String> {
         let id = group.keeper.id();
         let name = tail_name(group.keeper.generation().0, permitted.marker.number);
+        let before = self.lost_folder(id).join(&name);
+        if before.exists() {
+            return Err(format!(
+                "{} is what a failover to that marker had kept that was broken off, and the journal does not have all of it again. `tidemark lost \
+                 export` saves what is needed of it; `tidemark lost discard {} {name}`, and try again",
+                before.display(),
+                group.keeper.name()
+            ));
+        }
         let kept = self.keep_segments(id, &name, permitted.end.segment, true).and_then(|folder| {
             self.note_volumes(group, &folder)?;
             Ok(folder)
@@ -328,7 +338,7 @@ impl Appliance {
     ) -> Result<(PartedRecord, Writer), NotTaken> {
         let uncut = |reason: String| {
             if let Some(kept) = kept {
-                let _ = std::fs::remove_dir_all(kept);
+                let _ = self.remove_unfinished(kept);
             }
             NotTaken::Uncut(reason)
         };

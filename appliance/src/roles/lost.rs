@@ -74,6 +74,8 @@ struct Tail {
     from: Position,
     /// The volumes that its own records name.
     named: Named,
+    /// Its last marker.
+    newest: u64,
 }
 
 /// Name and bytes of volumes, by their index.
@@ -127,9 +129,7 @@ impl Appliance {
 
     fn is_unfinished(&self, id: GroupId, tail: &Path) -> bool {
         let mark = tail.join(UNFINISHED);
-        // Without its mark one that holds nothing has only begun, or is all but gone.
-        let is_empty = || std::fs::read_dir(tail).is_ok_and(|mut held| held.next().is_none());
-        let Some(group) = self.group_by_id(id).filter(|_| mark.exists()) else { return is_empty() };
+        let Some(group) = self.group_by_id(id).filter(|_| mark.exists()) else { return is_empty(tail) };
         let named = tail.file_name().and_then(|name| name.to_str()).and_then(parse);
         let is_lost = named.is_none_or(|(generation, _)| generation < group.keeper.generation().0);
         if is_lost {
@@ -158,15 +158,27 @@ impl Appliance {
             let named = folder.file_name().and_then(|name| name.to_str()).and_then(parse);
             // Nothing was taken over since, and the copy has more than that marker.
             named.is_some_and(|(kept_by, marker)| kept_by >= generation && newest > marker)
+                && self.has_all_of(copy, folder)
         };
         let Ok(tails) = std::fs::read_dir(self.lost_folder(id)) else { return };
         let tails = tails.flatten().map(|tail| tail.path());
-        for folder in tails.filter(|folder| is_held(folder) || self.is_in_journal(id, folder)) {
+        // One that is the journal still is not opened.
+        for folder in tails.filter(|folder| self.is_in_journal(id, folder) || is_held(folder)) {
             tracing::info!(folder = %folder.display(), "what a failover that was broken off had kept goes: nothing was lost by it");
-            if let Err(error) = std::fs::remove_dir_all(&folder) {
+            if let Err(error) = self.remove_unfinished(&folder) {
                 tracing::warn!(folder = %folder.display(), %error, "what is of nothing lost could not be removed");
             }
         }
+    }
+
+    /// Whether a copy's journal has what was kept, to its end: it may have been cut, and less have come again since.
+    fn has_all_of(&self, copy: &Secondary, folder: &Path) -> bool {
+        if folder.join(UNFINISHED).exists() || is_empty(folder) {
+            return true;
+        }
+        let Ok(tail) = self.open_tail(copy.keeper().id(), folder) else { return false };
+        let (end, received) = (tail.journal.durable_end(), copy.state().position().received_marker);
+        tail.newest <= received && matches!(copy.journal().reader_at_chain(end.seq, end.chain), Ok(Some(_)))
     }
 
     /// What begins to be kept is no tail before that is ended.
@@ -202,6 +214,8 @@ impl Appliance {
 
     /// What is kept of nothing lost goes, and its mark last: of whatever a kill leaves of it nothing is called lost.
     pub(crate) fn remove_unfinished(&self, folder: &Path) -> std::io::Result<()> {
+        // A full disk may take no mark, and gets its room.
+        let _ = self.begin_tail(folder);
         let held = self.disk.list(folder)?;
         let mut held = held.iter().filter(|name| *name != UNFINISHED);
         held.try_for_each(|name| self.disk.remove(&folder.join(name)))?;
@@ -441,9 +455,14 @@ impl Appliance {
         }
         let named = folder.file_name().and_then(|name| name.to_str()).and_then(parse);
         let after = named.map_or(0, |(_, marker)| marker);
-        let (mut from, mut named) = (Position::default(), Named::new());
+        let (mut from, mut named, mut newest) = (Position::default(), Named::new(), 0);
         let mut visit = |at: Position, header: &FrameHeader, record: Option<&ControlRecord>| match record {
-            Some(ControlRecord::Marker(marker)) if marker.number == after => from = journal::end_of(at, header),
+            Some(ControlRecord::Marker(marker)) => {
+                newest = marker.number;
+                if marker.number == after {
+                    from = journal::end_of(at, header);
+                }
+            }
             Some(ControlRecord::Volumes { volumes }) => {
                 named.extend(volumes.iter().map(|spec| (spec.index, (spec.name.clone(), spec.size))));
             }
@@ -452,7 +471,7 @@ impl Appliance {
         let disk = Arc::clone(&self.disk);
         let opened = journal::open(disk, folder, id, self.journal_options(), None, &mut visit).map_err(failed)?;
         let journal = Arc::clone(opened.writer.journal());
-        Ok(Tail { from: from.max(journal.oldest()), journal, named })
+        Ok(Tail { from: from.max(journal.oldest()), journal, named, newest })
     }
 
     /// Whether a kept tail is still the rest of the journal that a side had before it returned.
@@ -480,6 +499,11 @@ fn index_of(wanted: &str, named: &Named, written: &Ranges) -> Result<u32, String
     }
 }
 
+/// Without its mark, a tail that holds nothing has only begun, or is all but gone.
+fn is_empty(tail: &Path) -> bool {
+    std::fs::read_dir(tail).is_ok_and(|mut held| held.next().is_none())
+}
+
 /// The name of a tail's folder.
 pub(crate) fn tail_name(generation: u64, after_marker: u64) -> String {
     format!("generation-{generation}-after-marker-{after_marker}")
@@ -498,86 +522,4 @@ fn parse(name: &str) -> Option<(u64, u64)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use tidemark_common::catalog::Batch;
-    use tidemark_common::markers::kept;
-    use tidemark_common::record::MarkerRecord;
-
-    use super::*;
-    use crate::service::tests::{Faults, appliance, copy_record};
-
-    /// As a kill leaves it right before the cut of a failover to an older marker: what is kept is the journal that the copy goes on with.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn what_is_the_journal_still_is_neither_listed_nor_opened_as_lost() {
-        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
-        let appliance = appliance(directory.path(), &faults);
-        let record = copy_record("g", [7; 16]);
-        appliance.catalog.put_group(&record).unwrap();
-        appliance.start_groups().await.unwrap();
-        let (journal, lost) = (appliance.journal_folder(GroupId([7; 16])), appliance.lost_folder(GroupId([7; 16])));
-        let (same, copied) = (lost.join(tail_name(0, 5)), lost.join(tail_name(0, 6)));
-        [&same, &copied].into_iter().for_each(|tail| std::fs::create_dir_all(tail).unwrap());
-        for name in appliance.disk.list(&journal).unwrap().into_iter().filter(|name| name.ends_with(".segment")) {
-            std::fs::hard_link(journal.join(&name), same.join(&name)).unwrap();
-            std::fs::copy(journal.join(&name), copied.join(&name)).unwrap();
-        }
-        let listed: Vec<String> = appliance.lost("g").unwrap().into_iter().map(|tail| tail.name).collect();
-        assert_eq!(listed, [tail_name(0, 6)]);
-        let to = directory.path().join("exported").display().to_string();
-        let refused = appliance.export_lost("g", &tail_name(0, 5), &LostExport { volume: "v".into(), to }).unwrap_err();
-        assert!(refused.message.contains("was lost"), "{refused:?}");
-        appliance.stop_groups().await;
-    }
-
-    /// As a kill leaves it right before that cut, where all of it lies in the newest segment, which is copied.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn what_a_failover_had_kept_that_did_not_cut_goes_with_the_next_start() {
-        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
-        let appliance = appliance(directory.path(), &faults);
-        let record = copy_record("g", [7; 16]);
-        let id = GroupId(record.id);
-        let newest = MarkerRecord { number: 7, boundary_seq: 0, time_ns: 0, freeze_ns: 0, tag: None };
-        let mut batch = Batch::new();
-        batch.put_group(&record).unwrap();
-        batch.put_markers(id, &[kept(&newest)]).unwrap();
-        appliance.catalog.commit(batch).unwrap();
-        let tails =
-            [tail_name(1, 5), tail_name(1, 7), tail_name(0, 5)].map(|name| appliance.lost_folder(id).join(name));
-        tails.iter().for_each(|tail| std::fs::create_dir_all(tail).unwrap());
-        appliance.start_groups().await.unwrap();
-        assert_eq!(tails.map(|tail| tail.exists()), [false, true, true], "no more than what the copy has");
-        appliance.stop_groups().await;
-    }
-
-    #[test]
-    fn a_tail_is_named_by_where_it_begins() {
-        assert_eq!(parse(&tail_name(3, 41)), Some((3, 41)));
-        assert_eq!(parse("something else"), None);
-    }
-
-    #[test]
-    fn a_tail_reaches_back_to_what_is_not_recorded_as_applied() {
-        let at = |segment| Some(Position { segment, offset: 4096 });
-        assert_eq!(first_segment(at(7), at(9)), 7, "as always");
-        assert_eq!(first_segment(at(7), at(5)), 5, "the record of the rest failed");
-        assert_eq!(first_segment(at(7), None), 0);
-        assert_eq!(first_segment(None, at(9)), 0, "all of it");
-    }
-
-    #[test]
-    fn a_volume_is_found_by_what_the_tail_holds_of_it_and_never_by_nothing() {
-        let of = |name: &str| (name.to_owned(), 4096);
-        let named = Named::from([(0, of("v")), (1, of("w")), (2, of("w")), (3, of("x")), (4, of("x"))]);
-        let some = || vec![LostRange { offset: 0, length: 4096 }];
-        let written = Ranges::from([(1, some()), (3, some()), (4, some()), (7, some())]);
-        assert_eq!(index_of("w", &named, &written), Ok(1), "it came again under another index");
-        assert_eq!(index_of("7", &named, &written), Ok(7), "one without a name");
-        assert_eq!(index_of("4", &named, &written), Ok(4));
-        for (wanted, why) in
-            [("v", "holds nothing"), ("0", "knows no"), ("u", "knows no"), ("x", "--volume 3, --volume 4")]
-        {
-            let refused = index_of(wanted, &named, &written).unwrap_err();
-            assert!(refused.contains(why), "{wanted}: {refused}");
-        }
-    }
-}
+mod tests;

@@ -352,16 +352,7 @@ pub(crate) mod tests {
 
     /// The same, with all that is not in its catalogue on this disk.
     pub(crate) fn appliance_on(directory: &Path, faults: &Arc<Faults>, disk: Arc<dyn Disk>) -> Arc<Appliance> {
-        appliance_by(directory, faults, disk, Arc::new(SystemClock::new()))
-    }
-
-    /// The same, by this clock.
-    pub(crate) fn appliance_by(
-        directory: &Path,
-        faults: &Arc<Faults>,
-        disk: Arc<dyn Disk>,
-        clock: Arc<dyn Clock>,
-    ) -> Arc<Appliance> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let records = filter::disk(Arc::new(MemoryDisk::new()), faults);
         let catalog = Catalog::open_simulated(&*records, "catalog".as_ref(), &*clock).unwrap();
         let identity = Identity::create(directory).unwrap();

@@ -529,6 +529,7 @@ pub(crate) mod tests {
         let group = appliance.group("g").unwrap();
         let tail = appliance.lost_folder(group.keeper.id()).join("generation-1-after-marker-5");
         fs::create_dir_all(&tail).unwrap();
+        fs::write(tail.join("held"), "").unwrap();
         appliance.forget_group("g", &group, Some(Generation(4))).await.unwrap();
         let listed = appliance.lost("g").unwrap();
         let [lost] = &listed[..] else { panic!("{listed:?}") };

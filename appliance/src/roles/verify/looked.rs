@@ -194,81 +194,15 @@ fn digests_of(secondary: &Secondary, volume: u32, offset: u64, count: u32) -> Re
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-    use std::sync::mpsc;
-
-    use bytes::Bytes;
-    use parking_lot::Mutex;
-    use tidemark_common::catalog::{Batch, GroupRecord, GroupVolume};
-    use tidemark_common::clock::{Clock, HandClock};
-    use tidemark_common::history::History;
+    use tidemark_common::catalog::Batch;
     use tidemark_common::ids::GroupId;
     use tidemark_common::lease::{Lease, LeaseKind, leases};
     use tidemark_common::markers::kept;
-    use tidemark_common::record::{MarkerRecord, Tip};
-    use tidemark_common::storage::disk::SystemDisk;
-    use tidemark_common::storage::filter::{self, Filter};
+    use tidemark_common::record::MarkerRecord;
 
     use super::*;
-    use crate::roles::give_up::tests::{add_copy_of, discard, marker};
     use crate::roles::stop_copy::tests::copy_of;
-    use crate::service::tests::{Faults, add_volume, appliance, appliance_by, copy_record};
-
-    /// What zeroes a block waits until the other end of this is gone.
-    #[derive(Default)]
-    struct Hanging(Mutex<Option<mpsc::Receiver<()>>>);
-
-    impl Filter for Hanging {
-        fn before_zero(&self, length: u64) -> io::Result<()> {
-            if length == 4096
-                && let Some(answers) = &*self.0.lock()
-            {
-                let _ = answers.recv();
-            }
-            Ok(())
-        }
-    }
-
-    /// A copy of group 'g', not yet started, whose volume 'v' lacks what was discarded before its second marker.
-    async fn add_copy_behind(appliance: &Appliance) {
-        add_volume(appliance, "v").await;
-        let frames: [fn(&Tip) -> Bytes; 3] = [|tip| marker(1, tip), discard, |tip| marker(2, tip)];
-        add_copy_of(appliance, History::default(), frames);
-        let volumes = vec![GroupVolume { index: 1, name: "v".into() }];
-        let record = GroupRecord { volumes, next_volume_index: 2, ..copy_record("g", [7; 16]) };
-        appliance.catalog.put_group(&record).unwrap();
-    }
-
-    /// The link lives, so that nothing else would end it.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_copy_whose_disk_hangs_is_not_waited_for_without_end_and_stands_for_nobody_then() {
-        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
-        let (hanging, clock) = (Arc::new(Hanging::default()), Arc::new(HandClock::default()));
-        let disk = filter::disk(Arc::new(SystemDisk), &hanging);
-        let appliance = appliance_by(directory.path(), &faults, disk, Arc::clone(&clock) as Arc<dyn Clock>);
-        add_copy_behind(&appliance).await;
-        let (hangs, answers) = mpsc::sync_channel(0);
-        *hanging.0.lock() = Some(answers);
-        appliance.start_groups().await.unwrap();
-        let copy = copy_of(&appliance.group("g").unwrap());
-        let looks = {
-            let (appliance, copy) = (Arc::clone(&appliance), Arc::clone(&copy));
-            tokio::spawn(async move { appliance.look(&copy).await.map(|looked| looked.marker()) })
-        };
-        for seconds in 1.. {
-            if looks.is_finished() {
-                break;
-            }
-            clock.set(Duration::from_secs(seconds));
-            tokio::task::yield_now().await;
-        }
-        let told = looks.await.unwrap().unwrap_err();
-        assert!(told.contains("marker 2 is not applied yet"), "{told}");
-        assert!(copy.state().looked_at().is_none(), "its volumes may go on");
-        drop(hangs);
-        assert_eq!(appliance.look(&copy).await.unwrap().marker(), 2);
-        appliance.stop_groups().await;
-    }
+    use crate::service::tests::{Faults, appliance, copy_record};
 
     /// The volumes stood, the journal filled, and what was said of that sent people to `tidemark leases`, where nothing was.
     #[tokio::test(flavor = "multi_thread")]

@@ -324,6 +324,12 @@ impl Pair {
         Some((age + self.clock.monotonic().saturating_sub(said)).as_secs_f64())
     }
 
+    /// What the other side says that somebody has to look at there, although everything arrives.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.view.lock().trouble.clone()
+    }
+
     /// For status.
     #[must_use]
     pub fn status(&self) -> PairStatus {

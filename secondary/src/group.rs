@@ -77,6 +77,8 @@ pub struct Secondary {
     /// The volumes may hold writes up to here since before the last restart.
     floor: Position,
     since: Mutex<(PairState, jiff::Timestamp)>,
+    /// Since when it runs, monotonic.
+    began: Duration,
     /// How fast a copy under way goes.
     rate: Mutex<Rate>,
     /// What was logged of connections that end again and again.
@@ -115,6 +117,12 @@ impl Secondary {
         self.floor
     }
 
+    /// Since when it runs, monotonic: nobody can have been heard before.
+    #[must_use]
+    pub const fn began(&self) -> Duration {
+        self.began
+    }
+
     /// The group's record keeper.
     #[must_use]
     pub const fn keeper(&self) -> &Arc<GroupKeeper> {
@@ -149,13 +157,7 @@ impl Secondary {
     /// the journal. Who is broken off in the middle of it leaves the rest to the next one.
     pub async fn stop(&self) {
         self.state.stop();
-        {
-            let mut current = self.current.lock();
-            current.stop.cancel();
-            if let Some(connection) = current.connection.take() {
-                connection.close("stopping");
-            }
-        }
+        self.hang_up("stopping");
         drop(self.writer.lock().await.take());
         let mut pause = LOOK.0;
         while self.updater.lock().as_ref().is_some_and(|updater| !updater.is_finished()) {
@@ -167,6 +169,21 @@ impl Secondary {
             // It broke off in the middle of something.
             *self.indexed.lock() = Indexed::default();
         }
+    }
+
+    /// Takes nothing in any more, and tells the primary why; [`Self::stop_at_once`] waits for what was begun.
+    pub fn part(&self, why: &str) {
+        self.state.stop_at_once();
+        self.hang_up(why);
+    }
+
+    fn hang_up(&self, why: &str) {
+        let mut current = self.current.lock();
+        // In this order: whoever serves it ends it with words of its own.
+        if let Some(connection) = current.connection.take() {
+            connection.close(why);
+        }
+        current.stop.cancel();
     }
 
     /// The journal of a copy that is stopped; nobody writes it any more.

@@ -72,6 +72,11 @@ fn with_a_full_disk(setup: &Setup, (folder, bytes): (&str, u64), words: &str, af
     assert!(shown.contains("1 needs attention"), "{shown}");
     let problem = pair.west.group(GROUP).problem.expect("the copy says it, too");
     assert!(problem.contains("No space left"), "{problem}");
+    // One that takes nothing any more is not paired either.
+    if folder == "volumes" {
+        let refused = pair.east.refuses(&["switchover", GROUP, "--to", "west"]);
+        assert!(refused.contains("No space left") && refused.contains("Nothing was changed"), "{refused}");
+    }
     std::fs::remove_file(ballast).expect("make space");
     small.resize(128 * MIB);
     pair.assert_same();

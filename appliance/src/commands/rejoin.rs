@@ -52,6 +52,12 @@ fn told_as_primary(report: &RejoinReport) -> String {
 
 fn told(report: &RejoinReport) -> String {
     let RejoinReport { group, primary, generation, marker, .. } = report;
+    if let Some(peer) = &report.not_taken_over_by {
+        return format!(
+            "group '{group}': '{peer}' has not taken over: '{primary}' is primary as before, generation {generation}\n\
+             hosts      belong here: open their volumes on '{primary}'"
+        );
+    }
     let mut lines = vec![format!("group '{group}': '{primary}' is primary, generation {generation}")];
     if report.whole {
         lines.push("parted     this side no longer holds the place: everything is copied".into());
@@ -68,4 +74,30 @@ fn told(report: &RejoinReport) -> String {
         ),
     });
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It read as if this side had become a copy of itself.
+    #[test]
+    fn whom_nobody_has_replaced_is_told_that_hosts_belong_here() {
+        let report = RejoinReport {
+            group: "g".into(),
+            primary: "gc".into(),
+            generation: 1,
+            marker: 5,
+            whole: false,
+            lost_writes: 0,
+            lost_bytes: 0,
+            kept: None,
+            not_taken_over_by: Some("tiny".into()),
+        };
+        let said = told(&report);
+        assert!(said.contains("'tiny' has not taken over") && said.contains("hosts      belong here"), "{said}");
+        assert!(!said.contains("parted"), "{said}");
+        let returned = told(&RejoinReport { not_taken_over_by: None, ..report });
+        assert!(returned.contains("parted     at marker 5"), "{returned}");
+    }
 }

@@ -43,9 +43,9 @@ pub(crate) enum Engine {
     Primary(Arc<Primary>),
     /// The copy is here.
     Secondary(Arc<Secondary>),
-    /// Met a higher generation.
+    /// Met a higher generation, or has asked its copy to take over.
     Fenced {
-        /// That generation.
+        /// That generation; see [`Group::unanswered`].
         by: Generation,
     },
     /// Does not run.
@@ -239,7 +239,10 @@ impl Appliance {
                      makes this side the primary"
                 )))
             }
-            Engine::Fenced { by } => Err(fenced(name, by)),
+            Engine::Fenced { by } => Err(match group.unanswered(by) {
+                Some(asked) => refused(format!("group '{name}' is fenced here: {asked}")),
+                None => fenced(name, by),
+            }),
             Engine::Failed(reason) => Err(refused(format!("group '{name}' does not run: {reason}"))),
         }
     }

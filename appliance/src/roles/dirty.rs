@@ -89,7 +89,7 @@ pub(super) async fn receive_dirty(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::net::{Ipv4Addr, SocketAddr};
     use std::sync::mpsc;
 
@@ -111,7 +111,8 @@ mod tests {
         fn refused(&self, _: SocketAddr, _: Option<ApplianceId>, _: &str) {}
     }
 
-    fn endpoint() -> (ApplianceId, Endpoint) {
+    /// An appliance's, which lets anybody in.
+    pub(crate) fn endpoint() -> (ApplianceId, Endpoint) {
         let folder = tempfile::tempdir().unwrap();
         let identity = Identity::create(folder.path()).unwrap();
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));

@@ -23,13 +23,11 @@ use tidemark_secondary::image_point::Asked;
 use tidemark_secondary::permission::Permitted;
 use tidemark_secondary::takeover::{self, TakeOverError};
 
+use super::alive::refuse_living;
 use super::appliance::{Appliance, Engine, Failure, Group, failed, refused};
 use super::image_moments::{asked, held_point};
 use super::lost::tail_name;
 use super::stop_copy::STOPS_WITHIN;
-
-/// A primary heard within this time is alive.
-const ALIVE: Duration = Duration::from_secs(1);
 
 /// How long a stop waits for the other side to have a marker of the last writes.
 const LAST_MARKER: Duration = Duration::from_secs(5);
@@ -68,20 +66,22 @@ impl Appliance {
             Engine::Secondary(secondary) => secondary,
             Engine::Primary(_) => return Err(refused(format!("group '{name}' is primary here already"))),
             Engine::Fenced { by } => {
+                let told = || {
+                    format!(
+                        "generation {by} runs on another appliance, which `tidemark status` names. `tidemark rejoin {name}` makes this side its copy"
+                    )
+                };
+                let why = group.unanswered(by).unwrap_or_else(told);
                 return Err(refused(format!(
-                    "group '{name}' is fenced here: generation {by} runs on another appliance, which `tidemark status` names. `tidemark rejoin \
-                     {name}` makes this side its copy, `tidemark rejoin {name} --as-primary` goes on with what this side has"
+                    "group '{name}' is fenced here: {why}, `tidemark rejoin {name} --as-primary` goes on with what this side has"
                 )));
             }
             Engine::Failed(reason) => return Err(refused(format!("group '{name}' does not run: {reason}"))),
         };
         let heard = secondary.state().last_heard();
-        let silent = heard.at.map(|at| begin.saturating_sub(at));
-        if let Some(silent) = silent.filter(|silent| *silent < ALIVE && !request.force) {
-            return Err(refused(format!(
-                "the primary of group '{name}' was heard {} ms ago. If it is to be taken over all the same, use --force; it will be fenced",
-                silent.as_millis()
-            )));
+        // One that is gone on with has looked before.
+        if !request.force && !is_unended {
+            refuse_living(name, heard.at, secondary.began(), begin)?;
         }
         let goes_back = || secondary.permitted().is_none() && secondary.state().keeps_before();
         if secondary.permitted().is_none() && !goes_back() {

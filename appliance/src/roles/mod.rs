@@ -9,7 +9,7 @@
 //! | `peers`, `strangers`, `accept`, `adopt`, `suspended` | who may come in, who was refused, peers that come in: as the primary of a copy, or to say that they send nothing |
 //! | `copy_volumes`, `strays` | what a copy lies on; copies of no volume of their group |
 //! | `renew`, `unrecorded` | a copy whose journal is damaged; what a group is and the catalogue did not take |
-//! | `failover`, `switchover`, `rejoin`, `dirty`, `go_back` | changes of roles; what an old primary has alone, as it tells it; going back to what it was |
+//! | `failover`, `alive`, `switchover`, `rejoin`, `dirty`, `go_back` | changes of roles; whether a primary may live still; what an old primary has alone, as it tells it; going back to what it was |
 //! | `take_back`, `takers` | of two primaries the older one chosen; who has taken over |
 //! | `lost`, `lost_regions` | what an old primary had alone, kept |
 //! | `images`, `image_commands`, `image_moments`, `image_ends` | T0 copies and clones |
@@ -19,6 +19,7 @@
 
 mod accept;
 mod adopt;
+mod alive;
 pub(crate) mod appliance;
 pub(crate) mod backups;
 mod control;

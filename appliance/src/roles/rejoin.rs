@@ -115,12 +115,12 @@ impl Appliance {
         let returned = self.return_to(&group, &peer, &settled).await;
         match returned {
             Ok(None) => {
-                let served = self.serve_again(&group, &peer).await;
-                if served.is_err() {
-                    // As before: it is asked again.
+                if let Err(error) = self.record_not_replaced(&group) {
+                    // It is asked again.
                     self.fenced_again(&group, by);
+                    return Err(failed(error));
                 }
-                served
+                self.serve_again(&group, &peer).await
             }
             Ok(Some(report)) => {
                 self.run_as_copy(&group);
@@ -165,8 +165,9 @@ impl Appliance {
         pair.reason.map(|reason| format!("The pair with '{}' is in error: {reason}", pair.peer))
     }
 
-    /// As before: it is asked again, and who has taken over is looked for.
-    fn fenced_again(&self, group: &Group, by: Generation) {
+    /// As before, or by the generation that the other side has told meanwhile: it is asked again, and who has taken over is looked for.
+    pub(super) fn fenced_again(&self, group: &Group, by: Generation) {
+        let by = group.met().map_or(by, |met| met.max(by));
         *group.engine.write() = Engine::Fenced { by };
         self.look_for_takers(&group.keeper.name());
     }
@@ -193,20 +194,21 @@ impl Appliance {
         Ok(Settled::NotWrittenBack { reason, damaged: primary.journal_is_damaged() })
     }
 
-    /// Nobody took over: a switchover began here and did not come to its end over there.
-    async fn serve_again(&self, group: &Group, peer: &str) -> Result<RejoinReport, ErrorBody> {
+    /// One step: from here on it is primary. Nobody took over: a switchover began here and did not come to its end over there.
+    fn record_not_replaced(&self, group: &Group) -> Result<(), CatalogError> {
         let now_ns = self.now_ns();
-        let recorded = group.keeper.update(|record| {
+        group.keeper.update(|record| {
             record.role = RoleRecord::Primary;
             // Who refused this side had taken over, and has not any more: such a pair is not called, and a start would be fenced by it.
             for pair in record.pairs.iter_mut().filter(|pair| pair.state == PairStateRecord::Fenced) {
                 (pair.state, pair.reason, pair.since_ns) = (PairStateRecord::CatchingUp, None, now_ns);
             }
-        });
-        recorded.map_err(failed)?;
-        if let Err(error) = self.start_serving(group).await {
-            tracing::error!(error = %error.message, "a primary does not start");
-        }
+        })
+    }
+
+    /// What that made primary runs.
+    async fn serve_again(&self, group: &Group, peer: &str) -> Result<RejoinReport, ErrorBody> {
+        self.start_serving(group).await?;
         let marker = self.primary(&group.keeper.name()).ok().and_then(|primary| primary.marker(None));
         let marker = marker.map_or(0, |marker| marker.number);
         let record = group.keeper.get();
@@ -220,6 +222,7 @@ impl Appliance {
             lost_writes: 0,
             lost_bytes: 0,
             kept: None,
+            not_taken_over_by: Some(peer.into()),
         })
     }
 
@@ -235,7 +238,15 @@ impl Appliance {
             generation: generation.0,
         };
         control.send(&Message::Return(first)).await.map_err(failed)?;
-        let parted = match answer(&mut answers, peer).await? {
+        let said = answer(&mut answers, peer).await?;
+        if let Message::Parted(Parted { generation: theirs, .. }) | Message::Refused(Refused { generation: theirs, .. }) =
+            &said
+            && *theirs > generation.0
+        {
+            // Whatever comes of the return: somebody has taken over.
+            group.met.fetch_max(*theirs, Ordering::AcqRel);
+        }
+        let parted = match said {
             Message::Parted(parted) if parted.generation > generation.0 => parted,
             Message::Refused(refused) if refused.refusal == Refusal::Conflict && refused.generation == generation.0 => {
                 return Ok(None);
@@ -277,6 +288,7 @@ impl Appliance {
             lost_writes: tail.writes,
             lost_bytes: found.bytes,
             kept: kept.map(|path| path.display().to_string()),
+            not_taken_over_by: None,
         }))
     }
 
@@ -564,30 +576,4 @@ pub(crate) fn unexpected(peer: &str, message: Message) -> ErrorBody {
 }
 
 #[cfg(test)]
-mod tests {
-    use tidemark_common::catalog::PairRecord;
-
-    use super::*;
-    use crate::service::tests::{Faults, add_primary, appliance};
-
-    /// It had, and its machine was put back to before that. The pair stayed fenced: nothing was sent, and a restart turned hosts out again.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn who_finds_that_nobody_took_over_any_more_has_a_pair_again_and_is_primary_after_a_restart() {
-        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
-        let appliance = appliance(directory.path(), &faults);
-        add_primary(&appliance, "g", "v").await;
-        let (group, primary) = (appliance.group("g").unwrap(), appliance.primary("g").unwrap());
-        tokio::task::block_in_place(|| primary.stop());
-        let fenced = PairRecord { state: PairStateRecord::Fenced, ..PairRecord::new("west", 0) };
-        let recorded = group.keeper.update(|record| {
-            record.pairs.push(fenced);
-            record.fence(2, 0);
-        });
-        recorded.unwrap();
-        appliance.serve_again(&group, "west").await.unwrap();
-        let record = group.keeper.get();
-        assert_eq!((record.role, record.pairs[0].state), (RoleRecord::Primary, PairStateRecord::CatchingUp));
-        let primary = appliance.primary("g").unwrap();
-        tokio::task::block_in_place(|| primary.stop());
-    }
-}
+mod tests;

@@ -167,11 +167,19 @@ impl Appliance {
             Engine::Fenced { by } => {
                 let name = group.keeper.name();
                 let peer = taker(group);
+                let stands = group.unanswered(*by).map_or_else(
+                    || {
+                        format!(
+                            "generation {by} runs on '{peer}': hosts belong there, and nothing is served here. `tidemark rejoin {name}` makes \
+                             this side its copy"
+                        )
+                    },
+                    |asked| format!("{asked}, and makes this side primary as before, or its copy"),
+                );
                 let reason = format!(
-                    "generation {by} runs on '{peer}': hosts belong there, and nothing is served here. `tidemark rejoin {name}` makes \
-                     this side its copy, and keeps what was never shipped; until then that is in {}. After a switchover whose \
-                     answer was lost it asks first, and makes this side primary again when nobody took over. To go on with what this side \
-                     has instead: `tidemark rejoin {name} --as-primary`, which fences '{peer}'. To give the group up here: `tidemark pair delete {name} --to {peer}`, which keeps its volumes",
+                    "{stands}, and keeps what was never shipped; until then that is in {}. To go on with what this side has instead: `tidemark \
+                     rejoin {name} --as-primary`, which fences '{peer}'. To give the group up here: `tidemark pair delete {name} --to {peer}`, which \
+                     keeps its volumes",
                     self.journal_folder(group.keeper.id()).display()
                 );
                 let reason = Self::several_takers(group).unwrap_or(reason);

@@ -22,6 +22,8 @@ impl Appliance {
         what: &str,
         within: Duration,
     ) -> Result<(), ErrorBody> {
+        // For the people there: until its next call is answered, its primary knows nothing else of it.
+        secondary.part(&format!("group '{}' is being {what} on '{}'", group.keeper.name(), self.config.name));
         if secondary.stop_within(within).await {
             return Ok(());
         }
@@ -50,7 +52,12 @@ impl Appliance {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use tidemark_common::link::LinkError;
+    use tidemark_common::wire::handshake::Versions;
+    use tidemark_common::wire::message::{Hello, Message};
+
     use super::*;
+    use crate::roles::dirty::tests::endpoint;
     use crate::roles::give_up::tests::add_copy_with_history;
     use crate::service::tests::{Faults, appliance};
 
@@ -58,6 +65,46 @@ pub(crate) mod tests {
         let engine = group.engine.read().clone();
         let Engine::Secondary(copy) = engine else { panic!("it is a copy") };
         copy
+    }
+
+    /// It read there as a service that stops.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_copy_that_is_given_up_tells_its_primary_so() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        add_copy_with_history(&appliance);
+        appliance.start_groups().await.unwrap();
+        let copy = copy_of(&appliance.group("g").unwrap());
+        let hello = || Hello {
+            version_min: Versions::OURS.min,
+            version_max: Versions::OURS.max,
+            appliance: "east".into(),
+            group: [7; 16],
+            group_name: "g".into(),
+            member: 0,
+            members: 1,
+            generation: 1,
+            create: false,
+            volumes: Vec::new(),
+            interval_ms: 1000,
+            generation_start_seq: 1,
+        };
+        let ((_, near), (id, far)) = (endpoint(), endpoint());
+        let address = far.local_addr().unwrap().to_string();
+        let (dialed, accepted) = tokio::join!(near.dial(&address, id), far.accept());
+        let (primary, connection) = (dialed.unwrap(), accepted.unwrap());
+        let (control, mut answers) = primary.open_control().await.unwrap();
+        control.send(&Message::Hello(hello())).await.unwrap();
+        let (answering, mut incoming) = connection.accept_control().await.unwrap();
+        incoming.recv().await.unwrap();
+        let serving = tokio::spawn(async move {
+            copy.serve(connection, answering, incoming, &hello(), Versions::OURS.max).await.unwrap_err()
+        });
+        assert!(matches!(answers.recv().await, Ok(Some(Message::Welcome(_)))));
+        appliance.delete_pair("g", "east", true).await.unwrap();
+        let LinkError::PeerClosed { reason, .. } = primary.closed().await else { panic!("it was closed on purpose") };
+        assert_eq!(reason, "group 'g' is being given up on 'alone'");
+        serving.await.unwrap();
     }
 
     /// It had a journal again, and an updater over volumes that others may write by then.

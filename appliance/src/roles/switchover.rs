@@ -112,9 +112,9 @@ impl Appliance {
     ) -> Result<u64, ErrorBody> {
         let generation = group.keeper.generation().0;
         let (connection, control, mut answers) = self.call(peer).await?;
-        let by = Generation(generation + 1);
         let now_ns = self.now_ns();
-        group.keeper.update(|record| record.fence(by.0, now_ns)).map_err(failed)?;
+        // By its own generation: nobody has told of a higher one (`Group::unanswered`).
+        group.keeper.update(|record| record.fence(generation, now_ns)).map_err(failed)?;
         let request = TakeOver {
             version_min: Versions::OURS.min,
             version_max: Versions::OURS.max,
@@ -159,7 +159,7 @@ impl Appliance {
                 Err(refused(message))
             }
             Answered::Unknown(why) => {
-                let by = group.keeper.generation().next();
+                let by = group.keeper.generation();
                 self.serve_no_more(group, primary, by, &format!("whether '{peer}' has taken over is not known yet"));
                 Err(failed(format!(
                     "whether '{peer}' has taken over is not known ({why}): this side serves nothing. `tidemark rejoin {name}` asks it \
@@ -232,6 +232,22 @@ impl Appliance {
     }
 }
 
+impl Group {
+    /// Of a group that is fenced by this generation: what is said as long as nobody has told with which one the other side has taken over,
+    /// nor whether it has. `None`: it is told.
+    pub(crate) fn unanswered(&self, by: Generation) -> Option<String> {
+        let record = self.keeper.get();
+        if by.0 > record.generation {
+            return None;
+        }
+        let (name, peer) = (&record.name, record.pairs.first().map_or("PEER", |pair| pair.peer.as_str()));
+        Some(format!(
+            "a switchover to '{peer}' did not come to its end here. Whether '{peer}' has taken over is not known, nothing is served here, and \
+             perhaps nobody serves: `tidemark rejoin {name}` here asks it"
+        ))
+    }
+}
+
 /// What the copy's answer to "take over" says of who is primary.
 #[derive(Debug, PartialEq, Eq)]
 enum Answered {
@@ -290,11 +306,22 @@ fn ready_pair(primary: &Primary, name: &str, to: &str) -> Result<Arc<Pair>, Erro
             if status.connected { "" } else { " and not connected" },
         )));
     }
+    refuse_in_trouble(to, pair.trouble())?;
     Ok(pair)
+}
+
+/// What arrives there is safe, and yet it could not serve hosts for long: what they write does not get into its volumes.
+fn refuse_in_trouble(to: &str, trouble: Option<String>) -> Result<(), ErrorBody> {
+    trouble.map_or(Ok(()), |what| {
+        Err(refused(format!(
+            "'{to}' says: {what}. Nothing was changed: mend that on '{to}' first, as by making room there"
+        )))
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use tidemark_common::catalog::PairRecord;
     use tidemark_common::nbd::Export;
 
     use super::*;
@@ -400,6 +427,56 @@ mod tests {
         let error = appliance.act_upon(&group, &primary, "west", did_not()).unwrap_err();
         assert_eq!((error.message.as_str(), group.keeper.get().role), ("so it says", RoleRecord::Primary));
         tokio::task::block_in_place(|| primary.stop());
+    }
+
+    /// Its hosts would have gone to a side whose volumes take nothing.
+    #[test]
+    fn a_copy_that_cannot_write_its_volumes_is_not_switched_to() {
+        let told = refuse_in_trouble("west", Some("write volume 'big' at 0: no space".into())).unwrap_err();
+        assert!(
+            told.message.starts_with("'west' says: write volume 'big' at 0: no space. Nothing was changed"),
+            "{told:?}"
+        );
+        assert_eq!(refuse_in_trouble("west", None), Ok(()));
+    }
+
+    /// By status, to who runs commands, and to hosts, of a group 'g' that is fenced with its volume 'v'.
+    async fn all_that_is_said(appliance: &Appliance) -> [String; 4] {
+        let status = appliance.group_status("g").unwrap().problem.unwrap();
+        let failover = appliance.fail_over("g", &Failover::default()).await.unwrap_err().message;
+        let Err(on_primary) = appliance.primary("g") else { panic!("it is fenced") };
+        let Err(to_hosts) = appliance.served("v") else { panic!("it is fenced") };
+        [status, failover, on_primary.message, to_hosts]
+    }
+
+    /// Until somebody tells of a higher generation, nobody is said to have one: perhaps nobody serves, and hosts were sent to a copy.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_asked_its_copy_to_take_over_in_vain_says_that_nothing_is_known() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        add_primary(&appliance, "g", "v").await;
+        let (group, primary) = (appliance.group("g").unwrap(), appliance.primary("g").unwrap());
+        let asked = group.keeper.update(|record| {
+            record.pairs.push(PairRecord::new("west", 0));
+            record.fence(record.generation, 0);
+        });
+        asked.unwrap();
+        appliance.act_upon(&group, &primary, "west", Answered::Unknown("it is silent".into())).unwrap_err();
+        appliance.record_roles();
+        let recorded = || appliance.catalog.group("g").unwrap().unwrap().role;
+        assert_eq!(recorded(), RoleRecord::Fenced { by_generation: 1 }, "as a restart finds it");
+        for said in all_that_is_said(&appliance).await {
+            assert!(said.contains("Whether 'west' has taken over is not known") && said.contains("rejoin g"), "{said}");
+            assert!(!said.contains("generation"), "{said}");
+        }
+        // A return that did not end has heard of it.
+        group.met.store(2, Ordering::Release);
+        appliance.fenced_again(&group, Generation(1));
+        for said in all_that_is_said(&appliance).await {
+            assert!(said.contains("generation 2 runs on") && !said.contains("not known"), "{said}");
+        }
+        appliance.record_roles();
+        assert_eq!(recorded(), RoleRecord::Fenced { by_generation: 2 });
     }
 
     /// Invariant 8: a side that was told of a higher generation serves no more, whatever else it was told.

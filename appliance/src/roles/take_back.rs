@@ -129,13 +129,16 @@ impl Appliance {
             lost_writes: 0,
             lost_bytes: 0,
             kept: None,
+            not_taken_over_by: None,
         })
     }
 
     /// One step: from here on it is primary, and its generation is above all that were met.
     fn record_as_primary(&self, group: &Group, by: u64, others: &BTreeMap<String, Other>) -> Result<u64, String> {
         let end = self.end_of_journal(group)?;
-        let highest = others.values().filter_map(Other::generation).max().unwrap_or(0).max(by);
+        // Who was asked to take over, and did not answer, has the next one perhaps.
+        let asked = group.keeper.generation().next().0;
+        let highest = others.values().filter_map(Other::generation).max().unwrap_or(0).max(by).max(asked);
         let now_ns = self.now_ns();
         let recorded = group.keeper.update(|record| {
             record.role = RoleRecord::Primary;
@@ -217,6 +220,19 @@ mod tests {
 
     use super::*;
     use crate::service::tests::{Faults, add_primary, appliance};
+
+    /// Invariant 8: who was asked to take over may have done so with the next generation, and does not answer.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_side_that_is_primary_again_is_above_who_was_asked_to_take_over() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        add_primary(&appliance, "g", "v").await;
+        let (group, primary) = (appliance.group("g").unwrap(), appliance.primary("g").unwrap());
+        tokio::task::block_in_place(|| primary.stop());
+        group.keeper.update(|record| record.fence(1, 0)).unwrap();
+        let silent = BTreeMap::from([("west".to_owned(), Other::silent("it is off".into()))]);
+        assert_eq!(appliance.record_as_primary(&group, 1, &silent), Ok(3));
+    }
 
     /// The service had to be restarted, with all its other groups.
     #[tokio::test(flavor = "multi_thread")]

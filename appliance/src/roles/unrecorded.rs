@@ -60,7 +60,15 @@ fn unrecorded(group: &Group) -> Option<RoleRecord> {
         Engine::Primary(_) if matches!(role, RoleRecord::Fenced { .. }) && group.met().is_none() => {
             Some(RoleRecord::Primary)
         }
-        Engine::Fenced { by } if role == RoleRecord::Primary => Some(RoleRecord::Fenced { by_generation: by.0 }),
+        Engine::Fenced { by } => {
+            // Nobody had told of this generation when the other side was asked to take over.
+            let is_recorded = match role {
+                RoleRecord::Fenced { by_generation } => by_generation >= by.0,
+                RoleRecord::Primary => false,
+                RoleRecord::Secondary => true,
+            };
+            (!is_recorded).then_some(RoleRecord::Fenced { by_generation: by.0 })
+        }
         _ => None,
     }
 }

@@ -391,10 +391,13 @@ impl Appliance {
         };
         let entry = self.group(&group).map_err(|error| error.message)?;
         let engine = entry.engine.read().clone();
-        let fenced = |by| {
-            format!(
+        let fenced = |by| match entry.unanswered(by) {
+            Some(asked) => {
+                format!("group '{group}' is fenced here: {asked}. Open volume '{name}' where it is primary then")
+            }
+            None => format!(
                 "group '{group}' is fenced here: generation {by} runs on another appliance. Open volume '{name}' there"
-            )
+            ),
         };
         match engine {
             Engine::Primary(primary) => {

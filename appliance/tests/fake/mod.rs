@@ -484,6 +484,7 @@ impl Control for Fake {
                 lost_writes: 7,
                 lost_bytes: 28_672,
                 kept: Some("/var/lib/tidemark/groups/07/lost/generation-1-after-marker-41".into()),
+                not_taken_over_by: None,
             })
         })
     }

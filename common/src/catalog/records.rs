@@ -58,9 +58,9 @@ pub enum RoleRecord {
     Primary,
     /// The copy is here.
     Secondary,
-    /// Was primary and met a higher generation.
+    /// Was primary and met a higher generation, or has asked its copy to take over.
     Fenced {
-        /// That generation.
+        /// That generation; its own as long as nobody has told another one: then what was asked was not answered.
         by_generation: u64,
     },
 }

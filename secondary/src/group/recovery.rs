@@ -186,7 +186,7 @@ impl Secondary {
         let position = state.position();
         parts.pair_metrics.received_seq(Seq(position.durable_seq));
         parts.pair_metrics.permitted_seq(Seq(position.permitted_seq));
-        let now = parts.clock.wall();
+        let (now, began) = (parts.clock.wall(), parts.clock.monotonic());
         let secondary = Self {
             parts,
             journal,
@@ -197,6 +197,7 @@ impl Secondary {
             indexed,
             floor: may_hold,
             since: Mutex::new((PairState::CatchingUp, now)),
+            began,
             rate: Mutex::default(),
             repeats: Repeats::default(),
         };

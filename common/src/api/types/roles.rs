@@ -83,6 +83,9 @@ pub struct RejoinReport {
     pub lost_bytes: u64,
     /// The folder in which they are kept, when there are any.
     pub kept: Option<String>,
+    /// Who had not taken over, when that is why this appliance is primary as before.
+    #[serde(default)]
+    pub not_taken_over_by: Option<String>,
 }
 /// `switchover`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

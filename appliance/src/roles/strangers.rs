@@ -3,7 +3,7 @@
 //! In: refusals at the door. Out: for status, who that was and what a person may do. Owns no more than a few callers: of strangers there
 //! may be any number. Nothing proves that a caller holds the key of the id it shows, so a person compares it before it is trusted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -63,30 +63,59 @@ impl Appliance {
         let peers: Vec<PeerRecord> = self.peers.read().values().cloned().collect();
         // One may have been added since.
         let strangers = lately.into_iter().filter(|((_, id), _)| peers.iter().all(|peer| peer.id != id.0));
+        let strangers: Vec<_> = strangers.collect();
+        // Who answers with the id that is known here is not the one who called.
+        let answering = if strangers.is_empty() { BTreeSet::new() } else { self.peers_that_answer() };
+        let advice = |from: IpAddr, id: ApplianceId| match id == self.identity.id() {
+            true => self.advice_to_itself(&peers),
+            false => advice(from, id, &peers, &answering),
+        };
         let status = |((from, id), calls): ((IpAddr, ApplianceId), Calls)| StrangerStatus {
             id: id.to_string(),
             from: from.to_string(),
             calls: calls.count,
             last: calls.last_wall,
-            advice: advice(from, id, &peers),
+            advice: advice(from, id),
         };
-        strangers.map(status).collect()
+        strangers.into_iter().map(status).collect()
+    }
+
+    /// The peers with whom a pair has a connection now.
+    fn peers_that_answer(&self) -> BTreeSet<String> {
+        let groups: Vec<String> = self.groups.read().keys().cloned().collect();
+        let groups = groups.iter().filter_map(|group| self.group_status(group).ok());
+        groups.flat_map(|group| group.pairs).filter(|pair| pair.connected).map(|pair| pair.peer).collect()
+    }
+
+    /// Where the address of a peer is this appliance's own.
+    fn advice_to_itself(&self, peers: &[PeerRecord]) -> String {
+        let leads_here = |peer: &&PeerRecord| peer.address.as_deref().is_some_and(|address| self.listens_at(address));
+        let (name, id) = match peers.iter().find(leads_here) {
+            Some(peer) => (peer.name.as_str(), hex::encode(peer.id)),
+            None => ("NAME", "ID".into()),
+        };
+        let whose =
+            if name == "NAME" { "a peer (`tidemark peer list` has them)".to_owned() } else { format!("peer '{name}'") };
+        format!(
+            "This appliance called itself: the address of {whose} is its own. `tidemark peer add {name} --id {id} --addr HOST:PORT` with \
+             the address where that one listens"
+        )
     }
 }
 
 /// What a person may do about a caller.
-fn advice(from: IpAddr, id: ApplianceId, peers: &[PeerRecord]) -> String {
+fn advice(from: IpAddr, id: ApplianceId, peers: &[PeerRecord], answering: &BTreeSet<String>) -> String {
     let lives_there = |peer: &&PeerRecord| {
         let address = peer.address.as_ref().and_then(|address| address.parse::<HostPort>().ok());
         address.and_then(|address| address.host.parse::<IpAddr>().ok()).is_some_and(|ip| ip.to_canonical() == from)
     };
     let compare = "When `tidemark id` over there prints this id";
-    match peers.iter().find(lives_there) {
+    match peers.iter().filter(|peer| !answering.contains(&peer.name)).find(lives_there) {
         Some(peer) => {
             let (name, address) = (&peer.name, peer.address.as_deref().unwrap_or_default());
             format!(
                 "Peer '{name}' is known at that address, with the id {}. {compare}: `tidemark peer remove {name}`, then `tidemark peer add \
-                 {name} --id {id} --addr {address}`",
+                 {name} --id {id} --addr {address}`; or, when it is another appliance: `tidemark peer add NAME --id {id}`",
                 hex::encode(peer.id)
             )
         }
@@ -96,7 +125,10 @@ fn advice(from: IpAddr, id: ApplianceId, peers: &[PeerRecord]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::service::tests::{Faults, appliance};
 
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
 
@@ -131,10 +163,29 @@ mod tests {
             address: address.map(Into::into),
         };
         let peers = [peer("north", None), peer("west", Some("west.example:7411")), peer("east", Some("10.0.0.2:7411"))];
-        let told = advice(HERE, ApplianceId([7; 32]), &peers);
+        let told = advice(HERE, ApplianceId([7; 32]), &peers, &BTreeSet::new());
         let add = format!("`tidemark peer add east --id {} --addr 10.0.0.2:7411`", "07".repeat(32));
         assert!(told.contains("`tidemark peer remove east`") && told.contains(&add), "{told}");
-        let told = advice(HERE, ApplianceId([7; 32]), &peers[..2]);
+        assert!(told.contains("another appliance: `tidemark peer add NAME --id 0707"), "{told}");
+        let told = advice(HERE, ApplianceId([7; 32]), &peers[..2], &BTreeSet::new());
         assert!(told.contains("`tidemark peer add NAME --id 0707"), "{told}");
+        // Several live at one address, behind NAT or on one machine: who answers there was to be removed for another one that called.
+        let told = advice(HERE, ApplianceId([7; 32]), &peers, &BTreeSet::from(["east".into()]));
+        assert!(!told.contains("peer remove") && told.contains("`tidemark peer add NAME --id 0707"), "{told}");
+    }
+
+    /// It was advised to trust its own id, which is refused.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_called_itself_is_told_whose_address_is_wrong() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        // Kept from before its own address was changed to this one.
+        let west = PeerRecord { name: "west".into(), id: [9; 32], address: Some("127.0.0.1:7411".into()) };
+        appliance.peers.write().insert("west".into(), west);
+        let (own, now) = (appliance.identity.id(), appliance.clock.monotonic());
+        appliance.strangers.called(HERE, own, now, Timestamp::UNIX_EPOCH);
+        let told = appliance.strangers_now().remove(0).advice;
+        assert!(told.contains("called itself") && told.contains("`tidemark peer add west --id 0909"), "{told}");
+        assert!(!told.contains(&own.to_string()), "{told}");
     }
 }

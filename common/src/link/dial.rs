@@ -76,6 +76,7 @@ impl Endpoint {
             Failure::Silent => DialError::Silent { address, waited: self.config.setup_timeout },
             Failure::Other(reason) => DialError::Failed { address, reason },
             Failure::Refused(reason) => DialError::Refused { address, reason, id: self.id },
+            Failure::WrongPeer(found) if found == self.id => DialError::Itself { address, expected },
             Failure::WrongPeer(found) => DialError::WrongPeer { address, expected, found },
             Failure::Closed => DialError::Closed,
         }

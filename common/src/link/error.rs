@@ -206,6 +206,17 @@ pub enum DialError {
         /// Who answers.
         found: ApplianceId,
     },
+    /// The address is this appliance's own.
+    #[error(
+        "the address {address} is this appliance's own: give the one where the other appliance listens (`tidemark status` there says which), with \
+         `tidemark peer add NAME --id {expected} --addr HOST:PORT`"
+    )]
+    Itself {
+        /// As given.
+        address: String,
+        /// Whom the caller wanted.
+        expected: ApplianceId,
+    },
     /// The peer does not trust this appliance.
     #[error(
         "the appliance at {address} refused this one ({reason}): over there, run `tidemark peer add` with the id {id} \

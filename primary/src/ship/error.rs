@@ -130,7 +130,7 @@ impl ShipError {
         match self {
             Self::Stands(_)
             | Self::Differences(DifferencesError::Unreadable { .. })
-            | Self::Dial(DialError::WrongPeer { .. } | DialError::Refused { .. }) => true,
+            | Self::Dial(DialError::WrongPeer { .. } | DialError::Itself { .. } | DialError::Refused { .. }) => true,
             Self::Handshake(HandshakeError::Refused(refused)) => {
                 !matches!(refused.refusal, Refusal::Unready | Refusal::Suspended | Refusal::Damaged)
             }

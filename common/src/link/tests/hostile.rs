@@ -42,6 +42,15 @@ async fn another_appliance_at_the_address_is_named() {
     assert!(refusal.why.contains("another appliance was called"), "{}", refusal.why);
 }
 
+/// It was told as another appliance at the address, which was to be added with this one's own id.
+#[tokio::test]
+async fn an_appliance_that_calls_itself_is_told_so() {
+    let (east, other) = (Appliance::new(), Appliance::new());
+    let error = east.endpoint.dial(&east.address(), other.id).await.unwrap_err();
+    assert!(matches!(error, DialError::Itself { expected, .. } if expected == other.id), "{error:?}");
+    assert!(error.to_string().contains("this appliance's own"), "{error}");
+}
+
 /// Dials as nothing that this product makes would.
 async fn dial_raw(to: &Appliance, alpn: &[u8], identity: Option<&Identity>) -> quinn::ConnectionError {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

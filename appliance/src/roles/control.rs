@@ -11,6 +11,7 @@ use tidemark_common::api::types::{
     PairStatus, PairTarget, PeerAdd, PeerStatus, Rejoin, RejoinReport, Status, Switchover, SwitchoverReport, T0Create,
     VerifyReport, VerifyRequest, VolumeCreate, VolumeOffer, VolumeStatus, Wait, WaitFor,
 };
+use tidemark_common::config::format_duration;
 use tidemark_common::ids::{MarkerNumber, check_tag};
 use tidemark_common::markers::{info, marker_of};
 use tidemark_common::wire::message::Position;
@@ -18,6 +19,7 @@ use tidemark_primary::ship::Pair;
 use tidemark_secondary::group::Secondary;
 
 use super::appliance::{Appliance, Engine, failed, invalid, not_found, not_paired, refused};
+use super::verify::down;
 
 /// How often `wait` looks.
 const LOOK: Duration = Duration::from_millis(10);
@@ -75,13 +77,20 @@ impl Appliance {
             let behind = reached.iter().find(|(_, marker)| *marker < number || *marker == 0);
             let Some((peer, marker)) = behind else { return self.marker_info(group, number) };
             if self.clock.monotonic() >= deadline {
-                let verb = if request.wait_for == WaitFor::Applied { "applied" } else { "received" };
-                let message =
-                    format!("after {} ms {peer} has {verb} marker {marker}, and not yet {number}", request.timeout_ms);
+                let stands = self.pair_that_stands(group, peer).unwrap_or_default();
+                let message = format!("{}{stands}", not_yet(&request, peer, *marker, number));
                 return Err(ErrorBody::new(ErrorKind::Timeout, message));
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Of a pair over which nothing comes now: what is the matter with it. On a copy there is one, that of this side.
+    fn pair_that_stands(&self, group: &str, peer: &str) -> Option<String> {
+        let pairs = self.group_status(group).ok()?.pairs;
+        let pair = pairs.iter().find(|pair| pair.peer == peer).or_else(|| pairs.first())?;
+        let follows = pair.connected && pair.state == PairState::Paired;
+        (!follows).then(|| format!(". {}", down(group, pair)))
     }
 
     /// What is known of a marker; of one that is not known any more (long since applied, or folded), the oldest known that came later.
@@ -130,18 +139,31 @@ fn marker_of_side(wait_for: WaitFor, position: &Position) -> u64 {
     }
 }
 
+/// What a side has, when the time to wait is over.
+fn not_yet(request: &Wait, side: &str, marker: u64, number: u64) -> String {
+    let waited = format_duration(Duration::from_millis(request.timeout_ms));
+    let verb = if request.wait_for == WaitFor::Applied { "applied" } else { "received" };
+    let newest = if marker == 0 { "no marker yet".into() } else { format!("marker {marker}") };
+    format!("after {waited} {side} has {verb} {newest}, and not {number}")
+}
+
 /// A pair that ended with a change of roles does not go on by itself, and so cannot be held up either.
 fn refuse_at_rest(group: &str, pair: &Pair) -> Result<(), ErrorBody> {
-    let (state, peer) = (pair.status().state, pair.peer());
-    let state = match state {
-        PairState::FailedOver => "failed-over",
-        PairState::Fenced => "fenced",
-        _ => return Ok(()),
+    at_rest(group, pair.peer(), pair.status().state).map_or(Ok(()), |told| Err(refused(told)))
+}
+
+fn at_rest(group: &str, peer: &str, state: PairState) -> Option<String> {
+    let returns = match state {
+        PairState::FailedOver => {
+            format!("`tidemark rejoin {group}` on '{peer}' makes it the copy again. When it is gone for good: ")
+        }
+        PairState::Fenced => String::new(),
+        _ => return None,
     };
-    Err(refused(format!(
-        "the pair of group '{group}' with '{peer}' is {state}: nothing is shipped over it. `tidemark pair delete {group} --to {peer}` \
-         ends it, and `tidemark pair create {group} --to {peer}` copies everything anew"
-    )))
+    Some(format!(
+        "the pair of group '{group}' with '{peer}' is {state}: nothing is shipped over it. {returns}`tidemark pair delete {group} --to \
+         {peer}` ends it, and `tidemark pair create {group} --to {peer}` copies everything anew"
+    ))
 }
 
 impl Control for Appliance {
@@ -359,6 +381,41 @@ mod tests {
         let behind = Position { copy: 0, permitted_marker: 57, ..during };
         let reached = |position| [WaitFor::Received, WaitFor::Applied].map(|what| marker_of_side(what, position));
         assert_eq!((reached(&during), reached(&behind)), ([40, 40], [57, 40]));
+    }
+
+    /// It was advised to delete the pair, which copies everything anew, where a return copies what differs.
+    #[test]
+    fn a_pair_that_was_failed_over_goes_on_with_a_return() {
+        let told = at_rest("db", "east", PairState::FailedOver).unwrap();
+        let (returns, anew) = (told.find("`tidemark rejoin db` on 'east'"), told.find("`tidemark pair delete db"));
+        assert!(returns.is_some() && returns < anew, "{told}");
+        assert!(!at_rest("db", "east", PairState::Fenced).unwrap().contains("rejoin"));
+        assert_eq!(at_rest("db", "east", PairState::Suspended), None);
+    }
+
+    #[test]
+    fn a_wait_says_what_a_side_has_in_the_words_of_people() {
+        let request = |timeout_ms| Wait { to: None, marker: None, wait_for: WaitFor::Applied, timeout_ms };
+        assert_eq!(not_yet(&request(1000), "east", 0, 32), "after 1s east has applied no marker yet, and not 32");
+        assert_eq!(not_yet(&request(250), "east", 7, 32), "after 250ms east has applied marker 7, and not 32");
+    }
+
+    /// Whoever waited over a pair that stands was told that there was not enough time.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_wait_over_a_pair_that_stands_says_so() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        let east = PeerRecord { name: "east".into(), id: [1; 32], address: None };
+        appliance.peers.write().insert("east".into(), east);
+        let record = GroupRecord { primary: Some([1; 32]), ..copy_record("g", [7; 16]) };
+        appliance.catalog.put_group(&record).unwrap();
+        appliance.start_groups().await.unwrap();
+        let request = Wait { to: None, marker: Some(32), wait_for: WaitFor::Applied, timeout_ms: 0 };
+        let told = appliance.wait_for("g", request).await.unwrap_err();
+        assert_eq!(told.kind, ErrorKind::Timeout);
+        assert!(told.message.contains("the pair of group 'g' with 'east'"), "{}", told.message);
+        assert!(told.message.contains("not connected"), "{}", told.message);
+        appliance.stop_groups().await;
     }
 
     /// What one copy has said nothing of the other, and a script went on as if both had it.

@@ -390,7 +390,11 @@ impl Appliance {
             }
             match deadline {
                 None => {
-                    return Err(refused(format!("{}: compare when it is paired, or with --wait", down(name, &status))));
+                    return Err(refused(format!(
+                        "{}: {}",
+                        down(name, &status),
+                        when_up(name, &status.peer, status.state)
+                    )));
                 }
                 Some(deadline) if self.clock.monotonic() >= deadline => {
                     return Err(ErrorBody::new(ErrorKind::Timeout, down(name, &status)));
@@ -455,10 +459,33 @@ fn is_up(status: &PairStatus) -> bool {
         && matches!(status.state, PairState::Paired | PairState::CatchingUp | PairState::Resync)
 }
 
-/// Why nothing can be compared, as `status` has it.
-fn down(group: &str, status: &PairStatus) -> String {
+/// What a person does before it can be compared. Only a return ends what a failover has begun: to wait for that is to wait for a person.
+fn when_up(group: &str, peer: &str, state: PairState) -> String {
+    match state {
+        PairState::FailedOver => {
+            format!("`tidemark rejoin {group}` on '{peer}' makes it the copy again, and then it can be compared")
+        }
+        _ => "compare when it is paired, or with --wait".into(),
+    }
+}
+
+/// What is the matter with a pair that is not up, as `status` has it.
+pub(crate) fn down(group: &str, status: &PairStatus) -> String {
     let PairStatus { peer, state, reason, .. } = status;
     let reason = reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
     let link = if status.connected { "" } else { " and not connected" };
     format!("the pair of group '{group}' with '{peer}' is {state}{link}{reason}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It was advised to wait, for what a person has to do.
+    #[test]
+    fn nobody_waits_for_a_pair_that_was_failed_over() {
+        let told = when_up("g", "east", PairState::FailedOver);
+        assert!(told.contains("`tidemark rejoin g` on 'east'") && !told.contains("--wait"), "{told}");
+        assert!(when_up("g", "east", PairState::Suspended).contains("--wait"));
+    }
 }

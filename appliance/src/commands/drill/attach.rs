@@ -116,7 +116,7 @@ impl Mounted {
         let mut mount = command("mount", "mount")?;
         mount.arg("-o").arg(options(disk.file())).arg(disk.file()).arg(path);
         finish(mount, "mount", &[0])
-            .context("mount the file system of a volume: that needs to be root, and a loop device")?;
+            .context("mount its file system: that needs to be root, a loop device, and a file system that begins where the volume does")?;
         Ok(Self { path: path.to_owned(), _disk: disk })
     }
 

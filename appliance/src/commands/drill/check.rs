@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command as Program;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Subcommand;
 
 use super::attach::{Attached, Mounted, command, finish, xfs_options};
@@ -34,8 +34,10 @@ pub(crate) enum Command {
     },
     /// Start PostgreSQL on the volumes and check all its tables and indexes with pg_amcheck
     Postgresql(postgresql::Options),
-    /// Mount all volumes and run a command for the shell, which finds that of volume pg-data at TIDEMARK_DRILL_MOUNT_PG_DATA: what --mount does
+    /// Mount the volumes and run a command for the shell, which finds that of volume pg-data at TIDEMARK_DRILL_MOUNT_PG_DATA: what --mount does
     Mounted {
+        #[command(flatten)]
+        volumes: Volumes,
         /// The command
         command: String,
     },
@@ -74,7 +76,7 @@ fn checked(command: Command) -> anyhow::Result<()> {
             files.iter().try_for_each(|file| sqlite(&confines, &mounted.path().join(file)))
         }
         Command::Postgresql(options) => postgresql::check(&options, &drill),
-        Command::Mounted { command } => drill.mounted(&command),
+        Command::Mounted { volumes: Volumes { volumes }, command } => drill.mounted(&volumes, &command),
     }
 }
 
@@ -107,23 +109,47 @@ impl Drill {
 
     /// Mounts what is in a volume.
     pub(super) fn mount(&self, volume: &str) -> anyhow::Result<Mounted> {
-        Mounted::new(self.attach(volume)?, &self.folder.join(volume))
+        Mounted::new(self.attach(volume)?, &self.folder.join(volume)).with_context(|| format!("volume '{volume}'"))
     }
 
-    fn each(&self, chosen: &[String], check: fn(Attached, &Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
-        for volume in if chosen.is_empty() { &self.volumes } else { chosen } {
+    /// Those that were named, or all.
+    fn chosen<'a>(&'a self, named: &'a [String]) -> &'a [String] {
+        if named.is_empty() { &self.volumes } else { named }
+    }
+
+    /// What went wrong with a volume that nobody has named may be that it has no file system, as one with a log of a database.
+    fn hint(&self, named: &[String]) -> &'static str {
+        if named.is_empty() && self.volumes.len() > 1 {
+            ". When it holds no such file system: `--volume` (several times, if need be) names those that do"
+        } else {
+            ""
+        }
+    }
+
+    fn each(&self, named: &[String], check: fn(Attached, &Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        for volume in self.chosen(named) {
             let attached = self.attach(volume)?;
-            check(attached, &self.folder.join(volume)).with_context(|| format!("volume '{volume}'"))?;
+            check(attached, &self.folder.join(volume))
+                .map_err(|error| anyhow!("volume '{volume}': {error:#}{}", self.hint(named)))?;
             say(&format!("volume '{volume}' is well"));
         }
         Ok(())
     }
 
-    fn mounted(&self, text: &str) -> anyhow::Result<()> {
-        let mounts = self.volumes.iter().map(|volume| self.mount(volume)).collect::<anyhow::Result<Vec<_>>>()?;
+    fn mounted(&self, named: &[String], text: &str) -> anyhow::Result<()> {
+        let chosen = self.chosen(named);
+        let told = |error: anyhow::Error| match named {
+            [] if self.volumes.len() > 1 => anyhow!(
+                "{error:#}. When it holds none: leave --mount out, and name those that do in the check, `\"$TIDEMARK\" drill check mounted \
+                 --volume V 'COMMAND'`"
+            ),
+            _ => error,
+        };
+        let mounts =
+            chosen.iter().map(|volume| self.mount(volume).map_err(told)).collect::<anyhow::Result<Vec<_>>>()?;
         let mut shell = Program::new("/bin/sh");
         shell.args(["-c", text]);
-        let places: BTreeMap<_, _> = self.volumes.iter().zip(mounts.iter().map(Mounted::path)).collect();
+        let places: BTreeMap<_, _> = chosen.iter().zip(mounts.iter().map(Mounted::path)).collect();
         shell.env(MOUNTS, serde_json::to_string(&places).context("say where the volumes are mounted")?);
         for (volume, place) in places {
             if let Some(end) = own_variable(volume, &self.volumes) {
@@ -194,4 +220,20 @@ fn sqlite(confines: &Confines, file: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     bail!("{}: {}{}", file.display(), said.trim(), String::from_utf8_lossy(&output.stderr).trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_without_a_file_system_can_be_left_out() {
+        let volumes = vec!["data".to_owned(), "log".to_owned()];
+        let drill = Drill { volumes: volumes.clone(), uris: BTreeMap::new(), folder: PathBuf::new() };
+        assert_eq!(drill.chosen(&[]), volumes);
+        assert!(drill.hint(&[]).contains("`--volume`"));
+        let named = ["data".to_owned()];
+        assert_eq!(drill.chosen(&named), named);
+        assert_eq!(drill.hint(&named), "");
+    }
 }

@@ -40,7 +40,9 @@ impl Appliance {
                 all.entry(number).or_insert(DrillRecord { output: String::new(), ..record });
             }
         }
-        Ok(all.into_values().rev().map(|record| self.drill_report(record)).collect())
+        // Of each that is kilobytes, and `drill show` has it.
+        let listed = all.into_values().rev().map(|record| DrillRecord { lag: Vec::new(), ..record });
+        Ok(listed.map(|record| self.drill_report(record)).collect())
     }
 
     /// `drill show`.

@@ -70,6 +70,16 @@ async fn how_a_drill_ended_is_known_though_the_catalogue_is_full_and_recorded_la
     assert!(matches!(recorded.result, DrillResultRecord::Failed { .. }), "{recorded:?}");
 }
 
+/// A list of a thousand drills had 23 MB of how old copies had been.
+#[tokio::test(flavor = "multi_thread")]
+async fn how_old_the_copy_was_is_shown_of_one_drill_and_not_listed() {
+    let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+    let appliance = appliance(directory.path(), &faults);
+    appliance.keep_drill(&DrillRecord { result: DrillResultRecord::Passed, lag: vec![(10, 500)], ..under_way(1) });
+    assert!(appliance.listed_drills().unwrap()[0].lag.is_empty());
+    assert_eq!(appliance.past_drill(1).unwrap().lag, [(10.0, 0.5)]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn how_old_the_copy_of_a_group_was_that_is_no_more_is_forgotten() {
     let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));

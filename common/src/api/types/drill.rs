@@ -105,6 +105,6 @@ pub struct DrillReport {
     pub exports: Vec<String>,
     /// Whether it was scheduled.
     pub scheduled: bool,
-    /// How old the copy was before it began: pairs of seconds before and seconds old.
+    /// How old the copy was before it began: pairs of seconds before and seconds old. Empty in a list of drills.
     pub lag: Vec<(f64, f64)>,
 }

@@ -82,7 +82,7 @@ async fn what_is_done_is_told_to_people_on_stderr_and_to_machines_on_stdout() {
         ("rejoin g", "lost       7 writes (28 KiB) that this side does not know to be on 'west'", "lost_writes"),
         ("rejoin g --as-primary", "primary here again, generation 2, with what it has", "lost_writes"),
         ("drill cancel g", "drill 7 of group 'g' at marker 42 passed", "result"),
-        ("backup restore /b --onto c", "warning: a copy may not follow\nrestored 1 member, 512 B", "warnings"),
+        ("backup restore /b --onto c", "warning: a copy may not follow\nrestored 1 member, 512 B onto c", "warnings"),
         ("backup restore /b --onto c --cancel", "what is in b now is neither what was there nor the backup", "state"),
         ("backup restore --give-up a", "volume 'a' is open to hosts as it is", "name"),
         ("switchover g --to west", "'west' is primary now, generation 2", "hosts_waited_ms"),

@@ -216,7 +216,7 @@ impl BackupControl for Fake {
     fn restore(&self, request: RestoreRequest) -> Reply<'_, RestoreReport> {
         self.reply(format!("restore {request:?}"), |_| {
             let warnings = vec!["a copy may not follow".into()];
-            Some(RestoreReport { members: 1, data_bytes: 512, warnings })
+            Some(RestoreReport { members: 1, data_bytes: 512, volumes: vec!["c".into()], warnings })
         })
     }
 

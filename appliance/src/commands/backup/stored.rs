@@ -91,7 +91,7 @@ pub(super) fn take_out(text: &str, set: Option<&str>, folder: &Path, json: bool)
     drop(line);
     let restored = restored.map_err(|why| Failure::Here(anyhow!("{text}: {why}")))?;
     let (members, data_bytes) = (restored.members, restored.data_bytes);
-    told_restored(json, &RestoreReport { members, data_bytes, warnings: Vec::new() })
+    told_restored(json, &RestoreReport { members, data_bytes, volumes: Vec::new(), warnings: Vec::new() })
 }
 
 const TWICE: &str = "a backup is read twice to be restored, first to verify it: put it into a file";
@@ -221,6 +221,8 @@ async fn give_up(volume: &str, service: &Service) -> Result<(), Failure> {
 
 fn told_restored(json: bool, report: &RestoreReport) -> Result<(), Failure> {
     output::done(json, report, |report| {
-        format!("restored {}, {}", counted(report.members as u64, "member"), figures::bytes(report.data_bytes))
+        let onto =
+            if report.volumes.is_empty() { String::new() } else { format!(" onto {}", report.volumes.join(", ")) };
+        format!("restored {}, {}{onto}", counted(report.members as u64, "member"), figures::bytes(report.data_bytes))
     })
 }

@@ -35,7 +35,8 @@ impl Appliance {
             let restored = to_volumes(&Source::Path(path), set.as_deref(), onto.as_deref(), &mut volumes);
             let restored = restored.map_err(|why| why + &volumes.left_half())?;
             let warnings = volumes.under_way.warnings();
-            Ok::<_, String>(RestoreReport { members: restored.members, data_bytes: restored.data_bytes, warnings })
+            let (members, data_bytes) = (restored.members, restored.data_bytes);
+            Ok::<_, String>(RestoreReport { members, data_bytes, volumes: volumes.under_way.volumes(), warnings })
         });
         let restored = restored.await.map_err(failed)?;
         restored.map_err(|why| refused(format!("{from}: {why}")))

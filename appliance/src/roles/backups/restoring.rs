@@ -79,6 +79,11 @@ impl Restoring {
         self.at.lock().volumes = ranges.keys().cloned().collect();
     }
 
+    /// Their names.
+    pub(super) fn volumes(&self) -> Vec<String> {
+        self.at.lock().volumes.clone()
+    }
+
     /// What it may come to for copies of that.
     pub(super) fn warns(&self, warnings: Vec<String>) {
         for warning in &warnings {

@@ -272,6 +272,9 @@ pub struct RestoreReport {
     pub members: usize,
     /// Bytes of data.
     pub data_bytes: u64,
+    /// The volumes that were written, by name; none when it went into a folder.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<String>,
     /// As it was told before the first byte was changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,

@@ -357,7 +357,7 @@ impl Appliance {
         }
         takeover::cut_behind(permitted, secondary.journal(), keeper).map_err(|error| match error {
             TakeOverError::Catalog(error) => uncut(error.to_string()),
-            TakeOverError::Journal(error) => NotTaken::Uncertain(error.to_string()),
+            TakeOverError::Journal(error) => NotTaken::Uncertain(error.advised()),
         })
     }
 

@@ -13,7 +13,7 @@ use tidemark_common::volumes::{VolumeFile, Volumes};
 use tidemark_primary::differences::{encode_new, everything};
 use tidemark_primary::drain::DrainSettings;
 use tidemark_primary::group::{Primary, PrimaryOptions, PrimaryParts, on_full_record};
-use tidemark_primary::recovery::Taken;
+use tidemark_primary::recovery::{self, Taken};
 use tidemark_primary::ship::Links;
 use tidemark_secondary::damage::give_up_image;
 use tidemark_secondary::group::{Secondary, SecondaryParts, StartError};
@@ -155,7 +155,10 @@ impl Appliance {
             metrics: self.metrics.group(&keeper.name()),
             eras: Some(self.eras(keeper.id()).map_err(|error| error.message)?),
         };
-        Primary::start(parts, options).map_err(|error| error.to_string())
+        Primary::start(parts, options).map_err(|error| match error {
+            recovery::StartError::Journal(error) => error.advised(),
+            error => error.to_string(),
+        })
     }
 
     pub(crate) fn start_secondary(&self, keeper: &Arc<GroupKeeper>) -> Result<Arc<Secondary>, Failure> {

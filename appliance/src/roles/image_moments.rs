@@ -104,13 +104,21 @@ pub(crate) fn held_point(
     refuse_to_come(secondary, of, asked, now)?;
     secondary.image_point(asked).map_err(|error| {
         let more = match &error {
-            PointError::NotHeld { .. } => {
-                format!(". `tidemark group set {of} --history 24h` on its primary has older ones kept from then on")
-            }
+            PointError::NotHeld { asked, newest, .. } => not_held(of, *asked, newest.0),
             _ => String::new(),
         };
         refused(format!("group '{of}': {error}{more}"))
     })
+}
+
+/// What a person does about a moment that is not held; a history keeps those that have been here.
+fn not_held(of: &str, asked: Asked, newest: u64) -> String {
+    match asked {
+        Asked::Marker(number) if number > newest => {
+            ". It has not come here yet, or is not cut yet: leave --marker out for the newest".into()
+        }
+        _ => format!(". `tidemark group set {of} --history 24h` on its primary has older ones kept from then on"),
+    }
 }
 
 /// A time that has not come is one of a wrong date or zone: whoever names it does not mean the newest marker. Markers have the time of
@@ -131,4 +139,19 @@ fn refuse_to_come(secondary: &Secondary, of: &str, asked: Asked, now: Timestamp)
          between, or leave --at out for the newest",
         oldest.number, oldest.time, newest.number, newest.time
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A history was advised for a marker that nobody has cut.
+    #[test]
+    fn a_history_is_advised_for_what_is_older_alone() {
+        let told = not_held("g", Asked::Marker(999), 40);
+        assert!(told.contains("not cut yet") && !told.contains("--history"), "{told}");
+        for asked in [Asked::Marker(3), Asked::Time(7)] {
+            assert!(not_held("g", asked, 40).contains("`tidemark group set g --history 24h`"));
+        }
+    }
 }

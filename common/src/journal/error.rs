@@ -141,12 +141,20 @@ impl JournalError {
 
     /// What it says; of a full disk, also where to make room.
     #[must_use]
-    pub fn told(&self) -> String {
+    pub fn advised(&self) -> String {
         match self {
             Self::Io { path, .. } if self.is_no_space() => {
-                let folder = path.parent().unwrap_or(path).display();
-                format!("{self}. Make room on the file system of {folder}; it goes on by itself")
+                format!("{self}. Make room on the file system of {}", path.parent().unwrap_or(path).display())
             }
+            _ => self.to_string(),
+        }
+    }
+
+    /// The same of what is tried again by itself.
+    #[must_use]
+    pub fn told(&self) -> String {
+        match self {
+            Self::Io { .. } if self.is_no_space() => format!("{}; it goes on by itself", self.advised()),
             _ => self.to_string(),
         }
     }

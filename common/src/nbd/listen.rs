@@ -38,7 +38,9 @@ pub enum BindError {
         path: PathBuf,
     },
     /// The system says no.
-    #[error("listen for NBD on {address}: {source}")]
+    #[error(
+        "listen for NBD on {address}: {source}. Choose another address under [nbd] in config.toml, or stop what uses it"
+    )]
     System {
         /// The address.
         address: Address,

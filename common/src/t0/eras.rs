@@ -28,7 +28,7 @@ use crate::journal::{Journal, JournalError, Position};
 use crate::overlay::run::RunError;
 use crate::overlay::unapplied::{Indexed, SharedIndex};
 use crate::record::{FrameError, MarkerRecord};
-use crate::storage::Disk;
+use crate::storage::{Disk, is_no_space};
 use crate::wire::message::VolumeSpec;
 
 /// Why an image cannot be begun, or is no more.
@@ -64,7 +64,7 @@ pub enum T0Error {
     #[error(transparent)]
     Index(#[from] RunError),
     /// A folder or a file.
-    #[error("{action} {}: {source}", path.display())]
+    #[error("{action} {}: {source}{}", path.display(), room(source))]
     Io {
         /// What was tried.
         action: &'static str,
@@ -73,6 +73,11 @@ pub enum T0Error {
         /// What the system said.
         source: std::io::Error,
     },
+}
+
+/// What to do about a full disk.
+fn room(error: &std::io::Error) -> &'static str {
+    if is_no_space(error) { ". Make room there, or delete images that are not needed" } else { "" }
 }
 
 /// What eras are kept with.

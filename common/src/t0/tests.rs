@@ -550,3 +550,13 @@ fn who_waits_for_a_window_that_hangs_keeps_no_thread_of_the_runtime() {
     runtime.block_on(leaving).unwrap();
     assert!(rig.eras.are_none());
 }
+
+/// Images and backups on a full disk ended with what the system said.
+#[test]
+fn a_full_disk_is_told_with_what_to_do() {
+    let at = |kind: std::io::ErrorKind| {
+        T0Error::Io { action: "make the folder", path: "/d/images".into(), source: kind.into() }.to_string()
+    };
+    assert!(at(std::io::ErrorKind::StorageFull).contains("Make room there"));
+    assert!(!at(std::io::ErrorKind::PermissionDenied).contains("room"));
+}

@@ -240,3 +240,19 @@ fn spares_are_used_when_the_disk_is_full() {
     frames.extend(fill(&mut writer, 8));
     assert_eq!(reopened(&disk), frames);
 }
+
+/// Whoever made a group on a full disk was told what the system said, and not what to do.
+#[test]
+fn a_full_disk_is_told_with_where_to_make_room() {
+    let at = |kind: std::io::ErrorKind| JournalError::Io {
+        action: "open",
+        path: "/d/journal".into(),
+        offset: 0,
+        source: kind.into(),
+    };
+    let full = at(std::io::ErrorKind::StorageFull);
+    assert!(full.advised().ends_with(". Make room on the file system of /d"), "{}", full.advised());
+    assert!(full.told().ends_with("of /d; it goes on by itself"), "{}", full.told());
+    let other = at(std::io::ErrorKind::PermissionDenied);
+    assert_eq!((other.advised(), other.told()), (other.to_string(), other.to_string()));
+}

@@ -186,11 +186,20 @@ fn keep_reserve(path: &Path) -> std::io::Result<()> {
 
 /// A ring on a disk works, and every write of a host waits for that disk's page cache and write-back. Where there can be none, that would be
 /// told by the first group that is made, or by a failover.
-fn warn_of_ring_directory(directory: &Path) {
+fn warn_of_ring_directory(directory: &Path, buffer_bytes: u64) {
     /// `TMPFS_MAGIC`, `RAMFS_MAGIC` of linux/magic.h.
     const MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
     match rustix::fs::statfs(directory) {
-        Ok(found) if MEMORY.contains(&found.f_type) => {}
+        Ok(found) if MEMORY.contains(&found.f_type) => {
+            let bytes = found.f_blocks.saturating_mul(u64::try_from(found.f_bsize).unwrap_or(0));
+            if is_too_small(bytes, buffer_bytes) {
+                tracing::warn!(
+                    directory = %directory.display(), bytes, write_buffer_bytes = buffer_bytes,
+                    "the tmpfs of ring_directory is smaller than one write buffer, and hosts wait when it is full: make it larger, or lower \
+                     write_buffer_bytes in config.toml and restart"
+                );
+            }
+        }
         Ok(_) => {
             tracing::warn!(directory = %directory.display(), "ring_directory is no tmpfs: hosts' writes wait for its disk. Is its file system mounted?");
         }
@@ -201,6 +210,11 @@ fn warn_of_ring_directory(directory: &Path) {
             );
         }
     }
+}
+
+/// Whether a file system never holds a write buffer. One without a bound says that it has nothing.
+const fn is_too_small(bytes: u64, buffer_bytes: u64) -> bool {
+    bytes > 0 && bytes < buffer_bytes
 }
 
 type Doors = Vec<tokio::task::JoinHandle<()>>;
@@ -259,7 +273,8 @@ async fn start_groups(appliance: &Arc<Appliance>) -> anyhow::Result<()> {
     appliance.open_restores()?;
     appliance.open_images().map_err(|error| anyhow!("open the images: {}", error.message))?;
     appliance.open_local_pairs().map_err(|error| anyhow!("open the local pairs: {}", error.message))?;
-    warn_of_ring_directory(&appliance.config.groups.ring_directory);
+    let groups = &appliance.config.groups;
+    warn_of_ring_directory(&groups.ring_directory, groups.write_buffer_bytes);
     appliance.start_groups().await?;
     Ok(())
 }
@@ -325,6 +340,12 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::roles::appliance::Volume;
+
+    #[test]
+    fn a_tmpfs_that_cannot_hold_a_write_buffer_is_known() {
+        assert!(is_too_small(24 << 30, 1 << 40));
+        assert!(!is_too_small(1 << 40, 1 << 40) && !is_too_small(0, 1 << 40), "none has no bound");
+    }
 
     /// What befalls whoever writes into the catalogue of a test's appliance.
     #[derive(Default)]

@@ -59,6 +59,13 @@ fn name(config: &Config) -> Option<Problem> {
 }
 
 fn addresses(config: &Config) -> Option<Problem> {
+    if config.nbd.addresses.is_empty() {
+        return problem(
+            "nbd",
+            "addresses",
+            "addresses is empty, and no host could connect: name one, as in [\"unix:nbd.sock\"]",
+        );
+    }
     let mut seen = HashSet::new();
     let doubled = config.nbd.addresses.iter().find(|address| !is_any_port(address) && !seen.insert(*address))?;
     problem("nbd", "addresses", format!("'{doubled}' is listed twice: remove one"))

@@ -95,6 +95,7 @@ fn a_bad_line_is_named_with_what_to_do() {
         ("# tls_key = \"nbd.key\"", "tls_key = \"k\"", "give both, or neither"),
         ("addresses = [\"unix:nbd.sock\"]", "addresses = [\"unix:\"]", "names no socket"),
         ("addresses = [\"unix:nbd.sock\"]", "addresses = [\"unix:a\", \"unix:a\"]", "listed twice"),
+        ("addresses = [\"unix:nbd.sock\"]", "addresses = []", "no host could connect"),
         ("address = \"127.0.0.1:7411\"", "address = \"unix:x\"", "is not HOST:PORT"),
         ("address = \"127.0.0.1:9411\"", "address = \"0.0.0.0:9411\"", "allow_remote_metrics = true"),
         ("# format = \"text\"", "format = \"xml\"", "unknown variant `xml`"),

@@ -150,7 +150,7 @@ impl Pair {
                 self.acknowledged(&position, good_as_of_ms)
             }
             Message::Trouble(what) => {
-                self.trouble(what);
+                self.note_trouble(what);
                 Ok(())
             }
             // The same paths are on both machines: whose they are is said.
@@ -161,7 +161,7 @@ impl Pair {
     }
 
     /// What arrives is safe over there, and yet somebody has to look.
-    fn trouble(&self, what: String) {
+    fn note_trouble(&self, what: String) {
         let what = (!what.is_empty()).then_some(what);
         match &what {
             Some(what) => {

@@ -8,6 +8,7 @@ use tidemark_common::catalog::{Catalog, PairStateRecord, RoleRecord};
 use tidemark_common::clock::SystemClock;
 use tidemark_common::wire::message::{Message, Refusal, Return, Verify};
 use tidemark_tests::appliance::Appliance;
+use tidemark_tests::impairment::Weather;
 use tidemark_tests::pair::{GROUP, Pair, Setup};
 use tidemark_tests::prometheus::figures;
 use tidemark_tests::wait::{check, measure_for, wait_until};
@@ -311,7 +312,8 @@ fn a_fence_does_not_wait_for_an_operators_change_that_waits_for_hosts() {
     pair.east.ok(&["pair", "create", "t", "--to", "west"]);
     let paired = |pair: &tidemark_common::api::types::PairStatus| pair.state == PairState::Paired;
     pair.west.wait_pair("t", "the pair to be paired", LIMIT, paired);
-    pair.relay.cut();
+    // The other side answers, so hosts wait for it.
+    pair.relay.set(Weather { bytes_per_second: Some(200_000), ..Weather::default() });
     let host = std::thread::spawn({
         let mut host = pair.east.open("c");
         move || {
@@ -329,6 +331,7 @@ fn a_fence_does_not_wait_for_an_operators_change_that_waits_for_hosts() {
     let change = std::thread::spawn(move || {
         tidemark_tests::appliance::tidemark(&["group", "remove", "t", "--volume", "c", "--dir", &directory])
     });
+    pair.relay.cut();
     wait_until("the takeover", LIMIT, || {
         let outcome = pair.west.cli(&["failover", "t"]);
         check(outcome.code == 0, || outcome.stderr)

@@ -45,6 +45,9 @@ enum NotTaken {
 impl Appliance {
     /// `failover`.
     pub(crate) async fn fail_over(&self, name: &str, request: &Failover) -> Result<FailoverReport, ErrorBody> {
+        if !request.force {
+            self.give_time_to_call(&*self.group(name)?).await;
+        }
         let _alone = self.changing.lock().await;
         self.fail_over_alone(name, request, STOPS_WITHIN).await
     }
@@ -81,7 +84,7 @@ impl Appliance {
         let heard = secondary.state().last_heard();
         // One that is gone on with has looked before.
         if !request.force && !is_unended {
-            refuse_living(name, heard.at, secondary.began(), begin)?;
+            refuse_living(name, heard.at, begin)?;
         }
         let goes_back = || secondary.permitted().is_none() && secondary.state().keeps_before();
         if secondary.permitted().is_none() && !goes_back() {

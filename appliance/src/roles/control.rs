@@ -365,6 +365,7 @@ impl Control for Appliance {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::sync::Arc;
 
     use tidemark_common::catalog::{GroupRecord, KeptMarkerRecord, PeerRecord};
@@ -400,16 +401,22 @@ mod tests {
         assert_eq!(not_yet(&request(250), "east", 7, 32), "after 250ms east has applied marker 7, and not 32");
     }
 
-    /// Whoever waited over a pair that stands was told that there was not enough time.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_wait_over_a_pair_that_stands_says_so() {
-        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
-        let appliance = appliance(directory.path(), &faults);
+    /// With a copy of group 'g' of 'east', which has not called.
+    async fn copy_of_east(directory: &Path) -> Arc<Appliance> {
+        let appliance = appliance(directory, &Arc::new(Faults::default()));
         let east = PeerRecord { name: "east".into(), id: [1; 32], address: None };
         appliance.peers.write().insert("east".into(), east);
         let record = GroupRecord { primary: Some([1; 32]), ..copy_record("g", [7; 16]) };
         appliance.catalog.put_group(&record).unwrap();
         appliance.start_groups().await.unwrap();
+        appliance
+    }
+
+    /// Whoever waited over a pair that stands was told that there was not enough time.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_wait_over_a_pair_that_stands_says_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let appliance = copy_of_east(directory.path()).await;
         let request = Wait { to: None, marker: Some(32), wait_for: WaitFor::Applied, timeout_ms: 0 };
         let told = appliance.wait_for("g", request).await.unwrap_err();
         assert_eq!(told.kind, ErrorKind::Timeout);
@@ -421,13 +428,8 @@ mod tests {
     /// What one copy has said nothing of the other, and a script went on as if both had it.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_copy_does_not_answer_for_another_one() {
-        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
-        let appliance = appliance(directory.path(), &faults);
-        let east = PeerRecord { name: "east".into(), id: [1; 32], address: None };
-        appliance.peers.write().insert("east".into(), east);
-        let record = GroupRecord { primary: Some([1; 32]), ..copy_record("g", [7; 16]) };
-        appliance.catalog.put_group(&record).unwrap();
-        appliance.start_groups().await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let appliance = copy_of_east(directory.path()).await;
         let ask = |to: Option<&str>| {
             let to = to.map(str::to_owned);
             appliance.reached("g", &Wait { to, marker: None, wait_for: WaitFor::Applied, timeout_ms: 0 })

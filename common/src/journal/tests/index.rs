@@ -2,6 +2,7 @@
 
 use super::cut::journal;
 use super::*;
+use crate::limits::{FRAME_EXTENTS_MAX, INDEX_RANGES_MAX};
 use crate::overlay::location::locations;
 use crate::overlay::unapplied::{Indexed, Spill, Unapplied};
 use crate::record::FrameView;
@@ -93,4 +94,45 @@ fn an_index_that_may_never_be_needed_goes_no_further_than_memory_is_for() {
     assert!(indexed.go_on_within(&journal, end, &spill).unwrap());
     assert!(indexed.ranges().0 <= 1, "{:?}", indexed.ranges());
     assert_eq!(known(&indexed.into_index()), known(&of_frames(&frames)));
+}
+
+/// With the bound that groups have: a backlog of more ranges than that, as a copy's slow disk leaves it, goes to the disk as it is indexed, all of
+/// it is found, and what is written takes nothing any more.
+#[test]
+fn a_backlog_of_more_ranges_than_memory_is_for_is_found_whole_in_bounded_memory() {
+    const EACH: u64 = FRAME_EXTENTS_MAX as u64;
+    const FRAMES: u64 = 72;
+    const RANGES: u64 = FRAMES * EACH;
+    const _: () = assert!(RANGES > INDEX_RANGES_MAX as u64 + EACH);
+    const APART: u64 = 8192;
+    let disk = MemoryDisk::new();
+    let options = JournalOptions { segment_bytes: 1 << 20, capacity_bytes: 64 << 20 };
+    let opened = super::super::open(Arc::new(disk.clone()), &folder(), GROUP, options, None, &mut |_, _, _| {});
+    let mut writer = opened.unwrap().writer;
+    let journal = Arc::clone(writer.journal());
+    let spill = Spill::new(Arc::new(disk), "/journal.index".into(), INDEX_RANGES_MAX);
+    let mut indexed = Indexed::default();
+    for frame in 0..FRAMES {
+        let mut builder = FrameBuilder::new();
+        for number in frame * EACH..(frame + 1) * EACH {
+            // Scattered, each once, and none beside another.
+            let offset = number * 40_507 % RANGES * APART;
+            builder.push_zero(Extent { volume: VolumeIndex(1), offset, length: 4096 }, false);
+        }
+        let bytes = builder.finish(FrameKind::Writes, &place(writer.tip(), EACH));
+        writer.append(&bytes).unwrap();
+        writer.sync().unwrap();
+        indexed.go_on(&journal, writer.end(), &spill).unwrap();
+        let (in_memory, on_disk) = indexed.ranges();
+        assert!(in_memory <= INDEX_RANGES_MAX, "{in_memory} ranges are in memory behind frame {frame}");
+        assert_eq!((in_memory + on_disk) as u64, (frame + 1) * EACH);
+    }
+    assert!(indexed.ranges().1 >= INDEX_RANGES_MAX, "{:?}", indexed.ranges());
+    let all = Extent { volume: VolumeIndex(1), offset: 0, length: RANGES * APART };
+    let pieces = indexed.look(all).pieces().unwrap();
+    let found: Vec<_> = pieces.iter().filter(|piece| piece.location.is_some()).map(|piece| piece.extent).collect();
+    assert_eq!(found.len() as u64, RANGES);
+    assert!((0..).zip(&found).all(|(number, extent)| (extent.offset, extent.length) == (number * APART, 4096)));
+    indexed.forget(&[all], writer.end());
+    assert_eq!(indexed.ranges(), (0, 0));
 }

@@ -34,11 +34,6 @@ impl Content {
         self.sectors.len() as u64 * SECTOR
     }
 
-    pub(super) fn unsynced(&self) -> impl Iterator<Item = u64> {
-        let numbers: BTreeSet<u64> = self.unsynced.keys().chain(self.doubtful.keys()).copied().collect();
-        numbers.into_iter().map(|number| number * SECTOR)
-    }
-
     pub(super) fn to_vec(&self) -> Vec<u8> {
         let mut bytes = vec![0; usize::try_from(self.size).unwrap_or(0)];
         for (number, sector) in &self.sectors {

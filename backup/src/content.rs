@@ -38,7 +38,7 @@ impl Content {
     ///
     /// # Errors
     /// [`ImageError`].
-    pub fn of_range(image: &dyn Image, offset: u64, length: u64) -> Result<Self, ImageError> {
+    pub(crate) fn of_range(image: &dyn Image, offset: u64, length: u64) -> Result<Self, ImageError> {
         let end = offset.saturating_add(length);
         let mut content = Self { size: length, runs: Vec::new() };
         let step = step_of(length);
@@ -76,7 +76,7 @@ impl Content {
 
     /// Whether something of it is a hole.
     #[must_use]
-    pub fn is_sparse(&self) -> bool {
+    pub(crate) fn is_sparse(&self) -> bool {
         self.data_bytes() < self.size
     }
 }

@@ -16,7 +16,7 @@ use crate::image::{Image, ImageError};
 use crate::manifest::{KindSaid, MANIFEST_BYTES_MAX, MemberSaid, too_large};
 use crate::names::is_escaped;
 use crate::pace::Pace;
-use crate::plan::{Images, Kind, Member, reads_once};
+use crate::plan::{Images, Kind, Member, reads_once, spare_the_rest};
 use crate::stop::Stop;
 
 /// Bytes of one piece.
@@ -184,6 +184,7 @@ pub struct Copying<'a> {
 /// [`CopyError`]; what was written is worth nothing then.
 pub fn copy(mut work: Copying<'_>, images: &Images, form: &mut dyn Form) -> Result<Vec<MemberSaid>, CopyError> {
     let (members, stop, progress) = (work.members, work.stop, work.progress);
+    spare_the_rest(members, images);
     let (sender, receiver) = sync_channel(PIECES);
     let hung_up = &AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -416,6 +417,40 @@ mod tests {
         });
         let ended = told.recv_timeout(Duration::from_secs(20)).unwrap();
         assert!(ended.unwrap_err().starts_with("write s/a: "));
+    }
+
+    /// Hosts that wrote elsewhere in the volume filled the side store for a backup of a small part of it, which forgot its rate then, or failed.
+    #[test]
+    fn what_no_member_reads_is_kept_for_nobody() {
+        const REST: u64 = 16 << 20;
+        let image = || Arc::new(Bytes::new(vec![0; usize::try_from(4 * REST).unwrap()]));
+        let (part, holes) = (image(), image());
+        let member = |name: &str, volume: &str, runs: &[u64]| {
+            let runs: Vec<_> = runs.iter().map(|from| Run { at: 0, from: *from, length: 4096 }).collect();
+            let content = Content { size: 4096, runs };
+            Member {
+                set: "s".into(),
+                name: name.into(),
+                volume: volume.into(),
+                kind: Kind::Range { offset: 0 },
+                content,
+            }
+        };
+        // What lies between two of them is too little, and one is read twice: of what is read, nothing is spared.
+        let members = [
+            member("s/2", "part", &[REST + 8192]),
+            member("s/1", "part", &[REST]),
+            member("s/3", "part", &[REST]),
+            member("s/4", "holes", &[]),
+        ];
+        let clock: Arc<dyn Clock> = Arc::new(HandClock::default());
+        let (stop, progress) = (Stop::default(), Progress::new(Arc::clone(&clock)));
+        let work = Copying { members: &members, pace: Pace::new(clock, None, None), stop: &stop, progress: &progress };
+        let images = [("part", &part), ("holes", &holes)];
+        let images = images.map(|(name, image)| (name.to_owned(), Arc::clone(image) as Arc<dyn Image>));
+        copy(work, &Images::from(images), &mut ArchiveWriter::new(io::sink(), 0)).unwrap();
+        assert_eq!(*part.copied.lock(), [(0, REST), (REST + 12_288, 3 * REST - 12_288)]);
+        assert_eq!(*holes.copied.lock(), [(0, 4 * REST)]);
     }
 
     /// An image that cannot be read without a panic.

@@ -170,7 +170,7 @@ pub struct MemberSaid {
 impl MemberSaid {
     /// Its name as [`readable`] has it, whichever build wrote it.
     #[must_use]
-    pub fn readable_name(&self) -> String {
+    pub(crate) fn readable_name(&self) -> String {
         if self.escaped { self.name.clone() } else { readable(self.name.as_bytes()) }
     }
 }

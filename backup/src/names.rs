@@ -41,7 +41,7 @@ pub fn bytes(text: &str) -> Vec<u8> {
 
 /// Whether a text is another than its name.
 #[must_use]
-pub fn is_escaped(text: &str) -> bool {
+pub(crate) fn is_escaped(text: &str) -> bool {
     text.as_bytes().windows(4).any(|window| escape(window).is_some())
 }
 

@@ -104,7 +104,7 @@ fn place(member: &Member) -> (&str, u64) {
 
 /// Whether no byte is read twice: sets may overlap each other, and files of a directory may share blocks.
 #[must_use]
-pub fn reads_once(members: &[Member]) -> bool {
+pub(crate) fn reads_once(members: &[Member]) -> bool {
     let mut places: Vec<(&str, u64, u64)> = Vec::new();
     for member in members {
         places.extend(
@@ -120,6 +120,35 @@ pub fn reads_once(members: &[Member]) -> bool {
         [(volume, _, end), (next_volume, begin, _)] => volume != next_volume || end <= begin,
         _ => true,
     })
+}
+
+/// So many bytes that no member reads are worth a word: each of these ranges takes memory of the images.
+const REST_BYTES_MIN: u64 = 16 << 20;
+/// Such ranges of one volume at most.
+const RESTS_MAX: usize = 4096;
+
+/// Says of the images what no member reads: what hosts overwrite there is kept for nobody.
+pub(crate) fn spare_the_rest(members: &[Member], images: &Images) {
+    let mut read: BTreeMap<&str, Vec<(u64, u64)>> = BTreeMap::new();
+    for member in members {
+        let runs = member.content.runs.iter().map(|run| (run.from, run.from.saturating_add(run.length)));
+        read.entry(member.volume.as_str()).or_default().extend(runs);
+    }
+    for (volume, image) in images {
+        let mut runs = read.remove(volume.as_str()).unwrap_or_default();
+        runs.sort_unstable();
+        // What lies behind the last one is a rest, too.
+        runs.push((image.size(), image.size()));
+        let (mut at, mut rests) = (0, 0);
+        for (begin, end) in runs {
+            let length = begin.saturating_sub(at);
+            if length >= REST_BYTES_MIN && rests < RESTS_MAX {
+                image.copied(at, length);
+                rests += 1;
+            }
+            at = at.max(end);
+        }
+    }
 }
 
 /// Bytes to copy in all. Where they lie is said by file systems that anybody may have made.

@@ -72,7 +72,7 @@ fn open(path: &Path) -> Result<File, ArchiveError> {
 ///
 /// # Errors
 /// [`ArchiveError`].
-pub fn folder_manifest(folder: &Path) -> Result<Manifest, ArchiveError> {
+pub(crate) fn folder_manifest(folder: &Path) -> Result<Manifest, ArchiveError> {
     let text = |name: &str| std::fs::read(folder.join(name));
     let missing = |error: io::Error| ArchiveError::Incomplete(format!("{}: {MANIFEST}: {error}", folder.display()));
     let (manifest, check) = (text(MANIFEST).map_err(missing)?, text(MANIFEST_CHECK).map_err(missing)?);

@@ -179,6 +179,10 @@ impl Appliance {
         point: ImagePoint,
     ) -> Result<(Held, Said, Images), String> {
         let wanted: Vec<_> = point.volumes.iter().filter(|spec| volumes.contains(&spec.name)).collect();
+        // A copy may have it for later markers alone.
+        if let Some(missing) = volumes.iter().find(|name| !wanted.iter().any(|spec| spec.name == **name)) {
+            return Err(format!("volume '{missing}' is not part of it at marker {}", point.marker.number));
+        }
         let indices = wanted.iter().map(|spec| VolumeIndex(spec.index)).collect();
         let joined = eras.begin(&point.barrier, &indices).map_err(|error| error.to_string())?;
         let held = Held::new(self.group(group).map_err(|error| error.message)?.keeper.id(), eras, joined.era);
@@ -209,5 +213,28 @@ fn say_once(said: &mut Vec<Said>, next: Said) {
     match said.iter_mut().find(|before| before.group == next.group && before.marker == next.marker) {
         Some(before) => before.volumes.extend(next.volumes),
         None => said.push(next),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::tests::{add_primary, appliance};
+
+    /// It was said not to be there, and status showed it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_volume_that_came_behind_the_moment_is_said_to_be_no_part_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let appliance = appliance(directory.path(), &Arc::default());
+        add_primary(&appliance, "g", "a").await;
+        let group = appliance.group("g").unwrap();
+        let id = group.keeper.id();
+        let mut points = appliance.image_points(&[group], "b").await.unwrap();
+        let point = points.remove(&id).unwrap();
+        let (eras, marker) = (appliance.eras(id).unwrap(), point.marker.number);
+        let volumes = BTreeSet::from(["a".to_owned(), "late".to_owned()]);
+        let why = appliance.use_era("g", &volumes, &eras, point).map(drop).unwrap_err();
+        assert_eq!(why, format!("volume 'late' is not part of it at marker {marker}"));
+        assert!(eras.are_none());
     }
 }

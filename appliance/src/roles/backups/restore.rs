@@ -90,7 +90,7 @@ impl Hosted {
         self.close(volume)?;
         if found.door.connections.load(Ordering::Relaxed) > 0 {
             return Err(format!(
-                "hosts are connected to volume '{volume}', and would not expect it to change: disconnect them first"
+                "hosts are connected to volume '{volume}', which would change under them: disconnect them first"
             ));
         }
         Ok(Arc::clone(&found.door))

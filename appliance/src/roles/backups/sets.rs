@@ -18,10 +18,7 @@ impl Appliance {
     pub(super) fn create_set(&self, request: &SetCreate) -> Result<SetInfo, ErrorBody> {
         check_name(&request.name).map_err(|error| invalid(error.to_string()))?;
         if [MANIFEST, MANIFEST_CHECK].contains(&request.name.as_str()) {
-            return Err(invalid(format!(
-                "'{}' is what a backup's manifest is called: choose another name",
-                request.name
-            )));
+            return Err(invalid(format!("'{}' is the name of a backup's manifest: choose another name", request.name)));
         }
         if self.catalog.set(&request.name).map_err(failed)?.is_some() {
             return Err(refused(format!(

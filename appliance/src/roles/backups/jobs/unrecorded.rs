@@ -1,18 +1,13 @@
 //! Ends of backups that the catalogue has not taken: known all the same, and tried again until it takes them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
 
 use tidemark_backup::destination::TargetKind;
 use tidemark_common::catalog::{BackupRecord, BackupStateRecord, CatalogError};
-use tokio_util::sync::CancellationToken;
+use tidemark_common::workers;
 
 use super::settle;
 use crate::roles::appliance::Appliance;
-
-/// Between two tries.
-const TICK: Duration = Duration::from_secs(1);
 
 /// How backups ended, by name, and what their targets are where that is known.
 pub(in crate::roles::backups) type Unrecorded = BTreeMap<String, (BackupRecord, Option<TargetKind>)>;
@@ -24,14 +19,8 @@ impl Appliance {
         unrecorded.map_or_else(|| self.catalog.backup(name), |record| Ok(Some(record)))
     }
 
-    /// Records what could not be recorded before, until the service stops.
-    pub(crate) async fn watch_ends_of_backups(self: Arc<Self>, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(TICK)).await.is_some() {
-            tokio::task::block_in_place(|| self.record_ends_of_backups());
-        }
-    }
-
-    fn record_ends_of_backups(&self) {
+    /// Records what could not be recorded before.
+    pub(crate) fn record_ends_of_backups(&self) {
         // Nobody deletes one meanwhile, or begins another of its name.
         let Ok(_alone) = self.backups.changing.try_lock() else { return };
         let unrecorded: Vec<_> = self.backups.unrecorded.lock().values().cloned().collect();
@@ -40,7 +29,7 @@ impl Appliance {
                 Ok(()) => {
                     self.backups.unrecorded.lock().remove(&record.name);
                     if record.state == BackupStateRecord::Done {
-                        settle(&record.name, kind.as_ref(), &self.whose());
+                        workers::wait(|| settle(&record.name, kind.as_ref(), &self.whose()));
                     }
                 }
                 Err(error) => self.say_unrecorded(&record.name, &error),
@@ -56,6 +45,7 @@ impl Appliance {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::Ordering;
 
     use tidemark_backup::copy::CopyError;

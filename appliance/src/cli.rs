@@ -18,8 +18,8 @@ use crate::commands::{
 #[derive(Debug, Parser)]
 #[command(name = "tidemark", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 service not reachable, 4 time ran out, 128 + N broken \
-                  off by signal N."
+    after_help = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 service not reachable, 4 time ran out, 128 + N \
+                  interrupted by signal N."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -65,9 +65,9 @@ pub(crate) enum Command {
     /// Pairs: copies of a group on other appliances
     #[command(subcommand)]
     Pair(pair::Command),
-    /// Make a marker now; prints its number
+    /// Cut a marker now; prints its number
     Cut(cut::Args),
-    /// List the markers held, newest first
+    /// List the markers of a group that are held, newest first
     Markers(markers::Args),
     /// Wait until a secondary has a marker
     Wait(wait::Args),
@@ -79,11 +79,11 @@ pub(crate) enum Command {
     Failover(failover::Args),
     /// Change roles with a copy, planned: nothing is lost
     Switchover(switchover::Args),
-    /// Return, on an old primary, as the copy of who took over
+    /// On an old primary: return as the copy of the appliance that took over
     Rejoin(rejoin::Args),
-    /// Who keeps what of the past (slow pairs, histories, images, backups), what it takes, and what ends it
+    /// List what keeps old data (pairs that are behind, histories, images, backups), the space it takes, and how to end it
     Leases(leases::Args),
-    /// What an old primary had written and never shipped
+    /// Writes of an old primary that never reached the other side
     #[command(subcommand)]
     Lost(lost::Command),
     /// Failovers rehearsed on clones
@@ -95,16 +95,16 @@ pub(crate) enum Command {
     /// Writable images of a group at a moment
     #[command(subcommand)]
     Clone(clone::Command),
-    /// Sources and targets: copies of volumes on this appliance that follow, split and go back
+    /// Copies of volumes on this appliance (targets) that follow their source, can be split off, and written back
     #[command(subcommand)]
     LocalPair(local_pair::Command),
-    /// Data sets: what backups are made of
+    /// Data sets: what a backup contains
     #[command(subcommand)]
     Set(set::Command),
     /// Backups of data sets at one moment
     #[command(subcommand)]
     Backup(backup::Command),
-    /// The whole story in under a minute: two appliances, a load, a disaster, a failover, and the proof
+    /// Demonstration in under a minute: two appliances, a load, a disaster, a failover, and the proof that the copy is exact
     Demo(demo::Args),
     /// Print shell completions
     Completions(completions::Args),

@@ -36,12 +36,15 @@ use crate::roles::drill::Drills;
 use crate::roles::exports::{Served, Watched};
 use crate::roles::images::Images;
 use crate::roles::local_pairs::LocalPairs;
+use crate::roles::lost::under_way::LostExports;
 use crate::roles::offers::Offers;
 use crate::roles::strangers::Strangers;
 use crate::roles::verify::Comparisons;
 
 /// How long what a defect has ended is left alone before it is begun anew.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Between two looks at what is looked at again and again.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Runs the appliance in `directory` until SIGTERM or SIGINT; hosts are served by threads of their own.
 ///
@@ -73,7 +76,8 @@ pub(crate) async fn run(directory: &Path, hosts: &Handle) -> anyhow::Result<()> 
         }
     };
     if timeout(DOORS_GRACE, closed).await.is_err() {
-        tracing::warn!(after = ?DOORS_GRACE, "not every connection has ended (a disk that does not answer holds its hosts): stopping without them");
+        tracing::warn!(after = ?DOORS_GRACE, "not every connection has ended (some wait for a disk that does not answer): stopping without \
+                                              waiting for them");
     }
     tokio::task::block_in_place(|| appliance.flush_clones());
     // Before those are stopped for whom volumes may wait.
@@ -134,6 +138,7 @@ fn over(
         comparisons: Comparisons::default(),
         changing: tokio::sync::Mutex::default(),
         backups: Backups::default(),
+        lost_exports: LostExports::default(),
         watchdog: Watchdog::default(),
         repeats: Repeats::default(),
         strangers: Strangers::default(),
@@ -245,17 +250,15 @@ async fn start(
     start_groups(appliance).await?;
     appliance.start_local_pairs().await;
     appliance.open_drills().await.map_err(|error| anyhow!("open the drills: {}", error.message))?;
-    keep(appliance, Appliance::tick_drills);
-    keep(appliance, Appliance::tick_left_of_drills);
-    let until = stop.clone();
-    keep(appliance, move |appliance| appliance.watch_positions(until.clone()));
+    keep_looking(appliance, stop, |appliance| async move { appliance.run_due_drills() });
+    keep_looking(appliance, stop, |appliance| async move { appliance.look_after_drills().await });
+    keep_looking(appliance, stop, |appliance| async move { appliance.look_at_positions() });
+    keep_looking(appliance, stop, |appliance| async move { appliance.free_imaged() });
     appliance.recover_backups().await?;
-    let until = stop.clone();
-    keep(appliance, move |appliance| appliance.watch_ends_of_backups(until.clone()));
-    let until = stop.clone();
-    keep(appliance, move |appliance| appliance.watch_roles(until.clone()));
+    keep_looking(appliance, stop, |appliance| async move { appliance.record_ends_of_backups() });
+    keep_looking(appliance, stop, |appliance| async move { appliance.record_roles() });
     appliance.open_comparisons().await;
-    keep(appliance, Appliance::watch_comparisons);
+    keep_looking(appliance, stop, |appliance| async move { appliance.settle_comparisons().await });
     let control = Arc::clone(appliance) as Arc<dyn Control>;
     let socket = ControlListener::bind(&appliance.directory, config.control.access)?;
     keep(appliance, Appliance::accept_peers);
@@ -286,9 +289,26 @@ fn keep<F: Future<Output = ()> + Send + 'static>(
 ) {
     let appliance = Arc::clone(appliance);
     let tell = |ended: &JoinError| {
-        tracing::error!(%ended, "what the service does again and again has ended by a defect of Tidemark: it is begun anew");
+        tracing::error!(%ended, "a periodic task of the service has ended by a defect of Tidemark: it is started again");
     };
     tokio::spawn(begin_anew(AGAIN, move || duty(Arc::clone(&appliance)), tell));
+}
+
+/// Has something looked at again and again until the service stops. Each by itself: a look that waits for a disk or a peer holds up no other.
+fn keep_looking<F: Future<Output = ()> + Send + 'static>(
+    appliance: &Arc<Appliance>,
+    stop: &CancellationToken,
+    look: impl Fn(Arc<Appliance>) -> F + Send + Sync + 'static,
+) {
+    let (stop, look) = (stop.clone(), Arc::new(look));
+    keep(appliance, move |appliance| {
+        let (stop, look) = (stop.clone(), Arc::clone(&look));
+        async move {
+            while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+                look(Arc::clone(&appliance)).await;
+            }
+        }
+    });
 }
 
 async fn bind_endpoint(appliance: &Arc<Appliance>) -> anyhow::Result<Endpoint> {
@@ -331,15 +351,19 @@ pub(crate) mod tests {
     use tidemark_common::catalog::{
         Batch, GroupRecord, ImageKindRecord, ImageRecord, ImageRecords, PairRecord, RestoreRecord, RoleRecord,
     };
+    use tidemark_common::clock::HandClock;
     use tidemark_common::history::History;
     use tidemark_common::ids::VolumeIndex;
     use tidemark_common::storage::Open;
     use tidemark_common::storage::filter::{self, Filter};
     use tidemark_common::storage::memory::MemoryDisk;
     use tidemark_common::volumes::VolumeFile;
+    use tidemark_common::wire::handshake::Versions;
+    use tidemark_common::wire::message::Hello;
+    use tidemark_secondary::group::Secondary;
 
     use super::*;
-    use crate::roles::appliance::Volume;
+    use crate::roles::appliance::{Engine, Group, Volume};
 
     #[test]
     fn a_tmpfs_that_cannot_hold_a_write_buffer_is_known() {
@@ -373,7 +397,15 @@ pub(crate) mod tests {
 
     /// The same, with all that is not in its catalogue on this disk.
     pub(crate) fn appliance_on(directory: &Path, faults: &Arc<Faults>, disk: Arc<dyn Disk>) -> Arc<Appliance> {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        alone(directory, faults, disk, Arc::new(SystemClock::new()))
+    }
+
+    /// The same, whose time passes when it is told to.
+    pub(crate) fn appliance_by(directory: &Path, faults: &Arc<Faults>, clock: Arc<HandClock>) -> Arc<Appliance> {
+        alone(directory, faults, Arc::new(SystemDisk), clock)
+    }
+
+    fn alone(directory: &Path, faults: &Arc<Faults>, disk: Arc<dyn Disk>, clock: Arc<dyn Clock>) -> Arc<Appliance> {
         let records = filter::disk(Arc::new(MemoryDisk::new()), faults);
         let catalog = Catalog::open_simulated(&*records, "catalog".as_ref(), &*clock).unwrap();
         let identity = Identity::create(directory).unwrap();
@@ -447,6 +479,48 @@ pub(crate) mod tests {
     pub(crate) fn copy_record(name: &str, id: [u8; 16]) -> GroupRecord {
         let pairs = vec![PairRecord::new("east", 0)];
         GroupRecord { role: RoleRecord::Secondary, pairs, ..GroupRecord::new(name, id) }
+    }
+
+    /// Gives it a copy of group 'g', which holds nothing.
+    pub(crate) fn add_copy(appliance: &Appliance) {
+        appliance.catalog.put_group(&copy_record("g", [7; 16])).unwrap();
+    }
+
+    /// An appliance that runs, with the copy of group 'g' that `add` gives it; last, what that answers.
+    pub(crate) async fn with_copy<T>(
+        directory: &Path,
+        faults: &Arc<Faults>,
+        add: impl FnOnce(&Appliance) -> T,
+    ) -> (Arc<Appliance>, Arc<Group>, T) {
+        let appliance = appliance(directory, faults);
+        let added = add(&appliance);
+        appliance.start_groups().await.unwrap();
+        let group = appliance.group("g").unwrap();
+        (appliance, group, added)
+    }
+
+    pub(crate) fn copy_of(group: &Group) -> Arc<Secondary> {
+        let engine = group.engine.read().clone();
+        let Engine::Secondary(copy) = engine else { panic!("it is a copy") };
+        copy
+    }
+
+    /// What 'east' says when it calls its copy of group 'g', which has no volumes.
+    pub(crate) fn hello() -> Hello {
+        Hello {
+            version_min: Versions::OURS.min,
+            version_max: Versions::OURS.max,
+            appliance: "east".into(),
+            group: [7; 16],
+            group_name: "g".into(),
+            member: 0,
+            members: 1,
+            generation: 1,
+            create: false,
+            volumes: Vec::new(),
+            interval_ms: 1000,
+            generation_start_seq: 1,
+        }
     }
 
     /// A volume whose disk did not take what it was given.

@@ -140,7 +140,7 @@ impl Identity {
 
     /// For TLS.
     #[must_use]
-    pub fn certified_key(&self) -> Arc<CertifiedKey> {
+    pub(crate) fn certified_key(&self) -> Arc<CertifiedKey> {
         Arc::clone(&self.certified)
     }
 }

@@ -5,6 +5,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::catalog::{Batch, Catalog, CatalogError, GroupRecord, PairRecord};
 use crate::ids::{Generation, GroupId};
+use crate::workers;
 
 /// The keeper of one group's record.
 #[derive(Debug)]
@@ -100,7 +101,8 @@ impl GroupKeeper {
     }
 
     fn alone(&self) -> Result<MutexGuard<'_, bool>, CatalogError> {
-        let is_forgotten = self.changing.lock();
+        let changing = self.changing.try_lock();
+        let is_forgotten = changing.unwrap_or_else(|| workers::wait(|| self.changing.lock()));
         if *is_forgotten { Err(CatalogError::Forgotten { group: self.name() }) } else { Ok(is_forgotten) }
     }
 
@@ -189,5 +191,38 @@ mod tests {
         drop(held);
         changes.join().unwrap().unwrap();
         assert_eq!(keeper.generation(), Generation(2));
+    }
+
+    /// With the disk of the catalogue, an appliance on a small machine answered nobody any more.
+    #[test]
+    fn who_changes_a_record_and_who_waits_for_them_keep_no_thread_of_a_runtime() {
+        let (begun, begins) = mpsc::sync_channel(1024);
+        let standing = Arc::new(Standing { gate: Mutex::new(()), begun });
+        let disk = filter::disk(Arc::new(MemoryDisk::new()), &standing);
+        let catalog = Catalog::open_simulated(&*disk, "records".as_ref(), &SystemClock::new()).unwrap();
+        let record = GroupRecord::new("g", [7; 16]);
+        catalog.put_group(&record).unwrap();
+        let keeper = Arc::new(GroupKeeper::new(catalog, record));
+        while begins.try_recv().is_ok() {}
+
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let changes = |generation: u64| {
+            let keeper = Arc::clone(&keeper);
+            runtime.spawn(async move { keeper.update(|record| record.generation = generation) })
+        };
+        let held = standing.gate.lock();
+        let one = changes(2);
+        let begins_to = begins.recv_timeout(LIMIT);
+        // Before what comes behind it: the runtime takes them in their order.
+        let other = changes(3);
+        let (tell, told) = mpsc::sync_channel(1);
+        runtime.spawn(async move { tell.send(()) });
+        let answered = told.recv_timeout(LIMIT);
+        drop(held);
+        assert_eq!((begins_to, answered), (Ok(()), Ok(())), "no thread is left");
+        for changed in [one, other] {
+            runtime.block_on(changed).unwrap().unwrap();
+        }
+        assert_eq!(keeper.generation(), Generation(3));
     }
 }

@@ -3,17 +3,29 @@
 //! peer or operator of the runtime is heard, though its other threads have nothing to do. So it is looked at from outside, several times a second:
 //! where a thread has been at its work since the last look, another one is woken. It finds nothing to run, and looks on.
 //!
+//! That helps as long as one of them has nothing to do: a small machine has two in all. So who is known to wait says so ([`wait`]), and another
+//! thread takes over what the runtime has for this one.
+//!
 //! In: runtimes. Out: nothing but that. Owned: what each of their threads had counted at the last look.
 
 use std::io;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::block_in_place;
 
 use crate::stage;
 
 /// Between two looks: so long are those who wait for a socket or a timer kept at most.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Does something that may wait for a disk, or for somebody who does. On a thread of a runtime: its other tasks go on meanwhile, unless that
+/// runtime has a single thread for all.
+pub fn wait<T>(work: impl FnOnce() -> T) -> T {
+    let is_one_of_several =
+        Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if is_one_of_several { block_in_place(work) } else { work() }
+}
 
 /// The threads of one runtime.
 #[derive(Debug)]

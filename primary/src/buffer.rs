@@ -164,7 +164,7 @@ impl Buffer {
     }
 
     /// From now on it holds no more than this: what is held when a cut is made is one interval.
-    pub fn hold_at_most(&self, bytes: u64) {
+    pub(crate) fn hold_at_most(&self, bytes: u64) {
         self.capacity.fetch_min(bytes, Ordering::AcqRel);
     }
 
@@ -398,7 +398,7 @@ impl Buffer {
     ///
     /// # Errors
     /// [`RunError`]; all of it is known still.
-    pub fn bound_index_instead(&self, spill: &Spill, above: &mut usize) -> Result<(), RunError> {
+    pub(crate) fn bound_index_instead(&self, spill: &Spill, above: &mut usize) -> Result<(), RunError> {
         spill.bound_instead(&self.index, above)
     }
 
@@ -411,7 +411,7 @@ impl Buffer {
     }
 
     /// The drain has made writes durable in the journal up to this number: these ranges are found there from now on.
-    pub fn moved_to_journal(&self, placed: &[(Extent, Location)], up_to: Seq) {
+    pub(crate) fn moved_to_journal(&self, placed: &[(Extent, Location)], up_to: Seq) {
         for some in placed.chunks(64) {
             let mut index = self.index.lock();
             for (extent, location) in some {
@@ -467,7 +467,7 @@ impl Buffer {
 }
 
 /// The part of a buffer for `whole` that belongs to `part`.
-pub fn slice_of(buffer: &mut [u8], whole: Extent, part: Extent) -> &mut [u8] {
+pub(crate) fn slice_of(buffer: &mut [u8], whole: Extent, part: Extent) -> &mut [u8] {
     let begin = usize::try_from(part.offset.saturating_sub(whole.offset)).unwrap_or(usize::MAX);
     let length = usize::try_from(part.length).unwrap_or(usize::MAX);
     buffer.get_mut(begin..begin.saturating_add(length)).unwrap_or_default()
@@ -491,7 +491,7 @@ impl Bell {
     }
 
     /// Wakes the sleeper if there is one.
-    pub fn ring_if_asleep(&self) {
+    pub(crate) fn ring_if_asleep(&self) {
         if self.asleep.load(Ordering::SeqCst) {
             self.ring();
         }
@@ -504,7 +504,7 @@ impl Bell {
     }
 
     /// Wakes the sleeper if it sleeps for long.
-    pub fn ring_if_fast_asleep(&self) {
+    pub(crate) fn ring_if_fast_asleep(&self) {
         if self.asleep.load(Ordering::SeqCst) && !self.dozing.load(Ordering::SeqCst) {
             self.ring();
         }

@@ -79,7 +79,7 @@ impl Moment {
     }
 
     /// Time goes by. A link that has just had little to do looks slow; one that has become slow goes on looking so.
-    pub fn fade(&self) {
+    pub(crate) fn fade(&self) {
         let fade = |bytes: u64| (bytes - bytes / 8).max(*STRETCH_BYTES.start());
         // Nobody else makes it less.
         let _ = self.0.bytes_max.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |bytes| Some(fade(bytes)));

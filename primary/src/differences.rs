@@ -146,7 +146,7 @@ impl Differences {
     /// Whether the other side may stand at a place of the journal, or, with `None`, before what it holds: not when it lacks what a
     /// copy has brought, which is in no journal.
     #[must_use]
-    pub fn can_stand(&self, at: Option<Position>, says: &Remote) -> bool {
+    pub(crate) fn can_stand(&self, at: Option<Position>, says: &Remote) -> bool {
         let Some(pair) = self.keeper.pair(&self.peer) else { return false };
         let floor = pair.floor.map(|(segment, offset)| Position { segment, offset });
         if at.is_some() && at < floor {
@@ -174,7 +174,7 @@ impl Differences {
 
     /// Whether it may stand where frames were given up that could not be read, so that nobody knows that place any more.
     #[must_use]
-    pub fn were_unread(&self) -> bool {
+    pub(crate) fn were_unread(&self) -> bool {
         self.inner.lock().unread
     }
 
@@ -216,7 +216,7 @@ impl Differences {
     ///
     /// # Errors
     /// [`DifferencesError`].
-    pub fn go_in_place(&self) -> Result<(), DifferencesError> {
+    pub(crate) fn go_in_place(&self) -> Result<(), DifferencesError> {
         let inner = self.lock()?;
         let next = inner.clone();
         let mut pair = self.pair()?;
@@ -323,7 +323,7 @@ impl Differences {
     ///
     /// # Errors
     /// [`DifferencesError`].
-    pub fn begun_there(&self, number: u64) -> Result<(), DifferencesError> {
+    pub(crate) fn begun_there(&self, number: u64) -> Result<(), DifferencesError> {
         let inner = self.lock()?;
         if inner.points.is_empty() {
             return Ok(());
@@ -338,7 +338,7 @@ impl Differences {
 
     /// Whether the other side has the begin of the copy under way, as far as is known. One that has nothing yet is sent a begin anew.
     #[must_use]
-    pub fn has_begun_there(&self) -> bool {
+    pub(crate) fn has_begun_there(&self) -> bool {
         self.copy().is_some_and(|copy| copy.number != 0) && self.inner.lock().points.is_empty()
     }
 
@@ -347,7 +347,7 @@ impl Differences {
     ///
     /// # Errors
     /// [`DifferencesError`].
-    pub fn next_sender(&self) -> Result<u64, DifferencesError> {
+    pub(crate) fn next_sender(&self) -> Result<u64, DifferencesError> {
         let _alone = self.lock()?;
         Ok(self.senders.fetch_add(1, Ordering::AcqRel) + 1)
     }
@@ -357,7 +357,7 @@ impl Differences {
     ///
     /// # Errors
     /// [`DifferencesError`].
-    pub fn end_cut(&self, number: u64, sender: u64, marker: MarkerNumber) -> Result<bool, DifferencesError> {
+    pub(crate) fn end_cut(&self, number: u64, sender: u64, marker: MarkerNumber) -> Result<bool, DifferencesError> {
         let _alone = self.lock()?;
         if self.senders.load(Ordering::Acquire) != sender {
             return Ok(false);
@@ -376,7 +376,7 @@ impl Differences {
     ///
     /// # Errors
     /// [`DifferencesError`].
-    pub fn forget_end(&self, number: u64) -> Result<(), DifferencesError> {
+    pub(crate) fn forget_end(&self, number: u64) -> Result<(), DifferencesError> {
         let _alone = self.lock()?;
         self.keeper.update_pair(&self.peer, |pair| {
             if let Some(copy) = pair.copy.as_mut().filter(|copy| copy.number == number) {

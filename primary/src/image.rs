@@ -85,7 +85,7 @@ impl Image {
     ///
     /// # Errors
     /// [`ImageError`].
-    pub fn read_now(&self, volume: &VolumeFile, extent: Extent, target: &mut [u8]) -> Result<bool, ImageError> {
+    pub(crate) fn read_now(&self, volume: &VolumeFile, extent: Extent, target: &mut [u8]) -> Result<bool, ImageError> {
         let look = self.buffer.read(extent, target);
         let Some(pieces) = look.known_now() else { return Ok(false) };
         for piece in pieces {

@@ -11,7 +11,6 @@
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
-use tidemark_common::api::types::PairState;
 use tidemark_common::journal::{FoldRange, Journal, JournalError, Position};
 use tidemark_common::metrics::GroupMetrics;
 
@@ -187,9 +186,9 @@ impl Readers for PairSet {
 }
 
 /// A side that does not answer comes no nearer however slow hosts are: it costs them time until the journal is full, and no more once its
-/// history is given up.
+/// history is given up, or where a copy needs none.
 fn is_waited_for_in_vain(pair: &Pair, full: bool) -> bool {
-    pair.awaits_return() || !pair.is_there() && (full || pair.standing() == PairState::Differential)
+    pair.awaits_return() || !pair.is_there() && (full || pair.is_copied_anew())
 }
 
 /// Hosts are about to wait.
@@ -202,16 +201,18 @@ mod tests {
     use std::path::Path;
     use std::time::Duration;
 
-    use tidemark_common::catalog::{GroupRecord, OnFullRecord, PairRecord, PairStateRecord, PartedRecord};
+    use tidemark_common::api::types::PairState;
+    use tidemark_common::catalog::{CopyRecord, GroupRecord, OnFullRecord, PairRecord, PairStateRecord, PartedRecord};
     use tidemark_common::extent::Extent;
     use tidemark_common::ids::VolumeIndex;
     use tidemark_common::journal::JournalOptions;
 
     use super::*;
+    use crate::differences::{encode_new, everything};
     use crate::drain::Draining;
     use crate::group::{Primary, Stages};
     use crate::plan::tests::noise;
-    use crate::rig::{group_of, parts_in};
+    use crate::rig::{SIZE, group_of, parts_in};
     use crate::throttle::DELAY_MAX;
     use crate::writeback::WritingBack;
 
@@ -220,6 +221,10 @@ mod tests {
         let group = GroupRecord { on_full: OnFullRecord::Throttle, pairs, ..group_of(&["a"]) };
         let journal = JournalOptions { segment_bytes: 512 << 10, capacity_bytes: 16 << 20 };
         let (parts, options) = parts_in(directory, group, journal);
+        let all = encode_new(&everything(&[(VolumeIndex(1), SIZE)]));
+        for pair in parts.keeper.get().pairs.iter().filter(|pair| pair.copy.is_some()) {
+            parts.keeper.catalog().put_bitmap(parts.keeper.id(), &pair.peer, &all).unwrap();
+        }
         Primary::open(parts, options).unwrap()
     }
 
@@ -272,6 +277,34 @@ mod tests {
         }
         assert_eq!(slowest, DELAY_MAX, "its history was kept as long as there was room for it");
         assert_eq!(pair.status().state, PairState::Differential);
+        for number in number..number + 256 {
+            assert_eq!(write(&primary, &mut stages, number).await, Duration::ZERO, "write {number}");
+        }
+    }
+
+    /// They were slowed again and again, to a write in a second, for a copy that begins anew whatever the journal was kept for.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn hosts_are_not_slowed_for_a_copy_that_begins_anew_when_its_side_is_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let (state, first) = (PairStateRecord::InitialCopy, CopyRecord::first(SIZE));
+        let record = PairRecord { state, copy: Some(first.clone()), ..PairRecord::new("west", 0) };
+        let (primary, mut stages) = slowing(directory.path(), vec![record]);
+        for number in 0..160 {
+            assert_eq!(write(&primary, &mut stages, number).await, Duration::ZERO, "write {number}");
+        }
+
+        // One that has begun goes on with what the journal has, as long as there is room for it.
+        let directory = tempfile::tempdir().unwrap();
+        let begun = CopyRecord { number: 7, direct: false, ..first };
+        let record = PairRecord { state: PairStateRecord::Resync, copy: Some(begun), ..PairRecord::new("west", 0) };
+        let (primary, mut stages) = slowing(directory.path(), vec![record]);
+        let pair = primary.pair("west").unwrap();
+        let (mut slowest, mut number) = (Duration::ZERO, 0);
+        while !pair.view.lock().given_up {
+            slowest = slowest.max(write(&primary, &mut stages, number).await);
+            number += 1;
+        }
+        assert_eq!(slowest, DELAY_MAX);
         for number in number..number + 256 {
             assert_eq!(write(&primary, &mut stages, number).await, Duration::ZERO, "write {number}");
         }

@@ -129,7 +129,7 @@ impl Taken {
 ///
 /// # Errors
 /// [`StartError`].
-pub fn index_unapplied(
+pub(crate) fn index_unapplied(
     journal: &Arc<Journal>,
     applied: &AppliedPosition,
     indexed: Indexed,
@@ -160,7 +160,7 @@ pub struct RecoveredRing {
 ///
 /// # Errors
 /// [`StartError`]: a ring that cannot be understood is never thrown away.
-pub fn recover_ring(
+pub(crate) fn recover_ring(
     path: &Path,
     capacity: u64,
     group: GroupId,

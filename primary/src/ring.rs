@@ -331,7 +331,7 @@ impl Ring {
     ///
     /// # Errors
     /// [`RingError::Damaged`]: an entry whose state is neither may have been answered.
-    pub fn is_committed(&self, position: u64) -> Result<bool, RingError> {
+    pub(crate) fn is_committed(&self, position: u64) -> Result<bool, RingError> {
         match self.state(position).load(Ordering::Acquire) {
             COMMITTED => Ok(true),
             0 => Ok(false),
@@ -370,7 +370,7 @@ impl Ring {
     }
 
     /// Copies payload bytes out, from a position inside a payload. The caller keeps the tail from passing it meanwhile.
-    pub fn copy_out(&self, position: u64, buffer: &mut [u8]) {
+    pub(crate) fn copy_out(&self, position: u64, buffer: &mut [u8]) {
         buffer.copy_from_slice(self.slice(self.file_offset(position), buffer.len()));
     }
 
@@ -386,7 +386,7 @@ impl Ring {
     }
 
     /// Publishes the tail: all entries before it are durable in the journal.
-    pub fn set_tail(&self, tail: u64) {
+    pub(crate) fn set_tail(&self, tail: u64) {
         self.word(TAIL_AT).store(tail, Ordering::Release);
     }
 

@@ -27,9 +27,10 @@ use tidemark_common::link::Endpoint;
 use tidemark_common::metrics::{GroupMetrics, PairMetrics, Part};
 use tidemark_common::pair::{goes_by_itself, is_transition_valid};
 use tidemark_common::repeats::{Recurring, Repeats};
+use tidemark_common::workers;
 use tokio::sync::watch;
-use tokio::task::block_in_place;
 
+pub use self::connection::PAUSE_MAX;
 pub use self::error::ShipError;
 pub use self::orders::Hold;
 use self::orders::{Orders, Wanted};
@@ -203,6 +204,15 @@ impl Pair {
         }
     }
 
+    /// Whether what the other side lacks is copied anew, whatever of the journal is kept for it from now on: nothing of a copy has begun, or what
+    /// it would go on with was given up.
+    pub(crate) fn is_copied_anew(&self) -> bool {
+        match self.differences.copy() {
+            Some(copy) => copy.number == 0 || self.view.lock().given_up,
+            None => !self.differences.are_none(),
+        }
+    }
+
     /// Goes into a state by what has happened, says so, and records it where it must outlive the process. `false`: it does not follow the
     /// state the pair is in.
     pub(crate) fn enter(&self, state: PairState, reason: Option<String>) -> Result<bool, CatalogError> {
@@ -222,10 +232,8 @@ impl Pair {
             return Ok(true);
         }
         // A catalogue whose disk does not answer keeps who changes it, and no thread that others are heard by.
-        block_in_place(|| {
-            let _alone = self.entering.lock();
-            if self.stays(state, reason.as_ref()) { Ok(true) } else { self.change_state(state, reason, may) }
-        })
+        let _alone = workers::wait(|| self.entering.lock());
+        if self.stays(state, reason.as_ref()) { Ok(true) } else { self.change_state(state, reason, may) }
     }
 
     /// Whether it is in this state already. The reason may be another one.

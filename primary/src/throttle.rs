@@ -31,7 +31,7 @@ impl Throttle {
 
     /// Whether it is on.
     #[must_use]
-    pub fn is_enabled(&self) -> bool {
+    pub(crate) fn is_enabled(&self) -> bool {
         self.enabled.load(Ordering::Acquire)
     }
 

@@ -63,6 +63,8 @@ pub(crate) struct View {
     sent: VecDeque<(Seq, MarkerNumber, Position)>,
     /// The numbers of the last frame that has certainly come there.
     come: Option<(Seq, MarkerNumber)>,
+    /// Something of the journal was given up since the last connection began.
+    pub(crate) given_up: bool,
     /// The copy under way: its number and regions.
     pub(crate) copying: Option<(u64, Bitmap)>,
     pub(crate) verify: Option<CopyProgress>,
@@ -103,6 +105,7 @@ impl View {
             sent_up_to: Position::default(),
             sent: VecDeque::new(),
             come: None,
+            given_up: false,
             copying: None,
             verify: None,
             compared: 0,
@@ -130,6 +133,7 @@ impl View {
         self.holds = Some(self.holds.map_or(at, |holds| holds.min(at)).max(oldest));
         self.sent_up_to = at;
         self.sent.clear();
+        self.given_up = false;
         self.come = Some((Seq(remote.durable_seq), MarkerNumber(remote.received_marker)));
         self.rate = Rate::default();
         self.delivered.at = at;
@@ -156,6 +160,7 @@ impl View {
     /// The journal up to here is given up.
     pub(crate) fn give_up(&mut self, up_to: Position) {
         self.holds = Some(self.holds.map_or(up_to, |holds| holds.max(up_to)));
+        self.given_up = true;
         self.delivered.at = self.delivered.at.max(up_to);
         self.sent.clear();
     }

@@ -16,6 +16,7 @@ use tidemark_common::t0::eras::INDEXES_MAX;
 use tidemark_common::updater::{AppliedPosition, Updater};
 use tidemark_common::volumes::Volumes;
 
+use crate::group::SecondaryParts;
 use crate::history::{self, Room};
 use crate::intake::{CopyVolumes, TRIES};
 use crate::permission::{Permission, Permitted};
@@ -42,46 +43,44 @@ pub struct Apply {
     /// What it reads.
     pub journal: Arc<Journal>,
     /// What it may apply, and where it says how far it is.
-    pub state: Arc<CopyState>,
+    pub(crate) state: Arc<CopyState>,
     /// Where it records that.
-    pub keeper: Arc<GroupKeeper>,
+    keeper: Arc<GroupKeeper>,
     /// What passes are timed by.
-    pub clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
     /// Where figures go.
-    pub metrics: GroupMetrics,
+    metrics: GroupMetrics,
     /// Who has the copy volumes.
-    pub provider: Arc<dyn CopyVolumes>,
+    provider: Arc<dyn CopyVolumes>,
     /// What images of older moments need.
-    pub eras: Arc<Eras>,
+    eras: Arc<Eras>,
     /// The set of volumes settled last.
-    pub settled: Option<Vec<GroupVolume>>,
+    settled: Option<Vec<GroupVolume>>,
     /// The newest marker recorded.
-    pub recorded_marker: u64,
+    recorded_marker: u64,
     /// The index of what is permitted and not yet applied, as far as there is one.
     pub indexed: SharedIndex,
     /// An index of what has come behind that and may be permitted next.
-    pub ahead: Option<Ahead>,
+    ahead: Option<Ahead>,
     /// What keeps them within their bounds.
     pub spill: Spill,
-    /// The volumes may hold writes up to here since before the last restart.
-    pub may_hold: Position,
     /// When the history was looked at last.
-    pub history_seen: Option<Duration>,
+    history_seen: Option<Duration>,
     /// Why its floor could not be moved when that was tried last: nothing is applied beyond it.
-    pub unmoved: Option<String>,
+    unmoved: Option<String>,
     /// Why the index of what is permitted goes no further: the journal cannot be read there, and a failover could not read it either.
-    pub unindexed: Option<String>,
+    unindexed: Option<String>,
     /// How often in a row the disk did not give out what the index needs, and when that was counted last.
-    pub unread: (u32, Duration),
+    unread: (u32, Duration),
     /// How often in a row the journal could not be read where it goes on.
-    pub unreadable: u32,
+    unreadable: u32,
     /// The journal may hold segments of which all is applied.
-    pub untrimmed: bool,
+    untrimmed: bool,
 }
 
 /// An index of what lies behind the permitted limit.
 #[derive(Debug)]
-pub struct Ahead {
+struct Ahead {
     begin: Position,
     indexed: Indexed,
     /// The disk takes nothing of it, and memory is not for what may not be needed.
@@ -108,6 +107,39 @@ impl std::fmt::Debug for Apply {
 }
 
 impl Apply {
+    /// Of a copy that was just opened.
+    pub(crate) fn new(
+        parts: &SecondaryParts,
+        updater: Updater,
+        journal: &Arc<Journal>,
+        state: &Arc<CopyState>,
+        indexed: &SharedIndex,
+    ) -> Self {
+        let path = parts.journal_folder.with_extension("index");
+        Self {
+            updater,
+            volumes: Arc::clone(&parts.volumes),
+            journal: Arc::clone(journal),
+            state: Arc::clone(state),
+            keeper: Arc::clone(&parts.keeper),
+            clock: Arc::clone(&parts.clock),
+            metrics: parts.metrics.clone(),
+            provider: Arc::clone(&parts.provider),
+            eras: Arc::clone(&parts.eras),
+            settled: None,
+            recorded_marker: 0,
+            indexed: Arc::clone(indexed),
+            ahead: None,
+            spill: Spill::new(Arc::clone(&parts.disk), path, parts.index_ranges_max),
+            history_seen: None,
+            unmoved: None,
+            unindexed: None,
+            unread: (0, Duration::ZERO),
+            unreadable: 0,
+            untrimmed: true,
+        }
+    }
+
     /// Applies until told to stop. What is permitted and not yet applied then stays in the journal: a failover reads it
     /// there, by the index, so that its time does not grow with the backlog.
     pub fn run(mut self) {
@@ -326,11 +358,10 @@ impl Apply {
     /// Moves the floor of the history to where it is to be. Recorded first: after any death it says what the volumes may hold.
     pub fn keep_history(&mut self) {
         let kept = self.state.history();
-        let permission = self.state.permission();
-        let has_image = permission.permitted().is_some() && !permission.copy().is_some_and(|copy| copy.direct);
+        let has_image = self.state.permission().image().is_some();
         let moved = match (kept.floor, has_image && !kept.asked.is_off()) {
             (None, false) => Ok(()),
-            (None, true) => self.move_floor(Some(self.updater.applied().position.max(self.may_hold))),
+            (None, true) => self.move_floor(Some(self.updater.applied().position.max(self.state.may_hold))),
             (Some(_), false) => self.move_floor(None),
             (Some(floor), true) => self.advance_floor(floor, kept),
         };

@@ -44,7 +44,7 @@ fn ms(time: Duration) -> i64 {
 impl AsOf {
     /// What is known from the newest permitted marker alone.
     #[must_use]
-    pub fn of_marker(time_ns: i64) -> Self {
+    pub(crate) fn of_marker(time_ns: i64) -> Self {
         Self { good_ms: time_ns / 1_000_000, ..Self::default() }
     }
 

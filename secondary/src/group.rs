@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidemark_common::api::types::{MarkerInfo, PairState};
-use tidemark_common::catalog::{Batch, CatalogError, CopyRecord, GroupVolume, OnFullRecord};
+use tidemark_common::catalog::{AppliedRecord, Batch, CatalogError, CopyRecord, GroupVolume, OnFullRecord};
 use tidemark_common::clock::Clock;
 use tidemark_common::history::History;
 use tidemark_common::journal::{Journal, JournalOptions, Position, Writer};
@@ -25,6 +25,7 @@ use tidemark_common::storage::Disk;
 use tidemark_common::t0::Eras;
 use tidemark_common::volumes::Volumes;
 
+pub use self::connection::CALLS_WITHIN;
 use self::connection::Current;
 pub use self::recovery::StartError;
 use crate::intake::CopyVolumes;
@@ -74,8 +75,6 @@ pub struct Secondary {
     updater: Mutex<Option<JoinHandle<()>>>,
     /// What the updater has indexed.
     indexed: SharedIndex,
-    /// The volumes may hold writes up to here since before the last restart.
-    floor: Position,
     since: Mutex<(PairState, jiff::Timestamp)>,
     /// Since when it runs, monotonic.
     began: Duration,
@@ -111,10 +110,6 @@ impl Secondary {
 
     pub(crate) const fn clock(&self) -> &Arc<dyn Clock> {
         &self.parts.clock
-    }
-
-    pub(crate) const fn floor(&self) -> Position {
-        self.floor
     }
 
     /// Since when it runs, monotonic: nobody can have been heard before.
@@ -256,6 +251,22 @@ pub(crate) fn open_copy(keeper: &GroupKeeper) -> Option<OpenCopy> {
         total_bytes: copy.total_bytes,
         begun: Position::default(),
     })
+}
+
+/// The volumes are recorded as no further than a place behind which the journal goes. Where they are recorded as further back they stay there:
+/// what lies between may be in them only until power is lost, and is applied again. `stand` is that place; or the begin of a new segment behind
+/// whatever was recorded, when the journal that was cut goes on there.
+pub(crate) fn stand_no_further(
+    keeper: &GroupKeeper,
+    batch: &mut Batch,
+    place: Position,
+    stand: &AppliedRecord,
+) -> Result<(), CatalogError> {
+    let recorded = keeper.catalog().applied(keeper.id())?;
+    if recorded.is_some_and(|recorded| recorded.place() >= place) {
+        batch.put_applied(keeper.id(), stand)?;
+    }
+    Ok(())
 }
 
 /// Keeps a copy under way and the set of volumes in the catalogue, for when the journal no longer has their records.

@@ -130,9 +130,8 @@ impl Secondary {
         // Between two windows: until the barrier is there, the volumes stay where they are.
         let _window = eras.window_within(WINDOW_LIMIT).ok_or(PointError::Busy)?;
         let permission = self.state().permission();
-        let direct = permission.copy().is_some_and(|copy| copy.direct);
-        let newest = permission.permitted().filter(|_| !direct).ok_or(PointError::NoCopy)?;
-        let applied = eras.applied_position().max(self.floor());
+        let newest = permission.image().ok_or(PointError::NoCopy)?;
+        let applied = eras.applied_position().max(self.state().may_hold);
         // Older ones had other volumes.
         let (begins, _) = self.state().image_begins();
         let is_held = |end: Position, marker: &MarkerRecord| end >= begins && marker.number < newest.marker.number;
@@ -183,10 +182,9 @@ impl Secondary {
     /// [`JournalError`] when the journal cannot be read.
     pub fn held_markers(&self) -> Result<Vec<MarkerInfo>, JournalError> {
         let permission = self.state().permission();
-        let direct = permission.copy().is_some_and(|copy| copy.direct);
-        let Some(newest) = permission.permitted().filter(|_| !direct) else { return Ok(Vec::new()) };
+        let Some(newest) = permission.image() else { return Ok(Vec::new()) };
         let (begins, _) = self.state().image_begins();
-        let applied = self.eras().applied_position().max(self.floor());
+        let applied = self.eras().applied_position().max(self.state().may_hold);
         let oldest = self.oldest_image(applied.max(begins), newest)?;
         Ok(self.markers().into_iter().filter(|marker| marker.number >= oldest.number).collect())
     }

@@ -198,7 +198,7 @@ impl Permission {
     /// Volumes that are none of the group's any more, with all that came for them before a place: also those that came and left before a
     /// marker counted them, which never were in the image.
     #[must_use]
-    pub fn left_before(&self, place: Position) -> Vec<GroupVolume> {
+    pub(crate) fn left_before(&self, place: Position) -> Vec<GroupVolume> {
         let passed = self.left.iter().filter(|(_, end)| end.is_some_and(|end| end <= place));
         passed.map(|(member, _)| member.clone()).collect()
     }
@@ -237,6 +237,12 @@ impl Permission {
         self.permitted.as_ref()
     }
 
+    /// The newest marker whose image can be had: of a copy that is applied as it comes, there is none.
+    #[must_use]
+    pub fn image(&self) -> Option<&Permitted> {
+        self.permitted().filter(|_| !self.copy.is_some_and(|copy| copy.direct))
+    }
+
     /// Newest marker whose frames are all here, permitted or not.
     #[must_use]
     pub const fn received(&self) -> MarkerNumber {
@@ -258,7 +264,7 @@ impl Permission {
     /// The copy under way at a place: begun before it, and not ended there. Whoever starts from that place again has to know of it,
     /// because no marker before its end is an image.
     #[must_use]
-    pub fn copy_at(&self, place: Position) -> Option<&OpenCopy> {
+    pub(crate) fn copy_at(&self, place: Position) -> Option<&OpenCopy> {
         let ended = self.ended.iter().filter(|(_, end)| place < *end).map(|(copy, _)| copy);
         ended.chain(&self.copy).next().filter(|copy| copy.begun <= place)
     }

@@ -78,7 +78,7 @@ impl Points {
 
     /// From where on it is known how large they were.
     #[must_use]
-    pub fn sizes_known_from(&self) -> Option<Position> {
+    pub(crate) fn sizes_known_from(&self) -> Option<Position> {
         self.sizes.first().map(|(from, _)| *from)
     }
 

@@ -21,7 +21,7 @@ use tidemark_common::record::{Chain, MarkerRecord};
 use tidemark_common::updater::AppliedPosition;
 
 use crate::damage::remove_journal;
-use crate::group::{SecondaryParts, StartError};
+use crate::group::{SecondaryParts, StartError, stand_no_further};
 
 /// Where a journal is cut of which nothing stays: no record begins there.
 pub(crate) const ALL_OF_IT: Position = Position { segment: 0, offset: 0 };
@@ -163,10 +163,7 @@ pub fn record_as_before(keeper: &GroupKeeper, before: &BeforeRecord, now_ns: i64
     let applied =
         AppliedRecord { segment: parted.segment, offset: parted.offset, seq: parted.seq, marker: parted.marker };
     let mut batch = Batch::new();
-    // One that is recorded as further back stays there: what lies between is applied again.
-    if AppliedPosition::of(keeper.catalog().applied(id)?).position >= applied.place() {
-        batch.put_applied(id, &applied)?;
-    }
+    stand_no_further(keeper, &mut batch, parted.place(), &applied)?;
     batch.delete_history(id);
     batch.delete_markers_after(id, MarkerNumber(0));
     keeper.update_with(batch, |record| {

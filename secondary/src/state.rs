@@ -113,6 +113,8 @@ pub struct CopyState {
     pub markers: Markers,
     /// When the journal will be full.
     pub forecast: Forecast,
+    /// The volumes may hold writes up to here since before the last restart.
+    pub may_hold: Position,
     /// The journal was full, and has not had ample room since.
     full: AtomicBool,
     /// What was logged of problems, by whom they concern.
@@ -149,6 +151,7 @@ impl CopyState {
             damage: CancellationToken::new(),
             markers: Markers::default(),
             forecast: Forecast::default(),
+            may_hold: Position::default(),
             full: AtomicBool::new(false),
             logged: <[Recurring; 2]>::default(),
         }
@@ -186,7 +189,7 @@ impl CopyState {
 
     /// Since when the image has its volumes, and which they are.
     #[must_use]
-    pub fn image_begins(&self) -> (Position, Vec<GroupVolume>) {
+    pub(crate) fn image_begins(&self) -> (Position, Vec<GroupVolume>) {
         let inner = self.inner.lock();
         (inner.points.begins(), inner.points.members().to_vec())
     }
@@ -230,7 +233,7 @@ impl CopyState {
     }
 
     /// Nothing is applied beyond a place. It is recorded already; `None`: nothing is kept any more.
-    pub fn set_floor(&self, floor: Option<Position>) {
+    pub(crate) fn set_floor(&self, floor: Option<Position>) {
         let mut inner = self.inner.lock();
         inner.told_applied = inner.told_applied.max(inner.applied_marker());
         inner.floor = floor;
@@ -242,7 +245,7 @@ impl CopyState {
     }
 
     /// The journal had no room for all that was asked for; or it is all there again.
-    pub fn set_shortened(&self, shortened: bool) -> bool {
+    pub(crate) fn set_shortened(&self, shortened: bool) -> bool {
         std::mem::replace(&mut self.inner.lock().shortened, shortened) != shortened
     }
 
@@ -345,7 +348,7 @@ impl CopyState {
     }
 
     /// Waits until more than `applied` may be applied, or it is time to stop. The limit then.
-    pub fn wait_for_limit(&self, applied: Position, at_most: Duration) -> Position {
+    pub(crate) fn wait_for_limit(&self, applied: Position, at_most: Duration) -> Position {
         let mut inner = self.inner.lock();
         if inner.limit() <= applied && !self.is_stopping() {
             self.moved.wait_for(&mut inner, at_most);
@@ -363,10 +366,7 @@ impl CopyState {
     #[must_use]
     pub fn hold(self: &Arc<Self>) -> Option<Hold> {
         let mut inner = self.inner.lock();
-        if inner.permission.copy().is_some_and(|copy| copy.direct) {
-            return None;
-        }
-        let permitted = inner.permission.permitted()?.clone();
+        let permitted = inner.permission.image()?.clone();
         inner.held.push(permitted.end);
         drop(inner);
         Some(Hold { state: Arc::clone(self), permitted })
@@ -399,12 +399,12 @@ impl CopyState {
 
     /// Whether what came last could not be taken, and all that is permitted is applied.
     #[must_use]
-    pub fn is_refusing_at_rest(&self) -> bool {
+    pub(crate) fn is_refusing_at_rest(&self) -> bool {
         self.is_at_rest() && self.inner.lock().problems.get(Concern::Intake as usize).is_some_and(Option::is_some)
     }
 
     /// Waits for the updater to give space back.
-    pub fn wait_for_room(&self, at_most: Duration) {
+    pub(crate) fn wait_for_room(&self, at_most: Duration) {
         let mut inner = self.inner.lock();
         self.moved.wait_for(&mut inner, at_most);
     }
@@ -446,7 +446,7 @@ impl CopyState {
     }
 
     /// What a person must look at; `None` when it is over. Returns whether it is one that was not known.
-    pub fn set_problem(&self, concern: Concern, problem: Option<String>) -> bool {
+    pub(crate) fn set_problem(&self, concern: Concern, problem: Option<String>) -> bool {
         if let Some(problem) = &problem {
             self.log_problem(concern, problem);
         }
@@ -479,7 +479,7 @@ impl CopyState {
     }
 
     /// There was no room for a frame: in the journal, or on the disk under it. Returns whether nobody knew.
-    pub fn no_room(&self, journal_is_full: bool, problem: String) -> bool {
+    pub(crate) fn no_room(&self, journal_is_full: bool, problem: String) -> bool {
         self.full.store(journal_is_full, Ordering::Release);
         self.set_problem(Concern::Intake, Some(problem))
     }

@@ -12,6 +12,7 @@ use tidemark_common::journal::{self, Journal, JournalError, Position, Writer};
 use tidemark_common::keeper::GroupKeeper;
 use tidemark_common::record::{ControlRecord, FrameKind, FrameView};
 
+use crate::group::stand_no_further;
 use crate::permission::Permitted;
 
 /// Why a copy was not taken over.
@@ -33,15 +34,10 @@ pub enum TakeOverError {
 pub fn stand_at(permitted: &Permitted, keeper: &GroupKeeper) -> Result<(), CatalogError> {
     // A copy that was under way goes with what lies beyond the marker: nobody may go on with half of it.
     let mut batch = Batch::new();
-    let id = keeper.id();
-    if let Some(applied) = keeper.catalog().applied(id)? {
-        // Nothing was written since an older marker whose image is taken though the volumes have passed it.
-        let end = permitted.end;
-        if (end.segment, end.offset) < (applied.segment, applied.offset) {
-            let (seq, marker) = (permitted.marker.boundary_seq, permitted.marker.number);
-            batch.put_applied(id, &AppliedRecord { segment: end.segment, offset: end.offset, seq, marker })?;
-        }
-    }
+    let (Position { segment, offset }, marker) = (permitted.end, &permitted.marker);
+    let at = AppliedRecord { segment, offset, seq: marker.boundary_seq, marker: marker.number };
+    // Nothing was written since an older marker whose image is taken though the volumes have passed it.
+    stand_no_further(keeper, &mut batch, permitted.end, &at)?;
     keeper.update_with(batch, |record| record.pairs.iter_mut().for_each(|pair| pair.copy = None))
 }
 

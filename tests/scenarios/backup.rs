@@ -387,7 +387,7 @@ fn what_makes_no_sense_is_refused_and_leaves_nothing() {
     };
     refuses(&["set", "create", "all", "a"], "there is a set 'all' already");
     // In a folder, that would lie where the manifest is to.
-    refuses(&["set", "create", "tidemark-manifest.json", "a"], "manifest is called");
+    refuses(&["set", "create", "tidemark-manifest.json", "a"], "the name of a backup's manifest");
     refuses(&["set", "create", "s", "nowhere"], "no volume 'nowhere'");
     refuses(&["set", "create", "s", "a:0+8KiB", "a:4KiB+8KiB"], "overlap");
     refuses(&["set", "create", "s", "a", "a:p1"], "overlap");

@@ -142,9 +142,9 @@ fn a_drill_interrupted_by_kill_9_has_failed_and_leaves_nothing() {
     pair.west.ok(&["drill", "unschedule", GROUP]);
     assert_eq!(drill(&pair.west, &[]).0, 0, "without a check the exports are read");
     let first = pair.west.cli(&["drill", "schedule", GROUP, "--every", "1h"]);
-    assert!(first.code == 0 && !first.stderr.contains("in place of"), "{first:?}");
+    assert!(first.code == 0 && !first.stderr.contains("replaces"), "{first:?}");
     let second = pair.west.cli(&["drill", "schedule", GROUP, "--every", "2h"]);
-    assert!(second.code == 0 && second.stderr.contains("in place of the schedule before, every 1 h"), "{second:?}");
+    assert!(second.code == 0 && second.stderr.contains("which replaces the schedule every 1 h"), "{second:?}");
     pair.wait_paired();
 }
 

@@ -180,7 +180,7 @@ fn a_comparison_that_was_broken_off_stands_and_goes_on_only_when_it_is_asked_to(
     let output = command.wait_with_output().expect("the command ends");
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(130), "{told}");
-    assert!(told.contains("broken off") && told.contains("`tidemark verify g --to west --resume` goes on"), "{told}");
+    assert!(told.contains("interrupted") && told.contains("`tidemark verify g --to west --resume` goes on"), "{told}");
     let stands = wait_comparison(&pair, "it to stand", |found| found.state == ComparisonState::Stands);
     assert_eq!(pair.east.pair(GROUP).verify, None);
     // Nothing goes on by itself, not after a start either.

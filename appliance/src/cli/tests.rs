@@ -61,6 +61,8 @@ fn every_line_of_the_contract_is_understood() {
         "local-pair show t",
         "backup create b --set s --to - --while-differential copy",
         "drill run g --check true --timeout 5s",
+        "drill run g --mount --volume a --volume b --check true",
+        "drill schedule g --every 1h --mount --volume a --check true",
         "drill cancel g",
         "backup restore b --set s --onto-volumes",
         "backup restore b --set s --onto a --cancel",

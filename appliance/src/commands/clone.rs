@@ -11,27 +11,27 @@ use crate::output;
 /// `tidemark clone ...`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make one, at once; replication goes on
+    /// Make a clone, at once; replication goes on
     Create {
-        /// Its name; its exports are NAME/VOLUME
+        /// Name of the clone; its exports are NAME/VOLUME
         #[arg(value_parser = name)]
         name: String,
         /// The group
         #[arg(long, value_name = "GROUP", value_parser = name)]
         of: String,
-        /// A marker that is held; the newest by default. On a primary a new one is cut
+        /// A marker that is held; by default the newest. On a primary a new marker is cut
         #[arg(long, value_name = "N")]
         marker: Option<u64>,
-        /// The same, or the newest marker cut by then: a time (2026-01-31T12:00:00Z), or so long ago (10m)
+        /// A marker, or the newest one cut by a time: 2026-01-31T12:00:00Z, or 10m for ten minutes ago
         #[arg(long, value_name = "MARKER|TIME", value_parser = cli::moment, conflicts_with = "marker")]
         at: Option<Moment>,
-        /// What may be written over the image; by default as the configuration says
+        /// How much may be written to the clone [default: clone_bytes in config.toml]
         #[arg(long, value_name = "SIZE", value_parser = cli::size)]
         space: Option<u64>,
     },
-    /// Delete one, with all that was written to it
+    /// Delete a clone, with all that was written to it
     Delete(t0::Delete),
-    /// List them
+    /// List the clones
     List,
 }
 

@@ -35,10 +35,10 @@ const PATIENCE: Duration = Duration::from_secs(28);
 /// `tidemark demo`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How long the load runs before the disaster, seconds
+    /// Seconds that the load runs before the disaster
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=30))]
     seconds: u32,
-    /// Keep the folder with both appliances
+    /// Keep the folder with both appliances afterwards
     #[arg(long)]
     keep: bool,
 }

@@ -25,7 +25,7 @@ use crate::output::{self, figures, table::Table};
 /// `tidemark drill ...`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Rehearse now; exit 1 when it fails. Breaking the command off ends the rehearsal
+    /// Run a drill now; exits with 1 when it fails. Interrupting the command ends the drill
     Run {
         /// The group
         #[arg(value_parser = name)]
@@ -36,46 +36,46 @@ pub(crate) enum Command {
         #[command(flatten)]
         check: Check,
     },
-    /// End the rehearsal of a group that is under way, also a scheduled one: its check, its clone, and whatever is mounted
+    /// End the running drill of a group, also a scheduled one, with its check, its clone, and whatever is mounted
     Cancel {
         /// The group
         #[arg(value_parser = name)]
         group: String,
     },
-    /// List the rehearsals so far, newest first, and those under way
+    /// List drills, newest first, and those that are running
     List {
         /// Only those of this group
         #[arg(value_parser = name)]
         group: Option<String>,
     },
-    /// Show one, with what its check said
+    /// Show a drill, with the output of its check
     Show {
         /// Its number
         id: u64,
     },
-    /// Write the report of one, an HTML page, to stdout
+    /// Write the report of a drill, an HTML page, to stdout
     Report {
         /// Its number
         id: u64,
     },
-    /// Rehearse again and again; takes the place of the group's schedule so far
+    /// Run a drill at regular intervals; replaces the group's previous schedule
     Schedule {
         /// The group
         #[arg(value_parser = name)]
         group: String,
-        /// Between two begins
+        /// Time from the start of one drill to the start of the next
         #[arg(long, value_name = "DURATION", value_parser = cli::milliseconds)]
         every: u64,
         #[command(flatten)]
         check: Check,
     },
-    /// End the schedule of a group; a rehearsal under way goes on
+    /// End the schedule of a group; a drill that is running goes on
     Unschedule {
         /// The group
         #[arg(value_parser = name)]
         group: String,
     },
-    /// Ready checks, to be named in --check
+    /// Ready-made checks, for use in --check
     #[command(subcommand)]
     Check(check::Command),
     /// Run a check and end whatever it starts; not for people
@@ -91,24 +91,49 @@ pub(crate) enum Command {
 /// What is done with the clone.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Check {
-    /// A command for the shell, which passes with exit code 0. It finds the URI of volume pg-data in TIDEMARK_DRILL_NBD_PG_DATA, and
-    /// all of them in TIDEMARK_DRILL_EXPORTS; without a check the exports are only opened and read
+    /// A shell command that passes by exiting with 0. The variable TIDEMARK_DRILL_NBD_PG_DATA has the URI of volume pg-data, and
+    /// TIDEMARK_DRILL_EXPORTS has all URIs. Without a check the exports are only opened and read
     #[arg(long = "check", value_name = "COMMAND")]
     command: Option<String>,
-    /// The first reads and the check may take this long together; then the check is killed
+    /// Time limit for the first reads and the check together; the check is killed when it is over
     #[arg(long, value_name = "DURATION", value_parser = cli::milliseconds, default_value = "10m")]
     timeout: u64,
-    /// Mount the volumes' file systems for the check: TIDEMARK_DRILL_MOUNT_PG_DATA is where that of volume pg-data is
+    /// Mount the volumes' file systems for the check; the variable TIDEMARK_DRILL_MOUNT_PG_DATA names where volume pg-data is mounted
     #[arg(long, requires = "command")]
     mount: bool,
+    /// Mount this volume alone; may be given several times [default: all that the clone has]
+    #[arg(long = "volume", value_name = "VOLUME", value_parser = name, requires = "mount")]
+    volumes: Vec<String>,
+}
+
+impl Check {
+    /// What the service is asked for: the command, its time, and whether all volumes are mounted for it. Some of them alone are what a ready check
+    /// mounts.
+    fn asked(self) -> (Option<String>, u64, bool) {
+        let Self { command, timeout, mount, volumes } = self;
+        match command {
+            // One that asks nothing stays as it is, for the service to refuse.
+            Some(command) if !volumes.is_empty() && !command.trim().is_empty() => {
+                (Some(with_mounted(&volumes, &command)), timeout, false)
+            }
+            command => (command, timeout, mount),
+        }
+    }
+}
+
+/// A check that runs another one with some volumes mounted.
+fn with_mounted(volumes: &[String], command: &str) -> String {
+    let named: String = volumes.iter().map(|volume| format!("--volume {volume} ")).collect();
+    format!("\"$TIDEMARK\" drill check mounted {named}-- '{}'", command.replace('\'', "'\\''"))
 }
 
 /// Carries it out.
 pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failure> {
     let client = &service.client;
     match command {
-        Command::Run { group, marker, check: Check { command, timeout, mount } } => {
-            rehearse(service, &group, &DrillRun { marker, check: command, timeout_ms: timeout, mount }).await
+        Command::Run { group, marker, check } => {
+            let (check, timeout_ms, mount) = check.asked();
+            rehearse(service, &group, &DrillRun { marker, check, timeout_ms, mount }).await
         }
         Command::Cancel { group } => {
             let report = client.drill_cancel(&group).await?;
@@ -127,17 +152,18 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
             let report = client.drill(id).await?;
             output::bytes(report::page(&report, SystemClock::new().wall()).as_bytes())
         }
-        Command::Schedule { group, every, check: Check { command, timeout, mount } } => {
-            let request = DrillSchedule { every_ms: every, check: command, timeout_ms: timeout, mount };
+        Command::Schedule { group, every, check } => {
+            let (check, timeout_ms, mount) = check.asked();
+            let request = DrillSchedule { every_ms: every, check, timeout_ms, mount };
             let before = drills_of(service, &group).await?.and_then(|drills| drills.every_seconds);
             let scheduled = client.drill_schedule(&group, &request).await?;
             output::done(service.json, &scheduled, |scheduled: &GroupDrills| {
                 let every = figures::seconds(scheduled.every_seconds.unwrap_or(0.0));
                 let instead = before.map_or_else(String::new, |before| {
-                    format!(", in place of the schedule before, every {}, and its check", figures::seconds(before))
+                    format!(", which replaces the schedule every {} and its check", figures::seconds(before))
                 });
                 format!(
-                    "group '{}' is rehearsed every {every}{instead}; `tidemark drill list` shows how that goes",
+                    "a drill of group '{}' runs every {every}{instead}; `tidemark drill list` shows the results",
                     scheduled.group
                 )
             })
@@ -149,7 +175,7 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
             let answer = serde_json::json!({ "group": group, "running": running });
             output::done(service.json, &answer, |_| {
                 let last = format!(". A drill of it is under way: `tidemark drill cancel {group}` ends it");
-                format!("group '{group}' is not rehearsed by itself any more{}", if running { &last } else { "" })
+                format!("group '{group}' has no scheduled drills any more{}", if running { &last } else { "" })
             })
         }
         Command::Check(_) | Command::Guard { .. } => Ok(()),
@@ -177,7 +203,7 @@ async fn rehearse(service: &Service, group: &str, request: &DrillRun) -> Result<
         never = progress::show(service, begun, |_| None) => match never {},
     };
     output::say(&format!(
-        "broken off: the drill of group '{group}' is being ended, with its check and its clone. Once more leaves that to the service"
+        "interrupted: the drill of group '{group}' is being ended, with its check and its clone. Interrupt again to leave that to the service"
     ));
     let ended = async {
         loop {
@@ -192,7 +218,7 @@ async fn rehearse(service: &Service, group: &str, request: &DrillRun) -> Result<
         report = ended => Err(output::not_well(service.json, &report?, told, broken_off)),
         _ = interrupts.next() => {
             output::say(&format!(
-                "the service goes on ending the drill of group '{group}': `tidemark drill list` shows it when nothing of it is left"
+                "the service ends the drill of group '{group}': `tidemark drill list` shows when that is done"
             ));
             Err(broken_off)
         }
@@ -254,4 +280,35 @@ fn table(drills: &[DrillReport]) -> String {
         ]);
     }
     table.or("no drill has been run: `tidemark drill run GROUP` rehearses a failover")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(command: &str, volumes: &[&str]) -> Check {
+        let volumes = volumes.iter().map(|volume| (*volume).to_owned()).collect();
+        Check { command: Some(command.into()), timeout: 5000, mount: true, volumes }
+    }
+
+    /// A log without a file system kept `--mount` from all the others.
+    #[test]
+    fn some_volumes_alone_are_mounted_for_a_check() {
+        let text = "test \"$(cat 'a file')\" = it";
+        assert_eq!(check(text, &[]).asked(), (Some(text.into()), 5000, true));
+        let (asked, timeout, all) = check(text, &["data", "u.fuse"]).asked();
+        assert_eq!((timeout, all), (5000, false));
+        let asked = asked.unwrap();
+        // The shell gives the command on as it is.
+        let tool = "TIDEMARK=/bin/echo; export TIDEMARK; ";
+        let output = std::process::Command::new("/bin/sh").args(["-c", &format!("{tool}{asked}")]).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(said, format!("drill check mounted --volume data --volume u.fuse -- {text}\n"));
+    }
+
+    /// It would pass, whatever is mounted: the service refuses it as it is.
+    #[test]
+    fn a_check_that_asks_nothing_is_not_hidden_in_another() {
+        assert_eq!(check(" ", &["data"]).asked().0.as_deref(), Some(" "));
+    }
 }

@@ -15,11 +15,11 @@ pub(crate) struct Args {
     /// The group
     #[arg(value_parser = name)]
     group: String,
-    /// Also when the primary was heard within the last second
+    /// Take over even when the primary was heard within the last second
     #[arg(long)]
     force: bool,
-    /// At an older marker that is held: its number, the newest cut by a time (2026-01-31T12:00:00Z), or so long ago (10m).
-    /// What came after it is kept aside
+    /// Serve an older marker that is held: its number, or the newest one cut by a time (2026-01-31T12:00:00Z, or 10m for ten minutes
+    /// ago). What came after it is kept aside
     #[arg(long, value_name = "MARKER|TIME", value_parser = moment)]
     at: Option<Moment>,
 }
@@ -46,13 +46,14 @@ fn told(report: &FailoverReport) -> String {
         format!("left out   {}", left_out(report)),
     ];
     if report.went_back {
-        let why = "this side had returned as the copy, and that was not complete: it goes on with all that its own hosts had written before";
+        let why = "this side had returned as the copy, and the copy was not complete: it goes on with what it held before, all its own \
+                   hosts' writes included";
         lines.push(format!("went back  {why}"));
     }
     let missing = report.missing_writes_known.saturating_sub(report.dropped_writes);
     if missing > 0 {
         let missing = counted(missing, "write");
-        lines.push(format!("missing    {missing} at least, which the primary had announced, and which never came"));
+        lines.push(format!("missing    at least {missing} that the primary had announced and that never arrived"));
     }
     if let Some(kept) = &report.kept {
         lines.push(format!("kept aside {kept}: what came after that marker (`tidemark lost list {}`)", report.group));

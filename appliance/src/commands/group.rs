@@ -25,24 +25,24 @@ pub(crate) enum Command {
         /// Time between two cuts
         #[arg(long, value_name = "DURATION", value_parser = cli::interval, default_value = "1s")]
         interval: u64,
-        /// When the journal fills: fold keeps hosts at full speed, throttle slows them gently to the speed of the copy; for a copy
-        /// that is away only until the journal is full
+        /// When the journal fills: fold keeps hosts at full speed, and a copy that is behind is brought up to date later; throttle slows
+        /// hosts to the speed of the copy (for a copy that is away, only until the journal is full)
         #[arg(long, value_enum, default_value_t = Full::Fold)]
         on_full: Full,
-        /// What copies keep behind their newest marker, so that they can be cloned, or failed over to, at any marker of it:
-        /// a time (24h), a size of their journal (50GiB), both (24h,50GiB), or off
+        /// How much of the past copies keep, so that any marker of it can be cloned or failed over to: a time (24h), a size of their
+        /// journal (50GiB), both (24h,50GiB), or off
         #[arg(long, value_name = "TIME|SIZE", value_parser = parse_history, default_value = "off")]
         history: History,
     },
-    /// Change what a group's copies keep, or what it does when its journal is full; on its primary
+    /// Change how much history a group's copies keep, or what it does when its journal fills; on its primary
     Set {
         /// The group
         #[arg(value_parser = name)]
         group: String,
-        /// A time (24h), a size of their journal (50GiB), both (24h,50GiB), or off
+        /// How much history copies keep: a time (24h), a size of their journal (50GiB), both (24h,50GiB), or off
         #[arg(long, value_name = "TIME|SIZE", value_parser = parse_history, required_unless_present = "on_full")]
         history: Option<History>,
-        /// When the journal is full: fold keeps hosts at full speed, throttle slows them gently
+        /// When the journal fills: fold keeps hosts at full speed, throttle slows them to the speed of the copy
         #[arg(long, value_enum)]
         on_full: Option<Full>,
     },
@@ -52,11 +52,11 @@ pub(crate) enum Command {
         #[arg(value_parser = name)]
         name: String,
     },
-    /// Add a volume, also to a running and paired group
+    /// Add a volume to a group, which may be running and paired
     Add {
         #[command(flatten)]
         member: Member,
-        /// Also when a copy has no room for what would have to be copied: its pair then stands until somebody does what its reason says
+        /// Add it even if a copy has no room for it: the pair then stops until somebody does what its reason says
         #[arg(long)]
         force: bool,
     },
@@ -132,7 +132,9 @@ fn history_of(group: &str, history: &History) -> String {
         format!("copies of group '{group}' keep no older markers any more")
     } else {
         let asked = figures::history(history);
-        format!("copies of group '{group}' keep older markers from now on: {asked}, as far as their journals have room")
+        format!(
+            "copies of group '{group}' keep older markers from now on: {asked}, if their journals have room for that"
+        )
     }
 }
 
@@ -155,7 +157,7 @@ async fn remove(Member { group, volume }: Member, service: &Service) -> Result<G
     if connections > 0 {
         let connections = counted(connections, "connection");
         output::say(&format!(
-            "volume '{volume}' is open over NBD still ({connections}): what is written there from now on is in no copy, marker or \
+            "volume '{volume}' is still open over NBD ({connections}): what is written to it from now on is not in any copy, marker or \
              backup of group '{group}'"
         ));
     }

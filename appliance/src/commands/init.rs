@@ -35,17 +35,17 @@ pub(crate) struct Args {
     /// Directory to make [default: that of --dir or TIDEMARK_DIR]
     #[arg(value_name = "DIR")]
     pub(crate) directory: Option<PathBuf>,
-    /// What people and peers call the appliance [default: the directory's name]
+    /// Name of the appliance [default: the directory's name]
     #[arg(long, value_parser = name)]
     pub(crate) name: Option<String>,
-    /// Where hosts come in: unix:PATH or HOST:PORT; may be given several times, and replaces the default
+    /// Where hosts connect: unix:PATH or HOST:PORT; may be given several times, and replaces the default
     /// [default: unix:DIR/nbd.sock]
     #[arg(long, value_name = "ADDR")]
     pub(crate) nbd: Vec<Address>,
-    /// Where peers come in: HOST:PORT (UDP) [default: 127.0.0.1:7411]
+    /// Where peers connect: HOST:PORT (UDP) [default: 127.0.0.1:7411]
     #[arg(long, value_name = "ADDR")]
     pub(crate) replication: Option<HostPort>,
-    /// Where Prometheus comes in: HOST:PORT; an address that others can reach lets them read the metrics
+    /// Where Prometheus reads the metrics: HOST:PORT; anybody who can reach the address can read them
     /// [default: 127.0.0.1:9411]
     #[arg(long, value_name = "ADDR")]
     pub(crate) metrics: Option<HostPort>,

@@ -11,7 +11,7 @@ use crate::output::{self, figures, table::Table};
 /// `tidemark leases [GROUP]`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only those of this group
+    /// Show only this group
     #[arg(value_parser = name)]
     group: Option<String>,
 }

@@ -25,25 +25,25 @@ pub(crate) enum Command {
         /// A volume in no group, at least as large
         #[arg(long, value_name = "TARGET", value_parser = name)]
         target: String,
-        /// Copy at most so many bytes per second
+        /// Copy at most this many bytes per second
         #[arg(long, value_name = "SIZE", value_parser = size)]
         rate: Option<u64>,
     },
-    /// Make targets the image of their sources, all at one moment: they can be opened as soon as this returns
+    /// Split targets off: they become images of their sources at one moment, and can be opened as soon as the command returns
     Split {
         /// The targets; their sources may be of several groups
         #[arg(value_name = "TARGET", value_parser = name, required = true)]
         targets: Vec<String>,
     },
-    /// Let a target follow its source again: only what differs is copied, and what was written to the target is gone
+    /// Let a target follow its source again: only differences are copied, and what was written to the target is lost
     Resync(OfTarget),
-    /// Write a target back to its source: only what differs; both are closed to hosts until that is done
+    /// Write a target back to its source: only differences are copied; both are closed to hosts until that is done
     Reverse {
         /// The target
         #[arg(value_parser = name)]
         target: String,
     },
-    /// Wait until nothing is to be copied: the target follows, is a complete image, or its source is restored
+    /// Wait until nothing is left to copy: the target follows, is a complete image, or its source is restored
     Wait {
         /// The target
         #[arg(value_parser = name)]
@@ -56,7 +56,7 @@ pub(crate) enum Command {
     Delete(OfTarget),
     /// List the pairs
     List,
-    /// Show the pair of a target; a volume that is none is simplex
+    /// Show the pair of a target; a volume that is not a target is shown as simplex
     Show {
         /// The volume
         #[arg(value_parser = name)]
@@ -70,7 +70,7 @@ pub(crate) struct OfTarget {
     /// The target
     #[arg(value_parser = name)]
     target: String,
-    /// Also while hosts are connected to it, or its image is not complete
+    /// Do it even while hosts are connected to the target, or its image is not complete
     #[arg(long)]
     force: bool,
 }
@@ -118,7 +118,7 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
         Command::Wait { target, timeout } => {
             let pair = wait(service, &target, Duration::from_millis(timeout)).await?;
             output::done(service.json, &pair, |pair| {
-                format!("'{}' is in state {}, and nothing is to be copied", pair.target, pair.state.name())
+                format!("'{}' is in state {}, and nothing is left to copy", pair.target, pair.state.name())
             })
         }
         Command::Delete(OfTarget { target, force }) => {

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use serde_json::json;
-use tidemark_common::api::types::{LostExport, LostTail};
+use tidemark_common::api::types::{LostExport, LostExportStatus, LostTail, Status};
 
-use super::progress::carried_out;
+use super::progress::{self, carried_out};
 use super::{Service, whole_path};
 use crate::cli::name;
 use crate::failure::Failure;
@@ -15,24 +15,24 @@ use crate::output::{self, figures, table::Table};
 /// `tidemark lost ...`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List what is kept: since which marker, how many writes, on which volumes; ranges with --json
+    /// List what is kept: after which marker, how many writes, on which volumes; ranges with --json
     List {
         /// The group
         #[arg(value_parser = name)]
         group: String,
     },
-    /// Write what it holds of a volume into a sparse file as large as the volume
+    /// Write the kept data of a volume into a sparse file as large as the volume
     Export {
         #[command(flatten)]
         tail: Tail,
-        /// The volume; by its index, as listed, where its name is not known any more or several had it
+        /// The volume; or its index, as listed, if its name is not known any more or several volumes had it
         #[arg(long, value_name = "VOLUME", value_parser = name)]
         volume: String,
-        /// A file that is not there yet
+        /// A file that does not exist yet
         #[arg(long, value_name = "FILE")]
         to: PathBuf,
     },
-    /// Discard it, for good
+    /// Discard kept writes, for good
     Discard(Tail),
 }
 
@@ -54,7 +54,12 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
         Command::Export { tail, volume, to } => {
             let request = LostExport { volume, to: whole_path(&to)? };
             let what = format!("the export to {}", request.to);
-            carried_out(&what, service.client.lost_export(&tail.group, &tail.name, &request)).await?;
+            let find = |status: Status| Some(under_way(status, &request.to)?.progress);
+            tokio::select! {
+                biased;
+                exported = carried_out(&what, service.client.lost_export(&tail.group, &tail.name, &request)) => exported?,
+                never = progress::show(service, |_| Vec::new(), find) => match never {},
+            }
             output::done(service.json, &json!({ "volume": request.volume, "file": request.to }), |_| {
                 format!("what '{}' holds of volume '{}' is in {}", tail.name, request.volume, request.to)
             })
@@ -66,6 +71,10 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
             })
         }
     }
+}
+
+fn under_way(status: Status, to: &str) -> Option<LostExportStatus> {
+    status.lost_exports.into_iter().find(|export| export.to == to)
 }
 
 async fn list(service: &Service, group: &str) -> Result<(), Failure> {

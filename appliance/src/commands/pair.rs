@@ -13,15 +13,15 @@ use crate::output::{self, figures};
 /// `tidemark pair ...`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Pair a group with a peer: makes group and copy volumes over there and starts the initial copy
+    /// Pair a group with a peer: makes the group and its copy volumes there and starts the initial copy
     Create(Pair),
     /// Stop sending to a peer until resumed; the copy over there stays usable
     Suspend(Pair),
-    /// Go on with a suspended pair, or with one whose copy finds no room beside the image over there
+    /// Go on with a suspended pair, or (--in-place) with one whose copy has no room beside the image kept there
     Resume(Resume),
-    /// Keep the journal no longer for a peer that is behind: what it lacks is copied when it is there again
+    /// Stop keeping the journal for a peer that is behind: what it lacks is copied when it can be reached again
     Release(Pair),
-    /// End a pair; the copy over there stays as it is. On a side that is no primary: give the group up; its volumes stay
+    /// End a pair; the copy on the peer stays as it is. On a side that is not primary: give the group up; its volumes stay
     Delete(Delete),
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct Pair {
 pub(crate) struct Resume {
     #[command(flatten)]
     pair: Pair,
-    /// Give up the image over there and write what differs over it: no failover is possible until that is complete
+    /// Overwrite the image on the peer with what differs: no failover is possible until the copy is complete
     #[arg(long)]
     in_place: bool,
 }
@@ -51,9 +51,9 @@ pub(crate) struct Resume {
 pub(crate) struct Delete {
     #[command(flatten)]
     pair: Pair,
-    /// Also when what hosts had written last is not in the volumes of this side and cannot be put there: a fenced one, or a primary that
-    /// does not run. The volumes stay at no moment that was, and the journal is kept aside. And a copy whose newest marker is in its
-    /// journal alone, as with a history: that goes
+    /// Give the group up even if its volumes would not be complete. On a fenced side, or a primary that does not run: the last writes of
+    /// hosts are not in the volumes, which then match no single moment; the journal is kept aside. On a copy whose newest marker is
+    /// only in its journal, as with a history: that journal is lost
     #[arg(long)]
     force: bool,
 }

@@ -15,21 +15,21 @@ use crate::output::{self, table::Table};
 pub(crate) enum Command {
     /// Trust an appliance; each side adds the other
     Add {
-        /// What it is called here
+        /// Its name on this appliance
         #[arg(value_parser = name)]
         name: String,
         /// Its id, as `tidemark id` prints it over there
         #[arg(long, value_parser = appliance_id)]
         id: ApplianceId,
-        /// Where to reach it: HOST:PORT; a side that only answers needs none
+        /// Where to reach it: HOST:PORT; not needed on a side that never connects to it
         #[arg(long, value_name = "HOST:PORT")]
         addr: Option<HostPort>,
     },
-    /// Whom this appliance trusts
+    /// List the appliances that this one trusts
     List,
-    /// Trust an appliance no more; refused while a group is paired with it
+    /// Stop trusting an appliance; refused while a group is paired with it
     Remove {
-        /// What it is called here
+        /// Its name on this appliance
         #[arg(value_parser = name)]
         name: String,
     },
@@ -46,7 +46,7 @@ pub(crate) async fn run(command: Command, service: &Service) -> Result<(), Failu
     let peer = service.client.peer_add(&request).await?;
     output::done(service.json, &peer, |peer: &PeerStatus| match &peer.address {
         Some(address) => format!("peer '{}' at {address} is trusted", peer.name),
-        None => format!("peer '{}' is trusted; it has to come here, because it has no address", peer.name),
+        None => format!("peer '{}' is trusted; it has no address here, so it must connect to this side", peer.name),
     })
 }
 
@@ -64,6 +64,6 @@ async fn list(service: &Service) -> Result<(), Failure> {
 async fn remove(service: &Service, name: &str) -> Result<(), Failure> {
     service.client.peer_remove(name).await?;
     output::done(service.json, &serde_json::json!({ "name": name }), |_| {
-        format!("peer '{name}' is trusted no more; its name is free")
+        format!("peer '{name}' is no longer trusted; its name is free")
     })
 }

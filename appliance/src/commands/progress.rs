@@ -85,7 +85,7 @@ pub(super) async fn carried_out<T>(
         outcome = operation => Ok(outcome?),
         broken_off = interrupts.next() => {
             output::say(&format!(
-                "broken off: what the service has begun of {what} goes on to its end. `tidemark status` shows what becomes of it"
+                "interrupted: the service goes on with {what} and completes what it has begun. `tidemark status` shows the result"
             ));
             Err(broken_off)
         }

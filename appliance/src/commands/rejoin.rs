@@ -15,11 +15,11 @@ pub(crate) struct Args {
     /// The group
     #[arg(value_parser = name)]
     group: String,
-    /// Go on as primary with what this side has: who has taken over is fenced, and what it wrote alone is kept there when it
+    /// Go on as primary with the data of this side: the side that took over is fenced, and what only it has is kept there when it
     /// returns (`tidemark rejoin` on that side)
     #[arg(long)]
     as_primary: bool,
-    /// With --as-primary: also when who has taken over cannot be asked. It must serve nobody then
+    /// With --as-primary: do it even if the side that took over cannot be asked. Make sure that it serves no hosts
     #[arg(long, requires = "as_primary")]
     force: bool,
 }
@@ -35,15 +35,15 @@ pub(crate) async fn run(args: Args, service: &Service) -> Result<(), Failure> {
 fn told_as_primary(report: &RejoinReport) -> String {
     let RejoinReport { group, primary, generation, marker, whole, .. } = report;
     let parted = if *whole {
-        "parted     nobody could say where: everything is copied to who returns".into()
+        "parted     not known where: a side that returns gets a full copy".into()
     } else {
-        format!("parted     at marker {marker}: what hosts wrote elsewhere since then is not here")
+        format!("parted     at marker {marker}: what hosts wrote on the other side since then is not here")
     };
     [
         format!("group '{group}': '{primary}' is primary here again, generation {generation}, with what it has"),
         parted,
         format!(
-            "the others are fenced when they meet this side: `tidemark rejoin {group}` on them keeps what they had alone (`tidemark lost \
+            "the others are fenced when they reach this side: `tidemark rejoin {group}` on them keeps what only they have (`tidemark lost \
              list {group}`), and makes them copies"
         ),
     ]
@@ -65,7 +65,7 @@ fn told(report: &RejoinReport) -> String {
         lines.push(format!("parted     at marker {marker}: only what differs since then is copied"));
     }
     lines.push(match (report.lost_writes, &report.kept) {
-        (0, None) => "lost       nothing: all that was written here is there".into(),
+        (0, None) => "lost       nothing: everything that was written here is on the other side".into(),
         (writes, kept) => format!(
             "lost       {} ({}) that this side does not know to be on '{primary}'; kept in {}",
             counted(writes, "write"),

@@ -12,7 +12,7 @@ use crate::output::{self, table::Table, text::escaped};
 /// `tidemark set ...`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make a set: volumes, ranges, partitions, and directories of ext4 or XFS file systems on them
+    /// Make a set of volumes, ranges, partitions, and directories of ext4 or XFS file systems on them
     Create {
         /// Its name
         #[arg(value_parser = name)]
@@ -29,7 +29,7 @@ pub(crate) enum Command {
         #[arg(value_parser = name)]
         name: String,
     },
-    /// Delete a set; volumes, and backups made of it, stay as they are
+    /// Delete a set; its volumes, and backups made of it, stay as they are
     Delete {
         /// Its name
         #[arg(value_parser = name)]

@@ -7,7 +7,7 @@ use crate::output::{self, watch};
 /// `tidemark status`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Show it again each second, until q or Ctrl-C
+    /// Update the display every second, until q or Ctrl-C
     #[arg(long)]
     watch: bool,
 }

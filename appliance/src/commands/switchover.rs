@@ -17,7 +17,7 @@ pub(crate) struct Args {
     /// The appliance that becomes primary
     #[arg(long, value_name = "PEER", value_parser = name)]
     to: String,
-    /// How long hosts may wait until the copy has everything; past it nothing is changed, and the exit code is 4
+    /// How long hosts may wait until the copy has everything; after that nothing is changed, and the exit code is 4
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = milliseconds)]
     timeout: u64,
 }

@@ -12,18 +12,18 @@ use crate::output::{self, figures, table::Table};
 /// `tidemark t0 ...`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make one: on a primary at a marker cut now, on a secondary at its newest marker
+    /// Make a T0 copy: on a primary at a marker cut now, on a secondary at its newest marker
     Create {
-        /// Its name; its exports are NAME/VOLUME
+        /// Name of the T0 copy; its exports are NAME/VOLUME
         #[arg(value_parser = name)]
         name: String,
         /// Groups, or volumes of groups: all are shown at one moment. Of several groups, all must be primary here
         #[arg(long, value_name = "GROUP|VOLUME", value_parser = name, required = true, num_args = 1..)]
         of: Vec<String>,
     },
-    /// Delete one
+    /// Delete a T0 copy
     Delete(Delete),
-    /// List them
+    /// List the T0 copies
     List,
 }
 
@@ -33,7 +33,7 @@ pub(crate) struct Delete {
     /// Its name
     #[arg(value_parser = name)]
     pub(crate) name: String,
-    /// Also while hosts are connected: they get errors from then on
+    /// Delete it even while hosts are connected; they get errors from then on
     #[arg(long)]
     pub(crate) force: bool,
 }

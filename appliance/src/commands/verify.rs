@@ -20,22 +20,25 @@ pub(crate) struct Args {
     /// The appliance with the copy
     #[arg(long, value_name = "PEER", value_parser = name)]
     to: String,
-    /// Copy what differs again
+    /// Copy differing regions again, from this side to the copy
     #[arg(long)]
     repair: bool,
-    /// Bytes of the volumes to compare per second at most, as 50MiB [default: as fast as it goes]
+    /// Compare at most this many bytes of the volumes per second, as in 50MiB [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     rate: Option<u64>,
-    /// Wait so long for a pair that is not up, instead of ending at once; 4 is the exit code when that is over
+    /// How long to wait for a pair that is not connected, instead of ending at once; then the exit code is 4
     #[arg(long, value_name = "DURATION", value_parser = milliseconds)]
     wait: Option<u64>,
-    /// Go on where the last comparison stands, wait for one that runs, or print the report of one that has ended
+    /// Begin, or go on with --resume, and do not wait: the service compares, and `tidemark status` shows how far it is and what it finds
+    #[arg(long, conflicts_with_all = ["suspend", "cancel"])]
+    background: bool,
+    /// Go on where the last comparison stopped, wait for one that runs, or print the report of one that has ended
     #[arg(long, group = "action")]
     resume: bool,
-    /// Break off the comparison that runs; it stands where it is until --resume
+    /// Stop the running comparison; it keeps its place until --resume
     #[arg(long, group = "action", conflicts_with_all = ["repair", "rate", "wait"])]
     suspend: bool,
-    /// Break off the last comparison and forget it
+    /// Stop the last comparison and forget it
     #[arg(long, group = "action", conflicts_with_all = ["repair", "rate", "wait"])]
     cancel: bool,
 }
@@ -54,16 +57,24 @@ impl Args {
 /// Compares, and fails when they differ, repaired or not.
 pub(crate) async fn run(args: Args, service: &Service) -> Result<(), Failure> {
     let action = args.action();
-    let Args { group, to, repair, rate, wait, .. } = args;
-    let request = VerifyRequest { to, repair, rate_bytes_per_second: rate, wait_ms: wait, action };
+    let Args { group, to, repair, rate, wait, background, .. } = args;
+    let request = VerifyRequest { to, repair, rate_bytes_per_second: rate, wait_ms: wait, action, background };
     if matches!(action, VerifyAction::Suspend | VerifyAction::Cancel) {
         let report = service.client.verify(&group, &request).await?;
         return output::done(service.json, &report, broken_off);
     }
+    if background {
+        let report = service.client.verify(&group, &request).await?;
+        // One that had ended is told of as ever.
+        if !report.complete {
+            return output::done(service.json, &report, goes_on);
+        }
+        return output::ended(service.json, &report, told, report.different_bytes == 0);
+    }
     let begun = |status: &Status| -> Vec<String> {
         let comparison = pair_of(status, &group, &request.to).and_then(|pair| pair.comparison.as_ref());
         let runs = comparison.filter(|comparison| comparison.state == ComparisonState::Runs);
-        runs.map(|_| "comparing: the copy stands at a marker meanwhile, hosts and shipping go on".to_owned())
+        runs.map(|_| "comparing: the copy's volumes stay at one marker meanwhile; hosts and shipping go on".to_owned())
             .into_iter()
             .collect()
     };
@@ -75,8 +86,8 @@ pub(crate) async fn run(args: Args, service: &Service) -> Result<(), Failure> {
         broken_off = interrupts.next() => {
             let of = format!("{group} --to {}", request.to);
             output::say(&format!(
-                "broken off: unless somebody else waits for its report, the comparison stands where it is. `tidemark verify {of} --resume` goes \
-                 on, `tidemark verify {of} --cancel` forgets it"
+                "interrupted: the comparison is stopped and keeps its place, unless somebody else waits for its report. `tidemark verify \
+                 {of} --resume` goes on, `tidemark verify {of} --cancel` forgets it"
             ));
             return Err(broken_off);
         }
@@ -94,6 +105,15 @@ const fn are_the_same(report: &VerifyReport) -> bool {
 fn pair_of<'a>(status: &'a Status, group: &str, peer: &str) -> Option<&'a PairStatus> {
     let group = status.groups.iter().find(|found| found.name == group)?;
     group.pairs.iter().find(|pair| pair.peer == peer)
+}
+
+/// Of one that nobody waits for.
+fn goes_on(report: &VerifyReport) -> String {
+    let VerifyReport { group, peer, .. } = report;
+    format!(
+        "group '{group}' is being compared with its copy on '{peer}': `tidemark status` shows how far that is, `tidemark verify {group} --to {peer} \
+         --resume` waits for the report, and `--suspend` or `--cancel` breaks it off"
+    )
 }
 
 /// Of one that was broken off: what it had found.
@@ -137,7 +157,7 @@ fn told(report: &VerifyReport) -> String {
     if report.not_compared_bytes > 0 {
         let busy = figures::bytes(report.not_compared_bytes);
         lines.push(format!(
-            "{busy} of group '{group}' could not be compared with its copy on '{peer}': hosts wrote them again and again. Compare when they \
+            "{busy} of group '{group}' could not be compared with its copy on '{peer}', because hosts kept writing them. Compare when they \
              write less"
         ));
     }
@@ -151,17 +171,18 @@ fn told(report: &VerifyReport) -> String {
         lines.push(format!("group '{group}' and its copy on '{peer}' differ at {markers}: {different} of {compared}"));
         lines.extend(differences(report));
         lines.push(if report.repaired {
-            "what differs is copied again now: `tidemark status --watch` shows it, and `tidemark verify` proves it"
+            "what differs is being copied again: `tidemark status --watch` shows it; run `tidemark verify` afterwards to check"
                 .into()
         } else {
-            "find out why before you trust this copy. A comparison cannot tell which side is right: --repair copies what differs from here; when \
-             the other side is the sound one, `tidemark switchover` first and repair from there"
+            "find out why before you trust this copy. A comparison cannot tell which side is right: --repair copies what differs from here; \
+             if the other side is the right one, run `tidemark switchover` first and repair from there"
                 .into()
         });
         let left = report.different_bytes.saturating_sub(report.repaired_bytes);
         if report.repaired && left > 0 {
             lines.push(format!(
-                "{} of it was left alone: looked at once more before it was copied, it was the same by then or being written. `tidemark verify` tells",
+                "{} of it was not copied: when it was compared once more, it was the same or was being written. Run `tidemark verify` again \
+                 to check",
                 figures::bytes(left)
             ));
         }

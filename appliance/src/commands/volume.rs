@@ -13,7 +13,7 @@ use crate::output::{self, figures, table::Table};
 /// `tidemark volume ...`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make a volume: new, or around an existing file or block device
+    /// Make a volume: a new one, or one on an existing file or block device
     Create {
         /// Its name, which is also its NBD export name
         #[arg(value_parser = name)]
@@ -27,22 +27,22 @@ pub(crate) enum Command {
     },
     /// List the volumes
     List,
-    /// Delete a volume that is in no group and not connected; a backing of your own stays
+    /// Delete a volume that is in no group and not connected; a --backing stays
     Delete {
         /// Its name
         #[arg(value_parser = name)]
         name: String,
     },
-    /// Let the copy of another appliance's group be made on a volume, which overwrites it; it must be in no group
+    /// Let a copy of another appliance's group be made on a volume in no group, which overwrites the volume
     #[command(group = ArgGroup::new("purpose").args(["group", "withdraw"]).required(true))]
     Offer {
-        /// Its name; the group's volume has the same one
+        /// Its name, which must be that of the group's volume
         #[arg(value_parser = name)]
         name: String,
         /// The group whose copy may be made on it
         #[arg(long, value_parser = name)]
         group: Option<String>,
-        /// Take the offer back, whichever group it is for: in place of --group
+        /// Take the offer back, whichever group it is for; instead of --group
         #[arg(long)]
         withdraw: bool,
     },
@@ -101,7 +101,7 @@ async fn delete(service: &Service, name: &str) -> Result<(), Failure> {
     // What the appliance made itself is gone by now. Both are on one machine: they speak over a socket of it.
     let stays = backing.filter(|backing| Path::new(backing).exists());
     output::done(service.json, &serde_json::json!({ "name": name, "stays": stays }), |_| match &stays {
-        Some(backing) => format!("volume '{name}' is deleted; what was behind it stays as it is: {backing}"),
+        Some(backing) => format!("volume '{name}' is deleted; its backing stays as it is: {backing}"),
         None => format!("volume '{name}' is deleted"),
     })
 }

@@ -23,7 +23,7 @@ pub(crate) struct Args {
     /// The marker [default: the newest now]
     #[arg(long, value_name = "N")]
     marker: Option<u64>,
-    /// received: the secondary has it durably and could take over at it; applied: the copy volumes hold it
+    /// received: the secondary has stored it durably and could take over at it; applied: it is written to the copy volumes
     #[arg(long = "for", value_enum, default_value_t = What::Applied)]
     what: What,
     /// How long to wait at most; then the exit code is 4
@@ -63,10 +63,7 @@ pub(crate) async fn run(args: Args, service: &Service) -> Result<(), Failure> {
         let known = if asked == marker.number {
             String::new()
         } else {
-            format!(
-                "; nothing else is known of it any more: the oldest marker known that came later is {}",
-                marker.number
-            )
+            format!("; its own time is no longer known: the oldest later marker that is known is {}", marker.number)
         };
         format!("marker {asked} of '{}' is {what}{known}", args.group)
     })

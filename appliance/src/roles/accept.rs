@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tidemark_common::api::types::PairState;
 use tidemark_common::catalog::{GroupRecord, GroupVolume, OfferRecord, OnFullRecord, PairRecord, RoleRecord};
 use tidemark_common::clock::unix_ns;
 use tidemark_common::history::History;
@@ -18,7 +19,7 @@ use tidemark_secondary::group::Secondary;
 use tidemark_secondary::intake::CopyVolumes;
 
 use super::adopt::adopt;
-use super::appliance::{Appliance, Engine, Failure, Group};
+use super::appliance::{Appliance, Engine, Failure, Group, refuse};
 
 /// A peer that is let in says what it wants within this time.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -109,7 +110,6 @@ impl Appliance {
     async fn admit(&self, connection: &Connection, hello: &Hello) -> Result<Arc<Secondary>, Refused> {
         let id = GroupId(hello.group);
         let peer = connection.peer();
-        let refuse = |refusal, generation: u64, message: String| Refused { refusal, message, generation };
         check_volumes(&hello.volumes).map_err(|what| refuse(Refusal::Malformed, 0, what))?;
         check_name(&hello.group_name).map_err(|error| refuse(Refusal::Malformed, 0, error.to_string()))?;
         let here = &self.config.name;
@@ -160,13 +160,14 @@ impl Appliance {
     /// The answer to a primary of this generation where the group is no copy that runs. One that has taken over fences this side by it.
     pub(super) fn turned_down(&self, group: &Group, engine: &Engine, peer: &[u8; 32], theirs: u64) -> Refused {
         let (here, name, generation) = (&self.config.name, group.keeper.name(), group.keeper.generation().0);
-        let refuse = |refusal, generation: u64, message: String| Refused { refusal, message, generation };
         match engine {
-            Engine::Primary(_) | Engine::Failed(_) if theirs < generation && group.is_primary(engine) => {
+            Engine::Primary(_) | Engine::Changing { .. } | Engine::Failed(_)
+                if theirs < generation && group.is_primary(engine) =>
+            {
                 let message = format!("'{here}' has taken over group '{name}' with generation {generation}");
                 refuse(Refusal::Fenced, generation, message)
             }
-            Engine::Primary(_) | Engine::Failed(_)
+            Engine::Primary(_) | Engine::Changing { .. } | Engine::Failed(_)
                 if theirs > generation && group.keeper.get().role == RoleRecord::Primary =>
             {
                 // The caller has taken over (invariant 8), and this side hears of it by being called.
@@ -189,7 +190,7 @@ impl Appliance {
             Engine::Failed(reason) => {
                 refuse(Refusal::Unready, generation, format!("group '{name}' does not run on '{here}': {reason}"))
             }
-            Engine::Secondary(_) => {
+            Engine::Secondary(_) | Engine::Changing { .. } => {
                 refuse(Refusal::Unready, generation, format!("group '{name}' is changing its role on '{here}'"))
             }
         }
@@ -222,15 +223,15 @@ impl Appliance {
     /// A new copy: its record, its volumes, its engine.
     async fn create_copy(&self, primary: [u8; 32], hello: &Hello) -> Result<Arc<Secondary>, Refused> {
         let _alone = self.changing.lock().await;
-        let refuse = |refusal, message: String| Refused { refusal, message, generation: 0 };
         let here = &self.config.name;
         if self.peer_by_id(&primary).is_none() {
-            return Err(refuse(Refusal::Unready, format!("'{here}' has just removed this peer")));
+            return Err(refuse(Refusal::Unready, 0, format!("'{here}' has just removed this peer")));
         }
         let id = GroupId(hello.group);
         if self.group_by_id(id).is_some() {
             return Err(refuse(
                 Refusal::Unready,
+                0,
                 format!("group '{}' has just been made on '{here}'", hello.group_name),
             ));
         }
@@ -240,14 +241,14 @@ impl Appliance {
                  delete {0} --to PEER` when it is a copy), or make the group here under another name",
                 hello.group_name
             );
-            return Err(refuse(Refusal::Conflict, message));
+            return Err(refuse(Refusal::Conflict, 0, message));
         }
         let is_there = |volume: &&VolumeSpec| self.volumes.read().contains_key(&volume.name);
         let is_offered = |volume: &VolumeSpec| self.is_offered(&volume.name, &hello.group_name, id);
         if let Some(taken) = hello.volumes.iter().filter(is_there).find(|volume| !is_offered(volume)) {
-            return Err(refuse(Refusal::Conflict, self.taken(&taken.name, &hello.group_name)));
+            return Err(refuse(Refusal::Conflict, 0, self.taken(&taken.name, &hello.group_name)));
         }
-        tokio::task::block_in_place(|| self.remove_left_over(id)).map_err(|why| refuse(Refusal::Resources, why))?;
+        tokio::task::block_in_place(|| self.remove_left_over(id)).map_err(|why| refuse(Refusal::Resources, 0, why))?;
         let offered: Vec<OfferRecord> =
             hello.volumes.iter().filter_map(|volume| self.offers.get(&volume.name)).collect();
         let record = GroupRecord {
@@ -268,8 +269,8 @@ impl Appliance {
         let made = tokio::task::block_in_place(|| -> Result<(Arc<GroupKeeper>, Arc<Secondary>), Failure> {
             self.catalog.put_group(&record).map_err(|error| error.to_string())?;
             let keeper = Arc::new(GroupKeeper::new(self.catalog.clone(), record.clone()));
-            let entry = Group::new(Arc::clone(&keeper), Engine::Failed("starting".into()));
-            self.groups.write().insert(record.name.clone(), Arc::new(entry));
+            let what = "its copy is being made".to_owned();
+            self.add_group(Arc::clone(&keeper), Engine::Changing { what, pairs: PairState::InitialCopy });
             self.provide(&record.name, &hello.volumes, &Volumes::default())?;
             // Only now: a kill before this leaves a group whose volumes are made when the primary comes again.
             keeper
@@ -280,16 +281,13 @@ impl Appliance {
         match made {
             Ok((_, secondary)) => {
                 if let Ok(group) = self.group(&record.name) {
-                    *group.engine.write() = Engine::Secondary(Arc::clone(&secondary));
-                }
-                for volume in &hello.volumes {
-                    self.settle_door(&volume.name).await;
+                    self.change_engine(&group, Engine::Secondary(Arc::clone(&secondary)));
                 }
                 Ok(secondary)
             }
             Err(why) => {
                 self.undo_copy(&record, &hello.volumes, &offered);
-                Err(refuse(Refusal::Resources, format!("'{here}' could not make the copy volumes: {why}")))
+                Err(refuse(Refusal::Resources, 0, format!("'{here}' could not make the copy volumes: {why}")))
             }
         }
     }
@@ -318,7 +316,7 @@ impl Appliance {
         for name in offered.iter().map(|offer| &offer.volume) {
             // What could not be given back is the next copy's.
             if self.volume(name).is_ok_and(|volume| volume.made_for.read().is_none()) {
-                self.settle_closed_door(name);
+                self.settle_door_now(name);
             }
         }
     }
@@ -344,7 +342,7 @@ impl Appliance {
         }
         let running = match group.engine.read().clone() {
             Engine::Primary(primary) => Some(primary),
-            Engine::Failed(_) if group.keeper.get().role == RoleRecord::Primary => None,
+            Engine::Changing { .. } | Engine::Failed(_) if group.keeper.get().role == RoleRecord::Primary => None,
             _ => return,
         };
         let now_ns = self.now_ns();
@@ -352,11 +350,7 @@ impl Appliance {
         if let Err(error) = recorded {
             tracing::error!(group = name, %error, "the fence could not be recorded: it holds, and that is tried again by itself");
         }
-        *group.engine.write() = Engine::Fenced { by };
-        self.look_for_takers(name);
-        for member in group.keeper.get().volumes {
-            self.settle_door(&member.name).await;
-        }
+        self.change_engine(&group, Engine::Fenced { by });
         if let Some(primary) = running {
             tokio::task::block_in_place(|| primary.stop());
         }
@@ -372,11 +366,7 @@ impl Appliance {
             return;
         }
         group.met.fetch_max(by.0, Ordering::AcqRel);
-        for member in group.keeper.get().volumes {
-            if let (Ok(volume), Err(reason)) = (self.volume(&member.name), self.served(&member.name)) {
-                volume.close(reason);
-            }
-        }
+        self.settle_doors(&group);
         primary.refuse_hosts();
     }
 }

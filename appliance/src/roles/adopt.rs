@@ -5,8 +5,7 @@ use tidemark_common::keeper::GroupKeeper;
 
 /// Whether the copy has this primary from now on. A failover may have come in between: the record as it is now decides.
 ///
-/// A primary that calls again changes nothing, and waits for nobody who does: with a disk that does not answer, its calls would keep all
-/// threads of the runtime, and `status` from saying what stands.
+/// A primary that calls again changes nothing, and waits for nobody who does, nor for a disk that does not answer.
 pub(super) fn adopt(
     keeper: &GroupKeeper,
     primary: [u8; 32],
@@ -18,16 +17,14 @@ pub(super) fn adopt(
     if is_known && known.primary == Some(primary) && known.interval_ms == interval_ms {
         return Ok(true);
     }
-    tokio::task::block_in_place(|| {
-        keeper.update(|record| {
-            let secondary = record.role == RoleRecord::Secondary && record.generation <= generation;
-            if secondary {
-                record.generation = generation;
-                record.primary = Some(primary);
-                record.interval_ms = interval_ms;
-            }
-            secondary
-        })
+    keeper.update(|record| {
+        let secondary = record.role == RoleRecord::Secondary && record.generation <= generation;
+        if secondary {
+            record.generation = generation;
+            record.primary = Some(primary);
+            record.interval_ms = interval_ms;
+        }
+        secondary
     })
 }
 

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use tidemark_common::api::types::ErrorBody;
+use tidemark_secondary::group::CALLS_WITHIN;
 
 use super::appliance::{Appliance, Engine, Group, refused};
 
 /// A primary heard within this time is alive.
 const ALIVE: Duration = Duration::from_secs(1);
-/// A primary that lives has called a copy that runs for this long: it calls again every second or two.
-const CALLS_WITHIN: Duration = Duration::from_secs(3);
 /// Between two looks whether it has.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -28,14 +27,22 @@ impl Appliance {
     }
 }
 
-/// Why a primary that was heard just now is not taken over. Both times are monotonic.
-pub(super) fn refuse_living(group: &str, heard: Option<Duration>, now: Duration) -> Result<(), ErrorBody> {
-    match heard.map(|at| now.saturating_sub(at)) {
-        Some(silent) if silent < ALIVE => Err(refused(format!(
+/// Why a primary that was heard just now is not taken over, nor one that was there just now, cannot go on, and calls again. All times are
+/// monotonic.
+pub(super) fn refuse_living(
+    group: &str,
+    heard: Option<Duration>,
+    stood: Option<Duration>,
+    now: Duration,
+) -> Result<(), ErrorBody> {
+    let lately =
+        |at: Option<Duration>, within: Duration| at.map(|at| now.saturating_sub(at)).filter(|silent| *silent < within);
+    match lately(heard, ALIVE).or_else(|| lately(stood, CALLS_WITHIN)) {
+        Some(silent) => Err(refused(format!(
             "the primary of group '{group}' was heard {} ms ago. If it is to be taken over all the same, use --force; it will be fenced",
             silent.as_millis()
         ))),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 
@@ -47,31 +54,49 @@ mod tests {
     use std::task::Poll;
 
     use tidemark_common::api::types::Failover;
+    use tidemark_common::link::LinkConfig;
+    use tidemark_primary::ship::PAUSE_MAX;
 
     use super::*;
     use crate::roles::give_up::tests::add_copy_with_history;
-    use crate::roles::stop_copy::tests::copy_of;
-    use crate::service::tests::{Faults, appliance};
+    use crate::service::tests::{copy_of, with_copy};
 
     #[test]
     fn a_primary_that_was_heard_just_now_is_taken_over_by_force_only() {
         let told = |heard: Option<u64>| {
             let heard = heard.map(Duration::from_millis);
-            refuse_living("g", heard, Duration::from_secs(100)).err().map(|told| told.message)
+            refuse_living("g", heard, None, Duration::from_secs(100)).err().map(|told| told.message)
         };
         let heard_just_now = told(Some(99_500)).unwrap();
         assert!(heard_just_now.contains("heard 500 ms ago") && heard_just_now.contains("--force"), "{heard_just_now}");
         assert_eq!((told(Some(99_000)), told(None)), (None, None), "a site is lost");
     }
 
+    /// Between two of its calls it was taken over, as when a failback found no room and waited for a person.
+    #[test]
+    fn a_primary_that_calls_again_and_again_in_vain_is_taken_over_by_force_only() {
+        let now = Duration::from_secs(100);
+        let told = |silent: Duration| {
+            let at = Some(now.saturating_sub(silent));
+            refuse_living("g", at, at, now).err().map(|told| told.message)
+        };
+        let called = told(PAUSE_MAX).unwrap();
+        assert!(called.contains("heard 3000 ms ago") && called.contains("--force"), "{called}");
+        assert_eq!(told(CALLS_WITHIN), None, "it would have called again");
+    }
+
+    /// Of a machine that has just started: who has called it in vain for minutes calls it again only after that.
+    #[test]
+    fn a_primary_has_the_time_to_call_that_a_call_in_vain_and_a_pause_take() {
+        assert!(CALLS_WITHIN > LinkConfig::default().setup_timeout + PAUSE_MAX);
+    }
+
     /// Just after a switchover, a return, or a restart here, a primary that served its hosts was taken over.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_copy_that_has_just_begun_to_run_gives_its_primary_time_to_call() {
-        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
-        let appliance = appliance(directory.path(), &faults);
-        add_copy_with_history(&appliance);
-        appliance.start_groups().await.unwrap();
-        let copy = copy_of(&appliance.group("g").unwrap());
+        let directory = tempfile::tempdir().unwrap();
+        let (appliance, group, _) = with_copy(directory.path(), &Arc::default(), add_copy_with_history).await;
+        let copy = copy_of(&group);
         let request = Failover::default();
         let mut taking = pin!(appliance.fail_over("g", &request));
         let waits = poll_fn(|context| Poll::Ready(taking.as_mut().poll(context).is_pending())).await;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
-use tidemark_common::api::types::{Addresses, ErrorBody, ErrorKind};
+use tidemark_common::api::types::{Addresses, ErrorBody, ErrorKind, PairState};
 use tidemark_common::catalog::{Catalog, PeerRecord, RoleRecord, VolumeRecord};
 use tidemark_common::clock::Clock;
 use tidemark_common::config::Config;
@@ -21,6 +21,7 @@ use tidemark_common::repeats::Repeats;
 use tidemark_common::storage::{Claim, Disk};
 use tidemark_common::volumes::VolumeFile;
 use tidemark_common::watchdog::Watchdog;
+use tidemark_common::wire::message::{Refusal, Refused};
 use tidemark_primary::group::Primary;
 use tidemark_primary::ship::Links;
 use tidemark_secondary::group::Secondary;
@@ -29,8 +30,10 @@ use tokio::runtime::Handle;
 use super::backups::Backups;
 use super::door::{Closed, Door};
 use super::drill::Drills;
+use super::engine::Running;
 use super::images::Images;
 use super::local_pairs::LocalPairs;
+use super::lost::under_way::LostExports;
 use super::offers::Offers;
 use super::strangers::Strangers;
 use super::takers::Rival;
@@ -47,6 +50,13 @@ pub(crate) enum Engine {
     Fenced {
         /// That generation; see [`Group::unanswered`].
         by: Generation,
+    },
+    /// Is becoming another of these, which ends by itself.
+    Changing {
+        /// What is done, for people.
+        what: String,
+        /// What is shown of its pairs meanwhile.
+        pairs: PairState,
     },
     /// Does not run.
     Failed(Failure),
@@ -81,7 +91,7 @@ impl std::fmt::Display for Failure {
 /// A group of this appliance.
 pub(crate) struct Group {
     pub(crate) keeper: Arc<GroupKeeper>,
-    pub(crate) engine: RwLock<Engine>,
+    pub(crate) engine: Running,
     /// A higher generation that was met; 0 for none. From then on hosts are out, whatever else must be waited for before
     /// the engine is changed.
     pub(crate) met: AtomicU64,
@@ -103,7 +113,7 @@ impl Group {
     pub(crate) fn new(keeper: Arc<GroupKeeper>, engine: Engine) -> Self {
         Self {
             keeper,
-            engine: RwLock::new(engine),
+            engine: Running::new(engine),
             met: AtomicU64::new(0),
             denied: AtomicU64::new(0),
             rival: Mutex::default(),
@@ -121,6 +131,18 @@ impl Group {
     /// Whether this side is the primary of its generation, also when it does not run: a lower one is fenced all the same (invariant 8).
     pub(crate) fn is_primary(&self, engine: &Engine) -> bool {
         matches!(engine, Engine::Primary(_)) || self.keeper.get().role == RoleRecord::Primary
+    }
+
+    /// The copy here, when it is that of the caller, at the caller's generation. Why not, for people.
+    pub(crate) fn copy_for(&self, caller: [u8; 32], generation: u64, here: &str) -> Result<Arc<Secondary>, String> {
+        let record = self.keeper.get();
+        let Engine::Secondary(copy) = self.engine.read().clone() else {
+            return Err(format!("group '{}' is no copy on '{here}'", record.name));
+        };
+        if record.primary != Some(caller) || record.generation != generation {
+            return Err(format!("group '{}' on '{here}' is the copy of another appliance or generation", record.name));
+        }
+        Ok(copy)
     }
 
     /// Whether the copy is here.
@@ -198,6 +220,8 @@ pub(crate) struct Appliance {
     /// Operators' changes and peers' new groups, one at a time.
     pub(crate) changing: tokio::sync::Mutex<()>,
     pub(crate) backups: Backups,
+    /// Exports of what was lost.
+    pub(crate) lost_exports: LostExports,
     pub(crate) watchdog: Watchdog,
     /// What was logged of peers that call again and again.
     pub(crate) repeats: Repeats,
@@ -243,6 +267,7 @@ impl Appliance {
                 Some(asked) => refused(format!("group '{name}' is fenced here: {asked}")),
                 None => fenced(name, by),
             }),
+            Engine::Changing { what, .. } => Err(changing(name, &what)),
             Engine::Failed(reason) => Err(refused(format!("group '{name}' does not run: {reason}"))),
         }
     }
@@ -318,10 +343,22 @@ pub(crate) fn refused(message: impl Into<String>) -> ErrorBody {
     ErrorBody::new(ErrorKind::Refused, message)
 }
 
+/// What a peer is told that is turned away, with the generation here; 0 where that says nothing to it.
+pub(crate) const fn refuse(refusal: Refusal, generation: u64, message: String) -> Refused {
+    Refused { refusal, message, generation }
+}
+
 fn fenced(group: &str, by: Generation) -> ErrorBody {
     refused(format!(
         "group '{group}' is fenced here: generation {by} runs on another appliance. Run this there: `tidemark status` here names it, and says \
          how this side goes on"
+    ))
+}
+
+/// What is said of a group that is becoming something else.
+pub(crate) fn changing(group: &str, what: &str) -> ErrorBody {
+    refused(format!(
+        "group '{group}' is being changed here: {what}. Try again when that is done, which `tidemark status` shows"
     ))
 }
 

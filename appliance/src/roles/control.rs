@@ -49,7 +49,7 @@ impl Appliance {
                 self.refuse_other_copy(group, request.to.as_deref(), &secondary)?;
                 Ok(vec![("this side".into(), of(secondary.state().position()))])
             }
-            Engine::Fenced { .. } | Engine::Failed(_) => {
+            Engine::Fenced { .. } | Engine::Changing { .. } | Engine::Failed(_) => {
                 Err(self.primary(group).err().unwrap_or_else(|| refused("the group does not run")))
             }
         }
@@ -100,7 +100,7 @@ impl Appliance {
         let held = match &engine {
             Engine::Primary(primary) => primary.marker(Some(number)),
             Engine::Secondary(secondary) => secondary.state().markers.get(number).as_ref().map(info),
-            Engine::Fenced { .. } | Engine::Failed(_) => None,
+            Engine::Fenced { .. } | Engine::Changing { .. } | Engine::Failed(_) => None,
         };
         if let Some(held) = held {
             return Ok(held);
@@ -111,7 +111,7 @@ impl Appliance {
         let newest_first = match &engine {
             Engine::Primary(primary) => primary.markers(),
             Engine::Secondary(secondary) => secondary.state().markers.all(),
-            Engine::Fenced { .. } | Engine::Failed(_) => Vec::new(),
+            Engine::Fenced { .. } | Engine::Changing { .. } | Engine::Failed(_) => Vec::new(),
         };
         let later = newest_first.into_iter().rev().find(|marker| number > 0 && marker.number > number);
         let none =
@@ -124,7 +124,7 @@ impl Appliance {
         match engine {
             Engine::Primary(primary) => Ok(primary.markers()),
             Engine::Secondary(secondary) => secondary.held_markers().map_err(failed),
-            Engine::Fenced { .. } | Engine::Failed(_) => {
+            Engine::Fenced { .. } | Engine::Changing { .. } | Engine::Failed(_) => {
                 Err(self.primary(group).err().unwrap_or_else(|| refused("the group does not run")))
             }
         }
@@ -372,7 +372,7 @@ mod tests {
     use tidemark_common::ids::GroupId;
 
     use super::*;
-    use crate::service::tests::{Faults, appliance, copy_record};
+    use crate::service::tests::{Faults, appliance, copy_record, with_copy};
 
     /// Who waited for a marker to be over there, and lost the primary then, did not find it.
     #[test]
@@ -403,13 +403,13 @@ mod tests {
 
     /// With a copy of group 'g' of 'east', which has not called.
     async fn copy_of_east(directory: &Path) -> Arc<Appliance> {
-        let appliance = appliance(directory, &Arc::new(Faults::default()));
-        let east = PeerRecord { name: "east".into(), id: [1; 32], address: None };
-        appliance.peers.write().insert("east".into(), east);
-        let record = GroupRecord { primary: Some([1; 32]), ..copy_record("g", [7; 16]) };
-        appliance.catalog.put_group(&record).unwrap();
-        appliance.start_groups().await.unwrap();
-        appliance
+        let add = |appliance: &Appliance| {
+            let east = PeerRecord { name: "east".into(), id: [1; 32], address: None };
+            appliance.peers.write().insert("east".into(), east);
+            let record = GroupRecord { primary: Some([1; 32]), ..copy_record("g", [7; 16]) };
+            appliance.catalog.put_group(&record).unwrap();
+        };
+        with_copy(directory, &Arc::default(), add).await.0
     }
 
     /// Whoever waited over a pair that stands was told that there was not enough time.

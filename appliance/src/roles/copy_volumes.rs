@@ -77,7 +77,7 @@ impl CopyVolumes for Appliance {
     }
 
     fn left(&self, volumes: &[GroupVolume]) {
-        volumes.iter().for_each(|member| self.settle_closed_door(&member.name));
+        volumes.iter().for_each(|member| self.settle_door_now(&member.name));
     }
 
     fn let_strays_go(&self, group: &str, left: &[GroupVolume], of: &Volumes) -> Result<(), String> {
@@ -164,7 +164,7 @@ impl Appliance {
         if !made.owned {
             // Somebody else's file: it was offered.
             self.set_free(name)?;
-            self.settle_closed_door(name);
+            self.settle_door_now(name);
             return Ok(());
         }
         // What cannot be forgotten stays known.

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tidemark_common::nbd::{Allocation, Bounds, Export, ExportInfo, IoError, IoFuture, ZeroMode};
 use tokio::sync::RwLockWriteGuard;
 
 /// What hosts hold on to.
 pub(crate) struct Door {
     behind: RwLock<Arc<dyn Export>>,
+    /// Held from the look at what is to be behind the door until it is there.
+    settling: Mutex<()>,
     inside: tokio::sync::RwLock<()>,
     /// NBD connections open on it.
     pub(crate) connections: AtomicU64,
@@ -24,6 +26,7 @@ impl Door {
     pub(crate) fn new(behind: Arc<dyn Export>) -> Arc<Self> {
         Arc::new(Self {
             behind: RwLock::new(behind),
+            settling: Mutex::default(),
             inside: tokio::sync::RwLock::new(()),
             connections: 0.into(),
             asked: 0.into(),
@@ -36,15 +39,28 @@ impl Door {
         tokio::time::timeout(limit, self.inside.write()).await.ok()
     }
 
+    /// The same, however long somebody stays inside.
+    pub(crate) async fn hold(&self) -> RwLockWriteGuard<'_, ()> {
+        self.inside.write().await
+    }
+
     /// Puts something else behind the door.
     pub(crate) async fn lead_to(&self, next: Arc<dyn Export>) {
-        let _alone = self.inside.write().await;
+        let _alone = self.hold().await;
         *self.behind.write() = next;
     }
 
     /// Puts something else behind the door without waiting for those inside, who get what they get.
     pub(crate) fn lead_to_now(&self, next: Arc<dyn Export>) {
         *self.behind.write() = next;
+    }
+
+    /// Puts behind the door what serves by now, without waiting for those inside. Of several that do so, whoever looked last is the last: what was
+    /// found before a change is not put there behind it.
+    pub(crate) fn settle(&self, serves: impl FnOnce() -> Arc<dyn Export>) {
+        let _alone = self.settling.lock();
+        let next = serves();
+        self.lead_to_now(next);
     }
 
     /// Requests of hosts so far: whoever wants to know whether they are quiet looks twice.
@@ -214,5 +230,18 @@ mod tests {
         assert!(door.inside.try_read().is_ok(), "nobody is kept out");
         drop(inside);
         assert!(door.hold_within(Duration::ZERO).await.is_some());
+    }
+
+    /// Invariant 8: it was opened to who had been primary when it was looked at, behind the back of who had closed it since.
+    #[test]
+    fn whoever_looks_later_what_serves_a_volume_is_not_overtaken() {
+        let closed = |reason: &str| -> Arc<dyn Export> { Arc::new(Closed { size: 0, reason: reason.into() }) };
+        let door = Door::new(closed("at first"));
+        door.settle(|| {
+            assert!(door.settling.is_locked(), "whoever looks from now on waits until this is there");
+            closed("as it was found")
+        });
+        assert_eq!(door.info().description, "as it was found");
+        assert!(!door.settling.is_locked());
     }
 }

@@ -17,12 +17,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tidemark_common::api::types::{DrillReport, DrillRun, ErrorBody, ErrorKind, ImageStatus};
 use tidemark_common::catalog::{DrillRecord, DrillResultRecord, ImageKindRecord, ScheduleRecord};
 use tidemark_common::clock::unix_ns;
 use tidemark_common::nbd::Export;
-use tidemark_common::stage;
+use tidemark_common::{stage, workers};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::variables::{URIS, own_variable};
@@ -34,8 +34,6 @@ use super::images::Held;
 
 /// Past drills kept.
 const KEPT: usize = 1000;
-/// Between two looks at schedules and at how old copies are.
-const TICK: Duration = Duration::from_secs(1);
 /// What a check has started, and what is mounted for it, is gone by then, or holds up the end of its drill.
 const END_LIMIT: Duration = Duration::from_secs(120);
 
@@ -118,9 +116,21 @@ impl Drop for Running<'_> {
 }
 
 impl Drills {
+    /// Nobody else writes a schedule. Who does may wait for the catalogue's disk, and no thread of a runtime waits for them.
+    fn recording(&self) -> MutexGuard<'_, ()> {
+        self.recording.try_lock().unwrap_or_else(|| workers::wait(|| self.recording.lock()))
+    }
+
     /// Whether a schedule is still the one that came due.
     fn is_current(&self, due: &ScheduleRecord) -> bool {
         self.schedules.lock().get(&due.group).is_some_and(|now| now.last_ns == due.last_ns)
+    }
+
+    /// It did not begin: it is due again as soon as no other is under way.
+    fn give_back(&self, due: &ScheduleRecord) {
+        if let Some(schedule) = self.schedules.lock().get_mut(&due.group) {
+            schedule.last_ns = 0;
+        }
     }
 
     /// The next number whose clone's name is free: people may have named images like this, and other groups are rehearsed meanwhile.
@@ -136,6 +146,9 @@ impl Drills {
             return Err(refused(format!("the schedule of group '{group}' was ended or replaced just now")));
         }
         if running.contains_key(group) {
+            if let Some(due) = due {
+                self.give_back(due);
+            }
             return Err(refused(format!(
                 "a drill of group '{group}' is under way: wait until it has ended, or end it with `tidemark drill cancel {group}`"
             )));
@@ -183,7 +196,7 @@ impl Appliance {
         };
         for record in records {
             let number = record.number;
-            match tokio::task::block_in_place(|| self.catalog.put_drill(&record)) {
+            match self.catalog.put_drill(&record) {
                 Ok(()) => drop(self.drills.left.lock().records.remove(&number)),
                 Err(error) => self.say_tried_again(&format!("how drill {number} ended could not be recorded: {error}")),
             }
@@ -206,17 +219,11 @@ impl Appliance {
         }
     }
 
-    /// Cleans up what could not be cleaned up before, and looks whether what was proven still is of its group, until the service stops. Not where
-    /// schedules are looked at: it waits for whoever changes something, and for the disk.
-    pub(crate) async fn tick_left_of_drills(self: Arc<Self>) {
-        loop {
-            tokio::select! {
-                () = self.drills.stop.cancelled() => return,
-                () = tokio::time::sleep(TICK) => {}
-            }
-            self.clean_up_drills().await;
-            self.keep_proofs();
-        }
+    /// Cleans up what could not be cleaned up before, and looks whether what was proven still is of its group. Not where schedules are looked
+    /// at: it waits for whoever changes something, and for the disk.
+    pub(crate) async fn look_after_drills(&self) {
+        self.clean_up_drills().await;
+        self.keep_proofs();
     }
 
     /// `drill run`; `due`: by a schedule.
@@ -227,12 +234,15 @@ impl Appliance {
         due: Option<&ScheduleRecord>,
     ) -> Result<DrillReport, ErrorBody> {
         if request.timeout_ms == 0 {
-            return Err(invalid("a check that may take no time at all cannot pass: give it a --timeout"));
+            return Err(invalid("with a --timeout of 0 no check can pass: give it some time"));
         }
         check_is_one(request.check.as_deref())?;
         let order = self.clock.monotonic();
         let found = self.group(group)?;
         let running = self.drills.begin(group, due, |name| self.images.held.read().contains_key(name))?;
+        if let Some(due) = due {
+            self.note_begin(due);
+        }
         let rpo_ms = self.rpo_ms(group);
         let mut record = DrillRecord {
             number: running.this.number,
@@ -451,8 +461,8 @@ impl Appliance {
         cancelled.cancel();
         if tokio::time::timeout(END_LIMIT, over.cancelled()).await.is_err() {
             let told = format!(
-                "drill {number} of group '{group}' is being ended, and something that its check has started or mounted does not let go: see to the \
-                 processes with {number} in TIDEMARK_DRILL, and to the service's log"
+                "drill {number} of group '{group}' is being ended, and something that its check has started or mounted cannot be ended: \
+                 look for processes with {number} in TIDEMARK_DRILL, and in the service's log"
             );
             return Err(ErrorBody::new(ErrorKind::Timeout, told));
         }
@@ -463,10 +473,17 @@ impl Appliance {
 /// The oldest drill that says nothing of a group that is here: neither what was proven last, nor how the last one ended. Groups that are
 /// rehearsed often leave those of others alone; of groups that were deleted, nothing has to stay.
 fn oldest_of_no_use(past: &BTreeMap<u64, DrillRecord>, is_here: impl Fn([u8; 16]) -> bool) -> Option<u64> {
-    let (mut ended, mut proven, mut oldest) = (BTreeSet::new(), BTreeSet::new(), None);
+    let (mut ended, mut oldest) = (BTreeSet::new(), None);
+    // The newest marker that those looked at have proven, by group.
+    let mut proven: BTreeMap<[u8; 16], u64> = BTreeMap::new();
     for (number, drill) in past.iter().rev() {
         let is_last = ended.insert(drill.group_id);
-        let is_proof = drill.result == DrillResultRecord::Passed && proven.insert(drill.group_id);
+        // One that rehearsed an older marker later has proven less.
+        let is_newer = proven.get(&drill.group_id).is_none_or(|marker| *marker < drill.marker);
+        let is_proof = drill.result == DrillResultRecord::Passed && is_newer;
+        if is_proof {
+            proven.insert(drill.group_id, drill.marker);
+        }
         if !(is_here(drill.group_id) && (is_last || is_proof)) {
             oldest = Some(*number);
         }

@@ -24,7 +24,7 @@ use tidemark_secondary::permission::Permitted;
 use tidemark_secondary::takeover::{self, TakeOverError};
 
 use super::alive::refuse_living;
-use super::appliance::{Appliance, Engine, Failure, Group, failed, refused};
+use super::appliance::{Appliance, Engine, Failure, Group, changing, failed, refused};
 use super::image_moments::{asked, held_point};
 use super::lost::tail_name;
 use super::stop_copy::STOPS_WITHIN;
@@ -34,12 +34,27 @@ const LAST_MARKER: Duration = Duration::from_secs(5);
 
 /// Why a copy that is stopped was not taken over.
 enum NotTaken {
+    /// What came until the stop does not allow it: it is the copy as before.
+    Refused(String),
     /// Its journal is whole: it is the copy as before.
     Uncut(String),
     /// Its journal could not be cut, or not to the end, and nothing more was recorded: it is the copy still, with the marker at least.
     Uncertain(String),
     /// What was recorded until then decides what a restart makes of it.
     Unended(String),
+}
+
+/// What a copy that is stopped, and not changed yet, is to serve.
+struct Ready {
+    permitted: Permitted,
+    /// How large its volumes were there, of a moment that was asked for.
+    then: Option<Arc<[VolumeSpec]>>,
+    /// Where in the journal lies what the volumes lack of it.
+    indexed: Indexed,
+    /// Of an older marker: what lies behind it.
+    kept: Option<PathBuf>,
+    dropped_writes: u64,
+    dropped_bytes: u64,
 }
 
 impl Appliance {
@@ -63,28 +78,13 @@ impl Appliance {
         let group = self.group(name)?;
         let is_unended = matches!(&*group.engine.read(), Engine::Failed(failure) if failure.unended);
         if is_unended {
-            self.go_on_with_unended(&group).await?;
+            self.go_on_with_unended(&group)?;
         }
-        let secondary = match group.engine.read().clone() {
-            Engine::Secondary(secondary) => secondary,
-            Engine::Primary(_) => return Err(refused(format!("group '{name}' is primary here already"))),
-            Engine::Fenced { by } => {
-                let told = || {
-                    format!(
-                        "generation {by} runs on another appliance, which `tidemark status` names. `tidemark rejoin {name}` makes this side its copy"
-                    )
-                };
-                let why = group.unanswered(by).unwrap_or_else(told);
-                return Err(refused(format!(
-                    "group '{name}' is fenced here: {why}, `tidemark rejoin {name} --as-primary` goes on with what this side has"
-                )));
-            }
-            Engine::Failed(reason) => return Err(refused(format!("group '{name}' does not run: {reason}"))),
-        };
+        let secondary = copy_here(&group)?;
         let heard = secondary.state().last_heard();
         // One that is gone on with has looked before.
         if !request.force && !is_unended {
-            refuse_living(name, heard.at, begin)?;
+            refuse_living(name, heard.at, secondary.stood(), begin)?;
         }
         let goes_back = || secondary.permitted().is_none() && secondary.state().keeps_before();
         if secondary.permitted().is_none() && !goes_back() {
@@ -103,61 +103,24 @@ impl Appliance {
         self.stop_copy(&group, &secondary, "failed over", stops_within).await?;
         // Only now is it final: nothing comes in any more.
         if goes_back() {
-            return self.go_back(&group, &secondary, begin).await;
+            return self.go_back(&group, &secondary, begin);
         }
-        let Some(newest) = secondary.permitted() else {
-            self.run_as_copy(&group);
-            return Err(refused(format!(
-                "group '{name}' has no usable copy here any more: the copy under way is not complete"
-            )));
-        };
-        let is_older = older.as_ref().is_some_and(|(older, _)| older.marker.number < newest.marker.number);
-        let permitted = older.as_ref().map_or_else(|| newest, |(older, _)| older.clone());
-        // A volume may have come or grown with a marker that came until the stop: what is served must not have it then.
-        if is_older && !secondary.state().tells_of(permitted.end) {
-            drop(older);
-            self.run_as_copy(&group);
-            return Err(refused(format!(
-                "group '{name}' was not failed over: a volume has come, gone or grown just now, behind marker {}. It is the copy as before: try again",
-                permitted.marker.number
-            )));
-        }
-        let volumes = older.as_ref().and_then(|(older, _)| secondary.state().volumes_at(older.end));
-        let tip_seq = secondary.state().durable_end().seq.0;
-        let dropped_bytes = secondary.bytes_beyond(permitted.end);
-        let ready = tokio::task::block_in_place(|| -> Result<_, String> {
-            self.discard_unfinished(&group);
-            self.discard_uncut(&secondary);
-            // What cannot be read keeps nothing aside, and ends no image.
-            let indexed = self.index_until(&group.keeper, &permitted, &secondary)?;
-            let kept = if is_older { Some(self.keep_newer(&group, &permitted)?) } else { None };
-            Ok((indexed, kept))
-        });
+        let at = older.as_ref().map(|(at, _)| at.clone());
+        let ready = tokio::task::block_in_place(|| self.make_ready(&group, &secondary, at));
         drop(older);
-        let (indexed, kept) = match ready {
-            Ok(ready) => ready,
-            Err(reason) => {
-                // Nothing was cut.
-                self.run_as_copy(&group);
-                return Err(failed(format!("group '{name}' was not failed over: {reason}. It is the copy as before")));
-            }
-        };
+        let ready = ready.map_err(|why| self.not_taken(&group, why))?;
+        let Ready { permitted, then, indexed, kept, dropped_writes, dropped_bytes } = ready;
         let taken = tokio::task::block_in_place(|| {
-            self.take_over(&group, &permitted, volumes.as_deref(), &secondary, indexed, kept.as_deref())
+            self.take_over(&group, &permitted, then.as_deref(), &secondary, indexed, kept.as_deref())
         });
         let (generation, primary) = taken.map_err(|why| self.not_taken(&group, why))?;
-        *group.engine.write() = Engine::Primary(primary);
+        self.change_engine(&group, Engine::Primary(primary));
         let exports: Vec<String> = group.keeper.get().volumes.into_iter().map(|volume| volume.name).collect();
-        for volume in &exports {
-            self.settle_door(volume).await;
-        }
         let took = self.clock.monotonic().saturating_sub(begin);
-        let (marker_ms, newest_ms) = (permitted.marker.time_ns / 1_000_000, heard.as_of.good_ms());
-        let good_as_of_ms = if is_older { marker_ms } else { newest_ms };
-        let good_as_of = jiff::Timestamp::from_millisecond(good_as_of_ms).unwrap_or_default();
+        let newest_ms = heard.as_of.good_ms();
+        let good_as_of_ms = if kept.is_some() { permitted.marker.time_ns / 1_000_000 } else { newest_ms };
         let further = Duration::from_millis(newest_ms.saturating_sub(good_as_of_ms).max(0).unsigned_abs());
         let age = heard.as_of.age(self.clock.monotonic(), self.clock.wall()) + further;
-        let boundary = permitted.marker.boundary_seq;
         tracing::warn!(
             group = name,
             generation,
@@ -168,11 +131,11 @@ impl Appliance {
             group: name.into(),
             generation,
             marker: info(&permitted.marker),
-            good_as_of,
+            good_as_of: jiff::Timestamp::from_millisecond(good_as_of_ms).unwrap_or_default(),
             age_seconds: age.as_secs_f64(),
-            dropped_writes: tip_seq.saturating_sub(boundary),
+            dropped_writes,
             dropped_bytes,
-            missing_writes_known: heard.captured_seq.saturating_sub(boundary),
+            missing_writes_known: heard.captured_seq.saturating_sub(permitted.marker.boundary_seq),
             took_ms: took.as_secs_f64() * 1000.0,
             exports,
             kept: kept.map(|path| path.display().to_string()),
@@ -180,10 +143,41 @@ impl Appliance {
         })
     }
 
+    /// What a copy that is stopped is to serve: the marker that was asked for, or the newest. Nothing is cut yet.
+    fn make_ready(&self, group: &Group, secondary: &Secondary, at: Option<Permitted>) -> Result<Ready, NotTaken> {
+        let (name, state) = (group.keeper.name(), secondary.state());
+        let Some(newest) = secondary.permitted() else {
+            let why = format!("group '{name}' has no usable copy here any more: the copy under way is not complete");
+            return Err(NotTaken::Refused(why));
+        };
+        let is_older = at.as_ref().is_some_and(|at| at.marker.number < newest.marker.number);
+        let then = at.as_ref().and_then(|at| state.volumes_at(at.end));
+        let permitted = at.unwrap_or(newest);
+        // A volume may have come or grown with a marker that came until the stop: what is served must not have it then.
+        if is_older && !state.tells_of(permitted.end) {
+            return Err(NotTaken::Refused(format!(
+                "group '{name}' was not failed over: a volume has come, gone or grown just now, behind marker {}. It is the copy as before: try again",
+                permitted.marker.number
+            )));
+        }
+        let dropped_writes = state.durable_end().seq.0.saturating_sub(permitted.marker.boundary_seq);
+        let dropped_bytes = secondary.bytes_beyond(permitted.end);
+        self.discard_unfinished(group);
+        self.discard_uncut(secondary);
+        // What cannot be read keeps nothing aside, and ends no image.
+        let indexed = self.index_until(&group.keeper, &permitted, secondary).map_err(NotTaken::Uncut)?;
+        let kept = is_older.then(|| self.keep_newer(group, &permitted)).transpose().map_err(NotTaken::Uncut)?;
+        Ok(Ready { permitted, then, indexed, kept, dropped_writes, dropped_bytes })
+    }
+
     /// A copy that is stopped runs again, when it is certain that it is one.
     fn not_taken(&self, group: &Group, why: NotTaken) -> ErrorBody {
         let name = group.keeper.name();
         match why {
+            NotTaken::Refused(why) => {
+                self.run_as_copy(group);
+                refused(why)
+            }
             NotTaken::Uncut(reason) => {
                 self.run_as_copy(group);
                 failed(format!("group '{name}' was not failed over: {reason}. It is the copy as before"))
@@ -202,14 +196,14 @@ impl Appliance {
                     "the failover did not end: {reason}. When that is mended, `tidemark failover {name}` goes on with it, and so does a restart of \
                      the service"
                 );
-                *group.engine.write() = Engine::Failed(Failure { unended: true, ..reason.clone().into() });
+                self.change_engine(group, Engine::Failed(Failure { unended: true, ..reason.clone().into() }));
                 failed(format!("group '{name}': {reason}"))
             }
         }
     }
 
     /// A failover that did not end is gone on with from what was recorded of it, as by the next start of the service. Under `changing`.
-    async fn go_on_with_unended(&self, group: &Group) -> Result<(), ErrorBody> {
+    fn go_on_with_unended(&self, group: &Group) -> Result<(), ErrorBody> {
         let name = group.keeper.name();
         // Nobody knows whether the catalogue has what it said it could not take: it has what is gone by here before anything runs by it.
         let recorded = tokio::task::block_in_place(|| group.keeper.update_with(Batch::new(), |_| ()));
@@ -222,10 +216,7 @@ impl Appliance {
             self.discard_uncut(copy);
         }
         let is_primary = matches!(engine, Engine::Primary(_));
-        *group.engine.write() = engine;
-        for volume in group.keeper.get().volumes {
-            self.settle_door(&volume.name).await;
-        }
+        self.change_engine(group, engine);
         if is_primary {
             tracing::warn!(group = %name, "a failover that had not ended has: this appliance is primary now");
             return Err(refused(format!(
@@ -382,7 +373,7 @@ impl Appliance {
                         let _ = tokio::task::spawn_blocking(move || primary.stop()).await;
                     }
                     Engine::Secondary(secondary) => secondary.stop_at_once().await,
-                    Engine::Fenced { .. } | Engine::Failed(_) => {}
+                    Engine::Fenced { .. } | Engine::Changing { .. } | Engine::Failed(_) => {}
                 }
             }));
         }
@@ -392,6 +383,29 @@ impl Appliance {
         // Of a ring that could not be drained, the folder stays.
         let _ = std::fs::remove_dir(self.ring_folder());
     }
+}
+
+/// The copy that is to be failed over.
+fn copy_here(group: &Group) -> Result<Arc<Secondary>, ErrorBody> {
+    let name = group.keeper.name();
+    let why = match group.engine.read().clone() {
+        Engine::Secondary(secondary) => return Ok(secondary),
+        Engine::Primary(_) => format!("group '{name}' is primary here already"),
+        Engine::Fenced { by } => {
+            let told = || {
+                format!(
+                    "generation {by} runs on another appliance, which `tidemark status` names. `tidemark rejoin {name}` makes this side its copy"
+                )
+            };
+            let why = group.unanswered(by).unwrap_or_else(told);
+            format!(
+                "group '{name}' is fenced here: {why}, `tidemark rejoin {name} --as-primary` goes on with what this side has"
+            )
+        }
+        Engine::Changing { what, .. } => return Err(changing(&name, &what)),
+        Engine::Failed(reason) => format!("group '{name}' does not run: {reason}"),
+    };
+    Err(refused(why))
 }
 
 /// How large the volumes were at a marker is known; or they are so now, at the newest there is.
@@ -427,17 +441,15 @@ mod tests {
 
     use super::*;
     use crate::roles::give_up::tests::add_copy_with_history;
-    use crate::roles::stop_copy::tests::copy_of;
-    use crate::service::tests::{Faults, add_primary, appliance, appliance_on, copy_record, volume_in_doubt};
+    use crate::service::tests::{
+        Faults, add_copy, add_primary, appliance, appliance_on, copy_of, volume_in_doubt, with_copy,
+    };
 
     /// Recorded as primary, it would not start, and no older marker could be served.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_copy_whose_journal_cannot_be_read_up_to_the_marker_stays_a_copy_and_names_an_older_one() {
-        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
-        let appliance = appliance(directory.path(), &faults);
-        let places = add_copy_with_history(&appliance);
-        appliance.start_groups().await.unwrap();
-        let group = appliance.group("g").unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let (appliance, group, places) = with_copy(directory.path(), &Arc::default(), add_copy_with_history).await;
         let segment = format!("{:016x}.segment", places[1].segment);
         let path = appliance.journal_folder(group.keeper.id()).join(segment);
         let file = appliance.disk.open(&path, Open::Existing).unwrap();
@@ -492,11 +504,8 @@ mod tests {
     /// Hosts read what lay there before, until all of it was applied again.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_failover_reads_in_the_journal_what_a_volume_may_have_dropped() {
-        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
-        let appliance = appliance(directory.path(), &faults);
-        add_copy_with_history(&appliance);
-        appliance.start_groups().await.unwrap();
-        let group = appliance.group("g").unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let (appliance, group, _) = with_copy(directory.path(), &Arc::default(), add_copy_with_history).await;
         let copy = copy_of(&group);
         copy.stop_at_once().await;
         let permitted = copy.permitted().unwrap();
@@ -512,11 +521,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn what_was_kept_by_a_failover_that_cut_nothing_goes() {
         let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
-        let appliance = appliance(directory.path(), &faults);
-        let record = copy_record("g", [7; 16]);
-        appliance.catalog.put_group(&record).unwrap();
-        appliance.start_groups().await.unwrap();
-        let group = appliance.group("g").unwrap();
+        let (appliance, group, ()) = with_copy(directory.path(), &faults, add_copy).await;
         let copy = copy_of(&group);
         copy.stop().await;
         let kept = appliance.lost_folder(group.keeper.id()).join(tail_name(1, 5));

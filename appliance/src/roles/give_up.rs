@@ -15,7 +15,7 @@ use tidemark_common::storage::Disk;
 use tidemark_secondary::group::Secondary;
 use tidemark_secondary::permission::Permitted;
 
-use super::appliance::{Appliance, Engine, Group, failed, not_paired, refused};
+use super::appliance::{Appliance, Engine, Group, changing, failed, not_paired, refused};
 use super::rejoin::Settled;
 use super::stop_copy::STOPS_WITHIN;
 use super::volumes::refuse_connected;
@@ -91,6 +91,7 @@ impl Appliance {
                 // As recorded: a give-up that does not end is found again by that.
                 self.forget_group(group, &found, given_up_by(&record)).await
             }
+            Engine::Changing { what, .. } => Err(changing(group, &what)),
             Engine::Failed(why) => {
                 self.check_other_side(&record, peer)?;
                 self.refuse_with_journal(&record, &why.reason, force)?;
@@ -143,6 +144,7 @@ impl Appliance {
         let engine = found.engine.read().clone();
         let primary = match engine {
             Engine::Primary(primary) => primary,
+            Engine::Changing { what, .. } => return Err(changing(name, &what)),
             Engine::Failed(why) => return Err(may_hold_writes(name, &why.reason)),
             Engine::Secondary(_) | Engine::Fenced { .. } => {
                 return Err(refused(format!("group '{name}' is not primary here: `tidemark pair delete` gives it up")));
@@ -168,7 +170,7 @@ impl Appliance {
             None => self.forget_group(name, &found, None).await,
         };
         if forgotten.is_err()
-            && let Err(reason) = self.run_as_primary(&found).await
+            && let Err(reason) = self.run_as_primary(&found)
         {
             tracing::error!(group = name, %reason, "a group that could not be deleted does not run");
         }

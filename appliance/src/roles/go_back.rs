@@ -28,7 +28,7 @@ use super::appliance::{Appliance, Engine, Group, failed, refused};
 
 impl Appliance {
     /// Under `changing`, of a copy that is stopped and keeps what this side was before.
-    pub(crate) async fn go_back(
+    pub(crate) fn go_back(
         &self,
         group: &Group,
         secondary: &Secondary,
@@ -49,7 +49,7 @@ impl Appliance {
         };
         tracing::warn!(group = %name, generation, was = before.generation,
             "failed over before the copy was complete: this side goes on with what it was before it returned");
-        self.start_serving(group).await?;
+        self.start_serving(group)?;
         let time = from_unix_ns(before.marker_ns);
         let age = self.clock.wall().duration_since(time).unsigned_abs();
         let parted = before.parted.seq;

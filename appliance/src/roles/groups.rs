@@ -40,10 +40,7 @@ impl Appliance {
             if let Engine::Secondary(copy) = &engine {
                 self.discard_uncut(copy);
             }
-            self.groups.write().insert(name.clone(), Arc::new(Group::new(Arc::clone(&keeper), engine)));
-            for volume in keeper.get().volumes {
-                self.settle_door(&volume.name).await;
-            }
+            self.add_group(keeper, engine);
         }
         let names: Vec<String> = self.groups.read().keys().cloned().collect();
         for name in &names {
@@ -171,7 +168,7 @@ impl Appliance {
     /// A copy that is stopped, or was none, runs as what its record says.
     pub(crate) fn run_as_copy(&self, group: &Group) {
         let started = tokio::task::block_in_place(|| self.start_secondary(&group.keeper));
-        *group.engine.write() = started.map_or_else(Engine::Failed, Engine::Secondary);
+        self.change_engine(group, started.map_or_else(Engine::Failed, Engine::Secondary));
     }
 
     /// A copy whose journal cannot be read gives up its image and starts: its primary copies what is missing (decision 12).
@@ -250,7 +247,6 @@ impl Appliance {
 
     /// Hosts are held at the doors while the group starts; what they wrote before is in the files and synced.
     async fn start_new_group(&self, record: GroupRecord) -> Result<(), ErrorBody> {
-        let name = record.name.clone();
         let keeper = Arc::new(GroupKeeper::new(self.catalog.clone(), record.clone()));
         let members = record.volumes.iter();
         let doors: Vec<_> = members.map(|member| self.volume(&member.name)).collect::<Result<_, _>>()?;
@@ -268,12 +264,7 @@ impl Appliance {
             }
             self.record_and_start(&keeper)
         })?;
-        for volume in &doors {
-            if let Some(export) = started.export(&volume.file.name) {
-                volume.door.lead_to_now(export);
-            }
-        }
-        self.groups.write().insert(name, Arc::new(Group::new(keeper, Engine::Primary(started))));
+        self.add_group(keeper, Engine::Primary(started));
         used.into_iter().for_each(Use::done);
         drop(held);
         Ok(())
@@ -294,8 +285,7 @@ impl Appliance {
             });
             if let Err(error) = forgotten {
                 // No other group gets its volumes: the next start finds both.
-                let group = Group::new(Arc::clone(keeper), Engine::Failed(why.clone().into()));
-                self.groups.write().insert(record.name.clone(), Arc::new(group));
+                self.add_group(Arc::clone(keeper), Engine::Failed(why.clone().into()));
                 return failed(format!(
                     "{why}. That it is none could not be recorded: {error}. The next start of the service makes it"
                 ));
@@ -333,10 +323,7 @@ impl Appliance {
         let member = GroupVolume { index: record.next_volume_index, name: name.into() };
         let added = primary.add_volume(Self::member_file(&member, &volume)).await;
         // Also after an error: where that it has come could not be taken back, it is a member.
-        match self.served(name) {
-            Ok(export) => volume.door.lead_to_now(export),
-            Err(reason) => volume.close(reason),
-        }
+        self.settle_door_now(name);
         if added.is_ok() {
             used.done();
         } else {
@@ -395,9 +382,7 @@ impl Appliance {
         // somebody else's by then.
         self.set_free(name)?;
         primary.remove_volume(name).await.map_err(failed)?;
-        if let Ok(export) = self.served(name) {
-            volume.door.lead_to_now(export);
-        }
+        self.settle_door_now(name);
         drop(held);
         self.group_status(group)
     }

@@ -5,6 +5,7 @@
 //! with the act done again the image and what is kept are the same everywhere (invariants 1, 4 and 8).
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -75,10 +76,13 @@ impl Points {
         self.live.file_name().unwrap().to_str().unwrap()
     }
 
-    /// How many there were, the last one behind the act.
-    fn end(&self) -> usize {
+    /// The last one is behind the act.
+    fn end(&self) {
         self.take().unwrap();
         self.asked.store(false, Ordering::Release);
+    }
+
+    fn number(&self) -> usize {
         *self.taken.lock()
     }
 
@@ -94,11 +98,35 @@ impl Points {
         opened(&self.live, self.name(), Arc::new(SystemDisk)).await
     }
 
-    /// The same, running, with nobody to hear.
-    async fn alone_at(&self, point: usize) -> Arc<Appliance> {
-        let appliance = self.killed_at(point).await;
-        run_alone(&appliance).await;
-        appliance
+    /// Has `run` start a service on what a kill leaves at each point. What is `found` of it is what was `before` the act or what is to be `behind` it, and
+    /// once it was the latter it is that at all later points. Where it is not, the act is done `again`; then `judge` looks.
+    async fn sweep<T: PartialEq + Debug>(
+        &self,
+        run: impl AsyncFn(&Arc<Appliance>),
+        found: impl Fn(&Appliance) -> T,
+        [before, behind]: [T; 2],
+        again: impl AsyncFn(&Appliance),
+        judge: impl AsyncFn(&Appliance),
+    ) {
+        let mut ended = false;
+        for point in 0..self.number() {
+            // The last one that is said is where a test fails.
+            println!("killed at change {point}");
+            let side = self.killed_at(point).await;
+            run(&side).await;
+            let is = found(&side);
+            assert!(is == before || is == behind, "it is {is:?}");
+            assert!(is == behind || !ended, "it is what it was before");
+            ended = is == behind;
+            assert!(point > 0 || !ended, "nothing was changed before the first change");
+            if !ended {
+                again(&side).await;
+                assert_eq!(found(&side), behind, "done again");
+            }
+            judge(&side).await;
+            stop(&side).await;
+        }
+        assert!(ended);
     }
 }
 
@@ -198,6 +226,14 @@ impl Side {
         let appliance = opened(&points.live, points.name(), points.disk()).await;
         Self { appliance, points }
     }
+
+    /// Does this, of which all points are taken, and stops.
+    async fn act(&self, act: impl AsyncFn(&Appliance)) {
+        self.points.begin();
+        act(&self.appliance).await;
+        self.points.end();
+        stop(&self.appliance).await;
+    }
 }
 
 /// It hears nobody, and nobody hears it.
@@ -237,25 +273,11 @@ fn role_of(appliance: &Appliance) -> Role {
         Engine::Primary(_) => RoleRecord::Primary,
         Engine::Secondary(_) => RoleRecord::Secondary,
         Engine::Fenced { by } => RoleRecord::Fenced { by_generation: by.0 },
+        Engine::Changing { what, .. } => panic!("{:?} is recorded, and {what}", record.role),
         Engine::Failed(why) => panic!("{:?} is recorded, and does not run: {why}", record.role),
     };
     assert_eq!(runs, record.role, "it runs as what is recorded");
     (record.role, record.generation)
-}
-
-/// Whether the act had come to its end, which it does once.
-#[derive(Default)]
-struct Ended(bool);
-
-impl Ended {
-    fn at(&mut self, point: usize, found: Role, before: Role, behind: Role) -> bool {
-        assert!(found == before || found == behind, "killed at change {point}, it is {found:?}");
-        let ended = found == behind;
-        assert!(ended || !self.0, "killed at change {point}, it is what it was before");
-        assert!(point > 0 || !ended, "nothing was changed before the first change");
-        self.0 = ended;
-        ended
-    }
 }
 
 /// As a kill ends it: nobody is told anything, and its threads end.
@@ -267,7 +289,7 @@ async fn stop(appliance: &Appliance) {
         match engine {
             Engine::Primary(primary) => tokio::task::block_in_place(|| primary.stop()),
             Engine::Secondary(copy) => copy.stop_at_once().await,
-            Engine::Fenced { .. } | Engine::Failed(_) => {}
+            Engine::Fenced { .. } | Engine::Changing { .. } | Engine::Failed(_) => {}
         }
     }
     appliance.volumes.write().clear();

@@ -3,6 +3,8 @@
 //! A tail is a folder with the segments of the old journal from where the histories parted, and with the regions that it no
 //! longer reaches back to. It is read as any journal, and exported by the updater that writes volumes.
 
+pub(crate) mod under_way;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -23,6 +25,7 @@ use tidemark_secondary::returned::is_rest_of;
 
 use super::appliance::{Appliance, Group, failed, groups_folder, invalid, not_found, refused};
 use super::lost_regions::runs;
+use under_way::Exporting;
 
 /// A range that was written; nothing more is asked of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -373,7 +376,16 @@ impl Appliance {
         if !self.is_lost(owner.id(), &folder) {
             return Err(refused(format!("nothing of '{name}' was lost: group '{group}' has all of it")));
         }
+        let path = Path::new(&request.to);
+        if !path.is_absolute() {
+            return Err(invalid(format!("'{}' is not an absolute path", request.to)));
+        }
+        let shown = self.lost_exports.begin(group, name, request)?;
+        if path.exists() {
+            return Err(refused(format!("{} is there already: name a file that is not", path.display())));
+        }
         let tail = self.open_tail(owner.id(), &folder)?;
+        shown.reaches(0, tail.journal.bytes_between(tail.from, tail.journal.durable_end().position));
         let named = Self::volumes_then(&owner, &folder, &tail);
         let (written, _) = self.written(&folder, &tail, &named)?;
         let index = index_of(&request.volume, &named, &written).map_err(|why| {
@@ -385,16 +397,9 @@ impl Appliance {
         // Of a volume that is not known any more, as much as was written.
         let end = written.get(&index).and_then(|ranges| ranges.last()).map_or(0, |last| last.offset + last.length);
         let size = size.max(end);
-        let path = Path::new(&request.to);
-        if !path.is_absolute() {
-            return Err(invalid(format!("'{}' is not an absolute path", request.to)));
-        }
-        if path.exists() {
-            return Err(refused(format!("{} is there already: name a file that is not", path.display())));
-        }
         // Whatever stops it: what has that name is all of it.
         let part = PathBuf::from(format!("{}.tidemark-part", request.to));
-        let exported = self.export_into(&part, (VolumeIndex(index), member, size), &folder, &tail);
+        let exported = self.export_into(&part, (VolumeIndex(index), member, size), &folder, &tail, &shown);
         let named =
             |()| self.disk.rename(&part, path).map_err(|error| failed(format!("write {}: {error}", path.display())));
         let exported = exported.and_then(named);
@@ -410,6 +415,7 @@ impl Appliance {
         (index, member, size): (VolumeIndex, String, u64),
         folder: &Path,
         tail: &Tail,
+        shown: &Exporting<'_>,
     ) -> Result<(), ErrorBody> {
         let at = |error: std::io::Error| failed(format!("write {}: {error}", part.display()));
         // As a kill leaves it.
@@ -424,7 +430,10 @@ impl Appliance {
         let applied = AppliedPosition { position: tail.from, ..AppliedPosition::default() };
         let mut updater = Updater::new(Arc::clone(&tail.journal), Arc::clone(&volumes), applied);
         let end = whole_end(&tail.journal, tail.from).map_err(failed)?;
-        while updater.apply_window(end).map_err(failed)?.is_some() {}
+        let bytes_to = |position: Position| tail.journal.bytes_between(tail.from, position);
+        while updater.apply_window(end).map_err(failed)?.is_some() {
+            shown.reaches(bytes_to(updater.applied().position), bytes_to(end));
+        }
         volumes.sync().map_err(|(_, error)| at(error))
     }
 

@@ -4,7 +4,7 @@
 //!
 //! | modules | what they are for |
 //! |---|---|
-//! | `appliance`, `door`, `exports`, `status`, `control` | what there is, what hosts hold, the NBD names, what is shown, the API's side of all that |
+//! | `appliance`, `engine`, `door`, `exports`, `status`, `control` | what there is, what runs for a group and how that changes, what hosts hold, the NBD names, what is shown, the API's side of all that |
 //! | `volumes`, `offers`, `groups`, `give_up`, `journal_alone`, `stop_copy` | what operators change, and what they part with |
 //! | `peers`, `strangers`, `accept`, `adopt`, `suspended` | who may come in, who was refused, peers that come in: as the primary of a copy, or to say that they send nothing |
 //! | `copy_volumes`, `strays` | what a copy lies on; copies of no volume of their group |
@@ -29,6 +29,7 @@ mod door;
 pub(crate) mod drill;
 pub(crate) mod drill_check;
 pub(crate) mod drill_left;
+mod engine;
 pub(crate) mod exports;
 mod failover;
 mod give_up;
@@ -42,7 +43,7 @@ mod journal_alone;
 #[cfg(test)]
 mod killed;
 pub(crate) mod local_pairs;
-mod lost;
+pub(crate) mod lost;
 mod lost_regions;
 pub(crate) mod offers;
 mod peers;

@@ -214,7 +214,7 @@ impl Appliance {
         if let Ok(volume) = self.volume(name) {
             *volume.made_for.write() = None;
         }
-        self.settle_closed_door(name);
+        self.settle_door_now(name);
         Ok(())
     }
 
@@ -267,7 +267,7 @@ impl Appliance {
             tracing::info!(group = %offer.group, %id, volume = %offer.volume, "the images of a volume that left its group are gone: it can be used");
             let name = offer.volume.clone();
             match self.put_offer(OfferRecord { why: OfferWhy::Left, ..offer }) {
-                Ok(()) => self.settle_closed_door(&name),
+                Ok(()) => self.settle_door_now(&name),
                 Err(error) => {
                     tracing::error!(volume = %name, error = %error.message, "it stays closed until the next try")
                 }
@@ -305,7 +305,7 @@ impl Appliance {
         if is_left_over {
             // Of a copy that did not come to be: its next try would take it, whoever has it by then.
             self.set_free(name)?;
-            self.settle_closed_door(name);
+            self.settle_door_now(name);
         }
         if self.offers.get(name).is_some() {
             self.catalog.delete_offer(name).map_err(failed)?;
@@ -509,15 +509,13 @@ mod tests {
         runtime.block_on(add_volume(&appliance, "w"));
         appliance.let_left("g", ID, "w").unwrap();
         let exports = Served(Arc::clone(&appliance));
-        let (hang, before) = (faults.hang.lock(), faults.writes.load(Ordering::Acquire));
+        // Somebody else is recording what becomes of an offer.
+        let taking = appliance.offers.taking.lock();
         let opening = runtime.spawn(async move { exports.open("w").is_ok() });
-        while faults.writes.load(Ordering::Acquire) == before {
-            std::thread::yield_now();
-        }
         let (tell, told) = sync_channel(1);
         runtime.spawn(async move { tell.send(()) });
         let answered = told.recv_timeout(Duration::from_secs(20));
-        drop(hang);
+        drop(taking);
         assert_eq!(answered, Ok(()), "no thread is left");
         assert!(runtime.block_on(opening).unwrap());
         drop(inside);

@@ -47,7 +47,7 @@ impl Appliance {
         }
         if let Some(other) = self.peer_by_id(&id.0).filter(|other| *other != request.name) {
             return Err(refused(format!(
-                "the appliance with that id is known as peer '{other}' already: `tidemark peer remove {other}` first, to give it another name"
+                "the appliance with that id is known as peer '{other}' already: to give it another name, `tidemark peer remove {other}` first"
             )));
         }
         let address = request.address.clone().or_else(|| known.and_then(|known| known.address));
@@ -125,7 +125,7 @@ fn check_reachable(address: &str) -> Result<(), ErrorBody> {
         address.parse().map_err(|error: tidemark_common::config::AddressError| invalid(error.to_string()))?;
     if parsed.port == 0 {
         return Err(invalid(format!(
-            "nobody is reached at port 0 ('{address}'): `tidemark status` on the peer says where it listens"
+            "'{address}' has port 0, at which nobody can be reached: `tidemark status` on the peer shows where it listens"
         )));
     }
     Ok(())

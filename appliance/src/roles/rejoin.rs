@@ -25,7 +25,7 @@ use tidemark_common::catalog::{Batch, CatalogError, PairStateRecord, PartedRecor
 use tidemark_common::differential::Bitmap;
 use tidemark_common::ids::{Generation, GroupId, MarkerNumber, Seq};
 use tidemark_common::journal;
-use tidemark_common::link::{Connection, ControlReceiver, ControlSender};
+use tidemark_common::link::{Connection, ControlReceiver, ControlSender, LinkError};
 use tidemark_common::record::{Chain, ControlRecord};
 use tidemark_common::wire::handshake::{Versions, agree};
 use tidemark_common::wire::message::{Message, Parted, Refusal, Refused, Return};
@@ -33,7 +33,7 @@ use tidemark_primary::differences::written_since;
 use tidemark_primary::ship::Links;
 use tidemark_secondary::returned::{Returning, Tail, record_return};
 
-use super::appliance::{Appliance, Engine, Group, failed, refused};
+use super::appliance::{Appliance, Engine, Group, changing, failed, refuse, refused};
 use super::dirty::{receive_dirty, send_dirty, while_the_other_side_waits};
 use super::lost::{LOST, first_segment, tail_name};
 use super::lost_regions::mark_those_that_left;
@@ -83,6 +83,7 @@ impl Appliance {
             Engine::Fenced { by } => Ok(*by),
             Engine::Primary(_) => Err(refused(format!("group '{name}' is primary here: nobody took over from it"))),
             Engine::Secondary(_) => Err(refused(format!("group '{name}' is a copy here already"))),
+            Engine::Changing { what, .. } => Err(changing(&name, what)),
             Engine::Failed(reason) => Err(refused(format!("group '{name}' does not run: {reason}"))),
         }
     }
@@ -111,7 +112,8 @@ impl Appliance {
             peer.ok_or_else(|| refused(format!("group '{name}' has no pair here: there is nobody to return to")))?;
         // Hosts are out: whatever was captured goes into the journal and the volumes before anything is compared.
         let settled = tokio::task::block_in_place(|| self.settle_captured(&group)).map_err(failed)?;
-        *group.engine.write() = Engine::Failed(format!("it is returning to '{peer}' as the copy").into());
+        let what = format!("it is returning to '{peer}' as the copy");
+        let _change = self.begin_change(&group, what, PairState::FailedOver);
         let returned = self.return_to(&group, &peer, &settled).await;
         match returned {
             Ok(None) => {
@@ -120,13 +122,10 @@ impl Appliance {
                     self.fenced_again(&group, by);
                     return Err(failed(error));
                 }
-                self.serve_again(&group, &peer).await
+                self.serve_again(&group, &peer)
             }
             Ok(Some(report)) => {
                 self.run_as_copy(&group);
-                for member in group.keeper.get().volumes {
-                    self.settle_door(&member.name).await;
-                }
                 Ok(report)
             }
             Err(error) => {
@@ -165,11 +164,10 @@ impl Appliance {
         pair.reason.map(|reason| format!("The pair with '{}' is in error: {reason}", pair.peer))
     }
 
-    /// As before, or by the generation that the other side has told meanwhile: it is asked again, and who has taken over is looked for.
+    /// As before, or by the generation that the other side has told meanwhile: it is asked again.
     pub(super) fn fenced_again(&self, group: &Group, by: Generation) {
         let by = group.met().map_or(by, |met| met.max(by));
-        *group.engine.write() = Engine::Fenced { by };
-        self.look_for_takers(&group.keeper.name());
+        self.change_engine(group, Engine::Fenced { by });
     }
 
     /// A primary that hosts cannot reach starts, drains, applies, and stops.
@@ -207,8 +205,8 @@ impl Appliance {
     }
 
     /// What that made primary runs.
-    async fn serve_again(&self, group: &Group, peer: &str) -> Result<RejoinReport, ErrorBody> {
-        self.start_serving(group).await?;
+    fn serve_again(&self, group: &Group, peer: &str) -> Result<RejoinReport, ErrorBody> {
+        self.start_serving(group)?;
         let marker = self.primary(&group.keeper.name()).ok().and_then(|primary| primary.marker(None));
         let marker = marker.map_or(0, |marker| marker.number);
         let record = group.keeper.get();
@@ -453,11 +451,8 @@ impl Appliance {
 impl Appliance {
     /// The group that a conversation is about.
     pub(crate) fn group_asked_for(&self, id: &[u8; 16]) -> Result<Arc<Group>, Refused> {
-        self.group_by_id(GroupId(*id)).ok_or_else(|| Refused {
-            refusal: Refusal::UnknownGroup,
-            message: format!("'{}' knows nothing of this group", self.config.name),
-            generation: 0,
-        })
+        let unknown = || format!("'{}' knows nothing of this group", self.config.name);
+        self.group_by_id(GroupId(*id)).ok_or_else(|| refuse(Refusal::UnknownGroup, 0, unknown()))
     }
 
     /// Says that this side is a copy still, unless it is none any more when nothing else is being changed: then it is being taken over,
@@ -466,7 +461,7 @@ impl Appliance {
         let here = &self.config.name;
         let Ok(_alone) = tokio::time::timeout(CHANGE_TIMEOUT, self.changing.lock()).await else {
             let message = format!("something else is being changed on '{here}': try again");
-            return Err(Refused { refusal: Refusal::Unready, message, generation: 0 });
+            return Err(refuse(Refusal::Unready, 0, message));
         };
         let Engine::Secondary(copy) = group.engine.read().clone() else { return Ok(()) };
         let record = group.keeper.get();
@@ -474,12 +469,8 @@ impl Appliance {
         if let Some(permitted) = copy.permitted().filter(|_| is_its_copy) {
             group.denied.fetch_max(permitted.marker.number, Ordering::AcqRel);
         }
-        let message = nobody_took_over(here, &record.name);
-        Err(Refused {
-            refusal: Refusal::Conflict,
-            message,
-            generation: if is_its_copy { record.generation } else { 0 },
-        })
+        let generation = if is_its_copy { record.generation } else { 0 };
+        Err(refuse(Refusal::Conflict, generation, nobody_took_over(here, &record.name)))
     }
 
     /// Answers an old primary that wants to return.
@@ -492,7 +483,6 @@ impl Appliance {
     ) -> Result<(), Refused> {
         agree(Versions::OURS, Versions { min: request.version_min, max: request.version_max })?;
         let here = &self.config.name;
-        let refuse = |refusal, generation, message| Refused { refusal, message, generation };
         let group = self.group_asked_for(&request.group)?;
         let name = group.keeper.name();
         if matches!(&*group.engine.read(), Engine::Secondary(_)) {
@@ -507,11 +497,15 @@ impl Appliance {
                     format!("group '{name}' is fenced on '{here}', too, by generation {by}: who has that took over");
                 return Err(refuse(Refusal::Fenced, by.0.max(record.generation), message));
             }
+            Engine::Changing { what, .. } if record.role == RoleRecord::Primary => {
+                let message = format!("group '{name}' is primary on '{here}' and does not run there yet: {what}");
+                return Err(refuse(Refusal::Unready, record.generation, message));
+            }
             Engine::Failed(why) if record.role == RoleRecord::Primary => {
                 let message = format!("group '{name}' is primary on '{here}' and does not run there: {why}");
                 return Err(refuse(Refusal::Unready, record.generation, message));
             }
-            Engine::Secondary(_) | Engine::Failed(_) => {
+            Engine::Secondary(_) | Engine::Changing { .. } | Engine::Failed(_) => {
                 return Err(refuse(Refusal::Conflict, 0, nobody_took_over(here, &name)));
             }
         };
@@ -553,18 +547,17 @@ fn nobody_took_over(here: &str, group: &str) -> String {
 
 /// The next message of a conversation that this side began.
 pub(crate) async fn answer(answers: &mut ControlReceiver, peer: &str) -> Result<Message, ErrorBody> {
-    answer_within(ANSWER_TIMEOUT, answers, peer).await
+    answered(tokio::time::timeout(ANSWER_TIMEOUT, answers.recv()).await.ok(), ANSWER_TIMEOUT, peer)
 }
 
-/// The same of one that may take this long.
-pub(crate) async fn answer_within(
+/// The message that came within a time, if one did.
+pub(crate) fn answered(
+    came: Option<Result<Option<Message>, LinkError>>,
     limit: Duration,
-    answers: &mut ControlReceiver,
     peer: &str,
 ) -> Result<Message, ErrorBody> {
-    let silent = |_| failed(format!("'{peer}' did not answer within {limit:?}"));
-    let message = tokio::time::timeout(limit, answers.recv()).await.map_err(silent)?.map_err(failed)?;
-    message.ok_or_else(|| failed(format!("'{peer}' ended the conversation")))
+    let came = came.ok_or_else(|| failed(format!("'{peer}' did not answer within {limit:?}")))?;
+    came.map_err(failed)?.ok_or_else(|| failed(format!("'{peer}' ended the conversation")))
 }
 
 /// An answer that is not the one hoped for.

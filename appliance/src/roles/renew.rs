@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidemark_common::api::types::PairState;
 use tidemark_common::catalog::RoleRecord;
 use tidemark_common::wire::message::{Hello, Refusal, Refused};
 use tidemark_secondary::group::Secondary;
@@ -25,7 +26,7 @@ impl Appliance {
             && match &*group.engine.read() {
                 Engine::Secondary(secondary) => secondary.state().damage().is_cancelled(),
                 Engine::Failed(why) => why.journal.is_some_and(|damaged| damaged || hello.create),
-                Engine::Primary(_) | Engine::Fenced { .. } => false,
+                Engine::Primary(_) | Engine::Fenced { .. } | Engine::Changing { .. } => false,
             }
     }
 
@@ -42,7 +43,7 @@ impl Appliance {
         let reason = match &engine {
             Engine::Secondary(secondary) => secondary.state().problem().unwrap_or_default(),
             Engine::Failed(why) => why.to_string(),
-            Engine::Primary(_) | Engine::Fenced { .. } => String::new(),
+            Engine::Primary(_) | Engine::Fenced { .. } | Engine::Changing { .. } => String::new(),
         };
         if !hello.create {
             let message = format!(
@@ -60,15 +61,16 @@ impl Appliance {
         // Whoever was waited for may have started it again: of two copies over one journal, each writes what the other does not know of.
         let engine = group.engine.read().clone();
         let found_at_start = matches!(&engine, Engine::Failed(why) if why.journal == Some(true));
-        if let Engine::Secondary(secondary) = engine {
-            if !secondary.stop_within(STOPS_WITHIN).await {
-                let message = format!(
-                    "the copy of group '{name}' on '{here}' is copied again once its disk has answered what was begun before ({reason})"
-                );
-                return Err(refuse(Refusal::Unready, message));
-            }
-            *group.engine.write() = Engine::Failed(reason.into());
+        if let Engine::Secondary(secondary) = engine
+            && !secondary.stop_within(STOPS_WITHIN).await
+        {
+            let message = format!(
+                "the copy of group '{name}' on '{here}' is copied again once its disk has answered what was begun before ({reason})"
+            );
+            return Err(refuse(Refusal::Unready, message));
         }
+        let what = format!("its copy is begun anew, as its primary has ordered ({reason})");
+        let _change = self.begin_change(group, what, PairState::InitialCopy);
         let started = tokio::task::block_in_place(|| {
             // Its primary may have been made primary again meanwhile.
             let adopted = group.keeper.update(|record| record.generation = record.generation.max(hello.generation));
@@ -85,10 +87,7 @@ impl Appliance {
         if found_at_start && answer.is_ok() {
             metrics.journal_damaged();
         }
-        *group.engine.write() = engine;
-        for member in group.keeper.get().volumes {
-            self.settle_door(&member.name).await;
-        }
+        self.change_engine(group, engine);
         answer
     }
 }
@@ -99,35 +98,20 @@ mod tests {
     use std::task::{Context, Waker};
 
     use tidemark_common::catalog::GroupRecord;
-    use tidemark_common::wire::handshake::Versions;
 
     use super::*;
-    use crate::roles::stop_copy::tests::copy_of;
-    use crate::service::tests::{Faults, appliance, copy_record};
+    use crate::service::tests::{copy_of, copy_record, hello, with_copy};
 
     /// The one that runs went on beside the new one, over the same journal.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_copy_that_was_started_while_its_primary_waited_is_stopped_before_it_is_renewed() {
-        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
-        let appliance = appliance(directory.path(), &faults);
-        let record = GroupRecord { primary: Some([1; 32]), ..copy_record("g", [7; 16]) };
-        appliance.catalog.put_group(&record).unwrap();
-        appliance.start_groups().await.unwrap();
-        let group = appliance.group("g").unwrap();
-        let hello = Hello {
-            version_min: Versions::OURS.min,
-            version_max: Versions::OURS.max,
-            appliance: "east".into(),
-            group: record.id,
-            group_name: "g".into(),
-            member: 0,
-            members: 1,
-            generation: record.generation,
-            create: true,
-            volumes: Vec::new(),
-            interval_ms: 1000,
-            generation_start_seq: 1,
+        let directory = tempfile::tempdir().unwrap();
+        let add = |appliance: &Appliance| {
+            let record = GroupRecord { primary: Some([1; 32]), ..copy_record("g", [7; 16]) };
+            appliance.catalog.put_group(&record).unwrap();
         };
+        let (appliance, group, ()) = with_copy(directory.path(), &Arc::default(), add).await;
+        let hello = Hello { create: true, ..hello() };
         // A failover, that its disk kept waiting, is not over.
         let alone = appliance.changing.lock().await;
         let before = copy_of(&group);

@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use tidemark_common::api::types::{
     Addresses, ApplianceStatus, BufferStatus, ErrorBody, FreezeStatus, GroupStatus, JournalStatus, MarkerStatus,
@@ -12,12 +11,8 @@ use tidemark_common::api::types::{
 use tidemark_common::catalog::{PairStateRecord, PeerRecord};
 use tidemark_common::clock::from_unix_ns;
 use tidemark_common::lag::Lag;
-use tokio_util::sync::CancellationToken;
 
 use super::appliance::{Appliance, Engine, Group, Volume};
-
-/// Between two looks at the positions.
-const LOOK: Duration = Duration::from_secs(1);
 
 impl Appliance {
     /// `status`.
@@ -40,6 +35,7 @@ impl Appliance {
             backups: self.backups.by_state(),
             backups_under_way: self.backups_now(),
             restores: self.restores_now(),
+            lost_exports: self.lost_exports_now(),
             strangers: self.strangers_now(),
             side_store: SideStoreStatus {
                 bytes: self.images.space.used(),
@@ -122,25 +118,18 @@ impl Appliance {
         }
     }
 
-    /// Looks at every position, again and again.
-    pub(crate) async fn watch_positions(self: Arc<Self>, stop: CancellationToken) {
-        let look = || {
-            self.free_imaged();
-            let groups: Vec<_> =
-                self.groups.read().iter().map(|(name, group)| (name.clone(), Arc::clone(group))).collect();
-            self.watchdog.keep(|name| groups.iter().any(|(known, _)| known == name));
-            for (name, group) in groups {
-                group.see_failed(self.clock.wall());
-                let movements = match &*group.engine.read() {
-                    Engine::Primary(primary) => primary.movements(),
-                    Engine::Secondary(secondary) => secondary.movements(),
-                    Engine::Fenced { .. } | Engine::Failed(_) => Vec::new(),
-                };
-                self.watchdog.look(&name, movements, self.clock.monotonic());
-            }
-        };
-        while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
-            look();
+    /// Looks at every position. In memory alone: what stands because a disk does not answer is told all the same.
+    pub(crate) fn look_at_positions(&self) {
+        let groups: Vec<_> = self.groups.read().iter().map(|(name, group)| (name.clone(), Arc::clone(group))).collect();
+        self.watchdog.keep(|name| groups.iter().any(|(known, _)| known == name));
+        for (name, group) in groups {
+            group.see_failed(self.clock.wall());
+            let movements = match &*group.engine.read() {
+                Engine::Primary(primary) => primary.movements(),
+                Engine::Secondary(secondary) => secondary.movements(),
+                Engine::Fenced { .. } | Engine::Changing { .. } | Engine::Failed(_) => Vec::new(),
+            };
+            self.watchdog.look(&name, movements, self.clock.monotonic());
         }
     }
 
@@ -185,6 +174,7 @@ impl Appliance {
                 let reason = Self::several_takers(group).unwrap_or(reason);
                 at_rest(group, Role::Fenced, PairState::Fenced, reason, None)
             }
+            Engine::Changing { what, pairs } => under_change(group, what, *pairs),
             Engine::Failed(why) => {
                 let role = group.keeper.get().role.into();
                 at_rest(group, role, PairState::Error, why.reason.clone(), group.see_failed(self.clock.wall()))
@@ -211,6 +201,14 @@ impl Group {
         *since = is_failed.then(|| since.unwrap_or(now));
         *since
     }
+}
+
+/// A group for which nothing runs yet: nobody has to do anything.
+fn under_change(group: &Group, what: &str, pairs: PairState) -> GroupStatus {
+    let mut status = at_rest(group, group.keeper.get().role.into(), pairs, what.to_owned(), None);
+    status.problem = None;
+    status.pairs.iter_mut().for_each(|pair| pair.stands = false);
+    status
 }
 
 /// A group for which nothing runs, since then; `None`: as it is recorded.
@@ -254,5 +252,63 @@ fn at_rest(group: &Group, role: Role, state: PairState, reason: String, since: O
         problem: Some(reason.clone()),
         standing: Vec::new(),
         pairs: record.pairs.iter().map(pair).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+    use std::time::Duration;
+
+    use tidemark_common::catalog::{OfferRecord, OfferWhy};
+    use tidemark_common::nbd::Export;
+    use tidemark_common::storage::disk::SystemDisk;
+    use tidemark_common::storage::filter;
+    use tidemark_common::watchdog::{Moving, Standing};
+
+    use super::*;
+    use crate::service::tests::{Faults, add_primary, add_volume, appliance_on};
+
+    /// The watchdog itself stood with that disk, and said nothing of anything.
+    #[test]
+    fn what_stands_is_told_while_the_disk_of_the_catalogue_hangs() {
+        let directory = tempfile::tempdir().unwrap();
+        let (catalogue, journal) = (Arc::new(Faults::default()), Arc::new(Faults::default()));
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let inside = runtime.enter();
+        let disk = filter::disk(Arc::new(SystemDisk), &journal);
+        let appliance = appliance_on(directory.path(), &catalogue, disk);
+        let volume = runtime.block_on(add_primary(&appliance, "g", "v"));
+        runtime.block_on(add_volume(&appliance, "w"));
+        // It left a group, and its images are gone.
+        let (group_id, why) = (Some([7; 16]), OfferWhy::Imaged);
+        let offer = OfferRecord { volume: "w".into(), group: "h".into(), group_id, why };
+        appliance.catalog.put_offer(&offer).unwrap();
+        appliance.open_offers().unwrap();
+
+        let hang = (catalogue.hang.lock(), journal.hang.lock());
+        runtime.block_on(volume.door.write(0, &[1; 512], false)).unwrap();
+        let before = catalogue.writes.load(Ordering::Acquire);
+        let frees = Arc::clone(&appliance);
+        let freeing = std::thread::spawn(move || frees.free_imaged());
+        while catalogue.writes.load(Ordering::Acquire) == before {
+            std::thread::yield_now();
+        }
+        let (tell, told) = sync_channel(1);
+        let looks = Arc::clone(&appliance);
+        let looking = std::thread::spawn(move || {
+            (0..2).for_each(|_| looks.look_at_positions());
+            let stands = |one: &Standing| one.position == Moving::Journal && one.seconds > 0.0;
+            let groups = looks.status_now().groups;
+            let _ = tell.send(groups.iter().any(|group| group.standing.iter().any(stands)));
+        });
+        let answered = told.recv_timeout(Duration::from_secs(20));
+        drop(hang);
+        assert_eq!(answered, Ok(true), "it waits for nobody");
+        looking.join().unwrap();
+        freeing.join().unwrap();
+        assert!(appliance.offers.get("w").is_some_and(|offer| offer.why == OfferWhy::Left));
+        runtime.block_on(appliance.stop_groups());
+        drop(inside);
     }
 }

@@ -51,44 +51,22 @@ impl Appliance {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use tidemark_common::link::LinkError;
     use tidemark_common::wire::handshake::Versions;
-    use tidemark_common::wire::message::{Hello, Message};
+    use tidemark_common::wire::message::Message;
 
     use super::*;
     use crate::roles::dirty::tests::endpoint;
     use crate::roles::give_up::tests::add_copy_with_history;
-    use crate::service::tests::{Faults, appliance};
-
-    pub(crate) fn copy_of(group: &Group) -> Arc<Secondary> {
-        let engine = group.engine.read().clone();
-        let Engine::Secondary(copy) = engine else { panic!("it is a copy") };
-        copy
-    }
+    use crate::service::tests::{copy_of, hello, with_copy};
 
     /// It read there as a service that stops.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_copy_that_is_given_up_tells_its_primary_so() {
-        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
-        let appliance = appliance(directory.path(), &faults);
-        add_copy_with_history(&appliance);
-        appliance.start_groups().await.unwrap();
-        let copy = copy_of(&appliance.group("g").unwrap());
-        let hello = || Hello {
-            version_min: Versions::OURS.min,
-            version_max: Versions::OURS.max,
-            appliance: "east".into(),
-            group: [7; 16],
-            group_name: "g".into(),
-            member: 0,
-            members: 1,
-            generation: 1,
-            create: false,
-            volumes: Vec::new(),
-            interval_ms: 1000,
-            generation_start_seq: 1,
-        };
+        let directory = tempfile::tempdir().unwrap();
+        let (appliance, group, _) = with_copy(directory.path(), &Arc::default(), add_copy_with_history).await;
+        let copy = copy_of(&group);
         let ((_, near), (id, far)) = (endpoint(), endpoint());
         let address = far.local_addr().unwrap().to_string();
         let (dialed, accepted) = tokio::join!(near.dial(&address, id), far.accept());
@@ -110,11 +88,8 @@ pub(crate) mod tests {
     /// It had a journal again, and an updater over volumes that others may write by then.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_copy_that_stops_late_follows_again_unless_it_was_given_up_meanwhile() {
-        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
-        let appliance = appliance(directory.path(), &faults);
-        add_copy_with_history(&appliance);
-        appliance.start_groups().await.unwrap();
-        let group = appliance.group("g").unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let (appliance, group, _) = with_copy(directory.path(), &Arc::default(), add_copy_with_history).await;
         // It was to be failed over, and its disk has answered only now.
         let late = copy_of(&group);
         late.stop_at_once().await;

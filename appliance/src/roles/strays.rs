@@ -42,7 +42,7 @@ impl Appliance {
         if data.is_some() || self.is_member_of(group, name) {
             tracing::warn!(group, volume = %name, "a volume is not in the image: it stays here as a volume in no group");
             self.set_free(name)?;
-            self.settle_closed_door(name);
+            self.settle_door_now(name);
             return Ok(());
         }
         tracing::warn!(group, volume = %name, "the copy of a volume that had only begun is discarded: it is not in the image");
@@ -67,7 +67,7 @@ impl Appliance {
         let id = self.id_of(group)?;
         for name in strays {
             self.let_left(group, id, &name).map_err(|error| error.message)?;
-            self.settle_closed_door(&name);
+            self.settle_door_now(&name);
             tracing::info!(group, volume = %name, "a volume left the group before its image had it: it stays here as a volume in no group");
         }
         Ok(())

@@ -4,7 +4,7 @@ use tidemark_common::link::Connection;
 use tidemark_common::wire::handshake::{Versions, agree};
 use tidemark_common::wire::message::{Refusal, Refused, Suspended};
 
-use super::appliance::{Appliance, Engine};
+use super::appliance::{Appliance, Engine, refuse};
 
 impl Appliance {
     /// Its copy remembers why nobody calls; the generation here. Any other side refuses it as it refuses a primary that calls with data.
@@ -12,7 +12,6 @@ impl Appliance {
         agree(Versions::OURS, Versions { min: said.version_min, max: said.version_max })?;
         let group = self.group_asked_for(&said.group)?;
         let (peer, here, name) = (connection.peer().0, &self.config.name, group.keeper.name());
-        let refuse = |refusal, generation, message| Refused { refusal, message, generation };
         let member = self.check_member(peer, &group, said.generation);
         member.map_err(|message| refuse(Refusal::Conflict, 0, message))?;
         let engine = group.engine.read().clone();

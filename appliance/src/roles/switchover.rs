@@ -27,7 +27,7 @@ use tidemark_common::wire::message::{Message, Refusal, Refused, TakeOver};
 use tidemark_primary::group::Primary;
 use tidemark_primary::ship::Pair;
 
-use super::appliance::{Appliance, Engine, Group, Volume, failed, not_paired, refused};
+use super::appliance::{Appliance, Engine, Group, Volume, failed, not_paired, refuse, refused};
 use super::rejoin::{ANSWER_TIMEOUT, answer, unexpected};
 
 /// Between two looks at the copy.
@@ -60,9 +60,6 @@ impl Appliance {
         self.wait_permitted(&pair, marker.number, (held_at, at_most)).await?;
         let generation = self.hand_over(&group, &primary, &request.to, marker.number).await?;
         // Certain now: hosts are told that it is not served here.
-        for volume in &volumes {
-            volume.close(format!("group '{name}' was switched over to '{}': open it there", request.to));
-        }
         drop(held);
         let hosts_waited = self.clock.monotonic().saturating_sub(held_at);
         tokio::task::block_in_place(|| primary.stop());
@@ -134,14 +131,14 @@ impl Appliance {
     /// What this side is from here on; the generation of the other one, when that took over because it was asked.
     fn act_upon(&self, group: &Group, primary: &Primary, peer: &str, answered: Answered) -> Result<u64, ErrorBody> {
         let name = group.keeper.name();
-        match answered {
+        match answered.unless_met(group.met(), peer) {
             Answered::TookOver(generation) => {
-                *group.engine.write() = Engine::Fenced { by: Generation(generation) };
+                self.change_engine(group, Engine::Fenced { by: Generation(generation) });
                 Ok(generation)
             }
             Answered::TookOverBefore { by, message } => {
                 // First of all: whatever the catalogue takes, the other side serves.
-                self.serve_no_more(group, primary, Generation(by), &format!("'{peer}' has taken over: open it there"));
+                self.serve_no_more(group, primary, Generation(by));
                 let now_ns = self.now_ns();
                 if let Err(error) = group.keeper.update(|record| record.fence(by, now_ns)) {
                     tracing::error!(group = %name, %error, by, "fenced, and by which generation could not be recorded: a rejoin asks for it");
@@ -160,7 +157,7 @@ impl Appliance {
             }
             Answered::Unknown(why) => {
                 let by = group.keeper.generation();
-                self.serve_no_more(group, primary, by, &format!("whether '{peer}' has taken over is not known yet"));
+                self.serve_no_more(group, primary, by);
                 Err(failed(format!(
                     "whether '{peer}' has taken over is not known ({why}): this side serves nothing. `tidemark rejoin {name}` asks it \
                      again, and makes this side its copy, or primary as before"
@@ -169,18 +166,9 @@ impl Appliance {
         }
     }
 
-    fn serve_no_more(&self, group: &Group, primary: &Primary, by: Generation, why: &str) {
-        *group.engine.write() = Engine::Fenced { by };
-        self.close_doors(group, why);
+    fn serve_no_more(&self, group: &Group, primary: &Primary, by: Generation) {
+        self.change_engine(group, Engine::Fenced { by });
         tokio::task::block_in_place(|| primary.stop());
-    }
-
-    fn close_doors(&self, group: &Group, why: &str) {
-        for member in group.keeper.get().volumes {
-            if let Ok(volume) = self.volume(&member.name) {
-                volume.close(why.to_owned());
-            }
-        }
     }
 
     /// The copy's side: takes over at exactly that marker.
@@ -192,7 +180,6 @@ impl Appliance {
     async fn take_over_from(&self, caller: [u8; 32], request: &TakeOver, within: Duration) -> Result<u64, Refused> {
         let begin = self.clock.monotonic();
         let here = &self.config.name;
-        let refuse = |refusal, generation, message| Refused { refusal, message, generation };
         let group = self.group_asked_for(&request.group)?;
         // From the first look to the end of it nobody says that this side has not taken over.
         let Ok(_alone) = tokio::time::timeout(within, self.changing.lock()).await else {
@@ -203,21 +190,15 @@ impl Appliance {
             return Err(refuse(refusal, group.keeper.generation().0, message));
         };
         let (name, record) = (group.keeper.name(), group.keeper.get());
-        let Engine::Secondary(secondary) = group.engine.read().clone() else {
-            return Err(refuse(Refusal::Conflict, record.generation, format!("group '{name}' is no copy on '{here}'")));
-        };
-        if record.primary != Some(caller) || record.generation != request.generation {
-            let message = format!("group '{name}' on '{here}' is the copy of another appliance or generation");
-            return Err(refuse(Refusal::Conflict, record.generation, message));
-        }
+        let conflict = |message| refuse(Refusal::Conflict, record.generation, message);
+        let secondary = group.copy_for(caller, request.generation, here).map_err(conflict)?;
         let permitted = secondary.permitted().map_or(0, |permitted| permitted.marker.number);
         if permitted != request.marker {
             let message = format!("'{here}' stands at marker {permitted} of group '{name}', not at {}", request.marker);
-            return Err(refuse(Refusal::Conflict, record.generation, message));
+            return Err(conflict(message));
         }
         if request.marker <= group.denied.load(Ordering::Acquire) {
-            let message = format!("'{here}' has said meanwhile that it is the copy of group '{name}' still");
-            return Err(refuse(Refusal::Conflict, record.generation, message));
+            return Err(conflict(format!("'{here}' has said meanwhile that it is the copy of group '{name}' still")));
         }
         let request = Failover { force: true, ..Failover::default() };
         let left = within.saturating_sub(self.clock.monotonic().saturating_sub(begin));
@@ -275,6 +256,18 @@ impl Answered {
             Err(error) => Self::Unknown(error.message),
         }
     }
+
+    /// The same, unless the other side has told otherwise: the pair calls it meanwhile, and a service that took over and was killed may be there
+    /// again before the question is given up.
+    fn unless_met(self, met: Option<Generation>, peer: &str) -> Self {
+        match (self, met) {
+            (Self::Unknown(why), Some(by)) => Self::TookOverBefore {
+                by: by.0,
+                message: format!("'{peer}' has taken over, and its answer was lost ({why})"),
+            },
+            (answered, _) => answered,
+        }
+    }
 }
 
 /// The pair to switch to: it has everything but the last moment.
@@ -326,8 +319,7 @@ mod tests {
 
     use super::*;
     use crate::roles::give_up::tests::add_copy_with_history;
-    use crate::roles::stop_copy::tests::copy_of;
-    use crate::service::tests::{Faults, add_primary, appliance};
+    use crate::service::tests::{Faults, add_primary, appliance, copy_of, with_copy};
 
     const PRIMARY: [u8; 32] = [1; 32];
 
@@ -349,10 +341,8 @@ mod tests {
         let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let _inside = runtime.enter();
-        let appliance = appliance(directory.path(), &faults);
-        add_copy_with_history(&appliance);
-        runtime.block_on(appliance.start_groups()).unwrap();
-        let group = appliance.group("g").unwrap();
+        let running = with_copy(directory.path(), &faults, add_copy_with_history);
+        let (appliance, group, _) = runtime.block_on(running);
         let request = take_over(&group);
         // A copy that stops records how far it is.
         let hang = faults.hang.lock();
@@ -372,11 +362,8 @@ mod tests {
     /// It took over when its primary had gone away from the question.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_copy_that_waits_for_other_changes_takes_over_in_time_or_not_at_all() {
-        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
-        let appliance = appliance(directory.path(), &faults);
-        add_copy_with_history(&appliance);
-        appliance.start_groups().await.unwrap();
-        let group = appliance.group("g").unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let (appliance, group, _) = with_copy(directory.path(), &Arc::default(), add_copy_with_history).await;
         let request = take_over(&group);
         let alone = appliance.changing.lock().await;
         let asked = || appliance.take_over_from(PRIMARY, &request, Duration::from_millis(1));
@@ -477,6 +464,30 @@ mod tests {
         }
         appliance.record_roles();
         assert_eq!(recorded(), RoleRecord::Fenced { by_generation: 2 });
+    }
+
+    /// It took over, was killed and started again, and answered the next call of the pair: nobody was said to serve, and hosts waited for that.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_was_told_by_the_next_call_that_it_is_replaced_says_so() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        add_primary(&appliance, "g", "v").await;
+        let (group, primary) = (appliance.group("g").unwrap(), appliance.primary("g").unwrap());
+        let asked = group.keeper.update(|record| {
+            record.pairs.push(PairRecord::new("west", 0));
+            record.fence(record.generation, 0);
+        });
+        asked.unwrap();
+        // As its call does, while the question stands.
+        group.met.store(2, Ordering::Release);
+        let unknown = Answered::Unknown("it is silent".into());
+        let told = appliance.act_upon(&group, &primary, "west", unknown).unwrap_err().message;
+        assert!(told.contains("'west' has taken over") && told.contains("it is silent"), "{told}");
+        for said in all_that_is_said(&appliance).await {
+            assert!(said.contains("generation 2 runs on") && !said.contains("not known"), "{said}");
+        }
+        let recorded = appliance.catalog.group("g").unwrap().unwrap().role;
+        assert_eq!(recorded, RoleRecord::Fenced { by_generation: 2 });
     }
 
     /// Invariant 8: a side that was told of a higher generation serves no more, whatever else it was told.

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tidemark_common::api::types::{ErrorBody, RejoinReport};
+use tidemark_common::api::types::{ErrorBody, PairState, RejoinReport};
 use tidemark_common::catalog::{PairStateRecord, PartedRecord, RoleRecord};
 use tidemark_common::ids::Seq;
 use tidemark_common::journal;
@@ -100,7 +100,8 @@ impl Appliance {
         }
         check_chosen(name, &others, force)?;
         tokio::task::block_in_place(|| self.settle_captured(&group)).map_err(failed)?;
-        *group.engine.write() = Engine::Failed("it is made primary again".into());
+        let what = "it is made primary again".to_owned();
+        let _change = self.begin_change(&group, what, PairState::FailedOver);
         let recorded = tokio::task::block_in_place(|| {
             self.discard_unfinished(&group);
             self.record_as_primary(&group, by.0, &others)
@@ -108,7 +109,7 @@ impl Appliance {
         let generation = match recorded {
             Ok(generation) => generation,
             Err(reason) => {
-                *group.engine.write() = Engine::Fenced { by };
+                self.change_engine(&group, Engine::Fenced { by });
                 return Err(failed(format!("group '{name}': {reason}. It is fenced as before")));
             }
         };
@@ -117,7 +118,7 @@ impl Appliance {
             generation,
             "primary again, as the operator chose: who had taken over is fenced when it is met"
         );
-        self.start_serving(&group).await?;
+        self.start_serving(&group)?;
         let parted = others.values().map(Other::parted).max_by_key(|parted| parted.marker);
         let marker = parted.map_or(0, |parted| parted.marker);
         Ok(RejoinReport {
@@ -167,17 +168,17 @@ impl Appliance {
     }
 
     /// What was recorded as primary runs, and hosts are let in.
-    pub(crate) async fn start_serving(&self, group: &Group) -> Result<(), ErrorBody> {
+    pub(crate) fn start_serving(&self, group: &Group) -> Result<(), ErrorBody> {
         group.met.store(0, Ordering::Release);
         group.takers.lock().clear();
-        let started = self.run_as_primary(group).await;
+        let started = self.run_as_primary(group);
         started
             .map_err(|why| failed(format!("group '{}' is primary again and does not run: {why}", group.keeper.name())))
     }
 
     /// A primary that is stopped, or was none, runs, and what hosts open leads to it; or why it does not. Then it is gone on with as a failover
     /// that did not end.
-    pub(crate) async fn run_as_primary(&self, group: &Group) -> Result<(), String> {
+    pub(crate) fn run_as_primary(&self, group: &Group) -> Result<(), String> {
         let name = group.keeper.name();
         let started = tokio::task::block_in_place(|| self.start_primary(&group.keeper, None));
         let started = started.map_err(|why| {
@@ -187,10 +188,7 @@ impl Appliance {
         });
         let failure = started.as_ref().err().cloned();
         let unended = |reason: String| Engine::Failed(Failure { unended: true, ..reason.into() });
-        *group.engine.write() = started.map_or_else(unended, Engine::Primary);
-        for member in group.keeper.get().volumes {
-            self.settle_door(&member.name).await;
-        }
+        self.change_engine(group, started.map_or_else(unended, Engine::Primary));
         failure.map_or(Ok(()), Err)
     }
 }
@@ -246,7 +244,7 @@ mod tests {
         let rings = appliance.ring_folder();
         std::fs::remove_dir_all(&rings).unwrap();
         std::fs::write(&rings, "in the way").unwrap();
-        let told = appliance.start_serving(&group).await.unwrap_err();
+        let told = appliance.start_serving(&group).unwrap_err();
         assert!(told.message.contains("`tidemark failover g`"), "{told:?}");
         std::fs::remove_file(&rings).unwrap();
         let told = appliance.fail_over("g", &Failover::default()).await.unwrap_err();

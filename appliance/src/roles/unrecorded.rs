@@ -1,25 +1,12 @@
 //! What this side is for a group, where the catalogue did not take it: fenced, or primary as before after a switchover that was refused. It is
 //! that all the same, and it is recorded as soon as there is room: a restart makes of a group what its record says (invariant 8).
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use tidemark_common::catalog::RoleRecord;
-use tokio_util::sync::CancellationToken;
 
 use super::appliance::{Appliance, Engine, Group};
 
-/// Between two tries.
-const TICK: Duration = Duration::from_secs(1);
-
 impl Appliance {
-    /// Records what could not be recorded before, until the service stops.
-    pub(crate) async fn watch_roles(self: Arc<Self>, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(TICK)).await.is_some() {
-            tokio::task::block_in_place(|| self.record_roles());
-        }
-    }
-
+    /// Records what could not be recorded before.
     pub(crate) fn record_roles(&self) {
         // Nobody changes what a group is meanwhile.
         let Ok(_alone) = self.changing.try_lock() else { return };

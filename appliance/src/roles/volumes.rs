@@ -16,6 +16,7 @@ use tidemark_common::nbd::Export;
 use tidemark_common::plural::counted;
 use tidemark_common::storage::{Claim, DiskFile, Open};
 use tidemark_common::volumes::VolumeFile;
+use tidemark_common::workers;
 use tidemark_primary::direct::DirectVolume;
 use tokio::sync::RwLockWriteGuard;
 
@@ -150,7 +151,7 @@ impl Appliance {
             owned,
             group: None,
         };
-        self.make_volume(&record)?;
+        workers::wait(|| self.make_volume(&record))?;
         self.volume_status(&request.name)
     }
 
@@ -302,9 +303,9 @@ impl Appliance {
         refuse_connected(name, &volume, None)?;
         let reason = format!("volume '{name}' was deleted");
         volume.door.lead_to(Arc::new(Closed { size: volume.file.size(), reason })).await;
-        if let Err(error) = self.forget_unless_adopted(name, &volume) {
+        if let Err(error) = workers::wait(|| self.forget_unless_adopted(name, &volume)) {
             // One that is known still: hosts have it until that is tried again.
-            self.settle_closed_door(name);
+            self.settle_door_now(name);
             return Err(error);
         }
         Ok(())
@@ -334,7 +335,7 @@ impl Appliance {
         let announced = match &primary {
             Some(primary) => Some((primary, primary.announce_size(name, size).await.map_err(not_grown)?)),
             None => {
-                let grown = tokio::task::block_in_place(|| volume.file.make_room(size));
+                let grown = workers::wait(|| volume.file.make_room(size));
                 grown.map_err(|error| not_grown(format!("grow volume '{name}': {error}")))?;
                 None
             }
@@ -344,7 +345,8 @@ impl Appliance {
         if let Some((primary, held)) = announced {
             primary.grow_volume(name, size, held).map_err(failed)?;
         }
-        volume.file.grow(size).map_err(|error| failed(format!("grow volume '{name}': {error}")))?;
+        let grown = workers::wait(|| volume.file.grow(size));
+        grown.map_err(|error| failed(format!("grow volume '{name}': {error}")))?;
         self.volume_status(name)
     }
 
@@ -361,20 +363,20 @@ impl Appliance {
         Ok(self.status_of_open(name, &volume, self.group_of(name)))
     }
 
-    /// Puts what serves it now behind a volume's door.
+    /// Puts what serves it now behind a volume's door, once those inside have come out; or closes it, which waits for nobody.
     pub(crate) async fn settle_door(&self, name: &str) {
         let Ok(volume) = self.volume(name) else { return };
-        match self.served(name) {
-            Ok(export) => volume.door.lead_to(export).await,
-            Err(reason) => volume.close(reason),
-        }
+        let _alone = if self.served(name).is_ok() { Some(volume.door.hold().await) } else { None };
+        self.settle_door_now(name);
     }
 
-    /// The same for a door that was closed: nobody is inside.
-    pub(crate) fn settle_closed_door(&self, name: &str) {
-        if let (Ok(volume), Ok(export)) = (self.volume(name), self.served(name)) {
-            volume.door.lead_to_now(export);
-        }
+    /// The same where those inside get what they get, as where they are held already, or the door was closed.
+    pub(crate) fn settle_door_now(&self, name: &str) {
+        let Ok(volume) = self.volume(name) else { return };
+        volume.door.settle(|| {
+            let closed = |reason| -> Arc<dyn Export> { Arc::new(Closed { size: volume.file.size(), reason }) };
+            self.served(name).unwrap_or_else(closed)
+        });
     }
 
     /// What serves a volume now, or why nothing does.
@@ -415,6 +417,9 @@ impl Appliance {
                 ))
             }
             Engine::Fenced { by } => Err(fenced(by)),
+            Engine::Changing { what, .. } => {
+                Err(format!("group '{group}' of volume '{name}' is being changed: {what}"))
+            }
             Engine::Failed(reason) => Err(format!("group '{group}' of volume '{name}' does not run: {reason}")),
         }
     }
@@ -469,10 +474,54 @@ pub(crate) fn refuse_connected(name: &str, volume: &Volume, why: Option<&str>) -
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::{SyncSender, sync_channel};
+
+    use parking_lot::Mutex;
     use tidemark_common::catalog::{GroupRecord, GroupVolume};
+    use tidemark_common::storage::disk::SystemDisk;
+    use tidemark_common::storage::filter::{self, Filter};
 
     use super::*;
-    use crate::service::tests::{Faults, add_volume, appliance, copy_record};
+    use crate::service::tests::{Faults, add_volume, appliance, appliance_on, copy_record};
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// A disk on which a file grows as soon as nobody holds the gate.
+    struct Slow {
+        gate: Mutex<()>,
+        begun: SyncSender<()>,
+    }
+
+    impl Filter for Slow {
+        fn before_grow(&self, _size: u64) -> std::io::Result<()> {
+            let _ = self.begun.send(());
+            drop(self.gate.lock());
+            Ok(())
+        }
+    }
+
+    /// Two of them at once, on a machine with two processors, and peers and operators were answered no more.
+    #[test]
+    fn a_volume_that_waits_for_its_disk_keeps_no_thread_of_its_runtime() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let inside = runtime.enter();
+        let (begun, begins) = sync_channel(16);
+        let slow = Arc::new(Slow { gate: Mutex::new(()), begun });
+        let appliance = appliance_on(directory.path(), &faults, filter::disk(Arc::new(SystemDisk), &slow));
+        let hang = slow.gate.lock();
+        let request = VolumeCreate { name: "v".into(), size: 1 << 20, backing: None };
+        let makes = Arc::clone(&appliance);
+        let making = runtime.spawn(async move { makes.create_volume(request).await });
+        let begins_to = begins.recv_timeout(LIMIT);
+        let (tell, told) = sync_channel(1);
+        runtime.spawn(async move { tell.send(()) });
+        let answered = told.recv_timeout(LIMIT);
+        drop(hang);
+        assert_eq!((begins_to, answered), (Ok(()), Ok(())), "no thread is left");
+        runtime.block_on(making).unwrap().unwrap();
+        drop(inside);
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_volume_whose_backing_is_gone_for_good_is_deleted_unless_a_group_has_it() {

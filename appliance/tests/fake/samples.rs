@@ -48,6 +48,7 @@ fn appliance(name: &str, groups: Vec<GroupStatus>) -> Status {
         backups: std::collections::BTreeMap::new(),
         backups_under_way: Vec::new(),
         restores: Vec::new(),
+        lost_exports: Vec::new(),
         strangers: Vec::new(),
         side_store: SideStoreStatus::default(),
         image_memory: SideStoreStatus::default(),

@@ -25,7 +25,7 @@ pub use self::group::{
     MarkerInfo, MarkerStatus, OnFull, Positions, Role, Wait, WaitFor,
 };
 pub use self::image::{CloneCreate, GroupMoment, ImageKind, ImageState, ImageStatus, SideStoreStatus, T0Create};
-pub use self::lost::{LostExport, LostRange, LostTail, LostVolume};
+pub use self::lost::{LostExport, LostExportStatus, LostRange, LostTail, LostVolume};
 pub use self::pair::{CopyProgress, PairState, PairStatus, PairTarget};
 pub use self::roles::{Failover, FailoverReport, Rejoin, RejoinReport, Switchover, SwitchoverReport};
 pub use self::volume::{VolumeCreate, VolumeOffer, VolumeResize, VolumeStatus};
@@ -76,6 +76,9 @@ pub struct Status {
     /// Restores onto volumes that are under way.
     #[serde(default)]
     pub restores: Vec<RestoreStatus>,
+    /// Exports of what an old primary had alone that are under way, by their file.
+    #[serde(default)]
+    pub lost_exports: Vec<LostExportStatus>,
     /// Who called within the last minute with an id that is not trusted here, and was refused.
     #[serde(default)]
     pub strangers: Vec<StrangerStatus>,

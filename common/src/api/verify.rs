@@ -35,6 +35,9 @@ pub struct VerifyRequest {
     /// What to do.
     #[serde(default)]
     pub action: VerifyAction,
+    /// Nobody waits for the report: what there is of it is told at once, and the comparison goes on.
+    #[serde(default)]
+    pub background: bool,
 }
 
 /// What `verify` found.

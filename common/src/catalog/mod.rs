@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Invariants: a change that was answered survives power loss; the changes of a [`Batch`] survive together; what is read
-//! is what was put under that key, or an error that names the key. Calls block: from async code, call them where blocking
-//! is allowed.
+//! is what was put under that key, or an error that names the key. Calls wait for the disk, and keep no thread of a runtime
+//! meanwhile ([`crate::workers::wait`]).
 
 mod batch;
 mod envelope;

@@ -6,6 +6,7 @@ use super::batch::Change;
 use super::error::printable;
 use super::schema::{Key, KeyRange, Table};
 use super::{CatalogError, envelope};
+use crate::workers;
 
 /// Told each key and value of a scan; `Ok(false)`: enough.
 pub(super) type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<bool, CatalogError>;
@@ -38,12 +39,12 @@ impl Store {
 
     /// See [`Database::write`].
     pub(super) fn write(&self, changes: &[Change]) -> Result<(), CatalogError> {
-        self.database.write(changes)
+        workers::wait(|| self.database.write(changes))
     }
 
     /// The verified payload under a key, given to `read`, which says nothing when it makes no sense.
     pub(super) fn get<T>(&self, key: &Key, read: impl FnOnce(&[u8]) -> Option<T>) -> Result<Option<T>, CatalogError> {
-        let found = self.database.get(key.bytes())?;
+        let found = workers::wait(|| self.database.get(key.bytes()))?;
         found.map(|sealed| self.open_record(key.table(), key.bytes(), &sealed, read)).transpose()
     }
 
@@ -57,11 +58,13 @@ impl Store {
         read: impl Fn(&[u8]) -> Option<T>,
     ) -> Result<Vec<T>, CatalogError> {
         let mut records = Vec::new();
-        self.database.scan(&range.start, Some(&range.end), reverse, &mut |key, sealed| {
-            if records.len() < limit {
-                records.push(self.open_record(table, key, sealed, &read)?);
-            }
-            Ok(records.len() < limit)
+        workers::wait(|| {
+            self.database.scan(&range.start, Some(&range.end), reverse, &mut |key, sealed| {
+                if records.len() < limit {
+                    records.push(self.open_record(table, key, sealed, &read)?);
+                }
+                Ok(records.len() < limit)
+            })
         })?;
         Ok(records)
     }

@@ -71,10 +71,10 @@ impl File {
 }
 
 fn nbd(file: &mut File, config: &Config) {
-    file.table("nbd", "Where hosts come in.");
+    file.table("nbd", "Where hosts connect.");
     let addresses: Vec<String> = config.nbd.addresses.iter().map(ToString::to_string).collect();
     file.required("addresses", addresses);
-    file.about("With both of these, hosts may ask for TLS (certificate chain and private key, PEM).");
+    file.about("With both of these set, hosts may use TLS (certificate chain and private key, PEM).");
     let path = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string());
     file.optional("tls_certificate", path(&config.nbd.tls_certificate), "nbd.pem");
     file.optional("tls_key", path(&config.nbd.tls_key), "nbd.key");
@@ -83,16 +83,16 @@ fn nbd(file: &mut File, config: &Config) {
 fn replication(file: &mut File, config: &Config) {
     let link = &config.replication;
     let default = default_replication();
-    file.table("replication", "Where peers come in (UDP), and how the links to them behave.");
+    file.table("replication", "Where peers connect (UDP), and how the links to them behave.");
     file.required("address", link.address.to_string());
-    file.about("What one link may send per second. Without it, as much as congestion control finds.");
+    file.about("What one link may send per second. Without a limit, as much as congestion control allows.");
     file.optional("rate_limit_bytes_per_second", link.rate_limit_bytes_per_second.map(format_size), "100MiB");
-    file.about("How senders find out what a line carries: \"steady\" (any line), \"bbr\" or \"cubic\" (gives way to others at every loss).");
+    file.about("How senders find out how much a line carries: \"steady\" (any line), \"bbr\" or \"cubic\" (gives way to others at every loss).");
     file.defaulted("congestion", link.congestion.to_string(), default.congestion.to_string());
-    file.about("Between heartbeats of an idle link, 50ms to 1s.");
+    file.about("Time between heartbeats of an idle link, 50ms to 1s.");
     let heartbeat = |link: &ReplicationConfig| format_duration(link.heartbeat_interval);
     file.defaulted("heartbeat_interval", heartbeat(link), heartbeat(&default));
-    file.about("A link silent for so long is down; at least three heartbeats.");
+    file.about("A link that is silent for this long is down; at least three heartbeats.");
     let idle = |link: &ReplicationConfig| format_duration(link.idle_timeout);
     file.defaulted("idle_timeout", idle(link), idle(&default));
 }
@@ -103,16 +103,18 @@ fn default_replication() -> ReplicationConfig {
 
 fn groups(file: &mut File, config: &Config) {
     let (groups, default) = (&config.groups, GroupConfig::default());
-    file.table("groups", "What each consistency group gets.");
+    file.table("groups", "Memory and disk space of each consistency group.");
     file.about("Memory for acknowledged writes that are not yet in the journal.");
     let size = |size: u64| format_size(size);
     file.defaulted("write_buffer_bytes", size(groups.write_buffer_bytes), size(default.write_buffer_bytes));
-    file.about("Where that memory lies. A tmpfs, so that it outlives the process; on a disk it would be slow.");
+    file.about("Folder of that memory. A tmpfs, so that it outlives the process; on a disk it would be slow.");
     let ring = |groups: &GroupConfig| groups.ring_directory.display().to_string();
     file.defaulted("ring_directory", ring(groups), ring(&default));
-    file.about("Disk space for the journal: how long a link may be down before differences are kept as a bitmap.");
+    file.about(
+        "Disk space for the journal. It decides how long a link may be down before differences are kept as a bitmap.",
+    );
     file.defaulted("journal_bytes", size(groups.journal_bytes), size(default.journal_bytes));
-    file.about("The journal lies in files of this size; at least four of them.");
+    file.about("The journal is kept in files of this size; at least four of them.");
     file.defaulted("segment_bytes", size(groups.segment_bytes), size(default.segment_bytes));
     file.about("Longest time a cut may hold hosts; past it the marker is given up, counted and reported.");
     file.defaulted("freeze_limit", format_duration(groups.freeze_limit), format_duration(default.freeze_limit));
@@ -121,18 +123,18 @@ fn groups(file: &mut File, config: &Config) {
 fn images(file: &mut File, config: &Config) {
     let (images, default) = (&config.images, ImageConfig::default());
     file.table("images", "Images at a moment: T0 copies, clones, drills.");
-    file.about("Disk space for what they need of content that was overwritten since, for all together. When it is used up, the\noldest image ends; hosts and replication never wait for it.");
+    file.about("Disk space for old content that images still need, for all images together. When it is used up, the oldest\nimage ends; hosts and replication never wait for it.");
     file.defaulted("side_store_bytes", format_size(images.side_store_bytes), format_size(default.side_store_bytes));
-    file.about("What may be written over one clone, unless its maker says otherwise.");
+    file.about("How much may be written to one clone, unless --space says otherwise.");
     file.defaulted("clone_bytes", format_size(images.clone_bytes), format_size(default.clone_bytes));
-    file.about("What may be written over all clones together; past it their hosts get ENOSPC.");
+    file.about("How much may be written to all clones together; beyond that their hosts get ENOSPC.");
     file.defaulted("all_clones_bytes", format_size(images.all_clones_bytes), format_size(default.all_clones_bytes));
-    file.about("Memory for knowing where the content of images, backups and splits lies. When it is used up, it is as when the disk\nspace is.");
+    file.about("Memory for knowing where the content of images, backups and splits is. When it is used up, the oldest image ends,\nas with the disk space.");
     file.defaulted("memory_bytes", format_size(images.memory_bytes), format_size(default.memory_bytes));
 }
 
 fn control_and_log(file: &mut File, config: &Config) {
-    file.table("control", "Where operators come in: the socket api.sock beside this file.");
+    file.table("control", "The socket for administration commands: api.sock beside this file.");
     file.about("Who may open it: \"owner\", the user the service runs as, or \"group\", that user's group as well.");
     file.defaulted("access", config.control.access.to_string(), "owner");
     file.table("log", "Logs go to stderr; the variable RUST_LOG chooses what is logged (default \"info\").");
@@ -141,7 +143,7 @@ fn control_and_log(file: &mut File, config: &Config) {
 }
 
 fn metrics(file: &mut File, config: &Config) {
-    file.table("metrics", "Where Prometheus comes in: GET /metrics, GET /-/healthy.");
+    file.table("metrics", "Where Prometheus reads metrics: GET /metrics, GET /-/healthy.");
     file.about("An address that other machines can reach needs the line after this.");
     file.defaulted("allow_remote_metrics", config.metrics.allow_remote_metrics, false);
     file.required("address", config.metrics.address.to_string());

@@ -49,8 +49,6 @@ pub struct Stats {
     pub sent_packets: u64,
     /// Bytes that may be under way now.
     pub congestion_window_bytes: u64,
-    /// Largest UDP payload the path carries, bytes, as found so far.
-    pub mtu_bytes: u16,
     /// How often frames waited here because more than the windows of the peer's streams was handed over.
     pub blocked: u64,
     /// Bytes a second that frames are held to.
@@ -127,7 +125,6 @@ impl Connection {
             lost_packets: stats.path.lost_packets,
             sent_packets: stats.path.sent_packets,
             congestion_window_bytes: stats.path.cwnd,
-            mtu_bytes: stats.path.current_mtu,
             blocked: stats.frame_tx.data_blocked + stats.frame_tx.stream_data_blocked,
             rate_limit: self.config.rate_limit,
         }

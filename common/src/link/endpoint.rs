@@ -71,7 +71,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// When the address cannot be had.
-    pub fn bind_in(
+    pub(crate) fn bind_in(
         network: Arc<dyn Network>,
         address: SocketAddr,
         identity: &Identity,

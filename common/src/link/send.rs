@@ -87,12 +87,6 @@ impl DataSender {
         Ok(())
     }
 
-    /// Frames handed over so far.
-    #[must_use]
-    pub fn frames_sent(&self) -> u64 {
-        self.next_ordinal
-    }
-
     /// Ends the streams in good order; resolves when the peer has acknowledged every frame. Acknowledged means that its QUIC has
     /// them, not that anything was done with them.
     ///

@@ -52,13 +52,13 @@ impl Bits {
 
     /// Whether a crash would know of a write to the target here.
     #[must_use]
-    pub fn is_ahead(&self, extent: Extent) -> bool {
+    pub(crate) fn is_ahead(&self, extent: Extent) -> bool {
         holds(&self.ahead, extent)
     }
 
     /// Marks ahead what surrounds a range. Whoever commits that must not let the target be marked in between: when there is
     /// too much of it, what was marked ahead before is forgotten but for what was written.
-    pub fn go_ahead(&mut self, extent: Extent) {
+    pub(crate) fn go_ahead(&mut self, extent: Extent) {
         if self.ahead.bytes() >= AHEAD_BYTES_MAX {
             self.ahead = Bitmap::default();
         }

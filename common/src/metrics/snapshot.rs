@@ -225,6 +225,9 @@ fn of_pair(labelled: &Set, pair: &PairStatus) {
         "Bytes marked in the differential bitmap.",
         pair.differential_bytes as f64,
     );
+    let help = "Bytes that the last comparison with the copy has found different so far and did not copy again.";
+    let differ = pair.comparison.as_ref().map_or(0, |found| found.different_bytes.saturating_sub(found.repaired_bytes));
+    set(labelled, "tidemark_pair_comparison_different_bytes", help, differ as f64);
     if let Some(milliseconds) = pair.round_trip_ms {
         set(labelled, "tidemark_link_round_trip_seconds", "Round trip time of the link.", milliseconds / 1e3);
     }

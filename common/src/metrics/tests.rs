@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::*;
 use crate::api::local_pair::types::{LocalPairState, LocalPairStatus};
 use crate::api::types::{
-    Addresses, ApplianceStatus, BufferStatus, CopyProgress, FreezeStatus, GroupDrills, GroupStatus, HistoryStatus,
-    JournalStatus, MarkerStatus, OnFull, PairState, PairStatus, Positions, Role, VolumeStatus,
+    Addresses, ApplianceStatus, BufferStatus, ComparisonState, ComparisonStatus, CopyProgress, FreezeStatus,
+    GroupDrills, GroupStatus, HistoryStatus, JournalStatus, MarkerStatus, OnFull, PairState, PairStatus, Positions,
+    Role, VolumeStatus,
 };
 use crate::ids::Seq;
 use crate::lag::Lag;
@@ -74,6 +75,7 @@ fn status(groups: Vec<GroupStatus>) -> Status {
         backups: [("failed".to_owned(), 2)].into(),
         backups_under_way: Vec::new(),
         restores: Vec::new(),
+        lost_exports: Vec::new(),
         strangers: Vec::new(),
     }
 }
@@ -290,6 +292,33 @@ fn a_copy_tells_that_its_pair_was_suspended_over_there() {
     for (suspended_there, expected) in [(false, 0.0), (true, 1.0)] {
         secondary.pairs[0].suspended_there = suspended_there;
         let page = metrics().render(&status(vec![secondary.clone()]));
+        assert_eq!(value(&page, series), Some(expected), "{page}");
+    }
+}
+
+/// A comparison in the background has no command that ends with 1.
+#[test]
+fn what_a_comparison_finds_different_and_does_not_mend_is_a_figure() {
+    let series = r#"tidemark_pair_comparison_different_bytes{group="g",peer="west",side="primary"}"#;
+    let found = |different_bytes, repaired_bytes| ComparisonStatus {
+        state: ComparisonState::Ended,
+        reason: None,
+        began: Timestamp::UNIX_EPOCH,
+        done_bytes: 1 << 30,
+        total_bytes: 1 << 30,
+        resumed: 0,
+        resumed_at_bytes: 0,
+        from_marker: 3,
+        marker: 7,
+        different_bytes,
+        repaired_bytes,
+    };
+    for (comparison, expected) in
+        [(None, 0.0), (Some(found(131_072, 0)), 131_072.0), (Some(found(131_072, 131_072)), 0.0)]
+    {
+        let mut primary = group("g", Role::Primary, &["west"]);
+        primary.pairs[0].comparison = comparison;
+        let page = metrics().render(&status(vec![primary]));
         assert_eq!(value(&page, series), Some(expected), "{page}");
     }
 }

@@ -31,7 +31,7 @@ pub struct ClientFlags {
 
 /// Reads the client's flags; `None` when one of them is unknown, which the protocol answers by closing.
 #[must_use]
-pub fn parse_client_flags(flags: u32) -> Option<ClientFlags> {
+pub(crate) fn parse_client_flags(flags: u32) -> Option<ClientFlags> {
     let flags = u16::try_from(flags).ok()?;
     let has = |flag| flags & flag != 0;
     let known = handshake_flag::FIXED_NEWSTYLE | handshake_flag::NO_ZEROES;
@@ -107,7 +107,7 @@ impl<'a> Haggling<'a> {
     }
 
     /// Answers an option whose data were too long to look at.
-    pub fn answer_too_big(&mut self, number: u32, out: &mut Vec<u8>) -> Next {
+    pub(crate) fn answer_too_big(&mut self, number: u32, out: &mut Vec<u8>) -> Next {
         if self.encryption == Encryption::Required {
             return refuse(number, out, reply_type::ERR_TLS_REQD, "this server wants TLS first");
         }
@@ -239,7 +239,7 @@ impl<'a> Haggling<'a> {
 
 /// What an export can do, for one connection.
 #[must_use]
-pub fn transmission_flags(info: &ExportInfo, style: Style) -> u16 {
+pub(crate) fn transmission_flags(info: &ExportInfo, style: Style) -> u16 {
     use transmission_flag as flag;
     let always = flag::HAS_FLAGS | flag::SEND_FLUSH | flag::SEND_FUA | flag::SEND_CACHE | flag::CAN_MULTI_CONN;
     let structured = if style == Style::Simple { 0 } else { flag::SEND_DF };

@@ -171,7 +171,7 @@ fn meta_request(data: &[u8]) -> Result<MetaRequest<'_>, OptionError> {
 }
 
 /// Appends one reply to an option; `data` is what follows its header, in pieces.
-pub fn encode_option_reply(out: &mut Vec<u8>, option: u32, reply_type: u32, data: &[&[u8]]) {
+pub(crate) fn encode_option_reply(out: &mut Vec<u8>, option: u32, reply_type: u32, data: &[&[u8]]) {
     let length: usize = data.iter().map(|piece| piece.len()).sum();
     let Ok(length) = u32::try_from(length) else {
         debug_assert!(false, "a reply of 4 GiB");
@@ -188,7 +188,7 @@ pub fn encode_option_reply(out: &mut Vec<u8>, option: u32, reply_type: u32, data
 
 /// A string as replies may carry it: no NUL, not longer than the protocol allows, cut at a character.
 #[must_use]
-pub fn wire_string(text: &str) -> &str {
+pub(crate) fn wire_string(text: &str) -> &str {
     let text = text.split('\0').next().unwrap_or_default();
     text.get(..text.floor_char_boundary(NBD_STRING_BYTES_MAX)).unwrap_or_default()
 }

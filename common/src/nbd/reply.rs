@@ -61,7 +61,7 @@ impl ReplyTo {
     }
 
     /// What comes before `bytes` bytes of data read.
-    pub fn data_follow(&self, out: &mut Vec<u8>, bytes: u32) {
+    pub(crate) fn data_follow(&self, out: &mut Vec<u8>, bytes: u32) {
         if self.style == Style::Simple {
             return self.simple(out, 0);
         }
@@ -134,7 +134,7 @@ const fn state(run: &Allocation) -> u32 {
 /// Makes runs what a reply may carry: none of them empty, neighbours different, together at most `length`, at most `limit`
 /// of them. An export that reports nothing gives nothing, which the caller answers as an error.
 #[must_use]
-pub fn tidy_runs(runs: &[Allocation], length: u64, limit: usize) -> Vec<Allocation> {
+pub(crate) fn tidy_runs(runs: &[Allocation], length: u64, limit: usize) -> Vec<Allocation> {
     let mut tidy: Vec<Allocation> = Vec::new();
     let mut left = length;
     for run in runs {

@@ -117,7 +117,7 @@ fn split_data(extent: Extent, raw_offset: u32, frame: Position, chunks: &[Chunk]
 ///
 /// # Errors
 /// [`FrameError`] when the frame is not sound.
-pub fn index_frame(frame: &ReadFrame, mut insert: impl FnMut(Extent, Location)) -> Result<(), FrameError> {
+pub(crate) fn index_frame(frame: &ReadFrame, mut insert: impl FnMut(Extent, Location)) -> Result<(), FrameError> {
     if frame.header.kind != FrameKind::Control {
         let view = FrameView::new(&frame.bytes)?;
         locations(&view, frame.position).for_each(|(extent, location)| insert(extent, location));

@@ -86,7 +86,7 @@ impl<L: Locate> Overlay<L> {
     }
 
     /// Where something is in the range for which `which` holds: moves it to what `to` says of its begin, or takes it out.
-    pub fn replace_if(&mut self, extent: Extent, which: impl Fn(&L) -> bool, to: impl Fn(u64) -> Option<L>) {
+    pub(crate) fn replace_if(&mut self, extent: Extent, which: impl Fn(&L) -> bool, to: impl Fn(u64) -> Option<L>) {
         let Some(map) = self.volumes.get_mut(&extent.volume) else { return };
         if is_free(map, extent) {
             return;
@@ -116,12 +116,12 @@ impl<L: Locate> Overlay<L> {
     }
 
     /// Takes out of the range whatever `which` holds for.
-    pub fn remove_if(&mut self, extent: Extent, which: impl Fn(&L) -> bool) {
+    pub(crate) fn remove_if(&mut self, extent: Extent, which: impl Fn(&L) -> bool) {
         self.replace_if(extent, which, |_| None);
     }
 
     /// Takes out of the range whatever is at just this location, which is that of the range's begin.
-    pub fn remove_equal(&mut self, extent: Extent, location: &L)
+    pub(crate) fn remove_equal(&mut self, extent: Extent, location: &L)
     where
         L: PartialEq,
     {
@@ -164,7 +164,7 @@ impl<L: Locate> Overlay<L> {
     }
 
     /// Everything held that begins at an address or behind it.
-    pub fn all_from(&self, from: (VolumeIndex, u64)) -> impl Iterator<Item = (Extent, L)> + '_ {
+    pub(crate) fn all_from(&self, from: (VolumeIndex, u64)) -> impl Iterator<Item = (Extent, L)> + '_ {
         let mut volumes: Vec<_> = self.volumes.keys().copied().filter(|volume| *volume >= from.0).collect();
         volumes.sort_unstable();
         volumes.into_iter().flat_map(move |volume| {

@@ -453,7 +453,7 @@ impl Indexed {
     ///
     /// # Errors
     /// [`RunError`].
-    pub fn each_range(&self, volume: VolumeIndex, mut tell: impl FnMut(Extent)) -> Result<(), RunError> {
+    pub(crate) fn each_range(&self, volume: VolumeIndex, mut tell: impl FnMut(Extent)) -> Result<(), RunError> {
         let index = self.index.lock();
         index.memory.all().filter(|(extent, _)| extent.volume == volume).for_each(|(extent, _)| tell(extent));
         let runs = index.runs.clone();

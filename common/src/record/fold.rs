@@ -19,7 +19,7 @@ pub struct FoldCheck {
 impl FoldCheck {
     /// For a journal whose oldest frames may be the rest of a fold.
     #[must_use]
-    pub fn from_the_middle() -> Self {
+    pub(crate) fn from_the_middle() -> Self {
         Self { is_begin_trimmed: true, ..Self::default() }
     }
 

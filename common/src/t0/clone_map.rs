@@ -174,7 +174,7 @@ impl CloneMap {
     }
 
     /// Sectors changed since the last time, as (place in the file, bytes).
-    pub fn take_changed(&mut self) -> Vec<(u64, Vec<u8>)> {
+    pub(crate) fn take_changed(&mut self) -> Vec<(u64, Vec<u8>)> {
         let mut changed = Vec::new();
         for (number, sector) in self.sectors.iter_mut().filter(|(_, sector)| sector.dirty) {
             sector.dirty = false;

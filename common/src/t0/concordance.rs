@@ -153,7 +153,7 @@ impl Copied {
 
 /// The side file of a place.
 #[must_use]
-pub fn file_of(files: &[std::sync::Arc<SideFile>], place: &SavedPlace) -> Option<std::sync::Arc<SideFile>> {
+pub(crate) fn file_of(files: &[std::sync::Arc<SideFile>], place: &SavedPlace) -> Option<std::sync::Arc<SideFile>> {
     files.iter().find(|file| file.number() == place.file).cloned()
 }
 

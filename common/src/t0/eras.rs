@@ -434,7 +434,7 @@ impl Eras {
 
     /// Whether what the volumes lack of it is not known: no engine has started with them yet, and what is recorded of them lies before it.
     #[must_use]
-    pub fn is_unknown(&self, number: u64) -> bool {
+    pub(crate) fn is_unknown(&self, number: u64) -> bool {
         let state = self.state.read();
         state.eras.iter().any(|era| era.number == number && !state.knows(era))
     }

@@ -21,7 +21,7 @@ pub trait Follower: Send + Sync + 'static {
 
 impl Eras {
     /// One more follower, for as long as it lives.
-    pub fn followed_by(&self, follower: Weak<dyn Follower>) {
+    pub(crate) fn followed_by(&self, follower: Weak<dyn Follower>) {
         let mut followers = self.followers.write();
         followers.retain(|other| other.strong_count() > 0);
         followers.push(follower);

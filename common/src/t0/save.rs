@@ -37,7 +37,7 @@ impl Eras {
     ///
     /// # Errors
     /// As there.
-    pub fn save_until(
+    pub(crate) fn save_until(
         &self,
         start: Position,
         extents: &[Extent],
@@ -80,7 +80,7 @@ impl Eras {
 
     /// Reads what [`Self::save`] will read, so that it finds it in memory: for who waits for the disk beside others, and saves one at a time.
     /// What cannot be read is told there.
-    pub fn read_before(&self, start: Position, extents: &[Extent], volumes: &Volumes) {
+    pub(crate) fn read_before(&self, start: Position, extents: &[Extent], volumes: &Volumes) {
         for extent in self.unsaved(start, extents, volumes) {
             volumes.get(extent.volume).into_iter().flat_map(|volume| Pieces::of(volume, extent)).for_each(drop);
         }

@@ -118,7 +118,7 @@ const fn aligned(bytes: u64) -> u64 {
 
 /// Bytes a batch takes on the disk.
 #[must_use]
-pub fn batch_bytes(pieces: &[Saving]) -> u64 {
+pub(crate) fn batch_bytes(pieces: &[Saving]) -> u64 {
     let payload: usize = pieces.iter().filter_map(|piece| piece.bytes.as_ref()).map(Vec::len).sum();
     aligned((BATCH_HEADER + pieces.len() * ENTRY + payload) as u64)
 }

@@ -107,7 +107,7 @@ impl SideSpace {
     }
 
     /// Gives memory back.
-    pub fn give_memory(&self, bytes: u64) {
+    pub(crate) fn give_memory(&self, bytes: u64) {
         self.memory.give(bytes);
     }
 
@@ -142,7 +142,7 @@ impl SideSpace {
 
     /// Whether volumes, of whichever group, wait until something is given back.
     #[must_use]
-    pub fn is_waited_for(&self) -> bool {
+    pub(crate) fn is_waited_for(&self) -> bool {
         self.waiting.load(Ordering::Acquire) > 0
     }
 

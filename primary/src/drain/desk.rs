@@ -67,7 +67,7 @@ impl DrainDesk {
     }
 
     /// Changes the interval between cuts.
-    pub fn set_interval(&self, interval: Duration) {
+    pub(crate) fn set_interval(&self, interval: Duration) {
         self.interval_ms.store(u64::try_from(interval.as_millis()).unwrap_or(u64::MAX), Ordering::Release);
     }
 
@@ -80,7 +80,7 @@ impl DrainDesk {
     /// A journal that must hold whole intervals, and may hold so many bytes: an interval ends early when an eighth of them is
     /// appended. What the buffer holds then belongs to the next one, and a round may be under way: with both bounded by the same,
     /// an interval stays below the half of a journal. The smallest counts.
-    pub fn fit_interval(&self, capacity_bytes: u64, buffer: &Buffer) {
+    pub(crate) fn fit_interval(&self, capacity_bytes: u64, buffer: &Buffer) {
         let bytes = (capacity_bytes / 8).max(INTERVAL_BYTES_MIN);
         self.interval_bytes.fetch_min(bytes, Ordering::AcqRel);
         buffer.hold_at_most(bytes);
@@ -88,7 +88,7 @@ impl DrainDesk {
 
     /// Bytes of an interval at most.
     #[must_use]
-    pub fn interval_bytes(&self) -> u64 {
+    pub(crate) fn interval_bytes(&self) -> u64 {
         self.interval_bytes.load(Ordering::Acquire)
     }
 
@@ -104,7 +104,7 @@ impl DrainDesk {
     }
 
     /// Somebody wants a marker.
-    pub fn ask_cut(&self, request: CutRequest, buffer: &Buffer) {
+    pub(crate) fn ask_cut(&self, request: CutRequest, buffer: &Buffer) {
         let mut cuts = self.cuts.lock();
         if !self.is_stopped() {
             cuts.push(request);
@@ -113,7 +113,7 @@ impl DrainDesk {
     }
 
     /// Somebody wants a record in the journal.
-    pub fn ask_record(&self, request: RecordRequest, buffer: &Buffer) {
+    pub(crate) fn ask_record(&self, request: RecordRequest, buffer: &Buffer) {
         let mut records = self.records.lock();
         if !self.is_stopped() {
             records.push(request);
@@ -158,7 +158,7 @@ impl DrainDesk {
 
     /// Whether the thread has ended.
     #[must_use]
-    pub fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
     }
 

@@ -22,15 +22,17 @@ use crate::feeder::Feeder;
 
 /// Shipments waiting for the link.
 const QUEUE: usize = 2;
-/// The first pause before another try to connect, and the longest.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
+/// The longest pause before another try to connect.
+pub const PAUSE_MAX: Duration = Duration::from_secs(3);
+/// The first one, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(200), PAUSE_MAX);
 /// How long what the other side says last may take.
 const LAST_WORD: Duration = Duration::from_secs(2);
 
 impl Pair {
     /// [`Self::run`], begun anew when a defect of ours has ended it: nobody else would call the other side any more, and status would show for ever
     /// what it showed last.
-    pub async fn keep_running(self: Arc<Self>) {
+    pub(crate) async fn keep_running(self: Arc<Self>) {
         let tell = |ended: &JoinError| self.disconnected(Some(broke_off("the conversation", ended)));
         stage::begin_anew(PAUSE.1, || Arc::clone(&self).run(), tell).await;
     }

@@ -37,19 +37,25 @@ impl Pair {
         (needs && !is_fenced).then(|| self.stand_still())
     }
 
-    fn give_up(&self, up_to: Position) -> Result<(), String> {
+    /// What the journal holds for it up to a place goes into its bitmap, durably, and is no longer needed. Returns what could not be read.
+    fn to_bitmap(&self, up_to: Position) -> Result<Option<JournalError>, DifferencesError> {
         let (holds, sent_up_to, arrived) = {
             let view = self.view.lock();
             (view.holds, view.sent_up_to, view.arrived())
         };
-        let Some(from) = holds.filter(|holds| *holds < up_to) else { return Ok(()) };
-        let from = from.max(self.image.journal.oldest());
-        let (journal, all) = (&self.image.journal, self.everything());
-        let given_up = self.differences.give_up(journal, (from, up_to), sent_up_to, arrived, &all);
-        let unread = given_up.map_err(|error| error.to_string())?;
+        let journal = &self.image.journal;
+        let from = holds.unwrap_or_default().max(journal.oldest());
+        let unread = self.differences.give_up(journal, (from, up_to), sent_up_to, arrived, &self.everything())?;
         self.view.lock().give_up(up_to);
-        if let Some(damage) = &unread {
-            self.tell_damage(damage);
+        Ok(unread)
+    }
+
+    fn give_up(&self, up_to: Position) -> Result<(), String> {
+        if self.holds().is_none_or(|holds| holds >= up_to) {
+            return Ok(());
+        }
+        if let Some(damage) = self.to_bitmap(up_to).map_err(|error| error.to_string())? {
+            self.tell_damage(&damage);
         }
         let state = self.view.lock().state;
         if !matches!(state, PairState::Suspended | PairState::InitialCopy | PairState::Error | PairState::FailedOver) {
@@ -107,17 +113,9 @@ impl Pair {
     /// # Errors
     /// When that could not be recorded.
     pub(crate) fn copy_around(&self, damage: &JournalError) -> Result<bool, DifferencesError> {
-        let journal = &self.image.journal;
         // Not while the journal is being folded.
         let reading = self.reading.lock();
-        let (holds, sent_up_to, arrived) = {
-            let view = self.view.lock();
-            (view.holds, view.sent_up_to, view.arrived())
-        };
-        let (from, up_to) =
-            (holds.unwrap_or_else(|| journal.oldest()).max(journal.oldest()), journal.durable_end().position);
-        self.differences.give_up(journal, (from, up_to), sent_up_to, arrived, &self.everything())?;
-        self.view.lock().give_up(up_to);
+        self.to_bitmap(self.image.journal.durable_end().position)?;
         drop(reading);
         self.tell_damage(damage);
         let reason =
@@ -140,7 +138,7 @@ impl Pair {
     ///
     /// # Errors
     /// When that could not be recorded.
-    pub async fn hold_for(self: &Arc<Self>, extent: Extent) -> Result<Hold, String> {
+    pub(crate) async fn hold_for(self: &Arc<Self>, extent: Extent) -> Result<Hold, String> {
         let mut regions = Bitmap::default();
         regions.mark(extent);
         self.hold_to_copy(&regions).await

@@ -20,7 +20,7 @@ use tidemark_common::wire::message::{Hello, PROTOCOL_VERSION, PROTOCOL_VERSION_M
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::group::{Secondary, SecondaryParts};
+use crate::group::Secondary;
 use crate::image_point::Asked;
 use crate::intake::tests::{AsTheyAre, marker, write};
 

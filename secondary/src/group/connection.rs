@@ -23,7 +23,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(2);
 
 /// A primary that can be reached, and has nothing to send or is not taken anything from, calls again within its longest pause and what a
 /// call takes.
-pub(super) const CALLS_WITHIN: Duration = Duration::from_secs(10);
+pub const CALLS_WITHIN: Duration = Duration::from_secs(10);
 
 /// A primary whose operator has suspended the pair says it again within this time, also when one of its calls got lost.
 const SAYS_WITHIN: Duration = Duration::from_secs(30);
@@ -286,9 +286,15 @@ impl Secondary {
         }
     }
 
+    /// When the last connection ended though the link was well, if that is how: a primary that lives calls again ([`CALLS_WITHIN`]). Monotonic.
+    #[must_use]
+    pub fn stood(&self) -> Option<Duration> {
+        self.current.lock().stood
+    }
+
     /// Whether the primary is connected and was heard lately: a connection may be lost for seconds before that is noticed.
     #[must_use]
-    pub fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         let silent = self.state.last_heard().at.map(|at| self.parts.clock.monotonic().saturating_sub(at));
         self.current.lock().connection.is_some() && silent.is_some_and(|silent| silent <= SILENCE_MAX)
     }

@@ -2,22 +2,21 @@
 //! catch up with what was recorded (invariant 5).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidemark_common::api::types::PairState;
 use tidemark_common::catalog::{AppliedRecord, Batch, CatalogError, HistoryRecord};
 use tidemark_common::ids::Seq;
-use tidemark_common::journal::{self, JournalError, Position, Writer};
+use tidemark_common::journal::{self, Journal, JournalError, Position, Writer};
 use tidemark_common::markers::{Markers, marker_of};
-use tidemark_common::overlay::unapplied::{SharedIndex, Spill};
+use tidemark_common::overlay::unapplied::SharedIndex;
 use tidemark_common::record::{ControlRecord, FrameHeader};
 use tidemark_common::repeats::Repeats;
 use tidemark_common::stage::OnPanic;
 use tidemark_common::t0::T0Error;
 use tidemark_common::updater::{AppliedPosition, Updater};
 
-use super::{Secondary, SecondaryParts, open_copy};
+use super::{Secondary, SecondaryParts, open_copy, stand_no_further};
 use crate::apply::Apply;
 use crate::damage::{counts, no_image_before};
 use crate::permission::{Permission, Permitted};
@@ -93,15 +92,49 @@ impl Secondary {
     /// # Errors
     /// [`StartError`].
     pub fn open(parts: SecondaryParts) -> Result<(Arc<Self>, Apply), StartError> {
-        let id = parts.keeper.id();
         if let Some((segment, offset)) = parts.keeper.get().cut {
             Self::cut_back(&parts, Position { segment, offset })?;
         }
-        let record = parts.keeper.catalog().applied(id)?;
-        let applied = AppliedPosition::of(record);
+        let applied = AppliedPosition::of(parts.keeper.catalog().applied(parts.keeper.id())?);
+        let (writer, held) = Self::recover(&parts)?;
+        let journal = Arc::clone(writer.journal());
+        let state = Arc::new(Self::known(&parts, applied, &writer, held)?);
+        parts.eras.attach(&journal, applied.position)?;
+        let updater = caught_up(&parts, &journal, &state, applied);
+        let indexed = SharedIndex::default();
+        parts.eras.indexed_by(Arc::clone(&indexed));
+        let apply = Apply::new(&parts, updater, &journal, &state, &indexed);
+        let position = state.position();
+        parts.pair_metrics.received_seq(Seq(position.durable_seq));
+        parts.pair_metrics.permitted_seq(Seq(position.permitted_seq));
+        let (now, began) = (parts.clock.wall(), parts.clock.monotonic());
+        let secondary = Self {
+            parts,
+            journal,
+            state,
+            writer: tokio::sync::Mutex::new(Some(writer)),
+            current: Mutex::default(),
+            updater: Mutex::default(),
+            indexed,
+            since: Mutex::new((PairState::CatchingUp, now)),
+            began,
+            rate: Mutex::default(),
+            repeats: Repeats::default(),
+        };
+        Ok((Arc::new(secondary), apply))
+    }
+
+    /// What is known of the copy: by the catalogue up to where everything is applied, and by the journal's records from there on. Volumes that
+    /// came with these are provided.
+    fn known(
+        parts: &SecondaryParts,
+        applied: AppliedPosition,
+        writer: &Writer,
+        held: Vec<Recovered>,
+    ) -> Result<CopyState, StartError> {
+        let id = parts.keeper.id();
         let kept = parts.keeper.catalog().markers(id, 1)?.pop();
         let kept = kept.as_ref().map(|kept| Permitted { marker: marker_of(kept), end: applied.position });
-        let (writer, held) = Self::recover(&parts)?;
         let (before, records): (Vec<_>, Vec<_>) = held.into_iter().partition(|(at, ..)| *at < applied.position);
         // The newest marker before the position: the end of a copy may still refer to it.
         let received = before.iter().rev().find_map(|(_, record, end)| match record {
@@ -141,67 +174,16 @@ impl Secondary {
             }
         }
         permission.set_newest(writer.tip().marker);
-        let journal = Arc::clone(writer.journal());
+        let journal = writer.journal();
         journal.check_goes_on_from(applied.position, applied.seq)?;
         let may_hold = floor.unwrap_or_else(|| permission.limit());
         let (name, clock, durable) = (parts.keeper.name(), Arc::clone(&parts.clock), journal.durable_end());
         let mut state = CopyState::new(name, clock, permission, durable, applied, points);
         state.markers = markers;
-        let state = Arc::new(state);
+        state.may_hold = may_hold;
         state.ask_history(parts.keeper.get().history);
         state.set_floor(floor);
-        parts.eras.attach(&journal, applied.position)?;
-        let updater = Updater::new(Arc::clone(&journal), Arc::clone(&parts.volumes), applied).of_all_volumes();
-        let updater = updater.saving(Some(Arc::clone(&parts.eras))).past_the_page_cache();
-        // A failover is not kept waiting: it reads the journal.
-        let mut updater = updater.until(state.left());
-        catch_up(&mut updater, &state, applied.position.segment.max(journal.oldest().segment));
-        let path = parts.journal_folder.with_extension("index");
-        let spill = Spill::new(Arc::clone(&parts.disk), path, parts.index_ranges_max);
-        let indexed = SharedIndex::default();
-        parts.eras.indexed_by(Arc::clone(&indexed));
-        let apply = Apply {
-            updater,
-            volumes: Arc::clone(&parts.volumes),
-            journal: Arc::clone(&journal),
-            state: Arc::clone(&state),
-            keeper: Arc::clone(&parts.keeper),
-            clock: Arc::clone(&parts.clock),
-            metrics: parts.metrics.clone(),
-            provider: Arc::clone(&parts.provider),
-            eras: Arc::clone(&parts.eras),
-            settled: None,
-            recorded_marker: 0,
-            indexed: Arc::clone(&indexed),
-            ahead: None,
-            spill,
-            may_hold,
-            history_seen: None,
-            unmoved: None,
-            unindexed: None,
-            unread: (0, Duration::ZERO),
-            unreadable: 0,
-            untrimmed: true,
-        };
-        let position = state.position();
-        parts.pair_metrics.received_seq(Seq(position.durable_seq));
-        parts.pair_metrics.permitted_seq(Seq(position.permitted_seq));
-        let (now, began) = (parts.clock.wall(), parts.clock.monotonic());
-        let secondary = Self {
-            parts,
-            journal,
-            state,
-            writer: tokio::sync::Mutex::new(Some(writer)),
-            current: Mutex::default(),
-            updater: Mutex::default(),
-            indexed,
-            floor: may_hold,
-            since: Mutex::new((PairState::CatchingUp, now)),
-            began,
-            rate: Mutex::default(),
-            repeats: Repeats::default(),
-        };
-        Ok((Arc::new(secondary), apply))
+        Ok(state)
     }
 
     /// The first start after this side was primary: what lies behind the place where the histories parted is cut from the
@@ -220,13 +202,7 @@ impl Secondary {
         let applied =
             AppliedRecord { segment: end.position.segment, offset: end.position.offset, seq: end.seq.0, marker };
         let mut batch = Batch::new();
-        // What is recorded is in the volumes for good. What lies between that and the cut is applied again: it may be there only until
-        // power is lost, when its record failed.
-        let recorded = parts.keeper.catalog().applied(id)?.map_or((0, 0), |found| (found.segment, found.offset));
-        // The end may be the begin of a new segment, which lies behind whatever was recorded.
-        if recorded >= (at.segment, at.offset) {
-            batch.put_applied(id, &applied)?;
-        }
+        stand_no_further(&parts.keeper, &mut batch, at, &applied)?;
         batch.delete_history(id);
         parts.keeper.update_with(batch, |record| record.cut = None)?;
         Ok(())
@@ -259,9 +235,14 @@ fn run_updater(apply: Apply) {
     apply.run();
 }
 
-/// The position is recorded whenever a segment is left behind, so a kill loses the record of at most this segment and the next:
-/// applying them again first, nobody sees the applied marker go back.
-fn catch_up(updater: &mut Updater, state: &CopyState, recorded_segment: u64) {
+/// The updater, as far as it was. The position is recorded whenever a segment is left behind, so a kill loses the record of at most this
+/// segment and the next: applying them again first, nobody sees the applied marker go back.
+fn caught_up(parts: &SecondaryParts, journal: &Arc<Journal>, state: &CopyState, applied: AppliedPosition) -> Updater {
+    let updater = Updater::new(Arc::clone(journal), Arc::clone(&parts.volumes), applied).of_all_volumes();
+    let updater = updater.saving(Some(Arc::clone(&parts.eras))).past_the_page_cache();
+    // A failover is not kept waiting: it reads the journal.
+    let mut updater = updater.until(state.left());
+    let recorded_segment = applied.position.segment.max(journal.oldest().segment);
     let limit = state.limit();
     while updater.applied().position.segment <= recorded_segment.saturating_add(1) {
         match updater.apply_window(limit) {
@@ -274,10 +255,13 @@ fn catch_up(updater: &mut Updater, state: &CopyState, recorded_segment: u64) {
             }
         }
     }
+    updater
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tidemark_common::clock::Clock;
     use tidemark_common::record::MarkerRecord;
 

@@ -22,59 +22,59 @@ pub(crate) enum Command {
     Create(Create),
     /// List the backups
     List,
-    /// Show one backup: as of when it is, how far it is, or why it ended
+    /// Show one backup: the moment it holds, its progress, or why it ended
     Show {
         /// Its name
         #[arg(value_parser = name)]
         name: String,
     },
-    /// Wait until a backup is over, with a progress bar on a terminal; exit 1 when it is not complete
+    /// Wait until a backup has ended, with a progress bar on a terminal; exits with 1 when it is not complete
     Wait {
         /// Its name
         #[arg(value_parser = name)]
         name: String,
     },
-    /// End a backup; nothing half-valid is left of it
+    /// End a backup; nothing of it is left
     Cancel {
         /// Its name
         #[arg(value_parser = name)]
         name: String,
     },
-    /// Delete the record of a backup that is over; its archive stays where it is
+    /// Delete the record of a backup that has ended; its archive stays where it is
     Delete {
         /// Its name
         #[arg(value_parser = name)]
         name: String,
     },
-    /// Recompute every digest of a backup, without a service; exit 1 when something is not as it was backed up
+    /// Check every digest of a backup, without a service; exits with 1 when something is not as it was backed up
     Verify {
         /// An archive, a folder of raw files, '-' for an archive on the standard input, or the name of a backup
         #[arg(value_name = "FILE|NAME")]
         backup: String,
     },
-    /// Restore a backup, or one set of it: onto volumes as a host would write them, or into a folder. Onto volumes it is the service
-    /// that does it, also when this command is broken off. A volume whose restore did not end stays closed to hosts until it is
-    /// restored again, or given up
+    /// Restore a backup, or one set of it: onto volumes, as a host would write them, or into a folder. A restore onto volumes is done
+    /// by the service, and goes on when this command is interrupted. A volume whose restore did not complete stays closed to hosts
+    /// until it is restored again, or opened with --give-up
     Restore(Restore),
 }
 
 /// The order of an archive's members.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Order {
-    /// As sets and extents were given
+    /// In the order in which sets and extents were given
     Given,
     /// By volume and address
     Address,
-    /// The fewest bytes first
+    /// Smallest first
     SmallestFirst,
 }
 
 /// What is done about what a target still lacks of the image of its split.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Differential {
-    /// Copy it to the target when the backup comes there
+    /// Copy it to the target when the backup comes to it
     Copy,
-    /// Begin to copy when nothing differs
+    /// Start copying when the target has everything
     Wait,
     /// Read it from the source, without waiting
     Merge,
@@ -95,19 +95,19 @@ pub(crate) struct Create {
     /// A file that is not there yet, a folder (raw files), a pipe, a tape, or '-' for the standard output
     #[arg(long, value_name = "TARGET")]
     to: PathBuf,
-    /// Begin then, as in 2026-01-31T03:00:00Z
+    /// Start at this time, as in 2026-01-31T03:00:00Z
     #[arg(long, value_name = "TIME", value_parser = time)]
     at: Option<jiff::Timestamp>,
-    /// Copy at most so many bytes per second
+    /// Copy at most this many bytes per second
     #[arg(long, value_name = "SIZE", value_parser = size)]
     rate: Option<u64>,
     /// Copy only while hosts are quiet
     #[arg(long)]
     when_idle: bool,
-    /// Of targets of local pairs that were split: what to do about what they still lack
+    /// For split targets of local pairs: what to do about data that is not copied to them yet
     #[arg(long, value_enum, default_value = "merge", value_name = "HOW")]
     while_differential: Differential,
-    /// Wait until it is over
+    /// Wait until the backup has ended
     #[arg(long)]
     wait: bool,
 }
@@ -119,23 +119,23 @@ pub(crate) struct Restore {
     /// An archive, a folder of raw files, or the name of a backup
     #[arg(value_name = "FILE|NAME", required_unless_present = "give_up")]
     backup: Option<String>,
-    /// One set of it
+    /// Restore only this set
     #[arg(long, value_name = "SET", value_parser = name)]
     set: Option<String>,
-    /// Overwrite this volume with what was read from one volume
+    /// Overwrite this volume; the backup or set must be of one volume
     #[arg(long, value_name = "VOLUME", value_parser = name)]
     onto: Option<String>,
-    /// Overwrite the volumes it was read from
+    /// Overwrite the volumes that were backed up
     #[arg(long)]
     onto_volumes: bool,
     /// Write files into this folder
     #[arg(long, value_name = "FOLDER")]
     into: Option<PathBuf>,
-    /// Restore nothing: end the restore onto volumes that was asked for with the same words and is under way. What it has begun to
-    /// overwrite stays half restored, and closed to hosts
+    /// End a restore onto volumes that is under way, instead of starting one; give the same arguments as for the restore. Volumes that
+    /// it has begun to overwrite stay half restored, and closed to hosts
     #[arg(long, conflicts_with_all = ["into", "give_up"])]
     cancel: bool,
-    /// Restore nothing: open this volume, whose restore did not end, to hosts as it is
+    /// Open this volume, whose restore did not complete, to hosts as it is, instead of restoring
     #[arg(long, value_name = "VOLUME", value_parser = name, conflicts_with_all = ["backup", "set"])]
     give_up: Option<String>,
 }
@@ -183,7 +183,8 @@ async fn run_with(command: Command, service: &Service) -> Result<(), Failure> {
 async fn create(args: Create, service: &Service) -> Result<(), Failure> {
     let stream = args.to.as_os_str() == "-";
     if stream && (std::io::stdout().is_terminal() || args.at.is_some() || service.json) {
-        let why = "an archive on the standard output goes to a file or a pipe, now, and leaves no room for --json";
+        let why = "with `--to -` the archive itself goes to the standard output, at once and into a file or a pipe: leave --json and --at \
+                   out, and redirect the output";
         return Err(Failure::Usage(why.into()));
     }
     let order = match args.order {
@@ -255,7 +256,7 @@ fn not_written(error: &std::io::Error) -> String {
         std::io::ErrorKind::BrokenPipe => "whoever read it hung up".to_owned(),
         _ => error.to_string(),
     };
-    format!("the archive cannot be written to the standard output ({what}): what came out there is no backup")
+    format!("the archive cannot be written to the standard output ({what}): what was written there is not a backup")
 }
 
 fn over(service: &Service, backup: &BackupInfo) -> Result<(), Failure> {

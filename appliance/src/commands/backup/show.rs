@@ -108,7 +108,7 @@ pub(super) async fn follow(service: &Service, name: &str) -> Result<BackupInfo, 
         backup = follow_to_end(service, name) => backup,
         broken_off = interrupts.next() => {
             output::say(&format!(
-                "broken off: backup '{name}' goes on in the service. `tidemark backup show {name}` shows how far it is; `tidemark backup \
+                "interrupted: backup '{name}' goes on in the service. `tidemark backup show {name}` shows how far it is; `tidemark backup \
                  cancel {name}` ends it"
             ));
             Err(broken_off)

@@ -94,7 +94,8 @@ pub(super) fn take_out(text: &str, set: Option<&str>, folder: &Path, json: bool)
     told_restored(json, &RestoreReport { members, data_bytes, volumes: Vec::new(), warnings: Vec::new() })
 }
 
-const TWICE: &str = "a backup is read twice to be restored, first to verify it: put it into a file";
+const TWICE: &str =
+    "a restore reads the backup twice, first to verify it, so it cannot come from a pipe: save it as a file";
 
 fn told(found: &Verified) -> String {
     let manifest = &found.manifest;
@@ -142,7 +143,7 @@ pub(super) async fn restore(args: Restore, service: &Service) -> Result<(), Fail
             return Vec::new();
         };
         is_warned.set(is_warned.get() || !restore.warnings.is_empty());
-        let words = "verifying first, then writing as a host would: what is in a group is captured and replicated";
+        let words = "verifying the backup first, then writing as a host would: volumes of a group are replicated";
         std::iter::once(words.to_owned()).chain(restore.warnings.iter().map(|warning| warned(warning))).collect()
     };
     // Of what comes from a tape it is not known how much that is, until all of it was verified.
@@ -182,12 +183,12 @@ fn goes_on(status: Option<Status>, request: &RestoreRequest) -> String {
     let from = &request.from;
     let Some(status) = status else {
         return format!(
-            "broken off: whether the restore from {from} goes on is not known, `tidemark status` tells when the service answers"
+            "interrupted: it is not known whether the restore from {from} goes on; `tidemark status` shows it when the service answers again"
         );
     };
     let Some(restore) = under_way(status, request) else {
         return format!(
-            "broken off: no such restore from {from} is under way in the service, `tidemark status` tells of half restored volumes"
+            "interrupted: no such restore from {from} is under way in the service; `tidemark status` shows volumes that are half restored"
         );
     };
     let onto = if restore.volumes.is_empty() { String::new() } else { format!(" onto {}", restore.volumes.join(", ")) };
@@ -196,7 +197,7 @@ fn goes_on(status: Option<Status>, request: &RestoreRequest) -> String {
         RestoreState::Writing | RestoreState::Done => "and leaves them half restored, closed to hosts",
     };
     format!(
-        "broken off: the restore from {from}{onto} goes on in the service. `tidemark status` shows how far it is; `{}` ends it, {left}",
+        "interrupted: the restore from {from}{onto} goes on in the service. `tidemark status` shows its progress; `{}` ends it, {left}",
         output::cancel_command(request)
     )
 }

@@ -25,16 +25,16 @@ pub(crate) enum Command {
     Xfs(Volumes),
     /// Mount a volume and check SQLite databases in it
     Sqlite {
-        /// The volume they lie in
+        /// The volume that holds the databases
         #[arg(long)]
         volume: String,
-        /// Their files, relative to its root
+        /// The database files, relative to the root of the file system
         #[arg(value_name = "FILE", required = true)]
         files: Vec<PathBuf>,
     },
     /// Start PostgreSQL on the volumes and check all its tables and indexes with pg_amcheck
     Postgresql(postgresql::Options),
-    /// Mount the volumes and run a command for the shell, which finds that of volume pg-data at TIDEMARK_DRILL_MOUNT_PG_DATA: what --mount does
+    /// Mount the volumes and run a shell command, as --mount does; TIDEMARK_DRILL_MOUNT_PG_DATA names where volume pg-data is mounted
     Mounted {
         #[command(flatten)]
         volumes: Volumes,
@@ -63,7 +63,7 @@ fn checked(command: Command) -> anyhow::Result<()> {
     let drill = Drill::from_environment()?;
     if std::env::var_os(MOUNTS).is_some() {
         bail!(
-            "--mount has mounted the drill's volumes already, and this check attaches by itself what it looks at: leave --mount out"
+            "--mount has mounted the drill's volumes already, but this check needs them unmounted: leave --mount out"
         );
     }
     match command {
@@ -91,7 +91,7 @@ pub(super) struct Drill {
 
 impl Drill {
     fn from_environment() -> anyhow::Result<Self> {
-        let outside = "this is a check for `tidemark drill run GROUP --check`, which says what to look at";
+        let outside = "this check runs inside a drill only: name it in `tidemark drill run GROUP --check`";
         let volumes = std::env::var("TIDEMARK_DRILL_VOLUMES").ok().context(outside)?;
         let folder = std::env::var(FOLDER).ok().context(outside)?;
         let uris = serde_json::from_str(&std::env::var(URIS).ok().context(outside)?)
@@ -138,13 +138,7 @@ impl Drill {
 
     fn mounted(&self, named: &[String], text: &str) -> anyhow::Result<()> {
         let chosen = self.chosen(named);
-        let told = |error: anyhow::Error| match named {
-            [] if self.volumes.len() > 1 => anyhow!(
-                "{error:#}. When it holds none: leave --mount out, and name those that do in the check, `\"$TIDEMARK\" drill check mounted \
-                 --volume V 'COMMAND'`"
-            ),
-            _ => error,
-        };
+        let told = |error: anyhow::Error| anyhow!("{error:#}{}", self.hint(named));
         let mounts =
             chosen.iter().map(|volume| self.mount(volume).map_err(told)).collect::<anyhow::Result<Vec<_>>>()?;
         let mut shell = Program::new("/bin/sh");

@@ -88,7 +88,7 @@ async fn guard(folder: &Path, command: &str) -> anyhow::Result<()> {
     let _ = timeout(UNMOUNT, tokio::task::spawn_blocking(move || drill_left::unmount_below(&place, &[]))).await;
     let left = end(&mut children, &ALL).await;
     if !left.is_empty() {
-        bail!("processes that the check has started could not be ended: {left:?}. Look what they wait for");
+        bail!("processes that the check has started could not be ended: {left:?}. Find out what they wait for");
     }
     drill_left::clear(folder).map_err(anyhow::Error::msg)
 }

@@ -34,16 +34,16 @@ pub(crate) struct Options {
     /// The data directory, relative to the volume's root
     #[arg(long, value_name = "DIR", default_value = ".")]
     path: PathBuf,
-    /// The volume with the WAL, when that does not lie in the data directory
+    /// The volume with the WAL, if that is not in the data directory
     #[arg(long, value_name = "VOLUME")]
     wal: Option<String>,
-    /// The directory of the WAL there, relative to that volume's root
+    /// The directory of the WAL, relative to the root of that volume
     #[arg(long, value_name = "DIR", default_value = ".")]
     wal_path: PathBuf,
-    /// A tablespace, by its OID or by its directory on the primary, and where it lies in the clone; give it for each
+    /// A tablespace, by its OID or its directory on the primary, and where it is in the clone; may be given several times
     #[arg(long = "tablespace", value_name = "OID|DIRECTORY=VOLUME[/PATH]", value_parser = tablespace)]
     tablespaces: Vec<Tablespace>,
-    /// A symbolic link of the data directory that is taken away in the clone, relative to it; give it for each
+    /// A symbolic link to remove in the clone, relative to the data directory; may be given several times
     #[arg(long = "drop-link", value_name = "PATH")]
     dropped: Vec<PathBuf>,
 }
@@ -146,7 +146,7 @@ fn drop_link(confines: &Confines, data: &Path, link: &Path) -> anyhow::Result<()
     };
     let path = confines.path(folder)?.join(name);
     if !path.is_symlink() {
-        bail!("'{}' is no symbolic link of the data directory: only those are taken away", link.display());
+        bail!("'{}' is not a symbolic link of the data directory: --drop-link removes only those", link.display());
     }
     std::fs::remove_file(&path).with_context(|| format!("take away the link {}", path.display()))
 }
@@ -157,7 +157,7 @@ fn expect_cluster(data: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     bail!(
-        "{} is no data directory of PostgreSQL, there is no PG_VERSION in it: say where it lies with --path, relative to the volume's root \
+        "{} is not a data directory of PostgreSQL (it has no PG_VERSION): name the directory with --path, relative to the volume's root \
          (as in --path 15/main)",
         data.display()
     )
@@ -169,12 +169,12 @@ fn refuse(leaving: &[Leaving], data: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     let mut text = String::from(
-        "PostgreSQL was not started: it would follow links out of the clone, to what may be the original in use",
+        "PostgreSQL was not started: it would follow links out of the clone, perhaps to the original data in use",
     );
     for Leaving { link, to } in leaving.iter().take(NAMED) {
         let within = link.strip_prefix(data).unwrap_or(link).display().to_string();
         let advice = match within.strip_prefix("pg_tblspc/") {
-            Some(oid) => format!("say where this tablespace lies in the clone with --tablespace {oid}=VOLUME/PATH"),
+            Some(oid) => format!("name the place of this tablespace in the clone with --tablespace {oid}=VOLUME/PATH"),
             None if within == "pg_wal" => "name the volume of the WAL with --wal (and --wal-path)".into(),
             None => format!("--drop-link {within} takes it away in the clone, if PostgreSQL starts without it"),
         };
@@ -332,7 +332,7 @@ fn run(data: &Path, folder: &Path) -> anyhow::Result<()> {
         say(&std::fs::read_to_string(own.path().join("log")).unwrap_or_default());
     }
     checked.and(stopped)?;
-    say("PostgreSQL starts, and all its tables and indexes are well");
+    say("PostgreSQL starts, and all its tables and indexes are sound");
     Ok(())
 }
 

@@ -10,7 +10,7 @@ mod restore;
 
 use jiff::Timestamp;
 use tidemark_common::api::local_pair::types::LocalPairState;
-use tidemark_common::api::types::{GroupStatus, PairState, PairStatus, Role, Status, StrangerStatus};
+use tidemark_common::api::types::{GroupStatus, PairState, PairStatus, Status, StrangerStatus};
 use tidemark_common::plural::counted;
 
 use super::figures;
@@ -44,6 +44,12 @@ pub(crate) fn render(status: &Status, now: Timestamp, view: View) -> String {
     for restore in &status.restores {
         lines.push(Line::default());
         lines.extend(restore::block(restore, wrap_columns(view)));
+    }
+    for export in &status.lost_exports {
+        lines.push(Line::default());
+        lines.push(pair::copy("export", &export.progress));
+        let said = format!("'{}' of group {}, volume {}, to {}", export.name, export.group, export.volume, export.to);
+        lines.extend(labelled("", Style::Plain, &wrapped(&said, wrap_columns(view))));
     }
     lines.iter().map(|line| line.shown(view) + "\n").collect()
 }
@@ -103,7 +109,7 @@ fn needs_a_person(group: &GroupStatus) -> bool {
     let needs = |pair: &PairStatus| pair.stands || stuck(pair.state);
     // What does not arrive over there may be the link's, which comes back by itself.
     let is_stuck = group.standing.iter().any(|one| one.peer.is_none() && one.is_stuck());
-    group.problem.is_some() || is_stuck || group.role == Role::Fenced || group.pairs.iter().any(needs)
+    group.problem.is_some() || is_stuck || group.pairs.iter().any(needs)
 }
 
 /// What is wrong with volumes in no group.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tidemark_common::api::backup::types::{BackupState, RestoreState};
 use tidemark_common::api::local_pair::types::{LocalPairState, LocalPairStatus};
-use tidemark_common::api::types::{HistoryStatus, ImageKind, OnFull};
+use tidemark_common::api::types::{CopyProgress, HistoryStatus, ImageKind, LostExportStatus, OnFull, Role};
 use tidemark_common::history::History;
 use tidemark_common::watchdog::{Moving, Standing};
 
@@ -145,6 +145,20 @@ fn a_group_with_a_position_that_stands_needs_attention() {
     assert!(stuck.contains("1 group, 1 needs attention"), "{stuck}");
 }
 
+/// Somebody has done what was to be done.
+#[test]
+fn a_fenced_side_needs_attention_until_it_is_returning() {
+    let mut status = samples::fenced();
+    let shown = render(&status, samples::now(), PAGE);
+    assert!(shown.contains("1 group, 1 needs attention"), "{shown}");
+    status.groups[0].problem = None;
+    let pair = &mut status.groups[0].pairs[0];
+    (pair.state, pair.stands) = (PairState::FailedOver, false);
+    pair.reason = Some("it is returning to 'west' as the copy".into());
+    let shown = render(&status, samples::now(), PAGE);
+    assert!(shown.contains("it is returning to 'west'") && !shown.contains("attention"), "{shown}");
+}
+
 /// A clone made just now may show what was long ago.
 #[test]
 fn an_image_is_told_by_the_moment_it_shows_and_by_when_it_was_made() {
@@ -154,6 +168,22 @@ fn an_image_is_told_by_the_moment_it_shows_and_by_when_it_was_made() {
     status.images = vec![image];
     let shown = render(&status, samples::now(), PAGE);
     assert!(shown.contains("try at marker 42 of 2025-12-30 00:00:00Z, made 1 min 1 s ago, "), "{shown}");
+}
+
+/// Its command, broken off, sent people to status, which did not know of it.
+#[test]
+fn an_export_of_what_was_lost_is_shown_with_how_far_it_is() {
+    let mut status = samples::paired();
+    status.lost_exports = vec![LostExportStatus {
+        group: "g".into(),
+        name: "generation-1-after-marker-5".into(),
+        volume: "a".into(),
+        to: "/srv/a.lost".into(),
+        progress: CopyProgress { done_bytes: 1 << 20, total_bytes: 4 << 20, ..CopyProgress::default() },
+    }];
+    let shown = render(&status, samples::now(), PAGE);
+    assert!(shown.contains("1 MiB of 4 MiB"), "{shown}");
+    assert!(shown.contains("'generation-1-after-marker-5' of group g, volume a, to /srv/a.lost"), "{shown}");
 }
 
 #[test]

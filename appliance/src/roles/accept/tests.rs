@@ -3,7 +3,7 @@
 use tidemark_common::catalog::PeerRecord;
 
 use super::*;
-use crate::service::tests::{Faults, appliance};
+use crate::service::tests::{Faults, appliance, hello};
 
 /// Else a person had to delete it there, and to tell the pair.
 #[tokio::test(flavor = "multi_thread")]
@@ -13,27 +13,17 @@ async fn a_copy_that_could_not_be_made_is_made_on_what_it_left() {
     let primary = PeerRecord { name: "east".into(), id: [1; 32], address: None };
     appliance.peers.write().insert("east".into(), primary);
     let spec = VolumeSpec { index: 1, name: "v".into(), size: 1 << 20 };
-    let hello = |group: u8, name: &str| Hello {
-        version_min: Versions::OURS.min,
-        version_max: Versions::OURS.max,
-        appliance: "east".into(),
-        group: [group; 16],
-        group_name: name.into(),
-        member: 0,
-        members: 1,
-        generation: 1,
-        create: true,
-        volumes: vec![spec.clone()],
-        interval_ms: 1000,
-        generation_start_seq: 1,
+    let called = |group: u8, name: &str| {
+        let volumes = vec![spec.clone()];
+        Hello { group: [group; 16], group_name: name.into(), create: true, volumes, ..hello() }
     };
     let left = appliance.make_copy_volume("g", &spec).unwrap();
     // As it is undone: it is another one that finds no room.
     faults.full.store(true, Ordering::Release);
     appliance.discard_copy_volume("v").unwrap_err();
     faults.full.store(false, Ordering::Release);
-    assert!(appliance.create_copy([1; 32], &hello(8, "h")).await.is_err(), "it was not made for that one");
-    let copy = appliance.create_copy([1; 32], &hello(7, "g")).await.unwrap();
+    assert!(appliance.create_copy([1; 32], &called(8, "h")).await.is_err(), "it was not made for that one");
+    let copy = appliance.create_copy([1; 32], &called(7, "g")).await.unwrap();
     assert_eq!(appliance.group_of("v").as_deref(), Some("g"));
     assert!(left.is_made_for("g"));
     copy.stop().await;

@@ -107,7 +107,7 @@ impl Appliance {
                 let newest = secondary.permitted().map(|permitted| info(&permitted.marker));
                 (newest, secondary.state().markers.get(marker).as_ref().map(info))
             }
-            Engine::Fenced { .. } | Engine::Failed(_) => (None, None),
+            Engine::Fenced { .. } | Engine::Changing { .. } | Engine::Failed(_) => (None, None),
         };
         let cut_ns = held.map(|held| unix_ns(held.time)).or(kept);
         newest.is_none_or(|newest| newest.number >= marker) && cut_ns.is_none_or(|cut_ns| cut_ns == marker_ns)

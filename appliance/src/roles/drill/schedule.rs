@@ -6,26 +6,20 @@ use std::sync::Arc;
 use tidemark_common::api::types::{DrillResult, DrillRun, DrillSchedule, ErrorBody, GroupDrills};
 use tidemark_common::catalog::{Batch, CatalogError, ScheduleRecord};
 
-use super::{TICK, check_is_one};
+use super::check_is_one;
 use crate::roles::appliance::{Appliance, failed, invalid, not_found};
 
 /// How old copies were is kept for so many looks.
 const LAG_POINTS: usize = 600;
 
 impl Appliance {
-    /// Runs what is due and notes how old copies are, until the service stops.
-    pub(crate) async fn tick_drills(self: Arc<Self>) {
-        while !self.drills.stop.is_cancelled() {
-            tokio::select! {
-                () = self.drills.stop.cancelled() => return,
-                () = tokio::time::sleep(TICK) => {}
-            }
-            self.note_lag();
-            let now = self.now_ns();
-            for due in self.due(now) {
-                let this = Arc::clone(&self);
-                tokio::spawn(async move { this.run_scheduled(due).await });
-            }
+    /// Notes how old copies are, and runs what is due.
+    pub(crate) fn run_due_drills(self: &Arc<Self>) {
+        self.note_lag();
+        let now = self.now_ns();
+        for due in self.due(now) {
+            let this = Arc::clone(self);
+            tokio::spawn(async move { this.run_scheduled(due).await });
         }
     }
 
@@ -46,10 +40,15 @@ impl Appliance {
         }
     }
 
-    /// Schedules whose time has come; it counts as begun.
-    fn due(&self, now: i64) -> Vec<ScheduleRecord> {
+    /// Schedules whose time has come; it counts as begun. Of a group that is being rehearsed it comes when that has ended.
+    pub(super) fn due(&self, now: i64) -> Vec<ScheduleRecord> {
+        // Not under the lock of the schedules: who begins a drill takes that one second.
+        let running: BTreeSet<String> = self.drills.running.lock().keys().cloned().collect();
         let mut due = Vec::new();
         for schedule in self.drills.schedules.lock().values_mut() {
+            if running.contains(&schedule.group) {
+                continue;
+            }
             let every = i64::try_from(schedule.every_ms).unwrap_or(i64::MAX).saturating_mul(1_000_000);
             // A clock that was set back does not keep drills from running.
             if now < schedule.last_ns || now.saturating_sub(schedule.last_ns) >= every {
@@ -61,8 +60,8 @@ impl Appliance {
     }
 
     /// That a drill begins, unless the schedule was ended or replaced meanwhile: the catalogue has what came after it then.
-    fn note_begin(&self, due: &ScheduleRecord) {
-        let _alone = self.drills.recording.lock();
+    pub(super) fn note_begin(&self, due: &ScheduleRecord) {
+        let _alone = self.drills.recording();
         if !self.drills.is_current(due) {
             return;
         }
@@ -71,8 +70,7 @@ impl Appliance {
         }
     }
 
-    async fn run_scheduled(&self, schedule: ScheduleRecord) {
-        self.note_begin(&schedule);
+    pub(super) async fn run_scheduled(&self, schedule: ScheduleRecord) {
         let request = DrillRun {
             marker: None,
             check: schedule.check.clone(),
@@ -100,7 +98,7 @@ impl Appliance {
         self.group(group)?;
         check_is_one(request.check.as_deref())?;
         if request.every_ms < 1000 || request.timeout_ms == 0 {
-            return Err(invalid("drills follow each other after a second at least, and their check needs some time"));
+            return Err(invalid("--every must be a second or more, and --timeout more than 0"));
         }
         let record = ScheduleRecord {
             group: group.into(),
@@ -110,7 +108,7 @@ impl Appliance {
             mount: request.mount,
             last_ns: 0,
         };
-        let _alone = self.drills.recording.lock();
+        let _alone = self.drills.recording();
         self.catalog.put_schedule(&record).map_err(failed)?;
         self.drills.schedules.lock().insert(group.into(), record);
         Ok(self.drills_of(group))
@@ -118,7 +116,7 @@ impl Appliance {
 
     /// `drill unschedule`: no drill begins by it from here on; one may be under way.
     pub(crate) fn unschedule_drill(&self, group: &str) -> Result<(), ErrorBody> {
-        let _alone = self.drills.recording.lock();
+        let _alone = self.drills.recording();
         if !self.drills.schedules.lock().contains_key(group) {
             return Err(not_found(format!("no drills of group '{group}' are scheduled")));
         }
@@ -130,7 +128,7 @@ impl Appliance {
     /// One step: what forgets a group, and that drills of it come due. One that begins meanwhile does not bring that back, and no group of
     /// that name is rehearsed by it later.
     pub(crate) fn forget_with_schedule(&self, group: &str, mut batch: Batch) -> Result<(), CatalogError> {
-        let _alone = self.drills.recording.lock();
+        let _alone = self.drills.recording();
         batch.delete_schedule(group)?;
         self.catalog.commit(batch)?;
         self.drills.schedules.lock().remove(group);

@@ -143,6 +143,19 @@ fn what_a_group_has_proven_stays_however_often_others_are_rehearsed() {
     );
 }
 
+/// Somebody rehearsed an older marker last, and status fell back to that when there were many drills.
+#[test]
+fn the_newest_marker_that_was_proven_stays_whatever_is_rehearsed_later() {
+    let drill = |number, marker| {
+        let result = DrillResultRecord::Passed;
+        (number, DrillRecord { group_id: [1; 16], marker, result, ..under_way(number) })
+    };
+    let mut past: BTreeMap<_, _> = [drill(1, 90), drill(2, 100), drill(3, 7), drill(4, 5), drill(5, 7)].into();
+    let gone = std::iter::from_fn(|| oldest_of_no_use(&past, |_| true).inspect(|number| drop(past.remove(number))));
+    assert_eq!(gone.collect::<Vec<_>>(), [1, 3, 4]);
+    assert_eq!(past.into_keys().collect::<Vec<_>>(), [2, 5]);
+}
+
 /// Groups that come and go, each rehearsed: the records of all of them were kept, and read by every start.
 #[test]
 fn drills_of_groups_that_were_deleted_make_room_for_those_of_others() {
@@ -168,6 +181,25 @@ async fn what_a_disk_never_answers_ends_with_its_time_or_on_request() {
     assert_eq!(running.answer(Duration::MAX, never()).await, Err(CANCELLED.to_owned()));
     drills.stop.cancel();
     assert!(running.answer(Duration::MAX, never()).await.unwrap_err().contains("the service stopped"));
+}
+
+/// Schedules that came due while the disk of the catalogue hung kept all threads that an appliance has for peers and operators.
+#[test]
+fn who_waits_for_a_schedule_to_be_recorded_keeps_no_thread_of_a_runtime() {
+    let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let inside = runtime.enter();
+    let appliance = appliance(directory.path(), &faults);
+    let recording = appliance.drills.recording.lock();
+    let waits = Arc::clone(&appliance);
+    let waiting = runtime.spawn(async move { waits.unschedule_drill("g") });
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
+    runtime.spawn(async move { tell.send(()) });
+    let answered = told.recv_timeout(Duration::from_secs(20));
+    drop(recording);
+    assert_eq!(answered, Ok(()), "no thread is left");
+    assert!(runtime.block_on(waiting).unwrap().is_err(), "there is no such schedule");
+    drop(inside);
 }
 
 /// A drill took up to twice its time: the check had all of it, whatever the first reads had taken.
@@ -197,6 +229,33 @@ fn a_schedule_that_was_ended_or_replaced_begins_no_drill() {
     assert!(drills.begin("g", None, |_| false).is_ok(), "who asks for one by hand gets it");
     drills.schedules.lock().insert("g".into(), due.clone());
     assert_eq!(refusal(&drills), None);
+}
+
+/// One that fell due while another was under way was left out until its next time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_that_falls_due_while_another_is_under_way_begins_when_that_has_ended() {
+    let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+    let appliance = appliance(directory.path(), &faults);
+    let role = RoleRecord::Fenced { by_generation: 2 };
+    appliance.catalog.put_group(&GroupRecord { role, ..GroupRecord::new("g", [7; 16]) }).unwrap();
+    appliance.start_groups().await.unwrap();
+    let schedule =
+        ScheduleRecord { group: "g".into(), every_ms: 1000, check: None, timeout_ms: 1000, mount: false, last_ns: 7 };
+    appliance.catalog.put_schedule(&schedule).unwrap();
+    appliance.drills.schedules.lock().insert("g".into(), schedule);
+    let now = 3_600_000_000_000;
+    let other = appliance.drills.begin("g", None, |_| false).unwrap();
+    assert!(appliance.due(now).is_empty(), "its time comes when that has ended");
+    drop(other);
+    let mut due = appliance.due(now);
+    assert_eq!((due.len(), appliance.due(now).len()), (1, 0), "it counts as begun");
+
+    // An operator is faster.
+    let other = appliance.drills.begin("g", None, |_| false).unwrap();
+    appliance.run_scheduled(due.remove(0)).await;
+    assert_eq!(appliance.catalog.schedules().unwrap()[0].last_ns, 7, "it has not begun, for the next start either");
+    drop(other);
+    assert_eq!(appliance.due(now).len(), 1);
 }
 
 #[test]

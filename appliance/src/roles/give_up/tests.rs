@@ -18,16 +18,14 @@ use tidemark_common::storage::filter::{self, Filter};
 
 use super::*;
 use crate::roles::appliance::Volume;
-use crate::roles::stop_copy::tests::copy_of;
-use crate::service::tests::{Faults, add_primary, add_volume, appliance, copy_record, group_of, volume_in_doubt};
+use crate::service::tests::{
+    Faults, add_copy, add_primary, add_volume, appliance, copy_of, copy_record, group_of, volume_in_doubt, with_copy,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_cannot_be_forgotten_follows_until_it_can() {
     let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
-    let appliance = appliance(directory.path(), &faults);
-    let record = copy_record("g", [7; 16]);
-    appliance.catalog.put_group(&record).unwrap();
-    appliance.start_groups().await.unwrap();
+    let (appliance, _, ()) = with_copy(directory.path(), &faults, add_copy).await;
     faults.full.store(true, Ordering::Release);
     appliance.delete_pair("g", "east", false).await.unwrap_err();
     assert!(!copy_of(&appliance.group("g").unwrap()).state().is_stopping(), "it runs");
@@ -87,18 +85,13 @@ fn add_copy_of<const N: usize>(
 /// The kernel gives up pages that it could not write, and the journal that has them would go.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_whose_volumes_may_have_dropped_something_is_not_given_up() {
-    let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
-    let appliance = appliance(directory.path(), &faults);
-    add_copy_of(&appliance, History::default(), [|tip: &Tip| marker(1, tip)]);
-    appliance.start_groups().await.unwrap();
-    let engine = appliance.group("g").unwrap().engine.read().clone();
-    let Engine::Secondary(copy) = engine else { panic!("it is the copy") };
-    copy.files().insert(volume_in_doubt());
-    drop(copy);
+    let directory = tempfile::tempdir().unwrap();
+    let add = |appliance: &Appliance| add_copy_of(appliance, History::default(), [|tip: &Tip| marker(1, tip)]);
+    let (appliance, group, _) = with_copy(directory.path(), &Arc::default(), add).await;
+    copy_of(&group).files().insert(volume_in_doubt());
     let refused = appliance.delete_pair("g", "east", false).await.unwrap_err();
     assert!(refused.message.contains("volume 'v' could not be synced"), "{refused:?}");
-    let engine = appliance.group("g").unwrap().engine.read().clone();
-    assert!(matches!(engine, Engine::Secondary(copy) if !copy.state().is_stopping()), "it is the copy as before");
+    assert!(!copy_of(&appliance.group("g").unwrap()).state().is_stopping(), "it is the copy as before");
     appliance.delete_pair("g", "east", false).await.unwrap();
     assert!(appliance.group("g").is_err());
 }
@@ -106,10 +99,8 @@ async fn a_copy_whose_volumes_may_have_dropped_something_is_not_given_up() {
 /// A day of it would be gone, and the volumes be those of yesterday.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_whose_newest_marker_is_in_its_journal_alone_is_given_up_by_force_only() {
-    let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
-    let appliance = appliance(directory.path(), &faults);
-    add_copy_with_history(&appliance);
-    appliance.start_groups().await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (appliance, _, _) = with_copy(directory.path(), &Arc::default(), add_copy_with_history).await;
     let refused = appliance.delete_pair("g", "east", false).await.unwrap_err();
     assert!(refused.message.contains("until marker 3 of") && refused.message.contains("--history off"), "{refused:?}");
     assert!(!copy_of(&appliance.group("g").unwrap()).state().is_stopping(), "it runs");

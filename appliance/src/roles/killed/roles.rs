@@ -10,7 +10,7 @@ use tidemark_common::history::History;
 use tidemark_primary::ship::Links;
 use tidemark_secondary::group::Secondary;
 
-use super::{Ended, FIRST, PRIMARY_BEFORE, Points, Role, SECOND, Side, image, role_of, root, run_alone, stop, write};
+use super::{FIRST, PRIMARY_BEFORE, Points, Role, SECOND, Side, image, role_of, root, run_alone, stop, write};
 use crate::roles::appliance::{Appliance, Engine};
 use crate::service::tests::{add_volume, group_of, run_groups};
 
@@ -107,33 +107,32 @@ async fn parted(root: &TempDir) -> (Side, Side) {
 }
 
 /// The one tail that is kept has the second write.
-fn check_tail(appliance: &Appliance, point: usize) {
+fn check_tail(appliance: &Appliance) {
     let tails = appliance.lost("g").unwrap();
-    let [tail] = tails.as_slice() else { panic!("killed at change {point}, {} tails are kept", tails.len()) };
-    assert_eq!((tail.writes, tail.problem.as_deref()), (1, None), "killed at change {point}");
+    let [tail] = tails.as_slice() else { panic!("{} tails are kept", tails.len()) };
+    assert_eq!((tail.writes, tail.problem.as_deref()), (1, None));
+}
+
+/// It serves both writes, and nothing is called lost.
+async fn check_whole(appliance: &Appliance) {
+    assert_eq!(image(appliance, "v").await, [FIRST, SECOND]);
+    assert!(appliance.lost("g").unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_that_is_killed_anywhere_is_none_or_all_of_one() {
     let root = root();
     let (east, west, _) = pair(&root, History::default()).await;
-    west.points.begin();
-    west.appliance.fail_over("g", &FAILOVER).await.unwrap();
-    let points = west.points.end();
+    let fail_over = async |west: &Appliance| {
+        west.fail_over("g", &FAILOVER).await.unwrap();
+    };
+    west.act(&fail_over).await;
     stop(&east.appliance).await;
-    stop(&west.appliance).await;
-    let mut ended = Ended::default();
-    for point in 0..points {
-        let west = west.points.alone_at(point).await;
-        if !ended.at(point, role_of(&west), COPY, TOOK_OVER) {
-            west.fail_over("g", &FAILOVER).await.unwrap();
-        }
-        assert_eq!(role_of(&west), TOOK_OVER, "killed at change {point}");
-        assert_eq!(image(&west, "v").await, [FIRST, 0], "killed at change {point}");
-        assert!(west.lost("g").unwrap().is_empty(), "killed at change {point}");
-        stop(&west).await;
-    }
-    assert!(ended.0);
+    let judge = async |west: &Appliance| {
+        assert_eq!(image(west, "v").await, [FIRST, 0]);
+        assert!(west.lost("g").unwrap().is_empty());
+    };
+    west.points.sweep(run_alone, role_of, [COPY, TOOK_OVER], fail_over, judge).await;
 }
 
 /// What lies behind the marker is kept, once.
@@ -144,23 +143,16 @@ async fn a_failover_to_an_older_marker_that_is_killed_anywhere_keeps_the_rest_on
     let newest = cut(&east.appliance).await;
     until("the newest marker", || permitted(&west.appliance) == newest).await;
     let older = Failover { marker: Some(marker), ..FAILOVER };
-    west.points.begin();
-    west.appliance.fail_over("g", &older).await.unwrap();
-    let points = west.points.end();
+    let fail_over = async |west: &Appliance| {
+        west.fail_over("g", &older).await.unwrap();
+    };
+    west.act(&fail_over).await;
     stop(&east.appliance).await;
-    stop(&west.appliance).await;
-    let mut ended = Ended::default();
-    for point in 0..points {
-        let west = west.points.alone_at(point).await;
-        if !ended.at(point, role_of(&west), COPY, TOOK_OVER) {
-            west.fail_over("g", &older).await.unwrap();
-        }
-        assert_eq!(role_of(&west), TOOK_OVER, "killed at change {point}");
-        assert_eq!(image(&west, "v").await, [FIRST, 0], "killed at change {point}");
-        check_tail(&west, point);
-        stop(&west).await;
-    }
-    assert!(ended.0);
+    let judge = async |west: &Appliance| {
+        assert_eq!(image(west, "v").await, [FIRST, 0]);
+        check_tail(west);
+    };
+    west.points.sweep(run_alone, role_of, [COPY, TOOK_OVER], fail_over, judge).await;
 }
 
 /// What only it had is kept, once, and as long as the copy is not complete it can go back to that.
@@ -168,28 +160,20 @@ async fn a_failover_to_an_older_marker_that_is_killed_anywhere_keeps_the_rest_on
 async fn a_return_that_is_killed_anywhere_is_none_or_all_of_one() {
     let root = root();
     let (east, west) = parted(&root).await;
-    east.points.begin();
-    east.appliance.rejoin("g", &REJOIN).await.unwrap();
-    let points = east.points.end();
-    stop(&east.appliance).await;
-    let mut ended = Ended::default();
-    for point in 0..points {
-        let east = east.points.killed_at(point).await;
-        run_groups(&east).await;
-        if !ended.at(point, role_of(&east), FENCED, RETURNED) {
-            assert!(east.lost("g").unwrap().is_empty(), "killed at change {point}: all of it is in the journal");
-            east.rejoin("g", &REJOIN).await.unwrap();
-        }
-        assert_eq!(role_of(&east), RETURNED, "killed at change {point}");
-        check_tail(&east, point);
+    let rejoin = async |east: &Appliance| {
+        assert!(east.lost("g").unwrap().is_empty(), "all of it is in the journal");
+        east.rejoin("g", &REJOIN).await.unwrap();
+    };
+    east.act(&rejoin).await;
+    let judge = async |east: &Appliance| {
+        check_tail(east);
         // Who took over is lost, and does not hear of it.
         east.endpoint().close("it is lost");
-        assert!(east.fail_over("g", &FAILOVER).await.unwrap().went_back, "killed at change {point}");
-        assert_eq!(role_of(&east), PRIMARY_AGAIN, "killed at change {point}");
-        assert_eq!(image(&east, "v").await, [FIRST, SECOND], "killed at change {point}");
-        stop(&east).await;
-    }
-    assert!(ended.0);
+        assert!(east.fail_over("g", &FAILOVER).await.unwrap().went_back);
+        assert_eq!(role_of(east), PRIMARY_AGAIN);
+        assert_eq!(image(east, "v").await, [FIRST, SECOND]);
+    };
+    east.points.sweep(run_groups, role_of, [FENCED, RETURNED], rejoin, judge).await;
     assert_eq!((role_of(&west.appliance), image(&west.appliance, "v").await), (TOOK_OVER, [FIRST, 0]));
     stop(&west.appliance).await;
 }
@@ -201,46 +185,28 @@ async fn going_back_that_is_killed_anywhere_comes_to_what_it_was() {
     let (east, west) = parted(&root).await;
     east.appliance.rejoin("g", &REJOIN).await.unwrap();
     stop(&west.appliance).await;
-    east.points.begin();
-    assert!(east.appliance.fail_over("g", &FAILOVER).await.unwrap().went_back);
-    let points = east.points.end();
-    stop(&east.appliance).await;
-    let mut ended = Ended::default();
-    for point in 0..points {
-        let east = east.points.alone_at(point).await;
-        if !ended.at(point, role_of(&east), RETURNED, PRIMARY_AGAIN) {
-            check_tail(&east, point);
-            assert!(east.fail_over("g", &FAILOVER).await.unwrap().went_back, "killed at change {point}");
-        }
-        assert_eq!(role_of(&east), PRIMARY_AGAIN, "killed at change {point}");
-        assert_eq!(image(&east, "v").await, [FIRST, SECOND], "killed at change {point}");
-        assert!(east.lost("g").unwrap().is_empty(), "killed at change {point}");
-        stop(&east).await;
-    }
-    assert!(ended.0);
+    let go_back = async |east: &Appliance| {
+        check_tail(east);
+        assert!(east.fail_over("g", &FAILOVER).await.unwrap().went_back);
+    };
+    east.act(&go_back).await;
+    east.points.sweep(run_alone, role_of, [RETURNED, PRIMARY_AGAIN], go_back, check_whole).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn taking_a_group_back_that_is_killed_anywhere_is_none_or_all_of_it() {
     let root = root();
     let (east, west) = parted(&root).await;
-    east.points.begin();
-    east.appliance.rejoin("g", &Rejoin { as_primary: true, force: false }).await.unwrap();
-    let points = east.points.end();
-    stop(&east.appliance).await;
+    let take_back = async |east: &Appliance| {
+        east.rejoin("g", &Rejoin { as_primary: true, force: false }).await.unwrap();
+    };
+    east.act(take_back).await;
     stop(&west.appliance).await;
-    let mut ended = Ended::default();
-    for point in 0..points {
-        let east = east.points.alone_at(point).await;
-        if !ended.at(point, role_of(&east), FENCED, PRIMARY_AGAIN) {
-            east.rejoin("g", &AS_PRIMARY).await.unwrap();
-        }
-        assert_eq!(role_of(&east), PRIMARY_AGAIN, "killed at change {point}");
-        assert_eq!(image(&east, "v").await, [FIRST, SECOND], "killed at change {point}");
-        assert!(east.lost("g").unwrap().is_empty(), "killed at change {point}");
-        stop(&east).await;
-    }
-    assert!(ended.0);
+    // Who took over is not heard any more.
+    let by_force = async |east: &Appliance| {
+        east.rejoin("g", &AS_PRIMARY).await.unwrap();
+    };
+    east.points.sweep(run_alone, role_of, [FENCED, PRIMARY_AGAIN], by_force, check_whole).await;
 }
 
 /// Killed in the middle of a return, a side has all it had in its journal, however much of what it had kept is gone.
@@ -248,15 +214,16 @@ async fn taking_a_group_back_that_is_killed_anywhere_is_none_or_all_of_it() {
 async fn what_a_return_that_was_broken_off_had_kept_goes_and_is_never_called_lost() {
     let root = root();
     let (east, west) = parted(&root).await;
-    east.points.begin();
-    east.appliance.rejoin("g", &REJOIN).await.unwrap();
-    let points = east.points.end();
-    stop(&east.appliance).await;
+    let rejoin = async |east: &Appliance| {
+        east.rejoin("g", &REJOIN).await.unwrap();
+    };
+    east.act(rejoin).await;
     stop(&west.appliance).await;
     // The last one before it was the copy.
     let mut last = 0;
-    for point in 0..points {
-        let east = east.points.alone_at(point).await;
+    for point in 0..east.points.number() {
+        let east = east.points.killed_at(point).await;
+        run_alone(&east).await;
         let is_fenced = role_of(&east) == FENCED;
         stop(&east).await;
         if !is_fenced {
@@ -269,22 +236,14 @@ async fn what_a_return_that_was_broken_off_had_kept_goes_and_is_never_called_los
     run_alone(&again.appliance).await;
     let kept = again.appliance.lost_folder(again.appliance.group("g").unwrap().keeper.id());
     assert_eq!(std::fs::read_dir(&kept).unwrap().count(), 1, "what the return had kept");
-    again.points.begin();
-    again.appliance.rejoin("g", &AS_PRIMARY).await.unwrap();
-    let points = again.points.end();
-    stop(&again.appliance).await;
-    let mut ended = Ended::default();
-    for point in 0..points {
-        let east = again.points.alone_at(point).await;
-        let is_primary = ended.at(point, role_of(&east), FENCED, PRIMARY_AGAIN);
-        assert!(east.lost("g").unwrap().is_empty(), "killed at change {point}: all of it is in the journal");
-        if !is_primary {
-            east.rejoin("g", &AS_PRIMARY).await.unwrap();
-        }
-        assert_eq!(role_of(&east), PRIMARY_AGAIN, "killed at change {point}");
-        assert_eq!(image(&east, "v").await, [FIRST, SECOND], "killed at change {point}");
-        assert_eq!(std::fs::read_dir(&kept).unwrap().count(), 0, "killed at change {point}");
-        stop(&east).await;
-    }
-    assert!(ended.0);
+    let take_back = async |east: &Appliance| {
+        assert!(east.lost("g").unwrap().is_empty(), "all of it is in the journal");
+        east.rejoin("g", &AS_PRIMARY).await.unwrap();
+    };
+    again.act(&take_back).await;
+    let judge = async |east: &Appliance| {
+        check_whole(east).await;
+        assert_eq!(std::fs::read_dir(&kept).unwrap().count(), 0);
+    };
+    again.points.sweep(run_alone, role_of, [FENCED, PRIMARY_AGAIN], take_back, judge).await;
 }

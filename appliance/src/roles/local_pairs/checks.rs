@@ -25,7 +25,7 @@ impl Appliance {
     pub(super) fn check_local_pair(&self, request: &LocalPairCreate) -> Result<Wanted, ErrorBody> {
         let LocalPairCreate { source: source_name, target: target_name, rate } = request;
         if *rate == Some(0) {
-            return Err(invalid("at a rate of 0 a copy never ends"));
+            return Err(invalid("at a rate of 0 a copy would never end: use a larger --rate"));
         }
         let (source, target) = (self.volume(source_name)?, self.volume(target_name)?);
         if source_name == target_name {

@@ -5,16 +5,13 @@ use tidemark_common::record::{MarkerRecord, Place};
 
 use super::*;
 use crate::roles::give_up::tests::add_copy_with_history;
-use crate::service::tests::{Faults, appliance, copy_record};
+use crate::service::tests::{Faults, add_copy, appliance, copy_record, with_copy};
 
 /// As a kill leaves it right before the cut of a failover to an older marker: what is kept is the journal that the copy goes on with.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_the_journal_still_is_neither_listed_nor_opened_as_lost() {
-    let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
-    let appliance = appliance(directory.path(), &faults);
-    let record = copy_record("g", [7; 16]);
-    appliance.catalog.put_group(&record).unwrap();
-    appliance.start_groups().await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (appliance, _, ()) = with_copy(directory.path(), &Arc::default(), add_copy).await;
     let (journal, lost) = (appliance.journal_folder(GroupId([7; 16])), appliance.lost_folder(GroupId([7; 16])));
     let (same, copied) = (lost.join(tail_name(0, 5)), lost.join(tail_name(0, 6)));
     [&same, &copied].into_iter().for_each(|tail| std::fs::create_dir_all(tail).unwrap());
@@ -79,6 +76,33 @@ async fn what_a_failover_had_kept_stays_as_long_as_the_journal_does_not_have_all
     let told = appliance.fail_over("g", &request).await.unwrap_err();
     assert!(told.message.contains("lost discard g generation-1-after-marker-2"), "{told:?}");
     assert!(more.exists());
+    appliance.stop_groups().await;
+}
+
+/// Broken off, the command's export goes on: given again, it wrote into the same file, which had its name before all of it was there.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_exports_do_not_write_one_file_and_one_under_way_is_in_status() {
+    let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+    let appliance = appliance(directory.path(), &faults);
+    appliance.catalog.put_group(&copy_record("g", [7; 16])).unwrap();
+    appliance.start_groups().await.unwrap();
+    let id = GroupId([7; 16]);
+    let (journal, tail) = (appliance.journal_folder(id), appliance.lost_folder(id).join(tail_name(0, 6)));
+    std::fs::create_dir_all(&tail).unwrap();
+    for name in appliance.disk.list(&journal).unwrap().into_iter().filter(|name| name.ends_with(".segment")) {
+        std::fs::copy(journal.join(&name), tail.join(&name)).unwrap();
+    }
+    let to = directory.path().join("exported").display().to_string();
+    let request = LostExport { volume: "v".into(), to: to.clone() };
+    let export = || appliance.export_lost("g", &tail_name(0, 6), &request).unwrap_err().message;
+    let under_way = appliance.lost_exports.begin("g", &tail_name(0, 6), &request).unwrap();
+    under_way.reaches(1, 4);
+    let shown = appliance.status_now().lost_exports;
+    assert_eq!(shown.iter().map(|one| (&*one.to, one.progress.done_bytes)).collect::<Vec<_>>(), [(&*to, 1)]);
+    assert!(export().contains("is writing") && export().contains(&to), "{}", export());
+    drop(under_way);
+    assert!(export().contains("knows no volume"), "{}", export());
+    assert!(appliance.status_now().lost_exports.is_empty());
     appliance.stop_groups().await;
 }
 

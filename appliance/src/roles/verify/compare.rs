@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tidemark_common::api::types::{CopyProgress, ErrorBody, PairStatus};
 use tidemark_common::catalog::VerifyRecord;
+use tidemark_common::clock::{Clock, within};
 use tidemark_common::differential::{Bitmap, BitmapError};
 use tidemark_common::extent::Extent;
 use tidemark_common::ids::VolumeIndex;
@@ -21,7 +22,7 @@ use tidemark_primary::ship::Pair;
 use tidemark_primary::verify::{Since, VerifyError, regions};
 
 use super::super::appliance::{Appliance, failed, refused};
-use super::super::rejoin::{ANSWER_TIMEOUT, answer, answer_within, unexpected};
+use super::super::rejoin::{ANSWER_TIMEOUT, answer, answered, unexpected};
 use super::job::Kept;
 use super::{is_up, volumes_of};
 
@@ -69,6 +70,7 @@ struct Asking<'a> {
     control: ControlSender,
     answers: ControlReceiver,
     peer: &'a str,
+    clock: &'a dyn Clock,
 }
 
 impl Drop for Asking<'_> {
@@ -80,7 +82,8 @@ impl Drop for Asking<'_> {
 impl Asking<'_> {
     async fn hold(&mut self, request: &Verify) -> Result<u64, ErrorBody> {
         self.control.send(&Message::Verify(request.clone())).await.map_err(failed)?;
-        match answer_within(HELD_TIMEOUT, &mut self.answers, self.peer).await? {
+        let came = within(self.clock, HELD_TIMEOUT, self.answers.recv()).await;
+        match answered(came, HELD_TIMEOUT, self.peer)? {
             Message::Held { marker } => Ok(marker),
             other => Err(unexpected(self.peer, other)),
         }
@@ -159,9 +162,9 @@ impl Appliance {
         Ok(found.different)
     }
 
-    async fn ask<'a>(&self, peer: &'a str) -> Result<Asking<'a>, ErrorBody> {
+    async fn ask<'a>(&'a self, peer: &'a str) -> Result<Asking<'a>, ErrorBody> {
         let (connection, control, answers) = self.call(peer).await?;
-        Ok(Asking { connection, control, answers, peer })
+        Ok(Asking { connection, control, answers, peer, clock: &*self.clock })
     }
 
     /// Compares what is busy, at so many markers at most.
@@ -428,9 +431,37 @@ pub(super) const LOOK_DOWN: Duration = Duration::from_millis(200);
 #[cfg(test)]
 mod tests {
     use tidemark_common::catalog::{GroupRecord, PairRecord};
+    use tidemark_common::clock::HandClock;
 
+    use super::super::looked::tests::while_time_passes;
     use super::*;
+    use crate::roles::dirty::tests::endpoint;
     use crate::service::tests::{Faults, appliance};
+
+    /// A copy takes two minutes to apply what it permitted, and says so when that is not enough; one that hangs says nothing.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_copy_that_is_slow_is_waited_for_and_one_that_hangs_is_given_up() {
+        let clock = HandClock::default();
+        let ((_, near), (id, far)) = (endpoint(), endpoint());
+        let address = far.local_addr().unwrap().to_string();
+        let (dialed, accepted) = tokio::join!(near.dial(&address, id), far.accept());
+        let (connection, copy) = (dialed.unwrap(), accepted.unwrap());
+        let (control, answers) = connection.open_control().await.unwrap();
+        let mut asking = Asking { connection, control, answers, peer: "west", clock: &clock };
+        let (version_min, version_max) = (Versions::OURS.min, Versions::OURS.max);
+        let request = Verify { version_min, version_max, group: [7; 16], generation: 1 };
+        let answers_late = async {
+            let (answering, mut incoming) = copy.accept_control().await.unwrap();
+            incoming.recv().await.unwrap();
+            clock.set(HELD_TIMEOUT - Duration::from_nanos(1));
+            answering.send(&Message::Held { marker: 7 }).await.unwrap();
+            (answering, incoming)
+        };
+        let (held, _line) = tokio::join!(asking.hold(&request), answers_late);
+        assert_eq!(held.unwrap(), 7);
+        let hung = while_time_passes(&clock, HELD_TIMEOUT, asking.hold(&request)).await.unwrap_err();
+        assert_eq!(hung.message, "'west' did not answer within 130s");
+    }
 
     /// The copy is waited for, or the disk here: nobody saw that it ran, nor that it stood.
     #[tokio::test(flavor = "multi_thread")]

@@ -116,9 +116,14 @@ impl Drop for Unended<'_> {
 }
 
 impl Appliance {
+    /// The report, or as much of it as there is now when nobody waits for it.
+    pub(super) async fn attend_unless_in_background(&self, job: &Job, pair: &Pair, request: &VerifyRequest) -> Ended {
+        if request.background { self.report(&job.group, &job.of) } else { self.attend(job, pair, request).await }
+    }
+
     /// Waits for the report. Who goes away before it is there breaks the comparison off; a pair that is down, and a stop of
     /// the service, only end the waiting.
-    pub(super) async fn attend(&self, job: &Job, pair: &Pair, request: &VerifyRequest) -> Ended {
+    async fn attend(&self, job: &Job, pair: &Pair, request: &VerifyRequest) -> Ended {
         let mut waits = Waits { job, stop: &self.comparisons.stop, is_answered: false };
         let group = &job.group;
         let mut ended = job.ended.subscribe();
@@ -402,7 +407,8 @@ impl Kept<'_> {
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
-    use tidemark_common::api::types::ComparisonState;
+    use tidemark_common::api::types::{ComparisonState, VerifyAction};
+    use tidemark_common::catalog::{GroupRecord, PairRecord, PairStateRecord};
     use tidemark_common::ids::GroupId;
 
     use super::super::Known;
@@ -465,6 +471,41 @@ mod tests {
         assert_eq!(shows(), Some(0));
         appliance.keep_comparison(&of, VerifyRecord { cursor: (1, 1 << 16), ..runs }).unwrap();
         assert_eq!(shows(), Some(1 << 16));
+    }
+
+    /// A terminal had to stay open for as long as it took, which may be days with a rate.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_comparison_in_the_background_runs_though_nobody_waits_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let appliance = appliance(directory.path(), &Arc::default());
+        let pair = PairRecord { state: PairStateRecord::Paired, ..PairRecord::new("west", 0) };
+        let record = GroupRecord { pairs: vec![pair], ..GroupRecord::new("g", [7; 16]) };
+        appliance.catalog.put_group(&record).unwrap();
+        appliance.start_groups().await.unwrap();
+        let primary = appliance.primary("g").unwrap();
+        let (pair, of): (_, Of) = (primary.pair("west").unwrap(), (GroupId([7; 16]), "west".into()));
+        let asked = |action: VerifyAction| VerifyRequest {
+            to: "west".into(),
+            repair: false,
+            rate_bytes_per_second: Some(1 << 20),
+            wait_ms: None,
+            action,
+            background: !matches!(action, VerifyAction::Suspend),
+        };
+        let begin = asked(VerifyAction::Begin);
+        // It waits for its pair, which is down.
+        let job = appliance.begin_comparison(&primary, &of, &begin).await.unwrap();
+        let told = appliance.attend_unless_in_background(&job, &pair, &begin).await.unwrap();
+        assert!(!told.complete && !job.is_attended());
+        let told = appliance.verify("g", &asked(VerifyAction::Resume)).await.unwrap();
+        assert!(!told.complete && !job.is_attended());
+        let again = appliance.begin_comparison(&primary, &of, &begin).await.map(drop).unwrap_err();
+        assert!(again.message.contains("is being compared with 'west' already"), "{}", again.message);
+        let state = || appliance.comparisons.record(&of).map(|record| record.state);
+        assert_eq!(state(), Some(VerifyStateRecord::Runs));
+        appliance.verify("g", &asked(VerifyAction::Suspend)).await.unwrap();
+        assert_eq!(state(), Some(VerifyStateRecord::Stands));
+        appliance.stop_groups().await;
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidemark_common::clock::within;
 use tidemark_common::ids::VolumeIndex;
 use tidemark_common::limits::REGION_BYTES;
 use tidemark_common::link::{Connection, ControlReceiver, ControlSender};
@@ -15,7 +16,7 @@ use tidemark_secondary::group::Secondary;
 use tidemark_secondary::image_point::Asked;
 use tidemark_secondary::state::{Hold, Looking};
 
-use super::super::appliance::{Appliance, Engine};
+use super::super::appliance::{Appliance, refuse};
 use super::compare::{BATCH, HELD_TIMEOUT, LOOK};
 
 /// The copy has applied what it permitted within this time, or nothing can be compared. Under full load it is that far behind.
@@ -34,25 +35,26 @@ impl Appliance {
         first: &Verify,
     ) -> Result<(), Refused> {
         agree(Versions::OURS, Versions { min: first.version_min, max: first.version_max })?;
-        let secondary = self.copy_of(connection, first)?;
-        let refuse = |message: String| Refused { refusal: Refusal::Unready, message, generation: 0 };
-        let Some(mut looked) = self.look_for(connection, &secondary).await.map_err(refuse)? else { return Ok(()) };
+        let caller = connection.peer().0;
+        let copy = self.group_asked_for(&first.group)?.copy_for(caller, first.generation, &self.config.name);
+        let secondary = copy.map_err(|message| refuse(Refusal::Conflict, 0, message))?;
+        let unready = |message: String| refuse(Refusal::Unready, 0, message);
+        let Some(mut looked) = self.look_for(connection, &secondary).await.map_err(unready)? else { return Ok(()) };
         let mut reply = Message::Held { marker: looked.marker() };
         loop {
             if secondary.state().is_stopping() {
                 // Who runs the group from now on writes the volumes: what was read may be neither of the marker nor of a copy.
                 return Ok(());
             }
-            control.send(&reply).await.map_err(|error| refuse(error.to_string()))?;
-            let next = tokio::time::timeout(SILENCE, incoming.recv()).await;
-            reply = match next {
-                Ok(Ok(Some(Message::Ask { volume, offset, regions }))) => {
+            control.send(&reply).await.map_err(|error| unready(error.to_string()))?;
+            reply = match within(&*self.clock, SILENCE, incoming.recv()).await {
+                Some(Ok(Some(Message::Ask { volume, offset, regions }))) => {
                     let told = tokio::task::block_in_place(|| looked.digests(&secondary, volume, offset, regions));
-                    Message::Digests { digests: told.map_err(refuse)? }
+                    Message::Digests { digests: told.map_err(unready)? }
                 }
-                Ok(Ok(Some(Message::Verify(_)))) => {
+                Some(Ok(Some(Message::Verify(_)))) => {
                     drop(looked);
-                    let Some(next) = self.look_for(connection, &secondary).await.map_err(refuse)? else {
+                    let Some(next) = self.look_for(connection, &secondary).await.map_err(unready)? else {
                         return Ok(());
                     };
                     looked = next;
@@ -62,23 +64,6 @@ impl Appliance {
                 _ => return Ok(()),
             };
         }
-    }
-
-    fn copy_of(&self, connection: &Connection, request: &Verify) -> Result<Arc<Secondary>, Refused> {
-        let here = &self.config.name;
-        let refuse = |message: String| Refused { refusal: Refusal::Conflict, message, generation: 0 };
-        let group = self.group_asked_for(&request.group)?;
-        let record = group.keeper.get();
-        let Engine::Secondary(secondary) = group.engine.read().clone() else {
-            return Err(refuse(format!("group '{}' is no copy on '{here}'", record.name)));
-        };
-        if record.primary != Some(connection.peer().0) || record.generation != request.generation {
-            return Err(refuse(format!(
-                "group '{}' on '{here}' is the copy of another appliance or generation",
-                record.name
-            )));
-        }
-        Ok(secondary)
     }
 
     /// `None`: who asked is gone, and the copy goes on.
@@ -193,28 +178,82 @@ fn digests_of(secondary: &Secondary, volume: u32, offset: u64, count: u32) -> Re
 }
 
 #[cfg(test)]
-mod tests {
-    use tidemark_common::catalog::Batch;
+pub(super) mod tests {
+    use std::pin::pin;
+
+    use tidemark_common::catalog::{Batch, GroupRecord};
+    use tidemark_common::clock::{Clock, HandClock};
     use tidemark_common::ids::GroupId;
     use tidemark_common::lease::{Lease, LeaseKind, leases};
     use tidemark_common::markers::kept;
     use tidemark_common::record::MarkerRecord;
 
     use super::*;
-    use crate::roles::stop_copy::tests::copy_of;
-    use crate::service::tests::{Faults, appliance, copy_record};
+    use crate::roles::dirty::tests::endpoint;
+    use crate::service::tests::{Faults, appliance, appliance_by, copy_of, copy_record};
+
+    /// What comes of something while so much time passes again and again: who still waits then does so for ever.
+    pub(in super::super) async fn while_time_passes<T>(
+        clock: &HandClock,
+        time: Duration,
+        what: impl Future<Output = T>,
+    ) -> T {
+        let mut what = pin!(what);
+        for _ in 0..4_000 {
+            clock.set(clock.monotonic() + time);
+            if let Ok(came) = tokio::time::timeout(LOOK, what.as_mut()).await {
+                return came;
+            }
+        }
+        panic!("it is waited for without end")
+    }
+
+    /// A copy at marker 7, which has no volumes.
+    fn add_copy(appliance: &Appliance, record: &GroupRecord) {
+        let marker = MarkerRecord { number: 7, boundary_seq: 0, time_ns: 0, freeze_ns: 0, tag: None };
+        let mut batch = Batch::new();
+        batch.put_group(record).unwrap();
+        batch.put_markers(GroupId(record.id), &[kept(&marker)]).unwrap();
+        appliance.catalog.commit(batch).unwrap();
+    }
+
+    /// A primary that hangs does not end a conversation: the copy stood with it, and its journal filled.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_copy_stands_for_who_asks_and_goes_on_when_nothing_was_asked_for_two_minutes() {
+        let (directory, clock) = (tempfile::tempdir().unwrap(), Arc::new(HandClock::default()));
+        let appliance = appliance_by(directory.path(), &Arc::<Faults>::default(), Arc::clone(&clock));
+        let ((primary_id, near), (id, far)) = (endpoint(), endpoint());
+        add_copy(&appliance, &GroupRecord { primary: Some(primary_id.0), ..copy_record("g", [7; 16]) });
+        appliance.start_groups().await.unwrap();
+        let held = || leases(&appliance.status_now(), appliance.clock.wall()).len();
+        let address = far.local_addr().unwrap().to_string();
+        let (dialed, accepted) = tokio::join!(near.dial(&address, id), far.accept());
+        let (primary, connection) = (dialed.unwrap(), accepted.unwrap());
+        let (control, mut answers) = primary.open_control().await.unwrap();
+        let (version_min, version_max) = (Versions::OURS.min, Versions::OURS.max);
+        let asks = Verify { version_min, version_max, group: [7; 16], generation: 1 };
+        control.send(&Message::Verify(asks.clone())).await.unwrap();
+        let (answering, mut incoming) = connection.accept_control().await.unwrap();
+        incoming.recv().await.unwrap();
+        let (copy, first) = (Arc::clone(&appliance), asks.clone());
+        let verifying =
+            tokio::spawn(async move { copy.let_verify(&connection, &answering, &mut incoming, &first).await });
+        assert!(matches!(answers.recv().await, Ok(Some(Message::Held { marker: 7 }))));
+        clock.set(SILENCE - Duration::from_nanos(1));
+        control.send(&Message::Verify(asks)).await.unwrap();
+        assert!(matches!(answers.recv().await, Ok(Some(Message::Held { marker: 7 }))), "it still stands");
+        assert_eq!(held(), 1);
+        while_time_passes(&clock, SILENCE, verifying).await.unwrap().unwrap();
+        assert_eq!(held(), 0);
+        appliance.stop_groups().await;
+    }
 
     /// The volumes stood, the journal filled, and what was said of that sent people to `tidemark leases`, where nothing was.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_comparison_is_a_lease_where_the_copy_is_too() {
         let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
         let appliance = appliance(directory.path(), &faults);
-        let record = copy_record("g", [7; 16]);
-        let marker = MarkerRecord { number: 7, boundary_seq: 0, time_ns: 0, freeze_ns: 0, tag: None };
-        let mut batch = Batch::new();
-        batch.put_group(&record).unwrap();
-        batch.put_markers(GroupId(record.id), &[kept(&marker)]).unwrap();
-        appliance.catalog.commit(batch).unwrap();
+        add_copy(&appliance, &copy_record("g", [7; 16]));
         appliance.start_groups().await.unwrap();
         let group = appliance.group("g").unwrap();
         let copy = copy_of(&group);

@@ -41,9 +41,6 @@ use job::{Broken, Job};
 /// Differences listed one by one.
 const LISTED: usize = 10_000;
 
-/// Between two looks whether comparisons are still of what is there.
-const SETTLE: Duration = Duration::from_secs(1);
-
 /// What a comparison is of: a group, and the peer with the copy.
 type Of = (GroupId, String);
 
@@ -99,10 +96,10 @@ impl Appliance {
             VerifyAction::Begin => {
                 self.wait_until_up(name, &pair, request.wait_ms).await?;
                 let job = self.begin_comparison(&primary, &of, request).await?;
-                self.attend(&job, &pair, request).await
+                self.attend_unless_in_background(&job, &pair, request).await
             }
             VerifyAction::Resume => match self.resume_comparison(name, &pair, &of, request).await? {
-                Some(job) => self.attend(&job, &pair, request).await,
+                Some(job) => self.attend_unless_in_background(&job, &pair, request).await,
                 None => self.report(name, &of),
             },
             VerifyAction::Suspend | VerifyAction::Cancel => self.break_off(name, &of, request.action).await,
@@ -122,6 +119,13 @@ impl Appliance {
                 return Err(refused(format!(
                     "group '{name}' is being compared with '{peer}', and somebody waits for the report: wait for it with `tidemark verify {name} \
                      --to {peer} --resume`, or break it off with `--suspend` or `--cancel`",
+                    peer = of.1
+                )));
+            }
+            if request.background {
+                return Err(refused(format!(
+                    "group '{name}' is being compared with '{peer}' already: `tidemark status` shows how far that is, and `tidemark verify {name} --to \
+                     {peer} --cancel` ends it",
                     peer = of.1
                 )));
             }
@@ -145,7 +149,7 @@ impl Appliance {
             resumed_at_bytes: 0,
             took_ms: 0,
         };
-        self.start_comparison(&name, of, record, true)
+        self.start_comparison(&name, of, record, !request.background)
     }
 
     /// `None`: it has ended, and its report is there.
@@ -170,7 +174,9 @@ impl Appliance {
                     "the comparison of group '{name}' with '{peer}' runs: `--suspend` it first, then `--resume` it with another rate or with --repair"
                 )));
             }
-            job.attended();
+            if !request.background {
+                job.attended();
+            }
             return Ok(Some(job));
         }
         let mends = request.repair && !record.repair && record.differed.is_some();
@@ -186,7 +192,7 @@ impl Appliance {
         let rate = request.rate_bytes_per_second.or(record.rate);
         let repair = record.repair || request.repair;
         let record = VerifyRecord { state: VerifyStateRecord::Runs, reason: None, rate, repair, ..record };
-        self.start_comparison(name, of, record, true).map(Some)
+        self.start_comparison(name, of, record, !request.background).map(Some)
     }
 
     async fn break_off(&self, name: &str, of: &Of, action: VerifyAction) -> Result<VerifyReport, ErrorBody> {
@@ -214,14 +220,14 @@ impl Appliance {
 
     /// In the catalogue first: what is still there would come back with the next start.
     fn forget_record(&self, of: &Of) -> Result<(), ErrorBody> {
-        tokio::task::block_in_place(|| self.catalog.delete_verify(of.0, &of.1)).map_err(failed)?;
+        self.catalog.delete_verify(of.0, &of.1).map_err(failed)?;
         self.comparisons.known.lock().remove(of);
         Ok(())
     }
 
     /// In the catalogue first.
     fn keep_comparison(&self, of: &Of, record: VerifyRecord) -> Result<(), ErrorBody> {
-        tokio::task::block_in_place(|| self.catalog.put_verify(of.0, &of.1, &record)).map_err(failed)?;
+        self.catalog.put_verify(of.0, &of.1, &record).map_err(failed)?;
         let now = Known::of(record);
         let mut known = self.comparisons.known.lock();
         match known.get_mut(of) {
@@ -306,13 +312,6 @@ impl Appliance {
         }
     }
 
-    /// Looks after them until the service stops.
-    pub(crate) async fn watch_comparisons(self: Arc<Self>) {
-        while self.comparisons.stop.run_until_cancelled(tokio::time::sleep(SETTLE)).await.is_some() {
-            self.settle_comparisons().await;
-        }
-    }
-
     /// Why a comparison is not of what is there now.
     fn why_over(&self, of: &Of, generation: u64, volumes: &[(u32, u64)]) -> Option<&'static str> {
         let Some(group) = self.group_by_id(of.0) else { return Some("its group was deleted") };
@@ -388,7 +387,7 @@ impl Appliance {
             if is_up(&status) {
                 return Ok(());
             }
-            match deadline {
+            match deadline.filter(|_| !is_at_rest(status.state)) {
                 None => {
                     return Err(refused(format!(
                         "{}: {}",
@@ -459,12 +458,21 @@ fn is_up(status: &PairStatus) -> bool {
         && matches!(status.state, PairState::Paired | PairState::CatchingUp | PairState::Resync)
 }
 
-/// What a person does before it can be compared. Only a return ends what a failover has begun: to wait for that is to wait for a person.
+/// A change of roles has ended the pair. Only a return makes it one again: to wait for that is to wait for a person.
+const fn is_at_rest(state: PairState) -> bool {
+    matches!(state, PairState::FailedOver | PairState::Fenced)
+}
+
+/// What a person does before it can be compared.
 fn when_up(group: &str, peer: &str, state: PairState) -> String {
     match state {
-        PairState::FailedOver => {
-            format!("`tidemark rejoin {group}` on '{peer}' makes it the copy again, and then it can be compared")
-        }
+        PairState::FailedOver => format!(
+            "this side took over from '{peer}', which is no copy now. `tidemark rejoin {group}` on '{peer}' makes it the copy again, and then it \
+             can be compared"
+        ),
+        PairState::Fenced => format!(
+            "another side took over. `tidemark rejoin {group}` here makes this side its copy, and then it can be compared from over there"
+        ),
         _ => "compare when it is paired, or with --wait".into(),
     }
 }
@@ -479,7 +487,10 @@ pub(crate) fn down(group: &str, status: &PairStatus) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tidemark_common::catalog::{GroupRecord, PairRecord};
+
     use super::*;
+    use crate::service::tests::{Faults, appliance};
 
     /// It was advised to wait, for what a person has to do.
     #[test]
@@ -487,5 +498,31 @@ mod tests {
         let told = when_up("g", "east", PairState::FailedOver);
         assert!(told.contains("`tidemark rejoin g` on 'east'") && !told.contains("--wait"), "{told}");
         assert!(when_up("g", "east", PairState::Suspended).contains("--wait"));
+        assert!(!when_up("g", "east", PairState::Fenced).contains("--wait"));
+    }
+
+    /// With --wait it waited to the last second for what no time brings, and ended as if there had been too little of it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_comparison_over_a_pair_that_was_failed_over_is_refused_though_it_may_wait() {
+        let (directory, faults) = (tempfile::tempdir().unwrap(), Arc::new(Faults::default()));
+        let appliance = appliance(directory.path(), &faults);
+        let west = PairRecord { state: PairStateRecord::FailedOver, ..PairRecord::new("west", 0) };
+        let record = GroupRecord { pairs: vec![west], ..GroupRecord::new("g", [7; 16]) };
+        appliance.catalog.put_group(&record).unwrap();
+        appliance.start_groups().await.unwrap();
+        // Over before it is looked at: who waits ends with another answer, and at once.
+        let request = VerifyRequest {
+            to: "west".into(),
+            repair: false,
+            rate_bytes_per_second: None,
+            wait_ms: Some(0),
+            background: false,
+            action: VerifyAction::Begin,
+        };
+        let told = appliance.verify("g", &request).await.unwrap_err();
+        assert_ne!(told.kind, ErrorKind::Timeout, "{}", told.message);
+        assert!(told.message.contains("this side took over from 'west'"), "{}", told.message);
+        assert!(told.message.contains("`tidemark rejoin g` on 'west'"), "{}", told.message);
+        appliance.stop_groups().await;
     }
 }

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::CopyProgress;
+
 /// Writes of an old primary that never reached the other side.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LostTail {
@@ -52,4 +54,19 @@ pub struct LostExport {
     pub volume: String,
     /// Absolute path of a file that is not there yet.
     pub to: String,
+}
+
+/// A `lost export` under way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct LostExportStatus {
+    /// The group.
+    pub group: String,
+    /// What is exported of it, as `lost list` names it.
+    pub name: String,
+    /// The volume, as it was asked for.
+    pub volume: String,
+    /// The file; it has this name when all of it is there.
+    pub to: String,
+    /// How much of what is kept of the journal is in it; that is read twice before, and nothing of it is until then.
+    pub progress: CopyProgress,
 }

@@ -94,6 +94,69 @@ fn a_batch_is_found_whole_or_not_at_all_wherever_the_log_was_torn() {
     }
 }
 
+/// Power is lost while a change of roles is being written, and its batch is larger than a block of the log: of the tail there may be a part, or
+/// all of its length with zeroes, something else, or one sector missing in it. What a start finds is the role, the place and the bitmap of one
+/// moment, or it is refused by name.
+#[test]
+fn a_change_of_roles_is_whole_or_not_there_whatever_a_loss_of_power_left_of_the_log() {
+    const SECTOR: usize = 512;
+    let bits = |seed: u32| -> Vec<u8> {
+        (0_u32..20 << 10).flat_map(|n| n.wrapping_add(seed).wrapping_mul(2_654_435_761).to_le_bytes()).collect()
+    };
+    let in_role = |role: RoleRecord| GroupRecord { role, ..group("pg") };
+    let (directory, catalog) = fresh();
+    let put = |record: &GroupRecord, place: u64, bitmap: &[u8]| {
+        let mut batch = Batch::new();
+        batch.put_group(record).unwrap();
+        batch.put_applied(GROUP, &applied(place)).unwrap();
+        batch.put_markers(GROUP, &[marker(place)]).unwrap();
+        batch.put_bitmap(GROUP, "far", bitmap).unwrap();
+        catalog.commit(batch).unwrap();
+    };
+    let (old, new) = (in_role(RoleRecord::Primary), in_role(RoleRecord::Fenced { by_generation: 9 }));
+    put(&old, 1, &bits(0));
+    let before = usize::try_from(fs::metadata(log_of(directory.path())).unwrap().len()).unwrap();
+    put(&new, 2, &bits(7));
+    let image = killed_now(directory.path());
+    let whole = fs::read(log_of(image.path())).unwrap();
+    assert!(whole.len() - before > 2 * (32 << 10), "it lies in several blocks of the log");
+
+    // How the log reads after a loss of power, by where that struck.
+    let cut = |at: usize| whole[..at].to_vec();
+    let filled = |at: usize, byte: u8| [&whole[..at], &vec![byte; whole.len() - at]].concat();
+    let without_a_sector = |at: usize| {
+        let end = (at + SECTOR).min(whole.len());
+        [&whole[..at], &vec![0_u8; end - at], &whole[end..]].concat()
+    };
+    let edges = [before, before + 1, before + 7, before + 8, whole.len() - 1];
+    let (mut opened, mut refused) = (0, 0);
+    for at in (before..whole.len()).step_by(3_001).chain(edges) {
+        let tails =
+            [("cut", cut(at)), ("zeroes", filled(at, 0)), ("ones", filled(at, 0xff)), ("a hole", without_a_sector(at))];
+        for (what, log) in tails {
+            let image = killed_now(directory.path());
+            fs::write(log_of(image.path()), log).unwrap();
+            let after = match open(image.path()) {
+                Ok(after) => after,
+                Err(error) => {
+                    assert!(what != "cut", "what was cut short was never answered: {error}");
+                    assert!(matches!(error, CatalogError::FilesDamaged { .. }), "{what} at {at}: {error}");
+                    refused += 1;
+                    continue;
+                }
+            };
+            opened += 1;
+            let found = after.group("pg").unwrap().unwrap();
+            let (place, bitmap) = if found == new { (2, bits(7)) } else { (1, bits(0)) };
+            assert!(found == new || found == old, "{what} at {at}: {found:?}");
+            assert_eq!(after.applied(GROUP).unwrap(), Some(applied(place)), "{what} at {at}");
+            assert_eq!(after.markers(GROUP, 1).unwrap(), [marker(place)], "{what} at {at}");
+            assert!(after.bitmap(GROUP, "far").unwrap() == Some(bitmap), "{what} at {at}");
+        }
+    }
+    assert!(opened > 0 && refused > 0, "{opened} opened, {refused} refused");
+}
+
 #[test]
 fn a_batch_that_is_not_committed_changes_nothing() {
     let (_directory, catalog) = fresh();

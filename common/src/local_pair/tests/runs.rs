@@ -15,6 +15,7 @@ enum Act {
     Flush,
     Resync,
     Reverse,
+    Restore,
     Kill,
 }
 
@@ -52,9 +53,25 @@ fn take(rig: &mut Rig, act: &Act) -> Result<(), String> {
         Act::Flush if state == State::Split => rig.flush().map_err(text),
         Act::Resync if state == State::Split => rig.pair().resync().map_err(text),
         Act::Reverse if state == State::Split => rig.pair().reverse().map_err(text),
+        Act::Restore if state == State::Reverse => restore(rig),
         Act::Kill => rig.try_restart(rig.disk.clone()),
         _ => Ok(()),
     }
+}
+
+/// As who restores does it: what differs is written to the source, as a host would, and when that is durable the two are a pair again.
+fn restore(rig: &mut Rig) -> Result<(), String> {
+    let mut target = vec![0; SIZE as usize];
+    rig.pair().target().file.read_exact_at(&mut target, 0).map_err(|error| error.to_string())?;
+    for range in rig.pair().to_restore() {
+        let mut at = range.offset;
+        for run in target[range.offset as usize..range.end() as usize].chunk_by(|one, next| one == next) {
+            rig.write(at, run.len() as u64, run[0])?;
+            at += run.len() as u64;
+        }
+    }
+    rig.record()?;
+    rig.pair().restored().map_err(|error| error.to_string())
 }
 
 proptest! {
@@ -134,12 +151,12 @@ proptest! {
 
 /// A short run with everything in it that changes a disk or the catalogue.
 fn short_run() -> Vec<Act> {
-    use Act::{Flush, Kill, Record, Resync, Reverse, Split, Step, TargetWrite, Write};
+    use Act::{Flush, Kill, Record, Restore, Resync, Reverse, Split, Step, TargetWrite, Write};
     let steps = || std::iter::repeat_n(Step, 8);
     let mut run = vec![Write(0, SIZE, 1), Record, Step, Split, Write(65_536, 4096, 2), TargetWrite(0, 8192, 7), Flush];
     run.extend([TargetWrite(131_072, 512, 9), Step, Kill, Write(200_704, 1024, 0), Record, Resync, Step]);
     run.extend([Write(0, 512, 3), Step, Split, TargetWrite(66_048, 512, 6)]);
-    run.extend(steps().chain([Flush, Write(4096, 512, 4), Reverse]));
+    run.extend(steps().chain([Flush, Write(4096, 512, 4), Reverse, Restore, Write(8192, 512, 5), Step, Split]));
     run
 }
 
@@ -163,7 +180,7 @@ fn left(disk: &MemoryDisk, power: Option<u64>) -> MemoryDisk {
 #[test]
 fn a_death_at_any_change_of_a_disk_and_in_the_start_after_it_costs_no_image_and_no_mark() {
     let (whole, ended) = run_and_die(u64::MAX);
-    assert!(ended && whole.pair().state() == State::Reverse, "{:?}", whole.pair().record());
+    assert!(ended && whole.pair().state() == State::Split, "{:?}", whole.pair().record());
     let all = whole.disk.effects();
     for power in [None, Some(1), Some(2)] {
         for first in 0..all {

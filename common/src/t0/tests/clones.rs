@@ -44,6 +44,37 @@ fn content(clone: &CloneVolume) -> Vec<u8> {
     bytes
 }
 
+/// Changes a clone, and what it is to hold, the newest last: what it held since its last flush. Whether that was done.
+fn take(clone: &CloneVolume, change: &Change, versions: &mut Vec<Vec<u8>>) -> bool {
+    let mut next = versions.last().unwrap().clone();
+    let done = match *change {
+        Change::Write(offset, length, byte) => {
+            next[offset as usize..(offset + length) as usize].fill(byte);
+            clone.write(offset, &vec![byte; length as usize]).is_ok()
+        }
+        Change::Zero(offset, length) => {
+            next[offset as usize..(offset + length) as usize].fill(0);
+            clone.zero(offset, length).is_ok()
+        }
+        Change::Flush => clone.flush().is_ok(),
+    };
+    if done && matches!(change, Change::Flush) {
+        versions.clear();
+    }
+    versions.push(next);
+    done
+}
+
+/// Each sector holds what it held at the last flush, or a later version of it.
+fn assert_legal(found: &[u8], versions: &[Vec<u8>], what: &str) {
+    for sector in 0..SIZE / 512 {
+        let range = sector * 512..(sector + 1) * 512;
+        let legal = versions.iter().any(|version| version[range.clone()] == found[range.clone()]);
+        let holds = found[range.start];
+        assert!(legal, "{what}: sector {sector} holds {holds}, which it never held since the last flush");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
@@ -63,38 +94,68 @@ proptest! {
         let mut versions = vec![vec![1_u8; SIZE]];
         let mut broken = false;
         for change in &changes {
-            let mut next = versions.last().unwrap().clone();
-            let done = match *change {
-                Change::Write(offset, length, byte) => {
-                    next[offset as usize..(offset + length) as usize].fill(byte);
-                    clone.write(offset, &vec![byte; length as usize]).is_ok()
-                }
-                Change::Zero(offset, length) => {
-                    next[offset as usize..(offset + length) as usize].fill(0);
-                    clone.zero(offset, length).is_ok()
-                }
-                Change::Flush => clone.flush().is_ok(),
-            };
-            versions.push(next);
-            if !done {
+            if !take(&clone, change, &mut versions) {
                 broken = true;
                 break;
             }
             prop_assert_eq!(&content(&clone), versions.last().unwrap());
-            if matches!(change, Change::Flush) {
-                versions.drain(..versions.len() - 1);
-            }
         }
         if !broken {
             clone.flush().ok();
         }
         let crashed = rig.disk.crash(seed);
         rig.restart(crashed);
-        let found = content(&cloned(&rig, 64 << 20).unwrap());
-        for sector in 0..SIZE / 512 {
-            let range = sector * 512..(sector + 1) * 512;
-            let legal = versions.iter().any(|version| version[range.clone()] == found[range.clone()]);
-            prop_assert!(legal, "sector {} holds {} which it never held since the last flush", sector, found[range.start]);
+        assert_legal(&content(&cloned(&rig, 64 << 20).unwrap()), &versions, "after the crash");
+    }
+}
+
+/// A short run with everything in it that changes a clone; it dies after so many changes of the disk. What it may hold then, and how many there were.
+fn run_and_die(after: u64) -> (Rig, Vec<Vec<u8>>, u64) {
+    use Change::{Flush, Write, Zero};
+    let mut rig = Rig::new(64 << 20);
+    rig.write(extent(0, SIZE as u64), 1).unwrap();
+    rig.begin().unwrap();
+    rig.write(extent(0, 30_000), 2).unwrap();
+    rig.file.sync().unwrap();
+    let clone = cloned(&rig, 64 << 20).unwrap();
+    let begun = rig.disk.effects();
+    rig.disk.power_off_after(after);
+    let mut versions = vec![vec![1_u8; SIZE]];
+    let mut run = vec![Write(0, 8192, 5), Flush, Write(512, 1024, 6), Write(16_384, 4096, 7), Zero(4096, 12_288)];
+    run.extend([Flush, Zero(19_968, 512), Write(0, 4096, 8), Flush, Zero(0, 4096), Write(61_440, 4096, 9)]);
+    for change in &run {
+        if !take(&clone, change, &mut versions) {
+            break;
+        }
+    }
+    let changes = rig.disk.effects() - begun;
+    (rig, versions, changes)
+}
+
+/// All of them, each followed by a second death, or loss of power, at every change of the start that comes after it.
+#[test]
+fn a_death_at_any_change_of_a_clone_and_in_the_start_after_it_costs_nothing_that_was_flushed() {
+    let (_, _, all) = run_and_die(u64::MAX);
+    assert!(all > 10, "{all} changes");
+    let left = |disk: &MemoryDisk, power: Option<u64>| power.map_or_else(|| disk.outlive(), |seed| disk.crash(seed));
+    for power in [None, Some(1), Some(2)] {
+        for first in 0..all {
+            for second in 0.. {
+                let what = format!("after {first} changes, then {second}, power lost {power:?}");
+                let (mut rig, versions, _) = run_and_die(first);
+                let again = left(&rig.disk, power);
+                again.power_off_after(second);
+                let opened = rig.try_restart(again.clone()).ok().and_then(|()| cloned(&rig, 64 << 20).ok());
+                let whole = opened.is_some();
+                let clone = opened.unwrap_or_else(|| {
+                    rig.restart(left(&again, power));
+                    cloned(&rig, 64 << 20).unwrap_or_else(|error| panic!("{what}: {error}"))
+                });
+                assert_legal(&content(&clone), &versions, &what);
+                if whole {
+                    break;
+                }
+            }
         }
     }
 }

@@ -22,10 +22,10 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// Measures.
 pub(crate) fn measure(plan: &Plan, folder: &Path, report: &mut Report) {
     // QEMU's copies before a write, beyond its rate: it must not be over while its host is looked at.
-    let seconds = plan.half_seconds.clamp(4, 6);
+    let seconds = plan.half_seconds.clamp(3, 6);
     let bytes = (RATE_MIB << 20) * (2 * seconds + 6);
     let (mut calm, mut beside, mut calm_theirs, mut free) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for round in 0..plan.copy_rounds.max(3) {
+    for round in 0..plan.backup_rounds {
         let ours = with_ours(&folder.join(format!("ours{round}")), bytes, seconds);
         let theirs = with_theirs(&folder.join(format!("theirs{round}")), bytes, seconds);
         calm.push((ours.beside.p99_us, ours.alone.p99_us));
@@ -41,11 +41,11 @@ pub(crate) fn measure(plan: &Plan, folder: &Path, report: &mut Report) {
     let what = "4 KiB random writes, depth 32, while a backup runs";
     report.add(Row::against(what, "/s", &free, Target::RatioAtLeast(1.0), "qsd blockdev-backup"));
     let splits: Vec<_> =
-        (0..plan.copy_rounds.max(3)).map(|n| split(&folder.join(format!("split{n}")), bytes, seconds)).collect();
+        (0..plan.backup_rounds).map(|n| split(&folder.join(format!("split{n}")), bytes, seconds)).collect();
     let what = "4 KiB writes, 1000/s, 99th percentile while a split copies";
     report.add(Row::against(what, "µs", &splits, Target::RatioAtMost(1.1), "the same before the split"));
     let targets: Vec<_> =
-        (0..plan.copy_rounds).map(|n| target(&folder.join(format!("target{n}")), bytes, seconds)).collect();
+        (0..plan.backup_rounds).map(|n| target(&folder.join(format!("target{n}")), bytes, seconds)).collect();
     let what = "4 KiB writes to a target, 1000/s, 99th percentile while it is backed up";
     report.add(Row::against(what, "µs", &targets, Target::RatioAtMost(1.5), "the same without a backup"));
 }

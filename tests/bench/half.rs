@@ -25,7 +25,7 @@ pub(crate) fn measure(plan: &Plan, folder: &Path, report: &mut Report) {
     let rate = Some(most / 2.0);
     let mut rounds = Vec::new();
     let mut ages = Vec::new();
-    for _ in 0..plan.rounds {
+    for _ in 0..plan.half_rounds {
         let done = AtomicBool::new(false);
         let with = std::thread::scope(|scope| {
             let watching = scope.spawn(|| watch(&paired, &done));

@@ -14,7 +14,7 @@ use crate::servers::{Group, Ours};
 
 /// Measures.
 pub(crate) fn measure(plan: &Plan, folder: &Path, report: &mut Report) {
-    let rounds: Vec<_> = (0..plan.copy_rounds)
+    let rounds: Vec<_> = (0..plan.history_rounds)
         .map(|round| {
             let rate = |undo: bool| applied(plan, &folder.join(format!("apply{round}{undo}")), undo);
             (rate(true), rate(false))
@@ -23,7 +23,7 @@ pub(crate) fn measure(plan: &Plan, folder: &Path, report: &mut Report) {
     let what = "apply of scattered 4 KiB writes, old content saved first";
     report.add(Row::against(what, "MB/s", &rounds, Target::Told, "the same without saving"));
     let rounds: Vec<_> =
-        (0..plan.copy_rounds).map(|round| indexed(plan, &folder.join(format!("index{round}")))).collect();
+        (0..plan.history_rounds).map(|round| indexed(plan, &folder.join(format!("index{round}")))).collect();
     let writes = median(rounds.iter().map(|round| round.0));
     let note = format!("{writes:.0} writes in kept frames");
     let per_million = |of: fn(&(f64, f64, f64)) -> f64| median(rounds.iter().map(|round| of(round) / round.0 * 1e6));
@@ -43,7 +43,7 @@ const HISTORY_LIMIT: Duration = Duration::from_secs(60);
 
 /// Writes kept, seconds until a clone behind three quarters of them can be read, and of the slowest of three others at a time.
 fn cloned(plan: &Plan, folder: &Path) -> (f64, f64, f64) {
-    let bytes = (plan.copy_bytes * 4).min(BYTES_MAX);
+    let bytes = (plan.copy_bytes * 2).min(BYTES_MAX);
     let ours =
         Ours::paired(folder, &Group { bytes, interval: "250ms", backing: None, binary: None, journal: Some("32GiB") });
     ours.east.ok(&["group", "set", ours.group(), "--history", "1h"]);
@@ -118,7 +118,7 @@ const SECONDS_MAX: u64 = 3;
 /// A copy to which nothing has been sent of what hosts wrote since.
 fn backlog(plan: &Plan, folder: &Path, interval: &str) -> Ours {
     let group =
-        Group { bytes: (plan.copy_bytes * 4).min(BYTES_MAX), interval, backing: None, binary: None, journal: None };
+        Group { bytes: (plan.copy_bytes * 2).min(BYTES_MAX), interval, backing: None, binary: None, journal: None };
     let ours = Ours::unpaired(folder, &group);
     load::fill(&ours.uri(), group.bytes);
     ours.copy();

@@ -1,10 +1,11 @@
 //! The host path: the same fio jobs on our live pair and on the peers, one after the other, round by round.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::load::{self, JOBS, Job, SEQUENTIAL, Seen};
 use crate::plan::Plan;
-use crate::report::{Point, Report, Row, Target, median};
+use crate::report::{OTHER_BUILD, Point, Report, Row, Target, median};
 use crate::servers::{Group, Kind, Ours, Peer};
 use crate::stages::Usage;
 
@@ -17,7 +18,7 @@ enum Other {
 impl Other {
     fn name(&self) -> &'static str {
         match self {
-            Self::Build(_) => "other build",
+            Self::Build(_) => OTHER_BUILD,
             Self::Peer(peer) => peer.kind.name(),
         }
     }
@@ -73,9 +74,15 @@ fn run_jobs(plan: &Plan, ours: &Ours, others: &[Other], chosen: &dyn Fn(&Job) ->
             Some(long) if *job == SEQUENTIAL => (long, 1),
             _ => (plan.seconds, plan.rounds),
         };
+        // `scripts/profile` waits for these words.
         eprintln!("{}: {rounds} rounds of {seconds} s", job.what);
+        let (begin, enough) = (Instant::now(), Duration::from_secs(plan.job_seconds));
         let mut all: Vec<Vec<Seen>> = vec![Vec::new(); others.len() + 1];
         for round in 0..rounds {
+            if round >= plan.rounds_min && begin.elapsed() > enough {
+                eprintln!("  {round} rounds are enough: they took {:.0} s", begin.elapsed().as_secs_f64());
+                break;
+            }
             // Whoever comes first in one round comes last in the next.
             let turns: Vec<usize> = (0..all.len()).collect();
             let turns: Vec<usize> = if round % 2 == 0 { turns } else { turns.into_iter().rev().collect() };

@@ -10,6 +10,7 @@ mod goodput;
 mod half;
 mod history;
 mod hosts;
+mod limits;
 mod load;
 mod local;
 mod many;
@@ -20,7 +21,8 @@ mod stages;
 mod takeover;
 mod wire;
 
-use std::path::PathBuf;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -51,7 +53,7 @@ struct Args {
     /// Only these parts (hosts, half, copies, wire, goodput, takeover, history, local, backup, many) or jobs (rw4k-qd32, ...)
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
-    /// Another number of rounds of the host path and of copies
+    /// Another number of rounds, however long they take
     #[arg(long)]
     rounds: Option<usize>,
     /// Another number of seconds for a job of the host path
@@ -63,7 +65,11 @@ impl Args {
     fn plan(&self) -> Plan {
         let mut plan = if self.full { Plan::FULL } else { Plan::SMALL };
         plan.rounds = self.rounds.unwrap_or(plan.rounds);
-        plan.copy_rounds = self.rounds.unwrap_or(plan.copy_rounds);
+        if let Some(rounds) = self.rounds {
+            (plan.copy_rounds, plan.history_rounds, plan.backup_rounds, plan.half_rounds) =
+                (rounds, rounds, rounds, rounds);
+            plan.job_seconds = u64::MAX;
+        }
         plan.seconds = self.seconds.unwrap_or(plan.seconds);
         if self.seconds.is_some() {
             plan.long_seconds = None;
@@ -96,48 +102,48 @@ fn main() -> ExitCode {
     let folder = tempfile::Builder::new().prefix("tmb").tempdir().expect("make a temporary folder");
     let folder = folder.path();
     let jobs = load::JOBS.iter().any(|job| args.wants_job(job));
-    if let Some(binary) = &args.compare {
-        if jobs {
-            hosts::against_build(&plan, folder, binary, &|job| args.wants_job(job), &mut report);
-        }
-        if args.wants("copies") {
-            copies::against_build(&plan, folder, binary, &mut report);
-        }
-    } else {
-        if jobs {
-            let ours = hosts::against_peers(&plan, folder, &|job| args.wants_job(job), &mut report);
-            after_load(&ours, &mut report);
-        }
-        if args.wants("half") {
-            half::measure(&plan, folder, &mut report);
-        }
-        if args.wants("copies") {
-            copies::against_peers(&plan, folder, &mut report);
-        }
-        if args.wants("wire") {
-            wire::measure(&plan, &mut report);
-        }
-        if args.wants("goodput") {
-            goodput::measure(&plan, &mut report);
-        }
-        if args.wants("takeover") {
-            takeover::measure(&plan, folder, &mut report);
-        }
-        if args.wants("history") {
-            history::measure(&plan, folder, &mut report);
-        }
-        if args.wants("local") {
-            local::measure(&plan, folder, &mut report);
-        }
-        if args.wants("backup") {
-            backup::measure(&plan, folder, &mut report);
-        }
-        if args.wants("many") {
-            many::measure(&plan, folder, &mut report);
-        }
+    let wanted = |part: &&str| if *part == "hosts" { jobs } else { args.wants(part) };
+    let compared = |part: &&str| args.compare.is_none() || ["hosts", "copies"].contains(part);
+    let mut broke_off = Vec::new();
+    for part in PARTS.into_iter().filter(wanted).filter(compared) {
+        let began = Instant::now();
+        // What breaks one part off costs the others nothing: they took long.
+        let measured = catch_unwind(AssertUnwindSafe(|| measure(part, &args, &plan, folder, &mut report)));
+        eprintln!("{part} took {:.0} s", began.elapsed().as_secs_f64());
+        broke_off.extend(measured.is_err().then_some(part));
     }
     report.end(begin.elapsed());
-    finish(&args, &report)
+    let code = finish(&args, &report);
+    if broke_off.is_empty() {
+        return code;
+    }
+    eprintln!("broken off, see above: {}", broke_off.join(", "));
+    ExitCode::FAILURE
+}
+
+/// One part, beside peers or another build.
+fn measure(part: &str, args: &Args, plan: &Plan, folder: &Path, report: &mut Report) {
+    let chosen = |job: &load::Job| args.wants_job(job);
+    match (part, &args.compare) {
+        ("hosts", Some(binary)) => hosts::against_build(plan, folder, binary, &chosen, report),
+        ("copies", Some(binary)) => copies::against_build(plan, folder, binary, report),
+        ("hosts", None) => {
+            let ours = hosts::against_peers(plan, folder, &chosen, report);
+            after_load(&ours, report);
+            drop(ours);
+            limits::measure(report);
+        }
+        ("half", None) => half::measure(plan, folder, report),
+        ("copies", None) => copies::against_peers(plan, folder, report),
+        ("wire", None) => wire::measure(plan, report),
+        ("goodput", None) => goodput::measure(plan, report),
+        ("takeover", None) => takeover::measure(plan, folder, report),
+        ("history", None) => history::measure(plan, folder, report),
+        ("local", None) => local::measure(plan, folder, report),
+        ("backup", None) => backup::measure(plan, folder, report),
+        ("many", None) => many::measure(plan, folder, report),
+        (other, _) => panic!("there is no part '{other}'"),
+    }
 }
 
 /// What the services themselves say after the load.

@@ -2,6 +2,7 @@
 
 mod picture;
 mod table;
+mod why;
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,6 +10,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::load::Seen;
+
+/// What this build is compared with in a comparison of two.
+pub(crate) const OTHER_BUILD: &str = "other build";
 
 /// What would be good.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -36,6 +40,8 @@ pub(crate) struct Row {
     reached: Option<bool>,
     /// What it was compared with, or why it was not measured.
     note: String,
+    /// What limits it, when it is not reached.
+    limited_by: Option<&'static str>,
 }
 
 impl Row {
@@ -72,7 +78,7 @@ impl Row {
 
     fn new(measure: &str, unit: &'static str, target: Target, note: &str) -> Self {
         let (measure, note) = (measure.to_owned(), note.to_owned());
-        Self { measure, unit, ours: None, peer: None, ratio: None, target, reached: None, note }
+        Self { measure, unit, ours: None, peer: None, ratio: None, target, reached: None, note, limited_by: None }
     }
 
     /// Whether the ratio is below what a comparison of two builds lets pass.
@@ -127,7 +133,11 @@ impl Report {
     }
 
     /// Adds a line, and shows it at once.
-    pub(crate) fn add(&mut self, row: Row) {
+    pub(crate) fn add(&mut self, mut row: Row) {
+        // Of a comparison nothing limits: one build is slower.
+        if row.reached == Some(false) && row.note != OTHER_BUILD {
+            row.limited_by = Some(why::limit(&row.measure));
+        }
         eprintln!("  {}", table::brief(&row));
         self.rows.push(row);
     }
@@ -162,7 +172,7 @@ impl Report {
         std::fs::create_dir_all(folder)?;
         std::fs::write(folder.join("table.md"), self.table())?;
         std::fs::write(folder.join("bench.json"), serde_json::to_string_pretty(self)? + "\n")?;
-        std::fs::write(folder.join("bench.svg"), picture::picture(&self.points))
+        std::fs::write(folder.join("bench.svg"), picture::picture(&self.points, &self.rows))
     }
 }
 

@@ -45,7 +45,11 @@ fn cells(row: &Row) -> [String; 7] {
         None => "-",
     };
     let ratio = row.ratio.map_or("-".into(), |ratio| format!("{ratio:.2}×"));
-    [row.measure.clone(), value(row.ours), value(row.peer), ratio, target, reached.into(), row.note.clone()]
+    let note = match row.limited_by {
+        Some(limit) => format!("{}; limited by: {limit}", row.note),
+        None => row.note.clone(),
+    };
+    [row.measure.clone(), value(row.ours), value(row.peer), ratio, target, reached.into(), note]
 }
 
 fn short(value: f64) -> String {

@@ -70,6 +70,11 @@ impl Ours {
     /// Pairs, and waits until both sides say so.
     pub(crate) fn copy(&self) {
         self.east.ok(&["pair", "create", VOLUME, "--to", "west"]);
+        self.wait_paired();
+    }
+
+    /// Waits until both sides say that the copy follows.
+    pub(crate) fn wait_paired(&self) {
         for side in [&self.east, &self.west] {
             side.wait_pair(VOLUME, "the copy", COPY_LIMIT, |pair| pair.state == PairState::Paired);
         }
@@ -89,6 +94,11 @@ impl Ours {
     /// is measured next.
     pub(crate) fn settle(&self) {
         self.apply();
+        self.write_back();
+    }
+
+    /// Waits until the kernel has written the volumes.
+    pub(crate) fn write_back(&self) {
         for side in [&self.east, &self.west] {
             let volumes = side.status().volumes;
             volumes.iter().for_each(|volume| super::write_back(Path::new(&volume.backing)));

@@ -8,19 +8,48 @@ use quinn::{ClientConfig, EndpointConfig, MtuDiscoveryConfig, ServerConfig, Toki
 use tidemark_common::link::LinkConfig;
 use tidemark_tests::figures::processor_time;
 
-const FRAME: usize = 1 << 20;
+pub(super) const FRAME: usize = 1 << 20;
+/// More than a processor's caches hold.
+const FRAMES: u8 = 128;
+
+/// Where what is sent comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Source {
+    /// One buffer, again and again: it stays in a processor's cache.
+    Cache,
+    /// Each time another one, as what is shipped does.
+    Memory,
+}
+
+impl Source {
+    pub(super) fn frames(self) -> Vec<Bytes> {
+        let count = match self {
+            Self::Cache => 1,
+            Self::Memory => FRAMES,
+        };
+        (0..count).map(|number| Bytes::from(vec![number; FRAME])).collect()
+    }
+}
 
 /// Bytes delivered per second of processor time, both ends together.
-pub(crate) fn bytes_per_cpu_second(bytes: u64) -> f64 {
+pub(crate) fn bytes_per_cpu_second(bytes: u64, source: Source) -> f64 {
+    let frames = source.frames();
+    // A process's first handshake gathers entropy for a tenth of a second.
+    per_cpu_second(transfer(FRAME as u64, frames.clone()));
+    per_cpu_second(transfer(bytes, frames))
+}
+
+/// The same of any transfer.
+pub(super) fn per_cpu_second(transfer: impl Future<Output = anyhow::Result<u64>>) -> f64 {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let before = processor_time(std::process::id());
-    let delivered = runtime.block_on(transfer(bytes)).expect("plain quinn delivers");
+    let delivered = runtime.block_on(transfer).expect("all is delivered");
     let used = processor_time(std::process::id()) - before;
     delivered as f64 / used.as_secs_f64()
 }
 
-async fn transfer(bytes: u64) -> anyhow::Result<u64> {
+async fn transfer(bytes: u64, frames: Vec<Bytes>) -> anyhow::Result<u64> {
     let ours = LinkConfig::default();
     let mut discovery = MtuDiscoveryConfig::default();
     discovery.upper_bound(ours.mtu_max);
@@ -56,9 +85,8 @@ async fn transfer(bytes: u64) -> anyhow::Result<u64> {
         }
         anyhow::Ok(received)
     });
-    let frame = Bytes::from(vec![0x5a; FRAME]);
     let mut stream = dialed.open_uni().await?;
-    for _ in 0..bytes / FRAME as u64 {
+    for frame in frames.iter().cycle().take(usize::try_from(bytes)? / FRAME) {
         stream.write_chunk(frame.clone()).await?;
     }
     stream.finish()?;

@@ -101,9 +101,15 @@ impl Permission {
         self.before.is_some()
     }
 
-    /// What this side was before is given up: the copy is applied as it comes.
+    /// What this side was before is given up: the copy is applied as it comes. Nothing changes where that is not kept any more: a
+    /// copy that has begun since has an image beside it.
     pub const fn give_up_before(&mut self) {
-        self.before = None;
+        if self.before.take().is_some() {
+            self.apply_as_it_comes();
+        }
+    }
+
+    const fn apply_as_it_comes(&mut self) {
         if let Some(open) = &mut self.copy {
             open.direct = true;
         }
@@ -168,7 +174,8 @@ impl Permission {
             ControlRecord::ImageGivenUp => {
                 self.permitted = None;
                 self.permitted_volumes = None;
-                self.give_up_before();
+                self.before = None;
+                self.apply_as_it_comes();
             }
             // What was folded counts with the marker behind it.
             ControlRecord::Role { .. } | ControlRecord::Folded { .. } => {}
@@ -505,6 +512,20 @@ pub(crate) mod tests {
         permission.give_up_before();
         assert_eq!((permission.limit(), permission.keeps_before()), (at(200), false));
         assert_eq!(permission.copy_at(at(50)).map(|copy| copy.direct), Some(true), "no image on the way");
+    }
+
+    #[test]
+    fn giving_up_what_is_not_kept_any_more_costs_no_image() {
+        let mut permission = returned();
+        for (record, place) in [(begin(true), 100), (progress(), 200), (marker(5), 300), (end(5), 400)] {
+            permission.durable(&record, at(place));
+        }
+        let image = permission.limit();
+        // A resync begins between the look whether it is kept, and the giving up.
+        permission.durable(&begin(true), at(500));
+        permission.give_up_before();
+        permission.durable(&progress(), at(600));
+        assert_eq!((permission.limit(), permission.permitted().is_some()), (image, true));
     }
 
     #[test]
